@@ -1,0 +1,1 @@
+"""leakscope measures what distributed training leaks."""

@@ -1,0 +1,177 @@
+"""What came of one run of an attack: a claim or none, always with a sentence."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar, final
+
+from torch import Tensor
+
+from leakscope.core.claim import Claim
+from leakscope.core.errors import BadInput
+
+ClaimT = TypeVar("ClaimT", bound=Claim, covariant=True)
+
+
+@final
+class Outcome(enum.Enum):
+    """How an attempt ended. Only the first carries a claim that may be scored as a finished attack."""
+
+    CLAIMED = "claimed"
+    REFUSED = "refused"
+    DIVERGED = "diverged"
+    INTERRUPTED = "interrupted"
+
+
+@final
+@dataclass(frozen=True)
+class Refusal:
+    """Why an attack does not apply here; the sentence names the missing fact or layer."""
+
+    sentence: str
+
+
+@final
+@dataclass(frozen=True)
+class Certificate:
+    """The residual of an exact attack's own equations.
+
+    `residual <= tolerance` proves the claim to within rounding, without knowing the secret.
+    """
+
+    residual: float
+    tolerance: float
+    statement: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether the residual is within the tolerance; False for NaN."""
+        return self.residual <= self.tolerance
+
+
+@final
+@dataclass(frozen=True)
+class Cost:
+    """Wall seconds and gradient evaluations spent."""
+
+    seconds: float = 0.0
+    evaluations: int = 0
+
+
+@final
+@dataclass(frozen=True)
+class Trace:
+    """The search as it went: gradient evaluations, loss at each, and pictures of the best candidate on the way.
+
+    evaluations, losses: equally long. pictures: (evaluation, (N, *shape)) pairs.
+    """
+
+    evaluations: tuple[int, ...] = ()
+    losses: tuple[float, ...] = ()
+    pictures: tuple[tuple[int, Tensor], ...] = ()
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Attempt(Generic[ClaimT]):
+    """The result of one attack on one observation.
+
+    steps: what a portfolio did, one sentence each, for the question "why did nothing leak?".
+    """
+
+    attack: str
+    outcome: Outcome
+    sentence: str
+    claim: ClaimT | None = None
+    certificate: Certificate | None = None
+    cost: Cost = Cost()
+    trace: Trace = Trace()
+    steps: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.sentence:
+            raise BadInput("an attempt needs a sentence that says how it ended")
+        if (self.outcome is Outcome.CLAIMED) and self.claim is None:
+            raise BadInput("an attempt that claims needs a claim")
+        if self.outcome in (Outcome.REFUSED, Outcome.DIVERGED) and self.claim is not None:
+            raise BadInput(f"a {self.outcome.value} attempt carries no claim")
+
+
+@final
+@dataclass(frozen=True)
+class Progress:
+    """One sign of life of a long search; `fraction` in [0, 1] of whatever bounds it."""
+
+    fraction: float
+    loss: float
+    note: str = ""
+
+
+Watch = Callable[[Progress], None]
+
+
+def unwatched(progress: Progress) -> None:
+    """The watcher that watches nothing."""
+    del progress
+
+
+@final
+@dataclass(frozen=True)
+class Budget:
+    """What an attack may spend; `None` leaves that side open. The first bound that is reached ends the search.
+
+    >>> Budget(evaluations=10).start().exhausted(10)
+    True
+    """
+
+    seconds: float | None = None
+    evaluations: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.seconds is not None and not self.seconds > 0:
+            raise BadInput(f"expected a budget of more than 0 seconds, got {self.seconds}")
+        if self.evaluations is not None and self.evaluations < 1:
+            raise BadInput(f"expected a budget of at least 1 evaluation, got {self.evaluations}")
+
+    def start(self) -> Clock:
+        """A running clock of this budget."""
+        return Clock(self, time.perf_counter())
+
+
+@final
+@dataclass(frozen=True)
+class Clock:
+    """A budget that has started."""
+
+    budget: Budget
+    started: float
+
+    def spent(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.started
+
+    def remaining(self, evaluations: int = 0) -> Budget:
+        """What is left after `evaluations`, never less than a token millisecond and one evaluation."""
+        seconds, most = self.budget.seconds, self.budget.evaluations
+        return Budget(
+            None if seconds is None else max(seconds - self.spent(), 1e-3),
+            None if most is None else max(most - evaluations, 1),
+        )
+
+    def exhausted(self, evaluations: int) -> bool:
+        """Whether either bound is reached."""
+        seconds, most = self.budget.seconds, self.budget.evaluations
+        return (seconds is not None and self.spent() >= seconds) or (most is not None and evaluations >= most)
+
+    def fraction(self, evaluations: int, planned: int) -> float:
+        """How far the search is, by whichever bound is nearest, in [0, 1]."""
+        seconds, most = self.budget.seconds, self.budget.evaluations
+        shares = [evaluations / max(planned, 1)]
+        if seconds is not None:
+            shares.append(self.spent() / seconds)
+        if most is not None:
+            shares.append(evaluations / most)
+        return min(max(shares), 1.0)

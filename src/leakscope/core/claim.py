@@ -1,0 +1,89 @@
+"""What an adversary asserts; the referee decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from leakscope.core.errors import BadInput
+
+
+def _confidence(given: Tensor | None, count: int) -> Tensor:
+    confidence = torch.full((count,), float("nan")) if given is None else given.detach().float().cpu()
+    if confidence.shape != (count,):
+        raise BadInput(f"expected one confidence per claimed item ({count},), got {tuple(confidence.shape)}")
+    if bool(((confidence < 0) | (confidence > 1)).any()):
+        raise BadInput("confidences must lie in [0, 1], or be NaN where the attack has none")
+    return confidence
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Asserts: "These are the private inputs", in any order.
+
+    values: (N, *shape) in the model's units. labels: (N,) int64 or None. confidence: (N,) in [0, 1], NaN for none.
+    Raises `BadInput` when a value is not finite: a diverged attack claims nothing.
+    """
+
+    values: Tensor
+    labels: Tensor | None = None
+    confidence: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.values.dim() < 1 or not self.values.is_floating_point():
+            raise BadInput(f"claimed inputs must be a floating (N, ...) tensor, got {self.values.dtype}")
+        if not bool(torch.isfinite(self.values).all()):
+            raise BadInput("claimed inputs must be finite; report divergence as an outcome, not as a picture")
+        if self.labels is not None and self.labels.shape != self.values.shape[:1]:
+            raise BadInput(
+                f"{tuple(self.labels.shape)} labels do not fit {self.values.shape[0]} claimed inputs; give one each"
+            )
+        object.__setattr__(self, "values", self.values.detach().cpu())
+        object.__setattr__(self, "confidence", _confidence(self.confidence, len(self.values)))
+
+    def __len__(self) -> int:
+        return int(self.values.shape[0])
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Asserts: "These are the private labels", as a multiset. values: (N,) int64. confidence: (N,) in [0, 1] or NaN."""
+
+    values: Tensor
+    confidence: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.values.dim() != 1 or self.values.dtype != torch.int64:
+            raise BadInput(f"claimed labels must be (N,) int64, got {tuple(self.values.shape)} {self.values.dtype}")
+        object.__setattr__(self, "values", self.values.detach().cpu())
+        object.__setattr__(self, "confidence", _confidence(self.confidence, len(self.values)))
+
+    def __len__(self) -> int:
+        return int(self.values.shape[0])
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Attribute:
+    """Asserts: "The person behind this has this attribute." values: (N,) int64 category per item, with confidence (N,)."""
+
+    name: str
+    values: Tensor
+    confidence: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.values.dim() != 1 or self.values.dtype != torch.int64:
+            raise BadInput(f"claimed attributes must be (N,) int64, got {tuple(self.values.shape)} {self.values.dtype}")
+        object.__setattr__(self, "values", self.values.detach().cpu())
+        object.__setattr__(self, "confidence", _confidence(self.confidence, len(self.values)))
+
+    def __len__(self) -> int:
+        return int(self.values.shape[0])
+
+
+Claim = Inputs | Labels | Attribute

@@ -1,0 +1,1 @@
+"""What was found, on disk. No torch: records are read where nothing else is installed."""

@@ -1,0 +1,171 @@
+"""The schema of what an audit leaves behind. Unknown keys are refused; NaN survives the round trip."""
+
+from __future__ import annotations
+
+import enum
+from typing import final
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA = 1
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings", allow_inf_nan=True)
+
+
+@final
+class Role(enum.Enum):
+    """Why a cell is run."""
+
+    AUDITED = "audited"
+    UNDEFENDED = "undefended"
+    BLIND = "blind"
+
+
+@final
+class Ending(enum.Enum):
+    """How a cell ended; `crashed` is the runner's own."""
+
+    CLAIMED = "claimed"
+    REFUSED = "refused"
+    DIVERGED = "diverged"
+    CRASHED = "crashed"
+
+
+@final
+class Word(enum.Enum):
+    """The whole vocabulary of verdicts. "Safe" is not in it."""
+
+    LEAKS = "leaks"
+    NO_LEAK_FOUND = "no leak found at this power"
+    INCONCLUSIVE = "inconclusive"
+
+
+@final
+class CellSpec(_Strict):
+    """What a cell is: everything that changes its answer. Its identity is the hash of this (`ledger.identity`).
+
+    group: cells with the same group differ in `trial` only (and belong to one row of the report).
+    target, dataset, mechanism, attack: the reprs, which rebuild the objects. The `*_name`s are for people.
+    told: the reprs of the kinds of facts that the adversary is told.
+    """
+
+    role: Role
+    target: str
+    dataset: str
+    mechanism: str
+    attack: str
+    batch_size: int
+    told: tuple[str, ...]
+    metrics: tuple[str, ...]
+    trial: int
+    seed: int
+    seconds: float | None = None
+    evaluations: int | None = None
+
+
+@final
+class ScoreRecord(_Strict):
+    """One metric of one cell, or of a group of cells. `higher_is_better` is for the attacker.
+
+    low, high: a bootstrap interval at 95 %. chance: what a guess that saw nothing scores. items: per example.
+    exact: how many items were recovered to within rounding.
+    """
+
+    metric: str
+    value: float
+    unit: str
+    higher_is_better: bool
+    low: float
+    high: float
+    chance: float
+    perfect: float
+    items: tuple[float, ...] = ()
+    exact: int = 0
+
+
+@final
+class CertificateRecord(_Strict):
+    """The residual of an exact attack's own equations."""
+
+    residual: float
+    tolerance: float
+    holds: bool
+    statement: str
+
+
+@final
+class Record(_Strict):
+    """What came of one cell. Arrays lie beside it in the same file.
+
+    Arrays, by name: `original`, `claim` (N, ...) in display units, paired: claim[i] is for original[i];
+    `pictures` (K, N, ...) the claim as the search went, at the evaluations in `picture_evaluations`.
+    """
+
+    schema_version: int = SCHEMA
+    identity: str
+    spec: CellSpec
+    ending: Ending
+    sentence: str
+    scores: tuple[ScoreRecord, ...] = ()
+    certificate: CertificateRecord | None = None
+    seconds: float = 0.0
+    evaluations: int = 0
+    trace_evaluations: tuple[int, ...] = ()
+    trace_losses: tuple[float, ...] = ()
+    picture_evaluations: tuple[int, ...] = ()
+    steps: tuple[str, ...] = ()
+    labels_true: tuple[int, ...] = ()
+    labels_claimed: tuple[int, ...] = ()
+    traceback: str = ""
+
+
+@final
+class GroupVerdict(_Strict):
+    """One row of the report: all trials of one target, dataset, mechanism and attack, beside their controls.
+
+    members, undefended, blind: identities of the cells. scores: pooled over trials, `blind_scores` and
+    `undefended_scores` likewise for the controls. epsilon: of one release at `delta`, infinite where nothing bounds it.
+    """
+
+    title: str
+    target: str
+    dataset: str
+    mechanism: str
+    attack: str
+    word: Word
+    sentence: str
+    members: tuple[str, ...]
+    undefended: tuple[str, ...]
+    blind: tuple[str, ...]
+    planned: int
+    finished: int
+    scores: tuple[ScoreRecord, ...]
+    undefended_scores: tuple[ScoreRecord, ...]
+    blind_scores: tuple[ScoreRecord, ...]
+    epsilon: float | None = None
+    delta: float | None = None
+
+
+@final
+class Summary(_Strict):
+    """What the report opens with; written by the runner next to the records.
+
+    word: the worst of the groups (leaks > inconclusive > no leak found). citations: BibTeX of what ran.
+    """
+
+    schema_version: int = SCHEMA
+    title: str
+    word: Word
+    sentence: str
+    groups: tuple[GroupVerdict, ...]
+    planned: int
+    finished: int
+    seconds: float
+    seed: int
+    versions: dict[str, str]
+    machine: str
+    command: str
+    started: str
+    citations: tuple[str, ...] = ()

@@ -1,0 +1,195 @@
+"""Protocols, defenses, and `>>`: a defended protocol is again a mechanism."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, final
+
+from torch import Tensor
+
+from leakscope.core.batch import Batch
+from leakscope.core.errors import BadInput, optional
+from leakscope.core.mechanism import AbstractMechanism
+from leakscope.core.release import Gradient, Release, same_kind
+from leakscope.core.target import Target
+from leakscope.numerics.rng import Key
+from leakscope.numerics.trees import Named
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+
+@final
+@dataclass(frozen=True)
+class Sensitivity:
+    """Upper bounds on the norm of what one client contributes; infinite where nothing bounds it.
+
+    Adjacency: the client's whole update is present or replaced by zero (user level, add or remove).
+    """
+
+    l1: float = math.inf
+    l2: float = math.inf
+
+
+class AbstractDefense(ABC):
+    """Something that a client does against leakage. Exactly one of the three kinds below."""
+
+
+class AbstractInputDefense(AbstractDefense):
+    """Changes the batch before the gradient is computed."""
+
+    @abstractmethod
+    def apply(self, target: Target, batch: Batch, *, key: Key) -> Batch:
+        """The batch that the client really trains on. Returns a new batch; the secret is never written to."""
+
+    @abstractmethod
+    def replay(self, target: Target, batch: Batch) -> Batch:
+        """What the adversary expects of `apply`: differentiable, without randomness."""
+
+
+class AbstractModelDefense(AbstractDefense):
+    """Changes how the client runs the model."""
+
+    @abstractmethod
+    def apply(self, target: Target) -> Target:
+        """The model as the client runs it; its random layers draw from torch's stream, which the caller keys."""
+
+    @abstractmethod
+    def replay(self, target: Target) -> Target:
+        """The model as the adversary runs it, without randomness."""
+
+
+class AbstractUpdateDefense(AbstractDefense):
+    """Changes the update before it leaves the device."""
+
+    @abstractmethod
+    def apply(self, update: Named, *, key: Key) -> dict[str, Tensor]:
+        """The update that is really sent. Returns new tensors."""
+
+    @abstractmethod
+    def replay(self, update: Named) -> dict[str, Tensor]:
+        """What the adversary expects of `apply`: differentiable, without randomness."""
+
+    @abstractmethod
+    def sensitivity(self, before: Sensitivity) -> Sensitivity:
+        """The norm bounds after this step, given those before it."""
+
+    @abstractmethod
+    def event(self, before: Sensitivity) -> DpEvent | None:
+        """The privacy event of this step given the norm bounds before it, or None where it adds no noise.
+
+        A step that adds noise to something unbounded returns `NonPrivateDpEvent`.
+        """
+
+
+class AbstractProtocol(AbstractMechanism):
+    """Computes an update from a batch. Undefended by itself; `protocol >> defense` defends it."""
+
+    @abstractmethod
+    def release(self, target: Target, batch: Batch, *, key: Key) -> Release:
+        """What the client computes, by the route that real clients take (module, autograd, optimizer)."""
+
+    @property
+    def undefended(self) -> AbstractProtocol:
+        """The protocol itself."""
+        return self
+
+    def event(self, *, rounds: int = 1) -> DpEvent:
+        """Nothing bounds or perturbs the update: not private."""
+        _checked(rounds)
+        return accounting().NonPrivateDpEvent()
+
+    def __rshift__(self, defense: AbstractDefense) -> Defended:
+        return Defended(self, (defense,))
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class Defended(AbstractMechanism):
+    """A protocol followed by defenses, in the order in which they are written.
+
+    Input and model defenses act before the update is computed, update defenses after; within a kind the
+    written order counts.
+    """
+
+    protocol: AbstractProtocol
+    defenses: tuple[AbstractDefense, ...]
+
+    def __post_init__(self) -> None:
+        for defense in self.defenses:
+            if not isinstance(defense, AbstractDefense):
+                raise BadInput(f"expected a defense after >>, got {defense!r}")
+
+    def __rshift__(self, defense: AbstractDefense) -> Defended:
+        return Defended(self.protocol, (*self.defenses, defense))
+
+    def __repr__(self) -> str:
+        return " >> ".join([repr(self.protocol), *(repr(defense) for defense in self.defenses)])
+
+    @property
+    def undefended(self) -> AbstractProtocol:
+        """The protocol alone."""
+        return self.protocol
+
+    def release(self, target: Target, batch: Batch, *, key: Key) -> Release:
+        """The defended update; each step draws from its own key, named by its place."""
+        for place, defense in enumerate(self.defenses):
+            if isinstance(defense, AbstractInputDefense):
+                batch = defense.apply(target, batch, key=key.child("defense", place))
+            elif isinstance(defense, AbstractModelDefense):
+                target = defense.apply(target)
+        sent = self.protocol.release(target, batch, key=key.child("protocol"))
+        for place, defense in enumerate(self.defenses):
+            if isinstance(defense, AbstractUpdateDefense):
+                sent = same_kind(sent, defense.apply(sent.by_name, key=key.child("defense", place)))
+        return sent
+
+    def replay(self, target: Target, batch: Batch) -> Release:
+        """The expected update, differentiable in the candidate."""
+        for defense in self.defenses:
+            if isinstance(defense, AbstractInputDefense):
+                batch = defense.replay(target, batch)
+            elif isinstance(defense, AbstractModelDefense):
+                target = defense.replay(target)
+        expected = self.protocol.replay(target, batch)
+        for defense in self.defenses:
+            if isinstance(defense, AbstractUpdateDefense):
+                expected = same_kind(expected, defense.replay(expected.by_name))
+        return expected
+
+    def as_gradient(self, release: Release) -> Gradient:
+        """By the protocol's public constants; a defense changes values, not units."""
+        return self.protocol.as_gradient(release)
+
+    def event(self, *, rounds: int = 1) -> DpEvent:
+        """The composition of all noisy steps, `rounds` times.
+
+        Steps after the last noise are post-processing and cost nothing; the bound that counts is the one in
+        force where the noise is added.
+        """
+        _checked(rounds)
+        dp = accounting()
+        bound, events = Sensitivity(), []
+        for defense in self.defenses:
+            if isinstance(defense, AbstractUpdateDefense):
+                event = defense.event(bound)
+                if event is not None:
+                    events.append(event)
+                bound = defense.sensitivity(bound)
+        if not events:
+            return dp.NonPrivateDpEvent()
+        once = events[0] if len(events) == 1 else dp.ComposedDpEvent(events)
+        return once if rounds == 1 else dp.SelfComposedDpEvent(once, rounds)
+
+
+def accounting() -> ModuleType:
+    """The dp-accounting package. Raises `MissingExtra` when it is not installed."""
+    return optional("dp_accounting", extra="dp", purpose="privacy accounting")
+
+
+def _checked(rounds: int) -> None:
+    if rounds < 1:
+        raise BadInput(f"expected rounds >= 1, got {rounds}")

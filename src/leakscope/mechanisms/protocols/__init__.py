@@ -1,0 +1,1 @@
+"""How an update is computed from a batch."""

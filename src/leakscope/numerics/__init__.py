@@ -1,0 +1,1 @@
+"""Mathematics without privacy: keys, named tensors, assignment, intervals."""

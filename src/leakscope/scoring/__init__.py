@@ -1,0 +1,1 @@
+"""Claim and secret meet here, and nowhere else."""

@@ -1,0 +1,56 @@
+"""A score is never a bare float: value, unit, direction, interval, chance level."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import final
+
+from leakscope.core.errors import BadInput
+
+
+@final
+class Direction(enum.Enum):
+    """Which way is better for the attacker (and worse for privacy)."""
+
+    HIGHER = "higher"
+    LOWER = "lower"
+
+
+@final
+@dataclass(frozen=True)
+class Score:
+    """One metric of one claim.
+
+    value: the mean over items. low, high: its 95 % bootstrap interval (equal to value for a single item).
+    chance: what the best guess that saw nothing scores on the same secret. perfect: the score of the truth itself.
+    items: one value per private item, in the secret's order. exact: items recovered to within rounding.
+    """
+
+    metric: str
+    value: float
+    unit: str
+    direction: Direction
+    low: float
+    high: float
+    chance: float
+    perfect: float
+    items: tuple[float, ...]
+    exact: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.value <= self.high:
+            raise BadInput(f"the interval [{self.low}, {self.high}] does not hold the value {self.value}")
+
+    @property
+    def beats_chance(self) -> bool:
+        """Whether the whole interval lies on the attacker's side of chance."""
+        return self.low > self.chance if self.direction is Direction.HIGHER else self.high < self.chance
+
+    def __str__(self) -> str:
+        better = "^" if self.direction is Direction.HIGHER else "v"
+        exact = f", {self.exact} exact" if self.exact else ""
+        return (
+            f"{self.metric} {self.value:.4g} {self.unit} [{self.low:.4g}, {self.high:.4g}] "
+            f"(chance {self.chance:.4g}, {better} leaks more, n={len(self.items)}{exact})"
+        )

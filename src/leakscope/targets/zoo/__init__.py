@@ -1,0 +1,1 @@
+"""Small known models, one file each."""
