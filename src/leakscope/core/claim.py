@@ -70,7 +70,7 @@ class Labels:
 @final
 @dataclass(frozen=True, eq=False)
 class Attribute:
-    """Asserts: "The person behind this has this attribute." values: (N,) int64 category per item, with confidence (N,)."""
+    """Asserts: "The person behind this has this attribute." values, confidence: as in `Labels`, one category each."""
 
     name: str
     values: Tensor
