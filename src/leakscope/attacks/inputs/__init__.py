@@ -1,1 +1,1 @@
-"""attacks/inputs"""
+"""Attacks that claim the private inputs."""

@@ -1,1 +1,1 @@
-"""attacks/labels"""
+"""Attacks that claim the private labels."""

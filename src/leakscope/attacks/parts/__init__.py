@@ -1,1 +1,1 @@
-"""attacks/parts"""
+"""The orthogonal nouns of an optimized attack: distance, prior, space, start, search."""

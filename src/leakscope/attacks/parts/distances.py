@@ -1,0 +1,139 @@
+"""How far a candidate's gradient is from the observed one. Every distance is zero exactly at equality (up to scale)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import final
+
+import torch
+from torch import Tensor
+
+from leakscope.core.errors import BadInput
+from leakscope.numerics import trees
+from leakscope.numerics.trees import Named
+
+
+class AbstractDistance(ABC):
+    """A differentiable, non-negative function of two updates with the same names."""
+
+    @abstractmethod
+    def __call__(self, candidate: Named, observed: Named) -> Tensor:
+        """The distance, a scalar."""
+
+
+@final
+@dataclass(frozen=True)
+class Squared(AbstractDistance):
+    """sum (g - g*)^2, the distance of Zhu et al. 2019 (arXiv:1906.08935, equation 1).
+
+    >>> Squared()({"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([0.0, 0.0])})
+    tensor(5.)
+    """
+
+    def __call__(self, candidate: Named, observed: Named) -> Tensor:
+        """The distance, a scalar >= 0."""
+        return torch.stack([(candidate[n] - observed[n]).square().sum() for n in observed]).sum()
+
+
+@final
+@dataclass(frozen=True)
+class L1(AbstractDistance):
+    """sum |g - g*| (Deng et al. 2021, arXiv:2103.06819, in combination).
+
+    >>> L1()({"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([0.0, 0.0])})
+    tensor(3.)
+    """
+
+    def __call__(self, candidate: Named, observed: Named) -> Tensor:
+        """The distance, a scalar >= 0."""
+        return torch.stack([(candidate[n] - observed[n]).abs().sum() for n in observed]).sum()
+
+
+@final
+@dataclass(frozen=True)
+class Cosine(AbstractDistance):
+    """1 - <g, g*> / (|g| |g*|) over all entries together, in [0, 2] (Geiping et al. 2020, arXiv:2003.14053, eq. 4).
+
+    Blind to the scale of either side.
+
+    >>> abs(Cosine()({"w": torch.tensor([2.0, 2.0])}, {"w": torch.tensor([1.0, 1.0])}).item()) < 1e-6
+    True
+    """
+
+    def __call__(self, candidate: Named, observed: Named) -> Tensor:
+        """The distance, a scalar in [0, 2]."""
+        inner = torch.stack([(candidate[n] * observed[n]).sum() for n in observed]).sum()
+        mine = torch.stack([candidate[n].square().sum() for n in observed]).sum()
+        other = torch.stack([observed[n].square().sum() for n in observed]).sum()
+        # The tiny constant keeps the gradient finite at a candidate whose gradient vanishes.
+        return 1 - inner / (mine * other + torch.finfo(inner.dtype).tiny).sqrt()
+
+
+@final
+@dataclass(frozen=True)
+class Layers(AbstractDistance):
+    """`of`, on a subset of the layers: those whose name matches one of `patterns` (shell wildcards).
+
+    Raises `BadInput` when no name matches.
+
+    >>> far = {"a.weight": torch.tensor([9.0]), "b.weight": torch.tensor([1.0])}
+    >>> Layers(Squared(), ("b.*",))(far, {name: torch.zeros(1) for name in far})
+    tensor(1.)
+    """
+
+    of: AbstractDistance
+    patterns: tuple[str, ...]
+
+    def __call__(self, candidate: Named, observed: Named) -> Tensor:
+        """The distance on the chosen layers."""
+        names = {n for n in observed if any(fnmatchcase(n, p) for p in self.patterns)}
+        if not names:
+            raise BadInput(f"no parameter matches {self.patterns}; the release has {', '.join(sorted(observed))}")
+        return self.of(trees.select(candidate, names), trees.select(observed, names))
+
+
+@final
+@dataclass(frozen=True)
+class Weighted(AbstractDistance):
+    """`of`, after layer k of n has been multiplied on both sides by `first + (last - first) * k / (n - 1)`.
+
+    Linear weights by depth: GradInversion and its followers trust some layers more than others.
+
+    >>> near, far = {"a": torch.zeros(1), "b": torch.zeros(1)}, {"a": torch.ones(1), "b": torch.ones(1)}
+    >>> Weighted(L1(), first=1.0, last=3.0)(far, near)
+    tensor(4.)
+    """
+
+    of: AbstractDistance
+    first: float
+    last: float
+
+    def __post_init__(self) -> None:
+        if self.first < 0 or self.last < 0 or self.first + self.last == 0:
+            raise BadInput(f"layer weights must be >= 0 and not both 0, got {self.first} and {self.last}")
+
+    def __call__(self, candidate: Named, observed: Named) -> Tensor:
+        """The distance of the weighted layers."""
+        count = max(len(observed) - 1, 1)
+        weight = {n: self.first + (self.last - self.first) * k / count for k, n in enumerate(observed)}
+        return self.of({n: candidate[n] * weight[n] for n in observed}, {n: observed[n] * weight[n] for n in observed})
+
+
+@final
+@dataclass(frozen=True)
+class OnSupport(AbstractDistance):
+    """`of`, on the entries that were really sent (not exactly zero).
+
+    The adaptive attack against pruning and random dropping: what was zeroed says nothing about the input.
+
+    >>> OnSupport(L1())({"w": torch.tensor([5.0, 2.0])}, {"w": torch.tensor([0.0, 1.0])})
+    tensor(1.)
+    """
+
+    of: AbstractDistance
+
+    def __call__(self, candidate: Named, observed: Named) -> Tensor:
+        """The distance on the support of `observed`."""
+        return self.of({n: candidate[n] * (observed[n] != 0) for n in observed}, observed)

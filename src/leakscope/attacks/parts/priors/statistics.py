@@ -1,0 +1,79 @@
+"""Batch-norm statistics as a belief: a candidate batch should move the normalization layers as real data do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from leakscope.attacks.parts.priors.prior import AbstractPrior, Penalty
+from leakscope.core.errors import NoSuchLayer
+from leakscope.core.facts import BatchNormStatistics
+from leakscope.core.observation import Observation
+from leakscope.core.target import Target
+
+
+@final
+@dataclass(frozen=True)
+class BatchNorm(AbstractPrior):
+    """sum_l |mean_l(x) - m_l|_2 + |var_l(x) - v_l|_2 over normalization layers (Yin et al. 2021, equation 9).
+
+    (m, v) are the statistics of the private batch when they were told (`BatchNormStatistics`), otherwise the running
+    statistics of the released model. Raises `NoSuchLayer` when the model has no batch normalization with statistics.
+    """
+
+    def penalty(self, seen: Observation) -> Penalty:
+        """The penalty; runs the model once per call."""
+        target = seen.target
+        wanted = _wanted(seen)
+        parameters = target.parameters()
+
+        def mismatch(inputs: Tensor) -> Tensor:
+            found = layer_statistics(target, parameters, inputs)
+            terms = [
+                torch.linalg.vector_norm(found[name][part] - wanted[name][part]) for name in wanted for part in (0, 1)
+            ]
+            return torch.stack(terms).sum()
+
+        return mismatch
+
+
+def _wanted(seen: Observation) -> dict[str, tuple[Tensor, Tensor]]:
+    if seen.knows(BatchNormStatistics):
+        like = next(iter(seen.target.parameters().values()))
+        told = seen.told(BatchNormStatistics).by_layer
+        return {n: (like.new_tensor(s.mean), like.new_tensor(s.variance)) for n, s in told}
+    running = {
+        name: (module.running_mean, module.running_var)
+        for name, module in seen.target.module.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None
+    }
+    if not running:
+        raise NoSuchLayer(f"{seen.target.name} has no batch-norm layer with running statistics; drop this prior")
+    return {n: (m.clone(), v.clone()) for n, (m, v) in running.items() if m is not None and v is not None}
+
+
+def layer_statistics(target: Target, parameters: dict[str, Tensor], inputs: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and biased variance per channel of every batch-norm layer's input, by layer name; differentiable."""
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    handles = []
+
+    def watch(name: str, module: nn.Module) -> None:
+        def hook(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+            axes = [d for d in range(given[0].dim()) if d != 1]
+            found[name] = (given[0].mean(axes), given[0].var(axes, correction=0))
+
+        handles.append(module.register_forward_pre_hook(hook))
+
+    try:
+        for name, module in target.module.named_modules():
+            if isinstance(module, _BatchNorm):
+                watch(name, module)
+        target.outputs(parameters, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found

@@ -1,0 +1,238 @@
+"""How a candidate is improved: first-order searches over many restarts at once, and L-BFGS with a line search."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value, vmap
+
+from leakscope.attacks.parts.journal import Found, Journal, Point, Stop
+from leakscope.core.attempt import Clock, Watch
+from leakscope.core.errors import BadInput
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What a search is given. `value` and `project` take one candidate, without a restart dimension.
+
+    picture: the name of the variable that is shown while the search runs.
+    """
+
+    value: Callable[[Point], Tensor]
+    project: Callable[[Point], Point]
+    picture: str = "inputs"
+
+
+class AbstractSearch(ABC):
+    """Minimizes a problem from `starts`, whose tensors carry restarts along the first dimension."""
+
+    @abstractmethod
+    def run(self, problem: Problem, starts: Point, *, clock: Clock, watch: Watch) -> Found:
+        """The best candidate found until the steps, the budget or the patience end. Ctrl-C returns the best so far."""
+
+
+def _one(point: Point, index: int) -> Point:
+    return {name: value[index] for name, value in point.items()}
+
+
+def gradients(problem: Problem, restarts: int) -> Callable[[Point], tuple[Point, Tensor]]:
+    """Gradient and loss of each restart: point (R, ...) to (gradients (R, ...), losses (R,)).
+
+    Several restarts run as one vectorized double backward; a single one runs without that overhead.
+    """
+    single = grad_and_value(problem.value)
+    if restarts > 1:
+        return vmap(single)  # type: ignore[no-any-return]
+
+    def alone(point: Point) -> tuple[Point, Tensor]:
+        gradient, loss = single(_one(point, 0))
+        return {name: value[None] for name, value in gradient.items()}, loss[None]
+
+    return alone
+
+
+@final
+@dataclass(frozen=True)
+class Patience:
+    """Stop when `steps` steps have not lowered the best loss by the share `improvement`."""
+
+    steps: int
+    improvement: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not 0 <= self.improvement < 1:
+            raise BadInput(f"expected steps >= 1 and 0 <= improvement < 1, got {self.steps} and {self.improvement}")
+
+
+@final
+@dataclass(frozen=True)
+class Adam(AbstractSearch):
+    """Adam (Kingma & Ba 2015), optionally on the sign of the gradient, with step decay.
+
+    signed: use sign(gradient), as Geiping et al. 2020 do. decay: the share of the way at which the step size falls
+    to a tenth, each time. The way is the larger of steps done and budget spent, so a short budget decays too.
+    """
+
+    lr: float = 0.1
+    steps: int = 1000
+    signed: bool = False
+    decay: tuple[float, ...] = (3 / 8, 5 / 8, 7 / 8)
+    patience: Patience | None = None
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise BadInput(f"expected lr > 0, got {self.lr}")
+        if self.steps < 1:
+            raise BadInput(f"expected steps >= 1, got {self.steps}")
+        if any(not 0 < share < 1 for share in self.decay):
+            raise BadInput(f"expected decay points between 0 and 1, got {self.decay}")
+
+    def run(self, problem: Problem, starts: Point, *, clock: Clock, watch: Watch) -> Found:
+        """All restarts together, until the steps or the budget end."""
+        restarts = len(next(iter(starts.values())))
+        leaves = {name: value.detach().clone().requires_grad_(True) for name, value in starts.items()}
+        optimizer = torch.optim.Adam(leaves.values(), lr=self.lr)
+        slope = gradients(problem, restarts)
+        journal = Journal(clock, watch, self.steps * restarts, problem.picture)
+        stop = Stop.DONE
+        try:
+            for _ in range(self.steps):
+                gradient, losses = slope({name: value.detach() for name, value in leaves.items()})
+                journal.note(leaves, losses)
+                stop = self._stop(journal)
+                if stop is not Stop.DONE:
+                    break
+                self._step(optimizer, leaves, gradient, clock.fraction(journal.evaluations, journal.planned))
+                self._project(problem, leaves)
+        except KeyboardInterrupt:
+            stop = Stop.INTERRUPTED
+        return journal.found(stop)
+
+    def _step(self, optimizer: torch.optim.Adam, leaves: Point, gradient: Point, way: float) -> None:
+        rate = self.lr * 0.1 ** sum(way >= share for share in self.decay)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        for name, leaf in leaves.items():
+            leaf.grad = gradient[name].sign() if self.signed else gradient[name]
+        optimizer.step()
+
+    def _project(self, problem: Problem, leaves: Point) -> None:
+        with torch.no_grad():
+            legal = problem.project(dict(leaves))
+            for name, leaf in leaves.items():
+                if legal[name] is not leaf:
+                    leaf.copy_(legal[name])
+
+    def _stop(self, journal: Journal) -> Stop:
+        if journal.spent:
+            return Stop.BUDGET
+        if len(journal._losses) % journal.flush == 0:
+            if not bool(torch.isfinite(journal._losses[-1]).any()):
+                return Stop.NOT_FINITE
+            if self.patience is not None and journal.plateau(self.patience.steps, self.patience.improvement):
+                return Stop.PLATEAU
+        return Stop.DONE
+
+
+def signed_adam(*, lr: float = 0.1, steps: int = 1000, patience: Patience | None = None) -> Adam:
+    """Adam on the sign of the gradient: the search of Geiping et al. 2020."""
+    return Adam(lr=lr, steps=steps, signed=True, patience=patience)
+
+
+@final
+@dataclass(frozen=True)
+class LBFGS(AbstractSearch):
+    """Limited-memory BFGS (Liu & Nocedal 1989), one restart after the other.
+
+    evaluations: gradient evaluations for each restart. line_search: strong Wolfe conditions; without it, as in the
+    original DLG code, a quarter of all seeds diverge. lr: the first trial step. good_enough: a loss, relative to the
+    start, at which later restarts are saved.
+    """
+
+    lr: float = 1.0
+    evaluations: int = 1000
+    history: int = 100
+    line_search: bool = True
+    good_enough: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise BadInput(f"expected lr > 0, got {self.lr}")
+        if self.evaluations < 1 or self.history < 1:
+            raise BadInput(f"expected evaluations >= 1 and history >= 1, got {self.evaluations} and {self.history}")
+
+    def run(self, problem: Problem, starts: Point, *, clock: Clock, watch: Watch) -> Found:
+        """Restart by restart, all within one budget; the best of all is returned."""
+        restarts = len(next(iter(starts.values())))
+        results: list[Found] = []
+        for index in range(restarts):
+            spent = sum(result.evaluations for result in results)
+            if index and clock.exhausted(spent):
+                break
+            results.append(self._restart(problem, _one(starts, index), clock, watch, before=spent))
+            last = results[-1]
+            if last.stop is Stop.INTERRUPTED or last.loss <= self.good_enough * last.start_loss:
+                break
+        best = min(results, key=lambda result: result.loss)
+        total = sum(result.evaluations for result in results)
+        return Found(best.point, best.loss, best.start_loss, best.last_loss, results[-1].stop, total, best.trace)
+
+    def _restart(self, problem: Problem, start: Point, clock: Clock, watch: Watch, *, before: int) -> Found:
+        leaves = {name: value.detach().clone().requires_grad_(True) for name, value in start.items()}
+        slope = grad_and_value(problem.value)
+        remaining = clock.remaining(before).start()
+        journal = Journal(remaining, watch, self.evaluations, problem.picture)
+
+        def closure() -> Tensor:
+            gradient, loss = slope({name: leaf.detach() for name, leaf in leaves.items()})
+            for name, leaf in leaves.items():
+                leaf.grad = gradient[name]
+            journal.note({name: leaf[None] for name, leaf in leaves.items()}, loss[None])
+            return loss
+
+        stop = Stop.DONE
+        try:
+            while journal.evaluations < self.evaluations and stop is Stop.DONE:
+                done = journal.evaluations
+                most = self.evaluations - done
+                if remaining.budget.evaluations is not None:
+                    most = min(most, remaining.budget.evaluations - done)
+                if done == 0:
+                    optimizer = self._optimizer(leaves)
+                group = optimizer.param_groups[0]
+                group["max_eval"] = min(most, CHUNK)
+                group["max_iter"] = group["max_eval"]
+                optimizer.step(closure)  # type: ignore[arg-type]
+                stop = self._stop(journal, done)
+        except KeyboardInterrupt:
+            stop = Stop.INTERRUPTED
+        return journal.found(stop)
+
+    def _optimizer(self, leaves: Point) -> torch.optim.LBFGS:
+        wolfe = "strong_wolfe" if self.line_search else None
+        return torch.optim.LBFGS(
+            leaves.values(),
+            lr=self.lr,
+            history_size=self.history,
+            line_search_fn=wolfe,
+            tolerance_grad=0.0,
+            tolerance_change=0.0,
+        )
+
+    def _stop(self, journal: Journal, before: int) -> Stop:
+        if journal.spent:
+            return Stop.BUDGET
+        if not bool(torch.isfinite(journal._losses[-1]).all()):
+            return Stop.NOT_FINITE
+        # A chunk that ends at once did not find a step: the line search is at the floor of the arithmetic.
+        return Stop.PLATEAU if journal.evaluations - before <= 1 else Stop.DONE
+
+
+CHUNK = 50
+"""Gradient evaluations between two looks at the clock."""

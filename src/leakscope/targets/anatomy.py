@@ -1,0 +1,92 @@
+"""Which dense layers touch the input and the output; found by running the model, not by position or name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from leakscope.core.errors import NoSuchLayer
+from leakscope.core.target import Target
+from leakscope.numerics.rng import Key
+
+
+@final
+@dataclass(frozen=True)
+class DenseLayer:
+    """A dense layer by the names of its parameters; bias is None when it has none."""
+
+    name: str
+    weight: str
+    bias: str | None
+    features: int
+    outputs: int
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """One call of a dense layer during the probe."""
+
+    layer: DenseLayer
+    given: Tensor
+    returned: Tensor
+
+
+def probe_inputs(target: Target, count: int, *, key: Key) -> Tensor:
+    """(count, *shape) uniform noise within the domain, on the target's device."""
+    like = next(p for p in target.module.parameters())
+    shape = (count, *target.domain.shape)
+    noise = torch.rand(shape, generator=key.generator(like.device), dtype=like.dtype, device=like.device)
+    low, high = target.domain.bounds(noise)
+    return low + (high - low) * noise
+
+
+def _calls(target: Target) -> tuple[list[_Call], Tensor, Tensor]:
+    """Every call of a dense layer on one probing input, with the model's own input and output."""
+    calls: list[_Call] = []
+    handles = []
+
+    def watch(name: str, module: nn.Linear) -> None:
+        prefix = f"{name}." if name else ""
+        bias = None if module.bias is None else f"{prefix}bias"
+        layer = DenseLayer(name, f"{prefix}weight", bias, module.in_features, module.out_features)
+
+        def hook(_: nn.Module, given: tuple[Tensor, ...], returned: Tensor) -> None:
+            calls.append(_Call(layer, given[0].detach().clone(), returned.detach().clone()))
+
+        handles.append(module.register_forward_hook(hook))
+
+    key = Key(0).child("anatomy")
+    try:
+        for name, module in target.module.named_modules():
+            if isinstance(module, nn.Linear):
+                watch(name, module)
+        inputs = probe_inputs(target, 2, key=key)
+        with key.child("model").isolated(), torch.no_grad():
+            outputs = target.outputs(target.parameters(), inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls, inputs, outputs
+
+
+def input_layer(target: Target) -> DenseLayer:
+    """The dense layer that is fed the flattened input itself. Raises `NoSuchLayer` when there is none."""
+    calls, inputs, _ = _calls(target)
+    flat = inputs.flatten(1)
+    for call in calls:
+        if call.given.shape == flat.shape and torch.equal(call.given, flat):
+            return call.layer
+    raise NoSuchLayer(f"{target.name} has no dense layer (torch.nn.Linear) that is fed the flattened input itself")
+
+
+def output_layer(target: Target) -> DenseLayer:
+    """The dense layer whose output is the model's output. Raises `NoSuchLayer` when there is none."""
+    calls, _, outputs = _calls(target)
+    for call in reversed(calls):
+        if call.returned.shape == outputs.shape and torch.equal(call.returned, outputs):
+            return call.layer
+    raise NoSuchLayer(f"{target.name} does not end in a dense layer (torch.nn.Linear) that gives the logits")
