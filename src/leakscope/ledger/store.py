@@ -1,0 +1,183 @@
+"""A run's folder: one atomically written file per cell, an index, the plan, the summary.
+
+RUN/
+    plan.json               what was planned; compared on resume
+    cells/<identity>.safetensors   arrays by name, the record (JSON) and a checksum in the header
+    index.jsonl             one line per record, for people and scripts; written by the runner alone
+    summary.json            the verdicts
+    damaged/                files that were not what was written, moved aside
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from leakscope.core.errors import DamagedRecord
+from leakscope.ledger.files import write_atomically
+from leakscope.ledger.identity import identity
+from leakscope.ledger.record import Record, Summary
+
+Arrays = Mapping[str, NDArray[Any]]
+
+SUFFIX = ".safetensors"
+
+
+@final
+class RunStore:
+    """The folder of one run. Safe for many writers of different cells; the index and the summary have one writer."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.cells = self.folder / "cells"
+
+    def __repr__(self) -> str:
+        return f"RunStore({str(self.folder)!r})"
+
+    def path(self, name: str) -> Path:
+        """The file of the cell with this identity."""
+        return self.cells / f"{name}{SUFFIX}"
+
+    def write(self, record: Record, arrays: Arrays | None = None) -> Path:
+        """Write one cell. Raises `DamagedRecord` when the record's identity is not that of its specification."""
+        if record.identity != identity(record.spec):
+            raise DamagedRecord(f"record {record.identity} does not describe its own cell {identity(record.spec)}")
+        # safetensors writes a strided view as if it were contiguous
+        plain = {name: np.ascontiguousarray(value) for name, value in (arrays or {}).items()}
+        text = record.model_dump_json()
+        header = {"record": text, "checksum": _checksum(text, plain)}
+        path = self.path(record.identity)
+        write_atomically(path, save(plain, metadata=header))
+        return path
+
+    def read(self, name: str) -> tuple[Record, dict[str, NDArray[Any]]]:
+        """The record and the arrays of a cell.
+
+        Raises `DamagedRecord` when the file is absent, cut short, changed, of another schema or another cell's.
+        """
+        path = self.path(name)
+        text, checksum, arrays = _open(path)
+        try:
+            record = Record.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise DamagedRecord(f"{path} holds no valid record: {place}: {first['msg']}") from None
+        if checksum != _checksum(text, arrays):
+            raise DamagedRecord(f"{path} is not what was written: its checksum differs")
+        if record.identity != name or identity(record.spec) != name:
+            raise DamagedRecord(f"{path} holds the record of another cell, {identity(record.spec)}")
+        return record, arrays
+
+    def record(self, name: str) -> Record:
+        """The record of a cell; raises as `read`."""
+        return self.read(name)[0]
+
+    def names(self) -> list[str]:
+        """The identities that have a file, sorted; the files need not be valid."""
+        if not self.cells.is_dir():
+            return []
+        return sorted(path.name.removesuffix(SUFFIX) for path in self.cells.glob(f"*{SUFFIX}"))
+
+    def records(self) -> Iterator[Record]:
+        """Every record, in the order of identities. Raises `DamagedRecord` at the first that is not whole."""
+        for name in self.names():
+            yield self.record(name)
+
+    def set_aside(self, name: str) -> Path:
+        """Move a damaged file to `damaged/`, never over an earlier one, and say where it lies."""
+        aside = self.folder / "damaged"
+        aside.mkdir(exist_ok=True)
+        place, count = aside / f"{name}{SUFFIX}", 0
+        while place.exists():
+            count += 1
+            place = aside / f"{name}.{count}{SUFFIX}"
+        os.replace(self.path(name), place)
+        return place
+
+    def sweep(self) -> None:
+        """Remove temporary files that a killed writer left. Only the sole runner may call this."""
+        for stray in [*self.folder.glob(".*.tmp"), *self.cells.glob(".*.tmp")]:
+            stray.unlink(missing_ok=True)
+
+    def write_index(self, records: list[Record]) -> None:
+        """Write the index anew, whole."""
+        write_atomically(self.folder / "index.jsonl", "".join(_line(record) for record in records).encode())
+
+    def append_index(self, record: Record) -> None:
+        """Add one line to the index."""
+        with open(self.folder / "index.jsonl", "a", encoding="utf-8") as file:
+            file.write(_line(record))
+
+    def write_json(self, name: str, value: object) -> None:
+        """Write a small JSON file of the run, such as `plan.json`."""
+        write_atomically(self.folder / name, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+    def read_json(self, name: str) -> Any:
+        """Read it back; None when there is none. Raises `DamagedRecord` when it is not JSON."""
+        path = self.folder / name
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DamagedRecord(f"{path} is not JSON: {error}") from None
+
+    def write_summary(self, summary: Summary) -> None:
+        """Write `summary.json`."""
+        write_atomically(self.folder / "summary.json", (summary.model_dump_json(indent=2) + "\n").encode())
+
+    def summary(self) -> Summary:
+        """The summary. Raises `DamagedRecord` when there is none or when it is not one."""
+        path = self.folder / "summary.json"
+        if not path.exists():
+            raise DamagedRecord(f"{path} does not exist; the audit did not get that far: run it again with --resume")
+        try:
+            return Summary.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise DamagedRecord(f"{path} is no valid summary: {error.errors()[0]['msg']}") from None
+
+
+def _open(path: Path) -> tuple[str, str, dict[str, NDArray[Any]]]:
+    if not path.exists():
+        raise DamagedRecord(f"{path} does not exist")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DamagedRecord(f"{path} cannot be read: {error}") from None
+    if not {"record", "checksum"} <= header.keys():
+        raise DamagedRecord(f"{path} was not written by leakscope: its header holds no record")
+    return header["record"], header["checksum"], arrays
+
+
+def _checksum(text: str, arrays: Arrays) -> str:
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name in sorted(arrays):
+        value = arrays[name]
+        digest.update(f"|{name}|{value.dtype}|{value.shape}|".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+def _line(record: Record) -> str:
+    said = {
+        "identity": record.identity,
+        "role": record.spec.role.value,
+        "ending": record.ending.value,
+        "sentence": record.sentence,
+        "seconds": round(record.seconds, 3),
+        "evaluations": record.evaluations,
+    }
+    return json.dumps(said) + "\n"
