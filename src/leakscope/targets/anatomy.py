@@ -90,3 +90,17 @@ def output_layer(target: Target) -> DenseLayer:
         if call.returned.shape == outputs.shape and torch.equal(call.returned, outputs):
             return call.layer
     raise NoSuchLayer(f"{target.name} does not end in a dense layer (torch.nn.Linear) that gives the logits")
+
+
+def features_at(target: Target, inputs: Tensor) -> Tensor:
+    """What the output layer is fed for `inputs` (B, *shape): (B, d). Raises `NoSuchLayer` as `output_layer` does."""
+    layer = output_layer(target)
+    seen: list[Tensor] = []
+    module = target.module.get_submodule(layer.name)
+    handle = module.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    try:
+        with Key(0).child("features").isolated(), torch.no_grad():
+            target.outputs(target.parameters(), inputs)
+    finally:
+        handle.remove()
+    return seen[-1]

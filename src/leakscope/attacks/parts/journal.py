@@ -105,10 +105,14 @@ class Journal:
         return self.clock.exhausted(self.evaluations)
 
     @property
-    def best_losses(self) -> Tensor:
-        """The best loss of each restart (R,)."""
-        assert self._best_loss is not None
-        return self._best_loss
+    def flushed(self) -> bool:
+        """Whether it is time for the host to look at the device."""
+        return len(self._losses) % self.flush == 0
+
+    @property
+    def last(self) -> Tensor:
+        """The latest loss of each restart (R,)."""
+        return self._losses[-1]
 
     def plateau(self, patience: int, improvement: float) -> bool:
         """Whether the best loss of the last `patience` notes is not below `1 - improvement` times the best before."""

@@ -48,7 +48,7 @@ def gradients(problem: Problem, restarts: int) -> Callable[[Point], tuple[Point,
     """
     single = grad_and_value(problem.value)
     if restarts > 1:
-        return vmap(single)  # type: ignore[no-any-return]
+        return vmap(single)
 
     def alone(point: Point) -> tuple[Point, Tensor]:
         gradient, loss = single(_one(point, 0))
@@ -132,8 +132,8 @@ class Adam(AbstractSearch):
     def _stop(self, journal: Journal) -> Stop:
         if journal.spent:
             return Stop.BUDGET
-        if len(journal._losses) % journal.flush == 0:
-            if not bool(torch.isfinite(journal._losses[-1]).any()):
+        if journal.flushed:
+            if not bool(torch.isfinite(journal.last).any()):
                 return Stop.NOT_FINITE
             if self.patience is not None and journal.plateau(self.patience.steps, self.patience.improvement):
                 return Stop.PLATEAU
@@ -185,16 +185,18 @@ class LBFGS(AbstractSearch):
 
     def _restart(self, problem: Problem, start: Point, clock: Clock, watch: Watch, *, before: int) -> Found:
         leaves = {name: value.detach().clone().requires_grad_(True) for name, value in start.items()}
-        slope = grad_and_value(problem.value)
+        slope = gradients(problem, 1)
         remaining = clock.remaining(before).start()
         journal = Journal(remaining, watch, self.evaluations, problem.picture)
 
         def closure() -> Tensor:
-            gradient, loss = slope({name: leaf.detach() for name, leaf in leaves.items()})
+            gradient, losses = slope({name: leaf.detach()[None] for name, leaf in leaves.items()})
             for name, leaf in leaves.items():
-                leaf.grad = gradient[name]
-            journal.note({name: leaf[None] for name, leaf in leaves.items()}, loss[None])
-            return loss
+                leaf.grad = gradient[name][0]
+            journal.note({name: leaf[None] for name, leaf in leaves.items()}, losses)
+            return losses[0]
+
+        optimizer = self._optimizer(leaves)
 
         stop = Stop.DONE
         try:
@@ -203,12 +205,10 @@ class LBFGS(AbstractSearch):
                 most = self.evaluations - done
                 if remaining.budget.evaluations is not None:
                     most = min(most, remaining.budget.evaluations - done)
-                if done == 0:
-                    optimizer = self._optimizer(leaves)
                 group = optimizer.param_groups[0]
                 group["max_eval"] = min(most, CHUNK)
                 group["max_iter"] = group["max_eval"]
-                optimizer.step(closure)  # type: ignore[arg-type]
+                optimizer.step(closure)
                 stop = self._stop(journal, done)
         except KeyboardInterrupt:
             stop = Stop.INTERRUPTED
@@ -228,7 +228,7 @@ class LBFGS(AbstractSearch):
     def _stop(self, journal: Journal, before: int) -> Stop:
         if journal.spent:
             return Stop.BUDGET
-        if not bool(torch.isfinite(journal._losses[-1]).all()):
+        if not bool(torch.isfinite(journal.last).all()):
             return Stop.NOT_FINITE
         # A chunk that ends at once did not find a step: the line search is at the floor of the arithmetic.
         return Stop.PLATEAU if journal.evaluations - before <= 1 else Stop.DONE
