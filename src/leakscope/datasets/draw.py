@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from abc import ABC, abstractmethod
 from typing import final
 
@@ -21,7 +23,9 @@ PUBLIC_SHARE = 0.5
 class AbstractSource(ABC):
     """Labeled examples. Concrete sources are frozen dataclasses; loading is cached by the process.
 
-    The split into a public and a private part is a fixed permutation of the examples, the same in every run.
+    The split into a public and a private part is a fixed permutation of the examples, the same in every run;
+    examples with equal bytes are on the same side. Overlapping or derived examples are not recognized: a source
+    must not offer them.
     """
 
     @property
@@ -36,13 +40,10 @@ class AbstractSource(ABC):
 
     @abstractmethod
     def load(self) -> Batch:
-        """All examples in the domain's units, labels (N,) int64. Raises `BadInput` when the data is not there."""
+        """All examples in the domain's units, labels (N,) int64. Raises `BadInput` when the data is not there.
 
-    @final
-    def _split(self) -> tuple[Tensor, Tensor]:
-        order = torch.randperm(len(self.load()), generator=Key(0).child("public", "private").generator())
-        cut = int(len(order) * PUBLIC_SHARE)
-        return order[:cut], order[cut:]
+        The tensors belong to the process's cache: read them, never write to them. `draw` and `public` copy.
+        """
 
     @final
     def draw(self, count: int, *, key: Key) -> Secret:
@@ -50,7 +51,7 @@ class AbstractSource(ABC):
 
         Raises `BadInput` when the private part has fewer than `count` examples.
         """
-        everything, (_, private) = self.load(), self._split()
+        everything, (_, private) = self.load(), _split(self)
         if not 1 <= count <= len(private):
             raise BadInput(f"{self!r} has {len(private)} private examples, cannot draw {count}")
         chosen = torch.randperm(len(private), generator=key.child("draw").generator())[:count]
@@ -58,6 +59,29 @@ class AbstractSource(ABC):
 
     @final
     def public(self) -> Batch:
-        """The public part: for chance levels, shadow data and decoders."""
-        everything, (public, _) = self.load(), self._split()
+        """The public part: for chance levels, shadow data and decoders. Raises `BadInput` when it is empty."""
+        everything, (public, _) = self.load(), _split(self)
+        if len(public) == 0:
+            raise BadInput(f"{self!r} has too few different examples for a public part; it needs at least 2")
         return everything.rows(public)
+
+
+@functools.lru_cache(maxsize=32)
+def _split(source: AbstractSource) -> tuple[Tensor, Tensor]:
+    """Positions of the public and of the private examples."""
+    groups = _groups(source.load().inputs)
+    count = int(groups.max()) + 1
+    order = torch.randperm(count, generator=Key(0).child("public", "private").generator())
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(count)
+    place = rank[groups]
+    examples = torch.argsort(place, stable=True)
+    public = place[examples] < int(count * PUBLIC_SHARE)
+    return examples[public], examples[~public]
+
+
+def _groups(inputs: Tensor) -> Tensor:
+    """(N,) int64: equal examples have equal numbers, counted from 0 in the order of first appearance."""
+    seen: dict[bytes, int] = {}
+    digests = (hashlib.blake2b(row.contiguous().numpy().tobytes(), digest_size=16).digest() for row in inputs)
+    return torch.tensor([seen.setdefault(digest, len(seen)) for digest in digests])
