@@ -1,1 +1,1 @@
-"""bounds"""
+"""What any adversary could do at most, whatever the attack."""

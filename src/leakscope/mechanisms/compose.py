@@ -15,6 +15,7 @@ from leakscope.core.errors import BadInput, optional
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.core.release import Gradient, Release, same_kind
 from leakscope.core.target import Target
+from leakscope.mechanisms.arguments import count
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 
@@ -119,6 +120,11 @@ class Defended(AbstractMechanism):
     defenses: tuple[AbstractDefense, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "defenses", tuple(self.defenses))
+        if not isinstance(self.protocol, AbstractProtocol):
+            raise BadInput(f"expected a protocol before >>, got {self.protocol!r}; begin with FedSGD() or FedAvg(...)")
+        if not self.defenses:
+            raise BadInput("expected at least one defense, got none; use the protocol by itself")
         for defense in self.defenses:
             if not isinstance(defense, AbstractDefense):
                 raise BadInput(f"expected a defense after >>, got {defense!r}")
@@ -148,7 +154,11 @@ class Defended(AbstractMechanism):
         return sent
 
     def replay(self, target: Target, batch: Batch) -> Release:
-        """The expected update, differentiable in the candidate."""
+        """The expected update, differentiable in the candidate.
+
+        Expected step by step: noise that a later step bends (noise, then a clip) is replaced by its mean before it
+        is bent.
+        """
         for defense in self.defenses:
             if isinstance(defense, AbstractInputDefense):
                 batch = defense.replay(target, batch)
@@ -191,5 +201,4 @@ def accounting() -> ModuleType:
 
 
 def _checked(rounds: int) -> None:
-    if rounds < 1:
-        raise BadInput(f"expected rounds >= 1, got {rounds}")
+    count("rounds", rounds)

@@ -9,7 +9,7 @@ from leakscope.core.errors import BadInput
 from leakscope.core.facts import Fact
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.core.observation import Observation
-from leakscope.core.target import Target
+from leakscope.core.target import CrossEntropy, Target
 from leakscope.numerics.rng import Key
 
 
@@ -19,16 +19,33 @@ def observe(
     """Run `mechanism` on `batch` and return what an adversary sees.
 
     tell: the facts that are given away besides the release; each is checked against the batch.
-    Raises `BadInput` on a batch that does not fit the target's domain, or on a fact that is not true.
+    Raises `BadInput` on a batch that does not fit the target's domain or classes, or on a fact that is not true.
     """
     shape = tuple(batch.inputs.shape[1:])
     if shape != target.domain.shape:
         raise BadInput(
             f"inputs of shape {shape} do not fit the target's domain {target.domain}; reshape or resize them"
         )
+    _labels_fit(target, batch)
     for fact in tell:
         contradiction = fact.contradiction(batch)
         if contradiction is not None:
             raise BadInput(f"{contradiction}; tell what is true or nothing")
     release = mechanism.release(target, batch.checked(), key=key.child("release"))
     return Observation(target, release, mechanism, tuple(tell))
+
+
+def _labels_fit(target: Target, batch: Batch) -> None:
+    """Refuse labels that cross-entropy cannot read; what another loss reads is its own affair."""
+    if not isinstance(target.loss, CrossEntropy):
+        return
+    if batch.labels.dim() > 1:
+        if tuple(batch.labels.shape[1:]) != (target.classes,):
+            raise BadInput(
+                f"expected {target.classes} probabilities per example, got labels of shape {tuple(batch.labels.shape)}"
+            )
+    elif bool(((batch.labels < 0) | (batch.labels >= target.classes)).any()):
+        raise BadInput(
+            f"expected labels from 0 to {target.classes - 1}, got {int(batch.labels.min())} to "
+            f"{int(batch.labels.max())}; give the target as many classes as the data has"
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import final
 
@@ -13,6 +12,7 @@ from leakscope.core.errors import BadInput
 from leakscope.core.release import Gradient, Release
 from leakscope.core.target import Target
 from leakscope.mechanisms.compose import AbstractProtocol
+from leakscope.mechanisms.protocols.passes import client_gradient, own_module, private_batch, quiet
 from leakscope.numerics.rng import Key
 
 
@@ -26,19 +26,17 @@ class FedSGD(AbstractProtocol):
     """
 
     def release(self, target: Target, batch: Batch, *, key: Key) -> Gradient:
-        """Backward through a copy of the module itself, as a client does."""
-        module = copy.deepcopy(target.module).requires_grad_(True)
+        """Backward through a copy of the module itself, as a client does.
+
+        Raises `BadInput` when the loss does not depend on any parameter.
+        """
         with key.child("model").isolated(), torch.enable_grad():
-            target.loss(module(batch.inputs.detach()), batch).backward()
-        named = dict(module.named_parameters())
-        missing = [name for name, value in named.items() if value.grad is None]
-        if len(missing) == len(named):
-            raise BadInput("the loss does not depend on any parameter; check the model's forward")
-        return Gradient({n: torch.zeros_like(p) if p.grad is None else p.grad.detach() for n, p in named.items()})
+            return Gradient(client_gradient(own_module(target), target, private_batch(batch)))
 
     def replay(self, target: Target, batch: Batch) -> Gradient:
-        """The same by functional differentiation, differentiable in the candidate."""
-        return Gradient(torch.func.grad(target.loss_at)(target.parameters(), batch))
+        """The same by functional differentiation, differentiable in the candidate; dropout is off."""
+        with quiet(target):
+            return Gradient(torch.func.grad(target.loss_at)(target.parameters(), batch))
 
     def as_gradient(self, release: Release) -> Gradient:
         """The release itself. Raises `BadInput` when it is not a gradient."""

@@ -1,0 +1,62 @@
+"""What a constructor of this room accepts: numbers, checked once and stored as plain Python numbers.
+
+Plain because a description must rebuild from its repr, which `numpy.float64(0.1)` does not without numpy.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+
+from leakscope.core.errors import BadInput
+
+
+def number(
+    name: str, got: object, *, low: float, high: float = math.inf, low_open: bool = False, high_open: bool = False
+) -> float:
+    """`got` as a float if it is finite and lies between `low` and `high`. Raises `BadInput` otherwise.
+
+    >>> number("std", 1, low=0)
+    1.0
+    >>> number("rate", 1.0, low=0, high=1, high_open=True)
+    Traceback (most recent call last):
+    leakscope.core.errors.BadInput: expected 0 <= rate < 1, got 1.0
+    """
+    left = f"{low:g} {'<' if low_open else '<='} {name}"
+    wanted = left if math.isinf(high) else f"{left} {'<' if high_open else '<='} {high:g}"
+    if isinstance(got, bool) or not isinstance(got, numbers.Real):
+        raise BadInput(f"expected {wanted}, got {got!r}")
+    value = float(got)
+    above = value > low if low_open else value >= low
+    below = value < high if high_open else value <= high
+    if not (math.isfinite(value) and above and below):
+        raise BadInput(f"expected {wanted}, got {got!r}")
+    return value
+
+
+def count(name: str, got: object, *, low: int = 1, high: int | None = None) -> int:
+    """`got` as an int if it is a whole number from `low` to `high`. Raises `BadInput` otherwise.
+
+    >>> count("steps", 0)
+    Traceback (most recent call last):
+    leakscope.core.errors.BadInput: expected steps >= 1, got 0
+    """
+    wanted = f"{name} >= {low}" if high is None else f"{low} <= {name} <= {high}"
+    if isinstance(got, bool) or not isinstance(got, numbers.Integral):
+        raise BadInput(f"expected {wanted}, got {got!r}")
+    value = int(got)
+    if value < low or (high is not None and value > high):
+        raise BadInput(f"expected {wanted}, got {got!r}")
+    return value
+
+
+def flag(name: str, got: object) -> bool:
+    """`got` if it is True or False. Raises `BadInput` otherwise: a truthy text is a misread setting.
+
+    >>> flag("shuffle", "no")
+    Traceback (most recent call last):
+    leakscope.core.errors.BadInput: expected shuffle to be True or False, got 'no'
+    """
+    if not isinstance(got, bool):
+        raise BadInput(f"expected {name} to be True or False, got {got!r}")
+    return got

@@ -1,0 +1,62 @@
+"""Bounding the norm of the update."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import torch
+from torch import Tensor
+
+from leakscope.mechanisms.arguments import count, number
+from leakscope.mechanisms.compose import AbstractUpdateDefense, Sensitivity
+from leakscope.numerics import trees
+from leakscope.numerics.rng import Key
+from leakscope.numerics.trees import Named
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+
+@final
+@dataclass(frozen=True)
+class Clip(AbstractUpdateDefense):
+    """u * min(1, norm / ||u||_order), the norm taken over the whole update (Abadi et al. 2016, arXiv:1607.00133).
+
+    norm > 0, in the units of the update (a gradient's or a weight change's). order: 1 or 2; 1 prepares for
+    `LaplaceNoise`, 2 for `GaussianNoise`. A bound of order 1 is also one of order 2, because ||u||_2 <= ||u||_1.
+    Raises `BadInput` on other values.
+
+    >>> import torch
+    >>> Clip(1.0).replay({"w": torch.tensor([3.0, 4.0])})
+    {'w': tensor([0.6000, 0.8000])}
+    """
+
+    norm: float
+    order: int = 2
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "norm", number("norm", self.norm, low=0, low_open=True))
+        object.__setattr__(self, "order", count("order", self.order, high=2))
+
+    def apply(self, update: Named, *, key: Key) -> dict[str, Tensor]:
+        """The norm of the tensors' norms decides whether the update is scaled, as clients do it."""
+        del key
+        per_tensor = [float(torch.linalg.vector_norm(value, ord=self.order)) for value in update.values()]
+        total = math.hypot(*per_tensor) if self.order == 2 else math.fsum(per_tensor)
+        return trees.scale(update, self.norm / total) if total > self.norm else trees.detached(update)
+
+    def replay(self, update: Named) -> dict[str, Tensor]:
+        """The same by the norm of the concatenation; inside the ball the factor is one and has gradient zero."""
+        return trees.scale(update, self.norm / trees.norm(update, self.order).clamp_min(self.norm))
+
+    def sensitivity(self, before: Sensitivity) -> Sensitivity:
+        """Never above `norm` in this order, nor above what held before: scaling down enlarges no norm."""
+        l1 = min(before.l1, self.norm) if self.order == 1 else before.l1
+        return Sensitivity(l1=l1, l2=min(before.l2, self.norm))
+
+    def event(self, before: Sensitivity) -> DpEvent | None:
+        """None: no noise."""
+        del before
+        return None

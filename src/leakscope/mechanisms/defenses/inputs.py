@@ -1,0 +1,41 @@
+"""Changing the inputs before the client trains on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from leakscope.core.batch import Batch
+from leakscope.core.target import Target
+from leakscope.mechanisms.arguments import number
+from leakscope.mechanisms.compose import AbstractInputDefense
+from leakscope.numerics.rng import Key, normal
+
+
+@final
+@dataclass(frozen=True)
+class InputNoise(AbstractInputDefense):
+    """x + std * n, n ~ N(0, 1) for each value, not cut to the legal range.
+
+    std >= 0, in the model's units (after normalization). The noise is on a copy: whoever scores a claim compares it
+    with the inputs as they were. It bounds no update, so no epsilon follows from it.
+    Raises `BadInput` on a negative or infinite std.
+
+    >>> InputNoise(0.1)
+    InputNoise(std=0.1)
+    """
+
+    std: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "std", number("std", self.std, low=0))
+
+    def apply(self, target: Target, batch: Batch, *, key: Key) -> Batch:
+        """A new batch with noisy inputs and the same labels."""
+        del target
+        return batch.with_inputs(batch.inputs.detach() + self.std * normal(batch.inputs, key))
+
+    def replay(self, target: Target, batch: Batch) -> Batch:
+        """The batch itself: the noise has mean zero (it shifts the mean update by what is of second order in std)."""
+        del target
+        return batch

@@ -1,0 +1,71 @@
+"""A training pass as both readers need it: the client's in its own module, the adversary's without randomness."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from leakscope.core.batch import Batch
+from leakscope.core.errors import BadInput
+from leakscope.core.target import Target
+
+
+def own_module(target: Target) -> nn.Module:
+    """The client's own trainable copy of the model, layer by layer in the mode that the target has."""
+    return copy.deepcopy(target.module).requires_grad_(True)
+
+
+def private_batch(batch: Batch) -> Batch:
+    """A copy of the secret for the client's passes: a model that begins with an in-place layer writes to the copy."""
+    return Batch(batch.inputs.detach().clone(), batch.labels.detach().clone())
+
+
+def client_gradient(module: nn.Module, target: Target, batch: Batch) -> dict[str, Tensor]:
+    """Backward through the module; the gradients are left in `.grad` for an optimizer and returned by name.
+
+    A parameter that the loss does not reach has gradient zero. Raises `BadInput` when it reaches none.
+    """
+    module.zero_grad(set_to_none=True)
+    loss = target.loss(module(batch.inputs), batch)
+    if not loss.requires_grad:
+        raise BadInput("the loss does not depend on any parameter; check the model's forward")
+    loss.backward()
+    named = dict(module.named_parameters())
+    return {n: torch.zeros_like(p) if p.grad is None else p.grad.detach() for n, p in named.items()}
+
+
+@contextlib.contextmanager
+def quiet(target: Target) -> Iterator[None]:
+    """Inside the block, a pass of the target draws nothing and records nothing.
+
+    Dropout is off, and normalization layers in training mode use the batch's statistics without updating the
+    running ones, which no pass in training mode reads (and which `vmap` could not update). The settings of the
+    target's own module are put back at the end; `functional_call` swaps its tensors likewise, so a target was
+    never for two threads at once. Randomness that is not in a torch layer (a call of `functional.dropout` in a
+    model's forward) is out of reach and stays.
+    """
+    with contextlib.ExitStack() as undo:
+        for module in target.module.modules():
+            if not module.training:
+                continue
+            if isinstance(module, _DropoutNd):
+                _set(undo, module, "training", False)
+            elif isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+                _set(undo, module, "dropout", 0.0)
+            elif isinstance(module, _BatchNorm | _InstanceNorm) and module.track_running_stats:
+                _set(undo, module, "track_running_stats", False)
+                _set(undo, module, "running_mean", None)  # instance normalization reads it whatever the flag says
+                _set(undo, module, "running_var", None)
+        yield
+
+
+def _set(undo: contextlib.ExitStack, module: nn.Module, name: str, value: object) -> None:
+    undo.callback(setattr, module, name, getattr(module, name))
+    setattr(module, name, value)
