@@ -56,7 +56,7 @@ def _package(name: str) -> Any:
 
 
 def _read(accountant: Any, event: DpEvent, delta: float) -> float:
-    """The accountant's epsilon; infinite, which is an upper bound too, where its numbers overflow (hardly any noise)."""
+    """The accountant's epsilon; infinite, which is an upper bound too, where its numbers overflow (absurd noise)."""
     try:
         with np.errstate(all="ignore"):
             return float(accountant.compose(event).get_epsilon(delta))
