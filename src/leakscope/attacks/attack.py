@@ -26,11 +26,15 @@ from leakscope.numerics.rng import Key
 class AbstractAttack(ABC, Generic[ClaimT]):
     """A small value: frozen, printable, repeatable. `run` is final and owns what all attacks share.
 
-    needs: the facts without which the attack refuses. citation: BibTeX of its source, printed by the report.
+    needs: the facts without which the attack refuses.
     """
 
     needs: ClassVar[frozenset[type[Fact]]] = frozenset()
-    citation: ClassVar[str] = ""
+
+    @property
+    @abstractmethod
+    def citation(self) -> str:
+        """BibTeX of the sources, printed by the report; empty when there is none."""
 
     @abstractmethod
     def _refusal(self, seen: Observation) -> Refusal | None:

@@ -33,13 +33,17 @@ class LabelCounts(AbstractAttack[Labels]):
     several steps or trained weights. Source: Ma et al. 2023 (iLRG), section 3; needs `BatchSize`.
     """
 
-    ridge: float = 1.0
+    ridge: float = 3.0
     needs: ClassVar[frozenset[type[Fact]]] = frozenset({BatchSize})
-    citation: ClassVar[str] = citations.ILRG
 
     def __post_init__(self) -> None:
         if not self.ridge > 0:
             raise BadInput(f"expected ridge > 0, got {self.ridge}")
+
+    @property
+    def citation(self) -> str:
+        """Ma et al. 2023."""
+        return citations.ILRG
 
     def _refusal(self, seen: Observation) -> Refusal | None:
         output = read_output(seen)

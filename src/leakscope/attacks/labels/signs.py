@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 import torch
 
@@ -31,7 +31,10 @@ class LabelSigns(AbstractAttack[Labels]):
     Refuses when the model does not end in a dense layer with a cross entropy, or when a batch has no bias gradient.
     """
 
-    citation: ClassVar[str] = citations.IDLG
+    @property
+    def citation(self) -> str:
+        """Zhao et al. 2020."""
+        return citations.IDLG
 
     def _refusal(self, seen: Observation) -> Refusal | None:
         output = read_output(seen)

@@ -10,6 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from leakscope.attacks import citations
 from leakscope.core.errors import BadInput
 from leakscope.numerics import trees
 from leakscope.numerics.trees import Named
@@ -17,6 +18,11 @@ from leakscope.numerics.trees import Named
 
 class AbstractDistance(ABC):
     """A differentiable, non-negative function of two updates with the same names."""
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of the source, where it is another than the attack\'s own."""
+        return ""
 
     @abstractmethod
     def __call__(self, candidate: Named, observed: Named) -> Tensor:
@@ -62,6 +68,11 @@ class Cosine(AbstractDistance):
     True
     """
 
+    @property
+    def citation(self) -> str:
+        """Geiping et al. 2020."""
+        return citations.INVERTING
+
     def __call__(self, candidate: Named, observed: Named) -> Tensor:
         """The distance, a scalar in [0, 2]."""
         inner = torch.stack([(candidate[n] * observed[n]).sum() for n in observed]).sum()
@@ -85,6 +96,11 @@ class Layers(AbstractDistance):
 
     of: AbstractDistance
     patterns: tuple[str, ...]
+
+    @property
+    def citation(self) -> str:
+        """That of the distance inside."""
+        return self.of.citation
 
     def __call__(self, candidate: Named, observed: Named) -> Tensor:
         """The distance on the chosen layers."""
@@ -110,6 +126,11 @@ class Weighted(AbstractDistance):
     first: float
     last: float
 
+    @property
+    def citation(self) -> str:
+        """That of the distance inside."""
+        return self.of.citation
+
     def __post_init__(self) -> None:
         if self.first < 0 or self.last < 0 or self.first + self.last == 0:
             raise BadInput(f"layer weights must be >= 0 and not both 0, got {self.first} and {self.last}")
@@ -133,6 +154,11 @@ class OnSupport(AbstractDistance):
     """
 
     of: AbstractDistance
+
+    @property
+    def citation(self) -> str:
+        """That of the distance inside."""
+        return self.of.citation
 
     def __call__(self, candidate: Named, observed: Named) -> Tensor:
         """The distance on the support of `observed`."""

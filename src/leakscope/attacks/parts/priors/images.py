@@ -7,6 +7,7 @@ from typing import final
 
 from torch import Tensor
 
+from leakscope.attacks import citations
 from leakscope.attacks.parts.priors.prior import AbstractPrior, Penalty
 from leakscope.core.observation import Observation
 
@@ -32,6 +33,11 @@ def total_variation(inputs: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class TotalVariation(AbstractPrior):
     """mean |x_(i+1,j) - x_(i,j)| + mean |x_(i,j+1) - x_(i,j)|, anisotropic (Geiping et al. 2020, section 4)."""
+
+    @property
+    def citation(self) -> str:
+        """Geiping et al. 2020."""
+        return citations.INVERTING
 
     def penalty(self, seen: Observation) -> Penalty:
         """Total variation of (B, ..., H, W)."""

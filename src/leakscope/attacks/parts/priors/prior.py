@@ -19,6 +19,11 @@ Penalty = Callable[[Tensor], Tensor]
 class AbstractPrior(ABC):
     """A penalty on candidate inputs, made once for each observation."""
 
+    @property
+    def citation(self) -> str:
+        """BibTeX of the source, where it is another than the attack\'s own."""
+        return ""
+
     @abstractmethod
     def penalty(self, seen: Observation) -> Penalty:
         """The differentiable penalty for this observation."""
@@ -45,6 +50,11 @@ class Scaled(AbstractPrior):
     weight: float
     prior: AbstractPrior
 
+    @property
+    def citation(self) -> str:
+        """That of the prior inside."""
+        return self.prior.citation
+
     def __post_init__(self) -> None:
         if not self.weight >= 0:
             raise BadInput(f"a prior's weight must be >= 0, got {self.weight}")
@@ -65,6 +75,11 @@ class Sum(AbstractPrior):
     """The sum of several priors."""
 
     summands: tuple[AbstractPrior, ...]
+
+    @property
+    def citation(self) -> str:
+        """Those of the summands."""
+        return "\n\n".join(dict.fromkeys(p.citation for p in self.summands if p.citation))
 
     def __repr__(self) -> str:
         return " + ".join(repr(summand) for summand in self.summands)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from leakscope.attacks import citations
 from leakscope.attacks.parts.priors.prior import AbstractPrior, Penalty
 from leakscope.core.errors import NoSuchLayer
 from leakscope.core.facts import BatchNormStatistics
@@ -24,6 +25,11 @@ class BatchNorm(AbstractPrior):
     (m, v) are the statistics of the private batch when they were told (`BatchNormStatistics`), otherwise the running
     statistics of the released model. Raises `NoSuchLayer` when the model has no batch normalization with statistics.
     """
+
+    @property
+    def citation(self) -> str:
+        """Yin et al. 2021."""
+        return citations.GRAD_INVERSION
 
     def penalty(self, seen: Observation) -> Penalty:
         """The penalty; runs the model once per call."""
