@@ -19,6 +19,8 @@ class Batch:
     """Inputs with their labels.
 
     inputs: (B, ...) floating. labels: (B,) int64 class indices, or (B, C) floating probabilities.
+    For sequences, inputs are (B, T, F) padded with zeros, lengths (B,) int64 counts the frames that are real, labels are
+    (B, L) int64 padded, and label_lengths (B,) int64 counts the labels that are real; both are given or neither.
     Shapes are checked here, values by `checked` (values cannot be read inside a traced function).
     Raises `BadInput` on an empty batch or on lengths that differ.
 
@@ -28,6 +30,8 @@ class Batch:
 
     inputs: Tensor
     labels: Tensor
+    lengths: Tensor | None = None
+    label_lengths: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.inputs.dim() < 1 or self.inputs.shape[0] == 0:
@@ -41,8 +45,27 @@ class Batch:
             )
         if self.labels.dim() == 1 and self.labels.dtype != torch.int64:
             raise BadInput(f"class labels must be int64, got {self.labels.dtype}; convert with .long()")
-        if self.labels.dim() > 1 and not self.labels.is_floating_point():
+        if (self.lengths is None) is not (self.label_lengths is None):
+            raise BadInput("a batch of sequences needs both lengths and label_lengths; give both or neither")
+        if self.lengths is not None and self.label_lengths is not None:
+            self._check_sequences(self.lengths, self.label_lengths)
+        elif self.labels.dim() > 1 and not self.labels.is_floating_point():
             raise BadInput(f"labels of shape {tuple(self.labels.shape)} must be probabilities, got {self.labels.dtype}")
+
+    def _check_sequences(self, lengths: Tensor, label_lengths: Tensor) -> None:
+        count = (self.inputs.shape[0],)
+        if lengths.shape != count or label_lengths.shape != count:
+            raise BadInput(
+                f"expected one length per example {count}, got lengths {tuple(lengths.shape)} and "
+                f"label_lengths {tuple(label_lengths.shape)}"
+            )
+        if lengths.dtype != torch.int64 or label_lengths.dtype != torch.int64:
+            raise BadInput(f"lengths must be int64, got {lengths.dtype} and {label_lengths.dtype}")
+        if self.inputs.dim() != 3 or self.labels.dim() != 2 or self.labels.dtype != torch.int64:
+            raise BadInput(
+                f"sequences need inputs (B, T, F) and int64 labels (B, L), got {tuple(self.inputs.shape)} and "
+                f"{tuple(self.labels.shape)} {self.labels.dtype}"
+            )
 
     def __len__(self) -> int:
         return int(self.inputs.shape[0])
@@ -66,8 +89,16 @@ class Batch:
 
     def rows(self, index: Tensor) -> Batch:
         """The examples at `index` (n,), in that order."""
-        return Batch(self.inputs[index], self.labels[index])
+        lengths = None if self.lengths is None else self.lengths[index]
+        label_lengths = None if self.label_lengths is None else self.label_lengths[index]
+        return Batch(self.inputs[index], self.labels[index], lengths, label_lengths)
 
     def fingerprint(self) -> str:
         """A hash of every byte."""
-        return trees.fingerprint({"inputs": self.inputs, "labels": self.labels})
+        named = {
+            "inputs": self.inputs,
+            "labels": self.labels,
+            "lengths": self.lengths,
+            "label_lengths": self.label_lengths,
+        }
+        return trees.fingerprint({name: value for name, value in named.items() if value is not None})

@@ -26,12 +26,14 @@ class Inputs:
     """Asserts: "These are the private inputs", in any order.
 
     values: (N, *shape) in the model's units. labels: (N,) int64 or None. confidence: (N,) in [0, 1], NaN for none.
+    lengths: (N,) int64, for sequences (N, T, F) padded with zeros: how many frames of each are claimed.
     Raises `BadInput` when a value is not finite: a diverged attack claims nothing.
     """
 
     values: Tensor
     labels: Tensor | None = None
     confidence: Tensor | None = None
+    lengths: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.values.dim() < 1 or not self.values.is_floating_point():
@@ -41,6 +43,10 @@ class Inputs:
         if self.labels is not None and self.labels.shape != self.values.shape[:1]:
             raise BadInput(
                 f"{tuple(self.labels.shape)} labels do not fit {self.values.shape[0]} claimed inputs; give one each"
+            )
+        if self.lengths is not None and self.lengths.shape != self.values.shape[:1]:
+            raise BadInput(
+                f"{tuple(self.lengths.shape)} lengths do not fit {self.values.shape[0]} claimed inputs; give one each"
             )
         object.__setattr__(self, "values", self.values.detach().cpu())
         object.__setattr__(self, "confidence", _confidence(self.confidence, len(self.values)))
@@ -86,4 +92,19 @@ class Attribute:
         return int(self.values.shape[0])
 
 
-Claim = Inputs | Labels | Attribute
+@final
+@dataclass(frozen=True, eq=False)
+class Transcripts:
+    """Asserts: "These are the private transcripts." labels: one tuple of alphabet indices per item, in any order."""
+
+    labels: tuple[tuple[int, ...], ...]
+    confidence: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "confidence", _confidence(self.confidence, len(self.labels)))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+Claim = Inputs | Labels | Attribute | Transcripts
