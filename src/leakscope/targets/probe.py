@@ -1,0 +1,36 @@
+"""Random legal inputs, and what the model does with them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from leakscope.core.domain import AbstractDomain
+from leakscope.core.target import Target
+from leakscope.numerics.rng import Key
+
+FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError, KeyError)
+"""What other people's forward passes raise on inputs that they were not written for."""
+
+
+def legal_inputs(domain: AbstractDomain, count: int, *, like: Tensor, key: Key) -> Tensor:
+    """(count, *shape) drawn uniformly between the domain's bounds, in the dtype and on the device of `like`."""
+    noise = torch.rand((count, *domain.shape), generator=key.generator()).to(like.device, like.dtype)
+    low, high = domain.bounds(noise)
+    return low + (high - low) * noise
+
+
+def run(target: Target, inputs: Tensor, *, key: Key) -> Tensor | str:
+    """The outputs (B, classes), or a sentence that says why the model does not give them."""
+    try:
+        with key.isolated(), torch.no_grad():
+            outputs: object = target.outputs(target.parameters(), inputs)
+    except FORWARD_ERRORS as error:
+        first = (str(error).splitlines() or [""])[0]
+        return f"the model fails on inputs of shape {tuple(inputs.shape)}: {type(error).__name__}: {first}"
+    wanted = (len(inputs), target.classes)
+    if not isinstance(outputs, Tensor):
+        return f"the model returns a {type(outputs).__name__}, expected one tensor of logits {wanted}"
+    if tuple(outputs.shape) != wanted:
+        return f"the model turns {tuple(inputs.shape)} into {tuple(outputs.shape)}, expected logits {wanted}"
+    return outputs

@@ -1,0 +1,326 @@
+"""Looks at a model and runs it, before an audit spends hours on something that cannot work."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import enum
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from leakscope.core.batch import Batch
+from leakscope.core.errors import BadInput
+from leakscope.core.target import CrossEntropy, Target
+from leakscope.numerics import trees
+from leakscope.numerics.rng import Key, normal
+from leakscope.targets.probe import FORWARD_ERRORS, legal_inputs, run
+
+KEY = Key(0).child("vet")
+MANY_PARAMETERS = 50_000_000
+MUCH_WORK = 2e9
+"""Floating-point operations of one forward pass of one example; 1000 gradient evaluations then take a quarter hour."""
+CPU_SPEED = 2e10
+"""Operations per second of two ordinary cores, for the sentence only."""
+PASSES = 10
+"""One evaluation of a matching attack (a gradient of a gradient) in forward passes."""
+
+
+@final
+class Level(enum.Enum):
+    """How much a finding matters."""
+
+    ERROR = "error"
+    """The target cannot be audited as it is."""
+    WARNING = "warning"
+    """The audit runs, but some attacks do not apply, take long, or mean something else."""
+    NOTE = "note"
+    """Good to know."""
+
+
+@final
+@dataclass(frozen=True)
+class Finding:
+    """One thing about a target: what was seen (`sentence`), and what to do (`remedy`)."""
+
+    level: Level
+    about: str
+    sentence: str
+    remedy: str
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """The target and three random legal inputs."""
+
+    target: Target
+    inputs: Tensor
+    outputs: Tensor
+
+
+def vet(target: Target) -> tuple[Finding, ...]:
+    """What stands between `target` and a meaningful audit; empty when nothing was found. The target is not changed.
+
+    Runs the model some thirty times on two or three random inputs. Errors come first and end the search.
+
+    >>> from leakscope.domains.vision import Images
+    >>> vet(Target(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), Images(1, 2, 2), 2))
+    ()
+    """
+    found = list(_parameters(target))
+    if any(finding.level is Level.ERROR for finding in found):
+        return tuple(found)
+    like = next(target.module.parameters())
+    inputs = legal_inputs(target.domain, 3, like=like, key=KEY.child("inputs"))
+    outputs = run(target, inputs, key=KEY)
+    if isinstance(outputs, str):
+        remedy = "declare the domain and the number of classes that the model has; it must return one tensor of logits"
+        return (*found, Finding(Level.ERROR, "output shape", outputs, remedy))
+    seen = _Seen(target, inputs, outputs)
+    looks: tuple[Callable[[_Seen], Iterator[Finding]], ...] = (
+        _finite, _probabilities, _coupling, _randomness, _in_place, _head, _derivatives, _vectorized, _work,
+    )  # fmt: skip
+    for look in looks:
+        found.extend(look(seen))
+    return tuple(sorted(found, key=lambda finding: list(Level).index(finding.level)))
+
+
+def _names(names: list[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:3])
+    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _parameters(target: Target) -> Iterator[Finding]:
+    parameters = target.parameters()
+    if not parameters:
+        yield Finding(Level.ERROR, "parameters", "the model has no parameters, so it has no gradient", "give a model")
+    whole = [name for name, value in parameters.items() if not value.is_floating_point()]
+    if whole:
+        sentence = f"the parameters {_names(whole)} are {parameters[whole[0]].dtype}: they have no gradient"
+        yield Finding(
+            Level.ERROR, "parameter types", sentence, "register them as buffers or convert the model by .float()"
+        )
+    short = [name for name, value in parameters.items() if value.is_floating_point() and value.element_size() < 4]
+    if short:
+        sentence = (
+            f"the parameters {_names(short)} are {parameters[short[0]].dtype}: rounding hides what attacks look for"
+        )
+        yield Finding(
+            Level.WARNING, "parameter types", sentence, "audit model.float(): it shows what exact clients leak"
+        )
+    infinite = [name for name, value in parameters.items() if not bool(torch.isfinite(value).all())]
+    if infinite:
+        sentence = f"the parameters {_names(infinite)} hold values that are not finite"
+        yield Finding(Level.ERROR, "parameter values", sentence, "load weights from before the training diverged")
+
+
+def _finite(seen: _Seen) -> Iterator[Finding]:
+    bad = int((~torch.isfinite(seen.outputs)).sum())
+    if bad:
+        sentence = f"{bad} of {seen.outputs.numel()} outputs on legal inputs are not finite"
+        yield Finding(Level.ERROR, "output values", sentence, "check the weights and the domain's mean and std")
+
+
+def _probabilities(seen: _Seen) -> Iterator[Finding]:
+    sums = seen.outputs.sum(1)
+    if seen.target.classes < 2 or not isinstance(seen.target.loss, CrossEntropy):
+        return
+    if bool((seen.outputs >= 0).all()) and bool(torch.isclose(sums, torch.ones_like(sums), atol=1e-3).all()):
+        sentence = "the outputs are probabilities, but cross-entropy applies a softmax to logits"
+        yield Finding(Level.WARNING, "output values", sentence, "return the logits from before the softmax")
+
+
+def _coupling(seen: _Seen) -> Iterator[Finding]:
+    layers = [
+        name
+        for name, layer in seen.target.module.named_modules()
+        if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None)
+    ]
+    if layers:
+        sentence = f"the batch normalization {_names(layers)} uses the statistics of the private batch"
+        remedy = "if clients freeze the statistics, set training=False; if they do not, expect weaker attacks on inputs"
+        yield Finding(Level.WARNING, "batch normalization", sentence, remedy)
+        return
+    one, other = (run(seen.target, seen.inputs[[0, i]], key=KEY) for i in (1, 2))
+    if isinstance(one, Tensor) and isinstance(other, Tensor) and _differ(one[0], other[0]):
+        sentence = "the output on one example changes with the other examples of the batch"
+        remedy = "attacks that take examples apart (linear, labels) do not hold; normalize each example by itself"
+        yield Finding(Level.WARNING, "coupled examples", sentence, remedy)
+
+
+def _randomness(seen: _Seen) -> Iterator[Finding]:
+    layers = [
+        name
+        for name, layer in seen.target.module.named_modules()
+        if isinstance(layer, _DropoutNd) and layer.training and layer.p > 0
+    ]
+    if layers:
+        sentence = f"the dropout {_names(layers)} is active: the adversary does not know which units were dropped"
+        remedy = "set training=False to audit the model without dropout, or declare dropout as a defense"
+        yield Finding(Level.WARNING, "active dropout", sentence, remedy)
+        return
+    again = [run(seen.target, seen.inputs, key=KEY.child("again", i)) for i in range(3)]
+    if any(isinstance(outputs, str) or _differ(outputs, seen.outputs) for outputs in again):
+        sentence = "two forward passes on the same inputs give different outputs"
+        yield Finding(
+            Level.WARNING, "random outputs", sentence, "set training=False, or take the random part out of forward"
+        )
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    """Whether they differ by more than rounding in another order."""
+    scale = float(torch.maximum(one.abs().max(), other.abs().max()))
+    return float((one - other).abs().max()) > 1e3 * torch.finfo(one.dtype).eps * max(scale, 1e-30)
+
+
+@final
+class _Writes(TorchFunctionMode):
+    """Collects the names of functions that write into a tensor that depends on the input."""
+
+    def __init__(self) -> None:
+        TorchFunctionMode.__init__(self)
+        self.names: list[str] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        tensors = [a for a in args if isinstance(a, Tensor) and a.requires_grad and not isinstance(a, nn.Parameter)]
+        before = [tensor._version for tensor in tensors]
+        result = func(*args, **(kwargs or {}))
+        if [tensor._version for tensor in tensors] != before:
+            self.names.append(getattr(func, "__name__", str(func)))
+        return result
+
+
+def _in_place(seen: _Seen) -> Iterator[Finding]:
+    module = copy.deepcopy(seen.target.module)
+    given = seen.inputs.clone().requires_grad_(True) * 1.0  # not a leaf: autograd forbids writing to leaves
+    before, writes = given.detach().clone(), _Writes()
+    with KEY.isolated(), torch.enable_grad(), writes:
+        module(given)
+    if not torch.equal(given.detach(), before):
+        sentence = f"the model overwrites its input (by {writes.names[0] if writes.names else 'an operation in place'})"
+        yield Finding(Level.ERROR, "in-place operations", sentence, "build the layers with inplace=False")
+    elif writes.names:
+        sentence = f"activations are changed in place (by {', '.join(dict.fromkeys(writes.names))})"
+        remedy = "build the layers with inplace=False: saved activations are read again by the second derivative"
+        yield Finding(Level.NOTE, "in-place operations", sentence, remedy)
+
+
+def _head(seen: _Seen) -> Iterator[Finding]:
+    module = copy.deepcopy(seen.target.module)
+    ran: list[tuple[str, nn.Linear, Tensor]] = []
+
+    def remember(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(layer: nn.Module, _: Any, output: Tensor) -> None:
+            if isinstance(layer, nn.Linear):
+                ran.append((name, layer, output.detach().clone()))
+
+        return hook
+
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear):
+            layer.register_forward_hook(remember(name))
+    with KEY.isolated(), torch.no_grad():
+        outputs = module(seen.inputs)
+    heads = [(name, layer) for name, layer, output in ran if torch.equal(output, outputs)]
+    if not heads:
+        last = f"; the last dense layer that runs is {ran[-1][0]!r}" if ran else "; it runs no torch.nn.Linear"
+        sentence = f"the output is not the output of a dense layer{last}"
+        remedy = (
+            "labels cannot be read from the output layer; where it is dense, make it a torch.nn.Linear that runs last"
+        )
+        yield Finding(Level.WARNING, "output layer", sentence, remedy)
+    elif "bias" not in dict(heads[-1][1].named_parameters()):
+        sentence = f"the output layer {heads[-1][0]!r} has no bias, whose gradient gives away the labels' counts"
+        remedy = "nothing needs to change; attacks that read that gradient do not apply, the others have to be run"
+        yield Finding(Level.WARNING, "output bias", sentence, remedy)
+
+
+def _slope(target: Target, inputs: Tensor, key: Key) -> tuple[float, float, float]:
+    """Derivative of <gradient, v> in the direction u: by autograd, by differences, and the size of rounding errors."""
+    labels = torch.arange(len(inputs), device=inputs.device) % target.classes
+    parameters = target.parameters()
+    along = {name: normal(value, key.child("v", name)) for name, value in parameters.items()}
+    direction = normal(inputs, key.child("u"))
+    direction = direction / direction.norm()
+
+    def projected(candidate: Tensor) -> Tensor:
+        with KEY.isolated():
+            gradient = torch.func.grad(target.loss_at)(parameters, Batch(candidate, labels))
+        return trees.dot(gradient, along)
+
+    step = 1e-7
+    by_autograd = float((torch.func.grad(projected)(inputs) * direction).sum())
+    high, low = float(projected(inputs + step * direction)), float(projected(inputs - step * direction))
+    return by_autograd, (high - low) / (2 * step), 1e-14 * max(abs(high), abs(low)) / step
+
+
+def _derivatives(seen: _Seen) -> Iterator[Finding]:
+    inputs = seen.inputs[:2].double()
+    try:
+        double = dataclasses.replace(seen.target, module=copy.deepcopy(seen.target.module).double())
+        slopes = [_slope(double, inputs, KEY.child("slope", i)) for i in range(3)]
+    except (*FORWARD_ERRORS, BadInput) as error:
+        first = (str(error).splitlines() or [""])[0]
+        sentence = f"the gradient cannot be differentiated again: {type(error).__name__}: {first}"
+        remedy = (
+            "write the layer with torch operations (custom autograd functions need setup_context), in any precision"
+        )
+        yield Finding(Level.ERROR, "second derivative", sentence, remedy)
+        return
+    # one of three is enough: a kink (ReLU) between the two ends spoils a difference now and then
+    if not any(abs(a - d) <= 1e-2 * max(abs(a), abs(d)) + rounding for a, d, rounding in slopes):
+        sentence = (
+            f"autograd says that the gradient changes by {slopes[0][0]:.3g} along a line, "
+            f"differences say {slopes[0][1]:.3g}"
+        )
+        remedy = "a layer's backward is not differentiable itself; write it with torch operations"
+        yield Finding(Level.ERROR, "second derivative", sentence, remedy)
+    elif all(abs(a) <= rounding and abs(d) <= rounding for a, d, rounding in slopes):
+        sentence = "the gradient does not change with the input, so that no search can follow it"
+        remedy = "the inputs pass a step function, are rounded, or are detached; only attacks that do not search apply"
+        yield Finding(Level.WARNING, "second derivative", sentence, remedy)
+
+
+def _vectorized(seen: _Seen) -> Iterator[Finding]:
+    target, parameters = seen.target, seen.target.parameters()
+    labels = torch.zeros(2, dtype=torch.int64, device=seen.inputs.device)
+
+    def size(candidate: Tensor) -> Tensor:
+        return trees.norm(torch.func.grad(target.loss_at)(parameters, Batch(candidate, labels)))
+
+    try:
+        with KEY.isolated():
+            torch.func.vmap(torch.func.grad(size), randomness="different")(seen.inputs[[[0, 1], [1, 2]]])
+    except FORWARD_ERRORS as error:
+        first = (str(error).splitlines() or [""])[0]
+        sentence = f"candidates cannot be searched side by side: {type(error).__name__}: {first}"
+        remedy = (
+            "restarts run one after the other; operations in place and Python branches on values are the usual reason"
+        )
+        yield Finding(Level.NOTE, "vectorization", sentence, remedy)
+
+
+def _work(seen: _Seen) -> Iterator[Finding]:
+    if seen.inputs.device != torch.device("cpu"):
+        return
+    counter = FlopCounterMode(display=False)
+    with counter:
+        run(seen.target, seen.inputs, key=KEY)
+    operations, count = counter.get_total_flops() / len(seen.inputs), seen.target.count()
+    if operations > MUCH_WORK or count > MANY_PARAMETERS:
+        minutes = 1000 * PASSES * operations / CPU_SPEED / 60
+        sentence = (
+            f"one forward pass of one example takes {operations / 1e9:.3g} GFLOP, the model has {count:,} parameters: "
+            f"on two cores 1000 gradient evaluations take about {minutes:.0f} minutes"
+        )
+        yield Finding(Level.WARNING, "size", sentence, "use a GPU, smaller inputs or fewer evaluations")
