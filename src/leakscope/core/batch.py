@@ -19,7 +19,7 @@ class Batch:
     """Inputs with their labels.
 
     inputs: (B, ...) floating. labels: (B,) int64 class indices, or (B, C) floating probabilities.
-    For sequences, inputs are (B, T, F) padded with zeros, lengths (B,) int64 counts the frames that are real, labels are
+    For sequences, inputs are (B, T, F) padded with zeros, lengths (B,) int64 counts the real frames, labels are
     (B, L) int64 padded, and label_lengths (B,) int64 counts the labels that are real; both are given or neither.
     Shapes are checked here, values by `checked` (values cannot be read inside a traced function).
     Raises `BadInput` on an empty batch or on lengths that differ.
