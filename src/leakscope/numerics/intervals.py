@@ -45,9 +45,9 @@ def mean(values: ArrayLike, *, seed: Seed, level: float = 0.95, resamples: int =
     """(1/n) sum_i values[i] with its expanded percentile bootstrap interval; the order of `values` does not matter.
 
     values: (n,) finite, n >= 1. One value gives the interval [value, value]: a single item says nothing about spread.
-    The percentiles are widened to Phi(-sqrt(n/(n-1)) t) as the plain ones are too narrow for few items (Hesterberg
-    2015, arXiv:1411.5279, on expanded percentile intervals). It never leaves the range of the data: with 2 or 3 items it covers less than
-    `level`. Raises `ValueError` on an empty or non-finite sample.
+    The percentiles are widened to Phi(-sqrt(n/(n-1)) t), as the plain ones are too narrow for few items (Hesterberg
+    2015, arXiv:1411.5279, on expanded percentile intervals). The interval never leaves the range of the data, so 2 or
+    3 items cover less than `level`. Raises `ValueError` on an empty or non-finite sample.
 
     >>> mean([3.0], seed=0)
     Interval(value=3.0, low=3.0, high=3.0)

@@ -50,7 +50,8 @@ class Score:
     def __str__(self) -> str:
         better = "^" if self.direction is Direction.HIGHER else "v"
         exact = f", {self.exact} exact" if self.exact else ""
+        unit = f" {self.unit}" if self.unit else ""
         return (
-            f"{self.metric} {self.value:.4g} {self.unit} [{self.low:.4g}, {self.high:.4g}] "
+            f"{self.metric} {self.value:.4g}{unit} [{self.low:.4g}, {self.high:.4g}] "
             f"(chance {self.chance:.4g}, {better} leaks more, n={len(self.items)}{exact})"
         )

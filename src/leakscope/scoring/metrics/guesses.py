@@ -1,0 +1,85 @@
+"""How much of the private labels a claim has right, as a multiset: the gradient of a batch has no order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from leakscope.scoring.metrics.metric import AbstractLabelMetric
+from leakscope.scoring.score import Direction
+
+
+@final
+@dataclass(frozen=True)
+class LabelAccuracy(AbstractLabelMetric):
+    """sum_c min(claimed_c, true_c) / B, the instance accuracy; in [0, 1].
+
+    claimed_c, true_c: how often class c is claimed and true. An item that was not claimed counts as wrong. The
+    instance-wise reading of Ma et al. 2023 (iLRG, ICLR), as a share of the batch.
+
+    >>> LabelAccuracy().items(torch.tensor([1, 1, 0]), torch.tensor([1, 2, 1]))
+    (1.0, 0.0, 1.0)
+    """
+
+    name: ClassVar[str] = "label-accuracy"
+    unit: ClassVar[str] = "of 1"
+    direction: ClassVar[Direction] = Direction.HIGHER
+
+    def items(self, claimed: Tensor, true: Tensor) -> tuple[float, ...]:
+        """1 for a private label with a claimed one to match it, each claimed one used once."""
+        left = _counts(claimed)
+        hits = []
+        for label in true.tolist():
+            hits.append(float(left.get(label, 0) > 0))
+            left[label] = left.get(label, 0) - 1
+        return tuple(hits)
+
+
+@final
+@dataclass(frozen=True)
+class LabelCounts(AbstractLabelMetric):
+    """sum_c true_c [claimed_c = true_c] / B, the share of private items whose class was counted right; in [0, 1].
+
+    Stricter than `LabelAccuracy`: one instance too few or too many spoils the whole class.
+
+    >>> LabelCounts().items(torch.tensor([1, 1, 0]), torch.tensor([1, 2, 1]))
+    (1.0, 0.0, 1.0)
+    """
+
+    name: ClassVar[str] = "label-counts"
+    unit: ClassVar[str] = "of 1"
+    direction: ClassVar[Direction] = Direction.HIGHER
+
+    def items(self, claimed: Tensor, true: Tensor) -> tuple[float, ...]:
+        """1 for a private label whose class has the true count."""
+        asserted, real = _counts(claimed), _counts(true)
+        return tuple(float(asserted.get(label, 0) == real[label]) for label in true.tolist())
+
+
+@final
+@dataclass(frozen=True)
+class LabelPresence(AbstractLabelMetric):
+    """sum_c true_c [claimed_c > 0] / B, the share of private items whose class was found at all; in [0, 1].
+
+    The class-wise reading of Ma et al. 2023 (iLRG, ICLR), weighted by items. A claim of every class scores 1
+    once the batch is as large as the number of classes; so does the blind guess that its chance level contains.
+
+    >>> LabelPresence().items(torch.tensor([1, 0]), torch.tensor([1, 2, 1]))
+    (1.0, 0.0, 1.0)
+    """
+
+    name: ClassVar[str] = "label-presence"
+    unit: ClassVar[str] = "of 1"
+    direction: ClassVar[Direction] = Direction.HIGHER
+
+    def items(self, claimed: Tensor, true: Tensor) -> tuple[float, ...]:
+        """1 for a private label whose class is among the claimed ones."""
+        return tuple(torch.isin(true, claimed).double().tolist())
+
+
+def _counts(labels: Tensor) -> dict[int, int]:
+    classes, counts = labels.unique(return_counts=True)
+    return dict(zip(classes.tolist(), counts.tolist(), strict=True))

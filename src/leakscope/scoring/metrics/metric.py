@@ -1,0 +1,101 @@
+"""The contract of every metric: one finite number per private item."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from leakscope.core.claim import Claim, Inputs, Labels
+from leakscope.scoring.score import Direction
+
+EXACT_MSE = 1e-12
+"""An input with no more than this mean squared error (root 1e-6, eight float32 roundings of the range) is exact."""
+
+_LARGEST = 1e30
+
+
+class AbstractMetric(ABC):
+    """A metric is a small frozen value. Exactly one of the two kinds below.
+
+    name: as in `scores[name]`. unit: of one item. direction: which way is better for the attacker.
+    """
+
+    name: ClassVar[str]
+    unit: ClassVar[str] = ""
+    direction: ClassVar[Direction]
+
+    @property
+    @abstractmethod
+    def perfect(self) -> float:
+        """The score of the truth itself."""
+
+    @abstractmethod
+    def refusal(self, claim: Claim) -> str | None:
+        """Why this metric cannot judge `claim`, or None when it can."""
+
+    def unavailable(self) -> str | None:
+        """What this machine lacks to compute it, or None."""
+        return None
+
+
+class AbstractInputMetric(AbstractMetric):
+    """Compares one claimed input with the private one that it was paired with."""
+
+    @abstractmethod
+    def items(self, claimed: Tensor, true: Tensor) -> tuple[float, ...]:
+        """One finite number per pair; claimed[i] is for true[i], both (B, *shape) float64 in display units."""
+
+    @abstractmethod
+    def unfit(self, shape: tuple[int, ...]) -> str | None:
+        """Why inputs of this shape (without the batch) cannot be compared, or None."""
+
+    def note(self, shape: tuple[int, ...]) -> str | None:
+        """What a reader must know about how inputs of this shape are compared, or None."""
+        del shape
+        return None
+
+    @final
+    def refusal(self, claim: Claim) -> str | None:
+        """Anything but inputs of a fitting shape."""
+        if not isinstance(claim, Inputs):
+            return f"{self.name} compares inputs, but the claim is {type(claim).__name__}"
+        return self.unfit(tuple(claim.values.shape[1:]))
+
+    @final
+    def exact(self, claimed: Tensor, true: Tensor) -> int:
+        """How many pairs agree to within rounding: mean squared error at most `EXACT_MSE`."""
+        return int((squared_errors(claimed, true) <= EXACT_MSE).sum())
+
+
+class AbstractLabelMetric(AbstractMetric):
+    """Compares a multiset of claimed labels with the private one."""
+
+    @abstractmethod
+    def items(self, claimed: Tensor, true: Tensor) -> tuple[float, ...]:
+        """One number in [0, 1] per private label. claimed: (N,) int64 with N <= B. true: (B,) int64."""
+
+    @property
+    def perfect(self) -> float:
+        """Every item right: 1."""
+        return 1.0
+
+    @final
+    def refusal(self, claim: Claim) -> str | None:
+        """Anything that carries no labels."""
+        if isinstance(claim, Labels) or (isinstance(claim, Inputs) and claim.labels is not None):
+            return None
+        return f"{self.name} compares labels, but the claim ({type(claim).__name__}) carries none"
+
+
+def saturated(inputs: Tensor) -> Tensor:
+    """`inputs` in float64, cut at +-1e30: absurd claims keep finite errors."""
+    return inputs.double().clamp(-_LARGEST, _LARGEST)
+
+
+def squared_errors(claimed: Tensor, true: Tensor) -> Tensor:
+    """mean_d (claimed - true)^2 for each pair, (B,) float64. claimed, true: (B, *shape)."""
+    difference = (saturated(claimed) - saturated(true)).flatten(1)
+    return torch.square(difference).mean(1)

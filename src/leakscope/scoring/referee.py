@@ -1,0 +1,215 @@
+"""The referee: claim and secret in, scores out. It changes neither and is the only place where both meet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from leakscope.core.batch import Batch
+from leakscope.core.claim import Claim, Inputs, Labels
+from leakscope.core.domain import AbstractDomain
+from leakscope.core.errors import BadInput, MissingExtra, UnknownName
+from leakscope.core.secret import Secret
+from leakscope.numerics import intervals
+from leakscope.numerics.rng import Key
+from leakscope.scoring.chance import Level, blind, levels
+from leakscope.scoring.metrics.guesses import LabelAccuracy, LabelCounts
+from leakscope.scoring.metrics.metric import AbstractInputMetric, AbstractLabelMetric, AbstractMetric
+from leakscope.scoring.metrics.vision import MSE, PSNR, SSIM
+from leakscope.scoring.pairing import Pairing, Truth, displayed, kept, pair_inputs, pair_labels, reveal
+from leakscope.scoring.score import Score
+
+DEFAULT: tuple[AbstractMetric, ...] = (MSE(), PSNR(), SSIM(), LabelAccuracy(), LabelCounts())
+"""What is computed when no metrics are named, each where it applies."""
+
+
+@final
+@dataclass(frozen=True)
+class Scores:
+    """All scores of one claim, how it was paired, and what a reader must know beside the numbers.
+
+    `scores["psnr"]` raises `UnknownName` with the names that there are.
+    """
+
+    scores: tuple[Score, ...]
+    pairing: Pairing
+    notes: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Score]:
+        return iter(self.scores)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, name: str) -> Score:
+        for score in self.scores:
+            if score.metric == name:
+                return score
+        raise UnknownName("metric", name, [score.metric for score in self.scores])
+
+    def __str__(self) -> str:
+        return "\n".join([*(str(score) for score in self.scores), *(f"note: {note}" for note in self.notes)])
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Paired:
+    """What a report shows side by side: claimed[i] is for original[i], both (B, *shape) float64 in display units.
+
+    Items without a claim are shown as the middle of the range (mid-gray) and marked in `unclaimed`.
+    """
+
+    original: Tensor
+    claimed: Tensor
+    unclaimed: tuple[bool, ...]
+
+
+def applies(metric: AbstractMetric, claim: Claim) -> bool:
+    """Whether `metric` can judge `claim`.
+
+    >>> import torch
+    >>> applies(PSNR(), Labels(torch.tensor([3])))
+    False
+    """
+    return metric.refusal(claim) is None
+
+
+def score(
+    claim: Claim,
+    secret: Secret | Batch,
+    *,
+    domain: AbstractDomain | None = None,
+    metrics: Sequence[AbstractMetric] | None = None,
+    public: Batch | None = None,
+    key: Key = Key(0),  # noqa: B008 - a key is a frozen value
+) -> Scores:
+    """How much of `secret` the `claim` has right: one `Score` per metric, with its interval and its chance level.
+
+    Each private item counts once. One that nothing was claimed for scores what the best blind guess scores on it
+    (inputs) or zero (labels); claims beyond the number of private items are not looked at (`pairing.kept`).
+    domain: turns inputs into display units, in which errors are measured; None when they already are. metrics: None for
+    those of `DEFAULT` that apply. public: a pool for blind guesses; without one these are gray and noise, and each
+    class counts as equally likely among the fewest classes that the labels allow. key: of guesses and bootstrap.
+    Raises `BadInput` on shapes that do not fit and on a metric that does not apply, `MissingExtra` on one that this
+    machine cannot compute.
+
+    >>> import torch
+    >>> batch = Batch(torch.linspace(0, 1, 32).reshape(2, 1, 4, 4), torch.tensor([0, 1]))
+    >>> result = score(Inputs(batch.inputs.flip(0)), batch)
+    >>> result["psnr"].value, result["psnr"].exact, result.pairing.partners
+    (120.0, 2, (1, 0))
+    """
+    truth = reveal(secret, domain)
+    pairing = _pair(claim, truth)
+    chosen = _chosen(metrics, claim)
+    known = blind(len(truth), truth.shape, classes=_classes(secret, truth), domain=domain, public=public)
+    chance = levels(chosen, truth, known, key=key.child("chance"))
+    scores = tuple(_score(metric, claim, truth, pairing, chance[metric], key) for metric in chosen)
+    return Scores(scores, pairing, _notes(chosen, pairing, truth))
+
+
+def paired(claim: Inputs, secret: Secret | Batch, *, domain: AbstractDomain | None = None) -> Paired:
+    """Originals and their claims in the secret's order, in display units. Raises as `score`."""
+    truth = reveal(secret, domain)
+    pairing = pair_inputs(claim, truth)
+    known = blind(len(truth), truth.shape, classes=1, domain=domain, public=None)
+    middle = ((known.low + known.high) / 2).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    shown = displayed(middle.expand_as(truth.inputs), domain)
+    places, partners = pairing.known()
+    shown[places] = displayed(claim.values[partners], domain)
+    return Paired(truth.inputs, shown, pairing.unclaimed)
+
+
+def paired_labels(claim: Inputs | Labels, secret: Secret | Batch) -> tuple[int | None, ...]:
+    """The claimed label for each private item, in the secret's order; None where nothing was claimed.
+
+    Claimed inputs carry their labels along; bare labels are paired with equal ones first.
+    """
+    values = claim.values if isinstance(claim, Labels) else claim.labels
+    partners = _pair(claim, reveal(secret, None)).partners
+    return tuple(None if values is None or place is None else int(values[place]) for place in partners)
+
+
+def _pair(claim: Claim, truth: Truth) -> Pairing:
+    if isinstance(claim, Inputs):
+        return pair_inputs(claim, truth)
+    if isinstance(claim, Labels):
+        return pair_labels(claim, truth)
+    raise BadInput(f"a batch is compared with Inputs or Labels, not with a claim of {type(claim).__name__}")
+
+
+def _chosen(metrics: Sequence[AbstractMetric] | None, claim: Claim) -> tuple[AbstractMetric, ...]:
+    if metrics is None:
+        return tuple(metric for metric in DEFAULT if applies(metric, claim))
+    names = [metric.name for metric in metrics]
+    for metric in metrics:
+        if names.count(metric.name) > 1:
+            raise BadInput(f"the metric {metric.name} was named {names.count(metric.name)} times; name each once")
+        lacking = metric.unavailable()
+        if lacking is not None:
+            raise MissingExtra(lacking)
+        refusal = metric.refusal(claim)
+        if refusal is not None:
+            raise BadInput(f"{refusal}; leave this metric out")
+    return tuple(metrics)
+
+
+def _score(metric: AbstractMetric, claim: Claim, truth: Truth, pairing: Pairing, chance: Level, key: Key) -> Score:
+    items, exact = _items(metric, claim, truth, pairing, chance)
+    estimate = intervals.mean(items, seed=key.child("interval", metric.name).number())
+    return Score(
+        metric=metric.name,
+        value=estimate.value,
+        unit=metric.unit,
+        direction=metric.direction,
+        low=estimate.low,
+        high=estimate.high,
+        chance=chance.value,
+        perfect=metric.perfect,
+        items=items,
+        exact=exact,
+    )
+
+
+def _items(
+    metric: AbstractMetric, claim: Claim, truth: Truth, pairing: Pairing, chance: Level
+) -> tuple[tuple[float, ...], int]:
+    if isinstance(metric, AbstractInputMetric) and isinstance(claim, Inputs):
+        places, partners = pairing.known()
+        items = list(chance.items)
+        claimed, true = displayed(claim.values[partners], truth.domain), truth.inputs[places]
+        for place, value in zip(places, metric.items(claimed, true), strict=True):
+            items[place] = value
+        return tuple(items), metric.exact(claimed, true)
+    if not isinstance(metric, AbstractLabelMetric):
+        raise BadInput(f"{metric!r} is neither a metric of inputs nor one of labels")
+    labels = metric.items(_labels(claim, len(truth)), truth.labels)
+    return labels, sum(item == metric.perfect for item in labels)
+
+
+def _labels(claim: Claim, count: int) -> Tensor:
+    values = claim.labels if isinstance(claim, Inputs) else claim.values if isinstance(claim, Labels) else None
+    if values is None:
+        raise BadInput("the claim carries no labels; ask the metric's refusal first")
+    return values.detach().cpu().long()[kept(claim, count)]
+
+
+def _classes(secret: Secret | Batch, truth: Truth) -> int:
+    labels = (secret.reveal() if isinstance(secret, Secret) else secret).labels
+    if labels.dim() > 1:
+        return math.prod(labels.shape[1:])
+    return max(2, int(truth.labels.max()) + 1)
+
+
+def _notes(metrics: Sequence[AbstractMetric], pairing: Pairing, truth: Truth) -> tuple[str, ...]:
+    notes = [metric.note(truth.shape) for metric in metrics if isinstance(metric, AbstractInputMetric)]
+    missing = sum(pairing.unclaimed)
+    if missing:
+        notes.append(f"{missing} of {len(truth)} private items were not claimed; they stay in every mean")
+    if pairing.extra:
+        notes.append(f"{pairing.extra} claimed items beyond the {len(truth)} private ones were not looked at")
+    return tuple(note for note in notes if note is not None)
