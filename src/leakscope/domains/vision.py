@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -31,6 +32,8 @@ class Images(AbstractDomain):
     std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
         if min(self.channels, self.height, self.width) < 1:
             raise BadInput(f"expected positive sizes, got {self.channels} x {self.height} x {self.width}")
         if len(self.mean) not in (0, self.channels) or len(self.mean) != len(self.std):
@@ -38,8 +41,10 @@ class Images(AbstractDomain):
                 f"expected {self.channels} means and as many standard deviations (or none), "
                 f"got {len(self.mean)} and {len(self.std)}"
             )
-        if any(not s > 0 for s in self.std):
-            raise BadInput(f"standard deviations must be positive, got {self.std}")
+        if not all(0 < s < math.inf for s in self.std) or not all(math.isfinite(m) for m in self.mean):
+            raise BadInput(
+                f"means must be finite and standard deviations positive and finite, got {self.mean} and {self.std}"
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -10,15 +10,15 @@ import sys
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from torch import nn
 
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
+from leakscope.targets.anatomy import probe_inputs
 from leakscope.targets.architecture import AbstractArchitecture
-from leakscope.targets.probe import legal_inputs, run
+from leakscope.targets.probe import run
 from leakscope.targets.state import load_state
 
 Argument = bool | int | float | str | None
@@ -67,8 +67,11 @@ class Imported(AbstractArchitecture):
             module = found
         else:
             module = self._call(found, key)
-        if next(module.parameters(), None) is None:
+        parameters = list(module.parameters())
+        if not parameters:
             raise BadInput(f"{self.path} has no parameters, so it has no gradient; expected a model")
+        if not all(p.is_floating_point() for p in parameters):
+            raise BadInput(f"{self.path} has parameters that are not floating point; register them as buffers")
         target = Target(module, domain, classes, name=repr(self), training=self.training)
         if self.state is not None:
             load_state(target.module, self.state)
@@ -116,8 +119,7 @@ class Imported(AbstractArchitecture):
         return module
 
     def _probe(self, target: Target) -> None:
-        like = next((p for p in target.module.parameters() if p.is_floating_point()), torch.zeros(()))
-        inputs = legal_inputs(target.domain, 2, like=like, key=Key(0).child("probe"))
+        inputs = probe_inputs(target, 2, key=Key(0).child("probe"))
         outputs = run(target, inputs, key=Key(0).child("probe"))
         if isinstance(outputs, str):
             raise BadInput(f"{self.path}: {outputs}; change the domain, the number of classes or the arguments")

@@ -1,23 +1,15 @@
-"""Random legal inputs, and what the model does with them."""
+"""One forward pass of anybody's model, with a sentence where it fails."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from leakscope.core.domain import AbstractDomain
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
 
 FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError, KeyError)
 """What other people's forward passes raise on inputs that they were not written for."""
-
-
-def legal_inputs(domain: AbstractDomain, count: int, *, like: Tensor, key: Key) -> Tensor:
-    """(count, *shape) drawn uniformly between the domain's bounds, in the dtype and on the device of `like`."""
-    noise = torch.rand((count, *domain.shape), generator=key.generator()).to(like.device, like.dtype)
-    low, high = domain.bounds(noise)
-    return low + (high - low) * noise
 
 
 def run(target: Target, inputs: Tensor, *, key: Key) -> Tensor | str:

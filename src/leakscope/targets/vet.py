@@ -17,11 +17,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from leakscope.core.batch import Batch
-from leakscope.core.errors import BadInput
+from leakscope.core.errors import BadInput, NoSuchLayer
 from leakscope.core.target import CrossEntropy, Target
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key, normal
-from leakscope.targets.probe import FORWARD_ERRORS, legal_inputs, run
+from leakscope.targets.anatomy import output_layer, probe_inputs
+from leakscope.targets.probe import FORWARD_ERRORS, run
 
 KEY = Key(0).child("vet")
 MANY_PARAMETERS = 50_000_000
@@ -78,8 +79,7 @@ def vet(target: Target) -> tuple[Finding, ...]:
     found = list(_parameters(target))
     if any(finding.level is Level.ERROR for finding in found):
         return tuple(found)
-    like = next(target.module.parameters())
-    inputs = legal_inputs(target.domain, 3, like=like, key=KEY.child("inputs"))
+    inputs = probe_inputs(target, 3, key=KEY.child("inputs"))
     outputs = run(target, inputs, key=KEY)
     if isinstance(outputs, str):
         remedy = "declare the domain and the number of classes that the model has; it must return one tensor of logits"
@@ -216,31 +216,16 @@ def _in_place(seen: _Seen) -> Iterator[Finding]:
 
 
 def _head(seen: _Seen) -> Iterator[Finding]:
-    module = copy.deepcopy(seen.target.module)
-    ran: list[tuple[str, nn.Linear, Tensor]] = []
-
-    def remember(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(layer: nn.Module, _: Any, output: Tensor) -> None:
-            if isinstance(layer, nn.Linear):
-                ran.append((name, layer, output.detach().clone()))
-
-        return hook
-
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.Linear):
-            layer.register_forward_hook(remember(name))
-    with KEY.isolated(), torch.no_grad():
-        outputs = module(seen.inputs)
-    heads = [(name, layer) for name, layer, output in ran if torch.equal(output, outputs)]
-    if not heads:
-        last = f"; the last dense layer that runs is {ran[-1][0]!r}" if ran else "; it runs no torch.nn.Linear"
-        sentence = f"the output is not the output of a dense layer{last}"
+    try:
+        layer = output_layer(seen.target)
+    except NoSuchLayer as error:
         remedy = (
             "labels cannot be read from the output layer; where it is dense, make it a torch.nn.Linear that runs last"
         )
-        yield Finding(Level.WARNING, "output layer", sentence, remedy)
-    elif "bias" not in dict(heads[-1][1].named_parameters()):
-        sentence = f"the output layer {heads[-1][0]!r} has no bias, whose gradient gives away the labels' counts"
+        yield Finding(Level.WARNING, "output layer", str(error), remedy)
+        return
+    if layer.bias is None:
+        sentence = f"the output layer {layer.name!r} has no bias, whose gradient gives away the counts of the labels"
         remedy = "nothing needs to change; attacks that read that gradient do not apply, the others have to be run"
         yield Finding(Level.WARNING, "output bias", sentence, remedy)
 
@@ -295,12 +280,14 @@ def _vectorized(seen: _Seen) -> Iterator[Finding]:
     target, parameters = seen.target, seen.target.parameters()
     labels = torch.zeros(2, dtype=torch.int64, device=seen.inputs.device)
 
+    candidates = torch.stack([seen.inputs[:2], seen.inputs[1:]])
+
     def size(candidate: Tensor) -> Tensor:
         return trees.norm(torch.func.grad(target.loss_at)(parameters, Batch(candidate, labels)))
 
     try:
         with KEY.isolated():
-            torch.func.vmap(torch.func.grad(size), randomness="different")(seen.inputs[[[0, 1], [1, 2]]])
+            torch.func.vmap(torch.func.grad(size), randomness="different")(candidates)
     except FORWARD_ERRORS as error:
         first = (str(error).splitlines() or [""])[0]
         sentence = f"candidates cannot be searched side by side: {type(error).__name__}: {first}"
