@@ -1,1 +1,1 @@
-"""audit"""
+"""A plan becomes records: resumable, shardable, and never without its controls."""

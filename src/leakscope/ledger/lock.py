@@ -14,6 +14,7 @@ from leakscope.core.errors import BadInput
 
 RUNNER = "runner.lock"
 WORKERS = "workers.lock"
+LOCKS = frozenset({RUNNER, WORKERS})
 
 
 @contextlib.contextmanager

@@ -1,0 +1,51 @@
+"""The blind control: what a guess scores that never looked at the release."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from leakscope.attacks.attack import AbstractAttack
+from leakscope.core.attempt import Attempt, Clock, Cost, Outcome, Refusal, Watch
+from leakscope.core.claim import Inputs
+from leakscope.core.errors import BadInput
+from leakscope.core.observation import Observation
+from leakscope.datasets.draw import AbstractSource
+from leakscope.numerics.rng import Key
+
+
+@final
+@dataclass(frozen=True)
+class BlindGuess(AbstractAttack[Inputs]):
+    """claim = (mean of the public inputs) x count, labels drawn from the public ones; the release is not read.
+
+    The mean is the single guess with the least expected squared error, hence the hardest blind guess to beat in
+    MSE and PSNR. One claim serves attacks on inputs and attacks on labels alike.
+
+    source: only its public part is used. count: the number of private examples, given away to the guess.
+    Raises `BadInput` when count < 1.
+    """
+
+    source: AbstractSource
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise BadInput(f"expected a count of at least 1, got {self.count}")
+
+    @property
+    def citation(self) -> str:
+        """None: it is no published attack."""
+        return ""
+
+    def _refusal(self, seen: Observation) -> Refusal | None:
+        return None
+
+    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
+        public = self.source.public()
+        mean = public.inputs.mean(0, keepdim=True)
+        chosen = torch.randint(len(public), (self.count,), generator=key.child("labels").generator())
+        claim = Inputs(mean.expand(self.count, *mean.shape[1:]).clone(), public.labels[chosen])
+        return Attempt(repr(self), Outcome.CLAIMED, "guessed from public data without looking", claim, cost=Cost())

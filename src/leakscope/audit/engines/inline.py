@@ -1,0 +1,31 @@
+"""Every cell in this process, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from leakscope.audit.engines.engine import AbstractEngine, Finished, Listen, Moved, Started, title
+from leakscope.audit.plan import Cell
+from leakscope.audit.run import attempt
+from leakscope.ledger.store import RunStore
+
+
+@final
+@dataclass(frozen=True)
+class Inline(AbstractEngine):
+    """One process, one thread: the easiest to debug, and the reference for all others.
+
+    >>> Inline()
+    Inline()
+    """
+
+    def run(self, cells: Sequence[Cell], store: RunStore, listen: Listen) -> None:
+        """Run the cells in their order."""
+        for cell in cells:
+            name = cell.identity
+            listen(Started(name, title(cell)))
+            found = attempt(cell, watch=lambda progress, name=name: listen(Moved(name, progress)))  # type: ignore[misc]
+            store.write(found.record, found.arrays)
+            listen(Finished(found.record))

@@ -1,0 +1,242 @@
+"""Cells in several processes of this machine: one thread each, one file per cell, a death is noticed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import final
+
+from leakscope.audit.engines.engine import AbstractEngine, Event, Finished, Listen, Moved, Noticed, Started, title
+from leakscope.audit.plan import Cell
+from leakscope.audit.run import attempt, crashed
+from leakscope.core.attempt import Progress, Watch
+from leakscope.core.errors import BadInput, DamagedRecord
+from leakscope.ledger.lock import as_worker
+from leakscope.ledger.store import RunStore
+
+PAUSE = 0.2
+"""Seconds between two signs of progress of one worker."""
+
+TRIES = 2
+"""How often a cell is started whose worker dies; then it is recorded as crashed."""
+
+
+@final
+@dataclass(frozen=True)
+class Ready:
+    """A worker holds its lock and waits for a cell."""
+
+
+@final
+@dataclass(frozen=True)
+class Processes(AbstractEngine):
+    """`workers` processes (default: one per processor), each with its own pipe.
+
+    A pipe per worker and no shared queue: a worker that is killed while it writes would leave a shared queue locked
+    for all the others. Scripts that use this engine need the usual `if __name__ == "__main__":`.
+    Raises `BadInput` when workers < 1.
+
+    >>> Processes(2)
+    Processes(workers=2)
+    """
+
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise BadInput(f"expected at least 1 worker, got {self.workers}")
+
+    def run(self, cells: Sequence[Cell], store: RunStore, listen: Listen) -> None:
+        """Hand out the cells in their order, the next to whichever worker is free."""
+        count = min(self.workers or os.cpu_count() or 1, len(cells))
+        crew = _Crew(store, listen, deque(cells))
+        try:
+            crew.hire(count)
+            while crew.busy():
+                crew.listen_once()
+            crew.dismiss()
+        finally:
+            crew.stop()
+
+
+@final
+@dataclass(eq=False)
+class _Worker:
+    process: BaseProcess
+    channel: Connection
+    cell: Cell | None = None
+    ready: bool = False
+
+
+@final
+@dataclass(eq=False)
+class _Crew:
+    """The workers of one run and what is still to do."""
+
+    store: RunStore
+    listen: Listen
+    waiting: deque[Cell]
+    workers: list[_Worker] = field(default_factory=list)
+    tries: Counter[str] = field(default_factory=Counter)
+    stillborn: int = 0
+
+    def busy(self) -> bool:
+        return bool(self.waiting) or any(worker.cell is not None for worker in self.workers)
+
+    def hire(self, count: int) -> None:
+        context = _context()
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(str(self.store.folder), theirs), daemon=True)  # type: ignore[attr-defined]
+            process.start()
+            theirs.close()  # else the end of the worker would not be the end of the pipe
+            self.workers.append(_Worker(process, ours))
+
+    def listen_once(self) -> None:
+        channels = {id(worker.channel): worker for worker in self.workers}
+        for channel in wait([worker.channel for worker in self.workers]):
+            worker = channels[id(channel)]
+            try:
+                said = worker.channel.recv()
+            except (EOFError, OSError):
+                self._bury(worker)
+            else:
+                self._hear(worker, said)
+
+    def _hear(self, worker: _Worker, said: Event | Ready) -> None:
+        if isinstance(said, Ready):
+            worker.ready = True
+            self.stillborn = 0
+            self._hand_out(worker)
+            return
+        self.listen(said)
+        if isinstance(said, Finished):
+            worker.cell = None
+            self._hand_out(worker)
+
+    def _hand_out(self, worker: _Worker) -> None:
+        if not self.waiting:
+            return
+        cell = self.waiting.popleft()
+        worker.cell = cell
+        self.tries[cell.identity] += 1
+        with suppress(OSError):  # a dead worker is buried when its pipe is read
+            worker.channel.send(cell)
+
+    def _bury(self, worker: _Worker) -> None:
+        worker.process.join()
+        worker.channel.close()
+        self.workers.remove(worker)
+        if not worker.ready:
+            self.stillborn += 1
+            if self.stillborn >= 3:
+                raise BadInput(
+                    f"worker processes end before they begin (exit {worker.process.exitcode}); "
+                    "read their messages above, or use the inline engine"
+                )
+        if worker.cell is not None:
+            self._settle(worker.cell, worker.process.exitcode)
+        if self.busy():
+            self.hire(1)
+
+    def _settle(self, cell: Cell, code: int | None) -> None:
+        """What becomes of the cell of a dead worker: its record if it was written, another try, or a crash."""
+        try:
+            self.listen(Finished(self.store.record(cell.identity)))
+            return
+        except DamagedRecord:
+            pass  # died before the record was written, as the file is there whole or not at all
+        how = _cause(code)
+        if self.tries[cell.identity] < TRIES:
+            self.listen(Noticed(f"a worker {how}; starting its cell again: {title(cell)}"))
+            self.waiting.appendleft(cell)
+            return
+        found = crashed(cell, f"the worker process {how} in {TRIES} attempts; perhaps the machine ran out of memory")
+        self.store.write(found.record, found.arrays)
+        self.listen(Finished(found.record))
+
+    def dismiss(self) -> None:
+        """Let idle workers end by themselves."""
+        for worker in self.workers:
+            with suppress(OSError):
+                worker.channel.send(None)
+        end = time.monotonic() + 5
+        for worker in self.workers:
+            worker.process.join(max(0.0, end - time.monotonic()))
+
+    def stop(self) -> None:
+        """End whoever is still there; what they had not finished is not recorded."""
+        for worker in self.workers:
+            if worker.process.is_alive():
+                worker.process.kill()
+        for worker in self.workers:
+            worker.process.join()
+            worker.channel.close()
+        self.workers.clear()
+
+
+def _cause(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"was killed by signal {-code} ({signal.Signals(-code).name})"
+    return f"ended with exit code {code}"
+
+
+def _context() -> BaseContext:
+    # Never fork: a forked child would inherit torch's threads in an unknown state, and the runner's lock.
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if "forkserver" in methods:
+        context.set_forkserver_preload(["leakscope.audit.engines.processes"])
+    return context
+
+
+def _work(folder: str, channel: Connection) -> None:
+    """The life of a worker. Ctrl-C is the runner's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_runner, daemon=True).start()
+    store = RunStore(Path(folder))
+    with as_worker(store.folder):
+        # No cell before the lock is held: a new runner waits until everyone who might still write is gone.
+        channel.send(Ready())
+        while True:
+            try:
+                cell = channel.recv()
+            except EOFError:
+                return
+            if cell is None:
+                return
+            channel.send(Started(cell.identity, title(cell)))
+            found = attempt(cell, watch=_throttled(cell.identity, channel))
+            store.write(found.record, found.arrays)
+            channel.send(Finished(found.record))
+
+
+def _throttled(name: str, channel: Connection) -> Watch:
+    last = 0.0
+
+    def watch(progress: Progress) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PAUSE:
+            last = now
+            channel.send(Moved(name, progress))
+
+    return watch
+
+
+def _end_with_the_runner() -> None:
+    runner = multiprocessing.parent_process()
+    if runner is not None:
+        runner.join()
+        os._exit(1)

@@ -1,0 +1,200 @@
+"""What a group of trials shows against its blind control, in numbers; `verdict` turns them into a word."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from scipy import special
+
+from leakscope.ledger.record import Ending, Record, ScoreRecord
+from leakscope.numerics import intervals
+from leakscope.numerics.intervals import Interval
+from leakscope.scoring.metrics.guesses import LabelAccuracy
+from leakscope.scoring.metrics.vision import PSNR
+
+TRIALS = 3
+"""With fewer trials no interval is given: the spread of two numbers says nothing."""
+
+MARGIN = 3.0
+"""dB above the blind guess that count as a leak on average: half its squared error."""
+
+ITEM_GAIN, ITEM_BAR = 10.0, 6.0
+"""A single input counts as recovered this many dB above its own and above the best blind guess (see `recovered`)."""
+
+LUCK = 0.01
+"""The largest accepted probability that as many labels are guessed by chance."""
+
+Records = Sequence[Record | None]
+
+
+@final
+@dataclass(frozen=True)
+class Evidence:
+    """One metric of one side (audited or undefended) against the blind control, over the planned trials.
+
+    gains: per trial, the mean over its items of this score minus the blind one's on the same secret, in the metric's
+    unit; a trial without a claim or without its control gains 0, so that failures stay in the denominator.
+    interval: of the mean gain at 95 %, None with fewer than `TRIALS` trials. values, blind: all items of the trials
+    that have both. recovered, luck, certified: see the functions of these names.
+    """
+
+    metric: str
+    unit: str
+    gains: tuple[float, ...]
+    interval: Interval | None
+    values: tuple[float, ...]
+    blind: tuple[float, ...]
+    chance: float
+    recovered: int
+    luck: float
+    certified: int
+
+    @property
+    def gain(self) -> float:
+        """The mean gain over all planned trials."""
+        return math.fsum(self.gains) / len(self.gains)
+
+    @property
+    def value(self) -> float:
+        """The mean score of the finished trials; NaN without any."""
+        return math.fsum(self.values) / len(self.values) if self.values else math.nan
+
+
+def evidence(metric: str, side: Records, blind: Records) -> Evidence | None:
+    """What `side` shows in `metric`; None when no trial scored it. Both hold one record (or None) per planned trial."""
+    pairs = [_pair(metric, one, other) for one, other in zip(side, blind, strict=True)]
+    scored = [pair for pair in pairs if pair is not None]
+    if not scored:
+        return None
+    gains = tuple(0.0 if pair is None else _mean(pair[0].items) - _mean(pair[1].items) for pair in pairs)
+    values = tuple(item for ours, _ in scored for item in ours.items)
+    guesses = tuple(item for _, theirs in scored for item in theirs.items)
+    chance = math.fsum(ours.chance * len(ours.items) for ours, _ in scored) / len(values)
+    is_label = metric == LabelAccuracy.name
+    return Evidence(
+        metric=metric,
+        unit=scored[0][0].unit,
+        gains=gains,
+        interval=intervals.mean(gains, seed=0) if len(gains) >= TRIALS else None,
+        values=values,
+        blind=guesses,
+        chance=chance,
+        recovered=0 if is_label else recovered(values, guesses),
+        luck=luck(values, chance) if is_label else 1.0,
+        certified=certified(metric, side, blind),
+    )
+
+
+def recovered(values: Sequence[float], blind: Sequence[float]) -> int:
+    """How many inputs are recovered far beyond what blind guesses reach: one clear success must not drown in a mean.
+
+    values[i], blind[i]: the PSNR of claim and blind guess for the same private input, in dB. Counted is each i with
+    values[i] > blind[i] + ITEM_GAIN and values[i] > max(blind) + ITEM_BAR.
+
+    The false-positive rate is a property of the data. Measured with claims that saw nothing but are as lifelike as
+    can be (a random public image for each private one), the share of groups in which anything is counted is at most
+    0.4 % on digits and faces and 1.2 % on photographs, for 1 to 32 items (`tests/test_audit_verdict.py` repeats it).
+
+    >>> recovered([40.0, 12.0], [13.0, 12.0])
+    1
+    """
+    bar = max(blind) + ITEM_BAR
+    return sum(value > guess + ITEM_GAIN and value > bar for value, guess in zip(values, blind, strict=True))
+
+
+def luck(values: Sequence[float], chance: float) -> float:
+    """P(X >= hits) for X binomial with as many items and the chance level: how likely a guess has as many right.
+
+    values: one 0 or 1 per private label. chance: in [0, 1].
+
+    >>> round(luck([1.0, 1.0, 1.0], 0.1), 6)
+    0.001
+    """
+    hits = round(math.fsum(values))
+    if hits == 0:
+        return 1.0
+    return float(special.bdtrc(hits - 1, len(values), min(max(chance, 0.0), 1.0)))
+
+
+def certified(metric: str, side: Records, blind: Records) -> int:
+    """In how many trials a certificate holds and the score confirms it.
+
+    Confirmed: inputs more than `MARGIN` dB above the blind guess on average, or one of them exact; labels all right.
+    """
+    count = 0
+    for one, other in zip(side, blind, strict=True):
+        pair = _pair(metric, one, other)
+        if one is None or pair is None or one.certificate is None or not one.certificate.holds:
+            continue
+        ours, theirs = pair
+        if metric == LabelAccuracy.name:
+            count += all(item == ours.perfect for item in ours.items)
+        else:
+            count += ours.exact > 0 or _mean(ours.items) - _mean(theirs.items) > MARGIN
+    return count
+
+
+def leaks(found: Evidence) -> bool:
+    """Whether the evidence is a leak; the rule is in `verdict`."""
+    if found.certified > 0 or found.recovered > 0:
+        return True
+    if found.interval is None or not found.value > found.chance:
+        return False
+    if found.metric == LabelAccuracy.name:
+        return found.interval.low > 0 and found.luck <= LUCK
+    return found.interval.low > MARGIN
+
+
+def score_of(metric: str, record: Record | None) -> ScoreRecord | None:
+    """The score of a finished trial; None for a trial that is missing, claimed nothing or was not scored so."""
+    if record is None or record.ending is not Ending.CLAIMED:
+        return None
+    return next((score for score in record.scores if score.metric == metric and score.items), None)
+
+
+def primary(side: Records) -> str | None:
+    """The metric that decides: PSNR where inputs were claimed, label accuracy where labels were; None for neither."""
+    for metric in (PSNR.name, LabelAccuracy.name):
+        if any(score_of(metric, record) is not None for record in side):
+            return metric
+    return None
+
+
+def pooled(side: Records) -> tuple[ScoreRecord, ...]:
+    """Each metric over all finished trials: items concatenated, the interval from redrawing whole trials."""
+    by_metric: dict[str, list[ScoreRecord]] = {}
+    for record in side:
+        if record is not None and record.ending is Ending.CLAIMED:
+            for score in record.scores:
+                by_metric.setdefault(score.metric, []).append(score)
+    first = primary(side)
+    order = sorted(by_metric, key=lambda metric: metric != first)
+    return tuple(_pool(by_metric[metric]) for metric in order)
+
+
+def _pool(scores: Sequence[ScoreRecord]) -> ScoreRecord:
+    estimate = intervals.clustered_mean([score.items for score in scores], seed=0)
+    count = sum(len(score.items) for score in scores)
+    said = {
+        "value": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "chance": math.fsum(score.chance * len(score.items) for score in scores) / count,
+        "items": tuple(item for score in scores for item in score.items),
+        "exact": sum(score.exact for score in scores),
+    }
+    return scores[0].model_copy(update=said)
+
+
+def _pair(metric: str, one: Record | None, other: Record | None) -> tuple[ScoreRecord, ScoreRecord] | None:
+    ours, theirs = score_of(metric, one), score_of(metric, other)
+    if ours is None or theirs is None or len(ours.items) != len(theirs.items):
+        return None
+    return ours, theirs
+
+
+def _mean(items: Sequence[float]) -> float:
+    return math.fsum(items) / len(items)

@@ -1,0 +1,221 @@
+"""What is to be found out: scenes crossed with mechanisms, attacks and trials, each beside its two controls."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
+
+from leakscope.attacks.attack import AbstractAttack
+from leakscope.audit.controls import BlindGuess
+from leakscope.audit.facts import MAKERS
+from leakscope.core.attempt import Budget
+from leakscope.core.errors import BadPlan
+from leakscope.core.facts import Fact
+from leakscope.core.mechanism import AbstractMechanism
+from leakscope.datasets.draw import AbstractSource
+from leakscope.ledger.identity import identity
+from leakscope.ledger.record import CellSpec, Role
+from leakscope.scoring.metrics.guesses import LabelAccuracy
+from leakscope.scoring.metrics.metric import AbstractMetric
+from leakscope.scoring.metrics.vision import PSNR
+from leakscope.targets.architecture import AbstractArchitecture
+
+Attack = AbstractAttack[Any]
+
+VERDICT_METRICS: tuple[AbstractMetric, ...] = (PSNR(), LabelAccuracy())
+"""What verdicts are read from; scored in every audit."""
+
+
+@final
+@dataclass(frozen=True)
+class Scene:
+    """Whose data, and which model sees them.
+
+    batch_sizes, mechanisms, attacks: this scene's own instead of the plan's; empty means the plan's.
+    """
+
+    name: str
+    source: AbstractSource
+    architecture: AbstractArchitecture
+    batch_sizes: tuple[int, ...] = ()
+    mechanisms: tuple[AbstractMechanism, ...] = ()
+    attacks: tuple[Attack, ...] = ()
+
+
+@final
+@dataclass(frozen=True)
+class Cell:
+    """One attempt: a scene, a mechanism, an attack, a trial. The unit of resuming and of sharding."""
+
+    role: Role
+    scene: Scene
+    mechanism: AbstractMechanism
+    attack: Attack
+    batch_size: int
+    trial: int
+    seed: int
+    told: tuple[type[Fact], ...]
+    metrics: tuple[AbstractMetric, ...]
+    budget: Budget
+
+    @property
+    def spec(self) -> CellSpec:
+        """What the ledger keeps: the reprs, which rebuild the objects."""
+        return CellSpec(
+            role=self.role,
+            target=repr(self.scene.architecture),
+            dataset=repr(self.scene.source),
+            mechanism=repr(self.mechanism),
+            attack=repr(self.attack),
+            batch_size=self.batch_size,
+            told=tuple(kind.__name__ for kind in self.told),
+            metrics=tuple(repr(metric) for metric in self.metrics),
+            trial=self.trial,
+            seed=self.seed,
+            seconds=self.budget.seconds,
+            evaluations=self.budget.evaluations,
+        )
+
+    @property
+    def identity(self) -> str:
+        """The hash of what changes the answer."""
+        return identity(self.spec)
+
+
+@final
+@dataclass(frozen=True)
+class Group:
+    """All trials of one scene, batch size, mechanism and attack, with their controls: one row of the report."""
+
+    scene: Scene
+    mechanism: AbstractMechanism
+    attack: Attack
+    batch_size: int
+    audited: tuple[Cell, ...]
+    undefended: tuple[Cell, ...]
+    blind: tuple[Cell, ...]
+
+    def cells(self, role: Role) -> tuple[Cell, ...]:
+        """The trials that play this role."""
+        return {Role.AUDITED: self.audited, Role.UNDEFENDED: self.undefended, Role.BLIND: self.blind}[role]
+
+    @property
+    def own_control(self) -> bool:
+        """Whether the mechanism is undefended, so that the audited cells are the positive control themselves."""
+        return self.mechanism == self.mechanism.undefended
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """Scenes crossed with mechanisms, attacks, batch sizes and trials.
+
+    told: the kinds of facts that the adversary is told. budget: of each attempt. trials: draws of secret and
+    weights; at least 3 are needed for an interval. metrics: what is scored besides `VERDICT_METRICS`.
+    delta: at which epsilon is given. names: (repr, name) pairs, what a person calls an attack or a mechanism.
+    Raises `BadPlan` on anything that could not be run.
+    """
+
+    title: str
+    scenes: tuple[Scene, ...]
+    mechanisms: tuple[AbstractMechanism, ...]
+    attacks: tuple[Attack, ...]
+    metrics: tuple[AbstractMetric, ...] = ()
+    batch_sizes: tuple[int, ...] = (1,)
+    trials: int = 8
+    seed: int = 0
+    told: tuple[type[Fact], ...] = ()
+    budget: Budget = field(default_factory=Budget)
+    delta: float = 1e-5
+    names: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        self._check()
+        given = {metric.name for metric in self.metrics}
+        missing = tuple(metric for metric in VERDICT_METRICS if metric.name not in given)
+        object.__setattr__(self, "metrics", (*self.metrics, *missing))
+        object.__setattr__(self, "told", tuple(sorted(set(self.told), key=lambda kind: kind.__name__)))
+
+    def _check(self) -> None:
+        if not self.title.strip():
+            raise BadPlan("the plan needs a title")
+        if not self.scenes:
+            raise BadPlan("the plan needs at least one scene: a dataset and a target")
+        if not 0 < self.delta < 1:
+            raise BadPlan(f"expected 0 < delta < 1, got {self.delta}")
+        if self.trials < 1:
+            raise BadPlan(f"expected trials >= 1, got {self.trials}")
+        if self.seed < 0:
+            raise BadPlan(f"expected seed >= 0, got {self.seed}")
+        strange = [kind.__name__ for kind in self.told if kind not in MAKERS]
+        if strange:
+            raise BadPlan(f"cannot tell {', '.join(strange)}; known: {', '.join(k.__name__ for k in MAKERS)}")
+        for scene in self.scenes:
+            self._check_scene(scene)
+        names = [scene.name for scene in self.scenes]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise BadPlan(f"scenes need different names; {', '.join(twice)} was given more than once")
+
+    def _check_scene(self, scene: Scene) -> None:
+        for what, own, common in (
+            ("mechanism", scene.mechanisms, self.mechanisms),
+            ("attack", scene.attacks, self.attacks),
+            ("batch size", scene.batch_sizes, self.batch_sizes),
+        ):
+            chosen: Sequence[object] = own or common
+            if not chosen:
+                raise BadPlan(f"the scene {scene.name!r} has no {what}; give one to the plan or to the scene")
+            if len({repr(one) for one in chosen}) < len(chosen):
+                raise BadPlan(f"the scene {scene.name!r} lists the same {what} twice")
+        small = [size for size in scene.batch_sizes or self.batch_sizes if size < 1]
+        if small:
+            raise BadPlan(f"expected batch sizes >= 1, got {small[0]} in the scene {scene.name!r}")
+
+    def name(self, thing: object) -> str:
+        """What a person calls an attack or a mechanism: its name in `names`, else its repr."""
+        return dict(self.names).get(repr(thing), repr(thing))
+
+    def groups(self) -> tuple[Group, ...]:
+        """One group for each scene, batch size, mechanism and attack, in the plan's order."""
+        return tuple(
+            self._group(scene, mechanism, attack, size)
+            for scene in self.scenes
+            for size in scene.batch_sizes or self.batch_sizes
+            for mechanism in scene.mechanisms or self.mechanisms
+            for attack in scene.attacks or self.attacks
+        )
+
+    def cells(self) -> tuple[Cell, ...]:
+        """Every cell once, trial by trial, so that an audit that is stopped early has something of every group.
+
+        A cell that serves several groups or roles is planned once, under its first role: audited before
+        undefended before blind.
+        """
+        by_identity: dict[str, Cell] = {}
+        groups = self.groups()
+        for trial in range(self.trials):
+            for role in Role:
+                for group in groups:
+                    cell = group.cells(role)[trial]
+                    by_identity.setdefault(cell.identity, cell)
+        return tuple(by_identity.values())
+
+    def _group(self, scene: Scene, mechanism: AbstractMechanism, attack: Attack, size: int) -> Group:
+        def trials(role: Role, mechanism: AbstractMechanism, attack: Attack) -> tuple[Cell, ...]:
+            first = Cell(role, scene, mechanism, attack, size, 0, self.seed, self.told, self.metrics, self.budget)
+            return tuple(dataclasses.replace(first, trial=trial) for trial in range(self.trials))
+
+        open_protocol = mechanism.undefended
+        blind = BlindGuess(scene.source, size)
+        return Group(
+            scene=scene,
+            mechanism=mechanism,
+            attack=attack,
+            batch_size=size,
+            audited=trials(Role.AUDITED, mechanism, attack),
+            undefended=trials(Role.UNDEFENDED, open_protocol, attack),
+            blind=trials(Role.BLIND, open_protocol, blind),
+        )

@@ -1,0 +1,223 @@
+"""A plan becomes records: as many as were planned, whatever crashed, diverged or was refused."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+
+from leakscope.audit.cell import Found, run_cell
+from leakscope.audit.engines.engine import AbstractEngine, Event, Finished, Listen, Noticed, silent
+from leakscope.audit.plan import Cell, Plan
+from leakscope.audit.verdict import summarize
+from leakscope.core.attempt import Watch, unwatched
+from leakscope.core.errors import BadInput, BadPlan, DamagedRecord
+from leakscope.ledger.lock import LOCKS, sole_runner
+from leakscope.ledger.record import CellSpec, Ending, Record, Summary
+from leakscope.ledger.store import RunStore
+from leakscope.version import VERSION
+
+PLAN = "plan.json"
+
+
+@final
+class Interrupted(KeyboardInterrupt):
+    """The audit was stopped by a person. `summary` tells what there is; the rest can be run by resuming."""
+
+    def __init__(self, summary: Summary) -> None:
+        self.summary = summary
+        super().__init__(f"stopped with {summary.finished} of {summary.planned} cells; run again with --resume")
+
+
+@final
+@dataclass(frozen=True)
+class Resumption:
+    """Whether an earlier run in the same folder may be continued, and how this one was called."""
+
+    allowed: bool = False
+    command: str = ""
+
+
+def attempt(cell: Cell, *, watch: Watch = unwatched) -> Found:
+    """Run a cell to a record, whatever it raises; an exception becomes `Ending.CRASHED` with its traceback.
+
+    This is the one place in leakscope that catches everything: a failure that left no record would silently leave
+    the denominator. Raises `KeyboardInterrupt` only.
+    """
+    try:
+        return run_cell(cell, watch=watch)
+    except Exception as error:  # noqa: BLE001, see the docstring
+        text = str(error).strip().splitlines()
+        return crashed(cell, f"{type(error).__name__}: {text[0] if text else 'no message'}", traceback.format_exc())
+
+
+def crashed(cell: Cell, sentence: str, trace: str = "") -> Found:
+    """The record of a cell that broke."""
+    record = Record(identity=cell.identity, spec=cell.spec, ending=Ending.CRASHED, sentence=sentence, traceback=trace)
+    return Found(record, {})
+
+
+def run(
+    plan: Plan, folder: Path, engine: AbstractEngine, *, listen: Listen = silent, resumption: Resumption | None = None
+) -> Summary:
+    """Run what is missing in `folder`, write the index and the summary, and return the summary.
+
+    Raises `BadInput` when another runner holds the folder or when it holds records and resuming was not allowed,
+    `BadPlan` when it holds records of a plan that this one does not contain, `Interrupted` after Ctrl-C.
+    """
+    store, resumption = RunStore(Path(folder)), resumption or Resumption()
+    cells = plan.cells()
+    _check_folder(store, cells, resumption)
+    with sole_runner(store.folder):
+        _check_folder(store, cells, resumption)  # again: another runner may have come and gone in between
+        store.sweep()
+        started = _write_plan(store, plan, cells)
+        done = _records(store, cells, listen)
+        store.write_index(list(done.values()))
+        audit = _Audit(plan, store, started, resumption.command)
+        try:
+            engine.run([cell for cell in cells if cell.identity not in done], store, _indexed(store, listen))
+        except KeyboardInterrupt:
+            raise Interrupted(audit.close(_records(store, cells, silent))) from None
+        records = _records(store, cells, silent)
+        lost = [cell.identity for cell in cells if cell.identity not in records]
+        if lost:
+            raise RuntimeError(f"{len(lost)} of {len(cells)} cells left no record, first {lost[0]}; this is a bug")
+        return audit.close(records)
+
+
+@final
+@dataclass(frozen=True)
+class _Audit:
+    plan: Plan
+    store: RunStore
+    started: str
+    command: str
+
+    def close(self, records: Mapping[str, Record]) -> Summary:
+        """Judge what there is, write the whole index and the summary."""
+        self.store.write_index(list(records.values()))
+        judged = summarize(self.plan, records)
+        summary = judged.model_copy(
+            update={
+                "versions": versions(),
+                "machine": machine(),
+                "command": self.command,
+                "started": self.started,
+            }
+        )
+        self.store.write_summary(summary)
+        return summary
+
+
+def versions() -> dict[str, str]:
+    """What the numbers depend on besides the plan."""
+    return {
+        "leakscope": VERSION,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+    }
+
+
+def machine() -> str:
+    """The kind of machine, without its name."""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
+
+
+def _indexed(store: RunStore, listen: Listen) -> Listen:
+    def both(event: Event) -> None:
+        if isinstance(event, Finished):
+            store.append_index(event.record)
+        listen(event)
+
+    return both
+
+
+def _records(store: RunStore, cells: tuple[Cell, ...], listen: Listen) -> dict[str, Record]:
+    """The valid records of the plan, in its order; damaged files are moved aside and said so."""
+    there, found = set(store.names()), {}
+    for cell in cells:
+        if cell.identity not in there:
+            continue
+        try:
+            found[cell.identity] = store.record(cell.identity)
+        except DamagedRecord as damage:
+            place = store.set_aside(cell.identity)
+            listen(Noticed(f"{damage}; moved to {place.parent.name}/{place.name}, the cell is run again"))
+    return found
+
+
+def _check_folder(store: RunStore, cells: tuple[Cell, ...], resumption: Resumption) -> None:
+    old = store.read_json(PLAN)
+    if old is None:
+        _check_empty(store.folder)
+        return
+    if not resumption.allowed:
+        have, planned = len(store.names()), len(old["cells"])
+        raise BadInput(
+            f"{store.folder} already holds {have} of {planned} records; go on with --resume or choose another folder"
+        )
+    _check_same(store, old, {cell.identity: cell.spec for cell in cells})
+
+
+def _check_empty(folder: Path) -> None:
+    """A folder without a plan may hold only what a runner leaves that is killed before it writes the plan."""
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder} is a file; choose a folder")
+    strange = [p.name for p in folder.glob("*") if p.name not in LOCKS and not p.name.startswith(".")]
+    if strange:
+        raise BadInput(f"{folder} is not empty and holds no audit ({min(strange)}, ...); choose another folder")
+
+
+def _check_same(store: RunStore, old: dict[str, Any], now: dict[str, CellSpec]) -> None:
+    if old["leakscope"] != VERSION:
+        raise BadPlan(
+            f"{store.folder} was written by leakscope {old['leakscope']}, this is {VERSION}; choose another folder"
+        )
+    gone = old["cells"].keys() - now.keys()
+    if gone:
+        raise BadPlan(
+            f"the plan is not the one of {store.folder} ({_changes(old['cells'], now)}); "
+            "a resumed plan may only gain cells: choose another folder"
+        )
+
+
+def _changes(old: Mapping[str, dict[str, Any]], now: Mapping[str, CellSpec]) -> str:
+    """Field by field, the values that are gone and those that came."""
+    new = [spec.model_dump(mode="json") for spec in now.values()]
+    said = []
+    for field in CellSpec.model_fields:
+        before, after = ({_short(one.get(field)): None for one in side} for side in (list(old.values()), new))
+        lost, came = [v for v in before if v not in after], [v for v in after if v not in before]
+        if lost or came:
+            said.append(f"{field}: was {', '.join(lost) or 'the same'}, is now {', '.join(came) or 'without it'}")
+    return "; ".join(said) or "the same values are combined otherwise"
+
+
+def _short(value: object) -> str:
+    text = " + ".join(map(str, value)) or "nothing" if isinstance(value, list) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _write_plan(store: RunStore, plan: Plan, cells: tuple[Cell, ...]) -> str:
+    """Keep the plan and say when the audit first started."""
+    old = store.read_json(PLAN)
+    started = old["started"] if old else time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    said = {
+        "schema": 1,
+        "leakscope": VERSION,
+        "title": plan.title,
+        "started": started,
+        "cells": {cell.identity: cell.spec.model_dump(mode="json") for cell in cells},
+    }
+    store.write_json(PLAN, said)
+    return str(started)

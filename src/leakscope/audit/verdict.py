@@ -1,0 +1,239 @@
+"""From records to one of three words, by a rule that is written down.
+
+A group is all trials of one scene, batch size, mechanism and attack. It is judged on its primary metric: PSNR where
+inputs are claimed, label accuracy where labels are. A trial's *gain* is its mean score minus that of the blind guess
+on the same secret; a trial without a claim gains 0. Then:
+
+**leaks**, if any of these holds for the audited trials:
+
+1. a certificate holds in some trial and its score confirms it (`evidence.certified`);
+2. some input is recovered far beyond every blind guess (`evidence.recovered`, with its false-positive rate);
+3. there are at least 3 trials, the mean score is above chance, and the lower end of the 95 % bootstrap interval of
+   the mean gain is above 3 dB (inputs), or above 0 while the number of right labels has a probability of at most 1 %
+   by chance (labels);
+4. the attack claims inputs, was not told the labels, and the labels that it claims along leak by 1 or 3.
+
+**no leak found at this power**, if all of these hold:
+
+1. it does not leak;
+2. every planned trial, its undefended and its blind control ended with a claim, and there are at least 3 trials;
+3. the interval of the mean gain reaches down to 0 or below: it does not beat the blind guess;
+4. the undefended control leaks by the same rule: the attack can work here;
+5. the interval of the mean gain lies below the undefended control's mean gain: an effect of that size would have
+   been seen. This is the power.
+
+**inconclusive** otherwise: the sentence says which of these failed. So a refusal, a divergence, a crash, a control that
+does not work, or a small gain that is neither 0 nor 3 dB never becomes an all-clear.
+
+The whole audit has the worst word of its groups: leaks, then inconclusive, then no leak found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+from leakscope.audit.evidence import (
+    ITEM_BAR,
+    TRIALS,
+    Evidence,
+    Records,
+    evidence,
+    leaks,
+    pooled,
+    primary,
+)
+from leakscope.audit.plan import Cell, Group, Plan
+from leakscope.bounds.accounting import epsilon
+from leakscope.core.errors import BadInput, MissingExtra
+from leakscope.core.facts import Labels
+from leakscope.core.mechanism import AbstractMechanism
+from leakscope.ledger.record import Ending, GroupVerdict, Record, Summary, Word
+from leakscope.scoring.metrics.guesses import LabelAccuracy
+
+WORST_FIRST = (Word.LEAKS, Word.INCONCLUSIVE, Word.NO_LEAK_FOUND)
+
+
+@final
+@dataclass(frozen=True)
+class Trials:
+    """The records of one group, one per planned trial; None where there is none. No torch, no files: easy to test."""
+
+    audited: Records
+    undefended: Records
+    blind: Records
+    labels_told: bool = False
+    own_control: bool = False
+
+
+def judge(trials: Trials) -> tuple[Word, str]:
+    """The word for a group and the sentence that gives its numbers, by the rule at the top of this module."""
+    metric = primary(trials.audited)
+    found = None if metric is None else evidence(metric, trials.audited, trials.blind)
+    failures = _failures(trials.audited)
+    if found is not None and leaks(found):
+        return Word.LEAKS, _joined(_leak(found), failures)
+    along = _labels_along(trials, metric)
+    if along is not None and leaks(along):
+        return Word.LEAKS, _joined(f"the labels leak, the inputs were not found: {_leak(along)}", failures)
+    doubt = _doubt(trials, found)
+    if doubt is not None:
+        return Word.INCONCLUSIVE, doubt
+    assert found is not None
+    assert found.interval is not None
+    control = evidence(found.metric, trials.undefended, trials.blind)
+    assert control is not None
+    return Word.NO_LEAK_FOUND, (
+        f"{_against(found)}, not better than a blind guess, over {len(found.gains)} trials; "
+        f"undefended, the same attack gains {_number(control.gain)} {control.unit}"
+    )
+
+
+def _labels_along(trials: Trials, metric: str | None) -> Evidence | None:
+    """What the labels show that an attack on inputs claims along, unless they were told."""
+    if metric is None or metric == LabelAccuracy.name or trials.labels_told:
+        return None
+    return evidence(LabelAccuracy.name, trials.audited, trials.blind)
+
+
+def _doubt(trials: Trials, found: Evidence | None) -> str | None:
+    """The first condition of "no leak found" that fails, in a sentence; None when all hold."""
+    for side, what in ((trials.audited, ""), (trials.blind, "blind control: "), (trials.undefended, "control: ")):
+        failures = _failures(side)
+        if failures:
+            return _joined(f"{what}{failures}", "" if found is None else _against(found))
+    if found is None:
+        return "no score that a verdict could be read from; the claim is neither of inputs nor of labels"
+    if found.interval is None:
+        return f"{_against(found)}; too few trials for an interval: {len(found.gains)}, needed are {TRIALS}"
+    if trials.own_control:
+        return f"{_against(found)}; without any defense this attack does not reliably beat a blind guess here"
+    control = evidence(found.metric, trials.undefended, trials.blind)
+    if control is None or not leaks(control):
+        return f"{_against(found)}, but undefended the attack does not reliably beat it either: it cannot tell"
+    if found.interval.low > 0:
+        return f"{_against(found)}: better than blind, but not by the margin that counts as a leak"
+    if not found.interval.high < control.gain:
+        return f"{_against(found)}: too wide to exclude the undefended gain of {_number(control.gain)} {control.unit}"
+    return None
+
+
+def _leak(found: Evidence) -> str:
+    if found.metric == LabelAccuracy.name:
+        hits, count = round(math.fsum(found.values)), len(found.values)
+        said = f"{hits} of {count} labels right, chance {_number(found.chance * count)}"
+    else:
+        said = _against(found)
+    if found.certified:
+        said += f"; proved by its own equations in {found.certified} of {len(found.gains)} trials"
+    if found.recovered:
+        said += (
+            f"; {found.recovered} of {len(found.values)} inputs recovered more than {ITEM_BAR:g} dB beyond any blind "
+            f"guess (best {_number(max(found.values))} dB, blind at most {_number(max(found.blind))} dB)"
+        )
+    return said
+
+
+def _against(found: Evidence) -> str:
+    interval = found.interval
+    span = "" if interval is None else f" [{_number(interval.low)}, {_number(interval.high)}]"
+    return f"{found.metric} {_number(found.value)} {found.unit}, {_number(found.gain)}{span} against the blind guess"
+
+
+def _failures(side: Records) -> str:
+    """How many trials have no claim and why, with the most frequent sentence of each ending."""
+    lost = [record for record in side if record is None or record.ending is not Ending.CLAIMED]
+    if not lost:
+        return ""
+    absent = sum(record is None for record in lost)
+    sentences: dict[Ending, Counter[str]] = {}
+    for record in lost:
+        if record is not None:
+            sentences.setdefault(record.ending, Counter())[record.sentence] += 1
+    parts = [
+        f"{sum(counter.values())} {ending.value} ({counter.most_common(1)[0][0]})"
+        for ending, counter in sentences.items()
+    ]
+    if absent:
+        parts.append(f"{absent} not run")
+    return f"{len(lost)} of {len(side)} trials without a claim: {', '.join(parts)}"
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def summarize(plan: Plan, records: Mapping[str, Record]) -> Summary:
+    """The verdicts of all groups and of the whole. What only the runner knows (`versions`, `machine`, ...) is empty."""
+    spent: dict[str, float | None] = {}
+    groups = tuple(_verdict(plan, group, records, spent) for group in plan.groups())
+    counts = Counter(group.word for group in groups)
+    word = next(word for word in WORST_FIRST if counts[word])
+    said = ", ".join(f"{word.value}: {counts[word]}" for word in WORST_FIRST if counts[word])
+    planned = {cell.identity for cell in plan.cells()}
+    attacks = [cell.attack for cell in plan.cells() if cell.identity in records]
+    return Summary(
+        title=plan.title,
+        word=word,
+        sentence=f"{said} (of {len(groups)} combinations)",
+        groups=groups,
+        planned=len(planned),
+        finished=len(planned & records.keys()),
+        seconds=math.fsum(record.seconds for record in records.values()),
+        seed=plan.seed,
+        versions={},
+        machine="",
+        command="",
+        started="",
+        citations=tuple(dict.fromkeys(attack.citation for attack in attacks if attack.citation)),
+    )
+
+
+def _verdict(plan: Plan, group: Group, records: Mapping[str, Record], spent: dict[str, float | None]) -> GroupVerdict:
+    def of(cells: tuple[Cell, ...]) -> list[Record | None]:
+        return [records.get(cell.identity) for cell in cells]
+
+    audited, undefended, blind = of(group.audited), of(group.undefended), of(group.blind)
+    word, sentence = judge(Trials(audited, undefended, blind, Labels in plan.told, group.own_control))
+    name = repr(group.mechanism)
+    if name not in spent:
+        spent[name] = _epsilon(group.mechanism, plan.delta)
+    return GroupVerdict(
+        title=_title(plan, group),
+        target=repr(group.scene.architecture),
+        dataset=repr(group.scene.source),
+        mechanism=plan.name(group.mechanism),
+        attack=plan.name(group.attack),
+        word=word,
+        sentence=sentence,
+        members=tuple(cell.identity for cell in group.audited),
+        undefended=tuple(cell.identity for cell in group.undefended),
+        blind=tuple(cell.identity for cell in group.blind),
+        planned=len(group.audited),
+        finished=sum(record is not None for record in audited),
+        scores=pooled(audited),
+        undefended_scores=pooled(undefended),
+        blind_scores=pooled(blind),
+        epsilon=spent[name],
+        delta=None if spent[name] is None else plan.delta,
+    )
+
+
+def _title(plan: Plan, group: Group) -> str:
+    size = f" · batch of {group.batch_size}" if group.batch_size > 1 else ""
+    return f"{group.scene.name}{size} · {plan.name(group.mechanism)} · {plan.name(group.attack)}"
+
+
+def _epsilon(mechanism: AbstractMechanism, delta: float) -> float | None:
+    """Of one release; None where it cannot be computed: no accountant installed, or none that knows the event."""
+    try:
+        return epsilon(mechanism.event(), delta=delta)
+    except (MissingExtra, BadInput):
+        return None
