@@ -1,1 +1,260 @@
-"""leakscope measures what distributed training leaks."""
+"""leakscope measures what distributed training leaks.
+
+The public surface, imported on first use: reading records and writing reports needs no torch.
+
+>>> import leakscope as ls
+>>> ls.FedSGD() >> ls.Clip(1.0)
+FedSGD() >> Clip(norm=1.0, order=2)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from leakscope.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from leakscope.attacks.attack import AbstractAttack as AbstractAttack
+    from leakscope.attacks.inputs.inversion import GradientInversion as GradientInversion
+    from leakscope.attacks.inputs.linear import LinearLayer as LinearLayer
+    from leakscope.attacks.inputs.recipes import dlg as dlg
+    from leakscope.attacks.inputs.recipes import grad_inversion as grad_inversion
+    from leakscope.attacks.inputs.recipes import idlg as idlg
+    from leakscope.attacks.inputs.recipes import inverting_gradients as inverting_gradients
+    from leakscope.attacks.labels.counts import LabelCounts as LabelCounts
+    from leakscope.attacks.labels.labeling import Inferred as Inferred
+    from leakscope.attacks.labels.labeling import Joint as Joint
+    from leakscope.attacks.labels.labeling import Told as Told
+    from leakscope.attacks.labels.signs import LabelSigns as LabelSigns
+    from leakscope.attacks.parts.distances import L1 as L1
+    from leakscope.attacks.parts.distances import Cosine as Cosine
+    from leakscope.attacks.parts.distances import Layers as Layers
+    from leakscope.attacks.parts.distances import OnSupport as OnSupport
+    from leakscope.attacks.parts.distances import Squared as Squared
+    from leakscope.attacks.parts.distances import Weighted as Weighted
+    from leakscope.attacks.parts.priors.images import Energy as Energy
+    from leakscope.attacks.parts.priors.images import Range as Range
+    from leakscope.attacks.parts.priors.images import TotalVariation as TotalVariation
+    from leakscope.attacks.parts.priors.prior import Flat as Flat
+    from leakscope.attacks.parts.priors.statistics import BatchNorm as BatchNorm
+    from leakscope.attacks.parts.searches import LBFGS as LBFGS
+    from leakscope.attacks.parts.searches import Adam as Adam
+    from leakscope.attacks.parts.searches import Patience as Patience
+    from leakscope.attacks.parts.spaces import Pixels as Pixels
+    from leakscope.attacks.parts.spaces import Squashed as Squashed
+    from leakscope.attacks.parts.starts import Gaussian as Gaussian
+    from leakscope.attacks.parts.starts import Gray as Gray
+    from leakscope.attacks.parts.starts import Uniform as Uniform
+    from leakscope.bounds.accounting import epsilon as epsilon
+    from leakscope.core.attempt import Attempt as Attempt
+    from leakscope.core.attempt import Budget as Budget
+    from leakscope.core.attempt import Certificate as Certificate
+    from leakscope.core.attempt import Outcome as Outcome
+    from leakscope.core.batch import Batch as Batch
+    from leakscope.core.claim import Attribute as Attribute
+    from leakscope.core.claim import Inputs as Inputs
+    from leakscope.core.claim import Labels as Labels
+    from leakscope.core.claim import Transcripts as Transcripts
+    from leakscope.core.errors import BadInput as BadInput
+    from leakscope.core.errors import LeakscopeError as LeakscopeError
+    from leakscope.core.errors import MissingExtra as MissingExtra
+    from leakscope.core.errors import NotTold as NotTold
+    from leakscope.core.facts import BatchNormStatistics as BatchNormStatistics
+    from leakscope.core.facts import BatchSize as BatchSize
+    from leakscope.core.facts import LayerStatistics as LayerStatistics
+    from leakscope.core.observation import Observation as Observation
+    from leakscope.core.release import Delta as Delta
+    from leakscope.core.release import Gradient as Gradient
+    from leakscope.core.release import Weights as Weights
+    from leakscope.core.secret import Secret as Secret
+    from leakscope.core.target import CrossEntropy as CrossEntropy
+    from leakscope.core.target import Target as Target
+    from leakscope.datasets.sources.cifar import Cifar10 as Cifar10
+    from leakscope.datasets.sources.digits import Digits as Digits
+    from leakscope.datasets.sources.digits import MnistSample as MnistSample
+    from leakscope.datasets.sources.faces import Faces as Faces
+    from leakscope.datasets.sources.mnist import Mnist as Mnist
+    from leakscope.datasets.sources.photographs import Photographs as Photographs
+    from leakscope.datasets.sources.synthetic import Synthetic as Synthetic
+    from leakscope.domains.vision import Images as Images
+    from leakscope.mechanisms.defenses.clip import Clip as Clip
+    from leakscope.mechanisms.defenses.dropout import Dropout as Dropout
+    from leakscope.mechanisms.defenses.inputs import InputNoise as InputNoise
+    from leakscope.mechanisms.defenses.noise import GaussianNoise as GaussianNoise
+    from leakscope.mechanisms.defenses.noise import LaplaceNoise as LaplaceNoise
+    from leakscope.mechanisms.defenses.prune import Prune as Prune
+    from leakscope.mechanisms.defenses.prune import RandomDrop as RandomDrop
+    from leakscope.mechanisms.defenses.quantize import Quantize as Quantize
+    from leakscope.mechanisms.defenses.quantize import Sign as Sign
+    from leakscope.mechanisms.federation import mean_update as mean_update
+    from leakscope.mechanisms.observe import observe as observe
+    from leakscope.mechanisms.protocols.fedavg import FedAvg as FedAvg
+    from leakscope.mechanisms.protocols.fedsgd import FedSGD as FedSGD
+    from leakscope.numerics.rng import Key as Key
+    from leakscope.scoring.metrics.guesses import LabelAccuracy as LabelAccuracy
+    from leakscope.scoring.metrics.vision import LPIPS as LPIPS
+    from leakscope.scoring.metrics.vision import MSE as MSE
+    from leakscope.scoring.metrics.vision import PSNR as PSNR
+    from leakscope.scoring.metrics.vision import SSIM as SSIM
+    from leakscope.scoring.referee import score as score
+    from leakscope.scoring.score import Score as Score
+    from leakscope.targets.load import Imported as Imported
+    from leakscope.targets.state import Trained as Trained
+    from leakscope.targets.vet import vet as vet
+    from leakscope.targets.zoo.convnet import ConvNet as ConvNet
+    from leakscope.targets.zoo.lenet import LeNet as LeNet
+    from leakscope.targets.zoo.mlp import MLP as MLP
+    from leakscope.targets.zoo.mlp import Linear as Linear
+    from leakscope.targets.zoo.resnet import ResNet20 as ResNet20
+
+_HOME = {
+    "attacks.attack": ("AbstractAttack",),
+    "attacks.inputs.inversion": ("GradientInversion",),
+    "attacks.inputs.linear": ("LinearLayer",),
+    "attacks.inputs.recipes": (
+        "dlg",
+        "grad_inversion",
+        "idlg",
+        "inverting_gradients",
+    ),
+    "attacks.labels.counts": ("LabelCounts",),
+    "attacks.labels.labeling": (
+        "Inferred",
+        "Joint",
+        "Told",
+    ),
+    "attacks.labels.signs": ("LabelSigns",),
+    "attacks.parts.distances": (
+        "Cosine",
+        "L1",
+        "Layers",
+        "OnSupport",
+        "Squared",
+        "Weighted",
+    ),
+    "attacks.parts.priors.images": (
+        "Energy",
+        "Range",
+        "TotalVariation",
+    ),
+    "attacks.parts.priors.prior": ("Flat",),
+    "attacks.parts.priors.statistics": ("BatchNorm",),
+    "attacks.parts.searches": (
+        "LBFGS",
+        "Adam",
+        "Patience",
+    ),
+    "attacks.parts.spaces": (
+        "Pixels",
+        "Squashed",
+    ),
+    "attacks.parts.starts": (
+        "Gaussian",
+        "Gray",
+        "Uniform",
+    ),
+    "bounds.accounting": ("epsilon",),
+    "core.attempt": (
+        "Attempt",
+        "Budget",
+        "Certificate",
+        "Outcome",
+    ),
+    "core.batch": ("Batch",),
+    "core.claim": (
+        "Attribute",
+        "Inputs",
+        "Labels",
+        "Transcripts",
+    ),
+    "core.errors": (
+        "BadInput",
+        "LeakscopeError",
+        "MissingExtra",
+        "NotTold",
+    ),
+    "core.facts": (
+        "BatchNormStatistics",
+        "BatchSize",
+        "LayerStatistics",
+    ),
+    "core.observation": ("Observation",),
+    "core.release": (
+        "Delta",
+        "Gradient",
+        "Weights",
+    ),
+    "core.secret": ("Secret",),
+    "core.target": (
+        "CrossEntropy",
+        "Target",
+    ),
+    "datasets.sources.cifar": ("Cifar10",),
+    "datasets.sources.digits": (
+        "Digits",
+        "MnistSample",
+    ),
+    "datasets.sources.faces": ("Faces",),
+    "datasets.sources.mnist": ("Mnist",),
+    "datasets.sources.photographs": ("Photographs",),
+    "datasets.sources.synthetic": ("Synthetic",),
+    "domains.vision": ("Images",),
+    "mechanisms.defenses.clip": ("Clip",),
+    "mechanisms.defenses.dropout": ("Dropout",),
+    "mechanisms.defenses.inputs": ("InputNoise",),
+    "mechanisms.defenses.noise": (
+        "GaussianNoise",
+        "LaplaceNoise",
+    ),
+    "mechanisms.defenses.prune": (
+        "Prune",
+        "RandomDrop",
+    ),
+    "mechanisms.defenses.quantize": (
+        "Quantize",
+        "Sign",
+    ),
+    "mechanisms.federation": ("mean_update",),
+    "mechanisms.observe": ("observe",),
+    "mechanisms.protocols.fedavg": ("FedAvg",),
+    "mechanisms.protocols.fedsgd": ("FedSGD",),
+    "numerics.rng": ("Key",),
+    "scoring.metrics.guesses": ("LabelAccuracy",),
+    "scoring.metrics.vision": (
+        "LPIPS",
+        "MSE",
+        "PSNR",
+        "SSIM",
+    ),
+    "scoring.referee": ("score",),
+    "scoring.score": ("Score",),
+    "targets.load": ("Imported",),
+    "targets.state": ("Trained",),
+    "targets.vet": ("vet",),
+    "targets.zoo.convnet": ("ConvNet",),
+    "targets.zoo.lenet": ("LeNet",),
+    "targets.zoo.mlp": (
+        "MLP",
+        "Linear",
+    ),
+    "targets.zoo.resnet": ("ResNet20",),
+}
+_WHERE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "__version__",
+    *sorted(_WHERE),
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"leakscope has no {name!r}; see dir(leakscope)")
+    value = getattr(importlib.import_module(f"leakscope.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
