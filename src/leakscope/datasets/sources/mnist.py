@@ -81,7 +81,7 @@ def idx(folder: Path, name: str, *, dimensions: int) -> npt.NDArray[np.uint8]:
     if content[2] != UNSIGNED_BYTES or content[3] != dimensions:
         raise BadInput(
             f"{path} holds type 0x{content[2]:02x} in {content[3]} dimensions; "
-            f"expected bytes (0x08) in {dimensions}: is it under another file's name?"
+            f"expected bytes (0x08) in {dimensions} dimensions: is it under another file's name?"
         )
     start = 4 + 4 * dimensions
     shape = tuple(int(n) for n in np.frombuffer(content[4:start].ljust(4 * dimensions, b"\0"), dtype=">u4"))
