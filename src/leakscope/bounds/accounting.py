@@ -12,7 +12,7 @@ from leakscope.core.errors import BadInput, optional
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
-GRID = 1e-5
+GRID = 1e-4
 """Width of a cell of the privacy loss grid, as a fraction of a first estimate of epsilon."""
 
 

@@ -14,7 +14,7 @@ from leakscope.core.release import Delta, Gradient, Release
 from leakscope.core.target import Target
 from leakscope.mechanisms.arguments import count, flag, number
 from leakscope.mechanisms.compose import AbstractProtocol
-from leakscope.mechanisms.protocols.passes import client_gradient, own_module, private_batch, quiet
+from leakscope.mechanisms.protocols.passes import client_gradient, own_module, quiet, replayed_gradient
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 
@@ -58,10 +58,10 @@ class FedAvg(AbstractProtocol):
         """
         order = key.child("order") if self.shuffle else None
         with key.child("model").isolated(), torch.enable_grad():
-            module, private = own_module(target), private_batch(batch)
+            module = own_module(target)
             optimizer = torch.optim.SGD(module.parameters(), lr=self.lr, momentum=self.momentum)
             for rows in self._schedule(len(batch), order):
-                client_gradient(module, target, _part(private, rows))
+                client_gradient(module, target, _part(batch, rows))
                 optimizer.step()
         return Delta.between(target.parameters(), {name: p.detach() for name, p in module.named_parameters()})
 
@@ -71,12 +71,12 @@ class FedAvg(AbstractProtocol):
         The displacement from the first weights is carried instead of the weights, which saves the difference of two
         nearly equal numbers at the end.
         """
-        start, gradient = target.parameters(), torch.func.grad(target.loss_at)
+        start = target.parameters()
         moved: dict[str, Tensor] = {name: torch.zeros_like(value) for name, value in start.items()}
         velocity = moved
         with quiet(target):
             for rows in self._schedule(len(batch), None):
-                slope = gradient(trees.over(torch.add, start, moved), _part(batch, rows))
+                slope = replayed_gradient(target, trees.over(torch.add, start, moved), _part(batch, rows))
                 velocity = trees.over(torch.add, trees.scale(velocity, self.momentum), slope)
                 moved = trees.subtract(moved, trees.scale(velocity, self.lr))
         return Delta(moved)

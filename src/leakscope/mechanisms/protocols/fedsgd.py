@@ -12,7 +12,7 @@ from leakscope.core.errors import BadInput
 from leakscope.core.release import Gradient, Release
 from leakscope.core.target import Target
 from leakscope.mechanisms.compose import AbstractProtocol
-from leakscope.mechanisms.protocols.passes import client_gradient, own_module, private_batch, quiet
+from leakscope.mechanisms.protocols.passes import client_gradient, own_module, quiet, replayed_gradient
 from leakscope.numerics.rng import Key
 
 
@@ -31,12 +31,12 @@ class FedSGD(AbstractProtocol):
         Raises `BadInput` when the loss does not depend on any parameter.
         """
         with key.child("model").isolated(), torch.enable_grad():
-            return Gradient(client_gradient(own_module(target), target, private_batch(batch)))
+            return Gradient(client_gradient(own_module(target), target, batch))
 
     def replay(self, target: Target, batch: Batch) -> Gradient:
         """The same by functional differentiation, differentiable in the candidate; dropout is off."""
         with quiet(target):
-            return Gradient(torch.func.grad(target.loss_at)(target.parameters(), batch))
+            return Gradient(replayed_gradient(target, target.parameters(), batch))
 
     def as_gradient(self, release: Release) -> Gradient:
         """The release itself. Raises `BadInput` when it is not a gradient."""

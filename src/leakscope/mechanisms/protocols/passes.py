@@ -15,6 +15,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
 from leakscope.core.target import Target
+from leakscope.numerics.trees import Named
 
 
 def own_module(target: Target) -> nn.Module:
@@ -22,23 +23,31 @@ def own_module(target: Target) -> nn.Module:
     return copy.deepcopy(target.module).requires_grad_(True)
 
 
-def private_batch(batch: Batch) -> Batch:
-    """A copy of the secret for the client's passes: a model that begins with an in-place layer writes to the copy."""
-    return Batch(batch.inputs.detach().clone(), batch.labels.detach().clone())
-
-
 def client_gradient(module: nn.Module, target: Target, batch: Batch) -> dict[str, Tensor]:
     """Backward through the module; the gradients are left in `.grad` for an optimizer and returned by name.
 
+    The pass is on a copy of the batch: a model that begins with an in-place layer must not write to the secret.
     A parameter that the loss does not reach has gradient zero. Raises `BadInput` when it reaches none.
     """
+    copied = Batch(batch.inputs.detach().clone(), batch.labels.detach().clone())
     module.zero_grad(set_to_none=True)
-    loss = target.loss(module(batch.inputs), batch)
+    loss = target.loss(module(copied.inputs), copied)
     if not loss.requires_grad:
         raise BadInput("the loss does not depend on any parameter; check the model's forward")
     loss.backward()
     named = dict(module.named_parameters())
     return {n: torch.zeros_like(p) if p.grad is None else p.grad.detach() for n, p in named.items()}
+
+
+def replayed_gradient(target: Target, parameters: Named, batch: Batch) -> dict[str, Tensor]:
+    """The same by functional differentiation, differentiable in the batch; inside `quiet` without randomness."""
+
+    def loss(at: Named) -> Tensor:
+        # copied inside: torch.func lets an in-place layer write only to what the differentiated function made
+        return target.loss_at(at, batch.with_inputs(batch.inputs.clone()))
+
+    gradient: dict[str, Tensor] = torch.func.grad(loss)(parameters)
+    return gradient
 
 
 @contextlib.contextmanager
