@@ -13,7 +13,11 @@ class AbstractDomain(ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """The shape of one example, without the batch dimension."""
+        """The shape of one example, without the batch dimension; of a typical one where examples differ in length."""
+
+    @abstractmethod
+    def fits(self, inputs: Tensor) -> bool:
+        """Whether `inputs` (B, ...) are a batch of such examples, by shape alone."""
 
     @abstractmethod
     def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -51,6 +51,10 @@ class Images(AbstractDomain):
         """(channels, height, width)."""
         return (self.channels, self.height, self.width)
 
+    def fits(self, inputs: Tensor) -> bool:
+        """Whether `inputs` are (B, channels, height, width)."""
+        return tuple(inputs.shape[1:]) == self.shape
+
     def _normalization(self, like: Tensor) -> tuple[Tensor, Tensor]:
         mean = torch.tensor(self.mean or (0.0,) * self.channels, dtype=like.dtype, device=like.device)
         std = torch.tensor(self.std or (1.0,) * self.channels, dtype=like.dtype, device=like.device)

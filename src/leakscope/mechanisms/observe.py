@@ -21,10 +21,10 @@ def observe(
     tell: the facts that are given away besides the release; each is checked against the batch.
     Raises `BadInput` on a batch that does not fit the target's domain or classes, or on a fact that is not true.
     """
-    shape = tuple(batch.inputs.shape[1:])
-    if shape != target.domain.shape:
+    if not target.domain.fits(batch.inputs):
         raise BadInput(
-            f"inputs of shape {shape} do not fit the target's domain {target.domain}; reshape or resize them"
+            f"inputs of shape {tuple(batch.inputs.shape[1:])} do not fit the target's domain {target.domain}; "
+            "reshape or resize them"
         )
     _labels_fit(target, batch)
     for fact in tell:
