@@ -94,7 +94,7 @@ def test_a_defense_changes_the_release_and_keeps_its_kind(name: str):
 @pytest.mark.parametrize("protocol", ["fedsgd", "fedavg_parts"])
 @pytest.mark.parametrize("name", [n for n, row in DEFENSES.items() if row.off and row.mean])
 def test_replay_is_the_mean_release_of_a_noisy_mechanism(protocol: str, name: str):
-    model, batch, draws = mlp(), secret(), 300
+    model, batch, draws = mlp(), secret(), 150
     mechanism = PROTOCOLS[protocol] >> DEFENSES[name].defense
     expected = mechanism.replay(model, batch).by_name
     sent = [mechanism.release(model, batch, key=Key(k)).by_name for k in range(draws)]
