@@ -1,0 +1,165 @@
+"""The DeepSpeech model: context windows, dense layers, one LSTM, one output per frame."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leakscope.core.domain import AbstractDomain
+from leakscope.core.errors import BadInput
+from leakscope.core.target import Target
+from leakscope.domains.speech import Frames
+from leakscope.numerics.rng import Key
+from leakscope.targets.architecture import AbstractArchitecture
+from leakscope.targets.losses import CTC, Reduction
+
+
+def windows(frames: Tensor, context: int) -> Tensor:
+    """Each frame with `context` neighbors on both sides, oldest first, zeros outside: (B, T, F) to (B, T, (2c+1) F).
+
+    >>> windows(torch.tensor([[[1.0], [2.0]]]), 1)
+    tensor([[[0., 1., 2.],
+             [1., 2., 0.]]])
+    """
+    count = frames.shape[1]
+    padded = F.pad(frames, (0, 0, context, context))
+    return torch.cat([padded[:, i : i + count] for i in range(2 * context + 1)], 2)
+
+
+@final
+class ClippedReLU(nn.Module):
+    """min(max(z, 0), clip); its derivative is 1 strictly between and 0 elsewhere."""
+
+    def __init__(self, clip: float) -> None:
+        nn.Module.__init__(self)
+        self.clip = clip
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Elementwise."""
+        return torch.clamp(torch.relu(z), max=self.clip)
+
+
+@final
+class LSTM(nn.Module):
+    """c_t = s(f) c_(t-1) + s(i) tanh(g), h_t = s(o) tanh(c_t), (i, f, g, o) = W x_t + V h_(t-1) + b, s the sigmoid.
+
+    One bias vector, no peepholes, forget bias 0: TensorFlow's cell, whose columns are i, g, f, o. Parameters:
+    weight_ih (4H, inputs), weight_hh (4H, H), bias (4H,), rows in torch's order i, f, g, o. Starts from zeros.
+    """
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        nn.Module.__init__(self)
+        self.weight_ih = nn.Parameter(torch.empty(4 * hidden, inputs))
+        self.weight_hh = nn.Parameter(torch.empty(4 * hidden, hidden))
+        self.bias = nn.Parameter(torch.empty(4 * hidden))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, inputs) to (B, T, H); causal."""
+        given = F.linear(x, self.weight_ih, self.bias)
+        hidden = cell = torch.zeros_like(given[:, 0, : self.weight_hh.shape[1]])
+        states = []
+        for t in range(x.shape[1]):
+            i, f, g, o = (given[:, t] + hidden @ self.weight_hh.T).chunk(4, 1)
+            cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
+            hidden = torch.sigmoid(o) * torch.tanh(cell)
+            states.append(hidden)
+        return torch.stack(states, 1)
+
+
+@final
+class _Network(nn.Module):
+    def __init__(self, recipe: DeepSpeech, classes: int) -> None:
+        nn.Module.__init__(self)
+        hidden = recipe.hidden
+        self.context = recipe.context
+        self.activation = ClippedReLU(recipe.relu_clip)
+        self.layer_1 = nn.Linear((2 * recipe.context + 1) * recipe.coefficients, hidden)
+        self.dropout_1 = nn.Dropout(recipe.dropout)
+        self.layer_2 = nn.Linear(hidden, hidden)
+        self.dropout_2 = nn.Dropout(recipe.dropout)
+        self.layer_3 = nn.Linear(hidden, hidden)
+        self.dropout_3 = nn.Dropout(recipe.dropout)
+        self.lstm = LSTM(hidden, hidden)
+        self.layer_5 = nn.Linear(hidden, hidden)
+        self.dropout_5 = nn.Dropout(recipe.dropout)
+        self.layer_6 = nn.Linear(hidden, classes)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(B, T, F) to logits (B, T, classes)."""
+        h = self.dropout_1(self.activation(self.layer_1(windows(frames, self.context))))
+        h = self.dropout_2(self.activation(self.layer_2(h)))
+        h = self.dropout_3(self.activation(self.layer_3(h)))
+        h = self.dropout_5(self.activation(self.layer_5(self.lstm(h))))
+        logits: Tensor = self.layer_6(h)
+        return logits
+
+
+@final
+@dataclass(frozen=True)
+class DeepSpeech(AbstractArchitecture):
+    """Dense layers 1-3 on windows of 2 * context + 1 frames, an LSTM, dense layer 5, one output per frame and class.
+
+    Dense layers but the last end in min(max(z, 0), relu_clip), then dropout at rate `dropout`, which drops only with
+    `training`. Weights Glorot-uniform (the LSTM's as one matrix over input and state), biases 0. Loss: CTC, the blank
+    is the last class. 47 224 861 parameters by default and for 29 classes: Hannun et al. 2014 (arXiv:1412.5567),
+    section 2, as in Mozilla DeepSpeech 0.7. Parameters: layer_1.weight, layer_1.bias, ..., lstm.weight_ih,
+    lstm.weight_hh, lstm.bias, layer_5.weight, ..., layer_6.bias. Frames beyond an utterance must be zero.
+    Raises `BadInput` on sizes below 1, a negative context, a rate outside [0, 1) or a clip that is not positive.
+
+    >>> DeepSpeech(hidden=8).build(Frames(26), 29, key=Key(0)).count()
+    4981
+    """
+
+    hidden: int = 2048
+    context: int = 9
+    coefficients: int = 26
+    dropout: float = 0.0
+    relu_clip: float = 20.0
+    reduction: Reduction = Reduction.SUM
+    training: bool = False
+
+    def __post_init__(self) -> None:
+        if self.hidden < 1 or self.coefficients < 1 or self.context < 0:
+            raise BadInput(
+                "expected hidden >= 1, coefficients >= 1 and context >= 0, "
+                f"got {self.hidden}, {self.coefficients}, {self.context}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise BadInput(f"expected 0 <= dropout < 1, got {self.dropout}")
+        if not self.relu_clip > 0:
+            raise BadInput(f"expected relu_clip > 0, got {self.relu_clip}")
+
+    def build(self, domain: AbstractDomain, classes: int, *, key: Key) -> Target:
+        """The target with weights drawn from `key`; `classes` counts the blank.
+
+        Raises `BadInput` when the domain is not `Frames` of as many coefficients, or on fewer than 2 classes.
+        """
+        if not isinstance(domain, Frames) or domain.coefficients != self.coefficients:
+            raise BadInput(f"{self!r} takes Frames({self.coefficients}), got {domain!r}; make the two agree")
+        if classes < 2:
+            raise BadInput(f"expected at least one character and the blank, got {classes} classes")
+        with torch.device("meta"):
+            module = _Network(self, classes)
+        module.to_empty(device="cpu")
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                _draw(parameter, name, key.child("weights", name))
+        loss = CTC(self.reduction, blank=classes - 1)
+        return Target(module, domain, classes, name=repr(self), training=self.training, loss=loss)
+
+
+def _draw(parameter: nn.Parameter, name: str, key: Key) -> None:
+    """Zeros for a bias; U(-r, r), r = sqrt(6 / (inputs + outputs)), for a weight (Glorot and Bengio 2010, eq. 16)."""
+    if parameter.dim() == 1:
+        parameter.zero_()
+        return
+    outputs, inputs = parameter.shape
+    if name.startswith("lstm."):
+        inputs += outputs // 4  # input and state enter through one matrix
+    reach = math.sqrt(6 / (inputs + outputs))
+    parameter.uniform_(-reach, reach, generator=key.generator())
