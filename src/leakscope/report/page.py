@@ -1,0 +1,192 @@
+"""One self-contained HTML page of a run: the verdict first, the failures in sight, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import ValidationError
+
+from leakscope.core.errors import BadInput, DamagedRecord
+from leakscope.ledger.files import write_atomically
+from leakscope.ledger.record import CellSpec, Summary
+from leakscope.ledger.store import RunStore
+from leakscope.report import prose, redact, sections, tables
+from leakscope.report.redact import Veil
+from leakscope.report.sections import Section
+from leakscope.report.strips import PAGE_BYTES, Item
+from leakscope.report.tables import Cell, Cells
+from leakscope.version import VERSION
+
+PAGE = "report.html"
+CACHED_CELLS = 64
+
+
+@final
+@dataclass(frozen=True)
+class Unfinished:
+    """A run without a summary: still running, or killed. planned: identity -> what the cell is."""
+
+    title: str = ""
+    planned: Mapping[str, CellSpec] = field(default_factory=dict)
+
+
+def render(
+    summary: Summary | Unfinished, records: Cells, *, redact: bool = False, damaged: Mapping[str, str] | None = None
+) -> str:
+    """The page of a run as HTML.
+
+    summary: what the runner concluded; `Unfinished` gives a page without a verdict.
+    records: identity -> (record, arrays by name). damaged: identity -> why its file cannot be read.
+    redact: whether pictures, labels, seeds and texts of the secret are destroyed in the page.
+    """
+    veil, broken = Veil(redact), dict(damaged or {})
+    environment = Environment(
+        loader=PackageLoader("leakscope.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": tables.number,
+        "duration": tables.duration,
+        "metric": tables.metric_name,
+        "unit": tables.unit_name,
+    }
+    common = {"veil": veil, "rules": _veil_rules(), "prose": prose, "version": VERSION, "infinite": math.isinf}
+    if isinstance(summary, Unfinished):
+        lines = sections.loose_lines(records, broken, summary.planned, veil)
+        missing = sum(identity not in records for identity in summary.planned)
+        return environment.get_template("incomplete.html").render(
+            **common, lines=lines, title=summary.title, found=len(records), missing=missing
+        )
+    return environment.get_template("page.html").render(**common, **_view(summary, records, broken, veil))
+
+
+def _veil_rules() -> dict[str, int]:
+    return {"grid": redact.GRID, "span": redact.SPAN, "levels": redact.LEVELS}
+
+
+def _view(summary: Summary, records: Cells, damaged: Mapping[str, str], veil: Veil) -> dict[str, object]:
+    """What the template shows, by name."""
+    overview = tables.overview(summary)
+    share = PAGE_BYTES // max(len(summary.groups), 1)
+    built = {
+        row.anchor: sections.section(row, sections.Desk(records, damaged, veil, share))
+        for _, rows in overview
+        for row in rows
+    }
+    endings = Counter(records[identity][0].ending for identity in records)
+    counts = tables.tally(endings.elements(), summary.planned)
+    return {
+        "summary": summary,
+        "overview": overview,
+        "sections": built,
+        "tally": counts,
+        "lost": max(summary.finished - counts.finished, 0),
+        "words": tables.words(summary),
+        "exhibit": _exhibit(built),
+        "evaluations": sum(records[identity][0].evaluations for identity in records),
+        "started": _moment(summary.started),
+    }
+
+
+@final
+@dataclass(frozen=True)
+class Exhibit:
+    """The example that shows the verdict at a glance."""
+
+    section: Section
+    item: Item
+
+
+def _exhibit(built: Mapping[str, Section]) -> Exhibit | None:
+    """The most leaked example of the group that leaks most on its gauge; None where no group leaks pictures."""
+    leaking = [
+        (s.row.gauge.value, Exhibit(s, s.strip.items[0]))
+        for s in built.values()
+        if s.leaks and s.strip is not None and s.row.gauge is not None and s.strip.items[0].tiles[1].source
+    ]
+    return max(leaking, key=lambda pair: pair[0])[1] if leaking else None
+
+
+def _moment(text: str) -> str:
+    """An ISO time for people; anything else as it is."""
+    try:
+        return f"{datetime.datetime.fromisoformat(text):%Y-%m-%d %H:%M %Z}".rstrip()
+    except ValueError:
+        return text
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Shelf(Mapping[str, Cell]):
+    """The whole cells of a run folder, read when asked for; `damaged` names the others and why."""
+
+    store: RunStore
+    names: tuple[str, ...] = ()
+    damaged: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, store: RunStore) -> Shelf:
+        """Reads every file once, so that a damaged one is known before the page is drawn."""
+        names, damaged = [], {}
+        for name in store.names():
+            try:
+                store.read(name)
+            except DamagedRecord as error:
+                damaged[name] = str(error)
+            else:
+                names.append(name)
+        return cls(store, tuple(names), damaged)
+
+    def __getitem__(self, name: str) -> Cell:
+        if name not in self.names:
+            raise KeyError(name)
+        return _read(self.store, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@lru_cache(maxsize=CACHED_CELLS)
+def _read(store: RunStore, name: str) -> Cell:
+    return store.read(name)
+
+
+def write_page(run_folder: Path, *, redact: bool = False) -> Path:
+    """Write `run_folder/report.html`, whole or not at all, and return its path.
+
+    A run without a summary (still running, or killed) gives a page that says so and lists what there is.
+    Raises `BadInput` where there is neither a summary nor a cell, `DamagedRecord` for a damaged summary.
+    """
+    store = RunStore(run_folder)
+    shelf = Shelf.of(store)
+    ended = (store.folder / "summary.json").exists()
+    plan = store.read_json("plan.json")
+    if not ended and plan is None and not shelf.names and not shelf.damaged:
+        raise BadInput(f"{run_folder} holds no run: found neither summary.json nor cells; give the folder of an audit")
+    summary = store.summary() if ended else _unfinished(plan)
+    html = render(summary, shelf, redact=redact, damaged=shelf.damaged)
+    write_atomically(store.folder / PAGE, html.encode())
+    return store.folder / PAGE
+
+
+def _unfinished(plan: Any) -> Unfinished:
+    """What `plan.json` tells of a run that has no summary; nothing where there is none or it is of another form."""
+    try:
+        cells = {str(name): CellSpec.model_validate(spec, strict=False) for name, spec in plan["cells"].items()}
+        return Unfinished(str(plan["title"]), cells)
+    except (KeyError, TypeError, AttributeError, ValidationError):
+        return Unfinished()

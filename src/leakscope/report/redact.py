@@ -1,0 +1,78 @@
+"""What is left of a secret when a page is redacted: the file itself forgets, not only the screen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from leakscope.report.media import Array
+
+GRID = 4
+"""At most this many averages along each side of a picture ..."""
+SPAN = 8
+"""... each over at least this many pixels along each side (a smaller picture becomes one average) ..."""
+LEVELS = 8
+"""... rounded to this many levels."""
+
+MASK = "\N{BLACK VERTICAL RECTANGLE}\N{BLACK VERTICAL RECTANGLE}"
+WITHHELD = "withheld"
+
+# Numbers and quoted words in a sentence may be labels or texts of the secret; a mask cannot tell, so it takes them all.
+# A quote opens after a non-letter, so that an apostrophe inside a word opens none.
+_TELLING = re.compile(
+    r"\d+(?:[.,]\d+)*(?:[eE][+-]?\d+)?|(?<!\w)'[^']*'?|\"[^\"]*\"?|`[^`]*`?"
+    r"|\N{LEFT SINGLE QUOTATION MARK}[^\N{RIGHT SINGLE QUOTATION MARK}]*"
+    r"|\N{LEFT DOUBLE QUOTATION MARK}[^\N{RIGHT DOUBLE QUOTATION MARK}]*"
+)
+
+
+def coarse(picture: Array) -> Array:
+    """(C, H, W) in [0, 1] to (C, h, w), h = clamp(H // 8, 1, 4), w likewise: block means in steps of 1/7.
+
+    Any two pictures with equal block means become equal, so nothing finer can be computed back.
+
+    >>> coarse(np.eye(8)[None]).shape
+    (1, 1, 1)
+    """
+    values = np.nan_to_num(np.clip(np.asarray(picture, np.float64), 0.0, 1.0), nan=0.5)
+    for axis in (1, 2):
+        parts = np.array_split(values, int(np.clip(picture.shape[axis] // SPAN, 1, GRID)), axis=axis)
+        values = np.concatenate([part.mean(axis=axis, keepdims=True) for part in parts], axis=axis)
+    return np.asarray(np.rint(values * (LEVELS - 1)) / (LEVELS - 1))
+
+
+def masked(text: str) -> str:
+    """The text without its numbers and quoted words.
+
+    >>> masked("the label is 7, the word 'secret'")
+    'the label is ▮▮, the word ▮▮'
+    """
+    return _TELLING.sub(MASK, text)
+
+
+@final
+@dataclass(frozen=True)
+class Veil:
+    """Whether, and how, secrets are kept out of the page. Everything that comes from a cell passes through it."""
+
+    on: bool = False
+
+    def picture(self, picture: Array) -> Array:
+        """(C, H, W) in [0, 1]: itself, or its coarse remains."""
+        return coarse(picture) if self.on else picture
+
+    def text(self, text: str) -> str:
+        """A sentence of a cell: itself, or without numbers and quotes."""
+        return masked(text) if self.on else text
+
+    def token(self, text: str) -> str:
+        """What would let a reader draw the same secret again or quotes it at length: itself, or withheld."""
+        return WITHHELD if self.on else text
+
+    def labels(self, labels: Sequence[int]) -> tuple[str, ...]:
+        """One entry per label."""
+        return tuple(MASK if self.on else str(label) for label in labels)

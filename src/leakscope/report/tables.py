@@ -1,0 +1,205 @@
+"""Numbers and rows: what the page says in figures, and how the cells that were planned ended."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import final
+
+from leakscope.ledger.record import Ending, GroupVerdict, Record, ScoreRecord, Summary, Word
+from leakscope.report.media import Array
+
+Cell = tuple[Record, Mapping[str, Array]]
+Cells = Mapping[str, Cell]
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def number(value: float | int | None) -> str:
+    """Four significant digits, with a true minus and powers of ten; a dash for what was not measured.
+
+    >>> [number(x) for x in (23.14159, -0.5, 1e-9, float("inf"), float("nan"), None, 12)]
+    ['23.14', '−0.5', '1×10⁻⁹', '∞', 'not a number', '–', '12']
+    """
+    if value is None:
+        return "–"
+    if math.isnan(value):
+        return "not a number"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if isinstance(value, int) and abs(value) < 10**7:
+        return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}").replace("-", "−")
+    digits, _, power = f"{value:.4g}".partition("e")
+    if not power and abs(value) < 1e-3 and value:
+        digits, _, power = f"{value:.3e}".partition("e")
+    trimmed = digits.rstrip("0").rstrip(".") if "." in digits else digits
+    exponent = f"×10{str(int(power)).translate(_SUPERSCRIPT)}" if power else ""
+    return trimmed.replace("-", "−") + exponent
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the two largest units.
+
+    >>> [duration(x) for x in (0.034, 59.7, 75, 7325, float("nan"))]
+    ['0.03 s', '59.7 s', '1 min 15 s', '2 h 2 min', 'not a number']
+    """
+    if not math.isfinite(seconds):
+        return number(seconds)
+    if seconds < 60:
+        return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+_METRICS = MappingProxyType({"psnr": "PSNR", "mse": "MSE", "ssim": "SSIM", "lpips": "LPIPS"})
+_UNITS = MappingProxyType({"range^2": "range²", "of 1": ""})
+
+
+def metric_name(metric: str) -> str:
+    """What the field writes; names that have no other form stay as they are.
+
+    >>> metric_name("psnr"), metric_name("label-accuracy")
+    ('PSNR', 'label accuracy')
+    """
+    return _METRICS.get(metric, metric.replace("-", " "))
+
+
+def unit_name(unit: str) -> str:
+    """The unit as it is printed; a share of 1 has none."""
+    return _UNITS.get(unit, unit)
+
+
+def matching(scores: Sequence[ScoreRecord], metric: str) -> ScoreRecord | None:
+    """The score of that metric, if there is one."""
+    return next((score for score in scores if score.metric == metric), None)
+
+
+@final
+@dataclass(frozen=True)
+class Gauge:
+    """Where a score lies on the common axis of its metric, in percent; further right leaks more."""
+
+    low: float
+    value: float
+    high: float
+    chance: float | None
+    undefended: float | None
+    blind: float | None
+
+
+def _axis(rows: Iterable[tuple[ScoreRecord | None, ...]]) -> tuple[float, float] | None:
+    """Exact recoveries are left out where anything else is there: they would press the rest into a corner."""
+    scores = [s for row in rows for s in row if s is not None]
+    values = [v for s in [s for s in scores if not s.exact] or scores for v in (s.low, s.high, s.value, s.chance)]
+    finite = [v for v in values if math.isfinite(v)]
+    return (min(finite), max(finite)) if finite and max(finite) > min(finite) else None
+
+
+@final
+@dataclass(frozen=True)
+class Row:
+    """One line of the overview: a group, its main score and that of its controls."""
+
+    anchor: str
+    group: GroupVerdict
+    main: ScoreRecord | None
+    undefended: ScoreRecord | None
+    blind: ScoreRecord | None
+    gauge: Gauge | None = None
+
+
+def _gauge(row: Row, axis: tuple[float, float] | None) -> Gauge | None:
+    if row.main is None or axis is None or not all(map(math.isfinite, (row.main.low, row.main.value, row.main.high))):
+        return None
+    start, span, rises = axis[0], axis[1] - axis[0], row.main.higher_is_better
+
+    def place(value: float | None) -> float | None:
+        if value is None or not math.isfinite(value):
+            return None
+        share = (value - start) / span
+        return round(3 + 94 * min(max(share if rises else 1 - share, 0.0), 1.0), 2)
+
+    low, value, high = (place(v) or 0.0 for v in (row.main.low, row.main.value, row.main.high))
+    undefended = None if row.undefended is None else place(row.undefended.value)
+    blind = None if row.blind is None else place(row.blind.value)
+    return Gauge(min(low, high), value, max(low, high), place(row.main.chance), undefended, blind)
+
+
+def overview(summary: Summary) -> tuple[tuple[tuple[str, str], tuple[Row, ...]], ...]:
+    """((target, dataset), rows) in the order of the summary; gauges of one metric share an axis over the whole page."""
+    bare = []
+    for index, group in enumerate(summary.groups):
+        main = group.scores[0] if group.scores else None
+        controls = (group.undefended_scores, group.blind_scores)
+        undefended, blind = (None if main is None else matching(scores, main.metric) for scores in controls)
+        bare.append(Row(f"group-{index + 1}", group, main, undefended, blind))
+    metrics = {row.main.metric for row in bare if row.main is not None}
+    axes = {
+        metric: _axis((r.main, r.undefended, r.blind) for r in bare if r.main is not None and r.main.metric == metric)
+        for metric in metrics
+    }
+    scenes: dict[tuple[str, str], list[Row]] = {}
+    for row in bare:
+        gauge = None if row.main is None else _gauge(row, axes[row.main.metric])
+        full = Row(row.anchor, row.group, row.main, row.undefended, row.blind, gauge)
+        scenes.setdefault((row.group.target, row.group.dataset), []).append(full)
+    return tuple((scene, tuple(rows)) for scene, rows in scenes.items())
+
+
+@final
+@dataclass(frozen=True)
+class Tally:
+    """How the cells ended: as planned = claimed + refused + diverged + crashed + missing, if nothing was lost."""
+
+    planned: int
+    claimed: int
+    refused: int
+    diverged: int
+    crashed: int
+    missing: int
+
+    @property
+    def finished(self) -> int:
+        """Cells with a record, however they ended."""
+        return self.claimed + self.refused + self.diverged + self.crashed
+
+    @property
+    def failed(self) -> int:
+        """Cells that should have claimed and did not: diverged, crashed or missing. A refusal is an answer."""
+        return self.diverged + self.crashed + self.missing
+
+
+def tally(endings: Iterable[Ending], planned: int) -> Tally:
+    """Counts of what was found against what was planned.
+
+    >>> tally([Ending.CLAIMED, Ending.CRASHED], 3).missing
+    1
+    """
+    counts = Counter(endings)
+    missing = max(planned - counts.total(), 0)
+    return Tally(
+        planned,
+        counts[Ending.CLAIMED],
+        counts[Ending.REFUSED],
+        counts[Ending.DIVERGED],
+        counts[Ending.CRASHED],
+        missing,
+    )
+
+
+def words(summary: Summary) -> tuple[tuple[Word, int], ...]:
+    """How many groups got each word, worst first; words that no group got are left out."""
+    counts = Counter(group.word for group in summary.groups)
+    return tuple((word, counts[word]) for word in (Word.LEAKS, Word.INCONCLUSIVE, Word.NO_LEAK_FOUND) if counts[word])
+
+
+def agreement(true: Sequence[int], claimed: Sequence[int]) -> int:
+    """How many labels two multisets share.
+
+    >>> agreement([3, 3, 7], [7, 3, 9])
+    2
+    """
+    return (Counter(true) & Counter(claimed)).total()
