@@ -40,6 +40,14 @@ class Ready:
 
 @final
 @dataclass(frozen=True)
+class Unreadable:
+    """A worker could not rebuild the cell that it was sent."""
+
+    why: str
+
+
+@final
+@dataclass(frozen=True)
 class Processes(AbstractEngine):
     """`workers` processes (default: one per processor), each with its own pipe.
 
@@ -114,12 +122,16 @@ class _Crew:
             else:
                 self._hear(worker, said)
 
-    def _hear(self, worker: _Worker, said: Event | Ready) -> None:
+    def _hear(self, worker: _Worker, said: Event | Ready | Unreadable) -> None:
         if isinstance(said, Ready):
             worker.ready = True
             self.stillborn = 0
             self._hand_out(worker)
             return
+        if isinstance(said, Unreadable):
+            assert worker.cell is not None
+            why = f"its parts cannot be imported in a worker process ({said.why}); use the inline engine"
+            said = self._record_crash(worker.cell, why)
         self.listen(said)
         if isinstance(said, Finished):
             worker.cell = None
@@ -162,9 +174,13 @@ class _Crew:
             self.listen(Noticed(f"a worker {how}; starting its cell again: {title(cell)}"))
             self.waiting.appendleft(cell)
             return
-        found = crashed(cell, f"the worker process {how} in {TRIES} attempts; perhaps the machine ran out of memory")
+        why = f"the worker process {how} in {TRIES} attempts; perhaps the machine ran out of memory"
+        self.listen(self._record_crash(cell, why))
+
+    def _record_crash(self, cell: Cell, why: str) -> Finished:
+        found = crashed(cell, why)
         self.store.write(found.record, found.arrays)
-        self.listen(Finished(found.record))
+        return Finished(found.record)
 
     def dismiss(self) -> None:
         """Let idle workers end by themselves."""
@@ -214,6 +230,9 @@ def _work(folder: str, channel: Connection) -> None:
                 cell = channel.recv()
             except EOFError:
                 return
+            except (ImportError, AttributeError) as error:
+                channel.send(Unreadable(str(error)))
+                continue
             if cell is None:
                 return
             channel.send(Started(cell.identity, title(cell)))
