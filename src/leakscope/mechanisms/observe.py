@@ -11,6 +11,7 @@ from leakscope.core.mechanism import AbstractMechanism
 from leakscope.core.observation import Observation
 from leakscope.core.target import CrossEntropy, Target
 from leakscope.numerics.rng import Key
+from leakscope.targets.losses import CTC
 
 
 def observe(
@@ -36,7 +37,9 @@ def observe(
 
 
 def _labels_fit(target: Target, batch: Batch) -> None:
-    """Refuse labels that cross-entropy cannot read; what another loss reads is its own affair."""
+    """Refuse labels that cross-entropy or CTC cannot read; what another loss reads is its own affair."""
+    if isinstance(target.loss, CTC):
+        target.loss.check(batch, target.classes)
     if not isinstance(target.loss, CrossEntropy):
         return
     if batch.labels.dim() > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,62 @@ class ClippedReLU(nn.Module):
 
 
 @final
+class _Recurrence(torch.autograd.Function):
+    """The LSTM's loop over time. given (T, B, 4H), weight (4H, H) to the states h and c (T, B, H).
+
+    Automatic differentiation would add a (4H, H) outer product to the weight's gradient at every frame; here all frames
+    enter in one product at the end. The backward pass consists of differentiable operations on what was saved.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(given: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The states after every frame."""
+        hidden = cell = torch.zeros_like(given[0, :, : weight.shape[1]])
+        hiddens, cells = [], []
+        for frame in given.unbind():
+            i, f, g, o = (frame + hidden @ weight.T).chunk(4, 1)
+            cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
+            hidden = torch.sigmoid(o) * torch.tanh(cell)
+            hiddens.append(hidden)
+            cells.append(cell)
+        return torch.stack(hiddens), torch.stack(cells)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        """Keeps the states; both are outputs, so that the backward pass can be differentiated through them."""
+        ctx.save_for_backward(*inputs, *output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        """From the gradients of h and c those of `given` and `weight`."""
+        given, weight, hiddens, cells = ctx.saved_tensors
+        before, cell_before = _shifted(hiddens), _shifted(cells)
+        i, f, g, o = (given + before @ weight.T).chunk(4, 2)
+        i, f, g, o, squashed = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o), torch.tanh(cells)
+        through_cell = o * (1 - squashed.square())
+        slopes = torch.cat([g * i * (1 - i), cell_before * f * (1 - f), i * (1 - g.square())], 2)
+        slope_o = squashed * o * (1 - o)
+        d_hidden = d_cell = torch.zeros_like(hiddens[0])
+        d_given: list[Tensor] = []
+        for t in reversed(range(len(hiddens))):
+            at_hidden = gradients[0][t] + d_hidden
+            at_cell = gradients[1][t] + d_cell + at_hidden * through_cell[t]
+            three, last = at_cell.repeat(1, 3) * slopes[t], at_hidden * slope_o[t]
+            # rows in the order i, f, g, o
+            d_given.append(torch.cat([three, last], 1))
+            d_hidden, d_cell = d_given[-1] @ weight, at_cell * f[t]
+        stacked = torch.stack(d_given[::-1])
+        return stacked, stacked.flatten(0, 1).T @ before.flatten(0, 1)
+
+
+def _shifted(states: Tensor) -> Tensor:
+    """What was before each frame; zeros before the first."""
+    return torch.cat([torch.zeros_like(states[:1]), states[:-1]])
+
+
+@final
 class LSTM(nn.Module):
     """c_t = s(f) c_(t-1) + s(i) tanh(g), h_t = s(o) tanh(c_t), (i, f, g, o) = W x_t + V h_(t-1) + b, s the sigmoid.
 
@@ -61,14 +117,8 @@ class LSTM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, inputs) to (B, T, H); causal."""
         given = F.linear(x, self.weight_ih, self.bias)
-        hidden = cell = torch.zeros_like(given[:, 0, : self.weight_hh.shape[1]])
-        states = []
-        for t in range(x.shape[1]):
-            i, f, g, o = (given[:, t] + hidden @ self.weight_hh.T).chunk(4, 1)
-            cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
-            hidden = torch.sigmoid(o) * torch.tanh(cell)
-            states.append(hidden)
-        return torch.stack(states, 1)
+        hidden: Tensor = _Recurrence.apply(given.transpose(0, 1), self.weight_hh)[0]  # type: ignore[no-untyped-call]
+        return hidden.transpose(0, 1)
 
 
 @final
