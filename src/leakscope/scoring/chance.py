@@ -45,7 +45,7 @@ def blind(
 ) -> Blind:
     """The knowledge behind a blind guess of `count` inputs of `shape`; without a domain, values lie in [0, 1].
 
-    Raises `BadInput` when the public inputs have another shape.
+    Raises `BadInput` when the public inputs have another shape or are not finite.
     """
     if public is not None and tuple(public.inputs.shape[1:]) != shape:
         raise BadInput(f"public inputs of shape {tuple(public.inputs.shape[1:])} do not fit private ones of {shape}")
@@ -53,6 +53,7 @@ def blind(
     low, high = (torch.zeros(()), torch.ones(())) if domain is None else domain.bounds(like)
     frequencies = np.full(classes, 1 / classes)
     if public is not None:
+        public.checked()
         counts = np.bincount(classes_of(public.labels).numpy(), minlength=classes)
         frequencies = counts / counts.sum()
     return Blind(count, low.double().expand(shape), high.double().expand(shape), frequencies, public)
@@ -102,7 +103,7 @@ class MeanInput(AbstractInputGuess):
     def claim(self, known: Blind, *, key: Key) -> Inputs:
         """`known.count` copies of the mean."""
         del key
-        mean = _pool(known).mean(0)
+        mean = _pool(known).mean(0, dtype=torch.float64).cpu()
         return Inputs(mean.expand(known.count, *mean.shape).clone())
 
 
@@ -122,7 +123,7 @@ class RandomInput(AbstractInputGuess):
         pool = _pool(known)
         generator = key.generator()
         order = torch.cat([torch.randperm(len(pool), generator=generator) for _ in range(-(-known.count // len(pool)))])
-        return Inputs(pool[order[: known.count]])
+        return Inputs(pool[order[: known.count].to(pool.device)].double())
 
 
 @final
@@ -284,7 +285,7 @@ def _exceeds(counts: NDArray[np.int64], size: int, shares: NDArray[np.float64]) 
 def _pool(known: Blind) -> Tensor:
     if known.public is None:
         raise BadInput("this guess needs public data; ask its refusal first")
-    return known.public.checked().inputs.detach().cpu().double()
+    return known.public.inputs.detach()
 
 
 def _unbounded(known: Blind) -> str | None:
