@@ -35,8 +35,8 @@ Records = Sequence[Record | None]
 class Evidence:
     """One metric of one side (audited or undefended) against the blind control, over the planned trials.
 
-    gains: per trial, the mean over its items of this score minus the blind one's on the same secret, in the metric's
-    unit; a trial without a claim or without its control gains 0, so that failures stay in the denominator.
+    gains: per trial, in the metric's unit, see `gain_of`; a trial without a claim or without its control gains 0, so
+    that failures stay in the denominator.
     interval: of the mean gain at 95 %, None with fewer than `TRIALS` trials. values, blind: all items of the trials
     that have both. recovered, luck, certified: see the functions of these names.
     """
@@ -69,7 +69,7 @@ def evidence(metric: str, side: Records, blind: Records) -> Evidence | None:
     scored = [pair for pair in pairs if pair is not None]
     if not scored:
         return None
-    gains = tuple(0.0 if pair is None else _mean(pair[0].items) - _mean(pair[1].items) for pair in pairs)
+    gains = tuple(0.0 if pair is None else gain_of(*pair) for pair in pairs)
     values = tuple(item for ours, _ in scored for item in ours.items)
     guesses = tuple(item for _, theirs in scored for item in theirs.items)
     chance = math.fsum(ours.chance * len(ours.items) for ours, _ in scored) / len(values)
@@ -86,6 +86,15 @@ def evidence(metric: str, side: Records, blind: Records) -> Evidence | None:
         luck=luck(values, chance) if is_label else 1.0,
         certified=certified(metric, side, blind),
     )
+
+
+def gain_of(ours: ScoreRecord, theirs: ScoreRecord) -> float:
+    """The mean score of a trial minus what a blind guess scores on the same secret.
+
+    Inputs: minus the blind control's own score. Labels: minus the chance level, the expected score of the best blind
+    guess, as a single guess of few labels is lucky or not and says little.
+    """
+    return _mean(ours.items) - (ours.chance if ours.metric == LabelAccuracy.name else _mean(theirs.items))
 
 
 def recovered(values: Sequence[float], blind: Sequence[float]) -> int:

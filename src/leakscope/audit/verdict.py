@@ -1,8 +1,9 @@
 """From records to one of three words, by a rule that is written down.
 
 A group is all trials of one scene, batch size, mechanism and attack. It is judged on its primary metric: PSNR where
-inputs are claimed, label accuracy where labels are. A trial's *gain* is its mean score minus that of the blind guess
-on the same secret; a trial without a claim gains 0. Then:
+inputs are claimed, label accuracy where labels are. A trial's *gain* is its mean score minus what a blind guess
+scores on the same secret: for inputs the blind control's own score, for labels the chance level, which is the expected
+score of the best blind guess. A trial without a claim gains 0. Then:
 
 **leaks**, if any of these holds for the audited trials:
 

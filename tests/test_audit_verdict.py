@@ -1,0 +1,303 @@
+"""The three words, by the rule in `leakscope.audit.verdict`; records are made by hand, so that each clause is alone."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from tests.audit_toys import Crashes, Guesses, toy_plan
+
+from leakscope.attacks.inputs.linear import LinearLayer
+from leakscope.audit.engines.inline import Inline
+from leakscope.audit.evidence import ITEM_BAR, ITEM_GAIN, evidence, luck, pooled, recovered
+from leakscope.audit.run import run
+from leakscope.audit.verdict import Trials, judge
+from leakscope.core.facts import BatchSize, Labels
+from leakscope.datasets.sources.digits import Digits
+from leakscope.datasets.sources.faces import Faces
+from leakscope.datasets.sources.photographs import Photographs
+from leakscope.ledger.identity import identity
+from leakscope.ledger.record import CellSpec, CertificateRecord, Ending, Record, Role, ScoreRecord, Word
+from leakscope.mechanisms.defenses.clip import Clip
+from leakscope.mechanisms.defenses.noise import GaussianNoise
+from leakscope.mechanisms.protocols.fedsgd import FedSGD
+from leakscope.numerics.rng import Key
+
+SPEC = CellSpec(
+    role=Role.AUDITED, target="T", dataset="D", mechanism="M", attack="A", batch_size=1, told=(), metrics=(), trial=0,
+    seed=0,
+)  # fmt: skip
+
+
+def score(metric, items, chance=12.0):
+    perfect = 120.0 if metric == "psnr" else 1.0
+    mean = math.fsum(items) / len(items)
+    return ScoreRecord(
+        metric=metric, value=mean, unit="dB" if metric == "psnr" else "of 1", higher_is_better=True, low=mean,
+        high=mean, chance=chance, perfect=perfect, items=tuple(items), exact=sum(item == perfect for item in items),
+    )  # fmt: skip
+
+
+def claimed(*scores, certificate=None):
+    return Record(
+        identity=identity(SPEC),
+        spec=SPEC,
+        ending=Ending.CLAIMED,
+        sentence="done",
+        scores=scores,
+        certificate=certificate,
+    )
+
+
+def failed(ending=Ending.DIVERGED, sentence="the loss exploded"):
+    return Record(identity=identity(SPEC), spec=SPEC, ending=ending, sentence=sentence)
+
+
+def images(*values):
+    """One trial of one image for each PSNR."""
+    return [claimed(score("psnr", [value])) for value in values]
+
+
+def labels(*trials, chance=0.1):
+    return [claimed(score("label-accuracy", items, chance)) for items in trials]
+
+
+BLIND = images(12.0, 13.0, 14.0, 12.5)
+EXACT = images(90.0, 95.0, 92.0, 91.0)
+NOISE = images(8.0, 9.0, 7.5, 8.5)
+
+
+def word(audited, undefended=None, blind=BLIND, **more):
+    return judge(Trials(audited, audited if undefended is None else undefended, blind, **more))
+
+
+def test_a_clear_recovery_leaks_and_the_sentence_gives_the_numbers():
+    found, sentence = word(EXACT)
+    assert found is Word.LEAKS
+    assert "psnr 92 dB" in sentence
+    assert "79.1" in sentence
+    assert "4 of 4 inputs recovered more than 6 dB beyond any blind guess (best 95 dB, blind at most 14 dB)" in sentence
+
+
+def test_nothing_found_beside_a_control_that_works():
+    found, sentence = word(NOISE, EXACT)
+    assert found is Word.NO_LEAK_FOUND
+    assert "not better than a blind guess, over 4 trials" in sentence
+    assert "undefended, the same attack gains 79.1 dB" in sentence
+
+
+@pytest.mark.parametrize(
+    ("audited", "undefended", "blind", "says"),
+    [
+        (NOISE, NOISE, BLIND, "it cannot tell"),
+        ([*NOISE[:3], failed()], EXACT, BLIND, "1 of 4 trials without a claim: 1 diverged (the loss exploded)"),
+        ([*NOISE[:3], failed(Ending.CRASHED, "bug")], EXACT, BLIND, "1 crashed (bug)"),
+        (
+            [failed(Ending.REFUSED, "needs BatchSize")] * 4,
+            EXACT,
+            BLIND,
+            "4 of 4 trials without a claim: 4 refused (needs",
+        ),
+        ([*NOISE[:3], None], EXACT, BLIND, "1 not run"),
+        (NOISE, [*EXACT[:3], failed()], BLIND, "control: 1 of 4 trials"),
+        (NOISE, EXACT, [*BLIND[:3], None], "blind control: 1 of 4 trials"),
+        (NOISE[:2], EXACT[:2], BLIND[:2], "too few trials for an interval: 2, needed are 3"),
+        (images(14.0, 15.0, 15.8, 14.4), EXACT, BLIND, "not by the margin"),
+        (
+            images(9.0, 24.0, 8.0, 9.0),
+            images(15.0, 20.0, 19.0, 15.0),
+            images(10.0, 15.0, 14.0, 10.0),
+            "too wide to exclude",
+        ),
+    ],
+)
+def test_whatever_fails_is_inconclusive_and_says_so(audited, undefended, blind, says):
+    found, sentence = word(audited, undefended, blind)
+    assert found is Word.INCONCLUSIVE
+    assert says in sentence
+
+
+def test_an_undefended_mechanism_is_its_own_control_and_never_cleared():
+    found, sentence = word(NOISE, own_control=True)
+    assert found is Word.INCONCLUSIVE
+    assert "without any defense" in sentence
+
+
+def test_a_leak_stays_a_leak_beside_failures():
+    found, sentence = word([*EXACT[:2], failed(), None])
+    assert found is Word.LEAKS
+    assert "2 of 4 trials without a claim: 1 diverged (the loss exploded), 1 not run" in sentence
+
+
+def test_one_recovered_image_does_not_drown_in_a_mean():
+    """One of eight, while the mean gain is negative: the rule for single items has to catch it."""
+    blind = images(*[12.0] * 8)
+    audited = images(*[5.0] * 7, 35.0)
+    assert evidence("psnr", audited, blind).gain < 0
+    found, sentence = word(audited, images(*[90.0] * 8), blind)
+    assert found is Word.LEAKS
+    assert "1 of 8 inputs recovered" in sentence
+
+
+def test_one_recovered_image_within_a_batch():
+    blind = [claimed(score("psnr", [12.0] * 8))] * 3
+    audited = [claimed(score("psnr", [5.0] * 7 + [value])) for value in (5.0, 35.0, 6.0)]
+    assert word(audited, audited, blind)[0] is Word.LEAKS
+
+
+@given(st.lists(st.floats(5, 20), min_size=3, max_size=9), st.floats(-5, 40))
+@settings(deadline=None)
+def test_a_mean_gain_leaks_exactly_above_the_margin(blind, gain):
+    """With the same gain in every trial the interval is a point: 3 dB is the border, whatever the images are."""
+    audited = images(*[value + gain for value in blind])
+    found, _ = word(audited, images(*[100.0] * len(blind)), images(*blind))
+    if abs(gain - 3.0) < 1e-6 or abs(gain) < 1e-6:
+        return
+    # a mean of at most the stated chance level (12 dB here) is no leak, even if the blind control guessed worse
+    above = math.fsum(v + gain for v in blind) / len(blind) > 12.0
+    many = recovered([value + gain for value in blind], blind) > 0
+    expected = Word.LEAKS if (gain > 3.0 and above) or many else Word.INCONCLUSIVE if gain > 0 else Word.NO_LEAK_FOUND
+    assert found is expected
+
+
+def certificate(holds):
+    return CertificateRecord(residual=0.0, tolerance=1.0, holds=holds, statement="s")
+
+
+def test_a_certificate_counts_where_the_score_confirms_it():
+    one = [claimed(score("psnr", [17.0]), certificate=certificate(True))]
+    found, sentence = word(one, blind=images(12.0))
+    assert found is Word.LEAKS
+    assert "proved by its own equations in 1 of 1 trials" in sentence
+    assert word(one, blind=images(16.0))[0] is Word.INCONCLUSIVE, "not confirmed: 1 dB above blind"
+    unheld = [claimed(score("psnr", [17.0]), certificate=certificate(False))]
+    assert word(unheld, blind=images(12.0))[0] is Word.INCONCLUSIVE
+    right = [claimed(score("label-accuracy", [1.0], 0.1), certificate=certificate(True))]
+    assert word(right, blind=labels([0.0]))[0] is Word.LEAKS
+    wrong = [claimed(score("label-accuracy", [1.0, 0.0], 0.1), certificate=certificate(True))]
+    assert word(wrong, blind=labels([0.0, 0.0]))[0] is Word.INCONCLUSIVE
+
+
+def test_labels_leak_above_chance_only_beyond_luck():
+    wrong = labels(*[[0.0]] * 4)
+    assert word(labels(*[[1.0]] * 4), blind=wrong)[0] is Word.LEAKS
+    coin = [labels(*[[1.0]] * 4, chance=0.5), labels(*[[0.0]] * 4, chance=0.5)]
+    found, sentence = word(coin[0], coin[0], coin[1])
+    assert found is Word.INCONCLUSIVE, "four coin flips are right one time in sixteen"
+    assert "label-accuracy 1 of 1" in sentence
+    found, sentence = word(labels(*[[0.0]] * 4), labels(*[[1.0]] * 4), labels([0.0], [1.0], [0.0], [0.0]))
+    assert found is Word.NO_LEAK_FOUND
+    assert "4 of 4 labels right, chance 0.4" in word(labels(*[[1.0]] * 4), blind=wrong)[1]
+
+
+def test_labels_that_come_with_worthless_images_leak_unless_they_were_told():
+    both = [claimed(score("psnr", [8.0]), score("label-accuracy", [1.0], 0.1))] * 4
+    exact = [claimed(score("psnr", [90.0]), score("label-accuracy", [1.0], 0.1))] * 4
+    blind = [claimed(score("psnr", [12.0]), score("label-accuracy", [0.0], 0.1))] * 4
+    found, sentence = word(both, exact, blind)
+    assert found is Word.LEAKS
+    assert sentence.startswith("the labels leak, the inputs were not found: 4 of 4 labels right")
+    assert word(both, exact, blind, labels_told=True)[0] is Word.NO_LEAK_FOUND
+
+
+def test_a_claim_without_a_known_score_is_inconclusive():
+    found, sentence = word([claimed()] * 4)
+    assert found is Word.INCONCLUSIVE
+    assert "no score" in sentence
+
+
+def test_not_a_number_is_never_an_all_clear():
+    odd = [claimed(score("label-accuracy", [1.0], 0.1)) for _ in range(4)]
+    found, _ = word(odd, odd, labels(*[[0.0]] * 4), own_control=True)
+    assert found is Word.LEAKS
+
+
+# --- the numbers ----------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=30), st.floats(0.01, 0.99))
+def test_luck_is_the_binomial_tail(values, chance):
+    expected = stats.binomtest(int(sum(values)), len(values), chance, alternative="greater").pvalue
+    assert luck(values, chance) == pytest.approx(expected, rel=1e-9)
+
+
+def test_failures_stay_in_the_denominator():
+    found = evidence("psnr", [*images(22.0, 23.0), failed(), None], BLIND)
+    assert found.gains == (10.0, 10.0, 0.0, 0.0)
+    assert found.gain == 5.0
+
+
+def test_trials_are_paired_with_their_own_blind_guess():
+    """The gain is constant although the secrets differ wildly: only a paired difference has a width of zero."""
+    found = evidence("psnr", images(24.0, 11.0, 17.0), images(20.0, 7.0, 13.0))
+    assert (found.interval.low, found.interval.high) == (4.0, 4.0)
+
+
+def test_pooling_keeps_every_item_and_puts_the_deciding_metric_first():
+    records = [claimed(score("ssim", [0.1]), score("psnr", [10.0, 20.0])), claimed(score("psnr", [60.0])), failed()]
+    first, second = pooled(records)
+    assert (first.metric, first.items, first.value) == ("psnr", (10.0, 20.0, 60.0), 30.0)
+    assert first.low <= first.value <= first.high
+    assert second.metric == "ssim"
+
+
+@pytest.mark.parametrize(
+    ("source", "bound"),
+    [(Digits(8), 0.004), (Faces(), 0.004), (Photographs(), 0.012)],
+    ids=["digits", "faces", "photos"],
+)
+def test_the_false_positive_rate_of_single_items_is_the_stated_one(source, bound):
+    """A random public image as the claim sees nothing and is lifelike; the rate is over groups of 1, 3, 8, 32 items."""
+    public = source.public().inputs.flatten(1).double()
+    private = source.draw(len(source.load()) - len(public), key=Key(0)).reveal().inputs.flatten(1).double()
+    decibels = {
+        "blind": -10 * torch.log10(((private - public.mean(0)) ** 2).mean(1)),
+        "claim": -10 * torch.log10((torch.cdist(private, public) ** 2 / private.shape[1]).clamp_min(1e-12)),
+    }
+    chance, groups = np.random.default_rng(0), 20_000
+    for size in (1, 3, 8, 32):
+        mine = chance.integers(len(private), size=(groups, size))
+        theirs = chance.integers(len(public), size=(groups, size))
+        guess, claim = decibels["blind"].numpy()[mine], decibels["claim"].numpy()[mine, theirs]
+        hit = (claim > guess + ITEM_GAIN) & (claim > guess.max(1, keepdims=True) + ITEM_BAR)
+        rate, spread = hit.any(1).mean(), math.sqrt(bound / groups)
+        assert rate <= bound + 3 * spread
+        some = np.flatnonzero(hit.any(1))[:3]
+        assert all(recovered(claim[row], guess[row]) > 0 for row in some)
+
+
+# --- through the whole audit ----------------------------------------------------------------------------------------
+
+
+def test_the_three_words_come_out_of_a_real_audit(tmp_path):
+    """The exact attack on a linear model: bare it leaks, under heavy noise it does not, and a crash clears nobody."""
+    plan = toy_plan(
+        mechanisms=(FedSGD(), FedSGD() >> Clip(1e-3), FedSGD() >> Clip(1.0) >> GaussianNoise(10.0)),
+        attacks=(LinearLayer(), Crashes(), Guesses()),
+        told=(BatchSize,),
+        trials=4,
+    )
+    summary = run(plan, tmp_path, Inline())
+    words = {(g.mechanism, g.attack): g.word for g in summary.groups}
+    bare, clipped, noisy = (repr(m) for m in plan.mechanisms)
+    linear = repr(LinearLayer())
+    assert words[bare, linear] is words[clipped, linear] is Word.LEAKS
+    assert words[noisy, linear] in (Word.NO_LEAK_FOUND, Word.INCONCLUSIVE)
+    assert all(
+        words[m, a] is Word.INCONCLUSIVE
+        for m in (bare, clipped, noisy)
+        for a in ("Crashes(on=-1)", "Guesses(pause=0.0)")
+    )
+    assert summary.word is Word.LEAKS
+    epsilons = {g.mechanism: (g.epsilon, g.delta) for g in summary.groups}
+    assert epsilons[bare] == (math.inf, 1e-5)
+    # sensitivity 1 and standard deviation 10: the Gaussian mechanism of noise multiplier 10 (Balle and Wang 2018)
+    assert 0.2 < epsilons[noisy][0] < 0.5
+
+
+def test_told_labels_are_known_to_the_verdict(tmp_path):
+    plan = toy_plan(attacks=(Guesses(),), told=(Labels,), trials=1)
+    assert run(plan, tmp_path, Inline()).word is Word.INCONCLUSIVE
