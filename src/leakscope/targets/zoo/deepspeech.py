@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
 from leakscope.core.target import Target
-from leakscope.domains.speech import Frames
 from leakscope.numerics.rng import Key
 from leakscope.targets.architecture import AbstractArchitecture
 from leakscope.targets.losses import CTC, Reduction
@@ -161,6 +160,7 @@ class DeepSpeech(AbstractArchitecture):
     lstm.weight_hh, lstm.bias, layer_5.weight, ..., layer_6.bias. Frames beyond an utterance must be zero.
     Raises `BadInput` on sizes below 1, a negative context, a rate outside [0, 1) or a clip that is not positive.
 
+    >>> from leakscope.domains.speech import Frames
     >>> DeepSpeech(hidden=8).build(Frames(26), 29, key=Key(0)).count()
     4981
     """
@@ -187,9 +187,9 @@ class DeepSpeech(AbstractArchitecture):
     def build(self, domain: AbstractDomain, classes: int, *, key: Key) -> Target:
         """The target with weights drawn from `key`; `classes` counts the blank.
 
-        Raises `BadInput` when the domain is not `Frames` of as many coefficients, or on fewer than 2 classes.
+        Raises `BadInput` when the domain's inputs are not (T, coefficients) with any T, or on fewer than 2 classes.
         """
-        if not isinstance(domain, Frames) or domain.coefficients != self.coefficients:
+        if not all(domain.fits(torch.empty(1, frames, self.coefficients)) for frames in (1, 2)):
             raise BadInput(f"{self!r} takes Frames({self.coefficients}), got {domain!r}; make the two agree")
         if classes < 2:
             raise BadInput(f"expected at least one character and the blank, got {classes} classes")
