@@ -12,14 +12,22 @@ FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AttributeErro
 """What other people's forward passes raise on inputs that they were not written for."""
 
 
+def first_line(error: BaseException) -> str:
+    """The kind of an error and the first line of its text.
+
+    >>> first_line(ValueError("one\\ntwo"))
+    'ValueError: one'
+    """
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
 def run(target: Target, inputs: Tensor, *, key: Key) -> Tensor | str:
     """The outputs (B, classes), or a sentence that says why the model does not give them."""
     try:
         with key.isolated(), torch.no_grad():
             outputs: object = target.outputs(target.parameters(), inputs)
     except FORWARD_ERRORS as error:
-        first = (str(error).splitlines() or [""])[0]
-        return f"the model fails on inputs of shape {tuple(inputs.shape)}: {type(error).__name__}: {first}"
+        return f"the model fails on inputs of shape {tuple(inputs.shape)}: {first_line(error)}"
     wanted = (len(inputs), target.classes)
     if not isinstance(outputs, Tensor):
         return f"the model returns a {type(outputs).__name__}, expected one tensor of logits {wanted}"

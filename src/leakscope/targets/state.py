@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,13 @@ from leakscope.core.errors import BadInput
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
 from leakscope.targets.architecture import AbstractArchitecture
+from leakscope.targets.probe import first_line
+
+DAMAGE = (
+    safetensors.SafetensorError, pickle.UnpicklingError, struct.error, RuntimeError, OSError, EOFError, ValueError,
+    LookupError, TypeError, AttributeError, AssertionError, OverflowError,
+)  # fmt: skip
+"""What the two readers raise on bytes that are not theirs; torch's has no error of its own."""
 
 
 @final
@@ -70,10 +78,9 @@ def _read(path: Path) -> dict[str, Tensor]:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+    except DAMAGE as error:
         raise BadInput(
-            f"{path} cannot be read as plain tensors ({first}); save the state dict itself: "
+            f"{path} cannot be read as plain tensors ({first_line(error)}); save the state dict itself: "
             "torch.save(model.state_dict(), path), or safetensors.torch.save_file"
         ) from error
     if not isinstance(content, Mapping):

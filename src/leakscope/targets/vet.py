@@ -22,7 +22,7 @@ from leakscope.core.target import CrossEntropy, Target
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key, normal
 from leakscope.targets.anatomy import output_layer, probe_inputs
-from leakscope.targets.probe import FORWARD_ERRORS, run
+from leakscope.targets.probe import FORWARD_ERRORS, first_line, run
 
 KEY = Key(0).child("vet")
 MANY_PARAMETERS = 50_000_000
@@ -230,8 +230,28 @@ def _head(seen: _Seen) -> Iterator[Finding]:
         yield Finding(Level.WARNING, "output bias", sentence, remedy)
 
 
-def _slope(target: Target, inputs: Tensor, key: Key) -> tuple[float, float, float]:
-    """Derivative of <gradient, v> in the direction u: by autograd, by differences, and the size of rounding errors."""
+@final
+@dataclass(frozen=True)
+class _Slope:
+    """The derivative of <gradient, v> along a line: by autograd, by differences, and the size of rounding errors."""
+
+    autograd: float
+    differences: float
+    rounding: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the two routes give one number."""
+        larger = max(abs(self.autograd), abs(self.differences))
+        return abs(self.autograd - self.differences) <= 1e-2 * larger + self.rounding
+
+    @property
+    def flat(self) -> bool:
+        """Whether both are zero."""
+        return max(abs(self.autograd), abs(self.differences)) <= self.rounding
+
+
+def _slope(target: Target, inputs: Tensor, key: Key) -> _Slope:
     labels = torch.arange(len(inputs), device=inputs.device) % target.classes
     parameters = target.parameters()
     along = {name: normal(value, key.child("v", name)) for name, value in parameters.items()}
@@ -246,40 +266,42 @@ def _slope(target: Target, inputs: Tensor, key: Key) -> tuple[float, float, floa
     step = 1e-7
     by_autograd = float((torch.func.grad(projected)(inputs) * direction).sum())
     high, low = float(projected(inputs + step * direction)), float(projected(inputs - step * direction))
-    return by_autograd, (high - low) / (2 * step), 1e-14 * max(abs(high), abs(low)) / step
+    return _Slope(by_autograd, (high - low) / (2 * step), 1e-14 * max(abs(high), abs(low)) / step)
+
+
+def _slopes(target: Target, inputs: Tensor) -> list[_Slope]:
+    """Up to three, until one convinces: a kink (ReLU) between the two ends spoils a difference now and then."""
+    double = dataclasses.replace(target, module=copy.deepcopy(target.module).double())
+    slopes: list[_Slope] = []
+    while len(slopes) < 3 and not any(slope.agrees and not slope.flat for slope in slopes):
+        slopes.append(_slope(double, inputs.double(), KEY.child("slope", len(slopes))))
+    return slopes
 
 
 def _derivatives(seen: _Seen) -> Iterator[Finding]:
-    inputs = seen.inputs[:2].double()
     try:
-        double = dataclasses.replace(seen.target, module=copy.deepcopy(seen.target.module).double())
-        slopes = [_slope(double, inputs, KEY.child("slope", i)) for i in range(3)]
+        slopes = _slopes(seen.target, seen.inputs[:2])
     except (*FORWARD_ERRORS, BadInput) as error:
-        first = (str(error).splitlines() or [""])[0]
-        sentence = f"the gradient cannot be differentiated again: {type(error).__name__}: {first}"
-        remedy = (
-            "write the layer with torch operations (custom autograd functions need setup_context), in any precision"
-        )
+        sentence = f"the gradient cannot be differentiated again in double precision: {first_line(error)}"
+        remedy = "write the layer with torch operations that keep the dtype (autograd functions need setup_context)"
         yield Finding(Level.ERROR, "second derivative", sentence, remedy)
         return
-    # one of three is enough: a kink (ReLU) between the two ends spoils a difference now and then
-    if not any(abs(a - d) <= 1e-2 * max(abs(a), abs(d)) + rounding for a, d, rounding in slopes):
-        sentence = (
-            f"autograd says that the gradient changes by {slopes[0][0]:.3g} along a line, "
-            f"differences say {slopes[0][1]:.3g}"
-        )
-        remedy = "a layer's backward is not differentiable itself; write it with torch operations"
-        yield Finding(Level.ERROR, "second derivative", sentence, remedy)
-    elif all(abs(a) <= rounding and abs(d) <= rounding for a, d, rounding in slopes):
+    if all(slope.flat for slope in slopes):
         sentence = "the gradient does not change with the input, so that no search can follow it"
         remedy = "the inputs pass a step function, are rounded, or are detached; only attacks that do not search apply"
         yield Finding(Level.WARNING, "second derivative", sentence, remedy)
+    elif not any(slope.agrees for slope in slopes):
+        sentence = (
+            f"autograd says that the gradient changes by {slopes[0].autograd:.3g} along a line, "
+            f"differences say {slopes[0].differences:.3g}"
+        )
+        remedy = "a layer's backward is not differentiable itself; write it with torch operations"
+        yield Finding(Level.ERROR, "second derivative", sentence, remedy)
 
 
 def _vectorized(seen: _Seen) -> Iterator[Finding]:
     target, parameters = seen.target, seen.target.parameters()
     labels = torch.zeros(2, dtype=torch.int64, device=seen.inputs.device)
-
     candidates = torch.stack([seen.inputs[:2], seen.inputs[1:]])
 
     def size(candidate: Tensor) -> Tensor:
@@ -289,8 +311,7 @@ def _vectorized(seen: _Seen) -> Iterator[Finding]:
         with KEY.isolated():
             torch.func.vmap(torch.func.grad(size), randomness="different")(candidates)
     except FORWARD_ERRORS as error:
-        first = (str(error).splitlines() or [""])[0]
-        sentence = f"candidates cannot be searched side by side: {type(error).__name__}: {first}"
+        sentence = f"candidates cannot be searched side by side: {first_line(error)}"
         remedy = (
             "restarts run one after the other; operations in place and Python branches on values are the usual reason"
         )
