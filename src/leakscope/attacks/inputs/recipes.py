@@ -12,23 +12,23 @@ from leakscope.attacks.parts.priors.prior import Flat
 from leakscope.attacks.parts.priors.statistics import BatchNorm
 from leakscope.attacks.parts.searches import LBFGS, Adam
 from leakscope.attacks.parts.spaces import Pixels
-from leakscope.attacks.parts.starts import Gaussian, Uniform
+from leakscope.attacks.parts.starts import Gaussian, Gray
 
 
 def dlg(*, evaluations: int = 1000, restarts: int = 1, line_search: bool = True) -> GradientInversion:
     """Zhu et al. 2019 (arXiv:1906.08935): squared distance, joint soft labels, L-BFGS with step 1 and history 100.
 
     Two changes that the paper's own cases need: a strong-Wolfe line search (without it about a quarter of all seeds
-    diverge; `line_search=False` is the original) and a start within the range of the data.
+    diverge; `line_search=False` is the original) and a start near the middle of the data's range instead of N(0, 1).
     """
     search = LBFGS(lr=1.0, evaluations=evaluations, history=100, line_search=line_search)
-    return GradientInversion(Squared(), Flat(), Pixels(), Uniform(), search, Joint(), restarts)
+    return GradientInversion(Squared(), Flat(), Pixels(), Gray(0.02), search, Joint(), restarts)
 
 
 def idlg(*, evaluations: int = 1000, restarts: int = 1, line_search: bool = True) -> GradientInversion:
     """Zhao et al. 2020 (arXiv:2001.02610): DLG with the label read from the sign of the output layer's gradient."""
     search = LBFGS(lr=1.0, evaluations=evaluations, history=100, line_search=line_search)
-    return GradientInversion(Squared(), Flat(), Pixels(), Uniform(), search, Inferred(LabelSigns()), restarts)
+    return GradientInversion(Squared(), Flat(), Pixels(), Gray(0.02), search, Inferred(LabelSigns()), restarts)
 
 
 def inverting_gradients(*, steps: int = 24_000, tv: float = 0.1, restarts: int = 1) -> GradientInversion:

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from torch import Tensor
 
 from leakscope.core.domain import AbstractDomain
@@ -53,10 +52,18 @@ class Gaussian(AbstractStart):
 @final
 @dataclass(frozen=True)
 class Gray(AbstractStart):
-    """The middle of the domain's range everywhere; the same for every key."""
+    """The middle of the domain's range plus U(-spread/2, spread/2) of the range; the same for every key at spread 0.
+
+    What a search with a line search wants on smooth inputs: noise that it never draws it need not remove.
+    """
+
+    spread: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.spread <= 1:
+            raise BadInput(f"expected a spread between 0 and 1, got {self.spread}")
 
     def draw(self, like: Tensor, domain: AbstractDomain, *, key: Key) -> Tensor:
-        """The constant candidate."""
-        del key
+        """Nearly constant candidates."""
         low, high = domain.bounds(like)
-        return torch.zeros_like(like) + (low + high) / 2
+        return (low + high) / 2 + self.spread * (high - low) * (uniform(like, key) - 0.5)

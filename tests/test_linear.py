@@ -1,0 +1,134 @@
+"""The closed form at a dense first layer: exact where the algebra says so, honest where it does not."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import leakscope as ls
+from leakscope.attacks.inputs.linear import agreeing, ratio
+
+IMAGE = ls.Images(3, 8, 8)
+
+
+def dense(hidden: int, classes: int = 5, *, bias: bool = True, seed: int = 0) -> ls.Target:
+    with ls.Key(seed).isolated():
+        first = nn.Linear(192, hidden, bias=bias)
+        return ls.Target(nn.Sequential(nn.Flatten(), first, nn.ReLU(), nn.Linear(hidden, classes)), IMAGE, classes)
+
+
+def batch(count: int, seed: int = 0, classes: int = 5) -> ls.Batch:
+    generator = ls.Key(seed).child("batch").generator()
+    return ls.Batch(
+        torch.rand(count, 3, 8, 8, generator=generator), torch.randint(classes, (count,), generator=generator)
+    )
+
+
+def decibel(claimed: torch.Tensor, true: torch.Tensor) -> float:
+    return -10 * math.log10(max(float((claimed - true).square().mean()), 1e-15))
+
+
+@pytest.mark.parametrize(
+    "mechanism",
+    [ls.FedSGD(), ls.FedAvg(steps=1, lr=0.1), ls.FedAvg(steps=5, lr=0.01), ls.FedSGD() >> ls.Clip(1.0)],
+    ids=repr,
+)
+def test_one_example_is_exact_and_certified(mechanism: ls.FedSGD) -> None:
+    secret = batch(1)
+    attempt = ls.LinearLayer().run(ls.observe(dense(64), secret, mechanism, key=ls.Key(1)), key=ls.Key(2))
+    assert attempt.outcome is ls.Outcome.CLAIMED
+    assert attempt.certificate is not None
+    assert attempt.certificate.holds
+    assert decibel(attempt.claim.values, secret.inputs) > 85
+
+
+def test_the_acceptance_case_is_above_100_decibel() -> None:
+    with ls.Key(0).isolated():
+        target = ls.Target(nn.Sequential(nn.Flatten(), nn.Linear(3072, 100)), ls.Images(3, 32, 32), 100)
+    secret = ls.Batch(torch.rand(1, 3, 32, 32, generator=ls.Key(3).generator()), torch.tensor([42]))
+    attempt = ls.LinearLayer().run(ls.observe(target, secret, ls.FedSGD(), key=ls.Key(1)), key=ls.Key(2))
+    assert decibel(attempt.claim.values, secret.inputs) > 100
+
+
+def test_of_a_batch_only_true_inputs_are_claimed() -> None:
+    """With few units per example mixtures abound; whatever is claimed must be a member of the batch."""
+    target, secret = dense(400), batch(3)
+    attempt = ls.LinearLayer().run(ls.observe(target, secret, ls.FedSGD(), key=ls.Key(1)), key=ls.Key(2))
+    assert 1 <= len(attempt.claim) <= 3
+    for value in attempt.claim.values:
+        nearest = min(float((value - true).abs().max()) for true in secret.inputs)
+        assert nearest < 1e-3
+
+
+def test_noise_is_no_proof() -> None:
+    """The certificate compares equations with the release: noise breaks it, whatever the picture looks like."""
+    mechanism = ls.FedSGD() >> ls.GaussianNoise(1e-2)
+    seen = ls.observe(dense(64), batch(1), mechanism, key=ls.Key(1), tell=[ls.BatchSize(1)])
+    attempt = ls.LinearLayer().run(seen, key=ls.Key(2))
+    assert attempt.certificate is not None
+    assert not attempt.certificate.holds
+    assert bool(attempt.claim.confidence.isnan().all())
+
+
+def test_a_batch_under_noise_claims_nothing() -> None:
+    seen = ls.observe(dense(64), batch(4), ls.FedSGD() >> ls.GaussianNoise(1e-2), key=ls.Key(1))
+    attempt = ls.LinearLayer().run(seen, key=ls.Key(2))
+    assert len(attempt.claim) == 0
+    assert "no two units agree" in attempt.sentence
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (dense(8, bias=False), "no bias"),
+        (ls.Target(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5)), IMAGE, 5), "flattened input"),
+    ],
+    ids=["no bias", "convolution first"],
+)
+def test_refusals_name_the_layer(target: ls.Target, words: str) -> None:
+    seen = ls.observe(target, batch(1), ls.FedSGD(), key=ls.Key(1))
+    attempt = ls.LinearLayer().run(seen, key=ls.Key(2))
+    assert attempt.outcome is ls.Outcome.REFUSED
+    assert attempt.claim is None
+    assert words in attempt.sentence
+
+
+def test_a_partial_release_is_refused_by_name() -> None:
+    whole = ls.observe(dense(8), batch(1), ls.FedSGD(), key=ls.Key(1))
+    partial = ls.Gradient({"3.weight": whole.release.by_name["3.weight"]})
+    refusal = ls.LinearLayer().refusal(ls.Observation(whole.target, partial, whole.mechanism))
+    assert refusal is not None
+    assert "1.weight" in refusal.sentence
+
+
+def test_a_release_that_is_not_finite_is_refused() -> None:
+    whole = ls.observe(dense(8), batch(1), ls.FedSGD(), key=ls.Key(1))
+    broken = ls.Gradient({n: v * float("nan") for n, v in whole.release.by_name.items()})
+    attempt = ls.LinearLayer().run(ls.Observation(whole.target, broken, whole.mechanism), key=ls.Key(0))
+    assert attempt.outcome is ls.Outcome.REFUSED
+    assert "finite" in attempt.sentence
+
+
+@settings(max_examples=30, deadline=None)
+@given(units=st.integers(1, 12), width=st.integers(1, 20), seed=st.integers(0, 999), scale=st.floats(1e-6, 1e6))
+def test_ratio_inverts_every_rank_one_update(units: int, width: int, seed: int, scale: float) -> None:
+    generator = ls.Key(seed).generator()
+    x = torch.rand(width, generator=generator, dtype=torch.float64)
+    delta = scale * torch.randn(units, generator=generator, dtype=torch.float64)
+    found, residual = ratio(torch.outer(delta, x), delta)
+    torch.testing.assert_close(found, x)
+    assert residual < 1e-12 or not x.any()
+
+
+def test_agreeing_units_are_found_and_mixtures_are_not() -> None:
+    x, y = torch.tensor([1.0, 2.0, 3.0]).double(), torch.tensor([0.5, 0.1, 0.9]).double()
+    delta = torch.tensor([[1.0, 0.0], [-2.0, 0.0], [0.0, 3.0], [0.4, 0.6], [0.7, -0.2]]).double()
+    values, residuals = agreeing(delta @ torch.stack([x, y]), delta.sum(1), 1e-6)
+    # only x has two units of its own; the lone unit of y cannot be told from a mixture and is not claimed
+    torch.testing.assert_close(values, x[None])
+    assert max(residuals) < 1e-12
