@@ -22,6 +22,8 @@ MOST_POINTS = 160
 """Curves with more points are thinned to so many, evenly, ends included."""
 MOST_CURVES = 16
 MOST_DOTS = 80
+HIGHEST = 1000.0
+"""Losses beyond so many times the largest first one are drawn at the upper edge: a divergence would hide the rest."""
 
 # Inches. Fixed margins: a layout engine draws every figure twice.
 _WIDTH, _GAP = 4.4, 0.68
@@ -118,6 +120,7 @@ class Drawing:
 
     source: str
     alt: str
+    note: str = ""
 
 
 def intervals(metrics: Sequence[Triple]) -> Drawing | None:
@@ -174,10 +177,12 @@ def curves(searches: Sequence[Curve]) -> Drawing | None:
     kept = [(curve, x, y) for curve, (x, y) in thinned if len(x) > 1]
     if not kept:
         return None
+    top = HIGHEST * max(float(y[0]) for _, _, y in kept)
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, 2.5))
         axes = figure.add_axes((0.16, 0.18, 0.8, 0.77))
-        for curve, x, y in kept:
+        for curve, x, far in kept:
+            y = np.minimum(far, top)
             color, dashes = (UNDEFENDED, (0, (3, 2))) if curve.control else (INK, "-")
             axes.plot(x, y, color=color, linestyle=dashes, linewidth=1.1, alpha=0.85, label=_legend(curve))
             if curve.lost:
@@ -193,9 +198,11 @@ def curves(searches: Sequence[Curve]) -> Drawing | None:
         if len(unique) > 1:
             axes.legend(unique.values(), unique.keys(), frameon=False, fontsize=8)
         source = _svg(figure)
+    beyond = any(bool((y > top).any()) for _, _, y in kept)
+    note = f"Losses above {number(top)} are drawn at the upper edge." if beyond else ""
     ends = ", ".join(f"{number(float(y[0]))} to {number(float(y[-1]))}" for _, _, y in kept[:4])
     more = f" (and {len(kept) - 4} more)" if len(kept) > 4 else ""
-    return Drawing(source, f"Loss of {len(kept)} searches on a logarithmic axis: {ends}{more}.")
+    return Drawing(source, f"Loss of {len(kept)} searches on a logarithmic axis: {ends}{more}.", note)
 
 
 def _legend(curve: Curve) -> str:

@@ -57,8 +57,8 @@ METHOD = (
     "Each trial draws a private batch and a target's weights, lets the mechanism release what a client would send, and "
     "hands the attack only the target, that release, the description of the mechanism and the facts listed as told.",
     "Each trial is run beside two controls on the same private batch: undefended, the same attack on the same protocol "
-    "without its defenses (could this attack work here at all?), and blind, a guess from public data that saw no release "
-    "(what would one score for nothing?).",
+    "without its defenses (could this attack work here at all?), and blind, a guess from public data that saw no "
+    "release (what would one score for nothing?).",
     "Claims are paired with private examples by the best assignment, so the order of a claim changes no score; blind "
     "guesses are paired the same way. A score is the mean over private examples; its interval, at 95 %, comes from "
     "redrawing trials. A trial's gain is its score minus that of the blind guess on the same batch; a trial without a "

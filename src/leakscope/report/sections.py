@@ -132,6 +132,7 @@ def section(row: Row, desk: Desk) -> Section:
     triples = _triples(group)
     easel = Easel(group, desk.cells, desk.veil, desk.share)
     labeled = [record for record in members if record.labels_true or record.labels_claimed]
+    labeled = labeled if any(record.labels_claimed for record in labeled) else []
     return Section(
         row=row,
         sentence=_sentence(group, desk),
@@ -159,7 +160,7 @@ def _sentence(group: GroupVerdict, desk: Desk) -> str:
     said, names = group.sentence, [identity for _, identity in _roles(group)]
     if any(name not in desk.cells for name in names):
         return desk.veil.text(said)
-    for quoted in {desk.cells[name][0].sentence for name in names}:
+    for quoted in sorted({desk.cells[name][0].sentence for name in names}, key=len, reverse=True):
         said = said.replace(quoted, desk.veil.text(quoted)) if quoted else said
     return said
 

@@ -55,7 +55,7 @@ def duration(seconds: float) -> str:
 
 
 _METRICS = MappingProxyType({"psnr": "PSNR", "mse": "MSE", "ssim": "SSIM", "lpips": "LPIPS"})
-_UNITS = MappingProxyType({"range^2": "range²", "of 1": ""})
+_UNITS = MappingProxyType({"range^2": "", "of 1": ""})
 
 
 def metric_name(metric: str) -> str:
@@ -68,7 +68,7 @@ def metric_name(metric: str) -> str:
 
 
 def unit_name(unit: str) -> str:
-    """The unit as it is printed; a share of 1 has none."""
+    """The unit as it is printed; a share of 1, or of the squared range [0, 1], has none."""
     return _UNITS.get(unit, unit)
 
 
@@ -190,10 +190,13 @@ def tally(endings: Iterable[Ending], planned: int) -> Tally:
     )
 
 
+WORST_FIRST = (Word.LEAKS, Word.INCONCLUSIVE, Word.NO_LEAK_FOUND)
+
+
 def words(summary: Summary) -> tuple[tuple[Word, int], ...]:
     """How many groups got each word, worst first; words that no group got are left out."""
     counts = Counter(group.word for group in summary.groups)
-    return tuple((word, counts[word]) for word in (Word.LEAKS, Word.INCONCLUSIVE, Word.NO_LEAK_FOUND) if counts[word])
+    return tuple((word, counts[word]) for word in WORST_FIRST if counts[word])
 
 
 def agreement(true: Sequence[int], claimed: Sequence[int]) -> int:
