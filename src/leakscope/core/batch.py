@@ -93,6 +93,13 @@ class Batch:
         label_lengths = None if self.label_lengths is None else self.label_lengths[index]
         return Batch(self.inputs[index], self.labels[index], lengths, label_lengths)
 
+    def trimmed(self) -> Batch:
+        """The same sequences without the padding that none of them needs; other batches as they are."""
+        if self.lengths is None or self.label_lengths is None:
+            return self
+        frames, letters = int(self.lengths.max()), int(self.label_lengths.max())
+        return Batch(self.inputs[:, :frames], self.labels[:, :letters], self.lengths, self.label_lengths)
+
     def fingerprint(self) -> str:
         """A hash of every byte."""
         named = {

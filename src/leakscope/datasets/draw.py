@@ -55,7 +55,7 @@ class AbstractSource(ABC):
         if not 1 <= count <= len(private):
             raise BadInput(f"{self!r} has {len(private)} private examples, cannot draw {count}")
         chosen = torch.randperm(len(private), generator=key.child("draw").generator())[:count]
-        return Secret(everything.rows(private[chosen]))
+        return Secret(everything.rows(private[chosen]).trimmed())
 
     @final
     def public(self) -> Batch:
@@ -63,7 +63,7 @@ class AbstractSource(ABC):
         everything, (public, _) = self.load(), _split(self)
         if len(public) == 0:
             raise BadInput(f"{self!r} has too few different examples for a public part; it needs at least 2")
-        return everything.rows(public)
+        return everything.rows(public).trimmed()
 
 
 @functools.lru_cache(maxsize=32)

@@ -1,0 +1,99 @@
+"""Sound files become samples: any rate, any width, any number of channels."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.signal import resample_poly
+from torch import Tensor
+
+from leakscope.core.errors import BadInput, optional
+from leakscope.domains.speech import RATE, WINDOW
+
+SLOWEST = 4000
+"""Hz; below this nothing that a recognizer needs is left."""
+
+Samples = npt.NDArray[np.float64]
+
+
+def resampled(samples: Samples, rate: int) -> Tensor:
+    """`samples` (N,) at `rate` Hz as (ceil(16000 N / rate),) float32 at 16 kHz, by a polyphase low-pass filter.
+
+    Raises `BadInput` on a rate below 4000 Hz.
+
+    >>> resampled(np.zeros(8000), 8000).shape
+    torch.Size([16000])
+    """
+    if rate < SLOWEST:
+        raise BadInput(f"expected at least {SLOWEST} samples per second, got {rate}; record it again")
+    common = math.gcd(RATE, rate)
+    values = samples if rate == RATE else resample_poly(samples, RATE // common, rate // common)
+    return torch.from_numpy(np.asarray(values, dtype=np.float32))
+
+
+def read_sound(path: str | os.PathLike[str]) -> Tensor:
+    """The samples of a sound file (WAV, FLAC, OGG and what else libsndfile reads): (N,) float32, 16 kHz, mono.
+
+    Integers of any width are scaled to [-1, 1], channels averaged, other rates resampled. Raises `BadInput`, with the
+    file's name, when it is missing, no sound, damaged, truncated, not finite or shorter than one frame (32 ms);
+    `MissingExtra` without the extra `speech`.
+    """
+    place = Path(path)
+    if not place.is_file():
+        raise BadInput(f"no sound file {place}; check the path")
+    soundfile = optional("soundfile", extra="speech", purpose="reading sound files")
+    values, rate = _decoded(soundfile, place)
+    if not bool(np.isfinite(values).all()):
+        raise BadInput(f"{place} holds samples that are not finite; write it again as integers")
+    samples = resampled(values.mean(1), rate)
+    if len(samples) < WINDOW:
+        raise BadInput(
+            f"{place} holds {len(samples)} samples at 16 kHz, less than one frame of {WINDOW} (32 ms); leave it out"
+        )
+    return samples
+
+
+def duration(path: str | os.PathLike[str]) -> float:
+    """Seconds of sound according to the file's header. Raises `BadInput` as `read_sound` does."""
+    place = Path(path)
+    if not place.is_file():
+        raise BadInput(f"no sound file {place}; check the path")
+    soundfile = optional("soundfile", extra="speech", purpose="reading sound files")
+    try:
+        return float(soundfile.info(str(place)).duration)
+    except soundfile.SoundFileError as error:
+        raise BadInput(f"{place} is no sound file that can be read ({error}); get it again or convert it") from error
+
+
+def _decoded(soundfile: Any, path: Path) -> tuple[Samples, int]:
+    """(N, channels) and the rate."""
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            promised, rate = int(file.frames), int(file.samplerate)
+            values: Samples = file.read(dtype="float64", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise BadInput(
+            f"{path} cannot be decoded: it is truncated, damaged or no sound ({error}); get it again"
+        ) from error
+    if len(values) < promised:
+        raise BadInput(f"{path} is truncated: it holds {len(values)} of {promised} samples; get it again")
+    _complete(path)
+    return values, rate
+
+
+def _complete(path: Path) -> None:
+    """Refuse a RIFF file shorter than its header says: libsndfile reads what there is without a word."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    if len(head) < 8 or head[:4] != b"RIFF":
+        return
+    promised, size = int.from_bytes(head[4:], "little") + 8, path.stat().st_size
+    # writers to a pipe leave 0 or the largest number, as they cannot know
+    if promised not in (8, 2**32 + 7) and size < promised:
+        raise BadInput(f"{path} is truncated: {size} of {promised} bytes; get it again")
