@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 from collections.abc import Iterator
 
 import torch
@@ -29,7 +30,7 @@ def client_gradient(module: nn.Module, target: Target, batch: Batch) -> dict[str
     The pass is on a copy of the batch: a model that begins with an in-place layer must not write to the secret.
     A parameter that the loss does not reach has gradient zero. Raises `BadInput` when it reaches none.
     """
-    copied = Batch(batch.inputs.detach().clone(), batch.labels.detach().clone())
+    copied = dataclasses.replace(batch, inputs=batch.inputs.detach().clone(), labels=batch.labels.detach().clone())
     module.zero_grad(set_to_none=True)
     loss = target.loss(module(copied.inputs), copied)
     if not loss.requires_grad:
