@@ -24,6 +24,7 @@ from leakscope.domains.vision import Images
 from leakscope.mechanisms.compose import Defended
 from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.mechanisms.defenses.dropout import Dropout
+from leakscope.mechanisms.defenses.inputs import InputNoise
 from leakscope.mechanisms.defenses.noise import GaussianNoise
 from leakscope.mechanisms.federation import mean_update
 from leakscope.mechanisms.observe import observe
@@ -31,6 +32,7 @@ from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
+from leakscope.targets.losses import CTC
 
 
 @final
@@ -179,6 +181,26 @@ def test_replay_is_release_in_the_precision_of_real_clients(dtype: torch.dtype):
     for protocol in (FedSGD(), FedAvg(5, 0.1, batch_size=2, momentum=0.9)):
         sent = protocol.release(model, batch, key=Key(0)).by_name
         close_trees(protocol.replay(model, batch).by_name, sent)
+
+
+def utterances() -> Batch:
+    """Three sequences of 6, 4 and 5 frames, padded with zeros, with labels padded by class 0."""
+    inputs = torch.rand(3, 6, 2, generator=Key(1).generator(), dtype=torch.float64)
+    lengths, label_lengths = torch.tensor([6, 4, 5]), torch.tensor([2, 1, 2])
+    inputs = inputs * (torch.arange(6) < lengths.unsqueeze(1)).unsqueeze(2)
+    return Batch(inputs, torch.tensor([[0, 1], [1, 0], [1, 0]]), lengths, label_lengths)
+
+
+def test_sequences_keep_their_lengths_on_both_routes():
+    model = Target(nn.Linear(2, 3).double(), Images(1, 6, 2), classes=3, loss=CTC(blank=2))
+    for protocol in (FedSGD(), FedAvg(4, 0.1, batch_size=2, momentum=0.5)):
+        sent = protocol.release(model, utterances(), key=Key(0)).by_name
+        close_trees(protocol.replay(model, utterances()).by_name, sent)
+        noisy = (protocol >> InputNoise(0.5)).release(model, utterances(), key=Key(0))
+        assert noisy.fingerprint() != protocol.release(model, utterances(), key=Key(0)).fingerprint()
+    padding = InputNoise(0.5).apply(model, utterances(), key=Key(0)).inputs == 0
+    assert padding.all(2).sum(1).tolist() == [0, 2, 1]
+    assert int(padding.sum()) == 2 * 3
 
 
 class Unused(nn.Module):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+import torch
+
 from leakscope.core.batch import Batch
 from leakscope.core.target import Target
 from leakscope.mechanisms.arguments import number
@@ -31,9 +33,13 @@ class InputNoise(AbstractInputDefense):
         object.__setattr__(self, "std", number("std", self.std, low=0))
 
     def apply(self, target: Target, batch: Batch, *, key: Key) -> Batch:
-        """A new batch with noisy inputs and the same labels."""
+        """A new batch with noisy inputs and the same labels; the padding of sequences stays zero."""
         del target
-        return batch.with_inputs(batch.inputs.detach() + self.std * normal(batch.inputs, key))
+        noise = normal(batch.inputs, key)
+        if batch.lengths is not None:
+            real = torch.arange(batch.inputs.shape[1], device=batch.inputs.device) < batch.lengths.unsqueeze(1)
+            noise = noise * real.unsqueeze(2)
+        return batch.with_inputs(batch.inputs.detach() + self.std * noise)
 
     def replay(self, target: Target, batch: Batch) -> Batch:
         """The batch itself: the noise has mean zero (it shifts the mean update by what is of second order in std)."""
