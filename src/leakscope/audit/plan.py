@@ -34,6 +34,7 @@ class Scene:
     """Whose data, and which model sees them.
 
     batch_sizes, mechanisms, attacks: this scene's own instead of the plan's; empty means the plan's.
+    told: likewise, where None means the plan's, since telling nothing is a choice of its own.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Scene:
     batch_sizes: tuple[int, ...] = ()
     mechanisms: tuple[AbstractMechanism, ...] = ()
     attacks: tuple[Attack, ...] = ()
+    told: tuple[type[Fact], ...] | None = None
 
 
 @final
@@ -136,7 +138,11 @@ class Plan:
         given = {metric.name for metric in self.metrics}
         missing = tuple(metric for metric in VERDICT_METRICS if metric.name not in given)
         object.__setattr__(self, "metrics", (*self.metrics, *missing))
-        object.__setattr__(self, "told", tuple(sorted(set(self.told), key=lambda kind: kind.__name__)))
+
+    def told_in(self, scene: Scene) -> tuple[type[Fact], ...]:
+        """The kinds of facts that the adversary is told in this scene, each once, in the order of their names."""
+        kinds = self.told if scene.told is None else scene.told
+        return tuple(sorted(set(kinds), key=lambda kind: kind.__name__))
 
     def _check(self) -> None:
         if not self.title.strip():
@@ -149,9 +155,6 @@ class Plan:
             raise BadPlan(f"expected trials >= 1, got {self.trials}")
         if self.seed < 0:
             raise BadPlan(f"expected seed >= 0, got {self.seed}")
-        strange = [kind.__name__ for kind in self.told if kind not in MAKERS]
-        if strange:
-            raise BadPlan(f"cannot tell {', '.join(strange)}; known: {', '.join(k.__name__ for k in MAKERS)}")
         for scene in self.scenes:
             self._check_scene(scene)
         names = [scene.name for scene in self.scenes]
@@ -170,6 +173,9 @@ class Plan:
                 raise BadPlan(f"the scene {scene.name!r} has no {what}; give one to the plan or to the scene")
             if len({repr(one) for one in chosen}) < len(chosen):
                 raise BadPlan(f"the scene {scene.name!r} lists the same {what} twice")
+        strange = [kind.__name__ for kind in self.told_in(scene) if kind not in MAKERS]
+        if strange:
+            raise BadPlan(f"cannot tell {', '.join(strange)}; known: {', '.join(k.__name__ for k in MAKERS)}")
         small = [size for size in scene.batch_sizes or self.batch_sizes if size < 1]
         if small:
             raise BadPlan(f"expected batch sizes >= 1, got {small[0]} in the scene {scene.name!r}")
@@ -205,9 +211,10 @@ class Plan:
 
     def _group(self, scene: Scene, mechanism: AbstractMechanism, attack: Attack, size: int) -> Group:
         def trials(role: Role, mechanism: AbstractMechanism, attack: Attack) -> tuple[Cell, ...]:
-            first = Cell(role, scene, mechanism, attack, size, 0, self.seed, self.told, self.metrics, self.budget)
+            first = Cell(role, scene, mechanism, attack, size, 0, self.seed, told, self.metrics, self.budget)
             return tuple(dataclasses.replace(first, trial=trial) for trial in range(self.trials))
 
+        told = self.told_in(scene)
         open_protocol = mechanism.undefended
         blind = BlindGuess(scene.source, size)
         return Group(

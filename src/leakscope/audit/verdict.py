@@ -202,7 +202,7 @@ def _verdict(plan: Plan, group: Group, records: Mapping[str, Record], spent: dic
         return [records.get(cell.identity) for cell in cells]
 
     audited, undefended, blind = of(group.audited), of(group.undefended), of(group.blind)
-    word, sentence = judge(Trials(audited, undefended, blind, Labels in plan.told, group.own_control))
+    word, sentence = judge(Trials(audited, undefended, blind, Labels in plan.told_in(group.scene), group.own_control))
     name = repr(group.mechanism)
     if name not in spent:
         spent[name] = _epsilon(group.mechanism, plan.delta)

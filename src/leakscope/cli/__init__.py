@@ -1,1 +1,1 @@
-"""cli"""
+"""The command line: strings become objects here and only here."""

@@ -1,1 +1,1 @@
-"""cli/commands"""
+"""One file per command."""

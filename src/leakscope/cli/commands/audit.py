@@ -1,0 +1,69 @@
+"""`leakscope audit`: a plan file becomes a folder of records and a page."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from leakscope.audit.engines.engine import AbstractEngine
+from leakscope.audit.plan import Plan
+from leakscope.audit.run import Interrupted, Resumption, run
+from leakscope.cli import console, exits
+from leakscope.cli.config import read
+from leakscope.cli.exits import Exit
+from leakscope.ledger.record import Summary
+from leakscope.ledger.store import RunStore
+from leakscope.report.page import write_page
+
+
+@final
+@dataclass(frozen=True)
+class Order:
+    """How an audit is to be conducted. again: the command that goes on with it, for messages."""
+
+    folder: Path
+    engine: AbstractEngine
+    resume: bool
+    as_json: bool
+    again: str
+
+
+def audit(path: Path, order: Order, *, model: str | None) -> Exit:
+    """Read the plan, run it, write the page, say what was found."""
+    summary, whole = conduct(read(path, model=model), order)
+    return exits.code(summary) if whole else Exit.INCOMPLETE
+
+
+def conduct(plan: Plan, order: Order) -> tuple[Summary, bool]:
+    """Run a plan; the summary, and whether it ran to its end. After Ctrl-C the page shows what there is."""
+    planned = {cell.identity for cell in plan.cells()}
+    done = len(planned & set(RunStore(order.folder).names()))
+    command = shlex.join(["leakscope", *sys.argv[1:]])
+    try:
+        with console.following(len(planned), done=done) as listen:
+            summary = run(plan, order.folder, order.engine, listen=listen, resumption=Resumption(order.resume, command))
+    except Interrupted as stopped:
+        _finish(stopped.summary, order)
+        left = stopped.summary.planned - stopped.summary.finished
+        console.say(f"stopped; {left} of {stopped.summary.planned} cells are left. Go on with: {order.again}")
+        return stopped.summary, False
+    _finish(summary, order)
+    return summary, True
+
+
+def _finish(summary: Summary, order: Order) -> None:
+    page = write_page(order.folder)
+    if order.as_json:
+        said = {
+            "run": str(order.folder),
+            "report": str(page),
+            "summary": json.loads(summary.model_dump_json()),
+        }
+        print(json.dumps(said, indent=2))
+        return
+    console.show(summary)
+    print(f"report: {page.resolve()}")

