@@ -1,0 +1,84 @@
+"""Utterances of the same length in one batch, told apart because each leaves many units of the layer at rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+SAMPLED = 40_000
+"""Directions that are looked at."""
+TRIED = 600
+"""Directions that are tried as the one of an utterance."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Unmixing:
+    """directions: (B, B) rows of unit length, utterance b is their combination of the basis up to a factor.
+
+    shares: (B,) the part of all looked-at directions that each one repeats.
+    """
+
+    directions: Array
+    shares: Array
+
+
+def unmix(errors: Array, *, tolerance: float = 1e-3) -> Unmixing | None:
+    """The directions that repeat most among e = M^T delta, delta the sparse (B,) errors of one unit at one frame.
+
+    errors: (B, n). Utterance b is sum_k M_bk Y_k. Where only utterance b makes the unit err, e is collinear with row b
+    of M; mixtures of several point anywhere. A direction repeats when it is within `tolerance` radians.
+    None when no B directions stand out from the others.
+    """
+    several = len(errors)
+    directions = _large(errors)
+    rows, shares = [], []
+    left = np.ones(directions.shape[1], dtype=bool)
+    for _ in range(several):
+        remaining = directions[:, left]
+        if remaining.shape[1] < 10 * several:
+            return None
+        row, share = _most_repeated(remaining, tolerance)
+        if share * remaining.shape[1] < 10:
+            return None
+        rows.append(row)
+        shares.append(share * remaining.shape[1] / directions.shape[1])
+        left &= _angles(row[None], directions)[0] > 3 * tolerance
+    stacked = np.stack(rows)
+    if np.linalg.cond(stacked) > 1 / tolerance:
+        return None
+    return Unmixing(stacked, np.array(shares))
+
+
+def _large(errors: Array) -> Array:
+    """Directions (B, n) of the errors that stand clear of rounding, evenly thinned out."""
+    norms = np.linalg.norm(errors, axis=0)
+    alive = norms > 1e-4 * np.quantile(norms, 0.99)
+    places = np.flatnonzero(alive & (norms >= np.median(norms[alive])))
+    places = places[:: max(1, len(places) // SAMPLED)]
+    return np.asarray(errors[:, places] / norms[places])
+
+
+def _angles(rows: Array, directions: Array) -> Array:
+    """Angles in [0, pi/2] between lines, (rows, directions): the arc sine keeps small ones exact."""
+    along = rows @ directions
+    across = np.sqrt(np.maximum(0.0, 1 - along**2))
+    return np.arctan2(across, np.abs(along))
+
+
+def _most_repeated(directions: Array, tolerance: float) -> tuple[Array, float]:
+    """The direction with most others within the tolerance, averaged over them, and their share."""
+    tried = directions[:, :: max(1, directions.shape[1] // TRIED)].T
+    near = _angles(tried, directions) < tolerance
+    best = tried[int(near.sum(1).argmax())]
+    for reach in (tolerance, tolerance / 3):
+        close = directions[:, _angles(best[None], directions)[0] < reach]
+        vectors, _, _ = np.linalg.svd(close, full_matrices=False)
+        best = vectors[:, 0]
+    share = float((_angles(best[None], directions)[0] < tolerance).mean())
+    return best, share

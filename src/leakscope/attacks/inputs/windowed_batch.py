@@ -1,0 +1,108 @@
+"""How many utterances of which length are behind one update, and the space in which those of one length lie."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+from leakscope.numerics import banded
+
+Array = NDArray[np.float64]
+
+EACH = 8
+"""Smallest eigenvalues that are looked at for one length: more utterances of the same length are not told apart."""
+APART = 30.0
+"""The eigenvalues of true lengths lie at the square of rounding; the next ones must be at least this factor above."""
+
+
+def lengths_of(form: Array, total: int, *, left: int, features: int) -> dict[int, int] | None:
+    """The lengths, each with the number of utterances that have it, whose frames sum to `total`; None when unclear.
+
+    form: (D, D) of the span of dL/dW. A sequence of T frames whose windows all lie in the span is a zero eigenvalue of
+    the normal matrix of length T. All lengths from 1 to `total` are tried.
+    """
+    found = sorted(
+        (float(value), count)
+        for count, values in enumerate(_smallest(form, total, left=left, features=features), start=1)
+        for value in values
+    )
+    lengths: Counter[int] = Counter()
+    for place, (value, count) in enumerate(found):
+        lengths[count] += 1
+        summed = sum(length * times for length, times in lengths.items())
+        if summed >= total:
+            following = found[place + 1][0] if place + 1 < len(found) else np.inf
+            clear = following > APART * max(value, 0.0)
+            return dict(lengths) if summed == total and clear else None
+    return None
+
+
+def _smallest(form: Array, longest: int, *, left: int, features: int) -> list[Array]:
+    """For each length from 1 to `longest`, up to `EACH` smallest eigenvalues of a matrix that is singular when N_T is.
+
+    N_T differs from the leading part of a longer matrix only in its last `left` frames, which no later window reaches.
+    Hence one Cholesky factor of the longest serves all: the Schur complement that remains for the last frames of N_T is
+    L L^T, with the factor's own corner, less what the missing windows added, which is the same for every T.
+    """
+    tail = max(left, 1)
+    far = banded.assemble(form, np.ones(longest + left), left=left, features=features)
+    factored = banded.factor(far)
+    missing = np.zeros((tail * features, tail * features))
+    if left:
+        beyond = np.repeat([0.0, 1.0], left)
+        missing = banded.dense(banded.assemble(form, beyond, left=left, features=features))[: tail * features]
+        missing = missing[:, : tail * features]
+    values = []
+    for count in range(1, longest + 1):
+        if count <= tail or factored is None:
+            matrix = banded.dense(banded.assemble(form, np.ones(count), left=left, features=features))
+        else:
+            corner = banded.corner(factored, (count - tail) * features, tail * features)
+            matrix = corner @ corner.T - missing
+        values.append(_lowest(matrix))
+    return values
+
+
+def _lowest(matrix: Array) -> Array:
+    """The smallest eigenvalues, by inverse iteration where the matrix is positive definite, which costs least."""
+    size = min(EACH, len(matrix))
+    try:
+        factored = linalg.cho_factor(matrix, lower=True, check_finite=False)
+    except linalg.LinAlgError:
+        result: Array = linalg.eigvalsh(matrix, subset_by_index=[0, size - 1], check_finite=False)
+        return result
+    vectors = _mixed(len(matrix), size)
+    for _ in range(3):
+        vectors = _orthonormal(linalg.cho_solve(factored, vectors, check_finite=False))
+    return np.asarray(np.linalg.eigvalsh(vectors.T @ matrix @ vectors))
+
+
+def _orthonormal(vectors: Array) -> Array:
+    return np.asarray(np.linalg.qr(vectors).Q, dtype=np.float64)
+
+
+def _mixed(size: int, count: int) -> Array:
+    """Vectors (size, count) without pattern, the same every time: fractional parts of multiples of square roots."""
+    roots = np.sqrt(np.array([2.0, 3.0, 5.0, 7.0, 11.0, 13.0, 17.0, 19.0, 23.0, 29.0])[:count])
+    return np.asarray(np.mod(np.arange(1, size + 1)[:, None] * roots, 1.0) - 0.5)
+
+
+def null_space(form: Array, count: int, several: int, *, left: int, features: int) -> Array:
+    """Orthonormal sequences (several, T, F) whose windows lie in the span: mixtures of the utterances of length T."""
+    band = banded.assemble(form, np.ones(count), left=left, features=features)
+    shifted = band.copy()
+    shifted[0] += 1e-13 * band[0].mean()  # keeps a matrix that is singular by design factorable
+    factored = banded.factor(shifted)
+    size = min(several + 2, count * features)
+    if factored is None:
+        _, vectors = np.linalg.eigh(banded.dense(band))
+        return np.asarray(vectors[:, :several].T.reshape(several, count, features))
+    vectors = _mixed(count * features, size)
+    for _ in range(4):
+        vectors = _orthonormal(banded.solve(factored, vectors))
+    values, turn = np.linalg.eigh(vectors.T @ banded.solve(factored, vectors))
+    kept = vectors @ turn[:, np.argsort(values)[::-1][:several]]
+    return np.asarray(kept.T.reshape(several, count, features))
