@@ -12,11 +12,11 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from leakscope.ledger.record import ScoreRecord
 from leakscope.report.media import Array, uri
-from leakscope.report.tables import metric_name, number, unit_name
+from leakscope.report.tables import metric_name, number, power_of_ten, unit_name
 
 MOST_POINTS = 160
 """Curves with more points are thinned to so many, evenly, ends included."""
@@ -190,6 +190,7 @@ def curves(searches: Sequence[Curve]) -> Drawing | None:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(numticks=6))
         axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(_power))
         axes.grid(axis="y", color=FAINT, linewidth=0.6)
         axes.set_xlabel("gradient evaluations")
         axes.set_ylabel("loss of the search")
@@ -203,6 +204,12 @@ def curves(searches: Sequence[Curve]) -> Drawing | None:
     ends = ", ".join(f"{number(float(y[0]))} to {number(float(y[-1]))}" for _, _, y in kept[:4])
     more = f" (and {len(kept) - 4} more)" if len(kept) > 4 else ""
     return Drawing(source, f"Loss of {len(kept)} searches on a logarithmic axis: {ends}{more}.", note)
+
+
+def _power(value: float, position: int | None) -> str:
+    """A tick of a logarithmic axis, without the cost of mathematical typesetting."""
+    del position
+    return power_of_ten(round(math.log10(value))) if value > 0 else ""
 
 
 def _legend(curve: Curve) -> str:

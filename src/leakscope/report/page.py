@@ -5,28 +5,27 @@ from __future__ import annotations
 import datetime
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import ValidationError
 
-from leakscope.core.errors import BadInput, DamagedRecord
+from leakscope.core.errors import BadInput
 from leakscope.ledger.files import write_atomically
 from leakscope.ledger.record import CellSpec, Summary
 from leakscope.ledger.store import RunStore
 from leakscope.report import prose, redact, sections, tables
 from leakscope.report.redact import Veil
 from leakscope.report.sections import Section
+from leakscope.report.shelf import Shelf
 from leakscope.report.strips import PAGE_BYTES, Item
-from leakscope.report.tables import Cell, Cells
+from leakscope.report.tables import Cells
 from leakscope.version import VERSION
 
 PAGE = "report.html"
-CACHED_CELLS = 64
 
 
 @final
@@ -126,45 +125,6 @@ def _moment(text: str) -> str:
         return text
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class Shelf(Mapping[str, Cell]):
-    """The whole cells of a run folder, read when asked for; `damaged` names the others and why."""
-
-    store: RunStore
-    names: tuple[str, ...] = ()
-    damaged: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, store: RunStore) -> Shelf:
-        """Reads every file once, so that a damaged one is known before the page is drawn."""
-        names, damaged = [], {}
-        for name in store.names():
-            try:
-                store.read(name)
-            except DamagedRecord as error:
-                damaged[name] = str(error)
-            else:
-                names.append(name)
-        return cls(store, tuple(names), damaged)
-
-    def __getitem__(self, name: str) -> Cell:
-        if name not in self.names:
-            raise KeyError(name)
-        return _read(self.store, name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-
-@lru_cache(maxsize=CACHED_CELLS)
-def _read(store: RunStore, name: str) -> Cell:
-    return store.read(name)
-
-
 def write_page(run_folder: Path, *, redact: bool = False) -> Path:
     """Write `run_folder/report.html`, whole or not at all, and return its path.
 
@@ -172,10 +132,10 @@ def write_page(run_folder: Path, *, redact: bool = False) -> Path:
     Raises `BadInput` where there is neither a summary nor a cell, `DamagedRecord` for a damaged summary.
     """
     store = RunStore(run_folder)
-    shelf = Shelf.of(store)
+    shelf = Shelf(store)
     ended = (store.folder / "summary.json").exists()
     plan = store.read_json("plan.json")
-    if not ended and plan is None and not shelf.names and not shelf.damaged:
+    if not ended and plan is None and not shelf and not shelf.damaged:
         raise BadInput(f"{run_folder} holds no run: found neither summary.json nor cells; give the folder of an audit")
     summary = store.summary() if ended else _unfinished(plan)
     html = render(summary, shelf, redact=redact, damaged=shelf.damaged)

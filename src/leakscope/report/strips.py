@@ -163,7 +163,7 @@ class Easel:
         if found is None:
             return Tile(kind, "", f"{kind}, {place}", (), "no record")
         record, arrays = found
-        if "original" in arrays and not np.array_equal(arrays["original"], original, equal_nan=True):
+        if not _same(arrays.get("original"), original, place.item):
             return Tile(kind, "", f"{kind}, {place}", (), "another secret")
         return self._tile(kind, arrays, "claim", (place, record))
 
@@ -226,6 +226,13 @@ class Easel:
             return Markup()
         label = f"{kind.removeprefix('audio_')}, {named[1]}"
         return media.audio_player(arrays[kind][item].ravel()[:MOST_SAMPLES], named[0], label=label)
+
+
+def _same(other: Array | None, original: Array, item: int) -> bool:
+    """Whether the control attacked the same example; one without pictures shows none and is not asked."""
+    if other is None:
+        return True
+    return item < len(other) and np.array_equal(other[item], original[item], equal_nan=True)
 
 
 def _trial(cell: Cell) -> int:

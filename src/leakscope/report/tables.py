@@ -18,6 +18,15 @@ Cells = Mapping[str, Cell]
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
+def power_of_ten(exponent: int) -> str:
+    """10 to this power, as it is printed.
+
+    >>> power_of_ten(-3)
+    '10⁻³'
+    """
+    return f"10{str(exponent).translate(_SUPERSCRIPT)}"
+
+
 def number(value: float | int | None) -> str:
     """Four significant digits, with a true minus and powers of ten; a dash for what was not measured.
 
@@ -36,7 +45,7 @@ def number(value: float | int | None) -> str:
     if not power and abs(value) < 1e-3 and value:
         digits, _, power = f"{value:.3e}".partition("e")
     trimmed = digits.rstrip("0").rstrip(".") if "." in digits else digits
-    exponent = f"×10{str(int(power)).translate(_SUPERSCRIPT)}" if power else ""
+    exponent = f"×{power_of_ten(int(power))}" if power else ""
     return trimmed.replace("-", "−") + exponent
 
 
