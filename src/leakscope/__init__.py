@@ -103,6 +103,7 @@ if TYPE_CHECKING:
     from leakscope.targets.state import Trained as Trained
     from leakscope.targets.vet import vet as vet
     from leakscope.targets.zoo.convnet import ConvNet as ConvNet
+    from leakscope.targets.zoo.fit import Activation as Activation
     from leakscope.targets.zoo.lenet import LeNet as LeNet
     from leakscope.targets.zoo.mlp import MLP as MLP
     from leakscope.targets.zoo.mlp import Linear as Linear
@@ -233,6 +234,7 @@ _HOME = {
     "targets.state": ("Trained",),
     "targets.vet": ("vet",),
     "targets.zoo.convnet": ("ConvNet",),
+    "targets.zoo.fit": ("Activation",),
     "targets.zoo.lenet": ("LeNet",),
     "targets.zoo.mlp": (
         "MLP",

@@ -62,7 +62,7 @@ class Cost:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trace:
     """The search as it went: gradient evaluations, loss at each, and pictures of the best candidate on the way.
 

@@ -1,0 +1,230 @@
+"""The laws of the design, crossed with every attack of the one table."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import leakscope as ls
+from leakscope.attacks.attack import AbstractAttack
+from leakscope.cli.names import Family, Row, Trait, rows
+
+SHAPE = (1, 8, 8)
+ATTACKS = [row for row in rows(Family.ATTACKS)]
+MECHANISMS: list[Any] = [ls.FedSGD(), ls.FedAvg(steps=2, lr=0.05), ls.FedSGD() >> ls.GaussianNoise(1e-3)]
+
+
+def net(row: Row) -> ls.Target:
+    """A small target on which the attack can work: dense input, dense output, batch norm where it is needed."""
+    with ls.Key(0).isolated():
+        middle: list[nn.Module] = [nn.Linear(64, 32), nn.ReLU()]
+        if Trait.NEEDS_BATCH_NORM in row.traits:
+            middle = [nn.BatchNorm2d(1), nn.Flatten(), *middle]
+        return ls.Target(nn.Sequential(*middle, nn.Linear(32, 4)) if len(middle) > 2 else _dense(middle), _domain(), 4)
+
+
+def _dense(middle: list[nn.Module]) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), *middle, nn.Linear(32, 4))
+
+
+def _domain() -> ls.Images:
+    return ls.Images(*SHAPE)
+
+
+def built(row: Row) -> AbstractAttack[Any]:
+    """The row's example with a search that ends at once."""
+    attack: AbstractAttack[Any] = eval(row.example, {name: getattr(ls, name) for name in ls.__all__})
+    return shortened(attack)
+
+
+def shortened(attack: AbstractAttack[Any], steps: int = 12) -> AbstractAttack[Any]:
+    if not isinstance(attack, ls.GradientInversion):
+        return attack
+    search = attack.search
+    if isinstance(search, ls.Adam):
+        return dataclasses.replace(attack, search=dataclasses.replace(search, steps=steps))
+    assert isinstance(search, ls.LBFGS)
+    return dataclasses.replace(attack, search=dataclasses.replace(search, evaluations=steps))
+
+
+def secret(seed: int = 0) -> ls.Batch:
+    return ls.Synthetic(shape=SHAPE, classes=4, count=24).draw(1, key=ls.Key(seed)).reveal()
+
+
+def observed(row: Row, mechanism: Any, seed: int = 0) -> ls.Observation:
+    return ls.observe(net(row), secret(seed), mechanism, key=ls.Key(seed), tell=[ls.BatchSize(1)])
+
+
+def numbers(attempt: ls.Attempt[Any]) -> list[float]:
+    claim = attempt.claim
+    if claim is None:
+        return []
+    labels = [] if getattr(claim, "labels", None) is None else claim.labels.flatten().tolist()
+    return claim.values.flatten().tolist() + labels
+
+
+@pytest.mark.parametrize("row", ATTACKS, ids=lambda row: row.name)
+def test_an_applicable_attack_runs_and_a_refused_one_has_a_reason(row: Row) -> None:
+    """Refusals are true: where an attack does not refuse it runs; without what it needs it refuses by name."""
+    attack, seen = built(row), observed(row, ls.FedSGD())
+    assert attack.refusal(seen) is None
+    assert attack.run(seen, key=ls.Key(1)).outcome in (ls.Outcome.CLAIMED, ls.Outcome.DIVERGED)
+    if Trait.NEEDS_BATCH_SIZE in row.traits:
+        untold = ls.Observation(seen.target, seen.release, seen.mechanism)
+        attempt = attack.run(untold, key=ls.Key(1))
+        assert attempt.outcome is ls.Outcome.REFUSED
+        assert "BatchSize" in attempt.sentence
+        assert not forced(attack, untold)
+
+
+def forced(attack: AbstractAttack[Any], seen: ls.Observation) -> bool:
+    """Whether the attack claims anything when it is forced past its refusal."""
+    try:
+        attempt = attack._attempt(seen, key=ls.Key(1), clock=ls.Budget().start(), watch=lambda progress: None)
+    except ls.NotTold:
+        return False
+    return attempt.claim is not None
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS, ids=repr)
+@pytest.mark.parametrize("row", ATTACKS, ids=lambda row: row.name)
+def test_keys_rule_and_nothing_else_is_touched(row: Row, mechanism: Any) -> None:
+    attack, seen = built(row), observed(row, mechanism)
+    before = seen.fingerprint()
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    first, again = attack.run(seen, key=ls.Key(1)), attack.run(seen, key=ls.Key(1))
+    assert numbers(first) == numbers(again)
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert states[1] == np.random.get_state()[1].tolist()
+    assert states[2] == random.getstate()
+    assert seen.fingerprint() == before
+    if Trait.SEARCH in row.traits and first.claim is not None:
+        assert numbers(attack.run(seen, key=ls.Key(2))) != numbers(first)
+
+
+@pytest.mark.parametrize("row", ATTACKS, ids=lambda row: row.name)
+def test_blindness_the_claim_is_a_function_of_the_observation(row: Row) -> None:
+    """Equal observations give equal claims, wherever they come from; other observations give other claims."""
+    seen = observed(row, ls.FedSGD())
+    copy = ls.Observation(
+        ls.Target(seen.target.module, seen.target.domain, seen.target.classes, seen.target.name),
+        ls.Gradient({name: value.clone() for name, value in seen.release.by_name.items()}),
+        ls.FedSGD(),
+        (ls.BatchSize(1),),
+    )
+    attack = built(row)
+    assert numbers(attack.run(seen, key=ls.Key(1))) == numbers(attack.run(copy, key=ls.Key(1)))
+    if Trait.CLAIMS_INPUTS in row.traits:
+        other = observed(row, ls.FedSGD(), seed=5)
+        assert numbers(attack.run(other, key=ls.Key(1))) != numbers(attack.run(seen, key=ls.Key(1)))
+
+
+OTHER: dict[str, Any] = {
+    "distance": ls.L1(),
+    "prior": 0.5 * ls.TotalVariation(),
+    "space": ls.Squashed(),
+    "start": ls.Gray(0.9),
+    "search": ls.Adam(lr=0.01, steps=9),
+    "labeling": ls.Inferred(ls.LabelSigns()),
+    "restarts": 2,
+    "ridge": 1e-6,
+}
+
+
+@pytest.mark.parametrize("row", ATTACKS, ids=lambda row: row.name)
+def test_every_field_speaks(row: Row) -> None:
+    """No option does nothing: another value changes the repr and the numbers."""
+    attack, seen = built(row), observed(row, ls.FedSGD())
+    four = ls.Synthetic(shape=SHAPE, classes=4, count=24).draw(11, key=ls.Key(0)).reveal()
+    if not isinstance(attack, ls.GradientInversion):
+        seen = ls.observe(net(row), four, ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(11)])
+    for field in dataclasses.fields(attack):
+        other = OTHER[field.name]
+        if field.name == "labeling" and other == attack.labeling:
+            other = ls.Joint()
+        if field.name == "search" and isinstance(attack.search, ls.Adam):
+            other = ls.LBFGS(evaluations=9)
+        changed = dataclasses.replace(attack, **{field.name: other})
+        assert repr(changed) != repr(attack)
+        one, two = attack.run(seen, key=ls.Key(1)), changed.run(seen, key=ls.Key(1))
+        differs = (
+            numbers(one) != numbers(two) or one.sentence != two.sentence or one.cost.evaluations != two.cost.evaluations
+        )
+        assert differs, f"{field.name} does nothing"
+
+
+@pytest.mark.parametrize(
+    ("search", "field", "other"),
+    [
+        (ls.Adam(steps=30), "lr", 0.01),
+        (ls.Adam(steps=30), "steps", 20),
+        (ls.Adam(steps=30), "signed", True),
+        (ls.Adam(steps=30), "decay", ()),
+        (ls.Adam(steps=60, lr=1e-6), "patience", ls.Patience(20, 0.5)),
+        (ls.LBFGS(evaluations=30), "lr", 0.1),
+        (ls.LBFGS(evaluations=30), "evaluations", 10),
+        (ls.LBFGS(evaluations=30), "history", 1),
+        (ls.LBFGS(evaluations=30), "line_search", False),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_setting_of_a_search_speaks(search: Any, field: str, other: Any) -> None:
+    row = next(row for row in ATTACKS if row.name == "idlg")
+    seen = observed(row, ls.FedSGD())
+    attack = ls.GradientInversion(ls.Squared(), search=search, labeling=ls.Inferred(ls.LabelSigns()))
+    changed = dataclasses.replace(attack, search=dataclasses.replace(search, **{field: other}))
+    assert numbers(attack.run(seen, key=ls.Key(1))) != numbers(changed.run(seen, key=ls.Key(1))) or (
+        attack.run(seen, key=ls.Key(1)).cost.evaluations != changed.run(seen, key=ls.Key(1)).cost.evaluations
+    )
+
+
+@pytest.mark.parametrize("row", [row for row in ATTACKS if Trait.CLAIMS_INPUTS in row.traits], ids=lambda row: row.name)
+def test_it_can_work(row: Row) -> None:
+    """On its positive control every input attack beats the best blind guess by 3 dB."""
+    seen, truth = observed(row, ls.FedSGD()), secret()
+    attack = shortened(eval(row.example, {name: getattr(ls, name) for name in ls.__all__}), steps=400)
+    psnr = ls.score(attack.run(seen, key=ls.Key(1)).claim, truth, domain=_domain())["psnr"]
+    assert psnr.value > psnr.chance + 3
+
+
+@pytest.mark.parametrize("row", [row for row in ATTACKS if Trait.CLAIMS_LABELS in row.traits], ids=lambda row: row.name)
+def test_label_attacks_can_work(row: Row) -> None:
+    right = 0
+    for seed in range(8):
+        seen, truth = observed(row, ls.FedSGD(), seed), secret(seed)
+        right += int(built(row).run(seen, key=ls.Key(1)).claim.values.tolist() == truth.labels.tolist())
+    assert right == 8
+
+
+@pytest.mark.parametrize("row", ATTACKS, ids=lambda row: row.name)
+def test_attacks_cite_their_source(row: Row) -> None:
+    assert "@" in built(row).citation
+    assert "year" in built(row).citation
+
+
+@pytest.mark.parametrize(
+    "distance",
+    [
+        ls.Squared(),
+        ls.L1(),
+        ls.Cosine(),
+        ls.Weighted(ls.Squared(), 1.0, 2.0),
+        ls.Layers(ls.L1(), ("a",)),
+        ls.OnSupport(ls.L1()),
+    ],
+    ids=repr,
+)
+def test_distances_vanish_at_the_truth_and_nowhere_near_it(distance: Any) -> None:
+    generator = ls.Key(0).generator()
+    there = {"a": torch.randn(4, generator=generator), "b": torch.randn(3, generator=generator)}
+    away = {name: value + 0.1 * torch.randn(value.shape, generator=generator) for name, value in there.items()}
+    assert float(distance(there, there)) == pytest.approx(0, abs=1e-6)
+    assert float(distance(away, there)) > 1e-4
+    slope = torch.func.grad(lambda tree: distance(tree, there))(away)
+    assert all(bool(torch.isfinite(value).all()) for value in slope.values())
