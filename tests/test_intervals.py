@@ -140,6 +140,14 @@ def test_items_of_one_trial_are_redrawn_together():
     assert covered(draw, 0.0, interval=by_item, repeats=200) < 0.7
 
 
+def test_groups_count_by_their_size():
+    """Two groups are redrawn as (a, a), (a, b) or (b, b): means 0, 1/4 and 1, the outer two with 25 % each."""
+    assert intervals.clustered_mean([[0.0, 0.0, 0.0], [1.0]], seed=0) == intervals.Interval(0.25, 0.0, 1.0)
+    assert intervals.clustered_mean([[0.0, 2.0]], seed=0) == intervals.Interval(1.0, 1.0, 1.0)
+    middle = intervals.clustered_mean([[0.0, 0.0, 0.0], [1.0]], seed=0, level=0.001)
+    assert middle == intervals.Interval(0.25, 0.25, 0.25)
+
+
 @pytest.mark.parametrize("trials", [1, 2, 7, 30, 1000])
 @pytest.mark.parametrize("level", [0.8, 0.95, 0.999])
 def test_proportions_agree_with_scipy(trials, level):

@@ -79,7 +79,7 @@ def reveal(secret: Secret | Batch, domain: AbstractDomain | None) -> Truth:
 
 def displayed(inputs: Tensor, domain: AbstractDomain | None) -> Tensor:
     """`inputs` (N, *shape) on the CPU in float64 display units."""
-    # Copied: the referee must not share storage with what it judges.
+    # Copied: a domain that computes in place must not reach the secret.
     wide = inputs.detach().cpu().double().clone()
     return saturated(wide if domain is None else domain.to_display(wide))
 
