@@ -666,7 +666,8 @@ def test_vetting_changes_nothing_and_repeats_itself():
 
 
 def test_errors_come_first():
-    module = Function(OnceDifferentiable.apply, after=lambda x: 2 * x)
+    with Key(0).isolated():
+        module = Function(OnceDifferentiable.apply, after=lambda x: 2 * x)
     levels = [finding.level for finding in vet(Target(module, SMALL, 4))]
     assert levels == sorted(levels, key=list(Level).index)
     assert levels[0] is Level.ERROR

@@ -243,7 +243,7 @@ class _Slope:
     def agrees(self) -> bool:
         """Whether the two routes give one number."""
         larger = max(abs(self.autograd), abs(self.differences))
-        return abs(self.autograd - self.differences) <= 1e-2 * larger + self.rounding
+        return abs(self.autograd - self.differences) <= 1e-4 * larger + self.rounding
 
     @property
     def flat(self) -> bool:
