@@ -24,6 +24,9 @@ MARGIN = 3.0
 ITEM_GAIN, ITEM_BAR = 10.0, 6.0
 """A single input counts as recovered this many dB above its own and above the best blind guess (see `recovered`)."""
 
+NOTHING = 1e-6
+"""A gain below this is none: an attack that claims nothing scores what a blind guess scores, up to rounding."""
+
 LUCK = 0.01
 """The largest accepted probability that as many labels are guessed by chance."""
 

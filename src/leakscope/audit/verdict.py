@@ -18,7 +18,7 @@ score of the best blind guess. A trial without a claim gains 0. Then:
 
 1. it does not leak;
 2. every planned trial, its undefended and its blind control ended with a claim, and there are at least 3 trials;
-3. the interval of the mean gain reaches down to 0 or below: it does not beat the blind guess;
+3. the interval of the mean gain reaches down to 0 or below, up to rounding: it does not beat the blind guess;
 4. the undefended control leaks by the same rule: the attack can work here;
 5. the interval of the mean gain lies below the undefended control's mean gain: an effect of that size would have
    been seen. This is the power.
@@ -39,6 +39,7 @@ from typing import final
 
 from leakscope.audit.evidence import (
     ITEM_BAR,
+    NOTHING,
     TRIALS,
     Evidence,
     Records,
@@ -115,7 +116,7 @@ def _doubt(trials: Trials, found: Evidence | None) -> str | None:
     control = evidence(found.metric, trials.undefended, trials.blind)
     if control is None or not leaks(control):
         return f"{_against(found)}, but undefended the attack does not reliably beat it either: it cannot tell"
-    if found.interval.low > 0:
+    if found.interval.low > NOTHING:
         return f"{_against(found)}: better than blind, but not by the margin that counts as a leak"
     if not found.interval.high < control.gain:
         return f"{_against(found)}: too wide to exclude the undefended gain of {_number(control.gain)} {control.unit}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -18,10 +18,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
 from leakscope.audit.engines.engine import Event, Finished, Listen, Moved, Noticed, Started
-from leakscope.ledger.record import Ending, Record, Summary, Word
+from leakscope.ledger.record import Ending, GroupVerdict, Record, Summary, Word
 from leakscope.scoring.metrics.guesses import LabelAccuracy
 from leakscope.scoring.metrics.vision import PSNR
 
@@ -104,15 +103,17 @@ def _result(record: Record) -> str:
     return f"{', '.join(shown) or 'no score'} in {record.seconds:.1f} s"
 
 
-def show(summary: Summary, *, console: Callable[[], Console] = Console) -> None:
-    """The verdicts as a table, the worst first, and the whole in one line."""
-    out = console()
-    table = Table(title=escape(summary.title), title_justify="left", show_lines=True)
-    for heading in ("verdict", "what", "why", "epsilon"):
-        table.add_column(heading, overflow="fold")
+def show(summary: Summary) -> None:
+    """The verdicts, the worst first, and the whole in one line; unwrapped, so that they can be searched and copied."""
+    out = Console(soft_wrap=True, highlight=False)
+    out.print(f"\n[bold]{escape(summary.title)}[/]\n")
     for group in sorted(summary.groups, key=lambda one: list(STYLES).index(one.word)):
-        epsilon = "" if group.epsilon is None else "none" if math.isinf(group.epsilon) else f"{group.epsilon:.3g}"
-        word = f"[{STYLES[group.word]}]{group.word.value}[/]"
-        table.add_row(word, escape(group.title), escape(group.sentence), epsilon)
-    out.print(table)
-    out.print(f"[{STYLES[summary.word]}]{summary.word.value}[/]: {escape(summary.sentence)}", soft_wrap=True)
+        out.print(f"[{STYLES[group.word]}]{group.word.value}[/]: {escape(group.title)}{escape(_epsilon(group))}")
+        out.print(f"    {escape(group.sentence)}")
+    out.print(f"\n[{STYLES[summary.word]}]{escape(summary.sentence)}[/]")
+
+
+def _epsilon(group: GroupVerdict) -> str:
+    if group.epsilon is None or math.isinf(group.epsilon):
+        return ""
+    return f" [epsilon {group.epsilon:.3g} at delta {group.delta:g}]"

@@ -48,7 +48,7 @@ def build(text: str, family: Family) -> Any:
     except SyntaxError as error:
         raise BadInput(f"cannot read the {what} {text!r}: {error.msg}; write for example {_example(family)}") from None
     built = _value(tree.body, what)
-    if isinstance(built, type) or (callable(built) and inspect.isfunction(built)):
+    if inspect.isclass(built) or inspect.isfunction(built):
         raise BadInput(f"{text} is a name, not yet a {what}; write {_called(text, family)}")
     if not isinstance(built, KINDS[family]):
         raise BadInput(f"expected a {what}, got {text!r}; write for example {_example(family)}")
@@ -90,14 +90,15 @@ def _number(node: ast.Constant) -> float:
 
 def _combined(node: ast.BinOp, what: str) -> Any:
     left, right = _value(node.left, what), _value(node.right, what)
+    for side in (left, right):
+        if inspect.isclass(side) or inspect.isfunction(side):
+            raise BadInput(f"{ast.unparse(node)!r} names {side.__name__} only; add parentheses with its arguments")
     try:
         return OPERATORS[type(node.op)](left, right)
     except TypeError:
-        raise BadInput(f"{ast.unparse(node)!r} does not combine: {_kind(left)} with {_kind(right)}") from None
-
-
-def _kind(value: object) -> str:
-    return f"the name {value.__name__} (add parentheses)" if isinstance(value, type) else type(value).__name__
+        raise BadInput(
+            f"{ast.unparse(node)!r} does not combine: {type(left).__name__} with {type(right).__name__}"
+        ) from None
 
 
 def _member(owner: object, node: ast.Attribute) -> Any:

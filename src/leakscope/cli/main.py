@@ -174,18 +174,23 @@ def _orderly() -> Iterator[None]:
         raise typer.Exit(Exit.INCOMPLETE) from None
 
 
+@final
+class _Unforeseen:
+    """Python exits with 1 after a traceback, which is our code for a leak: a bug must not look like a finding."""
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is not None and not isinstance(error, SystemExit):
+            traceback.print_exception(error)
+            raise SystemExit(Exit.INCOMPLETE)
+
+
 def main() -> None:
     """Run the command line."""
-    sys.excepthook = _unforeseen
-    app(prog_name="leakscope")
-
-
-def _unforeseen(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Python exits with 1 after a traceback, which is our code for a leak: a bug must not look like a finding."""
-    traceback.print_exception(kind, error, trace)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(Exit.INCOMPLETE)
+    with _Unforeseen():
+        app(prog_name="leakscope")
 
 
 if __name__ == "__main__":
