@@ -32,7 +32,7 @@ from leakscope.report.page import Unfinished, render, write_page
 from leakscope.report.redact import Veil
 from leakscope.report.shelf import Shelf
 
-VOID = {"meta", "link", "br", "img", "input", "hr"}
+VOID = {"wbr", "meta", "link", "br", "img", "input", "hr"}
 
 
 class Reader(HTMLParser):
@@ -495,6 +495,9 @@ def test_what_cannot_be_drawn_is_not_drawn():
 def test_a_divergence_does_not_press_the_other_curves_flat():
     drawing = figures.curves([Curve((1, 2, 3), (1.0, 0.5, 0.1)), Curve((1, 2), (1.0, 1e30), lost=True)])
     assert "above 1000" in drawing.note
+    ticks = [text for text in svg(drawing).itertext() if text.startswith("10")]
+    assert ticks
+    assert all(len(tick) < 5 for tick in ticks), ticks  # no power beyond 10 to the 9th
     assert not figures.curves([Curve((1, 2, 3), (1.0, 0.5, 0.1))]).note
 
 

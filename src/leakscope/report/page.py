@@ -59,6 +59,7 @@ def render(
         "duration": tables.duration,
         "metric": tables.metric_name,
         "unit": tables.unit_name,
+        "code": tables.breakable,
     }
     common = {"veil": veil, "rules": _veil_rules(), "prose": prose, "version": VERSION, "infinite": math.isinf}
     if isinstance(summary, Unfinished):
@@ -108,11 +109,12 @@ class Exhibit:
 
 
 def _exhibit(built: Mapping[str, Section]) -> Exhibit | None:
-    """The most leaked example of the group that leaks most on its gauge; None where no group leaks pictures."""
+    """The most leaked example of the group that leaks most on its gauge; None where no pictures leak (labels may)."""
     leaking = [
         (s.row.gauge.value, Exhibit(s, s.strip.items[0]))
         for s in built.values()
-        if s.leaks and s.strip is not None and s.row.gauge is not None and s.strip.items[0].tiles[1].source
+        if s.leaks and s.strip is not None and s.strip.items[0].tiles[1].source
+        if s.row.gauge is not None and s.row.gauge.beats_chance
     ]
     return max(leaking, key=lambda pair: pair[0])[1] if leaking else None
 

@@ -166,12 +166,13 @@ def _sentence(group: GroupVerdict, desk: Desk) -> str:
 
 
 def _triples(group: GroupVerdict) -> list[figures.Triple]:
-    """Every metric that the attack or a control has; a control that is the group itself is not repeated."""
+    """Every metric that the attack or its undefended control has; the group itself is not repeated as a control."""
     undefended = () if _own_control(group) else group.undefended_scores
     lists = (group.scores, undefended, group.blind_scores)
     metrics = dict.fromkeys(score.metric for scores in lists for score in scores)
     found = tables.matching
-    return [(found(lists[0], name), found(lists[1], name), found(lists[2], name)) for name in metrics]
+    triples = [(found(lists[0], name), found(lists[1], name), found(lists[2], name)) for name in metrics]
+    return [triple for triple in triples if triple[0] is not None or triple[1] is not None]
 
 
 def _own_control(group: GroupVerdict) -> bool:

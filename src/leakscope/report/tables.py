@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import final
+
+from markupsafe import Markup, escape
 
 from leakscope.ledger.record import Ending, GroupVerdict, Record, ScoreRecord, Summary, Word
 from leakscope.report.media import Array
@@ -81,6 +84,15 @@ def unit_name(unit: str) -> str:
     return _UNITS.get(unit, unit)
 
 
+def breakable(text: str) -> Markup:
+    """A long repr as HTML that a browser may break after an opening bracket rather than inside a word.
+
+    >>> str(breakable("A(b=<1>, c=C())"))
+    'A(<wbr>b=&lt;1&gt;, c=C())'
+    """
+    return Markup("<wbr>").join(escape(piece) for piece in re.split(r"(?<=\()(?!\))", text))
+
+
 def matching(scores: Sequence[ScoreRecord], metric: str) -> ScoreRecord | None:
     """The score of that metric, if there is one."""
     return next((score for score in scores if score.metric == metric), None)
@@ -98,11 +110,20 @@ class Gauge:
     undefended: float | None
     blind: float | None
 
+    @property
+    def beats_chance(self) -> bool:
+        """Whether the score lies on the attacker's side of chance."""
+        return self.chance is None or self.value > self.chance
+
 
 def _axis(rows: Iterable[tuple[ScoreRecord | None, ...]]) -> tuple[float, float] | None:
     """Exact recoveries are left out where anything else is there: they would press the rest into a corner."""
     scores = [s for row in rows for s in row if s is not None]
-    values = [v for s in [s for s in scores if not s.exact] or scores for v in (s.low, s.high, s.value, s.chance)]
+    values = [
+        v
+        for s in [s for s in scores if s.exact < max(len(s.items), 1)] or scores
+        for v in (s.low, s.high, s.value, s.chance)
+    ]
     finite = [v for v in values if math.isfinite(v)]
     return (min(finite), max(finite)) if finite and max(finite) > min(finite) else None
 
