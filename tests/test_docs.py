@@ -1,0 +1,293 @@
+"""The documents say what the code does: the tree, the contracts, the laws, the cards and the examples are checked."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import re
+import sys
+import tomllib
+import types
+from pathlib import Path
+
+import pytest
+
+import leakscope
+from leakscope.audit import evidence
+from leakscope.cli import names
+from leakscope.cli.names import Family
+from leakscope.ledger.record import Word
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "leakscope"
+ARCHITECTURE = ROOT / "ARCHITECTURE.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+CARDS = ROOT / "docs" / "cards"
+
+CARDED = (Family.ATTACKS, Family.DEFENSES, Family.PROTOCOLS, Family.METRICS)
+CARD_ROWS = [row for family in CARDED for row in names.rows(family)]
+HEADINGS = ["Needs", "What it gives", "Cost", "Known failures", "How to choose it", "Source"]
+
+
+def section(document: Path, title: str) -> str:
+    """The text under the heading `## title`, without the sections after it. Headings inside fences are text."""
+    found: dict[str, list[str]] = {}
+    current: list[str] = []
+    fenced = False
+    for line in document.read_text(encoding="utf-8").splitlines():
+        fenced ^= line.startswith("```")
+        if line.startswith("## ") and not fenced:
+            assert line[3:] not in found, f"{document.name} has two sections called {line[3:]!r}"
+            current = found.setdefault(line[3:], [])
+        else:
+            current.append(line)
+    assert title in found, f"{document.name} has no section called {title!r}"
+    return "\n".join(found[title]) + "\n"
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+# --- ARCHITECTURE.md ------------------------------------------------------------------------------------------------
+
+
+def drawn_modules(block: str) -> list[str]:
+    """The modules in a drawn tree, as paths under its root.
+
+    A line whose first word ends in `/` opens a folder at its indentation, the rest of it is a comment; on any other
+    line every word is a module of the folder above it with less indentation.
+    """
+    found: list[str] = []
+    open_folders: list[tuple[int, str]] = []
+    for line in filter(str.strip, block.splitlines()):
+        depth, words = len(line) - len(line.lstrip()), line.split()
+        open_folders = [one for one in open_folders if one[0] < depth]
+        inside = "".join(name for _, name in open_folders)
+        if words[0].endswith("/"):
+            open_folders.append((depth, words[0]))
+            continue
+        for word in words:
+            assert re.fullmatch(r"\w+\.py", word), f"{word!r} in the tree is no module"
+            found.append(inside + word)
+    return found
+
+
+def test_a_drawn_tree_is_read_as_drawn() -> None:
+    block = "top/   a comment\n    one.py  two.py\n    in/   x\n        three.py\n    four.py\n"
+    assert drawn_modules(block) == ["top/one.py", "top/two.py", "top/in/three.py", "top/four.py"]
+
+
+def test_the_tree_is_the_package() -> None:
+    (block,) = blocks(section(ARCHITECTURE, "The tree"), "text")
+    drawn = drawn_modules(block)
+    real = {f"leakscope/{path.relative_to(PACKAGE).as_posix()}" for path in PACKAGE.rglob("*.py")}
+    real = {name for name in real if not name.endswith("__init__.py")}
+    assert len(drawn) == len(set(drawn)), "a module is drawn twice"
+    assert set(drawn) == real, (
+        f"add to the tree in ARCHITECTURE.md: {sorted(real - set(drawn))}; remove: {sorted(set(drawn) - real)}"
+    )
+
+
+def test_every_folder_of_the_package_holds_something() -> None:
+    for folder in PACKAGE.rglob("__init__.py"):
+        assert any(path.name != "__init__.py" for path in folder.parent.rglob("*.py")), f"{folder.parent} is empty"
+        body = ast.parse(folder.read_text(encoding="utf-8")).body
+        assert folder.parent == PACKAGE or len(body) <= 1, f"{folder} holds more than its docstring: a second door"
+
+
+def test_the_contracts_are_those_that_are_checked() -> None:
+    (block,) = blocks(section(ARCHITECTURE, "The import contracts"), "toml")
+    said = tomllib.loads(block)["tool"]["importlinter"]
+    assert said == tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+
+
+def classes_of(source: str) -> dict[str, ast.ClassDef]:
+    return {node.name: node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)}
+
+
+def shape(node: ast.ClassDef) -> dict[str, str]:
+    """Fields and methods of a class as they are declared, decorators included, bodies and docstrings left out."""
+    said = {"class": ", ".join(map(ast.unparse, node.bases)) + " " + " ".join(map(ast.unparse, node.decorator_list))}
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign):
+            said[ast.unparse(item.target)] = ast.unparse(item)
+        elif isinstance(item, ast.FunctionDef):
+            marks = " ".join(map(ast.unparse, item.decorator_list))
+            returns = "" if item.returns is None else ast.unparse(item.returns)
+            said[item.name] = f"{marks} ({ast.unparse(item.args)}) -> {returns}"
+    return said
+
+
+def test_the_core_reads_as_printed() -> None:
+    """Each class that is printed is declared in the code with exactly these fields, arguments and decorators."""
+    (core,), (ledger,) = (blocks(section(ARCHITECTURE, title), "python") for title in ("The core", "The ledger"))
+    printed = [*classes_of(core).values(), *classes_of(ledger).values()]
+    nouns = {"Batch", "Observation", "AbstractMechanism", "AbstractAttack", "AbstractSource", "CellSpec", "Record"}
+    assert nouns <= {node.name for node in printed}
+    real: dict[str, ast.ClassDef] = {}
+    for path in PACKAGE.rglob("*.py"):
+        real.update(classes_of(path.read_text(encoding="utf-8")))
+    for node in printed:
+        there = shape(real[node.name])
+        for name, said in shape(node).items():
+            assert there.get(name) == said, f"{node.name}.{name} is {there.get(name)!r} in the code"
+
+
+def law_rows() -> list[list[str]]:
+    lines = [line for line in section(ARCHITECTURE, "The laws").splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_laws_are_there() -> None:
+    assert len(law_rows()) >= 14
+    assert all(len(row) == 3 for row in law_rows())
+
+
+@pytest.mark.parametrize("row", law_rows(), ids=lambda row: row[0])
+def test_each_law_is_held_by_tests_that_exist(row: list[str]) -> None:
+    tests = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", row[2])
+    assert tests, f"the law {row[0]!r} names no test"
+    for path, function in tests:
+        assert (ROOT / path).is_file(), f"{path} does not exist"
+        tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+        defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        assert not function or (function.startswith("test_") and function in defined), f"{path} has no {function}"
+
+
+# --- cards, verdicts, changelog, links ------------------------------------------------------------------------------
+
+
+def headings(card: str) -> list[str]:
+    return re.findall(r"^## (.+)$", card, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("row", CARD_ROWS, ids=lambda row: row.name)
+def test_every_row_has_a_card_with_all_headings(row: names.Row) -> None:
+    path = ROOT / row.card
+    assert row.card == f"docs/cards/{row.name}.md"
+    assert path.is_file(), f"write {row.card}: half a page under the headings {', '.join(HEADINGS)}"
+    card = path.read_text(encoding="utf-8")
+    assert card.startswith(f"# {row.name}\n")
+    assert headings(card) == HEADINGS
+    for heading, text in zip(HEADINGS, re.split(r"^## .+$", card, flags=re.MULTILINE)[1:], strict=True):
+        assert len(text.split()) >= 3, f"{row.card} says nothing under {heading!r}"
+    assert row.example in card, f"{row.card} does not show its example, {row.example}"
+
+
+def test_no_card_is_orphaned_and_no_name_has_two() -> None:
+    assert sorted(path.name for path in CARDS.iterdir()) == sorted(f"{row.name}.md" for row in CARD_ROWS)
+    assert len({row.name for row in CARD_ROWS}) == len(CARD_ROWS)
+
+
+def test_cards_name_only_what_exists() -> None:
+    """Whatever looks like a call in a card is a name of the table or of the package."""
+    known = {*names.vocabulary(), *leakscope.__all__}
+    for path in CARDS.iterdir():
+        called = set(re.findall(r"`(?:ls\.)?([A-Za-z]\w*)\(", path.read_text(encoding="utf-8")))
+        assert called <= known, f"{path.name} names {sorted(called - known)}"
+
+
+def test_the_rule_of_the_verdicts_has_the_numbers_of_the_code() -> None:
+    text = " ".join((ROOT / "docs" / "verdicts.md").read_text(encoding="utf-8").split())
+    for word in Word:
+        assert f"**{word.value}**" in text
+    for name, value in (
+        ("TRIALS", f"{evidence.TRIALS} trials"),
+        ("MARGIN", f"{evidence.MARGIN:g} dB"),
+        ("ITEM_GAIN", f"{evidence.ITEM_GAIN:g} dB"),
+        ("ITEM_BAR", f"{evidence.ITEM_BAR:g} dB"),
+        ("LUCK", f"{100 * evidence.LUCK:g} %"),
+    ):
+        assert f"`{name}`" in text, f"docs/verdicts.md does not name {name}"
+        assert re.search(rf"(?<![\d.]){re.escape(value)}", text), f"docs/verdicts.md does not say {name} = {value}"
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert first is not None
+    assert first.group(1) == leakscope.__version__
+
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_to_files(document: Path) -> None:
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"https?://|mailto:|#", link):
+            assert (document.parent / link.partition("#")[0]).exists(), f"{document.name} links to {link}"
+
+
+def test_no_document_names_a_folder_of_one_machine() -> None:
+    local = re.compile(r"(?<![\w.])/(?:home|work|Users|root|tmp)/")
+    assert [document.name for document in DOCUMENTS if local.search(document.read_text(encoding="utf-8"))] == []
+
+
+# --- CONTRIBUTING.md ------------------------------------------------------------------------------------------------
+
+TOYS = {"An attack": Family.ATTACKS, "A defense": Family.DEFENSES, "A metric": Family.METRICS}
+
+
+@pytest.fixture
+def toys(monkeypatch: pytest.MonkeyPatch) -> dict[str, types.ModuleType]:
+    """The modules of all sections: a later one may use an earlier one."""
+    return {title: written_module(blocks(section(CONTRIBUTING, title), "python")[0], monkeypatch) for title in TOYS}
+
+
+def written_module(source: str, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """The module that a block headed `# src/leakscope/...py` describes, under the name that it would have."""
+    path = source.partition("\n")[0].removeprefix("# ").strip()
+    assert path.startswith("src/leakscope/")
+    assert not (ROOT / path).exists(), f"{path} of CONTRIBUTING.md is real; choose another toy"
+    assert (ROOT / path).parent.is_dir()
+    name = path.removeprefix("src/").removesuffix(".py").replace("/", ".")
+    module = types.ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, module)  # dataclasses look their module up; so do the imports that follow
+    exec(compile(source, path, "exec"), module.__dict__)
+    return module
+
+
+def written_row(source: str, module: types.ModuleType) -> names.Row:
+    space = {**vars(names), **vars(module)}
+    lines = [line for line in source.splitlines() if not line.startswith(("#", "from ", "import "))]
+    (row,) = eval("(" + "\n".join(lines) + ")", space)
+    assert isinstance(row, names.Row)
+    return row
+
+
+def unnamed(module: types.ModuleType) -> list[str]:
+    """What the module defines itself without a docstring."""
+    own = {name: value for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__}
+    return [name for name, value in own.items() if not (value.__doc__ or "").strip()]
+
+
+@pytest.mark.parametrize("title", TOYS)
+def test_the_row_of_a_toy_builds_it(title: str, toys: dict[str, types.ModuleType]) -> None:
+    module = toys[title]
+    _, lines = blocks(section(CONTRIBUTING, title), "python")
+    row = written_row(lines, module)
+    assert row.family is TOYS[title]
+    built = eval(row.example, vars(module))
+    assert isinstance(built, names.KINDS[row.family])
+    assert eval(repr(built), vars(module)) == built
+    assert unnamed(module) == []
+    (card,) = blocks(section(CONTRIBUTING, title), "markdown")
+    assert card.startswith(f"# {row.name}\n")
+    assert headings(card) == HEADINGS
+    assert row.example in card
+
+
+@pytest.mark.parametrize("title", TOYS)
+def test_a_toy_works_as_its_session_shows(title: str, toys: dict[str, types.ModuleType]) -> None:
+    (session,) = blocks(section(CONTRIBUTING, title), "pycon")
+    runner = doctest.DocTestRunner()
+    shown = doctest.DocTestParser().get_doctest(session, {}, title, "CONTRIBUTING.md", 0)
+    written = doctest.DocTestFinder().find(toys[title], toys[title].__name__)
+    for test in (shown, *written):
+        runner.run(test)
+    results = runner.summarize(verbose=False)
+    assert results.failed == 0
+    assert results.attempted > len(shown.examples), "the toy has no example in its docstring"
