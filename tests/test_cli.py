@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import leakscope
+from leakscope.audit.cell import set_up
 from leakscope.audit.facts import MAKERS
 from leakscope.audit.plan import Plan
 from leakscope.audit.scaled import Scaled
 from leakscope.cli import fields, names
 from leakscope.cli.commands import demo as demo_command
 from leakscope.cli.commands.doctor import EXTRAS
-from leakscope.cli.config import parse
+from leakscope.cli.config import parse, read
 from leakscope.cli.exits import Exit
 from leakscope.cli.expressions import build
 from leakscope.cli.main import app
@@ -432,3 +433,14 @@ def test_the_demo_goes_on_where_it_was_and_exits_with_zero(tmp_path, monkeypatch
         result = call("demo", "--out", tmp_path / "run", "--engine", "inline")
         assert result.exit_code == 0
         assert result.stdout.splitlines()[-1] == f"report: {tmp_path / 'run' / 'report.html'}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "plans").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_plans_of_the_repository_can_be_run(path):
+    """Parsed, and every scene, mechanism and told fact set up once; the attacks themselves would take minutes."""
+    plan = read(path)
+    first = [group.audited[0] for group in plan.groups()]
+    kinds = {(cell.scene.name, repr(cell.mechanism), cell.batch_size): cell for cell in first}
+    for cell in kinds.values():
+        stage = set_up(cell)
+        assert {type(fact) for fact in stage.seen.facts} == set(cell.told)
