@@ -94,6 +94,6 @@ def _complete(path: Path) -> None:
     if len(head) < 8 or head[:4] != b"RIFF":
         return
     promised, size = int.from_bytes(head[4:], "little") + 8, path.stat().st_size
-    # writers to a pipe leave 0 or the largest number, as they cannot know
-    if promised not in (8, 2**32 + 7) and size < promised:
+    # writers to a pipe leave 0 or the largest number, as they cannot know; some leave out a last byte of padding
+    if promised not in (8, 2**32 + 7) and size < promised - 1:
         raise BadInput(f"{path} is truncated: {size} of {promised} bytes; get it again")

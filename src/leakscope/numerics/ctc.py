@@ -47,8 +47,8 @@ def frames_needed(labels: Tensor, label_lengths: Tensor) -> Tensor:
     >>> frames_needed(torch.tensor([[1, 1, 2, 2, 2]]), torch.tensor([4]))
     tensor([6])
     """
-    real = torch.arange(1, labels.shape[1], device=labels.device) < label_lengths.unsqueeze(1)
-    return label_lengths + ((labels[:, 1:] == labels[:, :-1]) & real).sum(1)
+    real = torch.arange(labels.shape[1], device=labels.device) < label_lengths.unsqueeze(1)
+    return label_lengths + ((labels[:, 1:] == labels[:, :-1]) & real[:, 1:]).sum(1)
 
 
 def _states(labels: Tensor, blank: int) -> tuple[Tensor, Tensor]:

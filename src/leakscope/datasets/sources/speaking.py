@@ -8,6 +8,7 @@ import functools
 import sys
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -216,6 +217,9 @@ def _synthesized(loader: Any, text: str, by: Voice) -> tuple[Pcm, int]:
     eSpeak NG keeps the state of its oscillators and random numbers from text to text, and resets neither when it is
     initialized again; only a fresh copy makes the sound a function of text and voice.
     """
+    data = Path(loader.get_data_path())
+    # a variant that does not exist is not an error to eSpeak NG: it would speak with the plain voice of the accent
+    known = (data / "voices" / "!v" / by.variant).is_file()
     library = ctypes.CDLL(loader.get_library_path())
     pieces: list[Pcm] = []
 
@@ -226,12 +230,12 @@ def _synthesized(loader: Any, text: str, by: Voice) -> tuple[Pcm, int]:
 
     callback = _Callback(keep)
     try:
-        rate = int(library.espeak_Initialize(_RETRIEVAL, 0, loader.get_data_path().encode(), _DO_NOT_EXIT))
+        rate = int(library.espeak_Initialize(_RETRIEVAL, 0, str(data).encode(), _DO_NOT_EXIT))
         if rate <= 0:
             raise BadInput("eSpeak NG does not start; reinstall espeakng-loader")
         library.espeak_ng_SetRandSeed(ctypes.c_long(1))
         library.espeak_SetSynthCallback(callback)
-        if library.espeak_SetVoiceByName(by.name.encode()) != 0:
+        if not known or library.espeak_SetVoiceByName(by.name.encode()) != 0:
             raise BadInput(f"eSpeak NG has no voice {by.name!r}; use an accent such as en-us and a variant such as f2")
         for setting, value in ((_SPEED, by.speed), (_PITCH, by.pitch), (_RANGE, by.liveliness)):
             library.espeak_SetParameter(setting, value, 0)
