@@ -45,7 +45,7 @@ LEAST_SECONDS, MOST_SECONDS = 0.8, 40.0
 TRIES = 40
 
 # the numbers of espeak_ng/speak_lib.h
-_RETRIEVAL, _DO_NOT_EXIT, _CHARACTERS, _UTF8 = 1, 0x8000, 1, 1
+_SYNCHRONOUS, _DO_NOT_EXIT, _CHARACTERS, _UTF8 = 2, 0x8000, 1, 1
 _SPEED, _PITCH, _RANGE = 1, 3, 4
 _SYNTHESIZER = threading.Lock()
 
@@ -219,8 +219,25 @@ def _synthesized(loader: Any, text: str, by: Voice) -> tuple[Pcm, int]:
     """
     data = Path(loader.get_data_path())
     # a variant that does not exist is not an error to eSpeak NG: it would speak with the plain voice of the accent
-    known = (data / "voices" / "!v" / by.variant).is_file()
+    if not (data / "voices" / "!v" / by.variant).is_file():
+        raise BadInput(f"eSpeak NG has no voice {by.name!r}; use a variant such as f2")
     library = ctypes.CDLL(loader.get_library_path())
+    try:
+        # synchronous: no thread of the library is left behind that would outlive its code
+        rate = int(library.espeak_Initialize(_SYNCHRONOUS, 0, str(data).encode(), _DO_NOT_EXIT))
+        if rate <= 0:
+            raise BadInput("eSpeak NG does not start; reinstall espeakng-loader")
+        try:
+            sound = _pcm(library, text, by)
+        finally:
+            library.espeak_Terminate()
+    finally:
+        _unload(library)
+    return sound, rate
+
+
+def _pcm(library: ctypes.CDLL, text: str, by: Voice) -> Pcm:
+    """The sound from a library that was initialized."""
     pieces: list[Pcm] = []
 
     def keep(sound: Any, count: int, _: Any) -> int:
@@ -229,23 +246,17 @@ def _synthesized(loader: Any, text: str, by: Voice) -> tuple[Pcm, int]:
         return 0
 
     callback = _Callback(keep)
-    try:
-        rate = int(library.espeak_Initialize(_RETRIEVAL, 0, str(data).encode(), _DO_NOT_EXIT))
-        if rate <= 0:
-            raise BadInput("eSpeak NG does not start; reinstall espeakng-loader")
-        library.espeak_ng_SetRandSeed(ctypes.c_long(1))
-        library.espeak_SetSynthCallback(callback)
-        if not known or library.espeak_SetVoiceByName(by.name.encode()) != 0:
-            raise BadInput(f"eSpeak NG has no voice {by.name!r}; use an accent such as en-us and a variant such as f2")
-        for setting, value in ((_SPEED, by.speed), (_PITCH, by.pitch), (_RANGE, by.liveliness)):
-            library.espeak_SetParameter(setting, value, 0)
-        words = text.encode() + b"\0"
-        library.espeak_Synth(words, ctypes.c_size_t(len(words)), 0, _CHARACTERS, 0, _UTF8, None, None)
-        library.espeak_Synchronize()
-        library.espeak_Terminate()
-    finally:
-        _unload(library)
-    return np.concatenate(pieces) if pieces else np.zeros(0, np.int16), rate
+    library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+    library.espeak_SetSynthCallback(callback)
+    if library.espeak_SetVoiceByName(by.name.encode()) != 0:
+        raise BadInput(f"eSpeak NG has no voice {by.name!r}; use an accent such as en-us")
+    for setting, value in ((_SPEED, by.speed), (_PITCH, by.pitch), (_RANGE, by.liveliness)):
+        library.espeak_SetParameter(setting, value, 0)
+    words = text.encode() + b"\0"
+    failed = library.espeak_Synth(words, ctypes.c_size_t(len(words)), 0, _CHARACTERS, 0, _UTF8, None, None)
+    if failed:
+        raise BadInput(f"eSpeak NG could not speak {text!r} (error {failed}); use other words")
+    return np.concatenate(pieces) if pieces else np.zeros(0, np.int16)
 
 
 def _unload(library: ctypes.CDLL) -> None:
