@@ -69,9 +69,8 @@ def quiet(target: Target) -> Iterator[None]:
                 _set(undo, module, "training", False)
             elif isinstance(module, nn.RNNBase | nn.MultiheadAttention):
                 _set(undo, module, "dropout", 0.0)
-            elif isinstance(module, _BatchNorm | _InstanceNorm) and module.track_running_stats:
-                _set(undo, module, "track_running_stats", False)
-                _set(undo, module, "running_mean", None)  # instance normalization reads it whatever the flag says
+            elif isinstance(module, _BatchNorm | _InstanceNorm):
+                _set(undo, module, "running_mean", None)
                 _set(undo, module, "running_var", None)
         yield
 
