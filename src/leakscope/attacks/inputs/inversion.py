@@ -118,7 +118,9 @@ class GradientInversion(AbstractAttack[Inputs]):
         sentence = f"the search {found.stop.value}: loss {found.start_loss:.3g} to {found.loss:.3g}"
         if found.point is None:
             return Attempt(repr(self), outcome, sentence, cost=cost, trace=trace)
-        inputs = self.space.decode(found.point["inputs"], seen.target.domain).detach()
+        low, high = seen.target.domain.bounds(found.point["inputs"])
+        # The domain is public: an adversary never claims a value that no input can have.
+        inputs = self.space.decode(found.point["inputs"], seen.target.domain).detach().clamp(low, high)
         if not bool(torch.isfinite(inputs).all()):
             return Attempt(repr(self), Outcome.DIVERGED, "the best candidate is not finite", cost=cost, trace=trace)
         claimed = labels if labels is not None else found.point["labels"].argmax(-1)

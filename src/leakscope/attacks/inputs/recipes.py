@@ -6,7 +6,7 @@ from leakscope.attacks.inputs.inversion import GradientInversion
 from leakscope.attacks.labels.counts import LabelCounts
 from leakscope.attacks.labels.labeling import Inferred, Joint
 from leakscope.attacks.labels.signs import LabelSigns
-from leakscope.attacks.parts.distances import Cosine, Squared
+from leakscope.attacks.parts.distances import Cosine, Squared, Weighted
 from leakscope.attacks.parts.priors.images import Energy, TotalVariation
 from leakscope.attacks.parts.priors.prior import Flat
 from leakscope.attacks.parts.priors.statistics import BatchNorm
@@ -31,18 +31,20 @@ def idlg(*, evaluations: int = 1000, restarts: int = 1, line_search: bool = True
     return GradientInversion(Squared(), Flat(), Pixels(), Gray(0.02), search, Inferred(LabelSigns()), restarts)
 
 
-def inverting_gradients(*, steps: int = 24_000, tv: float = 0.1, restarts: int = 1) -> GradientInversion:
+def inverting_gradients(
+    *, steps: int = 24_000, tv: float = 0.1, depth: float = 3.0, restarts: int = 1
+) -> GradientInversion:
     """Geiping et al. 2020 (arXiv:2003.14053): cosine distance, total variation, signed Adam, boxed pixels.
 
-    Step 0.1, falling to a tenth at 3/8, 5/8 and 7/8 of the way. Two changes: the paper is told the labels, here they
-    are inferred when they were not told; it starts from N(0, 1) on normalized data, here near the middle of the range,
-    which `benchmarks/reference_cases.py` measures as equal or better.
+    Step 0.1, falling to a tenth at 3/8, 5/8 and 7/8 of the way. The paper is told the labels; here they are inferred
+    when they were not told. Two changes that `benchmarks/reference_cases.py` measures: the last layer weighs `depth`
+    times the first (1 is the paper's; 3 finds photographs 6 to 8 dB closer in a tenth of the steps, because the late
+    layers' gradients are smoother functions of the input), and the start is near the middle of the range, not N(0, 1).
     """
     search = Adam(lr=0.1, steps=steps, signed=True)
+    distance = Cosine() if depth == 1 else Weighted(Cosine(), first=1.0, last=depth)
     labeling = Inferred(LabelCounts())
-    return GradientInversion(
-        Cosine(), tv * TotalVariation(), Pixels(boxed=True), Gray(), search, labeling, restarts
-    )
+    return GradientInversion(distance, tv * TotalVariation(), Pixels(boxed=True), Gray(), search, labeling, restarts)
 
 
 def grad_inversion(*, steps: int = 20_000, restarts: int = 1) -> GradientInversion:
