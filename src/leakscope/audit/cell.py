@@ -74,7 +74,6 @@ def run_cell(cell: Cell, *, watch: Watch = unwatched) -> Found:
         attempt = cell.attack.run(stage.seen, key=key, budget=cell.budget, watch=watch)
         if attempt.outcome is Outcome.INTERRUPTED:
             raise KeyboardInterrupt
-        _same(before, (stage.secret.fingerprint(), stage.seen.fingerprint()))
         found = _found(cell, stage, attempt)
         _same(before, (stage.secret.fingerprint(), stage.seen.fingerprint()))
         return found
@@ -102,7 +101,7 @@ def _root(cell: Cell) -> Key:
 def _same(before: tuple[str, str], after: tuple[str, str]) -> None:
     for what, one, other in zip(("secret", "observation"), before, after, strict=True):
         if one != other:
-            raise TamperedError(f"the {what} changed while the attack ran; an attack or a metric writes to its inputs")
+            raise TamperedError(f"the {what} changed while the attack ran or was scored; it writes to its inputs")
 
 
 @contextmanager
