@@ -3,10 +3,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.tolerance import close
 
 from leakscope.core.errors import BadInput
 from leakscope.domains.vision import Images
-from tests.tolerance import close
 
 IMAGENET = Images(3, 4, 5, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
