@@ -196,6 +196,8 @@ def test_a_drawn_batch_is_padded_to_its_own_longest() -> None:
         assert batch.label_lengths is not None
         assert batch.inputs.shape[1] == int(batch.lengths[0])
         assert batch.labels.shape[1] == int(batch.label_lengths[0])
+        (place,) = source.positions(batch)
+        assert frame_count(len(source.sound(place))) == int(batch.lengths[0])
 
 
 @settings(deadline=None, max_examples=40)
@@ -275,6 +277,8 @@ def test_the_speakers_are_many_different_and_speak() -> None:
     assert len(set(FEMALE + MALE)) == len(FEMALE) + len(MALE)
     for v in cast[: 2 * len(ACCENTS)]:
         assert len(speak("yes", v)) > 1600
+    for habit in ("speed", "pitch", "liveliness"):
+        assert len({getattr(v, habit) for v in cast}) > 20
     women, men = (np.median([_pitch(v) for v in cast[first:12:2]]) for first in (0, 1))
     assert women > 1.3 * men
 

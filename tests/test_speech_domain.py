@@ -134,6 +134,16 @@ def test_bounds_hold_for_loud_noise_and_are_reached_by_silence() -> None:
     close(mfcc(torch.zeros_like(noise))[0, :1], low[:1])
 
 
+def test_bounds_are_the_corners_of_the_box_of_log_mel() -> None:
+    low, high = Frames(26).bounds(torch.zeros(1, dtype=torch.float64))
+    quiet = torch.full((40,), math.log(1e-12), dtype=torch.float64)
+    loud = torch.from_numpy(np.log(triangles().sum(0) * signal.get_window("hann", 512).sum()))
+    for k in range(26):
+        row = torch.from_numpy(math.sqrt(2 / 40) * np.cos(np.pi * k * (np.arange(40) + 0.5) / 40))
+        close(torch.where(row > 0, loud, quiet) @ row, high[k])
+        close(torch.where(row > 0, quiet, loud) @ row, low[k])
+
+
 def test_magnitudes_have_the_asked_bands_and_are_not_negative() -> None:
     wanted = log_mel(torch.from_numpy(chirp(0.3)))
     magnitudes = speech.magnitudes_of(wanted, updates=3000)
