@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import math
 import pkgutil
 import re
 import subprocess
@@ -15,11 +16,15 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+from tests import mechanisms_table
+from tests.tolerance import close_trees
 
 import leakscope as ls
 from leakscope.cli import names
-from leakscope.cli.names import KINDS, Family
+from leakscope.cli.names import KINDS, Family, Trait
 from leakscope.core import errors
+from leakscope.scoring.score import Direction
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "leakscope"
@@ -130,6 +135,39 @@ def test_what_is_implemented_is_listed() -> None:
     }
     full = {f"{value.__module__}.{value.__qualname__}" for value in found - listed}
     assert full == set(UNLISTED)
+
+
+@pytest.mark.parametrize("row", names.rows(Family.DEFENSES), ids=lambda row: row.name)
+def test_every_listed_defense_replays_what_it_releases(row: names.Row) -> None:
+    """What a new row must keep before it has tests of its own; `test_mechanisms.py` asks more of the known ones."""
+    target, batch = mechanisms_table.dropout_net(), mechanisms_table.secret()
+    before = batch.fingerprint()
+    mechanism = ls.FedSGD() >> eval(row.example, public_names())
+    sent, again, other = (mechanism.release(target, batch, key=ls.Key(seed)) for seed in (0, 0, 1))
+    expected = mechanism.replay(target, batch)
+    assert sent.fingerprint() == again.fingerprint()
+    assert (sent.fingerprint() != other.fingerprint()) is (Trait.RANDOM in row.traits)
+    assert type(expected) is type(sent)
+    assert batch.fingerprint() == before
+    assert mechanism.undefended == ls.FedSGD()
+    if Trait.RANDOM not in row.traits:
+        close_trees(expected.by_name, sent.by_name)
+    private = ls.epsilon((ls.FedSGD() >> ls.Clip(1.0, order=1) >> mechanism.defenses[0]).event(), delta=1e-5)
+    assert math.isfinite(private) is (Trait.PRIVATE in row.traits)
+
+
+@pytest.mark.parametrize("row", names.rows(Family.METRICS), ids=lambda row: row.name)
+def test_every_listed_metric_gives_the_top_to_the_truth_alone(row: names.Row) -> None:
+    metric = eval(row.example, public_names())
+    if metric.unavailable() is not None:
+        assert Trait.NEEDS_EXTRA in row.traits
+        return
+    batch = ls.Batch(torch.rand(3, 3, 32, 32, generator=ls.Key(0).generator()), torch.tensor([0, 1, 2]))
+    truth = ls.Inputs(batch.inputs, batch.labels)
+    wrong = ls.Inputs(1 - batch.inputs, (batch.labels + 3))
+    top, low = (ls.score(claim, batch, metrics=[metric])[metric.name] for claim in (truth, wrong))
+    assert top.value == pytest.approx(top.perfect)
+    assert (top.value - low.value) * (1 if top.direction is Direction.HIGHER else -1) > 0
 
 
 # --- what loads -----------------------------------------------------------------------------------------------------
