@@ -6,6 +6,7 @@ import math
 import pickle
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -443,6 +444,31 @@ def test_a_cell_that_workers_cannot_rebuild_is_a_record(tmp_path, monkeypatch):
     assert summary.finished == 2
     assert "no_such_module_anywhere" in summary.groups[0].sentence
     assert "inline engine" in summary.groups[0].sentence
+
+
+def test_a_worker_whose_runner_is_gone_ends_and_records_nothing(tmp_path):
+    """A broken pipe while an attack reports its progress must not become a crash of that attack."""
+    code = f"""
+        import multiprocessing, signal
+        from pathlib import Path
+        from leakscope.audit.engines import processes
+        from leakscope.audit.engines.engine import Started
+        from tests.audit_toys import Guesses, toy_plan
+        processes._end_with_the_runner = lambda: None  # the slower of the two ways out
+        ours, theirs = multiprocessing.Pipe()
+        def send(channel, message, real=processes._send):
+            real(channel, message)
+            if isinstance(message, Started):
+                ours.close()
+        processes._send = send
+        ours.send(toy_plan(attacks=(Guesses(),)).cells()[0])
+        processes._work({str(tmp_path)!r}, theirs)
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1, result.stderr
+    assert RunStore(tmp_path).names() == []
 
 
 def test_workers_are_checked():

@@ -224,21 +224,32 @@ def _work(folder: str, channel: Connection) -> None:
     store = RunStore(Path(folder))
     with as_worker(store.folder):
         # No cell before the lock is held: a new runner waits until everyone who might still write is gone.
-        channel.send(Ready())
+        _send(channel, Ready())
         while True:
             try:
                 cell = channel.recv()
-            except EOFError:
+            except (EOFError, OSError):
                 return
             except (ImportError, AttributeError) as error:
-                channel.send(Unreadable(str(error)))
+                _send(channel, Unreadable(str(error)))
                 continue
             if cell is None:
                 return
-            channel.send(Started(cell.identity, title(cell)))
+            _send(channel, Started(cell.identity, title(cell)))
             found = attempt(cell, watch=_throttled(cell.identity, channel))
             store.write(found.record, found.arrays)
-            channel.send(Finished(found.record))
+            _send(channel, Finished(found.record))
+
+
+def _send(channel: Connection, message: Event | Ready | Unreadable) -> None:
+    """Tell the runner, or end at once where it is gone.
+
+    An exception would not do: raised while an attack reports its progress, it would be recorded as the attack's own.
+    """
+    try:
+        channel.send(message)
+    except OSError:
+        os._exit(1)
 
 
 def _throttled(name: str, channel: Connection) -> Watch:
@@ -249,7 +260,7 @@ def _throttled(name: str, channel: Connection) -> Watch:
         now = time.monotonic()
         if now - last >= PAUSE:
             last = now
-            channel.send(Moved(name, progress))
+            _send(channel, Moved(name, progress))
 
     return watch
 
