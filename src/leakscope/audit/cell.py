@@ -151,7 +151,9 @@ def _arrays(
     if not isinstance(claim, Inputs):
         return (), {}
     pair = paired(claim, secret, domain=domain)
-    arrays = {"original": _plain(pair.original), "claim": _plain(pair.claimed)}
+    arrays: dict[str, NDArray[Any]] = {"original": _plain(pair.original), "claim": _plain(pair.claimed)}
+    if any(pair.unclaimed):
+        arrays["unclaimed"] = np.array(pair.unclaimed)
     fitting = [(at, shown) for at, shown in trace.pictures if _fits(shown, claim)]
     chosen = [fitting[i] for i in np.linspace(0, len(fitting) - 1, min(PICTURES, len(fitting))).round().astype(int)]
     if chosen:

@@ -100,6 +100,7 @@ class Record(_Strict):
     """What came of one cell. Arrays lie beside it in the same file.
 
     Arrays, by name: `original`, `claim` (N, ...) in display units, paired: claim[i] is for original[i];
+    `unclaimed` (N,) bool, where claim[i] is a mere placeholder; absent when everything was claimed;
     `pictures` (K, N, ...) the claim as the search went, at the evaluations in `picture_evaluations`.
     """
 
