@@ -1,6 +1,7 @@
 """The command line: exit codes, one clear line per mistake, JSON that is JSON, and one table behind it all."""
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -13,14 +14,19 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
+from tests.audit_toys import Guesses, toy_plan
 from typer.testing import CliRunner
 
 import leakscope
 from leakscope.audit.cell import set_up
+from leakscope.audit.engines.engine import Moved, Noticed, Started
+from leakscope.audit.engines.inline import Inline
 from leakscope.audit.facts import MAKERS
 from leakscope.audit.plan import Plan
+from leakscope.audit.run import run
 from leakscope.audit.scaled import Scaled
-from leakscope.cli import fields, names
+from leakscope.cli import console, fields, names
 from leakscope.cli.commands import demo as demo_command
 from leakscope.cli.commands.doctor import EXTRAS
 from leakscope.cli.config import parse, read
@@ -28,6 +34,7 @@ from leakscope.cli.exits import Exit
 from leakscope.cli.expressions import build
 from leakscope.cli.main import app
 from leakscope.cli.names import KINDS, Family, Trait
+from leakscope.core.attempt import Progress
 from leakscope.core.errors import BadInput, BadPlan, LeakscopeError
 from leakscope.core.facts import BatchSize, Labels
 from leakscope.datasets.sources.synthetic import Synthetic
@@ -222,6 +229,21 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path):
     call("audit", plan, "--out", tmp_path / "run", "--engine", "inline", "--resume")
     assert len(store.names()) == 80
     assert stamps.items() <= {path.name: path.stat().st_mtime_ns for path in store.cells.iterdir()}.items()
+
+
+def test_bars_show_how_far_how_long_and_the_loss(tmp_path, monkeypatch):
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=100)
+    monkeypatch.setattr(console, "Console", lambda **_: terminal)
+    cells = toy_plan(attacks=(Guesses(),), trials=1).cells()
+    with console.following(len(cells)) as listen:
+        run(toy_plan(attacks=(Guesses(),), trials=1), tmp_path, Inline(), listen=listen)
+        listen(Started("x", "a [cell] with brackets"))
+        listen(Moved("x", Progress(0.25, 0.125)))
+        listen(Noticed("a [note]"))
+        time.sleep(0.3)  # rich refreshes ten times a second
+    shown = screen.getvalue()
+    assert all(text in shown for text in ("2/2", "loss 0.125", "a [cell] with brackets", "note: a [note]", "--:--"))
 
 
 # --- list and doctor ------------------------------------------------------------------------------------------------

@@ -9,15 +9,8 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from leakscope.audit.engines.engine import Event, Finished, Listen, Moved, Noticed, Started
 from leakscope.ledger.record import Ending, GroupVerdict, Record, Summary, Word
@@ -40,31 +33,33 @@ def following(total: int, *, done: int = 0) -> Iterator[Listen]:
         yield _plain(total, done)
         return
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[loss]}"),
+        # The names give way, so that bar, time to go and loss stay readable in a narrow window.
+        TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+        BarColumn(bar_width=16),
+        TextColumn("{task.fields[state]}", table_column=Column(min_width=10, no_wrap=True)),
+        TimeRemainingColumn(compact=True, table_column=Column(min_width=5, no_wrap=True)),
     )
-    with Progress(*columns, console=console, transient=False) as progress:
+    with Progress(*columns, console=console, expand=True) as progress:
         yield _bars(progress, total, done)
 
 
 def _bars(progress: Progress, total: int, done: int) -> Listen:
-    whole = progress.add_task("cells", total=total, completed=done, loss="")
+    whole = progress.add_task("cells", total=total, completed=done, state=f"{done}/{total}")
     running: dict[str, TaskID] = {}
+    count = done
 
     def listen(event: Event) -> None:
+        nonlocal count
         if isinstance(event, Started):
-            running[event.identity] = progress.add_task(f"  {escape(event.title)}", total=100, loss="")
+            running[event.identity] = progress.add_task(f"  {escape(event.title)}", total=100, state="")
         elif isinstance(event, Moved) and event.identity in running:
             said = event.progress
-            progress.update(running[event.identity], completed=int(100 * said.fraction), loss=_loss(said.loss))
+            progress.update(running[event.identity], completed=int(100 * said.fraction), state=_loss(said.loss))
         elif isinstance(event, Finished):
+            count += 1
             if event.record.identity in running:
                 progress.remove_task(running.pop(event.record.identity))
-            progress.advance(whole)
+            progress.update(whole, completed=count, state=f"{count}/{total}")
         elif isinstance(event, Noticed):
             progress.console.print(f"note: {escape(event.sentence)}", soft_wrap=True)
 
