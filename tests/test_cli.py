@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -242,7 +243,7 @@ def test_bars_show_how_far_how_long_and_the_loss(tmp_path, monkeypatch):
         listen(Moved("x", Progress(0.25, 0.125)))
         listen(Noticed("a [note]"))
         time.sleep(0.3)  # rich refreshes ten times a second
-    shown = screen.getvalue()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
     assert all(text in shown for text in ("2/2", "loss 0.125", "a [cell] with brackets", "note: a [note]", "--:--"))
 
 

@@ -169,7 +169,7 @@ def _joined(*parts: str) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}"
+    return "0" if abs(value) < NOTHING else f"{value:.3g}"
 
 
 def summarize(plan: Plan, records: Mapping[str, Record]) -> Summary:
