@@ -286,6 +286,7 @@ def test_names_are_unique_and_families_hold_what_they_say():
         assert row.summary
         assert row.summary[0].islower() or row.summary[0].isdigit() or row.summary.split()[0].isupper()
         assert isinstance(build(row.example, row.family), KINDS[row.family])
+        assert not row.card or (ROOT / row.card).is_file()
 
 
 @pytest.mark.parametrize("row", names.ROWS, ids=lambda row: row.name)

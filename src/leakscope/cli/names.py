@@ -65,6 +65,10 @@ class Family(enum.Enum):
     PARTS = "parts"
 
 
+WITH_CARDS = frozenset({Family.ATTACKS, Family.DEFENSES, Family.PROTOCOLS, Family.METRICS})
+"""What a reader has to know the failures of before trusting it."""
+
+
 @final
 class Trait(enum.Enum):
     """What a test or a reader has to know about a row before it is run."""
@@ -102,8 +106,8 @@ class Row:
 
     @property
     def card(self) -> str:
-        """The path of its card, from the root of the repository; parts have none of their own."""
-        return "" if self.family is Family.PARTS else f"docs/cards/{self.name}.md"
+        """The path of its card, from the root of the repository; empty for families that have none."""
+        return f"docs/cards/{self.name}.md" if self.family in WITH_CARDS else ""
 
 
 def _row(family: Family, build: Callable[..., Any], summary: str, example: str = "", *traits: Trait) -> Row:

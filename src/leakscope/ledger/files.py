@@ -11,8 +11,8 @@ from pathlib import Path
 def write_atomically(path: Path, data: bytes) -> None:
     """Write beside `path`, flush to the disk, then rename over it; the folder entry is flushed too.
 
-    A kill at any moment leaves either no file or the whole file, plus at worst a stray `.tmp` file. The file is readable
-    by its owner only: records and pages show what was private.
+    A kill at any moment leaves either no file or the whole file, plus at worst a stray `.tmp` file. The file can be
+    read by its owner only: records and pages show what was private.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
