@@ -124,3 +124,24 @@ def test_row_pattern_tells_one_example_from_two() -> None:
     assert only_row_pattern(one)[1] < 1e-12
     two = one + torch.outer(p - torch.tensor([1.0, 0.0, 0.0]).double(), torch.tensor([0.5, -1.0, 2.0]).double())
     assert only_row_pattern(two)[1] > 0.1
+
+
+@pytest.mark.parametrize("size", [1, 4, 24])
+def test_clipping_does_not_hide_the_counts(size: int) -> None:
+    """Clipping multiplies the release by an unknown number; taken at face value it turns classes into others."""
+    found = []
+    for seed in range(6):
+        secret = digits(size, seed)
+        seen = ls.observe(dense(seed), secret, ls.FedSGD() >> ls.Clip(0.1), key=ls.Key(seed), tell=[ls.BatchSize(size)])
+        found.append(overlap(ls.LabelCounts().run(seen, key=ls.Key(0)).claim.values, secret.labels))
+    assert sum(found) / len(found) >= 0.95
+
+
+def test_a_destroyed_release_is_divergence_and_no_exception() -> None:
+    source = ls.Digits(size=32)
+    for seed in range(4):
+        target = ls.LeNet().build(source.domain, 10, key=ls.Key(seed))
+        secret = source.draw(4, key=ls.Key(seed)).reveal()
+        seen = ls.observe(target, secret, ls.FedSGD() >> ls.RandomDrop(0.9), key=ls.Key(seed), tell=[ls.BatchSize(4)])
+        attempt = ls.LabelCounts().run(seen, key=ls.Key(0))
+        assert attempt.outcome in (ls.Outcome.CLAIMED, ls.Outcome.DIVERGED)

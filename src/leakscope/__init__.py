@@ -251,9 +251,17 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in _WHERE:
-        raise AttributeError(f"leakscope has no {name!r}; see dir(leakscope)")
-    value = getattr(importlib.import_module(f"leakscope.{_WHERE[name]}"), name)
+    if name in _WHERE:
+        value = getattr(importlib.import_module(f"leakscope.{_WHERE[name]}"), name)
+    elif name.startswith("_"):
+        raise AttributeError(f"leakscope has no {name!r}")
+    else:
+        # Whatever has a row in the one table is public; a new attack or defense need not be written here as well.
+        from leakscope.cli.names import vocabulary
+
+        if name not in vocabulary():
+            raise AttributeError(f"leakscope has no {name!r}; see dir(leakscope)")
+        value = vocabulary()[name]
     globals()[name] = value
     return value
 

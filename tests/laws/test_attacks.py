@@ -13,10 +13,11 @@ from torch import nn
 
 import leakscope as ls
 from leakscope.attacks.attack import AbstractAttack
-from leakscope.cli.names import Family, Row, Trait, rows
+from leakscope.cli.names import Family, Row, Trait, rows, vocabulary
 
 SHAPE = (1, 8, 8)
 ATTACKS = list(rows(Family.ATTACKS))
+PUBLIC: dict[str, Any] = {name: getattr(ls, name) for name in ls.__all__} | vocabulary()
 MECHANISMS: list[Any] = [ls.FedSGD(), ls.FedAvg(steps=2, lr=0.05), ls.FedSGD() >> ls.GaussianNoise(1e-3)]
 
 
@@ -39,7 +40,7 @@ def _domain() -> ls.Images:
 
 def built(row: Row) -> AbstractAttack[Any]:
     """The row's example with a search that ends at once."""
-    attack: AbstractAttack[Any] = eval(row.example, {name: getattr(ls, name) for name in ls.__all__})
+    attack: AbstractAttack[Any] = eval(row.example, PUBLIC)
     return shortened(attack)
 
 
@@ -188,7 +189,7 @@ def test_every_setting_of_a_search_speaks(search: Any, field: str, other: Any) -
 def test_it_can_work(row: Row) -> None:
     """On its positive control every input attack beats the best blind guess by 3 dB."""
     seen, truth = observed(row, ls.FedSGD()), secret()
-    attack = shortened(eval(row.example, {name: getattr(ls, name) for name in ls.__all__}), steps=400)
+    attack = shortened(eval(row.example, PUBLIC), steps=400)
     psnr = ls.score(attack.run(seen, key=ls.Key(1)).claim, truth, domain=_domain())["psnr"]
     assert psnr.value > psnr.chance + 3
 

@@ -14,13 +14,26 @@ from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Refusal
 from leakscope.core.claim import Inputs
 from leakscope.core.errors import NoSuchLayer
 from leakscope.core.facts import BatchSize
+from leakscope.core.mechanism import AbstractMechanism
 from leakscope.core.observation import Observation
+from leakscope.mechanisms.compose import AbstractUpdateDefense, Defended
+from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.numerics.rng import Key
 from leakscope.targets.anatomy import DenseLayer, input_layer
 
 EXACT = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest relative residual that counts as exact, by the dtype of the release: rounding stays far below it, and a
-mixture of two inputs, noise or quantization far above."""
+mixture of two inputs or noise far above."""
+
+AGREE = {torch.float64: 1e-11, torch.float32: 1e-5}
+"""Largest distance of two units' normalized rows that counts as agreement, a few roundings."""
+
+WITNESSES = 3
+"""Units that must agree on an input. Two of a thousand units do so by chance when two examples are mixed along a
+line; three within `AGREE` do not."""
+
+ALIKE = 0.3
+"""Largest relative residual at which a rank-one fit is worth claiming when no proof is possible."""
 
 
 @final
@@ -29,10 +42,12 @@ class LinearLayer(AbstractAttack[Inputs]):
     """x = (dL/dW)_i / (dL/db)_i for every unit i that one example alone activates (Phong et al. 2017, section 3).
 
     dL/dW = sum_s delta_s x_s^T (H, D), dL/db = sum_s delta_s (H,). When the rows are all multiples of one vector there
-    is one example: x is their least-squares ratio. Otherwise the inputs on which at least two units agree are exact,
+    is one example: x is their least-squares ratio. Otherwise the inputs on which at least three units agree are exact,
     since mixtures of examples do not repeat by chance; each is claimed once, and no other is claimed.
     The certificate is the relative residual |dL/dW - (dL/db) x^T| / |dL/dW| on the units that were used; no weights,
-    labels or batch size are needed, and several local steps on one example do not matter.
+    labels or batch size are needed, and several local steps on one example do not matter. A defense that changes
+    entries one by one (pruning, quantization, signs, noise) makes agreement worthless: there is no certificate then,
+    and only the fit of a single example is claimed.
     Refuses when no dense layer is fed the input, or its weight or bias is not in the release.
     """
 
@@ -50,25 +65,57 @@ class LinearLayer(AbstractAttack[Inputs]):
         found = _read(seen)
         assert not isinstance(found, Refusal)
         weight, bias = found
-        tolerance = EXACT[seen.release.by_name[input_layer(seen.target).weight].dtype]
+        dtype = seen.release.by_name[_first(seen).weight].dtype
         single, residual = ratio(weight, bias)
         told_one = seen.knows(BatchSize) and seen.told(BatchSize).count == 1
-        if residual <= tolerance or told_one:
+        if not keeps_ratios(seen.mechanism):
+            return self._unproven(seen, single, residual, told_one=told_one)
+        if residual <= EXACT[dtype] or told_one:
             values, residuals = single[None], [residual]
         else:
-            values, residuals = agreeing(weight, bias, tolerance)
-        shaped = values.reshape(-1, *seen.target.domain.shape).to(seen.target.parameters()[_first(seen).weight].dtype)
-        if not len(shaped):
-            sentence = "no two units agree on an input: every unit is activated by several examples, or by noise"
-            return Attempt(repr(self), Outcome.CLAIMED, sentence, Inputs(shaped))
-        if not bool(torch.isfinite(shaped).all()):
+            values, residuals = agreeing(weight, bias, AGREE[dtype])
+            if seen.knows(BatchSize):
+                values, residuals = values[: seen.told(BatchSize).count], residuals[: seen.told(BatchSize).count]
+        if not len(values):
+            sentence = "no three units agree on an input: every unit is activated by several examples, or by noise"
+            return Attempt(repr(self), Outcome.CLAIMED, sentence, Inputs(_shaped(seen, values)))
+        if not bool(torch.isfinite(values).all()):
             return Attempt(repr(self), Outcome.DIVERGED, "the bias gradient vanishes, so the ratio is not finite")
         worst = max(residuals)
         statement = "relative residual of dL/dW = (dL/db) x^T on the units that one example alone activates"
-        certificate = Certificate(worst, tolerance, statement)
-        confidence = torch.ones(len(shaped)) if certificate.holds else None
-        sentence = f"{len(shaped)} inputs in closed form, worst relative residual {worst:.1e}"
-        return Attempt(repr(self), Outcome.CLAIMED, sentence, Inputs(shaped, confidence=confidence), certificate)
+        certificate = Certificate(worst, EXACT[dtype], statement)
+        confidence = torch.ones(len(values)) if certificate.holds else None
+        sentence = f"{len(values)} inputs in closed form, worst relative residual {worst:.1e}"
+        return Attempt(
+            repr(self), Outcome.CLAIMED, sentence, Inputs(_shaped(seen, values), confidence=confidence), certificate
+        )
+
+    def _unproven(self, seen: Observation, single: Tensor, residual: float, *, told_one: bool) -> Attempt[Inputs]:
+        """The fit of a single example, without proof, where a defense changed the entries one by one."""
+        if not (told_one or residual <= ALIKE) or not bool(torch.isfinite(single).all()):
+            sentence = f"{seen.mechanism!r} changes entries one by one, so agreement of units proves nothing"
+            return Attempt(repr(self), Outcome.CLAIMED, sentence, Inputs(_shaped(seen, single[None][:0])))
+        low, high = seen.target.domain.bounds(_shaped(seen, single[None]))
+        sentence = f"the fit of one example, relative residual {residual:.1e}; a defense changed entries one by one"
+        claim = Inputs(_shaped(seen, single[None]).clamp(low, high))
+        return Attempt(repr(self), Outcome.CLAIMED, sentence, claim)
+
+
+def keeps_ratios(mechanism: AbstractMechanism) -> bool:
+    """Whether the released update is a multiple of the true one: no update defense, or clipping only.
+
+    >>> from leakscope import Clip, FedSGD, Sign
+    >>> keeps_ratios(FedSGD() >> Clip(1.0)), keeps_ratios(FedSGD() >> Sign())
+    (True, False)
+    """
+    if not isinstance(mechanism, Defended):
+        return True
+    return all(isinstance(d, Clip) for d in mechanism.defenses if isinstance(d, AbstractUpdateDefense))
+
+
+def _shaped(seen: Observation, values: Tensor) -> Tensor:
+    """(N, D) float64 to (N, *shape) in the model's own dtype."""
+    return values.reshape(-1, *seen.target.domain.shape).to(seen.target.parameters()[_first(seen).weight].dtype)
 
 
 def _first(seen: Observation) -> DenseLayer:
@@ -107,7 +154,7 @@ def ratio(weight: Tensor, bias: Tensor) -> tuple[Tensor, float]:
 
 
 def agreeing(weight: Tensor, bias: Tensor, tolerance: float) -> tuple[Tensor, list[float]]:
-    """The inputs (N, D) on which at least two units agree to within `tolerance`, with their residuals.
+    """The inputs (N, D) on which at least `WITNESSES` units agree to within `tolerance`, most witnesses first.
 
     Rows [weight_i, bias_i] of units that the same single example activates are multiples of one another.
     """
@@ -117,14 +164,17 @@ def agreeing(weight: Tensor, bias: Tensor, tolerance: float) -> tuple[Tensor, li
     rows, weight, bias = rows[heard], weight[heard], bias[heard]
     unit = rows / (torch.linalg.vector_norm(rows, dim=1) * bias.sign())[:, None]
     left = torch.ones(len(unit), dtype=torch.bool, device=unit.device)
-    values, residuals = [], []
+    found: list[tuple[int, Tensor, float]] = []
     for index in range(len(unit)):
         if not left[index]:
             continue
-        same = left & (torch.linalg.vector_norm(unit - unit[index], dim=1) <= tolerance)
-        left &= ~same
-        if int(same.sum()) >= 2:
-            x, residual = ratio(weight[same], bias[same])
-            values.append(x)
-            residuals.append(residual)
-    return (torch.stack(values) if values else weight.new_zeros((0, weight.shape[1]))), residuals
+        away = torch.linalg.vector_norm(unit - unit[index], dim=1)
+        same = left & (away <= tolerance)
+        if int(same.sum()) >= WITNESSES:
+            found.append((int(same.sum()), *ratio(weight[same], bias[same])))
+            # The rim of a cluster, a few roundings farther out, is the same input again.
+            left &= away > 10 * tolerance
+        left[index] = False
+    found.sort(key=lambda one: -one[0])
+    values = torch.stack([x for _, x, _ in found]) if found else weight.new_zeros((0, weight.shape[1]))
+    return values, [residual for _, _, residual in found]

@@ -17,6 +17,8 @@ from leakscope.core.claim import Labels
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import BatchSize, Fact
 from leakscope.core.observation import Observation
+from leakscope.mechanisms.compose import Defended
+from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.numerics.rng import Key
 from leakscope.targets.anatomy import features_at, probe_inputs
 
@@ -30,7 +32,8 @@ class LabelCounts(AbstractAttack[Labels]):
     gradient itself, e_c = g_W[c] / g_b[c], pulled toward the mean feature vector by `ridge` where g_b[c] is small;
     p_c = softmax(W e_c + b). Solved with n >= 0 and sum n = B, then rounded by largest remainder.
     Right for batches larger than the number of classes, and for federated updates of one step; an approximation for
-    several steps or trained weights. Source: Ma et al. 2023 (iLRG), section 3; needs `BatchSize`.
+    several steps or trained weights. Under clipping the unknown factor is searched for too.
+    Source: Ma et al. 2023 (iLRG), section 3; needs `BatchSize`.
     """
 
     ridge: float = 3.0
@@ -60,8 +63,10 @@ class LabelCounts(AbstractAttack[Labels]):
         output = read_output(seen)
         assert not isinstance(output, Refusal)
         size = seen.told(BatchSize).count
+        if size == 1:
+            return self._one(output)
         real = solve_counts(seen, output, size, self.ridge)
-        if not bool(torch.isfinite(real).all()) or not float(real.sum()) > 0:
+        if real is None:
             return Attempt(repr(self), Outcome.DIVERGED, "the linear system for the counts has no finite solution")
         counts = round_to_sum(real, size)
         labels = torch.repeat_interleave(torch.arange(len(counts)), counts)
@@ -70,9 +75,17 @@ class LabelCounts(AbstractAttack[Labels]):
         sentence = f"{int((counts > 0).sum())} classes among {size} examples; the counts were {off:.3f} off integers"
         return Attempt(repr(self), Outcome.CLAIMED, sentence, Labels(labels, margin[labels]))
 
+    def _one(self, output: OutputGradient) -> Attempt[Labels]:
+        """A single example needs no softmax and no scale: its class alone has a negative bias gradient."""
+        assert output.bias is not None
+        if not bool(torch.isfinite(output.bias).all()):
+            return Attempt(repr(self), Outcome.DIVERGED, "the bias gradient is not finite")
+        label = int(output.bias.argmin())
+        return Attempt(repr(self), Outcome.CLAIMED, f"one example of class {label}", Labels(torch.tensor([label])))
 
-def solve_counts(seen: Observation, output: OutputGradient, size: int, ridge: float) -> Tensor:
-    """The real-valued counts (C,), non-negative, before rounding."""
+
+def solve_counts(seen: Observation, output: OutputGradient, size: int, ridge: float) -> Tensor | None:
+    """The real-valued counts (C,), non-negative, before rounding; None when there is no finite solution."""
     bias = output.bias
     assert bias is not None
     parameters = seen.target.parameters()
@@ -82,12 +95,29 @@ def solve_counts(seen: Observation, output: OutputGradient, size: int, ridge: fl
     pull = ridge * bias.square().mean()
     features = (bias[:, None] * output.weight + pull * mean) / (bias.square() + pull)[:, None]
     softmax = torch.softmax(features @ weight.T + offset, dim=1).T
-    equations = softmax - (1 - output.smoothing) * torch.eye(len(bias), dtype=torch.float64, device=bias.device)
+    equations = (softmax - (1 - output.smoothing) * torch.eye(len(bias), dtype=torch.float64).to(bias)).cpu()
+    if not bool(torch.isfinite(equations).all()):
+        return None
+    clipped = isinstance(seen.mechanism, Defended) and any(isinstance(d, Clip) for d in seen.mechanism.defenses)
+    stretches = STRETCHES if clipped else (1.0,)
+    solved = [_nonnegative(equations, bias.cpu() * stretch, size) for stretch in stretches]
+    # An unclipped release solves the system with stretch 1. A clipped one is a multiple of it: the multiple is the one
+    # at which the counts come out as integers and the equations hold.
+    best = min(solved, key=lambda one: one[1] + float((one[0] - one[0].round()).square().sum()))[0]
+    return best if float(best.sum()) > 0 else None
+
+
+def _nonnegative(equations: Tensor, bias: Tensor, size: int) -> tuple[Tensor, float]:
+    """n >= 0 with equations @ n = size * bias and sum n = size, and the squared residual of the equations."""
     # The sum of the counts is known exactly, so it outweighs the modeled equations.
     sure = 10.0 * torch.ones(1, len(bias), dtype=torch.float64)
-    system = torch.cat([equations.cpu(), sure])
-    right = torch.cat([size * bias.cpu(), torch.tensor([10.0 * size], dtype=torch.float64)])
-    return torch.from_numpy(nnls(system.numpy(), right.numpy())[0])
+    system, right = torch.cat([equations, sure]), torch.cat([size * bias, torch.tensor([10.0 * size]).double()])
+    solution, norm = nnls(system.numpy(), right.numpy())
+    return torch.from_numpy(solution), float(norm) ** 2
+
+
+STRETCHES = tuple(1.02**power for power in range(240))
+"""Factors by which clipping may have shrunk the release: from 1 to about 100, in steps of 2 %."""
 
 
 def mean_features(seen: Observation, output: OutputGradient) -> Tensor:

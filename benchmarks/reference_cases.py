@@ -1,0 +1,160 @@
+"""The reference cases of the field that leakscope must reach: case, expected, measured, seconds.
+
+    python benchmarks/reference_cases.py [--only WORD]
+
+Everything runs on data that comes with the dependencies, in float32, in one thread. Exits with 1 when a case is below
+its expectation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+import leakscope as ls
+
+COLOR = ls.Images(3, 32, 32)
+
+
+def smooth(seed: int) -> torch.Tensor:
+    """One smooth 3 x 32 x 32 image: U(0, 1) on a 3 x 3 grid, interpolated linearly."""
+    grid = torch.rand(1, 3, 3, 3, generator=ls.Key(seed).child("smooth").generator())
+    return F.interpolate(grid, size=32, mode="bilinear", align_corners=True)
+
+
+def decibel(claimed: torch.Tensor, true: torch.Tensor) -> float:
+    """PSNR of one image at data range 1."""
+    return -10 * float((claimed - true).square().mean().clamp_min(1e-15).log10())
+
+
+def face(seed: int) -> torch.Tensor:
+    """One face photograph, 3 x 32 x 32."""
+    return ls.Faces(size=32, channels=3).draw(1, key=ls.Key(seed)).reveal().inputs
+
+
+def lenets(recipe: ls.GradientInversion, picture: Callable[[int], torch.Tensor]) -> tuple[str, bool]:
+    """LeNet sigmoid, weights U(-.5, .5), 100 classes, 8 seeds, 1000 gradient evaluations."""
+    errors = []
+    for seed in range(8):
+        target = ls.LeNet().build(COLOR, 100, key=ls.Key(seed))
+        secret = ls.Batch(picture(seed), torch.tensor([(37 * seed) % 100]))
+        seen = ls.observe(target, secret, ls.FedSGD(), key=ls.Key(seed), tell=[ls.BatchSize(1)])
+        attempt = recipe.run(seen, key=ls.Key(seed), budget=ls.Budget(evaluations=1000))
+        errors.append(
+            float("inf") if attempt.claim is None else float((attempt.claim.values - secret.inputs).square().mean())
+        )
+    good = sum(error < 1e-3 for error in errors)
+    return f"{good} of 8 (worst MSE {max(errors):.1e})", good >= 7
+
+
+def idlg_labels() -> tuple[str, bool]:
+    """iDLG labels of 1000 fresh LeNets."""
+    right = 0
+    for trial in range(1000):
+        target = ls.LeNet().build(COLOR, 100, key=ls.Key(trial))
+        label = torch.randint(100, (1,), generator=ls.Key(trial).child("label").generator())
+        seen = ls.observe(target, ls.Batch(face(trial), label), ls.FedSGD(), key=ls.Key(0))
+        right += int(ls.LabelSigns().run(seen, key=ls.Key(0)).claim.values.item() == int(label))
+    return f"{right} of 1000", right == 1000
+
+
+def dense() -> tuple[str, bool]:
+    """Flatten + Linear(3072, 100), one image."""
+    target = ls.Linear().build(COLOR, 100, key=ls.Key(0))
+    secret = ls.Batch(face(1), torch.tensor([42]))
+    seen = ls.observe(target, secret, ls.FedSGD(), key=ls.Key(0))
+    found = decibel(ls.LinearLayer().run(seen, key=ls.Key(0)).claim.values, secret.inputs)
+    return f"{found:.1f} dB", found > 100
+
+
+def convnet() -> tuple[str, bool]:
+    """ReLU ConvNet, one smooth image, cosine + TV 1e-3, signed Adam .1, 1000 iterations; mean of four seeds."""
+    found = []
+    for seed in range(4):
+        target = ls.ConvNet().build(COLOR, 10, key=ls.Key(seed))
+        secret = ls.Batch(smooth(seed), torch.tensor([seed]))
+        seen = ls.observe(target, secret, ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(1)])
+        attempt = ls.inverting_gradients(steps=1000, tv=1e-3).run(seen, key=ls.Key(1))
+        found.append(decibel(attempt.claim.values, secret.inputs))
+    mean = sum(found) / len(found)
+    return f"{mean:.1f} dB ({', '.join(f'{x:.1f}' for x in found)})", mean >= 36
+
+
+def federated(steps: int, batch_size: int | None) -> tuple[str, bool]:
+    """ReLU ConvNet, FedAvg of 4 smooth images, 4 steps at lr 1e-3, 1000 iterations; labels inferred."""
+    target = ls.ConvNet().build(COLOR, 10, key=ls.Key(0))
+    labels = torch.tensor([1, 3, 5, 8])
+    secret = ls.Batch(torch.cat([smooth(seed) for seed in range(4)]), labels)
+    mechanism = ls.FedAvg(steps=steps, lr=1e-3, batch_size=batch_size)
+    seen = ls.observe(target, secret, mechanism, key=ls.Key(0), tell=[ls.BatchSize(4)])
+    attempt = ls.inverting_gradients(steps=1000, tv=1e-3).run(seen, key=ls.Key(1))
+    items = sorted(ls.score(attempt.claim, secret, domain=COLOR)["psnr"].items, reverse=True)
+    right = sorted(attempt.claim.labels.tolist()) == labels.tolist()
+    peers = (15.7, 14.5, 14.5, 13.2)
+    reached = all(mine >= theirs for mine, theirs in zip(items, peers, strict=True))
+    words = f"{' / '.join(f'{x:.1f}' for x in items)} dB, labels {'right' if right else 'wrong'}"
+    return words, right and reached
+
+
+def counts(size: int, mechanism: Any) -> tuple[str, bool]:
+    """Label counts on digits, untrained dense net, ten draws."""
+    source, total = ls.Digits(size=8), 0.0
+    for seed in range(10):
+        target = ls.MLP((256, 128)).build(source.domain, 10, key=ls.Key(seed))
+        secret = source.draw(size, key=ls.Key(seed)).reveal()
+        seen = ls.observe(target, secret, mechanism, key=ls.Key(seed), tell=[ls.BatchSize(size)])
+        claimed = ls.LabelCounts().run(seen, key=ls.Key(0)).claim.values
+        pairs = torch.minimum(torch.bincount(claimed, minlength=10), torch.bincount(secret.labels, minlength=10))
+        total += float(pairs.sum()) / size / 10
+    return f"{total:.4f}", total >= 0.99
+
+
+def mean_of_identical() -> tuple[str, bool]:
+    """The mean of identical updates of several users is the update itself (a peer gives 0.75)."""
+    update = ls.Gradient({"w": torch.ones(3)})
+    mean = ls.mean_update([update] * 4)
+    return str(mean.by_name["w"].tolist()), torch.equal(mean.by_name["w"], torch.ones(3))
+
+
+CASES: tuple[tuple[str, str, Callable[[], tuple[str, bool]]], ...] = (
+    ("Flatten + Linear(3072,100), batch 1", "> 100 dB", dense),
+    ("mean of identical updates", "the update", mean_of_identical),
+    ("label counts, batch 24, FedSGD", ">= .99", lambda: counts(24, ls.FedSGD())),
+    ("label counts, batch 256, FedSGD", ">= .99", lambda: counts(256, ls.FedSGD())),
+    ("label counts, batch 24, FedAvg of one step", ">= .99", lambda: counts(24, ls.FedAvg(steps=1, lr=0.05))),
+    ("label counts, batch 256, FedAvg of one step", ">= .99", lambda: counts(256, ls.FedAvg(steps=1, lr=0.05))),
+    ("iDLG labels, 1000 fresh LeNets", "1000 of 1000", idlg_labels),
+    ("LeNet, smooth image, idlg, 1000 evaluations", ">= 7 of 8", lambda: lenets(ls.idlg(), smooth)),
+    ("LeNet, smooth image, dlg, 1000 evaluations", ">= 7 of 8", lambda: lenets(ls.dlg(), smooth)),
+    ("LeNet, face, idlg, 1000 evaluations", ">= 7 of 8", lambda: lenets(ls.idlg(), face)),
+    ("ConvNet 74 k, smooth image, 1000 iterations", ">= 36 dB", convnet),
+    ("ConvNet, FedAvg 4 images, 4 steps of all", ">= 15.7/14.5/14.5/13.2 dB", lambda: federated(4, None)),
+    ("ConvNet, FedAvg 4 images, 4 steps of one", ">= 15.7/14.5/14.5/13.2 dB", lambda: federated(4, 1)),
+)
+
+
+def main() -> int:
+    """Run the cases; 1 when one is below its expectation."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="run only the cases whose name holds this word")
+    only = parser.parse_args().only
+    torch.set_num_threads(1)
+    missed = 0
+    for name, expected, case in CASES:
+        if only in name:
+            start = time.perf_counter()
+            measured, reached = case()
+            missed += not reached
+            mark = "" if reached else "   BELOW"
+            print(f"{name:46} {expected:26} {measured}  {time.perf_counter() - start:.0f} s{mark}", flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
