@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from leakscope.attacks.parts.priors.statistics import layer_statistics
 from leakscope.core.batch import Batch
 from leakscope.core.errors import UnknownName
-from leakscope.core.facts import BatchNormStatistics, BatchSize, Fact, Labels, LayerStatistics
+from leakscope.core.facts import BatchNormStatistics, BatchSize, Fact, LayerStatistics, TrueLabels
 from leakscope.core.target import Target
 
 
@@ -16,7 +16,7 @@ def _batch_size(target: Target, batch: Batch) -> Fact:
 
 
 def _labels(target: Target, batch: Batch) -> Fact:
-    return Labels(tuple(int(v) for v in batch.labels))
+    return TrueLabels(tuple(int(v) for v in batch.labels))
 
 
 def _statistics(target: Target, batch: Batch) -> Fact:
@@ -27,7 +27,7 @@ def _statistics(target: Target, batch: Batch) -> Fact:
 
 MAKERS: dict[type[Fact], Callable[[Target, Batch], Fact]] = {
     BatchSize: _batch_size,
-    Labels: _labels,
+    TrueLabels: _labels,
     BatchNormStatistics: _statistics,
 }
 """Every kind of fact that a plan can tell, with the function that makes it."""
