@@ -148,13 +148,16 @@ def drawable(one: Array, scale: Scale) -> Array:
     """Anything as a (1 or 3, H, W) picture in [0, 1], by its rank.
 
     (C, H, W) with 1 or 3 channels is taken as it is; other channel counts are laid side by side; (frames, coefficients)
-    and vectors are drawn as a matrix in `scale`.
+    and vectors are drawn as a matrix in `scale`, without the frames at the end that are NaN.
     """
+    if one.ndim == 2:
+        heard = np.flatnonzero(~np.isnan(np.asarray(one, np.float64)).all(axis=1))
+        return matrix(one[: int(heard[-1]) + 1] if heard.size else one, scale)
     if one.ndim == 3 and one.shape[0] in (1, 3):
         return one
     if one.ndim == 3:
         return np.concatenate(list(one), axis=1)[None]
-    return matrix(one if one.ndim == 2 else np.atleast_1d(one).reshape(-1, 1), scale)
+    return matrix(np.atleast_1d(one).reshape(-1, 1), scale)
 
 
 def wav(samples: Array, rate: int) -> bytes:
