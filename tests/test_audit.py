@@ -38,7 +38,7 @@ from leakscope.audit.plan import Scene
 from leakscope.audit.run import Interrupted, Resumption, attempt, run
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput, BadPlan, UnknownName
-from leakscope.core.facts import BatchNormStatistics, BatchSize, Labels
+from leakscope.core.facts import BatchNormStatistics, BatchSize, TrueLabels
 from leakscope.core.target import Target
 from leakscope.datasets.sources.synthetic import Synthetic
 from leakscope.domains.vision import Images
@@ -109,9 +109,9 @@ def test_a_plan_that_cannot_run_is_refused(changes, message):
 
 
 def test_specs_rebuild_and_pickles_are_equal():
-    for cell in toy_plan(told=(Labels, BatchSize)).cells():
+    for cell in toy_plan(told=(TrueLabels, BatchSize)).cells():
         assert pickle.loads(pickle.dumps(cell)) == cell  # noqa: S301, our own bytes
-        assert cell.spec.told == ("BatchSize", "Labels")
+        assert cell.spec.told == ("BatchSize", "TrueLabels")
         assert eval(cell.spec.attack) == cell.attack
         assert eval(cell.spec.dataset) == cell.scene.source
 
@@ -214,7 +214,7 @@ def leaked(seen, stage, told):
     text = pickle.dumps((seen.release, seen.facts, repr(seen.mechanism)))
     batch = stage.secret.reveal()
     found += [name for name, part in (("inputs", batch.inputs), ("labels", batch.labels)) if _bytes(part) in text]
-    if Labels not in told and batch.labels.tolist() in [list(getattr(fact, "values", ())) for fact in seen.facts]:
+    if TrueLabels not in told and batch.labels.tolist() in [list(getattr(fact, "values", ())) for fact in seen.facts]:
         found.append("labels as a tuple")
     return found
 
@@ -223,7 +223,7 @@ def _bytes(tensor):
     return tensor.contiguous().numpy().tobytes()
 
 
-@pytest.mark.parametrize("told", [(), (BatchSize,), (Labels,), (BatchSize, Labels)])
+@pytest.mark.parametrize("told", [(), (BatchSize,), (TrueLabels,), (BatchSize, TrueLabels)])
 def test_the_observation_holds_what_was_told_and_nothing_else(told):
     audit_toys.SEEN.clear()
     plan = toy_plan(attacks=(Looks(),), told=told, batch_sizes=(3,))
@@ -239,13 +239,13 @@ def test_labels_told_although_withheld_are_caught(monkeypatch):
     generous = facts_module.tell
 
     def slip(kinds, target, batch):
-        return generous((*kinds, Labels), target, batch)
+        return generous((*kinds, TrueLabels), target, batch)
 
     monkeypatch.setattr(cell_module, "tell", slip)
     audit_toys.SEEN.clear()
     cell = audited(toy_plan(attacks=(Looks(),), batch_sizes=(3,)))[0]
     attempt(cell)
-    assert "Labels" in leaked(audit_toys.SEEN[-1], cell_module.set_up(cell), ())
+    assert "TrueLabels" in leaked(audit_toys.SEEN[-1], cell_module.set_up(cell), ())
 
 
 def test_the_blind_guess_does_not_look():
@@ -276,8 +276,8 @@ def test_facts_are_true_and_named():
     assert name == "0"
     np.testing.assert_allclose(statistics.mean, batch.inputs.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(statistics.variance, batch.inputs.var((0, 2, 3), correction=0), rtol=1e-5)
-    with pytest.raises(UnknownName, match="did you mean 'Labels'"):
-        kind_named("Label")
+    with pytest.raises(UnknownName, match="did you mean 'TrueLabels'"):
+        kind_named("TrueLabel")
 
 
 # --- the whole audit ------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from leakscope.audit.engines.inline import Inline
 from leakscope.audit.evidence import ITEM_BAR, ITEM_GAIN, evidence, luck, pooled, recovered
 from leakscope.audit.run import run
 from leakscope.audit.verdict import Trials, judge
-from leakscope.core.facts import BatchSize, Labels
+from leakscope.core.facts import BatchSize, TrueLabels
 from leakscope.datasets.sources.digits import Digits
 from leakscope.datasets.sources.faces import Faces
 from leakscope.datasets.sources.photographs import Photographs
@@ -305,5 +305,5 @@ def test_the_three_words_come_out_of_a_real_audit(tmp_path):
 
 
 def test_told_labels_are_known_to_the_verdict(tmp_path):
-    plan = toy_plan(attacks=(Guesses(),), told=(Labels,), trials=1)
+    plan = toy_plan(attacks=(Guesses(),), told=(TrueLabels,), trials=1)
     assert run(plan, tmp_path, Inline()).word is Word.INCONCLUSIVE

@@ -37,7 +37,7 @@ from leakscope.cli.main import app
 from leakscope.cli.names import KINDS, Family, Trait
 from leakscope.core.attempt import Progress
 from leakscope.core.errors import BadInput, BadPlan, LeakscopeError
-from leakscope.core.facts import BatchSize, Labels
+from leakscope.core.facts import BatchSize, TrueLabels
 from leakscope.datasets.sources.synthetic import Synthetic
 from leakscope.ledger.record import Summary, Word
 from leakscope.ledger.store import RunStore
@@ -408,8 +408,8 @@ def test_scenes_override_and_the_model_replaces_every_target():
     assert (scene.batch_sizes, scene.told) == ((1, 2), ())
     assert [repr(group.mechanism) for group in plan.groups()] == ["FedSGD()"] * 2
     assert {cell.told for cell in plan.cells()} == {()}
-    told = parse(GOOD.replace("target =", 'told = ["Labels", "BatchSize"]\ntarget ='), "p.toml")
-    assert {cell.told for cell in told.cells()} == {(BatchSize, Labels)}
+    told = parse(GOOD.replace("target =", 'told = ["TrueLabels", "BatchSize"]\ntarget ='), "p.toml")
+    assert {cell.told for cell in told.cells()} == {(BatchSize, TrueLabels)}
 
 
 def test_an_input_range_is_a_change_of_units_only():

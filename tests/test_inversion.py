@@ -191,9 +191,9 @@ def test_the_observation_is_untouched() -> None:
 def test_labels_can_be_told() -> None:
     seen, secret = observed(ls.FedSGD(), count=2)
     blind = ls.GradientInversion(labeling=ls.Told())
-    assert blind.refusal(seen).sentence == "needs to be told Labels"
+    assert blind.refusal(seen).sentence == "needs to be told TrueLabels"
     told = ls.Observation(
         seen.target, seen.release, seen.mechanism, (*seen.facts, ls.TrueLabels(tuple(secret.labels.tolist())))
     )
-    attempt = ls.GradientInversion(labeling=ls.Told(), search=ls.Adam(steps=5)).run(told, key=ls.Key(0))
+    attempt = ls.GradientInversion(labeling=ls.Told(), search=ls.Adam(steps=40)).run(told, key=ls.Key(0))
     assert attempt.claim.labels.tolist() == secret.labels.tolist()

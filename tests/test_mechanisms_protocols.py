@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
-from leakscope.core.facts import BatchSize, Labels
+from leakscope.core.facts import BatchSize, TrueLabels
 from leakscope.core.release import Delta, Gradient, Weights
 from leakscope.core.target import AbstractLoss, Target
 from leakscope.domains.vision import Images
@@ -346,7 +346,7 @@ def test_the_observation_holds_what_was_sent_and_told():
     seen = observe(mlp(), secret(), FedAvg(2, 0.1), key=Key(0), tell=[BatchSize(4)])
     assert isinstance(seen.release, Delta)
     assert seen.told(BatchSize).count == 4
-    assert not seen.knows(Labels)
+    assert not seen.knows(TrueLabels)
     assert isinstance(seen.gradient(), Gradient)
 
 

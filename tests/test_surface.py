@@ -112,12 +112,18 @@ def test_the_table_has_each_name_once_and_each_row_a_summary() -> None:
     assert {row.family for row in names.ROWS} == set(Family)
 
 
+SPEECH = "audits score images so far; frames get their row together with their metric"
 UNLISTED = {
     "leakscope.audit.controls.BlindGuess": "the audit's own control; to plan it would compare it with itself",
     "leakscope.mechanisms.compose.Defended": "written as `protocol >> defense`",
     "leakscope.audit.scaled.Scaled": "written as `input_range` in a plan",
     "leakscope.scoring.metrics.guesses.LabelCounts": "shares its name with the attack; scored where it applies",
     "leakscope.scoring.metrics.guesses.LabelPresence": "read beside LabelCounts; not a metric that decides",
+    "leakscope.attacks.inputs.windowed.WindowedFrames": SPEECH,
+    "leakscope.datasets.sources.speaking.Spoken": SPEECH,
+    "leakscope.datasets.sources.speech.DeepSpeechCsv": SPEECH,
+    "leakscope.datasets.sources.speech.LibriSpeech": SPEECH,
+    "leakscope.targets.zoo.deepspeech.DeepSpeech": SPEECH,
 }
 """What is concrete and still no row, each with the reason."""
 

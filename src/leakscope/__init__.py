@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from leakscope.core.facts import BatchNormStatistics as BatchNormStatistics
     from leakscope.core.facts import BatchSize as BatchSize
     from leakscope.core.facts import LayerStatistics as LayerStatistics
+    from leakscope.core.facts import TrueLabels as TrueLabels
     from leakscope.core.observation import Observation as Observation
     from leakscope.core.release import Delta as Delta
     from leakscope.core.release import Gradient as Gradient
@@ -187,11 +188,7 @@ _HOME = {
         "MissingExtra",
         "NotTold",
     ),
-    "core.facts": (
-        "BatchNormStatistics",
-        "BatchSize",
-        "LayerStatistics",
-    ),
+    "core.facts": ("BatchNormStatistics", "BatchSize", "LayerStatistics", "TrueLabels"),
     "core.observation": ("Observation",),
     "core.release": (
         "Delta",

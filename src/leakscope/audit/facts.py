@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from leakscope.attacks.parts.priors.statistics import layer_statistics
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput, UnknownName
-from leakscope.core.facts import BatchNormStatistics, BatchSize, Fact, Labels, LayerStatistics
+from leakscope.core.facts import BatchNormStatistics, BatchSize, Fact, LayerStatistics, TrueLabels
 from leakscope.core.target import Target
 
 
@@ -18,7 +18,7 @@ def _batch_size(target: Target, batch: Batch) -> Fact:
 def _labels(target: Target, batch: Batch) -> Fact:
     if batch.labels.dim() != 1:
         raise BadInput("there are no class labels to tell: each example has a transcript or probabilities")
-    return Labels(tuple(int(v) for v in batch.labels))
+    return TrueLabels(tuple(int(v) for v in batch.labels))
 
 
 def _statistics(target: Target, batch: Batch) -> Fact:
@@ -29,7 +29,7 @@ def _statistics(target: Target, batch: Batch) -> Fact:
 
 MAKERS: dict[type[Fact], Callable[[Target, Batch], Fact]] = {
     BatchSize: _batch_size,
-    Labels: _labels,
+    TrueLabels: _labels,
     BatchNormStatistics: _statistics,
 }
 """Every kind of fact that a plan can tell, with the function that makes it."""

@@ -54,7 +54,7 @@ from leakscope.audit.evidence import (
 from leakscope.audit.plan import Cell, Group, Plan
 from leakscope.bounds.accounting import epsilon
 from leakscope.core.errors import BadInput, MissingExtra
-from leakscope.core.facts import Labels
+from leakscope.core.facts import TrueLabels
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.ledger.record import Ending, GroupVerdict, Record, Summary, Word
 from leakscope.scoring.metrics.guesses import LabelAccuracy
@@ -214,7 +214,9 @@ def _verdict(plan: Plan, group: Group, records: Mapping[str, Record], spent: dic
         return [records.get(cell.identity) for cell in cells]
 
     audited, undefended, blind = of(group.audited), of(group.undefended), of(group.blind)
-    word, sentence = judge(Trials(audited, undefended, blind, Labels in plan.told_in(group.scene), group.own_control))
+    word, sentence = judge(
+        Trials(audited, undefended, blind, TrueLabels in plan.told_in(group.scene), group.own_control)
+    )
     name = repr(group.mechanism)
     if name not in spent:
         spent[name] = _epsilon(group.mechanism, plan.delta)

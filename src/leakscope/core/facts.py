@@ -39,7 +39,7 @@ class BatchSize(Fact):
 
 @final
 @dataclass(frozen=True)
-class Labels(Fact):
+class TrueLabels(Fact):
     """The class of every example, in the order in which the client used them."""
 
     values: tuple[int, ...]
@@ -50,7 +50,7 @@ class Labels(Fact):
     def contradiction(self, batch: Batch) -> str | None:
         """Whether the batch has other labels."""
         if batch.labels.dim() != 1:
-            return "told Labels, but the batch is labeled by probabilities"
+            return "told TrueLabels, but the batch is labeled by probabilities"
         true = tuple(int(v) for v in batch.labels)
         return None if true == self.values else f"told {self}, but the labels are others"
 

@@ -17,8 +17,9 @@ from leakscope.core.claim import Labels
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import BatchSize, Fact
 from leakscope.core.observation import Observation
-from leakscope.mechanisms.compose import Defended
+from leakscope.mechanisms.compose import AbstractUpdateDefense, Defended
 from leakscope.mechanisms.defenses.clip import Clip
+from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 from leakscope.targets.anatomy import features_at, probe_inputs
 
@@ -98,13 +99,21 @@ def solve_counts(seen: Observation, output: OutputGradient, size: int, ridge: fl
     equations = (softmax - (1 - output.smoothing) * torch.eye(len(bias), dtype=torch.float64).to(bias)).cpu()
     if not bool(torch.isfinite(equations).all()):
         return None
-    clipped = isinstance(seen.mechanism, Defended) and any(isinstance(d, Clip) for d in seen.mechanism.defenses)
-    stretches = STRETCHES if clipped else (1.0,)
+    stretches = STRETCHES if may_be_clipped(seen) else (1.0,)
     solved = [_nonnegative(equations, bias.cpu() * stretch, size) for stretch in stretches]
     # An unclipped release solves the system with stretch 1. A clipped one is a multiple of it: the multiple is the one
     # at which the counts come out as integers and the equations hold.
     best = min(solved, key=lambda one: one[1] + float((one[0] - one[0].round()).square().sum()))[0]
     return best if float(best.sum()) > 0 else None
+
+
+def may_be_clipped(seen: Observation) -> bool:
+    """Whether the release may be a multiple of the true update: a clip that, as far as one can see, was in force."""
+    defenses = seen.mechanism.defenses if isinstance(seen.mechanism, Defended) else ()
+    updates = [defense for defense in defenses if isinstance(defense, AbstractUpdateDefense)]
+    if len(updates) == 1 and isinstance(updates[0], Clip):
+        return float(trees.norm(seen.release.by_name, updates[0].order)) > 0.999 * updates[0].norm
+    return any(isinstance(defense, Clip) for defense in updates)
 
 
 def _nonnegative(equations: Tensor, bias: Tensor, size: int) -> tuple[Tensor, float]:

@@ -36,16 +36,16 @@ class AbstractLabeling(ABC):
 @final
 @dataclass(frozen=True)
 class Told(AbstractLabeling):
-    """The labels that the adversary was told; needs the fact `Labels`."""
+    """The labels that the adversary was told; needs the fact `TrueLabels`."""
 
     def refusal(self, seen: Observation) -> Refusal | None:
-        """Whether `Labels` was told."""
-        return None if seen.knows(facts.Labels) else Refusal("needs to be told Labels")
+        """Whether `TrueLabels` was told."""
+        return None if seen.knows(facts.TrueLabels) else Refusal("needs to be told TrueLabels")
 
     def labels(self, seen: Observation, *, key: Key, budget: Budget) -> Tensor:
         """The told labels, in the client's order."""
         del key, budget
-        return torch.tensor(seen.told(facts.Labels).values)
+        return torch.tensor(seen.told(facts.TrueLabels).values)
 
 
 @final
@@ -62,12 +62,12 @@ class Inferred(AbstractLabeling):
 
     def refusal(self, seen: Observation) -> Refusal | None:
         """The label attack's own refusal, when the labels were not told."""
-        return None if seen.knows(facts.Labels) else self.attack.refusal(seen)
+        return None if seen.knows(facts.TrueLabels) else self.attack.refusal(seen)
 
     def labels(self, seen: Observation, *, key: Key, budget: Budget) -> Tensor | Refusal:
         """The claimed labels, ascending; filled up by repetition when fewer than the batch size are claimed."""
-        if seen.knows(facts.Labels):
-            return torch.tensor(seen.told(facts.Labels).values)
+        if seen.knows(facts.TrueLabels):
+            return torch.tensor(seen.told(facts.TrueLabels).values)
         attempt = self.attack.run(seen, key=key, budget=budget)
         if attempt.outcome is not Outcome.CLAIMED or attempt.claim is None or not len(attempt.claim):
             return Refusal(f"no labels to start from: {attempt.sentence}")
