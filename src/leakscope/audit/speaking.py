@@ -34,10 +34,9 @@ def frame_arrays(
     Both sounds are made from frames in the same way and with the same phase, so that what differs is the frames.
     """
     pair = paired_sequences(claim, secret, domain=domain, public=public)
-    most = max(len(one) for one in (*pair.original, *pair.claimed) if one is not None)
     nothing = torch.empty(0, pair.original[0].shape[1], dtype=torch.float64)
     claimed = [nothing if one is None else one for one in pair.claimed]
-    arrays: dict[str, NDArray[Any]] = {"original": _padded(pair.original, most), "claim": _padded(claimed, most)}
+    arrays: dict[str, NDArray[Any]] = {"original": _padded(pair.original), "claim": _padded(claimed)}
     if any(one is None for one in pair.claimed):
         arrays["unclaimed"] = np.array([one is None for one in pair.claimed])
     if isinstance(domain, Frames):
@@ -47,7 +46,8 @@ def frame_arrays(
     return arrays
 
 
-def _padded(sequences: tuple[Tensor, ...] | list[Tensor], count: int) -> NDArray[np.float32]:
+def _padded(sequences: tuple[Tensor, ...] | list[Tensor]) -> NDArray[np.float32]:
+    count = max(1, *(len(one) for one in sequences))
     filled = [torch.full((count - len(one), one.shape[1]), float("nan"), dtype=one.dtype) for one in sequences]
     both = zip(sequences, filled, strict=True)
     array: NDArray[np.float32] = torch.stack([torch.cat(pair) for pair in both]).float().numpy()
