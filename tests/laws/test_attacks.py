@@ -162,7 +162,7 @@ def test_every_field_speaks(row: Row) -> None:
     attack, seen = built(row), observed(row, ls.FedSGD())
     four = ls.Synthetic(shape=SHAPE, classes=4, count=24).draw(11, key=ls.Key(0)).reveal()
     if Trait.SPEECH in row.traits:
-        seen = observed(row, ls.FedSGD() >> ls.Quantize(bits=18))  # coarse enough for what refines
+        seen = observed(row, ls.FedSGD() >> ls.Quantize(bits=16))  # coarse enough for what refines
     elif not isinstance(attack, ls.GradientInversion):
         seen = ls.observe(net(row), four, ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(11)])
     for field in dataclasses.fields(attack):
