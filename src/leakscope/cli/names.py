@@ -48,7 +48,9 @@ from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError, Wor
 from leakscope.scoring.metrics.vision import LPIPS, MSE, PSNR, SSIM
 from leakscope.targets.architecture import AbstractArchitecture
 from leakscope.targets.load import Imported
+from leakscope.targets.losses import Reduction
 from leakscope.targets.state import Trained
+from leakscope.targets.windows import ContextWindow
 from leakscope.targets.zoo.convnet import ConvNet
 from leakscope.targets.zoo.deepspeech import DeepSpeech
 from leakscope.targets.zoo.fit import Activation
@@ -226,6 +228,9 @@ ROWS: tuple[Row, ...] = (
     _row(_X, Inferred, "labels: another attack infers them first", "Inferred(LabelSigns())"),
     _row(_X, Told, "labels: those that were told"),
     Row("Activation", _X, Activation, "of a target: RELU, SIGMOID, TANH, ...", 'Activation("relu")'),
+    Row("Reduction", _X, Reduction, "of a CTC loss: SUM or MEAN over the labels", 'Reduction("sum")'),
+    _row(_X, ContextWindow, "which dense layer is fed windows of frames",
+         'ContextWindow("layer_1.weight", "layer_1.bias", features=26, left=9, right=9)'),
 )  # fmt: skip
 
 KINDS: dict[Family, tuple[type, ...]] = {
@@ -244,6 +249,8 @@ KINDS: dict[Family, tuple[type, ...]] = {
         AbstractLabeling,
         Patience,
         Activation,
+        Reduction,
+        ContextWindow,
     ),
 }
 """What an object of each family is an instance of."""
