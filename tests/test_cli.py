@@ -452,7 +452,7 @@ def test_the_demo_plan_shows_faces_digits_gradients_updates_and_several_defenses
 
 
 def test_the_demo_goes_on_where_it_was_and_exits_with_zero(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo_command, "plan", lambda: parse(plan_file(tmp_path).read_text(), "demo.toml"))
+    monkeypatch.setattr(demo_command, "plan", lambda subject: parse(plan_file(tmp_path).read_text(), "demo.toml"))
     for _ in range(2):
         result = call("demo", "--out", tmp_path / "run", "--engine", "inline")
         assert result.exit_code == 0

@@ -588,10 +588,10 @@ class Unbounded:
         return inputs
 
 
-def test_padded_sequences_are_refused():
+def test_padded_sequences_are_not_scored_as_whole_inputs():
     lengths = torch.tensor([2, 3])
     batch = Batch(torch.zeros(2, 3, 4), torch.zeros(2, 2, dtype=torch.int64), lengths, torch.tensor([1, 2]))
-    with pytest.raises(BadInput, match="padding would count as recovered"):
+    with pytest.raises(BadInput, match="claim frames with their lengths"):
         score(Inputs(batch.inputs), batch)
 
 

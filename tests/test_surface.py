@@ -119,11 +119,6 @@ UNLISTED = {
     "leakscope.audit.scaled.Scaled": "written as `input_range` in a plan",
     "leakscope.scoring.metrics.guesses.LabelCounts": "shares its name with the attack; scored where it applies",
     "leakscope.scoring.metrics.guesses.LabelPresence": "read beside LabelCounts; not a metric that decides",
-    "leakscope.attacks.inputs.windowed.WindowedFrames": SPEECH,
-    "leakscope.datasets.sources.speaking.Spoken": SPEECH,
-    "leakscope.datasets.sources.speech.DeepSpeechCsv": SPEECH,
-    "leakscope.datasets.sources.speech.LibriSpeech": SPEECH,
-    "leakscope.targets.zoo.deepspeech.DeepSpeech": SPEECH,
 }
 """What is concrete and still no row, each with the reason."""
 
@@ -162,6 +157,16 @@ def test_every_listed_defense_replays_what_it_releases(row: names.Row) -> None:
     assert math.isfinite(private) is (Trait.PRIVATE in row.traits)
 
 
+def spoken(row: names.Row) -> tuple[ls.Batch, ls.Inputs | ls.Transcripts, ls.Inputs | ls.Transcripts]:
+    """Two utterances, the truth about them and a wrong claim, of the kind that the metric compares."""
+    lengths, frames = torch.tensor([3, 5]), torch.rand(2, 5, 4, generator=ls.Key(0).generator())
+    labels = torch.tensor([[3, 0, 1, 2], [4, 4, 0, 0]])
+    batch = ls.Batch(frames, labels, lengths, torch.tensor([4, 2]))
+    if row.build is ls.FrameError:
+        return batch, ls.Inputs(frames, lengths=lengths), ls.Inputs(1 - frames, lengths=lengths)
+    return batch, ls.Transcripts(((4, 4), (3, 0, 1, 2))), ls.Transcripts(((4, 5), (3, 0, 2, 2)))
+
+
 @pytest.mark.parametrize("row", names.rows(Family.METRICS), ids=lambda row: row.name)
 def test_every_listed_metric_gives_the_top_to_the_truth_alone(row: names.Row) -> None:
     metric = eval(row.example, public_names())
@@ -169,8 +174,10 @@ def test_every_listed_metric_gives_the_top_to_the_truth_alone(row: names.Row) ->
         assert Trait.NEEDS_EXTRA in row.traits
         return
     batch = ls.Batch(torch.rand(3, 3, 32, 32, generator=ls.Key(0).generator()), torch.tensor([0, 1, 2]))
-    truth = ls.Inputs(batch.inputs, batch.labels)
-    wrong = ls.Inputs(1 - batch.inputs, (batch.labels + 3))
+    truth: ls.Inputs | ls.Transcripts = ls.Inputs(batch.inputs, batch.labels)
+    wrong: ls.Inputs | ls.Transcripts = ls.Inputs(1 - batch.inputs, (batch.labels + 3))
+    if Trait.SPEECH in row.traits:
+        batch, truth, wrong = spoken(row)
     top, low = (ls.score(claim, batch, metrics=[metric])[metric.name] for claim in (truth, wrong))
     assert top.value == pytest.approx(top.perfect)
     assert (top.value - low.value) * (1 if top.direction is Direction.HIGHER else -1) > 0

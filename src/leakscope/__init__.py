@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from leakscope.attacks.inputs.recipes import grad_inversion as grad_inversion
     from leakscope.attacks.inputs.recipes import idlg as idlg
     from leakscope.attacks.inputs.recipes import inverting_gradients as inverting_gradients
+    from leakscope.attacks.inputs.windowed import WindowedFrames as WindowedFrames
     from leakscope.attacks.labels.counts import LabelCounts as LabelCounts
     from leakscope.attacks.labels.labeling import Inferred as Inferred
     from leakscope.attacks.labels.labeling import Joint as Joint
@@ -77,7 +78,11 @@ if TYPE_CHECKING:
     from leakscope.datasets.sources.faces import Faces as Faces
     from leakscope.datasets.sources.mnist import Mnist as Mnist
     from leakscope.datasets.sources.photographs import Photographs as Photographs
+    from leakscope.datasets.sources.speaking import Spoken as Spoken
+    from leakscope.datasets.sources.speech import DeepSpeechCsv as DeepSpeechCsv
+    from leakscope.datasets.sources.speech import LibriSpeech as LibriSpeech
     from leakscope.datasets.sources.synthetic import Synthetic as Synthetic
+    from leakscope.domains.speech import Frames as Frames
     from leakscope.domains.vision import Images as Images
     from leakscope.mechanisms.defenses.clip import Clip as Clip
     from leakscope.mechanisms.defenses.dropout import Dropout as Dropout
@@ -94,6 +99,9 @@ if TYPE_CHECKING:
     from leakscope.mechanisms.protocols.fedsgd import FedSGD as FedSGD
     from leakscope.numerics.rng import Key as Key
     from leakscope.scoring.metrics.guesses import LabelAccuracy as LabelAccuracy
+    from leakscope.scoring.metrics.speech import CharacterErrorRate as CharacterErrorRate
+    from leakscope.scoring.metrics.speech import FrameError as FrameError
+    from leakscope.scoring.metrics.speech import WordErrorRate as WordErrorRate
     from leakscope.scoring.metrics.vision import LPIPS as LPIPS
     from leakscope.scoring.metrics.vision import MSE as MSE
     from leakscope.scoring.metrics.vision import PSNR as PSNR
@@ -101,9 +109,12 @@ if TYPE_CHECKING:
     from leakscope.scoring.referee import score as score
     from leakscope.scoring.score import Score as Score
     from leakscope.targets.load import Imported as Imported
+    from leakscope.targets.losses import Reduction as Reduction
     from leakscope.targets.state import Trained as Trained
     from leakscope.targets.vet import vet as vet
+    from leakscope.targets.windows import ContextWindow as ContextWindow
     from leakscope.targets.zoo.convnet import ConvNet as ConvNet
+    from leakscope.targets.zoo.deepspeech import DeepSpeech as DeepSpeech
     from leakscope.targets.zoo.fit import Activation as Activation
     from leakscope.targets.zoo.lenet import LeNet as LeNet
     from leakscope.targets.zoo.mlp import MLP as MLP
@@ -120,6 +131,7 @@ _HOME = {
         "idlg",
         "inverting_gradients",
     ),
+    "attacks.inputs.windowed": ("WindowedFrames",),
     "attacks.labels.counts": ("LabelCounts",),
     "attacks.labels.labeling": (
         "Inferred",
@@ -196,7 +208,13 @@ _HOME = {
     "datasets.sources.faces": ("Faces",),
     "datasets.sources.mnist": ("Mnist",),
     "datasets.sources.photographs": ("Photographs",),
+    "datasets.sources.speaking": ("Spoken",),
+    "datasets.sources.speech": (
+        "DeepSpeechCsv",
+        "LibriSpeech",
+    ),
     "datasets.sources.synthetic": ("Synthetic",),
+    "domains.speech": ("Frames",),
     "domains.vision": ("Images",),
     "mechanisms.defenses.clip": ("Clip",),
     "mechanisms.defenses.dropout": ("Dropout",),
@@ -219,6 +237,11 @@ _HOME = {
     "mechanisms.protocols.fedsgd": ("FedSGD",),
     "numerics.rng": ("Key",),
     "scoring.metrics.guesses": ("LabelAccuracy",),
+    "scoring.metrics.speech": (
+        "CharacterErrorRate",
+        "FrameError",
+        "WordErrorRate",
+    ),
     "scoring.metrics.vision": (
         "LPIPS",
         "MSE",
@@ -228,9 +251,12 @@ _HOME = {
     "scoring.referee": ("score",),
     "scoring.score": ("Score",),
     "targets.load": ("Imported",),
+    "targets.losses": ("Reduction",),
     "targets.state": ("Trained",),
     "targets.vet": ("vet",),
+    "targets.windows": ("ContextWindow",),
     "targets.zoo.convnet": ("ConvNet",),
+    "targets.zoo.deepspeech": ("DeepSpeech",),
     "targets.zoo.fit": ("Activation",),
     "targets.zoo.lenet": ("LeNet",),
     "targets.zoo.mlp": (

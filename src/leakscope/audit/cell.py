@@ -12,10 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from leakscope.audit.controls import BlindGuess
 from leakscope.audit.facts import tell
 from leakscope.audit.plan import Cell
+from leakscope.audit.speaking import claimed_texts, frame_arrays, true_texts
 from leakscope.core.attempt import Attempt, Certificate, Outcome, Trace, Watch, unwatched
-from leakscope.core.claim import Claim, Inputs, Labels
+from leakscope.core.batch import Batch
+from leakscope.core.claim import Claim, Inputs, Labels, Transcripts
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.observation import Observation
 from leakscope.core.secret import Secret
@@ -128,28 +131,42 @@ def _found(cell: Cell, stage: Stage, attempt: Attempt[Claim]) -> Found:
         trace_losses=attempt.trace.losses,
         steps=attempt.steps,
         labels_true=_whole(secret.reveal().labels),
+        transcripts_true=true_texts(secret),
     )
     if claim is None:
         return Found(record, {})  # what a failed search looked like on the way is not shown either
-    metrics = [metric for metric in cell.metrics if applies(metric, claim)]
     key, public = _root(cell).child("score", cell.trial), cell.scene.source.public()
-    scores = score(claim, secret, domain=domain, metrics=metrics, public=public, key=key)
-    at, arrays = _arrays(claim, attempt.trace, secret, domain)
+    scored = []
+    for one in _claims(cell, claim, secret):
+        metrics = [metric for metric in cell.metrics if applies(metric, one)]
+        scored.append(score(one, secret, domain=domain, metrics=metrics, public=public, key=key))
+    at, arrays = _arrays(claim, attempt.trace, (secret, domain, public), key)
     said = {
-        "scores": tuple(_score(one) for one in scores),
+        "scores": tuple(_score(one) for scores in scored for one in scores),
         "labels_claimed": _claimed_labels(claim, secret),
+        "transcripts_claimed": claimed_texts(claim, secret) if isinstance(claim, Transcripts) else (),
         "picture_evaluations": at,
-        "steps": (*attempt.steps, *scores.notes),
+        "steps": (*attempt.steps, *scored[0].notes),
     }
     return Found(record.model_copy(update=said), arrays)
 
 
+def _claims(cell: Cell, claim: Claim, secret: Secret) -> tuple[Claim, ...]:
+    """The claim; of the blind control on speech a guess of the words as well, for attacks that claim them."""
+    if isinstance(cell.attack, BlindGuess) and secret.reveal().lengths is not None:
+        return claim, cell.attack.words()
+    return (claim,)
+
+
 def _arrays(
-    claim: Claim, trace: Trace, secret: Secret, domain: AbstractDomain
+    claim: Claim, trace: Trace, truth: tuple[Secret, AbstractDomain, Batch], key: Key
 ) -> tuple[tuple[int, ...], dict[str, NDArray[Any]]]:
     """Originals, claims and pictures of the search in display units, each in the secret's order."""
+    secret, domain, public = truth
     if not isinstance(claim, Inputs):
         return (), {}
+    if secret.reveal().lengths is not None:
+        return (), frame_arrays(claim, secret, domain, public, key=key)
     pair = paired(claim, secret, domain=domain)
     arrays: dict[str, NDArray[Any]] = {"original": _plain(pair.original), "claim": _plain(pair.claimed)}
     if any(pair.unclaimed):

@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+from torch import Tensor
 
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.core.attempt import Attempt, Clock, Cost, Outcome, Refusal, Watch
-from leakscope.core.claim import Inputs
+from leakscope.core.batch import Batch
+from leakscope.core.claim import Inputs, Transcripts
 from leakscope.core.errors import BadInput
 from leakscope.core.observation import Observation
 from leakscope.datasets.draw import AbstractSource
 from leakscope.numerics.rng import Key
+from leakscope.scoring.sequences import constant_transcripts, mean_frame, transcripts_of
+
+SENTENCE = "guessed from public data without looking"
 
 
 @final
@@ -22,7 +27,8 @@ class BlindGuess(AbstractAttack[Inputs]):
     """claim = (mean of the public inputs) x count, labels drawn from the public ones; the release is not read.
 
     The mean is the single guess with the least expected squared error, hence the hardest blind guess to beat in
-    MSE and PSNR. One claim serves attacks on inputs and attacks on labels alike.
+    MSE and PSNR. One claim serves attacks on inputs and attacks on labels alike. Of sequences it claims the mean frame
+    for as many frames as public ones have on average, and `words` serves attacks on transcripts.
 
     source: only its public part is used. count: the number of private examples, given away to the guess.
     Raises `BadInput` when count < 1.
@@ -45,7 +51,19 @@ class BlindGuess(AbstractAttack[Inputs]):
 
     def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
         public = self.source.public()
+        if public.lengths is not None:
+            return Attempt(repr(self), Outcome.CLAIMED, SENTENCE, self._frames(public, public.lengths), cost=Cost())
         mean = public.inputs.mean(0, keepdim=True)
         chosen = torch.randint(len(public), (self.count,), generator=key.child("labels").generator())
         claim = Inputs(mean.expand(self.count, *mean.shape[1:]).clone(), public.labels[chosen])
-        return Attempt(repr(self), Outcome.CLAIMED, "guessed from public data without looking", claim, cost=Cost())
+        return Attempt(repr(self), Outcome.CLAIMED, SENTENCE, claim, cost=Cost())
+
+    def _frames(self, public: Batch, lengths: Tensor) -> Inputs:
+        count = round(float(lengths.double().mean()))
+        mean = mean_frame(public).to(public.inputs.dtype)
+        return Inputs(mean.expand(self.count, count, -1).clone(), lengths=torch.full((self.count,), count))
+
+    def words(self) -> Transcripts:
+        """Of sequences: the public transcript that is nearest to the others, for every one."""
+        nearest = constant_transcripts(transcripts_of(self.source.public()))[1]
+        return Transcripts((nearest,) * self.count)

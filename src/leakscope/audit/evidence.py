@@ -13,6 +13,7 @@ from leakscope.ledger.record import Ending, Record, ScoreRecord
 from leakscope.numerics import intervals
 from leakscope.numerics.intervals import Interval
 from leakscope.scoring.metrics.guesses import LabelAccuracy
+from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError
 from leakscope.scoring.metrics.vision import PSNR
 
 TRIALS = 3
@@ -27,6 +28,10 @@ ITEM_GAIN, ITEM_BAR = 10.0, 6.0
 NOTHING = 1e-6
 """A gain below this is none: an attack that claims nothing scores what a blind guess scores, up to rounding."""
 
+FLOORS = {FrameError.name: 1e-6, CharacterErrorRate.name: 1e-2}
+"""Metrics that are errors, and the error below which none is told from another: rounding, and 1 % of the characters.
+The rule reads them in decibels, -20 log10(error), as it reads PSNR: 3 dB are half the squared error, or 71 % of it."""
+
 LUCK = 0.01
 """The largest accepted probability that as many labels are guessed by chance."""
 
@@ -38,7 +43,7 @@ Records = Sequence[Record | None]
 class Evidence:
     """One metric of one side (audited or undefended) against the blind control, over the planned trials.
 
-    gains: per trial, in the metric's unit, see `gain_of`; a trial without a claim or without its control gains 0, so
+    gains: per trial, in `gain_unit`, see `gain_of`; a trial without a claim or without its control gains 0, so
     that failures stay in the denominator.
     interval: of the mean gain at 95 %, None with fewer than `TRIALS` trials. values, blind: all items of the trials
     that have both. recovered, luck, certified: see the functions of these names.
@@ -54,6 +59,21 @@ class Evidence:
     recovered: int
     luck: float
     certified: int
+
+    @property
+    def gain_unit(self) -> str:
+        """The unit of the gains: that of the metric, dB for errors."""
+        return "dB" if self.is_error else self.unit
+
+    @property
+    def is_error(self) -> bool:
+        """Whether the metric is an error, which the rule reads in decibels."""
+        return self.metric in FLOORS
+
+    @property
+    def better(self) -> bool:
+        """Whether the mean score is on the attacker's side of chance."""
+        return self.value < self.chance if self.is_error else self.value > self.chance
 
     @property
     def gain(self) -> float:
@@ -85,7 +105,7 @@ def evidence(metric: str, side: Records, blind: Records) -> Evidence | None:
         values=values,
         blind=guesses,
         chance=chance,
-        recovered=0 if is_label else recovered(values, guesses),
+        recovered=0 if is_label else recovered(decibels(metric, values), decibels(metric, guesses)),
         luck=luck(values, chance) if is_label else 1.0,
         certified=certified(metric, side, blind),
     )
@@ -95,16 +115,29 @@ def gain_of(ours: ScoreRecord, theirs: ScoreRecord) -> float:
     """The mean score of a trial minus what a blind guess scores on the same secret.
 
     Inputs: minus the blind control's own score. Labels: minus the chance level, the expected score of the best blind
-    guess, as a single guess of few labels is lucky or not and says little.
+    guess, as a single guess of few labels is lucky or not and says little. Errors are compared in `decibels`.
     """
-    return _mean(ours.items) - (ours.chance if ours.metric == LabelAccuracy.name else _mean(theirs.items))
+    if ours.metric == LabelAccuracy.name:
+        return _mean(ours.items) - ours.chance
+    return _mean(decibels(ours.metric, ours.items)) - _mean(decibels(theirs.metric, theirs.items))
+
+
+def decibels(metric: str, values: Sequence[float]) -> tuple[float, ...]:
+    """-20 log10(max(value, floor)) for metrics that are errors, so that more is a leak as in PSNR; others as they are.
+
+    >>> decibels("frame-error", [0.1, 0.0]), decibels("psnr", [12.0])
+    ((20.0, 120.0), (12.0,))
+    """
+    if metric not in FLOORS:
+        return tuple(values)
+    return tuple(-20 * math.log10(max(value, FLOORS[metric])) for value in values)
 
 
 def recovered(values: Sequence[float], blind: Sequence[float]) -> int:
     """How many inputs are recovered far beyond what blind guesses reach: one clear success must not drown in a mean.
 
-    values[i], blind[i]: the PSNR of claim and blind guess for the same private input, in dB. Counted is each i with
-    values[i] > blind[i] + ITEM_GAIN and values[i] > max(blind) + ITEM_BAR.
+    values[i], blind[i]: the PSNR, or the error in `decibels`, of claim and blind guess for the same private input.
+    Counted is each i with values[i] > blind[i] + ITEM_GAIN and values[i] > max(blind) + ITEM_BAR.
 
     The false-positive rate is a property of the data. Measured with claims that saw nothing but are as lifelike as
     can be (a random public image for each private one), the share of groups in which anything is counted is at most
@@ -145,7 +178,7 @@ def certified(metric: str, side: Records, blind: Records) -> int:
         if metric == LabelAccuracy.name:
             count += all(item == ours.perfect for item in ours.items)
         else:
-            count += ours.exact > 0 or _mean(ours.items) - _mean(theirs.items) > MARGIN
+            count += ours.exact > 0 or gain_of(ours, theirs) > MARGIN
     return count
 
 
@@ -153,7 +186,7 @@ def leaks(found: Evidence) -> bool:
     """Whether the evidence is a leak; the rule is in `verdict`."""
     if found.certified > 0 or found.recovered > 0:
         return True
-    if found.interval is None or not found.value > found.chance:
+    if found.interval is None or not found.better:
         return False
     if found.metric == LabelAccuracy.name:
         return found.interval.low > 0 and found.luck <= LUCK
@@ -168,8 +201,10 @@ def score_of(metric: str, record: Record | None) -> ScoreRecord | None:
 
 
 def primary(side: Records) -> str | None:
-    """The metric that decides: PSNR where inputs were claimed, label accuracy where labels were; None for neither."""
-    for metric in (PSNR.name, LabelAccuracy.name):
+    """The metric that decides: PSNR where inputs were claimed, the frame error where sequences were, label accuracy or
+    the character error rate where labels or transcripts were; None for none of these.
+    """
+    for metric in (PSNR.name, FrameError.name, LabelAccuracy.name, CharacterErrorRate.name):
         if any(score_of(metric, record) is not None for record in side):
             return metric
     return None

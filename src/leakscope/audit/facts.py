@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from leakscope.attacks.parts.priors.statistics import layer_statistics
 from leakscope.core.batch import Batch
-from leakscope.core.errors import UnknownName
+from leakscope.core.errors import BadInput, UnknownName
 from leakscope.core.facts import BatchNormStatistics, BatchSize, Fact, LayerStatistics, TrueLabels
 from leakscope.core.target import Target
 
@@ -16,6 +16,8 @@ def _batch_size(target: Target, batch: Batch) -> Fact:
 
 
 def _labels(target: Target, batch: Batch) -> Fact:
+    if batch.labels.dim() != 1:
+        raise BadInput("there are no class labels to tell: each example has a transcript or probabilities")
     return TrueLabels(tuple(int(v) for v in batch.labels))
 
 

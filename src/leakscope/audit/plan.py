@@ -15,10 +15,12 @@ from leakscope.core.errors import BadPlan
 from leakscope.core.facts import Fact
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.datasets.draw import AbstractSource
+from leakscope.domains.speech import Frames
 from leakscope.ledger.identity import identity
 from leakscope.ledger.record import CellSpec, Role
 from leakscope.scoring.metrics.guesses import LabelAccuracy
-from leakscope.scoring.metrics.metric import AbstractMetric
+from leakscope.scoring.metrics.metric import AbstractMetric, AbstractSequenceMetric, AbstractTranscriptMetric
+from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError
 from leakscope.scoring.metrics.vision import PSNR
 from leakscope.targets.architecture import AbstractArchitecture
 
@@ -26,6 +28,8 @@ Attack = AbstractAttack[Any]
 
 VERDICT_METRICS: tuple[AbstractMetric, ...] = (PSNR(), LabelAccuracy())
 """What verdicts are read from; scored in every audit."""
+SPEECH_METRICS: tuple[AbstractMetric, ...] = (FrameError(), CharacterErrorRate())
+"""What verdicts on speech are read from; scored in every scene of speech, where those above mean nothing."""
 
 
 @final
@@ -144,6 +148,15 @@ class Plan:
         kinds = self.told if scene.told is None else scene.told
         return tuple(sorted(set(kinds), key=lambda kind: kind.__name__))
 
+    def metrics_in(self, scene: Scene) -> tuple[AbstractMetric, ...]:
+        """What is scored in this scene; of speech, only what compares frames or transcripts."""
+        if not isinstance(scene.source.domain, Frames):
+            return self.metrics
+        kinds = (AbstractSequenceMetric, AbstractTranscriptMetric)
+        chosen = tuple(metric for metric in self.metrics if isinstance(metric, kinds))
+        named = {metric.name for metric in chosen}
+        return (*chosen, *(metric for metric in SPEECH_METRICS if metric.name not in named))
+
     def _check(self) -> None:
         if not self.title.strip():
             raise BadPlan("the plan needs a title")
@@ -211,10 +224,10 @@ class Plan:
 
     def _group(self, scene: Scene, mechanism: AbstractMechanism, attack: Attack, size: int) -> Group:
         def trials(role: Role, mechanism: AbstractMechanism, attack: Attack) -> tuple[Cell, ...]:
-            first = Cell(role, scene, mechanism, attack, size, 0, self.seed, told, self.metrics, self.budget)
+            first = Cell(role, scene, mechanism, attack, size, 0, self.seed, told, scored, self.budget)
             return tuple(dataclasses.replace(first, trial=trial) for trial in range(self.trials))
 
-        told = self.told_in(scene)
+        told, scored = self.told_in(scene), self.metrics_in(scene)
         open_protocol = mechanism.undefended
         blind = BlindGuess(scene.source, size)
         return Group(

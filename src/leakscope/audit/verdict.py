@@ -1,17 +1,20 @@
 """From records to one of three words, by a rule that is written down.
 
 A group is all trials of one scene, batch size, mechanism and attack. It is judged on its primary metric: PSNR where
-inputs are claimed, label accuracy where labels are. A trial's *gain* is its mean score minus what a blind guess
-scores on the same secret: for inputs the blind control's own score, for labels the chance level, which is the expected
-score of the best blind guess. A trial without a claim gains 0. Then:
+inputs are claimed, label accuracy where labels are; of speech, the frame error where frames are claimed and the
+character error rate where transcripts are. These two are errors and are read in decibels, -20 log10(error), so that one
+rule with one margin serves all: 3 dB above the blind guess is an error below 71 % of its own.
+A trial's *gain* is its mean score minus what a blind guess scores on the same secret: for inputs and transcripts the
+blind control's own score, for labels the chance level, which is the expected score of the best blind guess. A trial
+without a claim gains 0. Then:
 
 **leaks**, if any of these holds for the audited trials:
 
 1. a certificate holds in some trial and its score confirms it (`evidence.certified`);
 2. some input is recovered far beyond every blind guess (`evidence.recovered`, with its false-positive rate);
 3. there are at least 3 trials, the mean score is above chance, and the lower end of the 95 % bootstrap interval of
-   the mean gain is above 3 dB (inputs), or above 0 while the number of right labels has a probability of at most 1 %
-   by chance (labels);
+   the mean gain is above 3 dB (inputs, transcripts), or above 0 while the number of right labels has a probability of
+   at most 1 % by chance (labels);
 4. the attack claims inputs, was not told the labels, and the labels that it claims along leak by 1 or 3.
 
 **no leak found at this power**, if all of these hold:
@@ -90,7 +93,7 @@ def judge(trials: Trials) -> tuple[Word, str]:
     assert control is not None
     return Word.NO_LEAK_FOUND, (
         f"{_against(found)}, not better than a blind guess, over {len(found.gains)} trials; "
-        f"undefended, the same attack gains {_number(control.gain)} {control.unit}"
+        f"undefended, the same attack gains {_number(control.gain)} {control.gain_unit}"
     )
 
 
@@ -119,7 +122,9 @@ def _doubt(trials: Trials, found: Evidence | None) -> str | None:
     if found.interval.low > NOTHING:
         return f"{_against(found)}: better than blind, but not by the margin that counts as a leak"
     if not found.interval.high < control.gain:
-        return f"{_against(found)}: too wide to exclude the undefended gain of {_number(control.gain)} {control.unit}"
+        return (
+            f"{_against(found)}: too wide to exclude the undefended gain of {_number(control.gain)} {control.gain_unit}"
+        )
     return None
 
 
@@ -132,9 +137,12 @@ def _leak(found: Evidence) -> str:
     if found.certified:
         said += f"; proved by its own equations in {found.certified} of {len(found.gains)} trials"
     if found.recovered:
+        what, best, most = "inputs", max(found.values), f"at most {_number(max(found.blind))} dB"
+        if found.is_error:
+            what, best, most = "utterances", min(found.values), f"at least {min(found.blind):.3g} {found.unit}".rstrip()
         said += (
-            f"; {found.recovered} of {len(found.values)} inputs recovered more than {ITEM_BAR:g} dB beyond any blind "
-            f"guess (best {_number(max(found.values))} dB, blind at most {_number(max(found.blind))} dB)"
+            f"; {found.recovered} of {len(found.values)} {what} recovered more than {ITEM_BAR:g} dB beyond any blind "
+            f"guess (best {best:.3g} {found.unit or 'errors per character'}, blind {most})"
         )
     return said
 
@@ -142,6 +150,9 @@ def _leak(found: Evidence) -> str:
 def _against(found: Evidence) -> str:
     interval = found.interval
     span = "" if interval is None else f" [{_number(interval.low)}, {_number(interval.high)}]"
+    if found.is_error:
+        value = f"{found.metric} {found.value:.3g} {found.unit}".rstrip()
+        return f"{value}, {_number(found.gain)}{span} dB against the blind guess"
     return f"{found.metric} {_number(found.value)} {found.unit}, {_number(found.gain)}{span} against the blind guess"
 
 

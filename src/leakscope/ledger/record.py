@@ -101,7 +101,9 @@ class Record(_Strict):
 
     Arrays, by name: `original`, `claim` (N, ...) in display units, paired: claim[i] is for original[i];
     `unclaimed` (N,) bool, where claim[i] is a mere placeholder; absent when everything was claimed;
-    `pictures` (K, N, ...) the claim as the search went, at the evaluations in `picture_evaluations`.
+    `pictures` (K, N, ...) the claim as the search went, at the evaluations in `picture_evaluations`. Of sequences,
+    NaN after the end of each; `audio_original`, `audio_claim` (n, S) in [-1, 1], made of the frames, at `audio_rate`.
+    transcripts_claimed[i] is for transcripts_true[i], empty where nothing was claimed.
     """
 
     schema_version: int = SCHEMA
@@ -119,6 +121,8 @@ class Record(_Strict):
     steps: tuple[str, ...] = ()
     labels_true: tuple[int, ...] = ()
     labels_claimed: tuple[int, ...] = ()
+    transcripts_true: tuple[str, ...] = ()
+    transcripts_claimed: tuple[str, ...] = ()
     traceback: str = ""
 
 

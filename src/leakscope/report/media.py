@@ -104,11 +104,12 @@ def image(one: Array) -> str:
     return uri("image/png", png(_unit_to_bytes(small[0] if len(small) == 1 else np.moveaxis(small, 0, 2))))
 
 
-Scale = tuple[float, float]
-"""(low, high): which values are drawn darkest and brightest; shared by what is compared."""
+Scale = tuple[float | Array, float | Array]
+"""(low, high): which values are drawn darkest and brightest; shared by what is compared. Of matrices, one each per
+coefficient (F,): the first of MFCC is ten times the others, which would all look alike."""
 
 
-def scale_of(*arrays: Array) -> Scale:
+def scale_of(*arrays: Array) -> tuple[float, float]:
     """The range of the finite values of all arrays together; (0, 1) where there are none.
 
     >>> scale_of(np.array([1.0, np.nan]), np.array([3.0]))
@@ -120,6 +121,16 @@ def scale_of(*arrays: Array) -> Scale:
         return 0.0, 1.0
     low, high = float(values.min()), float(values.max())
     return low, (high if high > low else low + 1.0)
+
+
+def scale_of_columns(*arrays: Array) -> Scale:
+    """The range of each coefficient (F,) over the frames of all matrices together, as in `scale_of`.
+
+    >>> scale_of_columns(np.array([[1.0, 5.0], [3.0, 9.0]]))[1].tolist()
+    [3.0, 9.0]
+    """
+    columns = [scale_of(*(array[:, k] for array in arrays)) for k in range(arrays[0].shape[1])]
+    return np.array([low for low, _ in columns]), np.array([high for _, high in columns])
 
 
 def matrix(array: Array, scale: Scale | None = None) -> Array:
@@ -148,13 +159,16 @@ def drawable(one: Array, scale: Scale) -> Array:
     """Anything as a (1 or 3, H, W) picture in [0, 1], by its rank.
 
     (C, H, W) with 1 or 3 channels is taken as it is; other channel counts are laid side by side; (frames, coefficients)
-    and vectors are drawn as a matrix in `scale`.
+    and vectors are drawn as a matrix in `scale`, without the frames at the end that are NaN.
     """
+    if one.ndim == 2:
+        heard = np.flatnonzero(~np.isnan(np.asarray(one, np.float64)).all(axis=1))
+        return matrix(one[: int(heard[-1]) + 1] if heard.size else one, scale)
     if one.ndim == 3 and one.shape[0] in (1, 3):
         return one
     if one.ndim == 3:
         return np.concatenate(list(one), axis=1)[None]
-    return matrix(one if one.ndim == 2 else np.atleast_1d(one).reshape(-1, 1), scale)
+    return matrix(np.atleast_1d(one).reshape(-1, 1), scale)
 
 
 def wav(samples: Array, rate: int) -> bytes:

@@ -65,8 +65,8 @@ METHOD = (
     "claim gains nothing but stays in the count.",
     "A group leaks if an exact attack proves its claim and the score confirms it; or if an example is recovered far "
     "beyond every blind guess; or if, over at least 3 trials, the interval of the mean gain lies above the margin that "
-    "counts as a leak (3 dB for pictures; more right labels than luck explains); or if the labels that come with "
-    "claimed pictures leak and were not told.",
+    "counts as a leak (3 dB for pictures and speech; more right labels than luck explains); or if the labels that come "
+    "with claimed pictures leak and were not told. Errors of speech are read in decibels, −20 log₁₀ of the error.",
     "No leak is said to be found only if all of this holds: the group does not leak; every trial and every control "
     "ended with a claim; the interval of the mean gain reaches down to nothing; the undefended control leaks by the "
     "same rule; and a gain as large as the undefended one would have been seen.",
@@ -82,12 +82,15 @@ GLOSSARY = (
     ("cell", "One run of one attack on one release: the unit that is planned, run once and recorded."),
     ("certificate", "The residual of an exact attack's own equations. When it holds, the claim is right to within "
      "rounding, and the attacker knows that without seeing the secret."),
+    ("character error rate", "Insertions, deletions and substitutions of characters per character of the true "
+     "transcript; 0 for the truth."),
     ("chance", "What a guess that saw nothing scores."),
     ("claim", "What an attack asserts: private inputs, labels or an attribute."),
     ("diverged", "The search ran away or gave numbers that are not finite; there is no claim."),
     ("ε and δ", "The parameters of differential privacy: a bound on every attack, tried or not. Smaller is more "
      "private; ∞ means that nothing bounds it."),
     ("exact", "Recovered to within rounding of the arithmetic."),
+    ("frame error", "Mean absolute error of the frames of an utterance in the units of their coefficients (MFCC)."),
     ("gradient evaluation", "One computation of the search's loss and its derivative: the unit of effort."),
     ("group", "All trials of one target, data source, mechanism and attack."),
     ("interval", "The range, at 95 %, in which the mean score plausibly lies, from redrawing trials."),

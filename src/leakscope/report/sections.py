@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from leakscope.report.tables import Cells, Row
 MOST_METRICS = 3
 MOST_TRIALS = 8
 MOST_LABELS = 48
+MOST_TRANSCRIPTS = 8
 
 
 @final
@@ -68,6 +70,20 @@ class Labels:
 
 @final
 @dataclass(frozen=True)
+class Said:
+    """One private transcript and the claimed one; both without text where the page is redacted.
+
+    true, claimed: (text, whether both agree on it) pieces, whose texts make up the whole.
+    """
+
+    name: str
+    true: tuple[tuple[str, bool], ...]
+    claimed: tuple[tuple[str, bool], ...]
+    exact: bool | None
+
+
+@final
+@dataclass(frozen=True)
 class Line:
     """One cell in the list of cells."""
 
@@ -98,6 +114,8 @@ class Section:
     certificates: tuple[Certification, ...]
     labels: tuple[Labels, ...]
     label_trials: int
+    transcripts: tuple[Said, ...]
+    transcript_total: int
     failures: tuple[Failure, ...]
     steps: tuple[tuple[str, tuple[str, ...]], ...]
     lines: tuple[Line, ...]
@@ -133,6 +151,7 @@ def section(row: Row, desk: Desk) -> Section:
     easel = Easel(group, desk.cells, desk.veil, desk.share)
     labeled = [record for record in members if record.labels_true or record.labels_claimed]
     labeled = labeled if any(record.labels_claimed for record in labeled) else []
+    said = [record for record in members if record.transcripts_true]
     return Section(
         row=row,
         sentence=_sentence(group, desk),
@@ -148,6 +167,8 @@ def section(row: Row, desk: Desk) -> Section:
         certificates=_certifications(members, desk.veil),
         labels=tuple(_labels(record, desk.veil) for record in labeled[:MOST_TRIALS]),
         label_trials=len(labeled),
+        transcripts=transcripts(said, desk.veil)[:MOST_TRANSCRIPTS],
+        transcript_total=sum(len(record.transcripts_true) for record in said),
         failures=_failures(group, desk),
         steps=_steps(members, desk.veil),
         lines=_lines(group, desk),
@@ -209,6 +230,32 @@ def _labels(record: Record, veil: Veil) -> Labels:
         tables.agreement(true, claimed),
         len(true),
     )
+
+
+def transcripts(records: Sequence[Record], veil: Veil) -> tuple[Said, ...]:
+    """Every private transcript beside the claimed one, character by character."""
+    found = []
+    for record in records:
+        for item, true in enumerate(record.transcripts_true):
+            name = f"trial {record.spec.trial}, example {item + 1}"
+            claims = record.transcripts_claimed
+            claimed = claims[item] if item < len(claims) else None
+            found.append(_said(name, true, claimed, veil))
+    return tuple(found)
+
+
+def _said(name: str, true: str, claimed: str | None, veil: Veil) -> Said:
+    if veil.on:
+        hidden = ((veil.token(true), True),)
+        return Said(name, hidden, () if claimed is None else hidden, None)
+    if claimed is None:
+        return Said(name, ((true, True),), (), None)
+    left: list[tuple[str, bool]] = []
+    right: list[tuple[str, bool]] = []
+    for kind, i, j, k, m in difflib.SequenceMatcher(None, true, claimed, autojunk=False).get_opcodes():
+        left += [(true[i:j], kind == "equal")] if j > i else []
+        right += [(claimed[k:m], kind == "equal")] if m > k else []
+    return Said(name, tuple(left), tuple(right), true == claimed)
 
 
 def _capped(labels: tuple[str, ...]) -> tuple[str, ...]:

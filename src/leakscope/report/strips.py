@@ -151,7 +151,7 @@ class Easel:
             return Tile(kind, "", alt, (), "no claim")
         if name == "claim" and "unclaimed" in arrays and bool(arrays["unclaimed"][place.item]):
             return Tile(kind, "", alt, (), "not claimed")
-        scale = media.scale_of(*(arrays[n][place.item] for n in ("original", "claim") if n in arrays))
+        scale = _scale([arrays[n][place.item] for n in ("original", "claim") if n in arrays])
         picture = media.shrink(media.drawable(arrays[name][place.item], scale))
         source = media.image(self.veil.picture(picture))
         lines = _lines(record, place.item, self.group) if name == "claim" else ()
@@ -197,7 +197,7 @@ class Easel:
             taken = arrays.get("pictures", np.empty(0))
             if taken.ndim < 2 or place.item >= taken.shape[1] or len(taken) < 2:
                 continue
-            scale = media.scale_of(arrays["original"][place.item])
+            scale = _scale([arrays["original"][place.item]])
             names = [number(e) for e in record.picture_evaluations] + ["?"] * len(taken)
             room = max(self._room(arrays["original"][place.item]), 2)
             stages = tuple(
@@ -226,6 +226,13 @@ class Easel:
             return Markup()
         label = f"{kind.removeprefix('audio_')}, {named[1]}"
         return media.audio_player(arrays[kind][item].ravel()[:MOST_SAMPLES], named[0], label=label)
+
+
+def _scale(compared: Sequence[Array]) -> media.Scale:
+    """Shared by all that are compared; of matrices of as many coefficients, for each coefficient its own."""
+    if all(one.ndim == 2 and one.shape[1] == compared[0].shape[1] for one in compared):
+        return media.scale_of_columns(*compared)
+    return media.scale_of(*compared)
 
 
 def _same(other: Array | None, original: Array, item: int) -> bool:

@@ -218,12 +218,13 @@ LABEL_GUESSES: tuple[AbstractLabelGuess, ...] = (FrequentLabel(), RandomLabel(),
 class Level:
     """The chance level of one metric on one secret: value = mean of items, reached by `guess`.
 
-    items: the guess's expected score on each private item, in the secret's order.
+    items: the guess's expected score on each private item, in the secret's order. guess: None for sequences, whose
+    guesses are constants (`sequences.Blindly`).
     """
 
     value: float
     items: tuple[float, ...]
-    guess: AbstractGuess
+    guess: AbstractGuess | None = None
 
 
 def levels(metrics: Iterable[AbstractMetric], truth: Truth, known: Blind, *, key: Key) -> dict[AbstractMetric, Level]:

@@ -23,11 +23,15 @@ class Truth:
     """The private batch as the referee looks at it.
 
     inputs: (B, *shape) float64 in display units. labels: (B,) int64, the most probable class of soft labels.
+    Of sequences, inputs are (B, T, F), lengths the frames that are real, transcripts the labels that are, and `labels`
+    is empty; otherwise lengths is None.
     """
 
     inputs: Tensor
     labels: Tensor
     domain: AbstractDomain | None
+    lengths: tuple[int, ...] | None = None
+    transcripts: tuple[tuple[int, ...], ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,15 +70,22 @@ class Pairing:
 def reveal(secret: Secret | Batch, domain: AbstractDomain | None) -> Truth:
     """The truth in display units; `domain` None means that the inputs already are.
 
-    Raises `BadInput` on values that are not finite, on a domain of another shape, and on padded sequences.
+    Raises `BadInput` on values that are not finite and on a domain of another shape.
     """
     batch = (secret.reveal() if isinstance(secret, Secret) else secret).checked()
-    if batch.lengths is not None:
-        raise BadInput("padded sequences cannot be scored frame by frame: padding would count as recovered; cut them")
+    if batch.lengths is not None and batch.label_lengths is not None:
+        return _sequences(batch, batch.lengths.tolist(), batch.label_lengths.tolist(), domain)
     shape = tuple(batch.inputs.shape[1:])
     if domain is not None and domain.shape != shape:
         raise BadInput(f"the secret has inputs of shape {shape}, the domain {domain} of {domain.shape}; pass its own")
     return Truth(displayed(batch.inputs, domain), classes_of(batch.labels), domain)
+
+
+def _sequences(batch: Batch, lengths: list[int], letters: list[int], domain: AbstractDomain | None) -> Truth:
+    if domain is not None and not domain.fits(batch.inputs):
+        raise BadInput(f"the secret has sequences {tuple(batch.inputs.shape)}, which {domain} does not hold")
+    said = tuple(tuple(row[:count]) for row, count in zip(batch.labels.tolist(), letters, strict=True))
+    return Truth(displayed(batch.inputs, domain), torch.empty(0, dtype=torch.int64), domain, tuple(lengths), said)
 
 
 def displayed(inputs: Tensor, domain: AbstractDomain | None) -> Tensor:

@@ -10,20 +10,32 @@ from typing import final
 from torch import Tensor
 
 from leakscope.core.batch import Batch
-from leakscope.core.claim import Claim, Inputs, Labels
+from leakscope.core.claim import Claim, Inputs, Labels, Transcripts
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput, MissingExtra, UnknownName
 from leakscope.core.secret import Secret
 from leakscope.numerics import intervals
 from leakscope.numerics.rng import Key
+from leakscope.scoring import sequences
 from leakscope.scoring.chance import Level, blind, levels
 from leakscope.scoring.metrics.guesses import LabelAccuracy, LabelCounts
 from leakscope.scoring.metrics.metric import AbstractInputMetric, AbstractLabelMetric, AbstractMetric
+from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError, WordErrorRate
 from leakscope.scoring.metrics.vision import MSE, PSNR, SSIM
 from leakscope.scoring.pairing import Pairing, Truth, displayed, kept, pair_inputs, pair_labels, reveal
 from leakscope.scoring.score import Score
+from leakscope.scoring.sequences import Blindly
 
-DEFAULT: tuple[AbstractMetric, ...] = (MSE(), PSNR(), SSIM(), LabelAccuracy(), LabelCounts())
+DEFAULT: tuple[AbstractMetric, ...] = (
+    MSE(),
+    PSNR(),
+    SSIM(),
+    LabelAccuracy(),
+    LabelCounts(),
+    FrameError(),
+    CharacterErrorRate(),
+    WordErrorRate(),
+)
 """What is computed when no metrics are named, each where it applies."""
 
 
@@ -94,6 +106,7 @@ def score(
     domain: turns inputs into display units, in which errors are measured; None when they already are. metrics: None for
     those of `DEFAULT` that apply. public: a pool for blind guesses; without one these are gray and noise, and each
     class counts as equally likely among the fewest classes that the labels allow. key: of guesses and bootstrap.
+    A secret of sequences is compared with claimed frames and their lengths, or with claimed transcripts.
     Raises `BadInput` on shapes that do not fit and on a metric that does not apply, `MissingExtra` on one that this
     machine cannot compute.
 
@@ -104,17 +117,63 @@ def score(
     (120.0, 2, (1, 0))
     """
     truth = reveal(secret, domain)
-    pairing = _pair(claim, truth)
     chosen = _chosen(metrics, claim)
+    if truth.lengths is not None:
+        return _sequences(claim, truth, chosen, public, key)
+    pairing = _pair(claim, truth)
     known = blind(len(truth), truth.shape, classes=_classes(secret, truth), domain=domain, public=public)
     chance = levels(chosen, truth, known, key=key.child("chance"))
-    scores = tuple(_score(metric, claim, truth, pairing, chance[metric], key) for metric in chosen)
+    judged = ((metric, *_items(metric, claim, truth, pairing, chance[metric])) for metric in chosen)
+    scores = tuple(_score(metric, items, exact, chance[metric], key) for metric, items, exact in judged)
     return Scores(scores, pairing, _notes(chosen, pairing, truth))
+
+
+def _sequences(
+    claim: Claim, truth: Truth, chosen: tuple[AbstractMetric, ...], public: Batch | None, key: Key
+) -> Scores:
+    known = sequences.known_blindly(truth, public)
+    pairing = _pair(claim, truth, known)
+    assert isinstance(claim, Inputs | Transcripts)
+    chance = sequences.sequence_levels(chosen, truth, known)
+    judged = (
+        (metric, *sequences.judged(metric, claim, truth, pairing, chance[metric], known.frame)) for metric in chosen
+    )
+    scores = tuple(_score(metric, items, exact, chance[metric], key) for metric, items, exact in judged)
+    length = sequences.length_note(claim, truth, pairing) if isinstance(claim, Inputs) else None
+    return Scores(scores, pairing, (*_notes((), pairing, truth), *(() if length is None else (length,))))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class PairedSequences:
+    """What a report shows and plays: claimed[i] (T', F) is for original[i] (T, F), None where nothing was claimed."""
+
+    original: tuple[Tensor, ...]
+    claimed: tuple[Tensor | None, ...]
+
+
+def paired_sequences(
+    claim: Inputs, secret: Secret | Batch, *, domain: AbstractDomain | None = None, public: Batch | None = None
+) -> PairedSequences:
+    """Originals and their claims in the secret's order, each as long as it is. Raises as `score`."""
+    truth = reveal(secret, domain)
+    pairing = sequences.pair_sequences(claim, truth, sequences.known_blindly(truth, public))
+    claimed = sequences.claimed_frames(claim, truth)
+    partners = (None if place is None else claimed[place] for place in pairing.partners)
+    return PairedSequences(tuple(sequences.true_frames(truth)), tuple(partners))
+
+
+def paired_transcripts(claim: Transcripts, secret: Secret | Batch) -> tuple[tuple[int, ...] | None, ...]:
+    """The claimed transcript for each private item, in the secret's order; None where nothing was claimed."""
+    partners = _pair(claim, reveal(secret, None)).partners
+    return tuple(None if place is None else claim.labels[place] for place in partners)
 
 
 def paired(claim: Inputs, secret: Secret | Batch, *, domain: AbstractDomain | None = None) -> Paired:
     """Originals and their claims in the secret's order, in display units. Raises as `score`."""
     truth = reveal(secret, domain)
+    if truth.lengths is not None:
+        raise BadInput("the secret holds sequences; pair them with paired_sequences")
     pairing = pair_inputs(claim, truth)
     known = blind(len(truth), truth.shape, classes=1, domain=domain, public=None)
     middle = ((known.low + known.high) / 2).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
@@ -134,7 +193,13 @@ def paired_labels(claim: Inputs | Labels, secret: Secret | Batch) -> tuple[int |
     return tuple(None if values is None or place is None else int(values[place]) for place in partners)
 
 
-def _pair(claim: Claim, truth: Truth) -> Pairing:
+def _pair(claim: Claim, truth: Truth, known: Blindly | None = None) -> Pairing:
+    if truth.lengths is not None:
+        if isinstance(claim, Transcripts):
+            return sequences.pair_transcripts(claim, truth)
+        if isinstance(claim, Inputs) and known is not None:
+            return sequences.pair_sequences(claim, truth, known)
+        raise BadInput(f"sequences are compared with Inputs or Transcripts, not with a claim of {type(claim).__name__}")
     if isinstance(claim, Inputs):
         return pair_inputs(claim, truth)
     if isinstance(claim, Labels):
@@ -158,8 +223,7 @@ def _chosen(metrics: Sequence[AbstractMetric] | None, claim: Claim) -> tuple[Abs
     return tuple(metrics)
 
 
-def _score(metric: AbstractMetric, claim: Claim, truth: Truth, pairing: Pairing, chance: Level, key: Key) -> Score:
-    items, exact = _items(metric, claim, truth, pairing, chance)
+def _score(metric: AbstractMetric, items: tuple[float, ...], exact: int, chance: Level, key: Key) -> Score:
     estimate = intervals.mean(items, seed=key.child("interval", metric.name).number())
     return Score(
         metric=metric.name,

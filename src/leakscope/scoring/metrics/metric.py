@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
-from leakscope.core.claim import Claim, Inputs, Labels
+from leakscope.core.claim import Claim, Inputs, Labels, Transcripts
 from leakscope.scoring.score import Direction
 
 EXACT_MSE = 1e-12
@@ -18,7 +19,7 @@ _LARGEST = 1e30
 
 
 class AbstractMetric(ABC):
-    """A metric is a small frozen value. Exactly one of the two kinds below.
+    """A metric is a small frozen value. Exactly one of the four kinds below.
 
     name: as in `scores[name]`. unit: of one item. direction: which way is better for the attacker.
     """
@@ -62,12 +63,44 @@ class AbstractInputMetric(AbstractMetric):
         """Anything but inputs of a fitting shape."""
         if not isinstance(claim, Inputs):
             return f"{self.name} compares inputs, but the claim is {type(claim).__name__}"
+        if claim.lengths is not None:
+            return f"{self.name} compares inputs of one shape, but the claim holds sequences with lengths"
         return self.unfit(tuple(claim.values.shape[1:]))
 
     @final
     def exact(self, claimed: Tensor, true: Tensor) -> int:
         """How many pairs agree to within rounding: mean squared error at most `EXACT_MSE`."""
         return int((squared_errors(claimed, true) <= EXACT_MSE).sum())
+
+
+class AbstractSequenceMetric(AbstractMetric):
+    """Compares one claimed sequence of frames with the private one that it was paired with."""
+
+    @abstractmethod
+    def items(self, claimed: Sequence[Tensor], true: Sequence[Tensor]) -> tuple[float, ...]:
+        """One finite number per pair; claimed[i] and true[i] are (T_i, F) float64, brought to the same T_i before."""
+
+    @final
+    def refusal(self, claim: Claim) -> str | None:
+        """Anything but inputs with lengths."""
+        if isinstance(claim, Inputs) and claim.lengths is not None:
+            return None
+        return f"{self.name} compares sequences with lengths, but the claim ({type(claim).__name__}) holds none"
+
+
+class AbstractTranscriptMetric(AbstractMetric):
+    """Compares one claimed transcript with the private one that it was paired with."""
+
+    @abstractmethod
+    def items(self, claimed: Sequence[tuple[int, ...]], true: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
+        """One number >= 0 per pair; claimed[i] and true[i] are indices of the alphabet."""
+
+    @final
+    def refusal(self, claim: Claim) -> str | None:
+        """Anything but transcripts."""
+        if isinstance(claim, Transcripts):
+            return None
+        return f"{self.name} compares transcripts, but the claim is {type(claim).__name__}"
 
 
 class AbstractLabelMetric(AbstractMetric):

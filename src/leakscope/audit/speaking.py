@@ -1,0 +1,83 @@
+"""What the ledger keeps of claimed speech: matrices of frames, sound made of them, transcripts as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from leakscope.core.batch import Batch
+from leakscope.core.claim import Inputs, Transcripts
+from leakscope.core.domain import AbstractDomain
+from leakscope.core.secret import Secret
+from leakscope.domains.speech import ENGLISH, RATE, Frames, to_sound
+from leakscope.numerics.rng import Key
+from leakscope.scoring.referee import paired_sequences, paired_transcripts
+from leakscope.scoring.sequences import Said, transcripts_of
+
+MOST_SOUNDS = 3
+"""How many utterances of a cell are made sound."""
+SECONDS = 4
+"""What is longer is cut: it is for listening, the frames are kept whole."""
+TURNS = 30
+"""Iterations of Griffin-Lim."""
+
+
+def frame_arrays(
+    claim: Inputs, secret: Secret, domain: AbstractDomain, public: Batch, *, key: Key
+) -> dict[str, NDArray[Any]]:
+    """`original` and `claim` (N, T, F), NaN after the end of each; `audio_*` (n, S) of the first, where they are MFCC.
+
+    Both sounds are made from frames in the same way and with the same phase, so that what differs is the frames.
+    """
+    pair = paired_sequences(claim, secret, domain=domain, public=public)
+    nothing = torch.empty(0, pair.original[0].shape[1], dtype=torch.float64)
+    claimed = [nothing if one is None else one for one in pair.claimed]
+    arrays: dict[str, NDArray[Any]] = {"original": _padded(pair.original), "claim": _padded(claimed)}
+    if any(one is None for one in pair.claimed):
+        arrays["unclaimed"] = np.array([one is None for one in pair.claimed])
+    if isinstance(domain, Frames):
+        arrays["audio_original"] = _sounds(pair.original, key)
+        arrays["audio_claim"] = _sounds(claimed, key)
+        arrays["audio_rate"] = np.array([RATE])
+    return arrays
+
+
+def _padded(sequences: tuple[Tensor, ...] | list[Tensor]) -> NDArray[np.float32]:
+    count = max(1, *(len(one) for one in sequences))
+    filled = [torch.full((count - len(one), one.shape[1]), float("nan"), dtype=one.dtype) for one in sequences]
+    both = zip(sequences, filled, strict=True)
+    array: NDArray[np.float32] = torch.stack([torch.cat(pair) for pair in both]).float().numpy()
+    return array
+
+
+def _sounds(sequences: tuple[Tensor, ...] | list[Tensor], key: Key) -> NDArray[np.float32]:
+    """(n, S), padded with silence; an utterance of no frames is silence."""
+    longest = SECONDS * 50
+    made = [
+        to_sound(one[:longest], key=key.child("sound", place), iterations=TURNS) if len(one) else torch.zeros(1)
+        for place, one in enumerate(sequences[:MOST_SOUNDS])
+    ]
+    sounds = np.zeros((len(made), max(len(one) for one in made)), np.float32)
+    for row, one in zip(sounds, made, strict=True):
+        row[: len(one)] = one.float().numpy()
+    return sounds
+
+
+def true_texts(secret: Secret) -> tuple[str, ...]:
+    """The private transcripts; none where the labels are no transcripts."""
+    batch = secret.reveal()
+    return () if batch.label_lengths is None else tuple(_text(said) for said in transcripts_of(batch))
+
+
+def claimed_texts(claim: Transcripts, secret: Secret) -> tuple[str, ...]:
+    """The claimed transcript for each private one, empty where nothing was claimed."""
+    return tuple("" if said is None else _text(said) for said in paired_transcripts(claim, secret))
+
+
+def _text(said: Said) -> str:
+    # A claim may hold what is no character, such as the blank: a report shows it rather than fails.
+    return "".join(ENGLISH.characters[i] if 0 <= i < ENGLISH.blank else "\N{REPLACEMENT CHARACTER}" for i in said)
