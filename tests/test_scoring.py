@@ -631,3 +631,9 @@ def test_lpips_without_its_backbone_says_so_and_leaves_the_network_alone(tmp_pat
 )
 def test_lpips_refuses_shapes(shape, says):
     assert says in LPIPS().refusal(Inputs(torch.zeros(1, *shape)))
+
+
+def test_no_claim_is_said_and_not_scored() -> None:
+    batch = Batch(torch.zeros(1, 1, 4, 4), torch.tensor([0]))
+    with pytest.raises(BadInput, match="no claim to score"):
+        score(None, batch)

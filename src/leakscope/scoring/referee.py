@@ -91,7 +91,7 @@ def applies(metric: AbstractMetric, claim: Claim) -> bool:
 
 
 def score(
-    claim: Claim,
+    claim: Claim | None,
     secret: Secret | Batch,
     *,
     domain: AbstractDomain | None = None,
@@ -107,8 +107,8 @@ def score(
     those of `DEFAULT` that apply. public: a pool for blind guesses; without one these are gray and noise, and each
     class counts as equally likely among the fewest classes that the labels allow. key: of guesses and bootstrap.
     A secret of sequences is compared with claimed frames and their lengths, or with claimed transcripts.
-    Raises `BadInput` on shapes that do not fit and on a metric that does not apply, `MissingExtra` on one that this
-    machine cannot compute.
+    Raises `BadInput` without a claim, on shapes that do not fit and on a metric that does not apply, `MissingExtra` on
+    one that this machine cannot compute.
 
     >>> import torch
     >>> batch = Batch(torch.linspace(0, 1, 32).reshape(2, 1, 4, 4), torch.tensor([0, 1]))
@@ -116,6 +116,8 @@ def score(
     >>> result["psnr"].value, result["psnr"].exact, result.pairing.partners
     (120.0, 2, (1, 0))
     """
+    if claim is None:
+        raise BadInput("there is no claim to score: the attempt refused, diverged or was stopped; read its sentence")
     truth = reveal(secret, domain)
     chosen = _chosen(metrics, claim)
     if truth.lengths is not None:

@@ -78,9 +78,13 @@ def _inverse(values: Array) -> Array:
 
 
 def _decomposed(matrix: Array, rows: Array, columns: Array) -> Span:
-    """Rows of zeros (blocks of a window that no frame reaches) hold no noise; they are set aside and put back."""
-    heard = np.any(matrix != 0, axis=1)
-    scaled = matrix[heard] * rows[heard, None] * columns
+    """Rows of zeros (blocks of a window that no frame reaches) hold no noise; they are set aside and put back.
+
+    Columns of zeros (units that were never active) are left out: kept, they would end the spectrum in a second drop
+    that looks like a rank.
+    """
+    heard, active = np.any(matrix != 0, axis=1), np.any(matrix != 0, axis=0)
+    scaled = (matrix[heard] * rows[heard, None] * columns)[:, active]
     left, spectrum, _ = np.linalg.svd(compressed(scaled))
     basis = np.zeros((len(matrix), len(matrix)))
     known = len(left)
