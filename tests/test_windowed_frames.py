@@ -1,0 +1,152 @@
+"""Speech frames in closed form, on a small DeepSpeech with a real CTC loss: exact where the algebra says so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import solve
+from torch import nn
+
+import leakscope as ls
+from leakscope.targets.windows import context_window
+
+FEATURES, CONTEXT = 8, 4
+WIDTH = (2 * CONTEXT + 1) * FEATURES
+LIMIT = WIDTH + 1 - FEATURES
+DOMAIN = ls.Frames(FEATURES)
+
+
+def model(hidden: int = 160, *, dropout: float = 0.0, seed: int = 0) -> ls.Target:
+    family = ls.DeepSpeech(hidden, context=CONTEXT, coefficients=FEATURES, dropout=dropout, training=dropout > 0)
+    return family.build(DOMAIN, 29, key=ls.Key(seed))
+
+
+def utterances(*lengths: int, seed: int = 0) -> ls.Batch:
+    """Frames as a random walk, so that neighbors are alike; padded with zeros; a random transcript each."""
+    generator = ls.Key(seed).child("walk").generator()
+    frames = torch.zeros(len(lengths), max(lengths), FEATURES)
+    for row, length in zip(frames, lengths, strict=True):
+        row[:length] = 0.6 * torch.randn(length, FEATURES, generator=generator).cumsum(0) / length**0.25
+    spoken = torch.tensor([max(1, length // 6) for length in lengths])
+    labels = torch.zeros(len(lengths), int(spoken.max()), dtype=torch.int64)
+    for row, count in zip(labels, spoken.tolist(), strict=True):
+        row[:count] = torch.randint(28, (count,), generator=generator)
+    return ls.Batch(frames, labels, torch.tensor(lengths), spoken)
+
+
+def attacked(
+    batch: ls.Batch, mechanism: ls.FedSGD | ls.FedAvg, target: ls.Target | None = None
+) -> ls.Attempt[ls.Inputs]:
+    seen = ls.observe(target or model(), batch, mechanism, key=ls.Key(1))  # nothing is told
+    return ls.WindowedFrames().run(seen, key=ls.Key(2))
+
+
+def worst(claim: ls.Inputs, batch: ls.Batch) -> float:
+    """The largest mean absolute error of a private utterance to the nearest claimed one of its length."""
+    errors = []
+    for frames, length in zip(batch.inputs, batch.lengths.tolist(), strict=True):
+        fitting = [v[:length] for v, n in zip(claim.values, claim.lengths.tolist(), strict=True) if n == length]
+        assert fitting, f"no utterance of {length} frames among {claim.lengths.tolist()}"
+        errors.append(min(float((found - frames[:length]).abs().mean()) for found in fitting))
+    return max(errors)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2, 0.5])
+@pytest.mark.parametrize("length", [12, 30, 50])
+def test_frames_and_their_number_are_exact_through_dropout(length: int, dropout: float) -> None:
+    batch = utterances(length, seed=length)
+    attempt = attacked(batch, ls.FedSGD(), model(dropout=dropout))
+    assert attempt.outcome is ls.Outcome.CLAIMED
+    assert attempt.claim.lengths.tolist() == [length]
+    assert worst(attempt.claim, batch) < 1e-4
+    assert attempt.certificate.holds
+
+
+def test_scale_and_sign_are_fixed_too() -> None:
+    """The appended 1 makes the equations inhomogeneous: a louder or mirrored utterance is another solution."""
+    batch = utterances(24)
+    twice = ls.Batch(-2 * batch.inputs, batch.labels, batch.lengths, batch.label_lengths)
+    assert worst(attacked(twice, ls.FedSGD()).claim, twice) < 1e-4
+
+
+@pytest.mark.parametrize("lengths", [(20, 31), (9, 14, 18, 22)])
+def test_a_batch_of_different_lengths_comes_apart(lengths: tuple[int, ...]) -> None:
+    batch = utterances(*lengths)
+    attempt = attacked(batch, ls.FedSGD(), model(hidden=320))
+    assert sorted(attempt.claim.lengths.tolist()) == sorted(lengths)
+    assert worst(attempt.claim, batch) < 1e-3
+
+
+def test_two_of_the_same_length_are_unmixed_with_their_scale() -> None:
+    batch = utterances(20, 20)
+    attempt = attacked(batch, ls.FedSGD(), model(hidden=640))
+    assert attempt.claim.lengths.tolist() == [20, 20]
+    assert worst(attempt.claim, batch) < 1e-3
+
+
+@pytest.mark.parametrize(("steps", "lr"), [(2, 1e-3), (8, 1e-4)])
+def test_several_local_steps_from_rounded_weight_differences(steps: int, lr: float) -> None:
+    """The update is a difference of float32 weights, and the weights move between the steps."""
+    batch = utterances(20)
+    assert worst(attacked(batch, ls.FedAvg(steps=steps, lr=lr)).claim, batch) < 5e-2
+
+
+def test_beyond_the_limit_it_refuses_with_the_numbers() -> None:
+    attempt = attacked(utterances(LIMIT + 6), ls.FedSGD(), model(hidden=320))
+    assert attempt.outcome is ls.Outcome.REFUSED
+    assert str(LIMIT) in attempt.sentence
+
+
+@pytest.mark.parametrize("defense", [ls.Sign(), ls.Quantize(3), ls.GaussianNoise(1.0)], ids=repr)
+def test_a_destroyed_span_is_never_certified(defense: ls.Sign) -> None:
+    attempt = attacked(utterances(20), ls.FedSGD() >> defense)
+    assert attempt.certificate is None or not attempt.certificate.holds
+
+
+def test_units_that_were_never_active_do_not_look_like_a_rank() -> None:
+    """Dead columns end the spectrum in a second drop; the first one is the number of frames."""
+    target = model(hidden=256)
+    with torch.no_grad():
+        target.module.get_parameter("layer_1.bias")[:180] = -1e3
+    batch = utterances(30)
+    attempt = attacked(batch, ls.FedSGD(), target)
+    assert attempt.claim.lengths.tolist() == [30]
+    assert worst(attempt.claim, batch) < 1e-3
+
+
+def test_the_banded_system_against_a_dense_one() -> None:
+    """A second route: the same normal equations, assembled without bands and solved by scipy."""
+    batch = utterances(15)
+    target = model()
+    seen = ls.observe(target, batch, ls.FedSGD(), key=ls.Key(1))
+    gradient = seen.gradient().by_name
+    stacked = np.vstack(
+        [gradient["layer_1.weight"].double().numpy().T, gradient["layer_1.bias"].double().numpy()[None]]
+    )
+    left, values, _ = np.linalg.svd(stacked)
+    assert int((values > 1e-6 * values[0]).sum()) == 15
+    span = left[:, :15]
+    outside = np.eye(WIDTH + 1) - span @ span.T
+    rows = []
+    for t in range(15):
+        window = np.zeros((WIDTH, 15 * FEATURES))
+        for place in range(2 * CONTEXT + 1):
+            frame = t + place - CONTEXT
+            if 0 <= frame < 15:
+                block = slice(place * FEATURES, (place + 1) * FEATURES)
+                window[block, frame * FEATURES : (frame + 1) * FEATURES] = np.eye(FEATURES)
+        rows.append((outside[:, :WIDTH] @ window, -outside[:, WIDTH]))
+    matrix, right = np.vstack([a for a, _ in rows]), np.concatenate([b for _, b in rows])
+    dense = solve(matrix.T @ matrix, matrix.T @ right, assume_a="pos").reshape(15, FEATURES)
+    found = ls.WindowedFrames().run(seen, key=ls.Key(0)).claim.values[0].numpy()
+    np.testing.assert_allclose(found, dense, atol=1e-3)
+    np.testing.assert_allclose(dense, batch.inputs[0].numpy(), atol=1e-3)
+
+
+def test_the_layer_is_found_by_running_the_model() -> None:
+    window = context_window(model())
+    assert (window.weight, window.features, window.left, window.right) == ("layer_1.weight", FEATURES, CONTEXT, CONTEXT)
+    plain = ls.Target(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), ls.Images(1, 2, 2), 2)
+    seen = ls.observe(plain, ls.Batch(torch.rand(1, 1, 2, 2), torch.tensor([0])), ls.FedSGD(), key=ls.Key(0))
+    assert ls.WindowedFrames().refusal(seen) is not None
