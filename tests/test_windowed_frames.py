@@ -106,9 +106,9 @@ def test_a_destroyed_span_is_never_certified(defense: ls.Sign) -> None:
 
 def test_units_that_were_never_active_do_not_look_like_a_rank() -> None:
     """Dead columns end the spectrum in a second drop; the first one is the number of frames."""
-    target = model(hidden=256)
+    target = model(hidden=WIDTH - 2)
     with torch.no_grad():
-        target.module.get_parameter("layer_1.bias")[:180] = -1e3
+        target.module.get_parameter("layer_1.bias")[:9] = -1e3
     batch = utterances(30)
     attempt = attacked(batch, ls.FedSGD(), target)
     assert attempt.claim.lengths.tolist() == [30]
