@@ -563,7 +563,7 @@ def test_scores_read_well():
         (lambda b: score(Inputs(b.inputs), b, metrics=[LabelAccuracy()]), r"the claim \(Inputs\) carries none; leave"),
         (lambda b: score(Labels(b.labels), b, metrics=[SSIM()]), "ssim compares inputs, but the claim is Labels"),
         (lambda b: score(Inputs(b.inputs), b, metrics=[PSNR(), PSNR(cap=90)]), "psnr was named 2 times"),
-        (lambda b: score(Attribute("accent", b.labels), b), "not with a claim of Attribute"),
+        (lambda b: score(Attribute("accent", b.labels), b), "a batch does not tell the accent of its examples"),
         (lambda b: score(Transcripts(((1, 2),)), b), "not with a claim of Transcripts"),
         (lambda b: score(Inputs(b.inputs), b.with_inputs(b.inputs / 0)), "values that are not finite"),
         (lambda b: score(Inputs(b.inputs, lengths=b.labels), b), "claimed sequences with lengths"),

@@ -167,17 +167,27 @@ def spoken(row: names.Row) -> tuple[ls.Batch, ls.Inputs | ls.Transcripts, ls.Inp
     return batch, ls.Transcripts(((4, 4), (3, 0, 1, 2))), ls.Transcripts(((4, 5), (3, 0, 2, 2)))
 
 
+def annotated() -> tuple[ls.Secret, ls.Attribute, ls.Attribute]:
+    """Two persons among seven, the truth about them and a ranking that has it upside down."""
+    secret = ls.Secret(spoken(names.rows(Family.METRICS)[0])[0], (ls.Annotation("speaker", (4, 2), tuple("abcdefg")),))
+    right = torch.eye(7)[[4, 2]]
+    return secret, *(ls.Attribute("speaker", torch.tensor([4, 2]), scores=one) for one in (right, -right))
+
+
 @pytest.mark.parametrize("row", names.rows(Family.METRICS), ids=lambda row: row.name)
 def test_every_listed_metric_gives_the_top_to_the_truth_alone(row: names.Row) -> None:
     metric = eval(row.example, public_names())
     if metric.unavailable() is not None:
         assert Trait.NEEDS_EXTRA in row.traits
         return
+    batch: ls.Batch | ls.Secret
     batch = ls.Batch(torch.rand(3, 3, 32, 32, generator=ls.Key(0).generator()), torch.tensor([0, 1, 2]))
-    truth: ls.Inputs | ls.Transcripts = ls.Inputs(batch.inputs, batch.labels)
-    wrong: ls.Inputs | ls.Transcripts = ls.Inputs(1 - batch.inputs, (batch.labels + 3))
+    truth: ls.Inputs | ls.Transcripts | ls.Attribute = ls.Inputs(batch.inputs, batch.labels)
+    wrong: ls.Inputs | ls.Transcripts | ls.Attribute = ls.Inputs(1 - batch.inputs, (batch.labels + 3))
     if Trait.SPEECH in row.traits:
         batch, truth, wrong = spoken(row)
+    if metric.refusal(truth) is not None:
+        batch, truth, wrong = annotated()
     top, low = (ls.score(claim, batch, metrics=[metric])[metric.name] for claim in (truth, wrong))
     assert top.value == pytest.approx(top.perfect)
     assert (top.value - low.value) * (1 if top.direction is Direction.HIGHER else -1) > 0

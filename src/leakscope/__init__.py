@@ -63,12 +63,16 @@ if TYPE_CHECKING:
     from leakscope.core.errors import NotTold as NotTold
     from leakscope.core.facts import BatchNormStatistics as BatchNormStatistics
     from leakscope.core.facts import BatchSize as BatchSize
+    from leakscope.core.facts import Gallery as Gallery
     from leakscope.core.facts import LayerStatistics as LayerStatistics
+    from leakscope.core.facts import Lengths as Lengths
     from leakscope.core.facts import TrueLabels as TrueLabels
+    from leakscope.core.facts import TrueTranscripts as TrueTranscripts
     from leakscope.core.observation import Observation as Observation
     from leakscope.core.release import Delta as Delta
     from leakscope.core.release import Gradient as Gradient
     from leakscope.core.release import Weights as Weights
+    from leakscope.core.secret import Annotation as Annotation
     from leakscope.core.secret import Secret as Secret
     from leakscope.core.target import CrossEntropy as CrossEntropy
     from leakscope.core.target import Target as Target
@@ -99,6 +103,9 @@ if TYPE_CHECKING:
     from leakscope.mechanisms.protocols.fedsgd import FedSGD as FedSGD
     from leakscope.numerics.rng import Key as Key
     from leakscope.scoring.metrics.guesses import LabelAccuracy as LabelAccuracy
+    from leakscope.scoring.metrics.ranks import ReciprocalRank as ReciprocalRank
+    from leakscope.scoring.metrics.ranks import TopFive as TopFive
+    from leakscope.scoring.metrics.ranks import TopOne as TopOne
     from leakscope.scoring.metrics.speech import CharacterErrorRate as CharacterErrorRate
     from leakscope.scoring.metrics.speech import FrameError as FrameError
     from leakscope.scoring.metrics.speech import WordErrorRate as WordErrorRate
@@ -188,14 +195,22 @@ _HOME = {
         "MissingExtra",
         "NotTold",
     ),
-    "core.facts": ("BatchNormStatistics", "BatchSize", "LayerStatistics", "TrueLabels"),
+    "core.facts": (
+        "BatchNormStatistics",
+        "BatchSize",
+        "Gallery",
+        "LayerStatistics",
+        "Lengths",
+        "TrueLabels",
+        "TrueTranscripts",
+    ),
     "core.observation": ("Observation",),
     "core.release": (
         "Delta",
         "Gradient",
         "Weights",
     ),
-    "core.secret": ("Secret",),
+    "core.secret": ("Annotation", "Secret"),
     "core.target": (
         "CrossEntropy",
         "Target",
@@ -237,6 +252,11 @@ _HOME = {
     "mechanisms.protocols.fedsgd": ("FedSGD",),
     "numerics.rng": ("Key",),
     "scoring.metrics.guesses": ("LabelAccuracy",),
+    "scoring.metrics.ranks": (
+        "ReciprocalRank",
+        "TopFive",
+        "TopOne",
+    ),
     "scoring.metrics.speech": (
         "CharacterErrorRate",
         "FrameError",

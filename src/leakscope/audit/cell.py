@@ -92,7 +92,7 @@ def set_up(cell: Cell) -> Stage:
     secret = source.draw(cell.batch_size, key=root.child("secret", cell.trial))
     target = cell.scene.architecture.build(source.domain, source.classes, key=root.child("weights", cell.trial))
     batch = secret.reveal()
-    facts = tell(cell.told, target, batch)
+    facts = tell(cell.told, target, batch, source=source)
     key = root.child("release", repr(cell.mechanism), cell.trial)
     return Stage(secret, target, observe(target, batch, cell.mechanism, key=key, tell=facts))
 

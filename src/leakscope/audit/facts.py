@@ -7,30 +7,71 @@ from collections.abc import Callable, Iterable
 from leakscope.attacks.parts.priors.statistics import layer_statistics
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput, UnknownName
-from leakscope.core.facts import BatchNormStatistics, BatchSize, Fact, LayerStatistics, TrueLabels
+from leakscope.core.facts import (
+    BatchNormStatistics,
+    BatchSize,
+    Fact,
+    Gallery,
+    LayerStatistics,
+    Lengths,
+    TrueLabels,
+    TrueTranscripts,
+)
 from leakscope.core.target import Target
+from leakscope.datasets.draw import AbstractSource
+
+Source = AbstractSource | None
+
+SPEAKER = "speaker"
+"""The annotation that galleries are made of."""
 
 
-def _batch_size(target: Target, batch: Batch) -> Fact:
+def _batch_size(target: Target, batch: Batch, source: Source) -> Fact:
     return BatchSize(len(batch))
 
 
-def _labels(target: Target, batch: Batch) -> Fact:
+def _labels(target: Target, batch: Batch, source: Source) -> Fact:
     if batch.labels.dim() != 1:
         raise BadInput("there are no class labels to tell: each example has a transcript or probabilities")
     return TrueLabels(tuple(int(v) for v in batch.labels))
 
 
-def _statistics(target: Target, batch: Batch) -> Fact:
+def _lengths(target: Target, batch: Batch, source: Source) -> Fact:
+    if batch.lengths is None:
+        raise BadInput("there are no lengths to tell: the examples are not sequences")
+    return Lengths(tuple(batch.lengths.tolist()))
+
+
+def _transcripts(target: Target, batch: Batch, source: Source) -> Fact:
+    if batch.label_lengths is None:
+        raise BadInput("there are no transcripts to tell: the examples have classes")
+    counts = batch.label_lengths.tolist()
+    return TrueTranscripts(tuple(tuple(row[:count]) for row, count in zip(batch.labels.tolist(), counts, strict=True)))
+
+
+def _statistics(target: Target, batch: Batch, source: Source) -> Fact:
     found = layer_statistics(target, target.parameters(), batch.inputs)
     pairs = ((name, LayerStatistics(tuple(m.tolist()), tuple(v.tolist()))) for name, (m, v) in found.items())
     return BatchNormStatistics(tuple(pairs))
 
 
-MAKERS: dict[type[Fact], Callable[[Target, Batch], Fact]] = {
+def _gallery(target: Target, batch: Batch, source: Source) -> Fact:
+    """From the public half alone: the same speakers in other utterances."""
+    if source is None:
+        raise BadInput("a Gallery is made of the public half of a data set, and this batch is of none; do not tell it")
+    for one in source.public_annotations():
+        if one.name == SPEAKER:
+            return Gallery(SPEAKER, one.categories, one.values, source.public())
+    raise BadInput(f"{source!r} does not tell its speakers, so there is no Gallery; use LibriSpeech or Spoken")
+
+
+MAKERS: dict[type[Fact], Callable[[Target, Batch, Source], Fact]] = {
     BatchSize: _batch_size,
     TrueLabels: _labels,
     BatchNormStatistics: _statistics,
+    Lengths: _lengths,
+    TrueTranscripts: _transcripts,
+    Gallery: _gallery,
 }
 """Every kind of fact that a plan can tell, with the function that makes it."""
 
@@ -47,6 +88,6 @@ def kind_named(name: str) -> type[Fact]:
     return kinds[name]
 
 
-def tell(kinds: Iterable[type[Fact]], target: Target, batch: Batch) -> list[Fact]:
-    """The facts of exactly these kinds, nothing else."""
-    return [MAKERS[kind](target, batch) for kind in kinds]
+def tell(kinds: Iterable[type[Fact]], target: Target, batch: Batch, *, source: Source = None) -> list[Fact]:
+    """The facts of exactly these kinds, nothing else. source: where `batch` is from, for facts about public data."""
+    return [MAKERS[kind](target, batch, source) for kind in kinds]

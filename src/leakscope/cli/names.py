@@ -44,6 +44,7 @@ from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.scoring.metrics.guesses import LabelAccuracy
 from leakscope.scoring.metrics.metric import AbstractMetric
+from leakscope.scoring.metrics.ranks import ReciprocalRank, TopFive, TopOne
 from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError, WordErrorRate
 from leakscope.scoring.metrics.vision import LPIPS, MSE, PSNR, SSIM
 from leakscope.targets.architecture import AbstractArchitecture
@@ -182,6 +183,9 @@ ROWS: tuple[Row, ...] = (
     _row(_M, FrameError, "mean absolute error of MFCC; verdicts on frames are read from it", "", T.SPEECH),
     _row(_M, CharacterErrorRate, "edits per character; verdicts on transcripts are read from it", "", T.SPEECH),
     _row(_M, WordErrorRate, "edits per word", "", T.SPEECH),
+    _row(_M, TopOne, "how often the first guess of who it was is right; verdicts on persons are read from it"),
+    _row(_M, TopFive, "how often five guesses hold who it was"),
+    _row(_M, ReciprocalRank, "one over the rank of who it was"),
     _row(_T, LeNet, "three sigmoid convolutions and a dense layer, as in Deep Leakage from Gradients", "", T.SMALL),
     _row(_T, ConvNet, "four ReLU convolutions and a dense layer", "", T.SMALL),
     _row(_T, ResNet20, "a residual network for 32 x 32 images, with batch normalization"),

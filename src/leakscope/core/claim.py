@@ -76,20 +76,39 @@ class Labels:
 @final
 @dataclass(frozen=True, eq=False)
 class Attribute:
-    """Asserts: "The person behind this has this attribute." values, confidence: as in `Labels`, one category each."""
+    """Asserts: "The person behind this has this attribute." values, confidence: as in `Labels`, one category each.
+
+    scores: (N, G) floating or None: how well each of G categories fits, the better the higher, -inf for one that is
+    ruled out. They are the ranking behind the values: scoring looks at the rank of the truth.
+    Raises `BadInput` on scores of another shape, NaN or +inf, and on values outside 0..G-1.
+    """
 
     name: str
     values: Tensor
     confidence: Tensor | None = None
+    scores: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.values.dim() != 1 or self.values.dtype != torch.int64:
             raise BadInput(f"claimed attributes must be (N,) int64, got {tuple(self.values.shape)} {self.values.dtype}")
         object.__setattr__(self, "values", self.values.detach().cpu())
+        if self.scores is not None:
+            object.__setattr__(self, "scores", self._checked(self.scores.detach().cpu()))
         object.__setattr__(self, "confidence", _confidence(self.confidence, len(self.values)))
 
     def __len__(self) -> int:
         return int(self.values.shape[0])
+
+    def _checked(self, scores: Tensor) -> Tensor:
+        if scores.dim() != 2 or len(scores) != len(self.values) or not scores.is_floating_point():
+            raise BadInput(
+                f"expected floating scores ({len(self.values)}, G), got {tuple(scores.shape)} {scores.dtype}"
+            )
+        if bool((torch.isnan(scores) | (scores == torch.inf)).any()):
+            raise BadInput("scores must be numbers below infinity; give -inf to a category that is ruled out")
+        if bool(((self.values < 0) | (self.values >= scores.shape[1])).any()):
+            raise BadInput(f"claimed categories must lie in 0..{scores.shape[1] - 1}, the columns of the scores")
+        return scores
 
 
 @final

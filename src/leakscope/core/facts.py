@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
 
@@ -57,6 +59,45 @@ class TrueLabels(Fact):
 
 @final
 @dataclass(frozen=True)
+class Lengths(Fact):
+    """The number of frames of every utterance, in the order in which the client used them."""
+
+    values: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(int(v) for v in self.values))
+        if not self.values or min(self.values) < 1:
+            raise BadInput(f"expected a number of frames >= 1 for each utterance, got {self.values}")
+
+    def contradiction(self, batch: Batch) -> str | None:
+        """Whether the utterances have other lengths."""
+        if batch.lengths is None:
+            return "told Lengths, but the batch does not hold sequences"
+        true = tuple(int(v) for v in batch.lengths)
+        return None if true == self.values else f"told {self}, but the utterances have {true} frames"
+
+
+@final
+@dataclass(frozen=True)
+class TrueTranscripts(Fact):
+    """The labels of every utterance, numbered as in the model's alphabet, in the client's order."""
+
+    values: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(tuple(int(v) for v in one) for one in self.values))
+
+    def contradiction(self, batch: Batch) -> str | None:
+        """Whether the utterances have other transcripts."""
+        if batch.label_lengths is None:
+            return "told TrueTranscripts, but the batch has class labels"
+        counts = batch.label_lengths.tolist()
+        true = tuple(tuple(row[:count]) for row, count in zip(batch.labels.tolist(), counts, strict=True))
+        return None if true == self.values else "told TrueTranscripts, but the transcripts are others"
+
+
+@final
+@dataclass(frozen=True)
 class LayerStatistics:
     """Mean and (biased) variance of one normalization layer's input, per channel."""
 
@@ -70,3 +111,48 @@ class BatchNormStatistics(Fact):
     """The batch statistics of each normalization layer on the private batch, as some protocols share them."""
 
     by_layer: tuple[tuple[str, LayerStatistics], ...]
+
+
+@final
+@dataclass(frozen=True, eq=False, repr=False)
+class Gallery(Fact):
+    """Public examples of everybody who may be behind the release, as a police lineup: `examples[i]` is of `members[i]`.
+
+    attribute: what is to be told apart, such as "speaker". categories: the names. members: one place in `categories`
+    per example. Printed with the hash of its content. Raises `BadInput` on members that fit neither.
+    """
+
+    attribute: str
+    categories: tuple[str, ...]
+    members: tuple[int, ...]
+    examples: Batch
+
+    def __post_init__(self) -> None:
+        if len(self.members) != len(self.examples):
+            raise BadInput(f"{len(self.members)} members do not fit {len(self.examples)} examples; give one each")
+        if any(not 0 <= member < len(self.categories) for member in self.members):
+            raise BadInput(f"members must be places in the {len(self.categories)} categories")
+
+    def contradiction(self, batch: Batch) -> str | None:
+        """Whether a private example is among them: recognizing a recording is not recognizing a person."""
+        public = set(_digests(self.examples))
+        again = sum(digest in public for digest in _digests(batch))
+        return f"told a Gallery that holds {again} of the private examples themselves" if again else None
+
+    def of(self, category: int) -> tuple[int, ...]:
+        """The places of the examples of one category."""
+        return tuple(place for place, member in enumerate(self.members) if member == category)
+
+    def fingerprint(self) -> str:
+        """A hash of names, members and every byte of the examples."""
+        text = repr((self.attribute, self.categories, self.members, self.examples.fingerprint()))
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"Gallery({self.attribute!r}, {len(self.categories)} categories, fingerprint={self.fingerprint()[:12]})"
+
+
+def _digests(batch: Batch) -> Iterator[bytes]:
+    lengths = [batch.inputs.shape[1]] * len(batch) if batch.lengths is None else batch.lengths.tolist()
+    for row, length in zip(batch.inputs, lengths, strict=True):
+        yield hashlib.blake2b(row[:length].contiguous().cpu().numpy().tobytes(), digest_size=16).digest()

@@ -13,7 +13,7 @@ from torch import Tensor
 from leakscope.core.batch import Batch
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
-from leakscope.core.secret import Secret
+from leakscope.core.secret import Annotation, Secret
 from leakscope.numerics.rng import Key
 
 PUBLIC_SHARE = 0.5
@@ -45,6 +45,10 @@ class AbstractSource(ABC):
         The tensors belong to the process's cache: read them, never write to them. `draw` and `public` copy.
         """
 
+    def annotations(self) -> tuple[Annotation, ...]:
+        """What is known of every example besides its label, in the order of `load`; nothing unless a source says so."""
+        return ()
+
     @final
     def draw(self, count: int, *, key: Key) -> Secret:
         """A private batch of `count` different examples.
@@ -55,7 +59,8 @@ class AbstractSource(ABC):
         if not 1 <= count <= len(private):
             raise BadInput(f"{self!r} has {len(private)} private examples, cannot draw {count}")
         chosen = torch.randperm(len(private), generator=key.child("draw").generator())[:count]
-        return Secret(everything.rows(private[chosen]).trimmed())
+        index = private[chosen]
+        return Secret(everything.rows(index).trimmed(), tuple(one.rows(index) for one in self.annotations()))
 
     @final
     def public(self) -> Batch:
@@ -64,6 +69,11 @@ class AbstractSource(ABC):
         if len(public) == 0:
             raise BadInput(f"{self!r} has too few different examples for a public part; it needs at least 2")
         return everything.rows(public).trimmed()
+
+    @final
+    def public_annotations(self) -> tuple[Annotation, ...]:
+        """What is known of the examples of `public()`, in its order."""
+        return tuple(one.rows(_split(self)[0]) for one in self.annotations())
 
 
 @functools.lru_cache(maxsize=32)

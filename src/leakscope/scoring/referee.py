@@ -10,16 +10,22 @@ from typing import final
 from torch import Tensor
 
 from leakscope.core.batch import Batch
-from leakscope.core.claim import Claim, Inputs, Labels, Transcripts
+from leakscope.core.claim import Attribute, Claim, Inputs, Labels, Transcripts
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput, MissingExtra, UnknownName
-from leakscope.core.secret import Secret
+from leakscope.core.secret import Annotation, Secret
 from leakscope.numerics import intervals
 from leakscope.numerics.rng import Key
-from leakscope.scoring import sequences
+from leakscope.scoring import attributes, sequences
 from leakscope.scoring.chance import Level, blind, levels
 from leakscope.scoring.metrics.guesses import LabelAccuracy, LabelCounts
-from leakscope.scoring.metrics.metric import AbstractInputMetric, AbstractLabelMetric, AbstractMetric
+from leakscope.scoring.metrics.metric import (
+    AbstractInputMetric,
+    AbstractLabelMetric,
+    AbstractMetric,
+    AbstractRankMetric,
+)
+from leakscope.scoring.metrics.ranks import ReciprocalRank, TopFive, TopOne
 from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError, WordErrorRate
 from leakscope.scoring.metrics.vision import MSE, PSNR, SSIM
 from leakscope.scoring.pairing import Pairing, Truth, displayed, kept, pair_inputs, pair_labels, reveal
@@ -35,6 +41,9 @@ DEFAULT: tuple[AbstractMetric, ...] = (
     FrameError(),
     CharacterErrorRate(),
     WordErrorRate(),
+    TopOne(),
+    TopFive(),
+    ReciprocalRank(),
 )
 """What is computed when no metrics are named, each where it applies."""
 
@@ -106,7 +115,8 @@ def score(
     domain: turns inputs into display units, in which errors are measured; None when they already are. metrics: None for
     those of `DEFAULT` that apply. public: a pool for blind guesses; without one these are gray and noise, and each
     class counts as equally likely among the fewest classes that the labels allow. key: of guesses and bootstrap.
-    A secret of sequences is compared with claimed frames and their lengths, or with claimed transcripts.
+    A secret of sequences is compared with claimed frames and their lengths, or with claimed transcripts; a claimed
+    attribute with the annotation of its name, which a bare batch does not have.
     Raises `BadInput` without a claim, on shapes that do not fit and on a metric that does not apply, `MissingExtra` on
     one that this machine cannot compute.
 
@@ -120,6 +130,8 @@ def score(
         raise BadInput("there is no claim to score: the attempt refused, diverged or was stopped; read its sentence")
     truth = reveal(secret, domain)
     chosen = _chosen(metrics, claim)
+    if isinstance(claim, Attribute):
+        return _attributes(claim, secret, chosen, key)
     if truth.lengths is not None:
         return _sequences(claim, truth, chosen, public, key)
     pairing = _pair(claim, truth)
@@ -143,6 +155,26 @@ def _sequences(
     scores = tuple(_score(metric, items, exact, chance[metric], key) for metric, items, exact in judged)
     length = sequences.length_note(claim, truth, pairing) if isinstance(claim, Inputs) else None
     return Scores(scores, pairing, (*_notes((), pairing, truth), *(() if length is None else (length,))))
+
+
+def _attributes(claim: Attribute, secret: Secret | Batch, chosen: tuple[AbstractMetric, ...], key: Key) -> Scores:
+    truth = annotated(secret, claim.name)
+    pairing = attributes.pair_attributes(claim, truth)
+    where = attributes.standings(claim, truth, pairing)
+    chance = attributes.attribute_levels(chosen, claim, truth, key=key.child("chance"))
+    first = sum(one is not None and one.above == one.tied == 0 for one in where)
+    judged = ((metric, metric.items(where)) for metric in chosen if isinstance(metric, AbstractRankMetric))
+    scores = tuple(_score(metric, items, first, chance[metric], key) for metric, items in judged)
+    absent = sum(one is None for one in where) - sum(pairing.unclaimed)
+    note = f"{absent} of {len(where)} private items are of a category that was ruled out; they count as not found"
+    return Scores(scores, pairing, (*_missing(pairing, len(where)), *((note,) if absent else ())))
+
+
+def annotated(secret: Secret | Batch, name: str) -> Annotation:
+    """What the secret tells of its examples under this name. Raises `BadInput` when it tells nothing of the kind."""
+    if not isinstance(secret, Secret):
+        raise BadInput(f"a batch does not tell the {name} of its examples; pass the Secret that was drawn")
+    return secret.annotation(name)
 
 
 @final
@@ -273,9 +305,12 @@ def _classes(secret: Secret | Batch, truth: Truth) -> int:
 
 def _notes(metrics: Sequence[AbstractMetric], pairing: Pairing, truth: Truth) -> tuple[str, ...]:
     notes = [metric.note(truth.shape) for metric in metrics if isinstance(metric, AbstractInputMetric)]
+    return (*(note for note in notes if note is not None), *_missing(pairing, len(truth)))
+
+
+def _missing(pairing: Pairing, count: int) -> Iterator[str]:
     missing = sum(pairing.unclaimed)
     if missing:
-        notes.append(f"{missing} of {len(truth)} private items were not claimed; they stay in every mean")
+        yield f"{missing} of {count} private items were not claimed; they stay in every mean"
     if pairing.extra:
-        notes.append(f"{pairing.extra} claimed items beyond the {len(truth)} private ones were not looked at")
-    return tuple(note for note in notes if note is not None)
+        yield f"{pairing.extra} claimed items beyond the {count} private ones were not looked at"

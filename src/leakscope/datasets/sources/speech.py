@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
+from leakscope.core.secret import Annotation
 from leakscope.datasets.draw import AbstractSource
 from leakscope.domains.audio import duration, read_sound
 from leakscope.domains.speech import ENGLISH, Frames, mfcc
@@ -76,6 +77,11 @@ class AbstractSpeech(AbstractSource):
         return _batch(self)
 
     @final
+    def annotations(self) -> tuple[Annotation, ...]:
+        """`speaker` and `sex` of every utterance, each where the corpus tells it."""
+        return _annotations(self)
+
+    @final
     def positions(self, batch: Batch) -> tuple[int, ...]:
         """Where the utterances of `batch`, drawn from this source, are in `utterances()`: for their sound and speaker.
 
@@ -120,6 +126,21 @@ def _batch(source: AbstractSpeech) -> Batch:
     known = source.utterances()
     frames = [mfcc(source.sound(position)) for position in range(len(known))]
     return stacked(frames, [utterance.transcript for utterance in known])
+
+
+@functools.lru_cache(maxsize=8)
+def _annotations(source: AbstractSpeech) -> tuple[Annotation, ...]:
+    known = source.utterances()
+    found = []
+    if all(utterance.speaker for utterance in known):
+        names = source.speaker_names()
+        place = {name: at for at, name in enumerate(names)}
+        found.append(Annotation("speaker", tuple(place[utterance.speaker] for utterance in known), names))
+    if any(utterance.sex is not Sex.UNKNOWN for utterance in known):
+        sexes = tuple(Sex)
+        values = tuple(sexes.index(utterance.sex) for utterance in known)
+        found.append(Annotation("sex", values, tuple(sex.value for sex in sexes)))
+    return tuple(found)
 
 
 @functools.lru_cache(maxsize=8)

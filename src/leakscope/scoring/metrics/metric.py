@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
 from torch import Tensor
 
-from leakscope.core.claim import Claim, Inputs, Labels, Transcripts
+from leakscope.core.claim import Attribute, Claim, Inputs, Labels, Transcripts
 from leakscope.scoring.score import Direction
+
+if TYPE_CHECKING:
+    from leakscope.scoring.metrics.ranks import Standing
 
 EXACT_MSE = 1e-12
 """An input with no more than this mean squared error (root 1e-6, eight float32 roundings of the range) is exact."""
@@ -19,7 +22,7 @@ _LARGEST = 1e30
 
 
 class AbstractMetric(ABC):
-    """A metric is a small frozen value. Exactly one of the four kinds below.
+    """A metric is a small frozen value. Exactly one of the five kinds below.
 
     name: as in `scores[name]`. unit: of one item. direction: which way is better for the attacker.
     """
@@ -121,6 +124,32 @@ class AbstractLabelMetric(AbstractMetric):
         if isinstance(claim, Labels) or (isinstance(claim, Inputs) and claim.labels is not None):
             return None
         return f"{self.name} compares labels, but the claim ({type(claim).__name__}) carries none"
+
+
+class AbstractRankMetric(AbstractMetric):
+    """Judges where the true category of one private item stands in a claimed ranking."""
+
+    @abstractmethod
+    def item(self, standing: Standing) -> float:
+        """One number in [0, 1]."""
+
+    @final
+    def items(self, standings: Sequence[Standing | None]) -> tuple[float, ...]:
+        """One number per private item; 0 where the truth is no candidate or nothing was claimed."""
+        return tuple(0.0 if standing is None else self.item(standing) for standing in standings)
+
+    @property
+    @final
+    def perfect(self) -> float:
+        """Always first: 1."""
+        return 1.0
+
+    @final
+    def refusal(self, claim: Claim) -> str | None:
+        """Anything but an attribute."""
+        if isinstance(claim, Attribute):
+            return None
+        return f"{self.name} looks at a ranking, but the claim is {type(claim).__name__}"
 
 
 def saturated(inputs: Tensor) -> Tensor:
