@@ -85,12 +85,14 @@ if TYPE_CHECKING:
     from leakscope.datasets.sources.speaking import Spoken as Spoken
     from leakscope.datasets.sources.speech import DeepSpeechCsv as DeepSpeechCsv
     from leakscope.datasets.sources.speech import LibriSpeech as LibriSpeech
+    from leakscope.datasets.sources.folder import ImageFolder as ImageFolder
     from leakscope.datasets.sources.synthetic import Synthetic as Synthetic
     from leakscope.domains.speech import Frames as Frames
     from leakscope.domains.vision import Images as Images
     from leakscope.mechanisms.defenses.clip import Clip as Clip
     from leakscope.mechanisms.defenses.dropout import Dropout as Dropout
     from leakscope.mechanisms.defenses.inputs import InputNoise as InputNoise
+    from leakscope.datasets.sources.transcribed import SoundFolder as SoundFolder
     from leakscope.mechanisms.defenses.noise import GaussianNoise as GaussianNoise
     from leakscope.mechanisms.defenses.noise import LaplaceNoise as LaplaceNoise
     from leakscope.mechanisms.defenses.prune import Prune as Prune
@@ -230,6 +232,7 @@ _HOME = {
     ),
     "datasets.sources.synthetic": ("Synthetic",),
     "domains.speech": ("Frames",),
+    "datasets.sources.folder": ("ImageFolder",),
     "domains.vision": ("Images",),
     "mechanisms.defenses.clip": ("Clip",),
     "mechanisms.defenses.dropout": ("Dropout",),
@@ -238,6 +241,7 @@ _HOME = {
         "GaussianNoise",
         "LaplaceNoise",
     ),
+    "datasets.sources.transcribed": ("SoundFolder",),
     "mechanisms.defenses.prune": (
         "Prune",
         "RandomDrop",

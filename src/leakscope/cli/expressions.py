@@ -6,18 +6,27 @@ import ast
 import enum
 import inspect
 import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
+from leakscope.audit.facts import MAKERS, kind_named
 from leakscope.cli import names
 from leakscope.cli.names import KINDS, Family
+from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput, UnknownName
+from leakscope.core.facts import Fact, LayerStatistics
+from leakscope.domains.speech import Frames
+from leakscope.domains.vision import Images
 
 OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.RShift: operator.rshift,
     ast.Add: operator.add,
     ast.Mult: operator.mul,
 }
+
+NOUNS: dict[str, Callable[..., Any]] = {kind.__name__: kind for kind in (*MAKERS, LayerStatistics, Images, Frames)}
+"""What else has a name in an expression: domains and facts, which are in no list of `leakscope list`."""
 
 SINGULAR = {
     Family.ATTACKS: "attack",
@@ -43,16 +52,49 @@ def build(text: str, family: Family) -> Any:
     leakscope.core.errors.UnknownName: unknown argument of Clip 'nrom'; did you mean 'norm'? known: norm, order
     """
     what = SINGULAR[family]
-    try:
-        tree = ast.parse(text.strip(), mode="eval")
-    except SyntaxError as error:
-        raise BadInput(f"cannot read the {what} {text!r}: {error.msg}; write for example {_example(family)}") from None
-    built = _value(tree.body, what)
+    built = _read(text, what, _example(family))
     if inspect.isclass(built) or inspect.isfunction(built):
         raise BadInput(f"{text} is a name, not yet a {what}; write {_called(text, family)}")
     if not isinstance(built, KINDS[family]):
         raise BadInput(f"expected a {what}, got {text!r}; write for example {_example(family)}")
     return built
+
+
+def domain(text: str) -> AbstractDomain:
+    """What one input is: `Images(3, 32, 32)`, `Frames(26)`, or in short 3x32x32. Raises `BadInput`.
+
+    >>> domain("3x32x32")
+    Images(channels=3, height=32, width=32, mean=(), std=())
+    """
+    example = "3x32x32, or Images(3, 32, 32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)), or Frames(26)"
+    short = re.fullmatch(r"(\d+)[x,](\d+)[x,](\d+)", text.replace(" ", ""))
+    built = _read(f"Images({','.join(short.groups())})" if short else text, "domain", example)
+    if not isinstance(built, AbstractDomain):
+        raise BadInput(f"expected a domain, got {text!r}; write for example {example}")
+    return built
+
+
+def fact(text: str) -> Fact | type[Fact]:
+    """A fact with its value, `BatchSize(4)`, or the kind of one whose value is taken from the batch. Raises `BadInput`.
+
+    >>> fact("BatchSize(4)"), fact("TrueLabels").__name__
+    (BatchSize(count=4), 'TrueLabels')
+    """
+    if text.strip().isidentifier():
+        return kind_named(text.strip())
+    built = _read(text, "fact", "BatchSize(4)")
+    if not isinstance(built, Fact):
+        raise BadInput(f"expected a fact, got {text!r}; write for example BatchSize(4)")
+    return built
+
+
+def _read(text: str, what: str, example: str) -> Any:
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError) as error:
+        why = error.msg if isinstance(error, SyntaxError) else error
+        raise BadInput(f"cannot read the {what} {text!r}: {why}; write for example {example}") from None
+    return _value(tree.body, what)
 
 
 def _value(node: ast.expr, what: str) -> Any:
@@ -77,6 +119,8 @@ def _value(node: ast.expr, what: str) -> Any:
 
 def _named(name: str, what: str) -> Callable[..., Any]:
     known = names.vocabulary()
+    if name in NOUNS:
+        return NOUNS[name]
     if name not in known:
         raise UnknownName(what, name, known)
     return known[name]

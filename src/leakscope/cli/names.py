@@ -32,11 +32,13 @@ from leakscope.datasets.sources.mnist import Mnist
 from leakscope.datasets.sources.photographs import Photographs
 from leakscope.datasets.sources.speaking import Spoken
 from leakscope.datasets.sources.speech import DeepSpeechCsv, LibriSpeech
+from leakscope.datasets.sources.folder import ImageFolder
 from leakscope.datasets.sources.synthetic import Synthetic
 from leakscope.mechanisms.compose import AbstractDefense
 from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.mechanisms.defenses.dropout import Dropout
 from leakscope.mechanisms.defenses.inputs import InputNoise
+from leakscope.datasets.sources.transcribed import SoundFolder
 from leakscope.mechanisms.defenses.noise import GaussianNoise, LaplaceNoise
 from leakscope.mechanisms.defenses.prune import Prune, RandomDrop
 from leakscope.mechanisms.defenses.quantize import Quantize, Sign
@@ -216,6 +218,10 @@ ROWS: tuple[Row, ...] = (
     _row(_X, Weighted, "distance: another one, weighted by layer", "Weighted(Squared(), first=1.0, last=2.0)"),
     _row(_X, OnSupport, "distance: another one where the release is not zero", "OnSupport(Squared())"),
     _row(_X, TotalVariation, "prior: neighboring pixels are alike"),
+    _row(_S, SoundFolder, "a folder of recordings, each beside a text file with its transcript",
+         'SoundFolder("data/recordings", longest=9.0)', T.NEEDS_EXTRA, T.NEEDS_FILES, T.SPEECH),
+    _row(_S, ImageFolder, "a folder of pictures, one class per subfolder",
+         'ImageFolder("data/pictures", (3, 32, 32))', T.NEEDS_FILES),
     _row(_X, Range, "prior: values lie in the domain's range"),
     _row(_X, Energy, "prior: values are small"),
     _row(_X, BatchNorm, "prior: normalization layers see what they see on real data"),

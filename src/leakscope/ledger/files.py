@@ -1,11 +1,18 @@
-"""Writing a file so that a reader sees the old one or the new one and never half of it."""
+"""Writing a file so that a reader sees the old one or the new one and never half of it, and knows what was written."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[Any]]
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -37,3 +44,13 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def checksum(text: str, arrays: Arrays) -> str:
+    """A hash of the text and of names, types, shapes and bytes of the arrays."""
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name in sorted(arrays):
+        value = arrays[name]
+        digest.update(f"|{name}|{value.dtype}|{value.shape}|".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()

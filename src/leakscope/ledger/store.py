@@ -10,10 +10,9 @@ RUN/
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, final
 
@@ -24,11 +23,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from leakscope.core.errors import DamagedRecord
-from leakscope.ledger.files import write_atomically
+from leakscope.ledger.files import Arrays, checksum, write_atomically
 from leakscope.ledger.identity import identity
 from leakscope.ledger.record import Record, Summary
-
-Arrays = Mapping[str, NDArray[Any]]
 
 SUFFIX = ".safetensors"
 
@@ -55,7 +52,7 @@ class RunStore:
         # safetensors writes a strided view as if it were contiguous
         plain = {name: np.ascontiguousarray(value) for name, value in (arrays or {}).items()}
         text = record.model_dump_json()
-        header = {"record": text, "checksum": _checksum(text, plain)}
+        header = {"record": text, "checksum": checksum(text, plain)}
         path = self.path(record.identity)
         write_atomically(path, save(plain, metadata=header))
         return path
@@ -66,14 +63,14 @@ class RunStore:
         Raises `DamagedRecord` when the file is absent, cut short, changed, of another schema or another cell's.
         """
         path = self.path(name)
-        text, checksum, arrays = _open(path)
+        text, mark, arrays = _open(path)
         try:
             record = Record.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
             raise DamagedRecord(f"{path} holds no valid record: {place}: {first['msg']}") from None
-        if checksum != _checksum(text, arrays):
+        if mark != checksum(text, arrays):
             raise DamagedRecord(f"{path} is not what was written: its checksum differs")
         if record.identity != name or identity(record.spec) != name:
             raise DamagedRecord(f"{path} holds the record of another cell, {identity(record.spec)}")
@@ -160,15 +157,6 @@ def _open(path: Path) -> tuple[str, str, dict[str, NDArray[Any]]]:
     if not {"record", "checksum"} <= header.keys():
         raise DamagedRecord(f"{path} was not written by leakscope: its header holds no record")
     return header["record"], header["checksum"], arrays
-
-
-def _checksum(text: str, arrays: Arrays) -> str:
-    digest = hashlib.blake2b(text.encode(), digest_size=16)
-    for name in sorted(arrays):
-        value = arrays[name]
-        digest.update(f"|{name}|{value.dtype}|{value.shape}|".encode())
-        digest.update(value.tobytes())
-    return digest.hexdigest()
 
 
 def _line(record: Record) -> str:

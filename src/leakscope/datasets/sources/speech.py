@@ -175,7 +175,7 @@ class DeepSpeechCsv(AbstractSpeech):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", os.fspath(self.path))
-        _checked_range(self.shortest, self.longest)
+        checked_range(self.shortest, self.longest)
 
     def utterances(self) -> tuple[Utterance, ...]:
         """Every utterance; its name is the path of its sound file."""
@@ -204,7 +204,7 @@ class LibriSpeech(AbstractSpeech):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", os.fspath(self.folder))
-        _checked_range(self.shortest, self.longest)
+        checked_range(self.shortest, self.longest)
 
     def utterances(self) -> tuple[Utterance, ...]:
         """Every utterance; its name is the path of its sound file."""
@@ -215,12 +215,14 @@ class LibriSpeech(AbstractSpeech):
         return read_sound(self.utterances()[position].name)
 
 
-def _checked_range(shortest: float, longest: float) -> None:
+def checked_range(shortest: float, longest: float) -> None:
+    """Raises `BadInput` on limits that are no limits."""
     if not 0 <= shortest <= longest:
         raise BadInput(f"expected 0 <= shortest <= longest in seconds, got {shortest} and {longest}")
 
 
-def _within(found: list[Utterance], shortest: float, longest: float, where: Path) -> tuple[Utterance, ...]:
+def within(found: list[Utterance], shortest: float, longest: float, where: Path) -> tuple[Utterance, ...]:
+    """Those that last `shortest` to `longest` seconds. Raises `BadInput` when there is none."""
     chosen = found
     if shortest > 0 or longest < math.inf:
         chosen = [utterance for utterance in found if shortest <= duration(utterance.name) <= longest]
@@ -229,7 +231,8 @@ def _within(found: list[Utterance], shortest: float, longest: float, where: Path
     return tuple(chosen)
 
 
-def _transcript(text: str, where: str) -> str:
+def checked_transcript(text: str, where: str) -> str:
+    """The text, if it is in the alphabet. Raises `BadInput`, with the place, when it is not."""
     try:
         ENGLISH.encode(text)
     except BadInput as error:
@@ -253,7 +256,7 @@ def _listed(path: Path, shortest: float, longest: float) -> tuple[Utterance, ...
         raise BadInput(f"{path} is no CSV file in UTF-8 ({error}); write it again") from error
     if not found:
         raise BadInput(f"{path} lists no utterances; expected one per line after the header")
-    return _within(found, shortest, longest, path)
+    return within(found, shortest, longest, path)
 
 
 def _row(row: dict[str, str | None], path: Path, where: str) -> Utterance:
@@ -267,7 +270,7 @@ def _row(row: dict[str, str | None], path: Path, where: str) -> Utterance:
         sex = Sex(row.get("sex") or Sex.UNKNOWN.value)
     except ValueError:
         raise BadInput(f"{where}: expected sex female, male or unknown, got {row.get('sex')!r}") from None
-    return Utterance(str(sound), _transcript(text, where), row.get("speaker") or "", sex)
+    return Utterance(str(sound), checked_transcript(text, where), row.get("speaker") or "", sex)
 
 
 @functools.lru_cache(maxsize=8)
@@ -277,7 +280,7 @@ def _published(folder: Path, shortest: float, longest: float) -> tuple[Utterance
         raise BadInput(f"no *.trans.txt below {folder}; give the unpacked folder, for example LibriSpeech/dev-clean")
     sexes = _sexes(folder)
     found = [utterance for path in lists for utterance in _chapter(path, sexes)]
-    return _within(found, shortest, longest, folder)
+    return within(found, shortest, longest, folder)
 
 
 def _chapter(path: Path, sexes: dict[str, Sex]) -> Iterator[Utterance]:
@@ -290,7 +293,7 @@ def _chapter(path: Path, sexes: dict[str, Sex]) -> Iterator[Utterance]:
         if not sound.is_file():
             raise BadInput(f"{where}: no sound file {sound}; unpack the archive again")
         speaker = number.split("-")[0]
-        transcript = _transcript(words.strip().lower(), where)
+        transcript = checked_transcript(words.strip().lower(), where)
         yield Utterance(str(sound), transcript, speaker, sexes.get(speaker, Sex.UNKNOWN))
 
 

@@ -1,0 +1,234 @@
+"""Updates that other programs wrote: mapped to the model's names or refused with a sentence, whatever the bytes are."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+from leakscope.core.errors import BadInput
+from leakscope.numerics.rng import Key
+from leakscope.targets import foreign
+from leakscope.targets.foreign import fitted, load_fitted, read_foreign
+
+
+def net():
+    with Key(0).isolated():
+        return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
+
+
+TRAINED = [name for name, _ in net().named_parameters()]
+RUNNING = {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+
+
+def same(left, right):
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def written(tmp_path, suffix, state):
+    """The state dict in each way in which people save one."""
+    path = tmp_path / f"update{suffix}"
+    arrays = {name: value.numpy() for name, value in state.items()}
+    if suffix == ".safetensors":
+        save_file(state, path)
+    elif suffix == ".npz":
+        np.savez(path, **arrays)
+    elif suffix == ".pt":
+        torch.save(state, path)
+    else:
+        path.write_bytes(pickle.dumps(arrays))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pt", ".pkl"])
+def test_every_format_gives_the_same_tensors_and_buffers_apart(tmp_path, suffix):
+    state = net().state_dict()
+    path = written(tmp_path, suffix, state)
+    values = fitted(read_foreign(path, allow_pickle=suffix == ".pkl"), net())
+    same(values.parameters, {name: state[name] for name in TRAINED})
+    same(values.buffers, {name: state[name] for name in RUNNING})
+    assert values.notes == ()
+    other = net()
+    for value in other.state_dict().values():
+        value.zero_()
+    load_fitted(other, values, "a")
+    same(other.state_dict(), state)
+
+
+@pytest.mark.parametrize("trained_only", [False, True], ids=["Flower: the whole state dict", "the parameters"])
+def test_lists_without_names_are_taken_in_the_models_order(tmp_path, trained_only):
+    state = net().state_dict()
+    arrays = [value.numpy() for name, value in state.items() if not trained_only or name in TRAINED]
+    np.savez(tmp_path / "a.npz", *arrays)
+    torch.save([torch.from_numpy(np.array(one)) for one in arrays], tmp_path / "a.pt")
+    for name in ("a.npz", "a.pt"):
+        values = fitted(read_foreign(tmp_path / name), net())
+        same(values.parameters, {name: state[name] for name in TRAINED})
+        assert set(values.buffers) == (set() if trained_only else RUNNING)
+        assert values.notes == (f"{len(arrays)} arrays without names, taken in the model's order",)
+    np.savez(tmp_path / "short.npz", *arrays[:-1])
+    with pytest.raises(
+        BadInput, match=rf"a list of {len(arrays) - 1} arrays .* the model has 9 \(or 6 without buffers\)"
+    ):
+        fitted(read_foreign(tmp_path / "short.npz"), net())
+    np.savez(tmp_path / "turned.npz", *reversed(arrays))
+    with pytest.raises(BadInput, match=r"0\.weight has shape \(3,\) in .*turned\.npz, the model has \(2, 1, 3, 3\)"):
+        fitted(read_foreign(tmp_path / "turned.npz"), net())
+
+
+def test_more_than_ten_arrays_keep_their_order(tmp_path):
+    deep = nn.Sequential(*(nn.Linear(1, 1) for _ in range(6)))
+    np.savez(tmp_path / "a.npz", *[np.full(value.shape, i, np.float32) for i, value in enumerate(deep.parameters())])
+    values = fitted(read_foreign(tmp_path / "a.npz"), deep)
+    assert [value.item() for value in values.parameters.values()] == list(range(12))
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."],
+    ids=["DataParallel", "compile", "both", "both the other way"],
+)
+def test_wrappers_are_taken_off_and_said(tmp_path, wrapped):
+    state = net().state_dict()
+    torch.save({"epoch": 3, "state_dict": {wrapped + name: value for name, value in state.items()}}, tmp_path / "a.pt")
+    values = fitted(read_foreign(tmp_path / "a.pt"), net())
+    same(values.parameters, {name: state[name] for name in TRAINED})
+    took, off = values.notes
+    assert "took 'state_dict' out of the checkpoint" in took
+    assert f"'{wrapped}'" in off
+    inner = {"0._orig_mod.weight": state["0.weight"]}
+    save_file(inner, tmp_path / "inner.safetensors")
+    assert fitted(read_foreign(tmp_path / "inner.safetensors"), net()).parameters.keys() == {"0.weight"}
+    model = nn.Sequential()
+    model.add_module("module", nn.Linear(2, 2))  # a model may have such a name itself
+    save_file(model.state_dict(), tmp_path / "own.safetensors")
+    assert fitted(read_foreign(tmp_path / "own.safetensors"), model).notes == ()
+
+
+def test_partial_and_unknown_names_are_said(tmp_path):
+    state = net().state_dict()
+    save_file({"3.weight": state["3.weight"], "head.bias": torch.zeros(2)}, tmp_path / "a.safetensors")
+    found = read_foreign(tmp_path / "a.safetensors")
+    values = fitted(found, net())
+    assert values.parameters.keys() == {"3.weight"}
+    unknown, partial = values.notes
+    assert unknown == "left out head.bias, which the model does not have"
+    assert partial == "a partial update: it lacks 0.weight, 0.bias, 1.weight, 1.bias and 1 more"
+    with pytest.raises(BadInput, match=r"lacks 0\.weight"):
+        load_fitted(net(), values, "a.safetensors")
+    with pytest.raises(
+        BadInput, match=r"no name in common with the model: it has 3\.weight, head\.bias, the model weight"
+    ):
+        fitted(found, nn.Linear(2, 2))
+
+
+def test_precision_is_never_made_up(tmp_path):
+    state = net().state_dict()
+    for dtype, kept in (
+        (torch.float64, torch.float32),
+        (torch.float16, torch.float16),
+        (torch.bfloat16, torch.bfloat16),
+    ):
+        save_file({"3.weight": state["3.weight"].to(dtype)}, tmp_path / "a.safetensors")
+        assert fitted(read_foreign(tmp_path / "a.safetensors"), net()).parameters["3.weight"].dtype is kept
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"3.weight": torch.zeros(3, 7)}, r"3.weight has shape \(3, 7\) .* the model has \(3, 8\)"),
+        ({"3.weight": torch.full((3, 8), torch.nan)}, "not finite"),
+        ({"3.weight": torch.zeros(3, 8, dtype=torch.int8)}, "int8, expected floating point"),
+        ({"3.weight": torch.zeros(3, 8).to_sparse()}, "expected a plain array"),
+        ({"3.weight": "text"}, "'3.weight' in .* is a str, expected a plain array"),
+        ({"a": torch.zeros(1), "module.a": torch.zeros(1)}, "no name in common"),
+        ({"3.bias": torch.zeros(3), "module.3.bias": torch.zeros(3)}, "'module.3.bias' is there twice"),
+        ({}, "holds nothing"),
+        ([], "holds nothing"),
+        (3, "holds a int"),
+        ("text", "holds a str"),
+    ],
+)
+def test_what_is_no_update_is_refused(tmp_path, content, says):
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(BadInput, match=says):
+        fitted(read_foreign(tmp_path / "a.pt"), net())
+
+
+class Bomb:
+    def __reduce__(self):
+        return print, ("code of the file was run",)
+
+
+def test_pickles_are_for_those_who_ask(tmp_path, capsys):
+    torch.save({"a": Bomb()}, tmp_path / "a.pt")
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"a": Bomb()}))
+    np.savez(tmp_path / "a.npz", a=np.array([Bomb()], dtype=object))
+    (tmp_path / "disguised.safetensors").write_bytes(pickle.dumps(Bomb()))
+    for name in ("a.pt", "a.pkl", "a.npz", "disguised.safetensors"):
+        with pytest.raises(BadInput, match="--allow-pickle"):
+            read_foreign(tmp_path / name)
+    assert capsys.readouterr().out == ""
+    torch.save(nn.Linear(1, 1), tmp_path / "whole.pt")
+    with pytest.raises(BadInput, match="holds a Linear, expected tensors by name"):
+        read_foreign(tmp_path / "whole.pt", allow_pickle=True)
+    (tmp_path / "flower.pkl").write_bytes(pickle.dumps([np.zeros((3, 8), np.float32)]))
+    assert read_foreign(tmp_path / "flower.pkl", allow_pickle=True).listed[0].shape == (3, 8)
+
+
+def test_an_archive_that_promises_too_much_is_not_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(foreign, "LARGEST", 1000)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", bytes(2000))
+    with pytest.raises(BadInput, match="would unpack to"):
+        read_foreign(tmp_path / "a.npz")
+
+
+def test_missing_files_and_strange_suffixes(tmp_path):
+    with pytest.raises(BadInput, match="no file"):
+        read_foreign(tmp_path / "none.npz")
+    (tmp_path / "a.h5").touch()
+    with pytest.raises(BadInput, match=r"suffix '\.h5'; expected \.safetensors, \.npz or \.pt"):
+        read_foreign(tmp_path / "a.h5")
+
+
+WHOLE = {}
+
+
+def whole(suffix):
+    if suffix not in WHOLE:
+        state, file = {"3.weight": torch.ones(3, 8), "3.bias": torch.ones(3)}, io.BytesIO()
+        if suffix == ".pt":
+            torch.save(state, file)
+        elif suffix == ".npz":
+            np.savez_compressed(file, **{name: value.numpy() for name, value in state.items()})
+        else:
+            from safetensors.torch import save
+
+            file.write(save(state))
+        WHOLE[suffix] = file.getvalue()
+    return WHOLE[suffix]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(suffix=st.sampled_from([".pt", ".npz", ".safetensors"]), data=st.data())
+def test_no_bytes_break_the_reader(tmp_path, suffix, data):
+    damaged = bytearray(whole(suffix))
+    if data.draw(st.booleans()):
+        damaged = damaged[: data.draw(st.integers(0, len(damaged) - 1))]
+    for _ in range(data.draw(st.integers(0, 4)) if damaged else 0):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path / f"damaged{suffix}"
+    path.write_bytes(bytes(damaged))
+    with contextlib.suppress(BadInput):
+        fitted(read_foreign(path), net())
