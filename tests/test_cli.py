@@ -37,7 +37,7 @@ from leakscope.cli.main import app
 from leakscope.cli.names import KINDS, Family, Trait
 from leakscope.core.attempt import Progress
 from leakscope.core.errors import BadInput, BadPlan, LeakscopeError
-from leakscope.core.facts import BatchSize, TrueLabels
+from leakscope.core.facts import BatchSize, Gallery, TrueLabels
 from leakscope.datasets.sources.synthetic import Synthetic
 from leakscope.ledger.record import Summary, Word
 from leakscope.ledger.store import RunStore
@@ -299,7 +299,8 @@ def test_examples_rebuild_from_their_repr(row):
 def test_traits_of_attacks_are_true(row):
     attack = build(row.example, Family.ATTACKS)
     assert (BatchSize in attack.needs) == (Trait.NEEDS_BATCH_SIZE in row.traits)
-    assert (Trait.CLAIMS_INPUTS in row.traits) != (Trait.CLAIMS_LABELS in row.traits)
+    assert (Gallery in attack.needs) == (Trait.NEEDS_GALLERY in row.traits)
+    assert sum(trait.name.startswith("CLAIMS_") for trait in row.traits) == 1
 
 
 def test_the_facts_of_the_documentation_are_those_that_can_be_told():

@@ -16,6 +16,11 @@ from leakscope.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from leakscope.attacks.attack import AbstractAttack as AbstractAttack
+    from leakscope.attacks.attributes.encoder import AbstractSpeakerEncoder as AbstractSpeakerEncoder
+    from leakscope.attacks.attributes.encoder import CepstralMoments as CepstralMoments
+    from leakscope.attacks.attributes.rescnn import ResCNN as ResCNN
+    from leakscope.attacks.attributes.resemblyzer import Resemblyzer as Resemblyzer
+    from leakscope.attacks.attributes.speaker import SpeakerIdentity as SpeakerIdentity
     from leakscope.attacks.inputs.inversion import GradientInversion as GradientInversion
     from leakscope.attacks.inputs.linear import LinearLayer as LinearLayer
     from leakscope.attacks.inputs.recipes import dlg as dlg
@@ -80,19 +85,19 @@ if TYPE_CHECKING:
     from leakscope.datasets.sources.digits import Digits as Digits
     from leakscope.datasets.sources.digits import MnistSample as MnistSample
     from leakscope.datasets.sources.faces import Faces as Faces
+    from leakscope.datasets.sources.folder import ImageFolder as ImageFolder
     from leakscope.datasets.sources.mnist import Mnist as Mnist
     from leakscope.datasets.sources.photographs import Photographs as Photographs
     from leakscope.datasets.sources.speaking import Spoken as Spoken
     from leakscope.datasets.sources.speech import DeepSpeechCsv as DeepSpeechCsv
     from leakscope.datasets.sources.speech import LibriSpeech as LibriSpeech
-    from leakscope.datasets.sources.folder import ImageFolder as ImageFolder
     from leakscope.datasets.sources.synthetic import Synthetic as Synthetic
+    from leakscope.datasets.sources.transcribed import SoundFolder as SoundFolder
     from leakscope.domains.speech import Frames as Frames
     from leakscope.domains.vision import Images as Images
     from leakscope.mechanisms.defenses.clip import Clip as Clip
     from leakscope.mechanisms.defenses.dropout import Dropout as Dropout
     from leakscope.mechanisms.defenses.inputs import InputNoise as InputNoise
-    from leakscope.datasets.sources.transcribed import SoundFolder as SoundFolder
     from leakscope.mechanisms.defenses.noise import GaussianNoise as GaussianNoise
     from leakscope.mechanisms.defenses.noise import LaplaceNoise as LaplaceNoise
     from leakscope.mechanisms.defenses.prune import Prune as Prune
@@ -101,6 +106,7 @@ if TYPE_CHECKING:
     from leakscope.mechanisms.defenses.quantize import Sign as Sign
     from leakscope.mechanisms.federation import mean_update as mean_update
     from leakscope.mechanisms.observe import observe as observe
+    from leakscope.mechanisms.protocols.dpsgd import DPSGD as DPSGD
     from leakscope.mechanisms.protocols.fedavg import FedAvg as FedAvg
     from leakscope.mechanisms.protocols.fedsgd import FedSGD as FedSGD
     from leakscope.numerics.rng import Key as Key
@@ -132,6 +138,10 @@ if TYPE_CHECKING:
 
 _HOME = {
     "attacks.attack": ("AbstractAttack",),
+    "attacks.attributes.encoder": ("AbstractSpeakerEncoder", "CepstralMoments"),
+    "attacks.attributes.rescnn": ("ResCNN",),
+    "attacks.attributes.resemblyzer": ("Resemblyzer",),
+    "attacks.attributes.speaker": ("SpeakerIdentity",),
     "attacks.inputs.inversion": ("GradientInversion",),
     "attacks.inputs.linear": ("LinearLayer",),
     "attacks.inputs.recipes": (
@@ -223,6 +233,7 @@ _HOME = {
         "MnistSample",
     ),
     "datasets.sources.faces": ("Faces",),
+    "datasets.sources.folder": ("ImageFolder",),
     "datasets.sources.mnist": ("Mnist",),
     "datasets.sources.photographs": ("Photographs",),
     "datasets.sources.speaking": ("Spoken",),
@@ -231,8 +242,8 @@ _HOME = {
         "LibriSpeech",
     ),
     "datasets.sources.synthetic": ("Synthetic",),
+    "datasets.sources.transcribed": ("SoundFolder",),
     "domains.speech": ("Frames",),
-    "datasets.sources.folder": ("ImageFolder",),
     "domains.vision": ("Images",),
     "mechanisms.defenses.clip": ("Clip",),
     "mechanisms.defenses.dropout": ("Dropout",),
@@ -241,7 +252,6 @@ _HOME = {
         "GaussianNoise",
         "LaplaceNoise",
     ),
-    "datasets.sources.transcribed": ("SoundFolder",),
     "mechanisms.defenses.prune": (
         "Prune",
         "RandomDrop",
@@ -252,6 +262,7 @@ _HOME = {
     ),
     "mechanisms.federation": ("mean_update",),
     "mechanisms.observe": ("observe",),
+    "mechanisms.protocols.dpsgd": ("DPSGD",),
     "mechanisms.protocols.fedavg": ("FedAvg",),
     "mechanisms.protocols.fedsgd": ("FedSGD",),
     "numerics.rng": ("Key",),

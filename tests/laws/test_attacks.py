@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, final
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from torch import nn
 import leakscope as ls
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.cli.names import Family, Row, Trait, rows, vocabulary
+from leakscope.core.facts import Fact
 
 ROOT = Path(__file__).parents[2]
 SHAPE = (1, 8, 8)
@@ -75,7 +78,29 @@ def private(row: Row, seed: int = 0) -> ls.Batch:
 
 
 def observed(row: Row, mechanism: Any, seed: int = 0) -> ls.Observation:
-    return ls.observe(net(row), private(row, seed), mechanism, key=ls.Key(seed), tell=[ls.BatchSize(1)])
+    return ls.observe(net(row), private(row, seed), mechanism, key=ls.Key(seed), tell=facts(row))
+
+
+def facts(row: Row) -> list[Fact]:
+    """What every attack here is told: the size of the batch, and a lineup where it needs one."""
+    return [ls.BatchSize(1), *([lineup()] if Trait.NEEDS_GALLERY in row.traits else [])]
+
+
+PERSONS = ("ada", "ben", "cy", "di")
+
+
+def lineup() -> ls.Gallery:
+    """Three utterances of each of four persons, each person with frames around a point of their own."""
+    heard = [spoken_by(person, seed) for person in range(len(PERSONS)) for seed in (11, 12, 13)]
+    lengths = torch.full((len(heard),), 12)
+    batch = ls.Batch(torch.cat(heard), torch.ones(len(heard), 2).long(), lengths, torch.full((len(heard),), 2))
+    return ls.Gallery("speaker", PERSONS, tuple(place // 3 for place in range(len(heard))), batch)
+
+
+def spoken_by(person: int, seed: int) -> torch.Tensor:
+    """(1, 12, 5) frames."""
+    own = torch.randn(5, generator=ls.Key(person).child("voice").generator())
+    return own + 0.5 * torch.randn(1, 12, 5, generator=ls.Key(seed).child("said", person).generator())
 
 
 def numbers(attempt: ls.Attempt[Any]) -> list[float]:
@@ -83,7 +108,8 @@ def numbers(attempt: ls.Attempt[Any]) -> list[float]:
     if claim is None:
         return []
     labels = [] if getattr(claim, "labels", None) is None else claim.labels.flatten().tolist()
-    return claim.values.flatten().tolist() + labels
+    scores = [] if getattr(claim, "scores", None) is None else claim.scores.flatten().tolist()
+    return claim.values.flatten().tolist() + labels + scores
 
 
 @pytest.mark.parametrize("row", ATTACKS, ids=lambda row: row.name)
@@ -133,16 +159,35 @@ def test_blindness_the_claim_is_a_function_of_the_observation(row: Row) -> None:
         ls.Target(seen.target.module, seen.target.domain, seen.target.classes, seen.target.name, loss=seen.target.loss),
         ls.Gradient({name: value.clone() for name, value in seen.release.by_name.items()}),
         ls.FedSGD(),
-        (ls.BatchSize(1),),
+        tuple(facts(row)),
     )
     attack = built(row)
     assert numbers(attack.run(seen, key=ls.Key(1))) == numbers(attack.run(copy, key=ls.Key(1)))
-    if Trait.CLAIMS_INPUTS in row.traits:
+    if Trait.CLAIMS_INPUTS in row.traits or Trait.CLAIMS_ATTRIBUTES in row.traits:
         other = observed(row, ls.FedSGD(), seed=5)
         assert numbers(attack.run(other, key=ls.Key(1))) != numbers(attack.run(seen, key=ls.Key(1)))
 
 
+@final
+@dataclass(frozen=True)
+class Loudness(ls.AbstractSpeakerEncoder):
+    """A second encoder, for laws that need one."""
+
+    citation: ClassVar[str] = ""
+
+    def version(self) -> str:
+        return repr(self)
+
+    def of_frames(self, utterances: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.stack([one.double()[:, :2].mean(0) for one in utterances]), dim=1)
+
+    def of_sound(self, recordings: Sequence[torch.Tensor]) -> torch.Tensor:
+        raise NotImplementedError
+
+
 OTHER: dict[str, Any] = {
+    "of": ls.WindowedFrames(polish=False),
+    "encoder": Loudness(),
     "distance": ls.L1(),
     "prior": 0.5 * ls.TotalVariation(),
     "space": ls.Squashed(),
@@ -236,6 +281,20 @@ def test_label_attacks_can_work(row: Row) -> None:
         seen, truth = observed(row, ls.FedSGD(), seed), secret(seed)
         right += int(built(row).run(seen, key=ls.Key(1)).claim.values.tolist() == truth.labels.tolist())
     assert right == 8
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in ATTACKS if Trait.CLAIMS_ATTRIBUTES in row.traits], ids=lambda row: row.name
+)
+def test_attribute_attacks_can_work(row: Row) -> None:
+    """On its positive control the person who spoke is named, whoever it is."""
+    for person in range(len(PERSONS)):
+        batch = ls.Batch(spoken_by(person, 1), torch.tensor([[1, 2]]), torch.tensor([12]), torch.tensor([2]))
+        seen = ls.observe(net(row), batch, ls.FedSGD(), key=ls.Key(0), tell=facts(row))
+        claim = built(row).run(seen, key=ls.Key(1)).claim
+        secret = ls.Secret(batch, (ls.Annotation("speaker", (person,), PERSONS),))
+        found = ls.score(claim, secret)["top-1"]
+        assert (found.value, found.chance) == (1.0, 0.25)
 
 
 @pytest.mark.parametrize("row", ATTACKS, ids=lambda row: row.name)

@@ -44,3 +44,51 @@ ILRG = """@article{ma2023instance,
   journal = {International Conference on Learning Representations},
   year = {2023}
 }"""
+
+SPEECH_RECONSTRUCTION = """@article{dang2021method,
+  title = {A Method to Reveal Speaker Identity in Distributed {ASR} Training, and How to Counter It},
+  author = {Dang, Trung and Thakkar, Om and Ramaswamy, Swaroop and Mathews, Rajiv and Chin, Peter and
+            Beaufays, Fran{\\c{c}}oise},
+  journal = {arXiv:2104.07815},
+  year = {2021}
+}"""
+
+GE2E = """@inproceedings{wan2018generalized,
+  title = {Generalized End-to-End Loss for Speaker Verification},
+  author = {Wan, Li and Wang, Quan and Papir, Alan and Moreno, Ignacio Lopez},
+  booktitle = {IEEE International Conference on Acoustics, Speech and Signal Processing},
+  year = {2018},
+  note = {arXiv:1710.10467}
+}"""
+
+DEEP_SPEAKER = """@article{li2017deep,
+  title = {Deep Speaker: an End-to-End Neural Speaker Embedding System},
+  author = {Li, Chao and Ma, Xiaokong and Jiang, Bing and Li, Xiangang and Zhang, Xuewei and Liu, Xiao and Cao, Ying and
+            Kannan, Ajay and Zhu, Zhenyao},
+  journal = {arXiv:1705.02304},
+  year = {2017}
+}"""
+
+APRIL = """@inproceedings{lu2022april,
+  title = {{APRIL}: Finding the Achilles' Heel on Privacy for Vision Transformers},
+  author = {Lu, Jiahao and Zhang, Xi Sheryl and Zhao, Tianli and He, Xiangyu and Cheng, Jian},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2022},
+  note = {arXiv:2112.14087}
+}"""
+
+DAGER = """@inproceedings{petrov2024dager,
+  title = {{DAGER}: Exact Gradient Inversion for Large Language Models},
+  author = {Petrov, Ivo and Dimitrov, Dimitar I. and Baader, Maximilian and M{\\"u}ller, Mark Niklas and Vechev, Martin},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2024},
+  note = {arXiv:2405.15586}
+}"""
+
+MELIS = """@inproceedings{melis2019exploiting,
+  title = {Exploiting Unintended Feature Leakage in Collaborative Learning},
+  author = {Melis, Luca and Song, Congzheng and De Cristofaro, Emiliano and Shmatikov, Vitaly},
+  booktitle = {IEEE Symposium on Security and Privacy},
+  year = {2019},
+  note = {arXiv:1805.04049}
+}"""

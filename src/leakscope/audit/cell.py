@@ -18,15 +18,17 @@ from leakscope.audit.plan import Cell
 from leakscope.audit.speaking import claimed_texts, frame_arrays, true_texts
 from leakscope.core.attempt import Attempt, Certificate, Outcome, Trace, Watch, unwatched
 from leakscope.core.batch import Batch
-from leakscope.core.claim import Claim, Inputs, Labels, Transcripts
+from leakscope.core.claim import Attribute, Claim, Inputs, Labels, Transcripts
 from leakscope.core.domain import AbstractDomain
+from leakscope.core.facts import Gallery
 from leakscope.core.observation import Observation
 from leakscope.core.secret import Secret
 from leakscope.core.target import Target
-from leakscope.ledger.record import CertificateRecord, Ending, Record, ScoreRecord
+from leakscope.ledger.record import CertificateRecord, Ending, RankingRecord, Record, ScoreRecord
 from leakscope.mechanisms.observe import observe
 from leakscope.numerics.rng import Key
-from leakscope.scoring.referee import applies, paired, paired_labels, score
+from leakscope.scoring.attributes import Ranked
+from leakscope.scoring.referee import applies, paired, paired_labels, rankings, score
 from leakscope.scoring.score import Direction, Score
 
 PICTURES = 12
@@ -137,7 +139,7 @@ def _found(cell: Cell, stage: Stage, attempt: Attempt[Claim]) -> Found:
         return Found(record, {})  # what a failed search looked like on the way is not shown either
     key, public = _root(cell).child("score", cell.trial), cell.scene.source.public()
     scored = []
-    for one in _claims(cell, claim, secret):
+    for one in _claims(cell, claim, stage):
         metrics = [metric for metric in cell.metrics if applies(metric, one)]
         scored.append(score(one, secret, domain=domain, metrics=metrics, public=public, key=key))
     at, arrays = _arrays(claim, attempt.trace, (secret, domain, public), key)
@@ -145,17 +147,36 @@ def _found(cell: Cell, stage: Stage, attempt: Attempt[Claim]) -> Found:
         "scores": tuple(_score(one) for scores in scored for one in scores),
         "labels_claimed": _claimed_labels(claim, secret),
         "transcripts_claimed": claimed_texts(claim, secret) if isinstance(claim, Transcripts) else (),
+        "rankings": _rankings(claim, secret),
         "picture_evaluations": at,
         "steps": (*attempt.steps, *scored[0].notes),
     }
     return Found(record.model_copy(update=said), arrays)
 
 
-def _claims(cell: Cell, claim: Claim, secret: Secret) -> tuple[Claim, ...]:
-    """The claim; of the blind control on speech a guess of the words as well, for attacks that claim them."""
-    if isinstance(cell.attack, BlindGuess) and secret.reveal().lengths is not None:
-        return claim, cell.attack.words()
+def _claims(cell: Cell, claim: Claim, stage: Stage) -> tuple[Claim, ...]:
+    """The claim; of the blind control on speech guesses of words and persons as well, for attacks that claim them."""
+    if isinstance(cell.attack, BlindGuess) and stage.secret.reveal().lengths is not None:
+        told = stage.seen.knows(Gallery)
+        persons = (cell.attack.persons(stage.seen.told(Gallery)),) if told else ()
+        return claim, cell.attack.words(), *persons
     return (claim,)
+
+
+def _rankings(claim: Claim, secret: Secret) -> tuple[RankingRecord, ...]:
+    """Where each private item's true category stands in the claim; none for other claims."""
+    return tuple(_ranking(claim.name, one) for one in rankings(claim, secret)) if isinstance(claim, Attribute) else ()
+
+
+def _ranking(attribute: str, one: Ranked) -> RankingRecord:
+    where = one.standing
+    return RankingRecord(
+        attribute=attribute,
+        true=one.true,
+        best=one.best,
+        rank=None if where is None else where.rank,
+        candidates=0 if where is None else where.of,
+    )
 
 
 def _arrays(

@@ -11,8 +11,9 @@ from torch import Tensor
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.core.attempt import Attempt, Clock, Cost, Outcome, Refusal, Watch
 from leakscope.core.batch import Batch
-from leakscope.core.claim import Inputs, Transcripts
+from leakscope.core.claim import Attribute, Inputs, Transcripts
 from leakscope.core.errors import BadInput
+from leakscope.core.facts import Gallery
 from leakscope.core.observation import Observation
 from leakscope.datasets.draw import AbstractSource
 from leakscope.numerics.rng import Key
@@ -28,7 +29,8 @@ class BlindGuess(AbstractAttack[Inputs]):
 
     The mean is the single guess with the least expected squared error, hence the hardest blind guess to beat in
     MSE and PSNR. One claim serves attacks on inputs and attacks on labels alike. Of sequences it claims the mean frame
-    for as many frames as public ones have on average, and `words` serves attacks on transcripts.
+    for as many frames as public ones have on average, `words` serves attacks on transcripts and `persons` attacks
+    on who it was.
 
     source: only its public part is used. count: the number of private examples, given away to the guess.
     Raises `BadInput` when count < 1.
@@ -67,3 +69,10 @@ class BlindGuess(AbstractAttack[Inputs]):
         """Of sequences: the public transcript that is nearest to the others, for every one."""
         nearest = constant_transcripts(transcripts_of(self.source.public()))[1]
         return Transcripts((nearest,) * self.count)
+
+    def persons(self, gallery: Gallery) -> Attribute:
+        """For every item a ranking that prefers nobody of those who are in the gallery."""
+        there = torch.full((len(gallery.categories),), -torch.inf)
+        there[torch.tensor(gallery.members)] = 0.0
+        values = torch.full((self.count,), gallery.members[0])
+        return Attribute(gallery.attribute, values, scores=there.expand(self.count, -1).clone())

@@ -13,6 +13,7 @@ from leakscope.ledger.record import Ending, Record, ScoreRecord
 from leakscope.numerics import intervals
 from leakscope.numerics.intervals import Interval
 from leakscope.scoring.metrics.guesses import LabelAccuracy
+from leakscope.scoring.metrics.ranks import TopOne
 from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError
 from leakscope.scoring.metrics.vision import PSNR
 
@@ -33,7 +34,10 @@ FLOORS = {FrameError.name: 1e-6, CharacterErrorRate.name: 1e-2}
 The rule reads them in decibels, -20 log10(error), as it reads PSNR: 3 dB are half the squared error, or 71 % of it."""
 
 LUCK = 0.01
-"""The largest accepted probability that as many labels are guessed by chance."""
+"""The largest accepted probability that as many labels, or persons, are guessed by chance."""
+
+SHARES = {LabelAccuracy.name: "labels right", TopOne.name: "named right"}
+"""Metrics that count hits, and what a hit is; they are read against the chance level, not in decibels."""
 
 Records = Sequence[Record | None]
 
@@ -96,7 +100,7 @@ def evidence(metric: str, side: Records, blind: Records) -> Evidence | None:
     values = tuple(item for ours, _ in scored for item in ours.items)
     guesses = tuple(item for _, theirs in scored for item in theirs.items)
     chance = math.fsum(ours.chance * len(ours.items) for ours, _ in scored) / len(values)
-    is_label = metric == LabelAccuracy.name
+    counts = metric in SHARES
     return Evidence(
         metric=metric,
         unit=scored[0][0].unit,
@@ -105,8 +109,8 @@ def evidence(metric: str, side: Records, blind: Records) -> Evidence | None:
         values=values,
         blind=guesses,
         chance=chance,
-        recovered=0 if is_label else recovered(decibels(metric, values), decibels(metric, guesses)),
-        luck=luck(values, chance) if is_label else 1.0,
+        recovered=0 if counts else recovered(decibels(metric, values), decibels(metric, guesses)),
+        luck=luck(values, chance) if counts else 1.0,
         certified=certified(metric, side, blind),
     )
 
@@ -114,10 +118,10 @@ def evidence(metric: str, side: Records, blind: Records) -> Evidence | None:
 def gain_of(ours: ScoreRecord, theirs: ScoreRecord) -> float:
     """The mean score of a trial minus what a blind guess scores on the same secret.
 
-    Inputs: minus the blind control's own score. Labels: minus the chance level, the expected score of the best blind
-    guess, as a single guess of few labels is lucky or not and says little. Errors are compared in `decibels`.
+    Inputs: minus the blind control's own score. Labels and persons: minus the chance level, the expected score of the
+    best blind guess, as a single guess of few is lucky or not and says little. Errors are compared in `decibels`.
     """
-    if ours.metric == LabelAccuracy.name:
+    if ours.metric in SHARES:
         return _mean(ours.items) - ours.chance
     return _mean(decibels(ours.metric, ours.items)) - _mean(decibels(theirs.metric, theirs.items))
 
@@ -153,12 +157,13 @@ def recovered(values: Sequence[float], blind: Sequence[float]) -> int:
 def luck(values: Sequence[float], chance: float) -> float:
     """P(X >= hits) for X binomial with as many items and the chance level: how likely a guess has as many right.
 
-    values: one 0 or 1 per private label. chance: in [0, 1].
+    values: one 0 or 1 per private label or person, between them where scores tie; the sum is rounded down. chance: in
+    [0, 1].
 
     >>> round(luck([1.0, 1.0, 1.0], 0.1), 6)
     0.001
     """
-    hits = round(math.fsum(values))
+    hits = math.floor(math.fsum(values) + NOTHING)
     if hits == 0:
         return 1.0
     return float(special.bdtrc(hits - 1, len(values), min(max(chance, 0.0), 1.0)))
@@ -175,7 +180,7 @@ def certified(metric: str, side: Records, blind: Records) -> int:
         if one is None or pair is None or one.certificate is None or not one.certificate.holds:
             continue
         ours, theirs = pair
-        if metric == LabelAccuracy.name:
+        if metric in SHARES:
             count += all(item == ours.perfect for item in ours.items)
         else:
             count += ours.exact > 0 or gain_of(ours, theirs) > MARGIN
@@ -188,7 +193,7 @@ def leaks(found: Evidence) -> bool:
         return True
     if found.interval is None or not found.better:
         return False
-    if found.metric == LabelAccuracy.name:
+    if found.metric in SHARES:
         return found.interval.low > 0 and found.luck <= LUCK
     return found.interval.low > MARGIN
 
@@ -201,10 +206,10 @@ def score_of(metric: str, record: Record | None) -> ScoreRecord | None:
 
 
 def primary(side: Records) -> str | None:
-    """The metric that decides: PSNR where inputs were claimed, the frame error where sequences were, label accuracy or
-    the character error rate where labels or transcripts were; None for none of these.
+    """The metric that decides: PSNR where inputs were claimed, the frame error where sequences were, label accuracy,
+    the character error rate or top-1 where labels, transcripts or persons were; None for none of these.
     """
-    for metric in (PSNR.name, FrameError.name, LabelAccuracy.name, CharacterErrorRate.name):
+    for metric in (PSNR.name, FrameError.name, LabelAccuracy.name, CharacterErrorRate.name, TopOne.name):
         if any(score_of(metric, record) is not None for record in side):
             return metric
     return None

@@ -12,14 +12,20 @@ from leakscope.audit.controls import BlindGuess
 from leakscope.audit.facts import MAKERS
 from leakscope.core.attempt import Budget
 from leakscope.core.errors import BadPlan
-from leakscope.core.facts import Fact
+from leakscope.core.facts import Fact, Gallery
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.datasets.draw import AbstractSource
 from leakscope.domains.speech import Frames
 from leakscope.ledger.identity import identity
 from leakscope.ledger.record import CellSpec, Role
 from leakscope.scoring.metrics.guesses import LabelAccuracy
-from leakscope.scoring.metrics.metric import AbstractMetric, AbstractSequenceMetric, AbstractTranscriptMetric
+from leakscope.scoring.metrics.metric import (
+    AbstractMetric,
+    AbstractRankMetric,
+    AbstractSequenceMetric,
+    AbstractTranscriptMetric,
+)
+from leakscope.scoring.metrics.ranks import ReciprocalRank, TopFive, TopOne
 from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError
 from leakscope.scoring.metrics.vision import PSNR
 from leakscope.targets.architecture import AbstractArchitecture
@@ -30,6 +36,8 @@ VERDICT_METRICS: tuple[AbstractMetric, ...] = (PSNR(), LabelAccuracy())
 """What verdicts are read from; scored in every audit."""
 SPEECH_METRICS: tuple[AbstractMetric, ...] = (FrameError(), CharacterErrorRate())
 """What verdicts on speech are read from; scored in every scene of speech, where those above mean nothing."""
+PERSON_METRICS: tuple[AbstractMetric, ...] = (TopOne(), TopFive(), ReciprocalRank())
+"""What verdicts on persons are read from, the first of them; scored where a `Gallery` is told."""
 
 
 @final
@@ -149,13 +157,14 @@ class Plan:
         return tuple(sorted(set(kinds), key=lambda kind: kind.__name__))
 
     def metrics_in(self, scene: Scene) -> tuple[AbstractMetric, ...]:
-        """What is scored in this scene; of speech, only what compares frames or transcripts."""
+        """What is scored in this scene; of speech, only what compares frames, transcripts or persons."""
         if not isinstance(scene.source.domain, Frames):
             return self.metrics
-        kinds = (AbstractSequenceMetric, AbstractTranscriptMetric)
+        kinds = (AbstractSequenceMetric, AbstractTranscriptMetric, AbstractRankMetric)
         chosen = tuple(metric for metric in self.metrics if isinstance(metric, kinds))
+        always = (*SPEECH_METRICS, *(PERSON_METRICS if Gallery in self.told_in(scene) else ()))
         named = {metric.name for metric in chosen}
-        return (*chosen, *(metric for metric in SPEECH_METRICS if metric.name not in named))
+        return (*chosen, *(metric for metric in always if metric.name not in named))
 
     def _check(self) -> None:
         if not self.title.strip():

@@ -3,7 +3,8 @@
 A group is all trials of one scene, batch size, mechanism and attack. It is judged on its primary metric: PSNR where
 inputs are claimed, label accuracy where labels are; of speech, the frame error where frames are claimed and the
 character error rate where transcripts are. These two are errors and are read in decibels, -20 log10(error), so that one
-rule with one margin serves all: 3 dB above the blind guess is an error below 71 % of its own.
+rule with one margin serves all: 3 dB above the blind guess is an error below 71 % of its own. Where persons are named
+it is top-1, and what is said of labels holds for it.
 A trial's *gain* is its mean score minus what a blind guess scores on the same secret: for inputs and transcripts the
 blind control's own score, for labels the chance level, which is the expected score of the best blind guess. A trial
 without a claim gains 0. Then:
@@ -43,6 +44,7 @@ from typing import final
 from leakscope.audit.evidence import (
     ITEM_BAR,
     NOTHING,
+    SHARES,
     TRIALS,
     Evidence,
     Records,
@@ -111,7 +113,7 @@ def _doubt(trials: Trials, found: Evidence | None) -> str | None:
         if failures:
             return _joined(f"{what}{failures}", "" if found is None else _against(found))
     if found is None:
-        return "no score that a verdict could be read from; the claim is neither of inputs nor of labels"
+        return "no score that a verdict could be read from; the claim is none of inputs, labels, transcripts or persons"
     if found.interval is None:
         return f"{_against(found)}; too few trials for an interval: {len(found.gains)}, needed are {TRIALS}"
     if trials.own_control:
@@ -129,9 +131,9 @@ def _doubt(trials: Trials, found: Evidence | None) -> str | None:
 
 
 def _leak(found: Evidence) -> str:
-    if found.metric == LabelAccuracy.name:
-        hits, count = round(math.fsum(found.values)), len(found.values)
-        said = f"{hits} of {count} labels right, chance {_number(found.chance * count)}"
+    if found.metric in SHARES:
+        hits, count = math.fsum(found.values), len(found.values)
+        said = f"{hits:g} of {count} {SHARES[found.metric]}, chance {_number(found.chance * count)}"
     else:
         said = _against(found)
     if found.certified:

