@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from leakscope.attacks.attributes.rescnn import ResCNN as ResCNN
     from leakscope.attacks.attributes.resemblyzer import Resemblyzer as Resemblyzer
     from leakscope.attacks.attributes.speaker import SpeakerIdentity as SpeakerIdentity
+    from leakscope.attacks.inputs.attention import FirstAttention as FirstAttention
     from leakscope.attacks.inputs.inversion import GradientInversion as GradientInversion
     from leakscope.attacks.inputs.linear import LinearLayer as LinearLayer
     from leakscope.attacks.inputs.recipes import dlg as dlg
@@ -123,6 +124,7 @@ if TYPE_CHECKING:
     from leakscope.scoring.metrics.vision import SSIM as SSIM
     from leakscope.scoring.referee import score as score
     from leakscope.scoring.score import Score as Score
+    from leakscope.targets.fitted import Fitted as Fitted
     from leakscope.targets.load import Imported as Imported
     from leakscope.targets.losses import Reduction as Reduction
     from leakscope.targets.state import Trained as Trained
@@ -135,6 +137,7 @@ if TYPE_CHECKING:
     from leakscope.targets.zoo.mlp import MLP as MLP
     from leakscope.targets.zoo.mlp import Linear as Linear
     from leakscope.targets.zoo.resnet import ResNet20 as ResNet20
+    from leakscope.targets.zoo.transformer import ViT as ViT
 
 _HOME = {
     "attacks.attack": ("AbstractAttack",),
@@ -142,6 +145,7 @@ _HOME = {
     "attacks.attributes.rescnn": ("ResCNN",),
     "attacks.attributes.resemblyzer": ("Resemblyzer",),
     "attacks.attributes.speaker": ("SpeakerIdentity",),
+    "attacks.inputs.attention": ("FirstAttention",),
     "attacks.inputs.inversion": ("GradientInversion",),
     "attacks.inputs.linear": ("LinearLayer",),
     "attacks.inputs.recipes": (
@@ -285,6 +289,7 @@ _HOME = {
     ),
     "scoring.referee": ("score",),
     "scoring.score": ("Score",),
+    "targets.fitted": ("Fitted",),
     "targets.load": ("Imported",),
     "targets.losses": ("Reduction",),
     "targets.state": ("Trained",),
@@ -299,6 +304,7 @@ _HOME = {
         "Linear",
     ),
     "targets.zoo.resnet": ("ResNet20",),
+    "targets.zoo.transformer": ("ViT",),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 

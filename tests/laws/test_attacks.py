@@ -30,6 +30,8 @@ def net(row: Row) -> ls.Target:
     """A small target on which the attack can work: dense input, dense output, batch norm where it is needed."""
     if Trait.SPEECH in row.traits:
         return ls.DeepSpeech(hidden=64, context=4, coefficients=5, dropout=0.2).build(ls.Frames(5), 6, key=ls.Key(0))
+    if Trait.PATCHES in row.traits:
+        return ls.ViT(patch=2, dim=32, depth=1, heads=2).build(_domain(), 4, key=ls.Key(0))
     with ls.Key(0).isolated():
         middle: list[nn.Module] = [nn.Linear(64, 32), nn.ReLU()]
         if Trait.NEEDS_BATCH_NORM in row.traits:

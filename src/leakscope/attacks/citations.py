@@ -92,3 +92,11 @@ MELIS = """@inproceedings{melis2019exploiting,
   year = {2019},
   note = {arXiv:1805.04049}
 }"""
+
+SPEAR = """@inproceedings{dimitrov2024spear,
+  title = {{SPEAR}: Exact Gradient Inversion of Batches in Federated Learning},
+  author = {Dimitrov, Dimitar I. and Baader, Maximilian and M{\\"u}ller, Mark Niklas and Vechev, Martin},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2024},
+  note = {arXiv:2403.03945}
+}"""

@@ -12,6 +12,7 @@ from leakscope.attacks.attributes.encoder import AbstractSpeakerEncoder, Cepstra
 from leakscope.attacks.attributes.rescnn import ResCNN
 from leakscope.attacks.attributes.resemblyzer import Resemblyzer
 from leakscope.attacks.attributes.speaker import SpeakerIdentity
+from leakscope.attacks.inputs.attention import FirstAttention
 from leakscope.attacks.inputs.inversion import GradientInversion
 from leakscope.attacks.inputs.linear import LinearLayer
 from leakscope.attacks.inputs.recipes import dlg, grad_inversion, idlg, inverting_gradients
@@ -19,13 +20,18 @@ from leakscope.attacks.inputs.windowed import WindowedFrames
 from leakscope.attacks.labels.counts import LabelCounts
 from leakscope.attacks.labels.labeling import AbstractLabeling, Inferred, Joint, Told
 from leakscope.attacks.labels.signs import LabelSigns
+from leakscope.attacks.labels.spelling import Edits, Guessed, Listed
+from leakscope.attacks.parts.direct import DirectSearch, Scales, Shrink, Take
+from leakscope.attacks.parts.directions import By
 from leakscope.attacks.parts.distances import L1, AbstractDistance, Cosine, Layers, OnSupport, Squared, Weighted
+from leakscope.attacks.parts.norms import Clipped, Euclidean, Limit, LInfinity, SquareRoot, TopGradients
 from leakscope.attacks.parts.priors.images import Energy, Range, TotalVariation
 from leakscope.attacks.parts.priors.prior import AbstractPrior, Flat
+from leakscope.attacks.parts.priors.sequences import NormalizedVariation, Order, TimeMean, Variance, Variation
 from leakscope.attacks.parts.priors.statistics import BatchNorm
 from leakscope.attacks.parts.searches import LBFGS, AbstractSearch, Adam, Patience
-from leakscope.attacks.parts.spaces import AbstractSpace, Pixels, Squashed
-from leakscope.attacks.parts.starts import AbstractStart, Gaussian, Gray, Uniform
+from leakscope.attacks.parts.spaces import AbstractSpace, Pixels, SomeFrames, Squashed, Where
+from leakscope.attacks.parts.starts import AbstractStart, Between, Claimed, Gaussian, Gray, Repeated, Uniform
 from leakscope.core.errors import UnknownName
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.datasets.draw import AbstractSource
@@ -55,6 +61,7 @@ from leakscope.scoring.metrics.ranks import ReciprocalRank, TopFive, TopOne
 from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError, WordErrorRate
 from leakscope.scoring.metrics.vision import LPIPS, MSE, PSNR, SSIM
 from leakscope.targets.architecture import AbstractArchitecture
+from leakscope.targets.fitted import Fitted
 from leakscope.targets.load import Imported
 from leakscope.targets.losses import Reduction
 from leakscope.targets.state import Trained
@@ -65,6 +72,7 @@ from leakscope.targets.zoo.fit import Activation
 from leakscope.targets.zoo.lenet import LeNet
 from leakscope.targets.zoo.mlp import MLP, Linear
 from leakscope.targets.zoo.resnet import ResNet20
+from leakscope.targets.zoo.transformer import ViT
 
 
 @final
@@ -104,6 +112,7 @@ class Trait(enum.Enum):
     NEEDS_COLOR = "needs 3 channels"
     SMALL = "small enough for a quick audit"
     SPEECH = "for speech"
+    PATCHES = "for transformers on images"
 
 
 @final
@@ -139,6 +148,10 @@ ROWS: tuple[Row, ...] = (
     _row(
         _A, LinearLayer, "a dense first layer with bias gives its input in closed form",
         "", T.CLAIMS_INPUTS, T.EXACT, T.SMALL,
+    ),
+    _row(
+        _A, FirstAttention, "the image that entered a transformer, in closed form (APRIL and the equations beside it)",
+        "", T.CLAIMS_INPUTS, T.EXACT, T.PATCHES,
     ),
     _row(
         _A, dlg, "matches the gradient with L-BFGS over images and soft labels (Deep Leakage from Gradients)",
@@ -206,8 +219,11 @@ ROWS: tuple[Row, ...] = (
     _row(_T, ResNet20, "a residual network for 32 x 32 images, with batch normalization"),
     _row(_T, MLP, "dense layers", "MLP((256, 128))", T.SMALL),
     _row(_T, Linear, "one dense layer: logistic regression", "", T.SMALL),
+    _row(_T, ViT, "a vision transformer with a learnable position embedding, at any size", "ViT(dim=128)", T.PATCHES),
     _row(_T, DeepSpeech, "dense layers on windows of frames, an LSTM, CTC: DeepSpeech 0.7 at any size",
          "DeepSpeech(hidden=512)", T.SPEECH),
+    _row(_T, Fitted, "another target, trained on the public half of a dataset",
+         "Fitted(LeNet(init_range=None), Digits(), epochs=1)"),
     _row(_T, Trained, "another target with the weights of a file",
          'Trained(LeNet(), "weights.safetensors")', T.NEEDS_FILES),
     _row(_T, Imported, "any torch.nn.Module by import path", 'Imported("mymodel:Net")', T.NEEDS_FILES),
@@ -234,18 +250,41 @@ ROWS: tuple[Row, ...] = (
     _row(_X, Layers, "distance: another one on chosen layers only", 'Layers(Squared(), ("*.weight",))'),
     _row(_X, Weighted, "distance: another one, weighted by layer", "Weighted(Squared(), first=1.0, last=2.0)"),
     _row(_X, OnSupport, "distance: another one where the release is not zero", "OnSupport(Squared())"),
+    _row(_X, Euclidean, "distance: the norm of the difference"),
+    _row(_X, LInfinity, "distance: the largest difference of each layer"),
+    _row(_X, SquareRoot, "distance: roots of differences, which bears outliers"),
+    _row(_X, TopGradients, "distance: another one on the largest entries of each layer",
+         "TopGradients(Cosine(), ratio=0.5)"),
+    _row(_X, Clipped, "distance: another one after both sides were clipped", "Clipped(Euclidean(), 1.0)"),
+    Row("Limit", _X, Limit, "of Clipped: NORM or VALUE", 'Limit("norm")'),
     _row(_X, TotalVariation, "prior: neighboring pixels are alike"),
     _row(_X, Range, "prior: values lie in the domain's range"),
     _row(_X, Energy, "prior: values are small"),
+    _row(_X, Variation, "prior: neighboring frames are alike"),
+    _row(_X, NormalizedVariation, "prior: neighboring frames are alike, whatever the size of values"),
+    _row(_X, Variance, "prior: coefficients vary little over time"),
+    _row(_X, TimeMean, "prior: coefficients have a small mean over time"),
+    Row("Order", _X, Order, "of TimeMean: TWO or MAX", 'Order("two")'),
     _row(_X, BatchNorm, "prior: normalization layers see what they see on real data"),
     _row(_X, Flat, "prior: none"),
     _row(_X, Pixels, "space: the inputs themselves"),
     _row(_X, Squashed, "space: a squashing function keeps the inputs in range"),
+    _row(_X, SomeFrames, "space: only some frames of each utterance", "SomeFrames(10)"),
+    Row("Where", _X, Where, "of SomeFrames: START, END, RANDOM or SPREAD", 'Where("start")'),
     _row(_X, Gaussian, "start: normal noise"),
     _row(_X, Uniform, "start: uniform noise in range"),
     _row(_X, Gray, "start: the middle of the range"),
+    _row(_X, Between, "start: uniform noise in a range of your choice"),
+    _row(_X, Repeated, "start: one frame, repeated"),
+    _row(_X, Claimed, "start: what another attack claims", "Claimed(WindowedFrames(), noise=0.1)"),
     _row(_X, LBFGS, "search: L-BFGS with strong Wolfe line search"),
     _row(_X, Adam, "search: Adam, signed on request"),
+    _row(_X, DirectSearch, "search: random steps that lower the loss, without second derivatives",
+         "DirectSearch(iterations=500)"),
+    Row("By", _X, By, "of DirectSearch: FRAME, COEFFICIENT, ENTRY or ALL", 'By("frame")'),
+    Row("Take", _X, Take, "of DirectSearch: ALL, BEST or LINE", 'Take("all")'),
+    _row(_X, Shrink, "search: when the radius of a direct search falls", "Shrink(steps=500)"),
+    _row(_X, Scales, "search: radii by coefficient for a direct search"),
     _row(_X, Patience, "search: when to stop on a plateau", "Patience(steps=100)"),
     _row(_X, Joint, "labels: soft labels are searched along"),
     _row(_X, Inferred, "labels: another attack infers them first", "Inferred(LabelSigns())"),
@@ -254,6 +293,9 @@ ROWS: tuple[Row, ...] = (
     _row(_X, Resemblyzer, "voices: the published LSTM encoder, through sound", "", T.NEEDS_EXTRA),
     _row(_X, ResCNN, "voices: Deep Speaker's network, trained by `leakscope train speaker`",
          'ResCNN("speakers.safetensors")', T.NEEDS_FILES),
+    _row(_X, Guessed, "labels: a random transcript"),
+    _row(_X, Listed, "labels: the best transcript of a list, tried again and again", 'Listed(("yes", "no"))'),
+    _row(_X, Edits, "labels: the transcript is searched along, a character at a time or by a beam"),
     Row("Activation", _X, Activation, "of a target: RELU, SIGMOID, TANH, ...", 'Activation("relu")'),
     Row("Reduction", _X, Reduction, "of a CTC loss: SUM or MEAN over the labels", 'Reduction("sum")'),
     _row(_X, ContextWindow, "which dense layer is fed windows of frames",
@@ -274,6 +316,13 @@ KINDS: dict[Family, tuple[type, ...]] = {
         AbstractStart,
         AbstractSearch,
         AbstractLabeling,
+        Shrink,
+        Scales,
+        Limit,
+        Order,
+        Where,
+        By,
+        Take,
         AbstractSpeakerEncoder,
         Patience,
         Activation,
