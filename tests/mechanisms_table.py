@@ -19,6 +19,7 @@ from leakscope.mechanisms.defenses.inputs import InputNoise
 from leakscope.mechanisms.defenses.noise import GaussianNoise, LaplaceNoise
 from leakscope.mechanisms.defenses.prune import Prune, RandomDrop
 from leakscope.mechanisms.defenses.quantize import Quantize, Sign
+from leakscope.mechanisms.protocols.dpsgd import DPSGD
 from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.numerics.rng import Key
@@ -26,7 +27,8 @@ from leakscope.numerics.rng import Key
 NAMES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        Clip, Dropout, FedAvg, FedSGD, GaussianNoise, InputNoise, LaplaceNoise, Prune, Quantize, RandomDrop, Sign,
+        Clip, DPSGD, Dropout, FedAvg, FedSGD, GaussianNoise, InputNoise, LaplaceNoise, Prune, Quantize, RandomDrop,
+        Sign,
     )
 }  # fmt: skip
 
@@ -116,14 +118,21 @@ PROTOCOLS: dict[str, AbstractProtocol] = {
     "fedavg": FedAvg(steps=3, lr=0.2),
     "fedavg_parts": FedAvg(steps=5, lr=0.1, batch_size=2, momentum=0.6),
     "fedavg_uneven": FedAvg(steps=3, lr=0.1, batch_size=3),
+    "dpsgd": DPSGD(clip=1.4, noise_multiplier=0.0, expected=3),
 }
 
 PROTOCOL_CHANGES: dict[str, dict[str, Any]] = {
     "fedsgd": {},
     "fedavg_parts": {"steps": 4, "lr": 0.2, "batch_size": 3, "momentum": 0.5, "shuffle": True},
+    "dpsgd": {"clip": 1.0, "noise_multiplier": 1.0, "expected": None, "rate": 0.5},
 }
 
 
-def fits(target: str, defense: str) -> bool:
-    """Whether the target has the layers that the defense needs."""
-    return not (target == "mlp" and defense == "dropout")
+def fits(target: str, defense: str, protocol: str = "fedsgd") -> bool:
+    """Whether the target has the layers that the defense needs, and examples that the protocol can take apart."""
+    return not (target == "mlp" and defense == "dropout") and separates(target, protocol)
+
+
+def separates(target: str, protocol: str) -> bool:
+    """Whether each example has a gradient of its own, where the protocol asks for it."""
+    return not (target == "norm_train" and protocol == "dpsgd")

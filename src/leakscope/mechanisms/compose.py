@@ -87,7 +87,7 @@ class AbstractUpdateDefense(AbstractDefense):
 
 
 class AbstractProtocol(AbstractMechanism):
-    """Computes an update from a batch. Undefended by itself; `protocol >> defense` defends it."""
+    """Computes an update from a batch; `protocol >> defense` defends it. Undefended by itself, but for `DPSGD`."""
 
     @abstractmethod
     def release(self, target: Target, batch: Batch, *, key: Key) -> Release:
@@ -137,8 +137,8 @@ class Defended(AbstractMechanism):
 
     @property
     def undefended(self) -> AbstractProtocol:
-        """The protocol alone."""
-        return self.protocol
+        """The protocol alone, without the defense that it may have inside."""
+        return self.protocol.undefended
 
     def release(self, target: Target, batch: Batch, *, key: Key) -> Release:
         """The defended update; each step draws from its own key, named by its place."""
@@ -178,10 +178,13 @@ class Defended(AbstractMechanism):
         """The composition of all noisy steps, `rounds` times.
 
         Steps after the last noise are post-processing and cost nothing; the bound that counts is the one in
-        force where the noise is added.
+        force where the noise is added. So it is for all steps after a protocol that is private by itself.
         """
         _checked(rounds)
         dp = accounting()
+        own = self.protocol.event(rounds=rounds)
+        if not isinstance(own, dp.NonPrivateDpEvent):
+            return own
         bound, events = Sensitivity(), []
         for defense in self.defenses:
             if isinstance(defense, AbstractUpdateDefense):

@@ -18,6 +18,7 @@ from leakscope.core.mechanism import AbstractMechanism
 from leakscope.core.observation import Observation
 from leakscope.mechanisms.compose import AbstractUpdateDefense, Defended
 from leakscope.mechanisms.defenses.clip import Clip
+from leakscope.mechanisms.protocols.dpsgd import DPSGD
 from leakscope.numerics.rng import Key
 from leakscope.targets.anatomy import DenseLayer, input_layer
 
@@ -102,12 +103,15 @@ class LinearLayer(AbstractAttack[Inputs]):
 
 
 def keeps_ratios(mechanism: AbstractMechanism) -> bool:
-    """Whether the released update is a multiple of the true one: no update defense, or clipping only.
+    """Whether the update is a multiple of the true one, example by example: no update defense, or clipping only.
 
     >>> from leakscope import Clip, FedSGD, Sign
     >>> keeps_ratios(FedSGD() >> Clip(1.0)), keeps_ratios(FedSGD() >> Sign())
     (True, False)
     """
+    protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
+    if isinstance(protocol, DPSGD) and protocol.noise_multiplier > 0:
+        return False
     if not isinstance(mechanism, Defended):
         return True
     return all(isinstance(d, Clip) for d in mechanism.defenses if isinstance(d, AbstractUpdateDefense))

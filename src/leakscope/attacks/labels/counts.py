@@ -19,6 +19,7 @@ from leakscope.core.facts import BatchSize, Fact
 from leakscope.core.observation import Observation
 from leakscope.mechanisms.compose import AbstractUpdateDefense, Defended
 from leakscope.mechanisms.defenses.clip import Clip
+from leakscope.mechanisms.protocols.dpsgd import DPSGD
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 from leakscope.targets.anatomy import features_at, probe_inputs
@@ -109,7 +110,10 @@ def solve_counts(seen: Observation, output: OutputGradient, size: int, ridge: fl
 
 def may_be_clipped(seen: Observation) -> bool:
     """Whether the release may be a multiple of the true update: a clip that, as far as one can see, was in force."""
-    defenses = seen.mechanism.defenses if isinstance(seen.mechanism, Defended) else ()
+    described = seen.mechanism
+    defenses = described.defenses if isinstance(described, Defended) else ()
+    if isinstance(described.protocol if isinstance(described, Defended) else described, DPSGD):
+        return True
     updates = [defense for defense in defenses if isinstance(defense, AbstractUpdateDefense)]
     if len(updates) == 1 and isinstance(updates[0], Clip):
         return float(trees.norm(seen.release.by_name, updates[0].order)) > 0.999 * updates[0].norm
