@@ -1,0 +1,64 @@
+"""Targets that are trained on the public half of a source."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import leakscope as ls
+
+DIGITS = ls.Digits(size=16)
+
+
+def accuracy(target: ls.Target, batch: ls.Batch) -> float:
+    found = target.outputs(target.parameters(), batch.inputs).argmax(-1)
+    return float((found == batch.labels).float().mean())
+
+
+def test_fitting_learns_from_public_examples_and_repeats_itself() -> None:
+    recipe = ls.Fitted(ls.ConvNet(8), DIGITS, epochs=4, lr=3e-3)
+    fitted = recipe.build(DIGITS.domain, DIGITS.classes, key=ls.Key(1))
+    unseen = DIGITS.draw(200, key=ls.Key(0)).reveal()
+    assert accuracy(fitted, unseen) > 0.8
+    again = ls.Fitted(ls.ConvNet(8), DIGITS, epochs=4, lr=3e-3)
+    assert again.build(DIGITS.domain, DIGITS.classes, key=ls.Key(1)).fingerprint() == fitted.fingerprint()
+    other = again.build(DIGITS.domain, DIGITS.classes, key=ls.Key(2))
+    assert other.fingerprint() != fitted.fingerprint()
+
+
+def test_no_epochs_are_the_fresh_weights_and_the_recipe_is_not_touched() -> None:
+    fresh = ls.ConvNet(4).build(DIGITS.domain, DIGITS.classes, key=ls.Key(3))
+    none = ls.Fitted(ls.ConvNet(4), DIGITS, epochs=0).build(DIGITS.domain, DIGITS.classes, key=ls.Key(3))
+    one = ls.Fitted(ls.ConvNet(4), DIGITS, epochs=1).build(DIGITS.domain, DIGITS.classes, key=ls.Key(3))
+    for name, value in fresh.parameters().items():
+        assert torch.equal(none.parameters()[name], value)
+        assert not torch.equal(one.parameters()[name], value)
+
+
+def test_only_public_examples_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that knew the secret would make an attack on them look too strong."""
+
+    def refused(self: object) -> ls.Batch:
+        raise AssertionError("the private half was loaded")
+
+    public = DIGITS.public()
+    monkeypatch.setattr(ls.Digits, "load", refused)
+    monkeypatch.setattr(ls.Digits, "public", lambda self: public)
+    ls.Fitted(ls.ConvNet(2), DIGITS, epochs=1).build(DIGITS.domain, DIGITS.classes, key=ls.Key(77))
+
+
+def test_batch_statistics_are_learned_and_the_mode_is_the_architecture_s() -> None:
+    data = ls.Synthetic(shape=(3, 32, 32), classes=4, count=40)
+    fitted = ls.Fitted(ls.ResNet20(), data, epochs=1).build(data.domain, data.classes, key=ls.Key(0))
+    assert not fitted.module.training
+    assert float(fitted.buffers()["1.running_mean"].abs().max()) > 0
+
+
+def test_other_data_and_bad_settings_are_refused() -> None:
+    recipe = ls.Fitted(ls.LeNet(), DIGITS)
+    with pytest.raises(ls.BadInput, match="audit it on data of the same kind"):
+        recipe.build(ls.Images(3, 32, 32), 10, key=ls.Key(0))
+    with pytest.raises(ls.BadInput, match="epochs >= 0"):
+        ls.Fitted(ls.LeNet(), DIGITS, epochs=-1)
+    with pytest.raises(ls.BadInput, match="smaller lr"):
+        ls.Fitted(ls.MLP((64,)), DIGITS, epochs=2, lr=1e20).build(DIGITS.domain, DIGITS.classes, key=ls.Key(0))
