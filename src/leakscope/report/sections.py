@@ -19,6 +19,7 @@ MOST_METRICS = 3
 MOST_TRIALS = 8
 MOST_LABELS = 48
 MOST_TRANSCRIPTS = 8
+MOST_RANKINGS = 24
 
 
 @final
@@ -84,6 +85,22 @@ class Said:
 
 @final
 @dataclass(frozen=True)
+class Ranking:
+    """Who one private example was of, where that person stands, and the nearest ones: (name, whether it is the truth).
+
+    rank: None where the truth was no candidate.
+    """
+
+    name: str
+    attribute: str
+    true: str
+    rank: float | None
+    candidates: int
+    best: tuple[tuple[str, bool], ...]
+
+
+@final
+@dataclass(frozen=True)
 class Line:
     """One cell in the list of cells."""
 
@@ -116,6 +133,8 @@ class Section:
     label_trials: int
     transcripts: tuple[Said, ...]
     transcript_total: int
+    rankings: tuple[Ranking, ...]
+    ranking_total: int
     failures: tuple[Failure, ...]
     steps: tuple[tuple[str, tuple[str, ...]], ...]
     lines: tuple[Line, ...]
@@ -169,6 +188,8 @@ def section(row: Row, desk: Desk) -> Section:
         label_trials=len(labeled),
         transcripts=transcripts(said, desk.veil)[:MOST_TRANSCRIPTS],
         transcript_total=sum(len(record.transcripts_true) for record in said),
+        rankings=rankings(members, desk.veil)[:MOST_RANKINGS],
+        ranking_total=sum(len(record.rankings) for record in members),
         failures=_failures(group, desk),
         steps=_steps(members, desk.veil),
         lines=_lines(group, desk),
@@ -256,6 +277,22 @@ def _said(name: str, true: str, claimed: str | None, veil: Veil) -> Said:
         left += [(true[i:j], kind == "equal")] if j > i else []
         right += [(claimed[k:m], kind == "equal")] if m > k else []
     return Said(name, tuple(left), tuple(right), true == claimed)
+
+
+def rankings(records: Sequence[Record], veil: Veil) -> tuple[Ranking, ...]:
+    """Every private example that a claim ranks candidates for; names are withheld where the page is redacted."""
+    return tuple(
+        Ranking(
+            f"trial {record.spec.trial}, example {item + 1}",
+            one.attribute,
+            veil.token(one.true),
+            one.rank,
+            one.candidates,
+            () if veil.on else tuple((name, name == one.true) for name in one.best),
+        )
+        for record in records
+        for item, one in enumerate(record.rankings)
+    )
 
 
 def _capped(labels: tuple[str, ...]) -> tuple[str, ...]:

@@ -88,7 +88,8 @@ class SpeakerIdentity(AbstractAttack[Attribute]):
         centers = enrolled(people, self.encoder, self.enrollments, self.fold)
         scores = torch.where(centers.any(1), embeddings @ centers.T, -torch.inf)
         best = scores.argmax(1)
-        names = ", ".join(gallery.categories[place] for place in best.tolist()[:4])
+        # in quotes, so that a redacted page knows what to leave out
+        names = ", ".join(repr(gallery.categories[place]) for place in best.tolist()[:4])
         count = int(centers.any(1).sum())
         short = sum(len(gallery.of(place)) < self.enrollments for place in range(len(gallery.categories)))
         less = f", {short} of them by fewer recordings or none" if short else ""
