@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 
 import leakscope as ls
-from leakscope.attacks.parts.searches import Problem
 from leakscope.core.attempt import unwatched
 
 
@@ -44,7 +43,7 @@ def common_loop(target: ls.Target, gradient: ls.Gradient, label: torch.Tensor, s
 def our_search(seen: ls.Observation, label: torch.Tensor, steps: int, restarts: int) -> float:
     """`Adam` of leakscope on the same objective, `restarts` reconstructions at once."""
     attack = ls.GradientInversion(ls.Squared(), start=ls.Uniform(), search=ls.Adam(steps=steps), restarts=restarts)
-    problem = Problem(attack._objective(seen, label), attack._projection(seen))
+    problem, _ = attack._problem(seen, label, ls.Key(0))
     starts = attack._starts(seen, label, ls.Key(0))
     found = attack.search.run(problem, starts, clock=ls.Budget().start(), watch=unwatched)
     return found.loss

@@ -112,7 +112,7 @@ def test_restarts_run_together_as_they_run_alone() -> None:
     seen, _ = observed(ls.FedSGD())
     attack = ls.inverting_gradients(steps=5, restarts=3)
     labels = torch.tensor([1])
-    problem = Problem(attack._objective(seen, labels), attack._projection(seen))
+    problem, _ = attack._problem(seen, labels, ls.Key(0))
     starts = attack._starts(seen, labels, ls.Key(0))
     together, losses = gradients(problem, 3)(starts)
     for index in range(3):
@@ -127,7 +127,7 @@ def test_the_objective_has_the_gradient_that_finite_differences_have() -> None:
     release = ls.Delta({n: v.double() for n, v in seen.release.by_name.items()})
     seen = ls.Observation(double, release, seen.mechanism, seen.facts)
     attack = ls.GradientInversion(ls.Cosine(), 0.1 * ls.TotalVariation())
-    value = attack._objective(seen, secret.labels)
+    _, value = attack._problem(seen, secret.labels, ls.Key(0))
     point = secret.inputs.double() * 0.5 + 0.2
     slope = torch.func.grad(lambda x: value({"inputs": x}))(point)
     direction = torch.randn(point.shape, generator=ls.Key(1).generator(), dtype=torch.float64)

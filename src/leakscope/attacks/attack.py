@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from abc import ABC, abstractmethod
 from typing import ClassVar, Generic, final
 
 from leakscope.core.attempt import (
+    AbstractCheckpoint,
     Attempt,
     Budget,
     ClaimT,
@@ -57,15 +59,34 @@ class AbstractAttack(ABC, Generic[ClaimT]):
 
     @final
     def run(
-        self, seen: Observation, *, key: Key, budget: Budget | None = None, watch: Watch = unwatched
+        self,
+        seen: Observation,
+        *,
+        key: Key,
+        budget: Budget | None = None,
+        watch: Watch = unwatched,
+        checkpoint: AbstractCheckpoint | None = None,
     ) -> Attempt[ClaimT]:
         """Attack `seen` within `budget`. Numerical failure is an outcome of the attempt, not an exception.
 
-        Ctrl-C ends a search early with the best claim so far and the outcome INTERRUPTED.
+        Ctrl-C ends a search early with the best claim so far and the outcome INTERRUPTED. With a checkpoint, a search
+        that was killed or interrupted goes on where it was saved last, and ends as if it had never stopped (unless it
+        is the seconds that end it). Raises `BadInput` when the checkpoint is that of another attack, observation or
+        key.
         """
         clock = (budget or Budget()).start()
         refusal = self.refusal(seen)
         if refusal is not None:
             return Attempt(repr(self), Outcome.REFUSED, refusal.sentence, cost=Cost(clock.spent()))
+        if checkpoint is not None:
+            checkpoint.open(self._owner(seen, key))
+            clock = clock.kept(checkpoint)
         attempt = self._attempt(seen, key=key.child(type(self).__name__), clock=clock, watch=watch)
+        if checkpoint is not None and attempt.outcome is not Outcome.INTERRUPTED:
+            checkpoint.close()
         return dataclasses.replace(attempt, cost=Cost(clock.spent(), attempt.cost.evaluations))
+
+    @final
+    def _owner(self, seen: Observation, key: Key) -> str:
+        """The hash of all that decides what a search does; the budget decides only when it ends."""
+        return hashlib.blake2b(repr((self, seen.fingerprint(), key)).encode(), digest_size=16).hexdigest()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar, final
+from typing import Any, Generic, TypeVar, final
 
 from torch import Tensor
 
@@ -103,11 +105,16 @@ class Attempt(Generic[ClaimT]):
 @final
 @dataclass(frozen=True)
 class Progress:
-    """One sign of life of a long search; `fraction` in [0, 1] of whatever bounds it."""
+    """One sign of life of a long search; `fraction` in [0, 1] of whatever bounds it.
+
+    evaluations: of the gradient, so far. scalars: what else moves, by name: the step, the radius, parts of the loss.
+    """
 
     fraction: float
     loss: float
     note: str = ""
+    evaluations: int = 0
+    scalars: tuple[tuple[str, float], ...] = ()
 
 
 Watch = Callable[[Progress], None]
@@ -116,6 +123,41 @@ Watch = Callable[[Progress], None]
 def unwatched(progress: Progress) -> None:
     """The watcher that watches nothing."""
     del progress
+
+
+State = dict[str, Any]
+"""What a search needs to go on: tensors, numbers, texts and None, in dicts with text keys and in lists."""
+
+
+class AbstractCheckpoint(ABC):
+    """Where a search keeps its state, so that it can be killed at any moment and go on to the same answer.
+
+    It is handed in beside the budget and is no field of an attack: it changes neither repr nor result.
+    """
+
+    @abstractmethod
+    def open(self, owner: str) -> None:
+        """Declare whose state this is. Raises `BadInput` when a state of another owner is there."""
+
+    @abstractmethod
+    def load(self) -> State | None:
+        """The state that was saved last, None when there is none."""
+
+    @abstractmethod
+    def due(self) -> bool:
+        """Whether it is time to save again."""
+
+    @abstractmethod
+    def save(self, state: State, *, seconds: float) -> None:
+        """Keep `state`, all of it or nothing. seconds: what the search has spent in all its lives."""
+
+    @abstractmethod
+    def seconds(self) -> float:
+        """What earlier lives had spent when they saved last."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Forget the state: the search has ended by itself."""
 
 
 @final
@@ -144,10 +186,24 @@ class Budget:
 @final
 @dataclass(frozen=True)
 class Clock:
-    """A budget that has started."""
+    """A budget that has started, and where a search under it keeps its state, if anywhere."""
 
     budget: Budget
     started: float
+    checkpoint: AbstractCheckpoint | None = None
+
+    def kept(self, checkpoint: AbstractCheckpoint) -> Clock:
+        """This clock with a checkpoint; what earlier lives have spent is spent."""
+        return dataclasses.replace(self, started=self.started - checkpoint.seconds(), checkpoint=checkpoint)
+
+    def saved(self) -> State | None:
+        """The state to go on from, None for a fresh start."""
+        return None if self.checkpoint is None else self.checkpoint.load()
+
+    def keep(self, state: Callable[[], State]) -> None:
+        """Save `state()` if it is time; call it where the state is consistent."""
+        if self.checkpoint is not None and self.checkpoint.due():
+            self.checkpoint.save(state(), seconds=self.spent())
 
     def spent(self) -> float:
         """Seconds since the start."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -14,6 +15,37 @@ from leakscope.core import claim, facts
 from leakscope.core.attempt import Budget, Outcome, Refusal
 from leakscope.core.observation import Observation
 from leakscope.numerics.rng import Key
+from leakscope.targets.losses import CTC
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Spelled:
+    """Transcripts as tensors: labels (..., L) int64, padded with zeros, of which the first `lengths` (...) are real."""
+
+    labels: Tensor
+    lengths: Tensor
+
+    @staticmethod
+    def of(transcripts: Sequence[Sequence[int]], *, room: int = 1) -> Spelled:
+        """Padded to the longest, and to `room` at least.
+
+        >>> Spelled.of([(3, 1), (2,)]).labels
+        tensor([[3, 1],
+                [2, 0]])
+        """
+        width = max(room, *(len(one) for one in transcripts))
+        rows = [list(one) + [0] * (width - len(one)) for one in transcripts]
+        return Spelled(torch.tensor(rows), torch.tensor([len(one) for one in transcripts]))
+
+    def transcripts(self) -> tuple[tuple[int, ...], ...]:
+        """As tuples, for labels (B, L)."""
+        return tuple(tuple(row[:n]) for row, n in zip(self.labels.tolist(), self.lengths.tolist(), strict=True))
+
+
+def spells(seen: Observation) -> bool:
+    """Whether the model's labels are transcripts."""
+    return isinstance(seen.target.loss, CTC)
 
 
 class AbstractLabeling(ABC):
@@ -29,31 +61,44 @@ class AbstractLabeling(ABC):
         """Why labels cannot be had here, or None."""
 
     @abstractmethod
-    def labels(self, seen: Observation, *, key: Key, budget: Budget) -> Tensor | Refusal | None:
-        """(B,) int64 labels; None when the search finds them itself; a refusal when they could not be had after all."""
+    def labels(self, seen: Observation, *, key: Key, budget: Budget) -> Tensor | Spelled | Refusal | None:
+        """(B,) int64 labels or transcripts; None when the search finds soft labels; a refusal when there are none."""
 
 
 @final
 @dataclass(frozen=True)
 class Told(AbstractLabeling):
-    """The labels that the adversary was told; needs the fact `TrueLabels`."""
+    """The labels that the adversary was told; needs the fact `TrueLabels`, or `TrueTranscripts` for speech."""
 
     def refusal(self, seen: Observation) -> Refusal | None:
-        """Whether `TrueLabels` was told."""
-        return None if seen.knows(facts.TrueLabels) else Refusal("needs to be told TrueLabels")
+        """Whether they were told."""
+        return None if _told(seen) is not None else Refusal(f"needs to be told {_fact(seen).__name__}")
 
-    def labels(self, seen: Observation, *, key: Key, budget: Budget) -> Tensor:
+    def labels(self, seen: Observation, *, key: Key, budget: Budget) -> Tensor | Spelled | Refusal:
         """The told labels, in the client's order."""
         del key, budget
-        return torch.tensor(seen.told(facts.TrueLabels).values)
+        told = _told(seen)
+        return Refusal(f"needs to be told {_fact(seen).__name__}") if told is None else told
+
+
+def _fact(seen: Observation) -> type[facts.Fact]:
+    return facts.TrueTranscripts if spells(seen) else facts.TrueLabels
+
+
+def _told(seen: Observation) -> Tensor | Spelled | None:
+    """The labels or transcripts that were told, in the client's order."""
+    if spells(seen):
+        known = seen.knows(facts.TrueTranscripts)
+        return Spelled.of(seen.told(facts.TrueTranscripts).values) if known else None
+    return torch.tensor(seen.told(facts.TrueLabels).values) if seen.knows(facts.TrueLabels) else None
 
 
 @final
 @dataclass(frozen=True)
 class Inferred(AbstractLabeling):
-    """The labels that `attack` claims, unless they were told. Refuses where the label attack refuses."""
+    """The labels or transcripts that `attack` claims, unless they were told. Refuses where that attack refuses."""
 
-    attack: AbstractAttack[claim.Labels]
+    attack: AbstractAttack[claim.Labels] | AbstractAttack[claim.Transcripts]
 
     @property
     def citation(self) -> str:
@@ -62,18 +107,25 @@ class Inferred(AbstractLabeling):
 
     def refusal(self, seen: Observation) -> Refusal | None:
         """The label attack's own refusal, when the labels were not told."""
-        return None if seen.knows(facts.TrueLabels) else self.attack.refusal(seen)
+        return None if _told(seen) is not None else self.attack.refusal(seen)
 
-    def labels(self, seen: Observation, *, key: Key, budget: Budget) -> Tensor | Refusal:
+    def labels(self, seen: Observation, *, key: Key, budget: Budget) -> Tensor | Spelled | Refusal:
         """The claimed labels, ascending; filled up by repetition when fewer than the batch size are claimed."""
-        if seen.knows(facts.TrueLabels):
-            return torch.tensor(seen.told(facts.TrueLabels).values)
+        told = _told(seen)
+        if told is not None:
+            return told
         attempt = self.attack.run(seen, key=key, budget=budget)
         if attempt.outcome is not Outcome.CLAIMED or attempt.claim is None or not len(attempt.claim):
             return Refusal(f"no labels to start from: {attempt.sentence}")
         size = seen.told(facts.BatchSize).count
-        found = attempt.claim.values
-        return found.repeat(-(-size // len(found)))[:size].sort().values
+        found = attempt.claim
+        if isinstance(found, claim.Transcripts):
+            if not spells(seen):
+                return Refusal("the attack claims transcripts, but the model's labels are classes")
+            return Spelled.of([found.labels[place % len(found)] for place in range(size)])
+        if spells(seen):
+            return Refusal("the attack claims classes, but the model's labels are transcripts")
+        return found.values.repeat(-(-size // len(found)))[:size].sort().values
 
 
 @final
@@ -82,9 +134,12 @@ class Joint(AbstractLabeling):
     """Soft labels are searched together with the inputs, as in DLG; nothing about labels is needed."""
 
     def refusal(self, seen: Observation) -> Refusal | None:
-        """Never refuses."""
-        del seen
-        return None
+        """Only where labels are transcripts, which no probabilities describe."""
+        return (
+            Refusal("soft labels do not spell transcripts; use Told, Inferred, Guessed or Edits")
+            if spells(seen)
+            else None
+        )
 
     def labels(self, seen: Observation, *, key: Key, budget: Budget) -> None:
         """None: the search owns them."""

@@ -28,6 +28,15 @@ class AbstractDistance(ABC):
     def __call__(self, candidate: Named, observed: Named) -> Tensor:
         """The distance, a scalar."""
 
+    @property
+    def scale_free(self) -> bool:
+        """Whether a positive factor on either side changes nothing."""
+        return False
+
+    def reads(self, names: list[str]) -> list[str]:
+        """Which of `names` the distance depends on, in their order: gradients of the others need not be computed."""
+        return names
+
 
 @final
 @dataclass(frozen=True)
@@ -73,6 +82,11 @@ class Cosine(AbstractDistance):
         """Geiping et al. 2020."""
         return citations.INVERTING
 
+    @property
+    def scale_free(self) -> bool:
+        """True."""
+        return True
+
     def __call__(self, candidate: Named, observed: Named) -> Tensor:
         """The distance, a scalar in [0, 2]."""
         inner = torch.stack([(candidate[n] * observed[n]).sum() for n in observed]).sum()
@@ -102,9 +116,21 @@ class Layers(AbstractDistance):
         """That of the distance inside."""
         return self.of.citation
 
+    @property
+    def scale_free(self) -> bool:
+        """As the distance inside."""
+        return self.of.scale_free
+
+    def reads(self, names: list[str]) -> list[str]:
+        """Those that match, as far as the distance inside reads them."""
+        return self.of.reads([n for n in names if self._chosen(n)])
+
+    def _chosen(self, name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in self.patterns)
+
     def __call__(self, candidate: Named, observed: Named) -> Tensor:
         """The distance on the chosen layers."""
-        names = {n for n in observed if any(fnmatchcase(n, p) for p in self.patterns)}
+        names = {n for n in observed if self._chosen(n)}
         if not names:
             raise BadInput(f"no parameter matches {self.patterns}; the release has {', '.join(sorted(observed))}")
         return self.of(trees.select(candidate, names), trees.select(observed, names))
@@ -135,6 +161,11 @@ class Weighted(AbstractDistance):
         if self.first < 0 or self.last < 0 or self.first + self.last == 0:
             raise BadInput(f"layer weights must be >= 0 and not both 0, got {self.first} and {self.last}")
 
+    @property
+    def scale_free(self) -> bool:
+        """As the distance inside."""
+        return self.of.scale_free
+
     def __call__(self, candidate: Named, observed: Named) -> Tensor:
         """The distance of the weighted layers."""
         count = max(len(observed) - 1, 1)
@@ -159,6 +190,15 @@ class OnSupport(AbstractDistance):
     def citation(self) -> str:
         """That of the distance inside."""
         return self.of.citation
+
+    @property
+    def scale_free(self) -> bool:
+        """As the distance inside."""
+        return self.of.scale_free
+
+    def reads(self, names: list[str]) -> list[str]:
+        """As the distance inside."""
+        return self.of.reads(names)
 
     def __call__(self, candidate: Named, observed: Named) -> Tensor:
         """The distance on the support of `observed`."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import final
 
 import torch
 from torch import Tensor
 
-from leakscope.core.attempt import Clock, Progress, Trace, Watch
+from leakscope.core.attempt import Clock, Progress, State, Trace, Watch
 
 Point = dict[str, Tensor]
 """The searched variables by name."""
@@ -52,13 +53,33 @@ class Found:
         """Whether the search ended above where it began, or never got below its start."""
         return self.point is None or not self.loss < self.start_loss or self.last_loss > self.start_loss
 
+    def state(self) -> State:
+        """All of it, for a checkpoint."""
+        return {
+            "point": self.point,
+            "numbers": [self.loss, self.start_loss, self.last_loss],
+            "stop": self.stop.name,
+            "evaluations": self.evaluations,
+            "trace": [list(self.trace.evaluations), list(self.trace.losses), [list(p) for p in self.trace.pictures]],
+        }
+
+    @staticmethod
+    def restored(state: State) -> Found:
+        """The inverse of `state`."""
+        at, losses, pictures = state["trace"]
+        trace = Trace(tuple(at), tuple(losses), tuple((int(when), shown) for when, shown in pictures))
+        loss, start_loss, last_loss = state["numbers"]
+        stop, evaluations = Stop[state["stop"]], state["evaluations"]
+        return Found(state["point"], loss, start_loss, last_loss, stop, evaluations, trace)
+
 
 @final
 @dataclass(eq=False)
 class Journal:
     """Written by a search at every evaluation. Restarts lie along the first dimension of every tensor.
 
-    Losses and best candidates stay on their device; the host reads them every `flush` notes only.
+    Losses and best candidates stay on their device; the host reads them every `flush` notes only. parts: names the
+    terms of a candidate's loss for the watcher; called at these times only.
     """
 
     clock: Clock
@@ -67,16 +88,20 @@ class Journal:
     picture: str
     flush: int = 20
     evaluations: int = 0
+    parts: Callable[[Point], dict[str, float]] | None = None
     _best: Point = field(default_factory=dict)
     _best_loss: Tensor | None = None
     _losses: list[Tensor] = field(default_factory=list)
     _at: list[int] = field(default_factory=list)
     _pictures: list[tuple[int, Tensor]] = field(default_factory=list)
 
-    def note(self, point: Point, losses: Tensor) -> None:
-        """Remember the candidates `point` (R, ...) with their `losses` (R,)."""
+    def note(self, point: Point, losses: Tensor, *, each: int = 1, moving: float | None = None) -> None:
+        """Remember the candidates `point` (R, ...) with their `losses` (R,).
+
+        each: gradient evaluations spent on one restart. moving: the search's present step size, for the watcher.
+        """
         losses = losses.detach()
-        self.evaluations += len(losses)
+        self.evaluations += each * len(losses)
         if self._best_loss is None:
             self._best = {name: value.detach().clone() for name, value in point.items()}
             self._best_loss = torch.where(torch.isfinite(losses), losses, torch.inf)
@@ -90,8 +115,19 @@ class Journal:
         self._at.append(self.evaluations)
         self._photograph()
         if len(self._losses) % self.flush == 1:
-            share = self.clock.fraction(self.evaluations, self.planned)
-            self.watch(Progress(share, float(self._best_loss.min())))
+            self.watch(self._progress(moving))
+
+    def _progress(self, moving: float | None) -> Progress:
+        assert self._best_loss is not None
+        scalars: dict[str, float] = {"step": len(self._losses)}
+        if moving is not None:
+            scalars["step size"] = moving
+        if self.parts is not None:
+            winner = int(self._best_loss.argmin())
+            scalars |= self.parts({name: value[winner] for name, value in self._best.items()})
+        share = self.clock.fraction(self.evaluations, self.planned)
+        loss = float(self._best_loss.min())
+        return Progress(share, loss, evaluations=self.evaluations, scalars=tuple(scalars.items()))
 
     def _photograph(self) -> None:
         share = self.clock.fraction(self.evaluations, self.planned)
@@ -121,6 +157,27 @@ class Journal:
         before = torch.stack(self._losses[:-patience]).nan_to_num(math.inf).min()
         after = torch.stack(self._losses[-patience:]).nan_to_num(math.inf).min()
         return bool(after > (1 - improvement) * before)
+
+    def state(self) -> State:
+        """All that was written, for a checkpoint."""
+        return {
+            "evaluations": self.evaluations,
+            "best": dict(self._best),
+            "best_loss": self._best_loss,
+            "losses": torch.stack(self._losses) if self._losses else None,
+            "at": torch.tensor(self._at),
+            "pictures": [[at, shown] for at, shown in self._pictures],
+        }
+
+    def restore(self, state: State, like: Tensor) -> None:
+        """Go on from a state, on the device of `like`."""
+        device = like.device
+        self.evaluations = state["evaluations"]
+        self._best = {name: value.to(device) for name, value in state["best"].items()}
+        self._best_loss = None if state["best_loss"] is None else state["best_loss"].to(device)
+        self._losses = [] if state["losses"] is None else list(state["losses"].to(device))
+        self._at = state["at"].tolist()
+        self._pictures = [(int(at), shown.to(device)) for at, shown in state["pictures"]]
 
     def found(self, stop: Stop) -> Found:
         """What the search has to show."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from leakscope.attacks.parts.journal import Found, Journal, Point, Stop
-from leakscope.core.attempt import Clock, Watch
+from leakscope.core.attempt import Clock, State, Watch, unwatched
 from leakscope.core.errors import BadInput
+from leakscope.numerics.rng import Key
 
 
 @final
@@ -21,16 +23,47 @@ from leakscope.core.errors import BadInput
 class Problem:
     """What a search is given. `value` and `project` take one candidate, without a restart dimension.
 
-    picture: the name of the variable that is shown while the search runs.
+    picture: the name of the variable that is shown while the search runs. key: for searches that draw.
+    free: which rows of the picture's variable (its shape but for the last dimension) are searched; None for all.
+    alone: `alone(point, i)` is the loss as a function of row i of the picture's variable, all others held; None where
+    the loss is not a mean over rows. between: called before each step with the candidates of all restarts and the
+    number of the step; what it returns takes their place. still: names of variables that only `between` changes.
+    parts: the terms of the loss by name, for watchers. chunk: candidates that fit into memory at once.
     """
 
     value: Callable[[Point], Tensor]
     project: Callable[[Point], Point]
     picture: str = "inputs"
+    key: Key = Key(0)  # noqa: RUF009 - frozen
+    free: Tensor | None = None
+    alone: Callable[[Point, int], Callable[[Tensor], Tensor]] | None = None
+    between: Callable[[Point, int], Point] | None = None
+    still: frozenset[str] = frozenset()
+    parts: Callable[[Point], dict[str, float]] | None = None
+    chunk: int = 256
+
+    def journal(self, clock: Clock, watch: Watch, planned: int) -> Journal:
+        """An empty journal; the terms of the loss are computed only where somebody watches."""
+        return Journal(clock, watch, planned, self.picture, parts=None if watch is unwatched else self.parts)
 
 
 class AbstractSearch(ABC):
-    """Minimizes a problem from `starts`, whose tensors carry restarts along the first dimension."""
+    """Minimizes a problem from `starts`, whose tensors carry restarts along the first dimension.
+
+    follows: whether it goes on when `between` changes the loss under it. apart: whether it needs `alone`.
+    """
+
+    follows: ClassVar[bool] = True
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of the source, where it is another than the attack's own."""
+        return ""
+
+    @property
+    def apart(self) -> bool:
+        """False, unless the search moves one row of a batch at a time."""
+        return False
 
     @abstractmethod
     def run(self, problem: Problem, starts: Point, *, clock: Clock, watch: Watch) -> Found:
@@ -99,25 +132,39 @@ class Adam(AbstractSearch):
         leaves = {name: value.detach().clone().requires_grad_(True) for name, value in starts.items()}
         optimizer = torch.optim.Adam(leaves.values(), lr=self.lr)
         slope = gradients(problem, restarts)
-        journal = Journal(clock, watch, self.steps * restarts, problem.picture)
+        journal = problem.journal(clock, watch, self.steps * restarts)
+        done = _resumed(clock.saved(), leaves, optimizer, journal)
         stop = Stop.DONE
         try:
-            for _ in range(self.steps):
+            while done < self.steps:
+                clock.keep(functools.partial(_state, done, leaves, optimizer, journal))
+                self._between(problem, leaves, done)
                 gradient, losses = slope({name: value.detach() for name, value in leaves.items()})
-                journal.note(leaves, losses)
+                way = clock.fraction(journal.evaluations + len(losses), journal.planned)
+                journal.note(leaves, losses, moving=self._rate(way))
                 stop = self._stop(journal)
                 if stop is not Stop.DONE:
                     break
-                self._step(optimizer, leaves, gradient, clock.fraction(journal.evaluations, journal.planned))
+                self._step(optimizer, leaves, gradient, way)
                 self._project(problem, leaves)
+                done += 1
         except KeyboardInterrupt:
             stop = Stop.INTERRUPTED
         return journal.found(stop)
 
+    def _rate(self, way: float) -> float:
+        return self.lr * 0.1 ** sum(way >= share for share in self.decay)
+
+    def _between(self, problem: Problem, leaves: Point, done: int) -> None:
+        if problem.between is not None:
+            with torch.no_grad():
+                changed = problem.between({name: leaf.detach() for name, leaf in leaves.items()}, done)
+                for name, leaf in leaves.items():
+                    leaf.copy_(changed[name])
+
     def _step(self, optimizer: torch.optim.Adam, leaves: Point, gradient: Point, way: float) -> None:
-        rate = self.lr * 0.1 ** sum(way >= share for share in self.decay)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self._rate(way)
         for name, leaf in leaves.items():
             leaf.grad = gradient[name].sign() if self.signed else gradient[name]
         optimizer.step()
@@ -140,6 +187,33 @@ class Adam(AbstractSearch):
         return Stop.DONE
 
 
+def _state(done: int, leaves: Point, optimizer: torch.optim.Optimizer, journal: Journal) -> State:
+    """What an optimizer of torch needs to go on: its leaves, its own memory, the journal."""
+    memory = [dict(optimizer.state[leaf]) for leaf in leaves.values() if leaf in optimizer.state]
+    return {"done": done, "leaves": dict(leaves), "memory": memory, "journal": journal.state()}
+
+
+def _resumed(state: State | None, leaves: Point, optimizer: torch.optim.Optimizer, journal: Journal) -> int:
+    """Put a state back in place and say how many steps were done; 0 without a state."""
+    if state is None:
+        return 0
+    with torch.no_grad():
+        for name, leaf in leaves.items():
+            leaf.copy_(state["leaves"][name])
+    for leaf, memory in zip(leaves.values(), state["memory"], strict=False):  # L-BFGS has one memory for all
+        # step counts stay on the CPU, as torch keeps them
+        optimizer.state[leaf] = {name: _placed(value, leaf) for name, value in memory.items()}
+    journal.restore(state["journal"], next(iter(leaves.values())))
+    done: int = state["done"]
+    return done
+
+
+def _placed(value: object, like: Tensor) -> object:
+    if isinstance(value, list):
+        return [_placed(item, like) for item in value]
+    return value.to(like.device) if isinstance(value, Tensor) and value.dim() else value
+
+
 def signed_adam(*, lr: float = 0.1, steps: int = 1000, patience: Patience | None = None) -> Adam:
     """Adam on the sign of the gradient: the search of Geiping et al. 2020."""
     return Adam(lr=lr, steps=steps, signed=True, patience=patience)
@@ -160,6 +234,7 @@ class LBFGS(AbstractSearch):
     history: int = 100
     line_search: bool = True
     good_enough: float = 1e-8
+    follows: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
@@ -170,12 +245,13 @@ class LBFGS(AbstractSearch):
     def run(self, problem: Problem, starts: Point, *, clock: Clock, watch: Watch) -> Found:
         """Restart by restart, all within one budget; the best of all is returned."""
         restarts = len(next(iter(starts.values())))
-        results: list[Found] = []
-        for index in range(restarts):
-            spent = sum(result.evaluations for result in results)
-            if index and clock.exhausted(spent):
+        state = clock.saved()
+        results = [] if state is None else [Found.restored(one) for one in state["results"]]
+        for index in range(len(results), restarts):
+            if index and clock.exhausted(sum(result.evaluations for result in results)):
                 break
-            results.append(self._restart(problem, _one(starts, index), clock, watch, before=spent))
+            results.append(self._restart(problem, _one(starts, index), (clock, watch), results, state))
+            state = None
             last = results[-1]
             if last.stop is Stop.INTERRUPTED or last.loss <= self.good_enough * last.start_loss:
                 break
@@ -183,11 +259,16 @@ class LBFGS(AbstractSearch):
         total = sum(result.evaluations for result in results)
         return Found(best.point, best.loss, best.start_loss, best.last_loss, results[-1].stop, total, best.trace)
 
-    def _restart(self, problem: Problem, start: Point, clock: Clock, watch: Watch, *, before: int) -> Found:
+    def _restart(
+        self, problem: Problem, start: Point, around: tuple[Clock, Watch], earlier: list[Found], state: State | None
+    ) -> Found:
+        clock, watch = around
         leaves = {name: value.detach().clone().requires_grad_(True) for name, value in start.items()}
         slope = gradients(problem, 1)
-        remaining = clock.remaining(before).start()
-        journal = Journal(remaining, watch, self.evaluations, problem.picture)
+        remaining = clock.remaining(sum(result.evaluations for result in earlier)).start()
+        journal = problem.journal(remaining, watch, self.evaluations)
+        optimizer = self._optimizer(leaves)
+        _resumed(state, leaves, optimizer, journal)
 
         def closure() -> Tensor:
             gradient, losses = slope({name: leaf.detach()[None] for name, leaf in leaves.items()})
@@ -196,11 +277,14 @@ class LBFGS(AbstractSearch):
             journal.note({name: leaf[None] for name, leaf in leaves.items()}, losses)
             return losses[0]
 
-        optimizer = self._optimizer(leaves)
+        def kept() -> State:
+            # at the end of a chunk the optimizer's memory is whole
+            return {"results": [one.state() for one in earlier], **_state(0, leaves, optimizer, journal)}
 
         stop = Stop.DONE
         try:
             while journal.evaluations < self.evaluations and stop is Stop.DONE:
+                clock.keep(kept)
                 done = journal.evaluations
                 most = self.evaluations - done
                 if remaining.budget.evaluations is not None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import enum
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
 from torch import Tensor
 
 from leakscope.core.domain import AbstractDomain
+from leakscope.core.errors import BadInput
+from leakscope.numerics.rng import Key
 
 
 class AbstractSpace(ABC):
@@ -26,6 +29,13 @@ class AbstractSpace(ABC):
     @abstractmethod
     def project(self, point: Tensor, domain: AbstractDomain) -> Tensor:
         """The nearest legal point; applied after every step of a first-order search."""
+
+    def searched(self, lengths: Tensor, frames: int) -> Tensor:
+        """Of sequences padded to `frames`, which frames move; the others stay as they were drawn. (B,) to (B, frames).
+
+        Every real frame, unless the space says otherwise.
+        """
+        return torch.arange(frames, device=lengths.device) < lengths.unsqueeze(1)
 
 
 @final
@@ -82,3 +92,70 @@ class Squashed(AbstractSpace):
         """The point itself."""
         del domain
         return point
+
+
+@final
+class Where(enum.Enum):
+    """Which frames of an utterance; `Where("start")` names the same."""
+
+    START = "start"
+    END = "end"
+    RANDOM = "random"
+    SPREAD = "spread"
+
+    def __repr__(self) -> str:
+        return f"Where.{self.name}"
+
+
+@final
+@dataclass(frozen=True)
+class SomeFrames(AbstractSpace):
+    """`of`, of which only `count` frames of each utterance are searched; the others stay as the start drew them.
+
+    where: the first ones, the last ones, a draw from `seed`, or evenly spread. Utterances with fewer frames are
+    searched as a whole. Begin with zeros (`Between(0.0, 0.0)`) or with what another attack claims (`Claimed`).
+    Raises `BadInput` on count < 1.
+
+    >>> SomeFrames(2, Where.END).searched(torch.tensor([3, 4]), 4).int()
+    tensor([[0, 1, 1, 0],
+            [0, 0, 1, 1]], dtype=torch.int32)
+    """
+
+    count: int
+    where: Where = Where.START
+    of: AbstractSpace = field(default_factory=Pixels)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise BadInput(f"expected count >= 1, got {self.count}")
+        object.__setattr__(self, "where", Where(self.where))
+
+    def decode(self, point: Tensor, domain: AbstractDomain) -> Tensor:
+        """As the space inside."""
+        return self.of.decode(point, domain)
+
+    def encode(self, inputs: Tensor, domain: AbstractDomain) -> Tensor:
+        """As the space inside."""
+        return self.of.encode(inputs, domain)
+
+    def project(self, point: Tensor, domain: AbstractDomain) -> Tensor:
+        """As the space inside."""
+        return self.of.project(point, domain)
+
+    def searched(self, lengths: Tensor, frames: int) -> Tensor:
+        """`count` frames of each utterance."""
+        chosen = torch.zeros(len(lengths), frames, dtype=torch.bool, device=lengths.device)
+        for item, length in enumerate(lengths.tolist()):
+            chosen[item, self._places(length, Key(self.seed).child("frames", item)).to(lengths.device)] = True
+        return chosen
+
+    def _places(self, length: int, key: Key) -> Tensor:
+        count = min(self.count, length)
+        if self.where is Where.START:
+            return torch.arange(count)
+        if self.where is Where.END:
+            return torch.arange(length - count, length)
+        if self.where is Where.SPREAD:
+            return torch.arange(count) * length // count
+        return torch.randperm(length, generator=key.generator())[:count]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
+import torch
 from torch import Tensor
 
+from leakscope.attacks.attack import AbstractAttack
+from leakscope.core.attempt import Budget, Refusal
+from leakscope.core.claim import Inputs
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
+from leakscope.core.facts import Lengths
+from leakscope.core.observation import Observation
 from leakscope.numerics.rng import Key, normal, uniform
 
 
@@ -19,6 +25,16 @@ class AbstractStart(ABC):
     @abstractmethod
     def draw(self, like: Tensor, domain: AbstractDomain, *, key: Key) -> Tensor:
         """First candidates with the shape (..., *shape), dtype and device of `like`."""
+
+    def refusal(self, seen: Observation) -> Refusal | None:
+        """Why there is no such start here, or None."""
+        del seen
+        return None
+
+    def informed(self, seen: Observation, *, key: Key, budget: Budget) -> AbstractStart | Refusal:
+        """The start for this observation: itself, unless it has to be found out first."""
+        del seen, key, budget
+        return self
 
 
 @final
@@ -67,3 +83,99 @@ class Gray(AbstractStart):
         """Nearly constant candidates."""
         low, high = domain.bounds(like)
         return (low + high) / 2 + self.spread * (high - low) * (uniform(like, key) - 0.5)
+
+
+@final
+@dataclass(frozen=True)
+class Between(AbstractStart):
+    """U(low, high) in the model's units, low <= high: U(-1, 1) where the domain's range says nothing of size.
+
+    A constant where both are the same. Raises `BadInput` when low > high.
+    """
+
+    low: float = -1.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.high:
+            raise BadInput(f"expected low <= high, got {self.low} and {self.high}")
+
+    def draw(self, like: Tensor, domain: AbstractDomain, *, key: Key) -> Tensor:
+        """Uniform noise."""
+        del domain
+        return self.low + (self.high - self.low) * uniform(like, key)
+
+
+@final
+@dataclass(frozen=True)
+class Repeated(AbstractStart):
+    """One frame drawn from `of` for each utterance and repeated along time; inputs are (..., T, F)."""
+
+    of: AbstractStart = field(default_factory=Between)
+
+    def draw(self, like: Tensor, domain: AbstractDomain, *, key: Key) -> Tensor:
+        """The same frame at every time."""
+        one: Tensor = self.of.draw(like[..., :1, :], domain, key=key)
+        return one.expand(like.shape).clone()
+
+
+@final
+@dataclass(frozen=True)
+class Claimed(AbstractStart):
+    """What another attack claims, plus U(-noise, noise) in the model's units: an exact attack begins, a search goes on.
+
+    Refuses where that attack refuses or claims nothing. Claimed sequences of other lengths are cut or padded with
+    zeros, and are taken in the order of their lengths. Raises `BadInput` on noise < 0.
+    """
+
+    attack: AbstractAttack[Inputs]
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.noise >= 0:
+            raise BadInput(f"expected noise >= 0, got {self.noise}")
+
+    def draw(self, like: Tensor, domain: AbstractDomain, *, key: Key) -> Tensor:
+        """Raises `BadInput`: it takes an observation, see `informed`."""
+        raise BadInput("what another attack claims is drawn for an observation; use `informed` first")
+
+    def refusal(self, seen: Observation) -> Refusal | None:
+        """That of the attack."""
+        return self.attack.refusal(seen)
+
+    def informed(self, seen: Observation, *, key: Key, budget: Budget) -> AbstractStart | Refusal:
+        """The claim as a start."""
+        attempt = self.attack.run(seen, key=key, budget=budget)
+        if attempt.claim is None:
+            return Refusal(f"no inputs to start from: {attempt.sentence}")
+        return _Given(_in_order(attempt.claim, seen), self.noise)
+
+
+def _in_order(claim: Inputs, seen: Observation) -> Tensor:
+    """The claimed values; of sequences the shortest where the shortest is expected, and so on."""
+    if claim.lengths is None or not seen.knows(Lengths) or len(seen.told(Lengths).values) != len(claim):
+        return claim.values
+    expected = torch.tensor(seen.told(Lengths).values)
+    return claim.values[claim.lengths.argsort(stable=True)[expected.argsort(stable=True).argsort()]]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Given(AbstractStart):
+    """Claimed values (N, ...) as a start."""
+
+    claimed: Tensor
+    noise: float
+
+    def draw(self, like: Tensor, domain: AbstractDomain, *, key: Key) -> Tensor:
+        """The claim in the shape of `like` (R, B, ...); rows that it lacks are repeated."""
+        del domain
+        values = self.claimed.to(like)
+        rows = torch.arange(like.shape[1]) % len(values)
+        values = values[rows]
+        if values.shape[1:] != like.shape[2:]:
+            fitted = like.new_zeros(like.shape[1:])
+            frames = min(values.shape[1], like.shape[2])
+            fitted[:, :frames] = values[:, :frames]
+            values = fitted
+        return values + self.noise * (2 * uniform(like, key) - 1)
