@@ -62,3 +62,25 @@ def test_other_data_and_bad_settings_are_refused() -> None:
         ls.Fitted(ls.LeNet(), DIGITS, epochs=-1)
     with pytest.raises(ls.BadInput, match="smaller lr"):
         ls.Fitted(ls.MLP((64,)), DIGITS, epochs=2, lr=1e20).build(DIGITS.domain, DIGITS.classes, key=ls.Key(0))
+
+
+def test_a_pretrained_body_differs_from_a_fresh_one_and_its_head_is_fresh() -> None:
+    domain = ls.Images(3, 64, 64)
+    target = ls.EfficientNetLite0().build(domain, 10, key=ls.Key(0))
+    assert target.count() == 4_652_008 - 990 * (1280 + 1)  # published with 1000 classes
+    other = ls.EfficientNetLite0().build(domain, 10, key=ls.Key(1))
+    same = [name for name, value in target.parameters().items() if torch.equal(value, other.parameters()[name])]
+    assert [name for name in target.parameters() if name not in same] == ["body._fc.weight", "body._fc.bias"]
+    fresh = ls.EfficientNetLite0(pretrained=False).build(domain, 10, key=ls.Key(0))
+    assert not torch.equal(fresh.parameters()["body._conv_stem.weight"], target.parameters()["body._conv_stem.weight"])
+    # what ImageNet taught: features of tiles of one photograph are more alike than those of two
+    photographs = ls.Photographs(size=64, rows=4)
+    batch = photographs.public()
+    features = torch.nn.functional.normalize(target.module.body.extract_features(batch.inputs).mean((2, 3)), dim=1)
+    alike = features @ features.T
+    together = batch.labels[:, None] == batch.labels
+    apart = ~together
+    together.fill_diagonal_(False)
+    assert float(alike[together].mean()) > float(alike[apart].mean()) + 0.1
+    with pytest.raises(ls.BadInput, match="3 channels"):
+        ls.EfficientNetLite0().build(DIGITS.domain, 10, key=ls.Key(0))

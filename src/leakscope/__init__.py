@@ -133,6 +133,7 @@ if TYPE_CHECKING:
     from leakscope.targets.zoo.convnet import ConvNet as ConvNet
     from leakscope.targets.zoo.deepspeech import DeepSpeech as DeepSpeech
     from leakscope.targets.zoo.fit import Activation as Activation
+    from leakscope.targets.zoo.efficientnet import EfficientNetLite0 as EfficientNetLite0
     from leakscope.targets.zoo.lenet import LeNet as LeNet
     from leakscope.targets.zoo.mlp import MLP as MLP
     from leakscope.targets.zoo.mlp import Linear as Linear
@@ -297,6 +298,7 @@ _HOME = {
     "targets.windows": ("ContextWindow",),
     "targets.zoo.convnet": ("ConvNet",),
     "targets.zoo.deepspeech": ("DeepSpeech",),
+    "targets.zoo.efficientnet": ("EfficientNetLite0",),
     "targets.zoo.fit": ("Activation",),
     "targets.zoo.lenet": ("LeNet",),
     "targets.zoo.mlp": (

@@ -68,6 +68,7 @@ from leakscope.targets.state import Trained
 from leakscope.targets.windows import ContextWindow
 from leakscope.targets.zoo.convnet import ConvNet
 from leakscope.targets.zoo.deepspeech import DeepSpeech
+from leakscope.targets.zoo.efficientnet import EfficientNetLite0
 from leakscope.targets.zoo.fit import Activation
 from leakscope.targets.zoo.lenet import LeNet
 from leakscope.targets.zoo.mlp import MLP, Linear
@@ -222,6 +223,8 @@ ROWS: tuple[Row, ...] = (
     _row(_T, ViT, "a vision transformer with a learnable position embedding, at any size", "ViT(dim=128)", T.PATCHES),
     _row(_T, DeepSpeech, "dense layers on windows of frames, an LSTM, CTC: DeepSpeech 0.7 at any size",
          "DeepSpeech(hidden=512)", T.SPEECH),
+    _row(_T, EfficientNetLite0, "a body trained on ImageNet with a fresh last layer, about to be fine-tuned",
+         "", T.NEEDS_EXTRA, T.NEEDS_COLOR),
     _row(_T, Fitted, "another target, trained on the public half of a dataset",
          "Fitted(LeNet(init_range=None), Digits(), epochs=1)"),
     _row(_T, Trained, "another target with the weights of a file",
