@@ -1,10 +1,13 @@
 """One step of gradient matching: the double-backward loop as it is commonly written, beside ours, in one process.
 
-    python benchmarks/matching_step.py [--rounds 7]
+    python benchmarks/matching_step.py [--rounds 5] [--case lenet|convnet|convnet-large|resnet18] [--no-compile]
 
-Both sides do the same arithmetic: the squared distance between the candidate's gradient and the observed one, its
-gradient with respect to the image, one Adam step, and the loss read back. Prints milliseconds per step and
-reconstruction, and the ratio (common / ours) as minimum, median and maximum over rounds that alternate the two.
+Both sides do the same arithmetic: the squared distance between the candidate's gradient and the observed one, and its
+gradient with respect to the image. The common loop also steps an Adam and reads the loss back, as it does in the wild
+(a few percent of a step). Prints milliseconds per step and reconstruction, and the ratio common / ours as minimum /
+median / maximum of rounds that alternate all sides: `written` is torch.func as it stands, `recorded` the same step as
+one flat graph, `compiled` that graph through torch.compile. `leakscope` chooses among them by the planned work
+(`attacks/parts/execution.py`). What recording and compiling cost is printed once for each case.
 """
 
 from __future__ import annotations
@@ -17,12 +20,41 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 import leakscope as ls
-from leakscope.core.attempt import unwatched
+from leakscope.attacks.parts.execution import Course, Slope, executed
+from leakscope.attacks.parts.searches import gradients
 
 
-def common_loop(target: ls.Target, gradient: ls.Gradient, label: torch.Tensor, steps: int) -> float:
+class Block(nn.Module):
+    """Two convolutions beside a shortcut."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)
+        self.second, self.again = nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after)
+        same = stride == 1 and before == after
+        self.short = nn.Identity() if same else nn.Conv2d(before, after, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, before, H, W) to (B, after, H / stride, W / stride)."""
+        return torch.relu(self.again(self.second(torch.relu(self.norm(self.first(x))))) + self.short(x))
+
+
+def resnet18(domain: ls.Images) -> ls.Target:
+    """ResNet-18 with a stem for 32 x 32 images."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+    before = 64
+    for after, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        layers += [Block(before, after, stride), Block(after, after, 1)]
+        before = after
+    with ls.Key(0).isolated():
+        net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+    return ls.Target(net.eval(), domain, 10, "ResNet-18")
+
+
+def common_loop(target: ls.Target, gradient: ls.Gradient, label: Tensor, steps: int) -> float:
     """The loop of the field's tutorials: autograd twice, python sum, `.item()` at every step."""
     net = copy.deepcopy(target.module).requires_grad_(True)
     wanted = list(gradient.by_name.values())
@@ -40,56 +72,76 @@ def common_loop(target: ls.Target, gradient: ls.Gradient, label: torch.Tensor, s
     return history[-1]
 
 
-def our_search(seen: ls.Observation, label: torch.Tensor, steps: int, restarts: int) -> float:
-    """`Adam` of leakscope on the same objective, `restarts` reconstructions at once."""
-    attack = ls.GradientInversion(ls.Squared(), start=ls.Uniform(), search=ls.Adam(steps=steps), restarts=restarts)
-    problem, _ = attack._problem(seen, label, ls.Key(0))
-    starts = attack._starts(seen, label, ls.Key(0))
-    found = attack.search.run(problem, starts, clock=ls.Budget().start(), watch=unwatched)
-    return found.loss
-
-
-def seconds(function: Callable[[], float]) -> float:
+def seconds(function: Callable[[], object]) -> float:
     """Wall seconds of one call."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
-def compare(name: str, target: ls.Target, *, restarts: int, steps: int, rounds: int) -> None:
-    """Print one line: both times and the ratio with its spread."""
+def repeated(slope: Slope, point: dict[str, Tensor], steps: int) -> None:
+    """Some steps without moving."""
+    for _ in range(steps):
+        slope(point)
+
+
+def compare(target: ls.Target, *, restarts: int, steps: int, rounds: int, compiles: bool) -> None:
+    """Print a line for each course."""
     label = torch.tensor([1])
     image = torch.rand(1, *target.domain.shape, generator=ls.Key(0).generator())
     seen = ls.observe(target, ls.Batch(image, label), ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(1)])
+    attack = ls.GradientInversion(ls.Squared(), start=ls.Uniform(), restarts=restarts)
+    problem, _ = attack._problem(seen, label, ls.Key(0))
+    point = attack._starts(seen, label, ls.Key(0))
+    written = gradients(problem, restarts)
+    slopes, once = {Course.WRITTEN: written}, {Course.WRITTEN: 0.0}
+    for course in (Course.RECORDED, Course.COMPILED) if compiles else (Course.RECORDED,):
+        began = time.perf_counter()
+        slopes[course] = executed(written, point, course)
+        once[course] = time.perf_counter() - began
     gradient = seen.gradient()
     common_loop(target, gradient, label, 2)
-    our_search(seen, label, 2, restarts)
-    theirs, ours = [], []
+    theirs: list[float] = []
+    ours: dict[Course, list[float]] = {course: [] for course in slopes}
     for _ in range(rounds):
         theirs.append(1000 * seconds(lambda: common_loop(target, gradient, label, steps)) / steps)
-        ours.append(1000 * seconds(lambda: our_search(seen, label, steps, restarts)) / (steps * restarts))
-    ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
-    print(
-        f"{name:28} {restarts:3d} at once  common {statistics.median(theirs):8.2f} ms  ours "
-        f"{statistics.median(ours):8.2f} ms  "
-        f"ratio {min(ratios):.2f} / {statistics.median(ratios):.2f} / {max(ratios):.2f}"
-    )
+        for course, slope in slopes.items():
+            spent = seconds(lambda slope=slope: repeated(slope, point, steps))
+            ours[course].append(1000 * spent / (steps * restarts))
+    for course, took in ours.items():
+        ratios = [a / b for a, b in zip(theirs, took, strict=True)]
+        print(
+            f"{target.name[:34]:34} {restarts:3d} at once  common {statistics.median(theirs):8.2f} ms  "
+            f"{course.name.lower():8} {statistics.median(took):8.2f} ms  "
+            f"ratio {min(ratios):5.2f} / {statistics.median(ratios):5.2f} / {max(ratios):5.2f}  "
+            f"once {once[course]:5.1f} s",
+            flush=True,
+        )
+
+
+DOMAIN = ls.Images(3, 32, 32)
+CASES = {
+    "lenet": (lambda: ls.LeNet().build(DOMAIN, 100, key=ls.Key(0)), ((1, 60), (16, 12), (64, 6))),
+    "convnet": (lambda: ls.ConvNet().build(DOMAIN, 10, key=ls.Key(0)), ((1, 20), (8, 5))),
+    "convnet-large": (lambda: ls.ConvNet(width=140).build(DOMAIN, 10, key=ls.Key(0)), ((1, 4),)),
+    "resnet18": (lambda: resnet18(DOMAIN), ((1, 2),)),
+}
 
 
 def main() -> None:
-    """Both nets, one reconstruction and many."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+    """All nets, one reconstruction and many."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--case", choices=CASES, action="append")
+    parser.add_argument("--no-compile", action="store_true")
+    chosen = parser.parse_args()
     torch.set_num_threads(1)
-    domain = ls.Images(3, 32, 32)
-    lenet = ls.LeNet().build(domain, 100, key=ls.Key(0))
-    convnet = ls.ConvNet().build(domain, 10, key=ls.Key(0))
     print("per step and reconstruction; ratio = common / ours as minimum / median / maximum of the rounds")
-    for restarts, steps in ((1, 60), (16, 12), (64, 6)):
-        compare("LeNet", lenet, restarts=restarts, steps=steps, rounds=rounds)
-    for restarts, steps in ((1, 20), (8, 5)):
-        compare("ConvNet, 74 k parameters", convnet, restarts=restarts, steps=steps, rounds=rounds)
+    for name in chosen.case or CASES:
+        build, sizes = CASES[name]
+        target = build()
+        for restarts, steps in sizes:
+            compare(target, restarts=restarts, steps=steps, rounds=chosen.rounds, compiles=not chosen.no_compile)
 
 
 if __name__ == "__main__":

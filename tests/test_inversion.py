@@ -197,3 +197,20 @@ def test_labels_can_be_told() -> None:
     )
     attempt = ls.GradientInversion(labeling=ls.Told(), search=ls.Adam(steps=40)).run(told, key=ls.Key(0))
     assert attempt.claim.labels.tolist() == secret.labels.tolist()
+
+
+def test_halving_gives_the_steps_of_the_worse_restarts_to_the_better() -> None:
+    """As many evaluations as without, spent on the restarts that led; the winner is one of all."""
+    target = ls.LeNet().build(ls.Images(1, 8, 8), 4, key=ls.Key(0))
+    batch = ls.Synthetic(shape=(1, 8, 8), classes=4, count=24).draw(1, key=ls.Key(0)).reveal()
+    seen = ls.observe(target, batch, ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(1)])
+    labeled = ls.Inferred(ls.LabelSigns())
+    plain = ls.GradientInversion(ls.Squared(), search=ls.Adam(steps=40), labeling=labeled, restarts=8)
+    halved = ls.GradientInversion(
+        ls.Squared(), search=ls.Adam(steps=40, halving=(0.05, 0.15, 0.4)), labeling=labeled, restarts=8
+    )
+    one, other = plain.run(seen, key=ls.Key(1)), halved.run(seen, key=ls.Key(1))
+    assert one.cost.evaluations == other.cost.evaluations == 320
+    # 8 for 5 %, 4 up to 15 %, 2 up to 40 %, 1 from there on
+    assert len(other.trace.losses) > 3 * len(one.trace.losses)
+    assert min(other.trace.losses) < min(one.trace.losses)

@@ -246,6 +246,7 @@ def test_every_field_speaks(row: Row) -> None:
         (ls.Adam(steps=30), "signed", True),
         (ls.Adam(steps=30), "decay", ()),
         (ls.Adam(steps=60, lr=1e-6), "patience", ls.Patience(20, 0.5)),
+        (ls.Adam(steps=30), "halving", (0.2,)),
         (ls.LBFGS(evaluations=30), "lr", 0.1),
         (ls.LBFGS(evaluations=30), "evaluations", 10),
         (ls.LBFGS(evaluations=30), "history", 1),
@@ -256,7 +257,10 @@ def test_every_field_speaks(row: Row) -> None:
 def test_every_setting_of_a_search_speaks(search: Any, field: str, other: Any) -> None:
     row = next(row for row in ATTACKS if row.name == "idlg")
     seen = observed(row, ls.FedSGD())
-    attack = ls.GradientInversion(ls.Squared(), search=search, labeling=ls.Inferred(ls.LabelSigns()))
+    restarts = 4 if field == "halving" else 1
+    attack = ls.GradientInversion(
+        ls.Squared(), search=search, labeling=ls.Inferred(ls.LabelSigns()), restarts=restarts
+    )
     changed = dataclasses.replace(attack, search=dataclasses.replace(search, **{field: other}))
     assert numbers(attack.run(seen, key=ls.Key(1))) != numbers(changed.run(seen, key=ls.Key(1))) or (
         attack.run(seen, key=ls.Key(1)).cost.evaluations != changed.run(seen, key=ls.Key(1)).cost.evaluations

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from leakscope.attacks.labels.labeling import Spelled
 from leakscope.attacks.parts.distances import AbstractDistance
+from leakscope.attacks.parts.execution import laid_out
 from leakscope.attacks.parts.journal import Point
 from leakscope.attacks.parts.priors.prior import Penalty
 from leakscope.attacks.parts.spaces import AbstractSpace
@@ -202,7 +203,7 @@ def objective(
     lengths = torch.tensor(seen.told(Lengths).values, device=device) if seen.knows(Lengths) else None
     moving = space.searched(lengths, int(lengths.max())) if lengths is not None else None
     return Objective(
-        target=only(seen.target, names) if split else seen.target,
+        target=laid_out(only(seen.target, names) if split else seen.target),
         mechanism=seen.mechanism.undefended if split else seen.mechanism,
         observed=trees.detached(trees.select(seen.gradient().by_name, names)),
         distance=distance,

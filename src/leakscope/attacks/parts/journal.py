@@ -150,6 +150,15 @@ class Journal:
         """The latest loss of each restart (R,)."""
         return self._losses[-1]
 
+    def narrow(self, count: int) -> Tensor:
+        """Forget all restarts but the `count` best; where these were (count,), ascending."""
+        assert self._best_loss is not None
+        index = self._best_loss.argsort(stable=True)[:count].sort().values
+        self._best = {name: value[index] for name, value in self._best.items()}
+        self._best_loss = self._best_loss[index]
+        self._losses = [row[index] for row in self._losses]
+        return index
+
     def plateau(self, patience: int, improvement: float) -> bool:
         """Whether the best loss of the last `patience` notes is not below `1 - improvement` times the best before."""
         if len(self._losses) <= patience:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
+from leakscope.attacks.parts.execution import Slope, prepared
 from leakscope.attacks.parts.journal import Found, Journal, Point, Stop
 from leakscope.core.attempt import Clock, State, Watch, unwatched
 from leakscope.core.errors import BadInput
@@ -74,7 +75,11 @@ def _one(point: Point, index: int) -> Point:
     return {name: value[index] for name, value in point.items()}
 
 
-def gradients(problem: Problem, restarts: int) -> Callable[[Point], tuple[Point, Tensor]]:
+def _one_row(point: Point) -> Point:
+    return {name: value[None] for name, value in point.items()}
+
+
+def gradients(problem: Problem, restarts: int) -> Slope:
     """Gradient and loss of each restart: point (R, ...) to (gradients (R, ...), losses (R,)).
 
     Several restarts run as one vectorized double backward; a single one runs without that overhead.
@@ -88,6 +93,15 @@ def gradients(problem: Problem, restarts: int) -> Callable[[Point], tuple[Point,
         return {name: value[None] for name, value in gradient.items()}, loss[None]
 
     return alone
+
+
+def _executed(problem: Problem, point: Point, clock: Clock, evaluations: int) -> Slope:
+    """`gradients` on the course that pays for that many evaluations of the restarts in `point`, within the budget."""
+    restarts = len(next(iter(point.values())))
+    left = clock.budget.evaluations
+    steps = (evaluations if left is None else min(evaluations, left)) // restarts
+    held = {name: value.detach() for name, value in point.items()}
+    return prepared(gradients(problem, restarts), held, steps=steps, seconds=clock.budget.seconds)
 
 
 @final
@@ -110,6 +124,8 @@ class Adam(AbstractSearch):
 
     signed: use sign(gradient), as Geiping et al. 2020 do. decay: the share of the way at which the step size falls
     to a tenth, each time. The way is the larger of steps done and budget spent, so a short budget decays too.
+    halving: shares of the way at which the worse half of the restarts is given up (successive halving; Jamieson &
+    Talwalkar 2016, arXiv:1502.07943). The steps that they save go to the others: `steps` is the mean over all.
     """
 
     lr: float = 0.1
@@ -117,26 +133,30 @@ class Adam(AbstractSearch):
     signed: bool = False
     decay: tuple[float, ...] = (3 / 8, 5 / 8, 7 / 8)
     patience: Patience | None = None
+    halving: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
             raise BadInput(f"expected lr > 0, got {self.lr}")
         if self.steps < 1:
             raise BadInput(f"expected steps >= 1, got {self.steps}")
-        if any(not 0 < share < 1 for share in self.decay):
-            raise BadInput(f"expected decay points between 0 and 1, got {self.decay}")
+        for name, shares in (("decay", self.decay), ("halving", self.halving)):
+            if any(not 0 < share < 1 for share in shares):
+                raise BadInput(f"expected {name} points between 0 and 1, got {shares}")
 
     def run(self, problem: Problem, starts: Point, *, clock: Clock, watch: Watch) -> Found:
         """All restarts together, until the steps or the budget end."""
-        restarts = len(next(iter(starts.values())))
-        leaves = {name: value.detach().clone().requires_grad_(True) for name, value in starts.items()}
+        saved = clock.saved()
+        first = starts if saved is None else saved["leaves"]  # fewer, when some had been given up
+        like = next(iter(starts.values()))
+        leaves = {name: value.detach().clone().to(like.device).requires_grad_(True) for name, value in first.items()}
         optimizer = torch.optim.Adam(leaves.values(), lr=self.lr)
-        slope = gradients(problem, restarts)
-        journal = problem.journal(clock, watch, self.steps * restarts)
-        done = _resumed(clock.saved(), leaves, optimizer, journal)
+        journal = problem.journal(clock, watch, self.steps * len(like))
+        done = _resumed(saved, leaves, optimizer, journal)
+        slope = _executed(problem, leaves, clock, journal.planned)
         stop = Stop.DONE
         try:
-            while done < self.steps:
+            while journal.evaluations < journal.planned:
                 clock.keep(functools.partial(_state, done, leaves, optimizer, journal))
                 self._between(problem, leaves, done)
                 gradient, losses = slope({name: value.detach() for name, value in leaves.items()})
@@ -148,6 +168,10 @@ class Adam(AbstractSearch):
                 self._step(optimizer, leaves, gradient, way)
                 self._project(problem, leaves)
                 done += 1
+                left = max(1, len(like) >> sum(way >= share for share in self.halving))
+                if left < len(losses):
+                    leaves, optimizer = _narrowed(leaves, optimizer, journal.narrow(left))
+                    slope = _executed(problem, leaves, clock, journal.planned - journal.evaluations)
         except KeyboardInterrupt:
             stop = Stop.INTERRUPTED
         return journal.found(stop)
@@ -191,6 +215,19 @@ def _state(done: int, leaves: Point, optimizer: torch.optim.Optimizer, journal: 
     """What an optimizer of torch needs to go on: its leaves, its own memory, the journal."""
     memory = [dict(optimizer.state[leaf]) for leaf in leaves.values() if leaf in optimizer.state]
     return {"done": done, "leaves": dict(leaves), "memory": memory, "journal": journal.state()}
+
+
+def _narrowed(leaves: Point, optimizer: torch.optim.Optimizer, index: Tensor) -> tuple[Point, torch.optim.Adam]:
+    """Some of the restarts, with the optimizer's memory of them."""
+    kept = {name: leaf.detach()[index].clone().requires_grad_(True) for name, leaf in leaves.items()}
+    following = torch.optim.Adam(kept.values(), lr=optimizer.param_groups[0]["lr"])
+    for name, leaf in leaves.items():
+        memory = optimizer.state[leaf]
+        following.state[kept[name]] = {
+            what: value[index].clone() if isinstance(value, Tensor) and value.dim() else value
+            for what, value in memory.items()
+        }
+    return kept, following
 
 
 def _resumed(state: State | None, leaves: Point, optimizer: torch.optim.Optimizer, journal: Journal) -> int:
@@ -264,7 +301,7 @@ class LBFGS(AbstractSearch):
     ) -> Found:
         clock, watch = around
         leaves = {name: value.detach().clone().requires_grad_(True) for name, value in start.items()}
-        slope = gradients(problem, 1)
+        slope = _executed(problem, _one_row(start), clock, self.evaluations)
         remaining = clock.remaining(sum(result.evaluations for result in earlier)).start()
         journal = problem.journal(remaining, watch, self.evaluations)
         optimizer = self._optimizer(leaves)
