@@ -20,7 +20,7 @@ from leakscope.scoring.metrics.metric import AbstractMetric, AbstractRankMetric
 from leakscope.scoring.metrics.ranks import Standing
 from leakscope.scoring.pairing import Pairing, kept
 
-DRAWS = 256
+DRAWS = 128
 """Over how many random rankings the chance level of a batch is taken; that of a single item is exact."""
 
 SHOWN = 5
@@ -40,17 +40,22 @@ class Ranked:
     best: tuple[str, ...]
 
 
-def standing(scores: Tensor, category: int) -> Standing | None:
-    """Where `category` stands in `scores` (G,); None when it is ruled out. Candidates are those above -inf.
+def table(scores: Tensor, categories: Sequence[int]) -> list[list[Standing | None]]:
+    """Where each of B categories stands in each row of `scores` (N, G); None where it is ruled out.
 
-    >>> standing(torch.tensor([0.2, 0.9, 0.2]), 0)
-    Standing(above=1, tied=1, of=3)
+    Candidates are those above -inf.
+
+    >>> table(torch.tensor([[0.2, 0.9, 0.2]]), [0])
+    [[Standing(above=1, tied=1, of=3)]]
     """
-    own, candidates = scores[category], scores > -torch.inf
-    if not bool(candidates[category]):
-        return None
-    above, same = int((scores > own).sum()), int((scores == own).sum())
-    return Standing(above, same - 1, int(candidates.sum()))
+    own = scores[:, list(categories)]
+    above = (scores[:, None] > own[..., None]).sum(2).tolist()
+    same = (scores[:, None] == own[..., None]).sum(2).tolist()
+    there, of = (own > -torch.inf).tolist(), (scores > -torch.inf).sum(1).tolist()
+    return [
+        [Standing(a, t - 1, of[row]) if fine else None for a, t, fine in zip(*columns, strict=True)]
+        for row, columns in enumerate(zip(above, same, there, strict=True))
+    ]
 
 
 def scores_of(claim: Attribute, truth: Annotation) -> Tensor:
@@ -73,16 +78,16 @@ def scores_of(claim: Attribute, truth: Annotation) -> Tensor:
 def pair_attributes(claim: Attribute, truth: Annotation) -> Pairing:
     """Pairs with the lowest total rank: a batch has no order, and a blind guess is paired in the same way."""
     places = kept(claim, len(truth.values))
-    partners = _assigned(scores_of(claim, truth)[places], truth.values)
+    scores = scores_of(claim, truth)[places]
+    partners = _assigned(scores, truth.values, table(scores, truth.values))
     back = tuple(None if partner is None else places[partner] for partner in partners)
     return Pairing(back, len(claim) - len(places))
 
 
 def standings(claim: Attribute, truth: Annotation, pairing: Pairing) -> tuple[Standing | None, ...]:
     """Where each private item stands in the ranking that it was paired with."""
-    scores = scores_of(claim, truth)
-    pairs = zip(pairing.partners, truth.values, strict=True)
-    return tuple(None if partner is None else standing(scores[partner], category) for partner, category in pairs)
+    found = table(scores_of(claim, truth), truth.values)
+    return tuple(None if partner is None else found[partner][item] for item, partner in enumerate(pairing.partners))
 
 
 def ranked(claim: Attribute, truth: Annotation) -> tuple[Ranked, ...]:
@@ -127,29 +132,31 @@ def attribute_levels(
 
 
 def _standings(scores: Tensor, truth: Annotation) -> tuple[Standing | None, ...]:
-    partners = _assigned(scores, truth.values) if len(truth.values) > 1 else (0,)
-    pairs = zip(partners, truth.values, strict=True)
-    return tuple(None if partner is None else standing(scores[partner], category) for partner, category in pairs)
+    found = table(scores, truth.values)
+    partners = _assigned(scores, truth.values, found)
+    return tuple(None if partner is None else found[partner][item] for item, partner in enumerate(partners))
 
 
 def _mean(drawn: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
     return tuple(math.fsum(column) / len(drawn) for column in zip(*drawn, strict=True))
 
 
-def _assigned(scores: Tensor, truth: tuple[int, ...]) -> tuple[int | None, ...]:
-    """For each private item the row of `scores` (N, G) that is for it."""
+def _assigned(
+    scores: Tensor, truth: tuple[int, ...], found: Sequence[Sequence[Standing | None]]
+) -> tuple[int | None, ...]:
+    """For each private item the row of `scores` (N, G) that is for it, by the `table` of both."""
     # Sorted by content first: among pairings of equal cost the same one is chosen in whatever order the items came.
     contents = [row.numpy().tobytes() for row in scores]
     rows = sorted(range(len(contents)), key=contents.__getitem__)
     columns = sorted(range(len(truth)), key=truth.__getitem__)
     partners: list[int | None] = [None] * len(truth)
     if rows:
-        chosen = assign([[_cost(scores[row], truth[column]) for column in columns] for row in rows])
-        for row, column in zip(*chosen, strict=True):
+        last = scores.shape[1] + 1  # a category that is ruled out is behind all others
+        costs = [[_rank(found[row][column], last) for column in columns] for row in rows]
+        for row, column in zip(*assign(costs), strict=True):
             partners[columns[column]] = rows[row]
     return tuple(partners)
 
 
-def _cost(scores: Tensor, category: int) -> float:
-    found = standing(scores, category)
-    return float(len(scores) + 1) if found is None else found.rank
+def _rank(where: Standing | None, last: int) -> float:
+    return last if where is None else where.rank
