@@ -33,6 +33,9 @@ FLOORS = {FrameError.name: 1e-6, CharacterErrorRate.name: 1e-2}
 """Metrics that are errors, and the error below which none is told from another: rounding, and 1 % of the characters.
 The rule reads them in decibels, -20 log10(error), as it reads PSNR: 3 dB are half the squared error, or 71 % of it."""
 
+DECIDING = (PSNR.name, FrameError.name, LabelAccuracy.name, CharacterErrorRate.name, TopOne.name)
+"""The metrics that verdicts are read from; the first of them that was scored decides."""
+
 LUCK = 0.01
 """The largest accepted probability that as many labels, or persons, are guessed by chance."""
 
@@ -209,7 +212,7 @@ def primary(side: Records) -> str | None:
     """The metric that decides: PSNR where inputs were claimed, the frame error where sequences were, label accuracy,
     the character error rate or top-1 where labels, transcripts or persons were; None for none of these.
     """
-    for metric in (PSNR.name, FrameError.name, LabelAccuracy.name, CharacterErrorRate.name, TopOne.name):
+    for metric in DECIDING:
         if any(score_of(metric, record) is not None for record in side):
             return metric
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,11 @@ def _sounds(sequences: tuple[Tensor, ...] | list[Tensor], key: Key) -> NDArray[n
     for row, one in zip(sounds, made, strict=True):
         row[: len(one)] = one.float().numpy()
     return sounds
+
+
+def heard(frames: Sequence[Tensor], key: Key) -> tuple[NDArray[np.float32], int]:
+    """Sounds (n, S) of the first few matrices of MFCC (T, F), padded with silence, and their rate in Hz."""
+    return _sounds(tuple(frames), key), RATE
 
 
 def true_texts(secret: Secret) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Column
 
 from leakscope.audit.engines.engine import Event, Finished, Listen, Moved, Noticed, Started
+from leakscope.core.attempt import Progress as Said
+from leakscope.core.attempt import Watch
 from leakscope.ledger.record import Ending, GroupVerdict, Record, Summary, Word
 from leakscope.scoring.metrics.guesses import LabelAccuracy
 from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError
@@ -82,6 +85,38 @@ def _plain(total: int, done: int) -> Listen:
             say(f"note: {event.sentence}")
 
     return listen
+
+
+@contextmanager
+def watching(title: str, *, pause: float = 10.0) -> Iterator[Watch]:
+    """A watcher that shows one attack: a bar with time to go and the loss, or a line every `pause` seconds."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _spoken(title, pause)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[state]}", table_column=Column(min_width=10, no_wrap=True)),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(escape(title), total=1.0, state="")
+        yield lambda said: progress.update(task, completed=said.fraction, state=_loss(said.loss))
+
+
+def _spoken(title: str, pause: float) -> Watch:
+    started = last = time.monotonic()
+
+    def watch(said: Said) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= pause:
+            last = now
+            left = f", {(now - started) * (1 - said.fraction) / said.fraction:.0f} s to go" if said.fraction else ""
+            say(f"{title}: {100 * said.fraction:.0f} %, {_loss(said.loss)}{left}")
+
+    return watch
 
 
 def _loss(loss: float) -> str:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
-import os
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, final
 
 import typer
 
-from leakscope.cli import fields
+from leakscope.cli import bring, fields
 from leakscope.cli.exits import LEGEND, Exit
+from leakscope.cli.orderly import orderly as _orderly
 from leakscope.cli.subjects import Subject
-from leakscope.core.errors import LeakscopeError
 from leakscope.version import VERSION
 
 if TYPE_CHECKING:
@@ -147,6 +144,9 @@ def doctor(
         raise typer.Exit(examining.doctor(model=model, dataset=dataset, as_json=as_json))
 
 
+bring.register(app)
+
+
 def _engine(name: Engine, workers: int | None) -> AbstractEngine:
     from leakscope.audit.engines.inline import Inline
     from leakscope.audit.engines.processes import Processes
@@ -158,26 +158,6 @@ def _again(*more: str) -> str:
     """The command line that goes on with this run."""
     given = sys.argv[1:]
     return shlex.join(["leakscope", *given, *(option for option in more if option not in given)])
-
-
-@contextlib.contextmanager
-def _orderly() -> Iterator[None]:
-    """What leakscope raises on purpose is one line without a traceback; no failure has the exit code of a leak.
-
-    Inside the commands, since Typer would turn Ctrl-C and a closed pipe into codes of its own.
-    """
-    try:
-        yield
-    except LeakscopeError as error:
-        print(f"leakscope: {error}", file=sys.stderr)
-        raise typer.Exit(Exit.USAGE) from None
-    except KeyboardInterrupt:
-        print("leakscope: stopped", file=sys.stderr)
-        raise typer.Exit(Exit.INCOMPLETE) from None
-    except BrokenPipeError:
-        # Whoever read our output is gone; the interpreter's last flush must not fail in turn.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(Exit.INCOMPLETE) from None
 
 
 @final

@@ -7,6 +7,7 @@ code. An update file has no field for anything private but the facts that are to
 from __future__ import annotations
 
 import enum
+import json
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, final
 
@@ -154,8 +155,9 @@ def write(path: Path, header: Header, arrays: Arrays) -> None:
     # safetensors writes a strided view as if it were contiguous; ascontiguousarray would give a scalar a dimension
     plain = {name: np.asarray(value, order="C") for name, value in arrays.items()}
     text = header.model_dump_json()
-    metadata = {"leakscope": header.kind, "header": text, "checksum": checksum(text, plain)}
-    write_atomically(path, save(plain, metadata=metadata))
+    # one entry: safetensors writes several in an order that differs from run to run
+    said = {"kind": header.kind, "checksum": checksum(text, plain), "header": text}
+    write_atomically(path, save(plain, metadata={"leakscope": json.dumps(said)}))
 
 
 def read(path: Path, kind: type[HeaderT]) -> tuple[HeaderT, dict[str, NDArray[Any]]]:
@@ -165,19 +167,19 @@ def read(path: Path, kind: type[HeaderT]) -> tuple[HeaderT, dict[str, NDArray[An
     """
     if not path.is_file():
         raise BadInput(f"no file {path}; expected {kind.wanted}")
-    metadata, arrays = _opened(path, kind)
-    if not {"leakscope", "header", "checksum"} <= metadata.keys():
+    said, arrays = _opened(path, kind)
+    if said is None:
         raise BadInput(
             f"{path} was not written by leakscope, expected {kind.wanted}; an update from elsewhere is brought in with "
             "`leakscope capture --update` or `--before` and `--after`"
         )
-    if metadata["leakscope"] != kind.kind:
-        article = "an" if metadata["leakscope"].startswith("u") else "a"
-        raise BadInput(f"{path.name} is {article} {metadata['leakscope']}, expected {kind.wanted}")
-    if metadata["checksum"] != checksum(metadata["header"], arrays):
+    if said["kind"] != kind.kind:
+        article = "an" if said["kind"].startswith("u") else "a"
+        raise BadInput(f"{path.name} is {article} {said['kind']}, expected {kind.wanted}")
+    if said["checksum"] != checksum(said["header"], arrays):
         raise BadInput(f"{path} is not what was written: its checksum differs; copy it again or make it anew")
     try:
-        header = kind.model_validate_json(metadata["header"])
+        header = kind.model_validate_json(said["header"])
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -189,12 +191,15 @@ def read(path: Path, kind: type[HeaderT]) -> tuple[HeaderT, dict[str, NDArray[An
     return header, arrays
 
 
-def _opened(path: Path, kind: type[Header]) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+def _opened(path: Path, kind: type[Header]) -> tuple[dict[str, str] | None, dict[str, NDArray[Any]]]:
+    """What leakscope wrote into the header, None where it did not, and the arrays."""
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
+            said = json.loads((file.metadata() or {}).get("leakscope", "null"))
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
     except _UNREADABLE as error:
         raise BadInput(
             f"{path} cannot be read ({error}); expected {kind.wanted}: it is cut short, damaged or of another kind"
         ) from None
+    whole = isinstance(said, dict) and said.keys() == {"kind", "checksum", "header"}
+    return (said if whole and all(isinstance(one, str) for one in said.values()) else None), arrays

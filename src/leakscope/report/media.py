@@ -104,6 +104,11 @@ def image(one: Array) -> str:
     return uri("image/png", png(_unit_to_bytes(small[0] if len(small) == 1 else np.moveaxis(small, 0, 2))))
 
 
+def picture_file(one: Array) -> bytes:
+    """(C, H, W) in [0, 1], C = 1 or 3, as a PNG file of full size; clipped, NaN painted magenta."""
+    return png(_unit_to_bytes(one[0] if len(one) == 1 else np.moveaxis(one, 0, 2)))
+
+
 Scale = tuple[float | Array, float | Array]
 """(low, high): which values are drawn darkest and brightest; shared by what is compared. Of matrices, one each per
 coefficient (F,): the first of MFCC is ten times the others, which would all look alike."""

@@ -275,6 +275,7 @@ def _score(metric: AbstractMetric, items: tuple[float, ...], exact: int, chance:
         perfect=metric.perfect,
         items=items,
         exact=exact,
+        blind=chance.items,
     )
 
 

@@ -25,6 +25,7 @@ class Score:
     value: the mean over items. low, high: its 95 % bootstrap interval (equal to value for a single item).
     chance: what the best guess that saw nothing scores on the same secret. perfect: the score of the truth itself.
     items: one value per private item, in the secret's order. exact: items recovered to within rounding.
+    blind: what the guess behind the chance level scores on each item.
     """
 
     metric: str
@@ -37,6 +38,7 @@ class Score:
     perfect: float
     items: tuple[float, ...]
     exact: int = 0
+    blind: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.low <= self.value <= self.high:

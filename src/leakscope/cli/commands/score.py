@@ -1,0 +1,120 @@
+"""`leakscope score`: the referee. Claim and secret meet here, and nowhere else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from rich.console import Console
+from rich.table import Table
+
+from leakscope.audit.handover import Kept, Made, read_claim, read_secret
+from leakscope.audit.single import judged
+from leakscope.cli import console
+from leakscope.cli.data import in_units, source
+from leakscope.cli.exits import WORDS, Exit
+from leakscope.cli.expressions import build, domain
+from leakscope.cli.names import Family
+from leakscope.core.batch import Batch
+from leakscope.core.domain import AbstractDomain
+from leakscope.core.errors import BadInput
+from leakscope.ledger.record import Word
+from leakscope.numerics.rng import Key
+from leakscope.scoring.referee import Scores
+from leakscope.scoring.referee import score as compare
+from leakscope.scoring.score import Direction, Score
+
+
+@final
+@dataclass(frozen=True)
+class Order:
+    """What is compared. public: what blind guesses may know. metrics: none for those that fit the claim."""
+
+    claim: Path
+    secret: Path
+    public: str | None = None
+    metrics: tuple[str, ...] = ()
+    seed: int = 0
+    as_json: bool = False
+
+
+def score(order: Order) -> Exit:
+    """Print each metric with its interval and its chance level, and what follows from them."""
+    made, kept = read_claim(order.claim), read_secret(order.secret)
+    _belong_together(order, made, kept)
+    if made.attempt is None or made.attempt.claim is None:
+        reasons = "; ".join(f"{one.attack}: {one.sentence}" for one in made.header.tried) or "nothing was tried"
+        return _nothing(order, reasons)
+    takes = domain(kept.header.domain)
+    metrics = tuple(build(text, Family.METRICS) for text in order.metrics) or None
+    key, public = Key(order.seed).child("score"), _public(order.public, takes)
+    scores = compare(made.attempt.claim, kept.secret, domain=takes, metrics=metrics, public=public, key=key)
+    word, sentence = judged(scores, made.attempt.certificate)
+    if order.as_json:
+        print(json.dumps(_said(order, scores, word, sentence), indent=2))
+    else:
+        _show(scores, word, sentence)
+    return WORDS[word]
+
+
+def _belong_together(order: Order, made: Made, kept: Kept) -> None:
+    if made.header.update != kept.header.update:
+        raise BadInput(
+            f"{order.claim} was made of another update than the one that {order.secret} is behind; give two files that "
+            "belong together"
+        )
+
+
+def _public(text: str | None, takes: AbstractDomain) -> Batch | None:
+    if text is None:
+        return None
+    where = source(text, takes)
+    return in_units(where.public(), where.domain, takes)
+
+
+def _nothing(order: Order, reasons: str) -> Exit:
+    sentence = f"nothing was claimed, so there is nothing to score: {reasons}"
+    said = {"claim": str(order.claim), "word": Word.INCONCLUSIVE.value, "sentence": sentence, "scores": [], "notes": []}
+    print(json.dumps(said, indent=2) if order.as_json else sentence)
+    return Exit.INCOMPLETE
+
+
+def _said(order: Order, scores: Scores, word: Word, sentence: str) -> dict[str, Any]:
+    return {
+        "claim": str(order.claim),
+        "word": word.value,
+        "sentence": sentence,
+        "scores": [{**dataclasses.asdict(one), "direction": one.direction.value} for one in scores],
+        "notes": list(scores.notes),
+    }
+
+
+def _show(scores: Scores, word: Word, sentence: str) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("metric", "value", "95 % interval", "chance", "best", "leaks more", "items", "exact"):
+        table.add_column(heading, no_wrap=True)
+    for one in scores:
+        table.add_row(*_cells(one))
+    out = Console(soft_wrap=True, highlight=False)
+    # Read by a script or in a narrow window, figures are not to be cut.
+    Console(width=max(out.width, 110), highlight=False).print(table)
+    for note in scores.notes:
+        out.print(f"note: {note}", markup=False)
+    out.print(f"\n[{console.STYLES[word]}]{word.value}[/]: ", end="")
+    out.print(sentence, markup=False)
+
+
+def _cells(one: Score) -> tuple[str, ...]:
+    return (
+        one.metric,
+        f"{one.value:.4g} {one.unit}".rstrip(),
+        f"{one.low:.4g} to {one.high:.4g}",
+        f"{one.chance:.4g}",
+        f"{one.perfect:.4g}",
+        "higher" if one.direction is Direction.HIGHER else "lower",
+        str(len(one.items)),
+        str(one.exact),
+    )

@@ -1,0 +1,64 @@
+"""Which attacks `leakscope attack` runs when none is named, and which of their claims it hands on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from leakscope.attacks.attack import AbstractAttack
+from leakscope.cli.expressions import build
+from leakscope.cli.names import Family, Trait, rows
+from leakscope.core.attempt import Attempt
+from leakscope.core.claim import Attribute, Claim, Inputs, Labels, Transcripts
+from leakscope.core.observation import Observation
+from leakscope.domains.speech import Frames
+
+Attack = AbstractAttack[Any]
+
+SEARCH = "inverting_gradients(steps=2000)"
+"""The search that was best on images (`benchmarks/reference_cases.py`)."""
+
+KINDS: tuple[type[Claim], ...] = (Labels, Attribute, Transcripts, Inputs)
+"""From the claim that says least to the one that says most."""
+
+
+@final
+@dataclass(frozen=True)
+class Portfolio:
+    """quick: run all of them. searches: run one after the other, and only where nothing was proved before."""
+
+    quick: tuple[Attack, ...]
+    searches: tuple[Attack, ...]
+
+
+def portfolio(seen: Observation) -> Portfolio:
+    """Every exact attack and every attack on labels, then the best search that is known for the domain.
+
+    The one function to replace by something cleverer.
+    """
+    speech = isinstance(seen.target.domain, Frames)
+    listed = [row for row in rows(Family.ATTACKS) if (Trait.SPEECH in row.traits) is speech]
+    exact = [row.example for row in listed if Trait.EXACT in row.traits]
+    labels = [row.example for row in listed if Trait.CLAIMS_LABELS in row.traits]
+    searches = [row.example for row in listed if speech and Trait.SEARCH in row.traits] or ([] if speech else [SEARCH])
+    return Portfolio(_built(exact + labels), _built(searches[:1]))
+
+
+def _built(examples: Sequence[str]) -> tuple[Attack, ...]:
+    return tuple(build(example, Family.ATTACKS) for example in examples)
+
+
+def proved(attempt: Attempt[Claim]) -> bool:
+    """Whether it claims something that its own equations prove."""
+    return attempt.claim is not None and attempt.certificate is not None and attempt.certificate.holds
+
+
+def best(tried: Sequence[Attempt[Claim]]) -> Attempt[Claim] | None:
+    """The claim to hand on: a proved one before others, inputs before labels, the later of equals; None without any."""
+    ranked = [
+        ((proved(one), KINDS.index(type(one.claim)), place), one)
+        for place, one in enumerate(tried)
+        if one.claim is not None
+    ]
+    return max(ranked, key=lambda pair: pair[0])[1] if ranked else None

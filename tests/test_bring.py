@@ -1,0 +1,592 @@
+"""Bring your own model and update: capture, attack, score; what an update file must not hold; damaged files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors import safe_open
+from tests.tolerance import close
+from typer.testing import CliRunner
+
+import leakscope as ls
+from leakscope.audit import handover
+from leakscope.audit.handover import CLAIMS, read_claim, read_secret, read_update
+from leakscope.audit.single import judged
+from leakscope.cli import console
+from leakscope.cli.commands import attack as attack_command
+from leakscope.cli.exits import Exit
+from leakscope.cli.main import app
+from leakscope.cli.models import LIBRARIES, Library, architecture
+from leakscope.core.attempt import Attempt, Certificate, Cost, Outcome, Trace
+from leakscope.core.errors import BadInput, MissingExtra
+from leakscope.ledger.exchange import ClaimHeader, SecretHeader, UpdateHeader, read
+from leakscope.ledger.record import Word
+from leakscope.scoring.score import Direction, Score
+
+ROOT = Path(__file__).parent.parent
+
+
+def call(*arguments):
+    """stdout, stderr and exit code of one command line, in this process."""
+    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+DIGITS = ("--model", "MLP((40,))", "--data", "Digits(size=8)")
+
+
+def captured(*more, model=DIGITS):
+    result = call("capture", *model, "--out", "u.safetensors", "--secret", "s.safetensors", *more)
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+# --- from end to end ------------------------------------------------------------------------------------------------
+
+NET = '''
+import torch
+
+
+class Net(torch.nn.Module):
+    """Somebody's own: a normalization with running statistics, other names than the zoo's."""
+
+    def __init__(self, width=256):
+        super().__init__()
+        self.entrance = torch.nn.Linear(64, width)
+        self.norm = torch.nn.BatchNorm1d(width)
+        self.exit = torch.nn.Linear(width, 10)
+
+    def forward(self, x):
+        return self.exit(torch.relu(self.norm(self.entrance(x.flatten(1)))))
+'''
+
+CLIENT = """
+import numpy as np, torch
+from own_net import Net
+from sklearn.datasets import load_digits
+
+images, labels = load_digits(return_X_y=True)
+images, labels = torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels)
+torch.manual_seed(0)
+net = Net()
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+
+
+def step(rows):
+    optimizer.zero_grad()
+    torch.nn.functional.cross_entropy(net(images[rows].reshape(-1, 1, 8, 8)), labels[rows]).backward()
+    optimizer.step()
+
+
+net.train()
+for start in (0, 32):  # two rounds, with the running statistics that they leave
+    step(slice(start, start + 32))
+net.eval()
+torch.save(net.state_dict(), "before.pt")
+step(slice(1700, 1703))
+torch.save({"state_dict": {f"module.{name}": value for name, value in net.state_dict().items()}}, "after.pt")
+np.savez("mine.npz", inputs=images[1700:1703].reshape(-1, 1, 8, 8).numpy(), labels=labels[1700:1703].numpy())
+"""
+
+
+def test_somebodys_model_and_somebodys_update_from_end_to_end(here, monkeypatch):
+    """Plain torch trains and writes two state dicts; another process attacks them."""
+    (here / "own_net.py").write_text(NET)
+    monkeypatch.syspath_prepend(here)
+    with ls.Key(0).isolated():
+        exec(compile(CLIENT, "client.py", "exec"), {})
+    done = call(
+        "capture", "--model", "own_net:Net", "--before", "before.pt", "--after", "after.pt", "--domain", "1x8x8",
+        "--classes", 10, "--mechanism", "FedAvg(steps=1, lr=0.1)", "--batch", "mine.npz", "--tell", "BatchSize",
+        "--out", "update.safetensors", "--secret", "secret.safetensors",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert "took 'module.' off 9 names" in done.stderr
+    assert "3 running statistics are not part of the update" in done.stderr
+    assert "Delta(6 tensors, 19722 numbers) of FedAvg(steps=1, lr=0.1" in done.stdout
+    again = ["--model", "own_net:Net", "--state", "before.pt", "--out", "claim.safetensors", "--report", "page"]
+    command = [sys.executable, "-m", "leakscope.cli.main", "attack", "update.safetensors", *again]
+    other = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert other.returncode == Exit.LEAK, other.stderr
+    assert re.search(r"claimed +LinearLayer\(\): 3 inputs in closed form", other.stdout)
+    assert "proved by its own equations" in other.stdout
+    assert "LabelCounts" in other.stdout
+    assert "inverting_gradients" not in other.stdout, "what is proved needs no search"
+    done = call("score", "claim.safetensors", "secret.safetensors", "--public", "Digits(size=8)", "--json")
+    assert done.exit_code == Exit.LEAK, done.stderr
+    said = json.loads(done.stdout)
+    psnr = next(one for one in said["scores"] if one["metric"] == "psnr")
+    assert psnr["value"] > 60
+    assert psnr["chance"] < 20
+    assert said["word"] == "leaks"
+    assert sorted(path.name for path in (here / "page").iterdir()) == [
+        "claim-1.png", "claim-2.png", "claim-3.png", "report.html",
+    ]  # fmt: skip
+    with Image.open(here / "page" / "claim-1.png") as shown:
+        assert shown.size == (8, 8)
+
+
+def test_speech_from_end_to_end(here):
+    pytest.importorskip("espeakng_loader")
+    data = ("--data", "Spoken(speakers=4, each=1, shortest=0.8, longest=1.0)", "--count", 2)
+    captured("--seed", 1, *data, model=("--model", "DeepSpeech(hidden=160)"))
+    secret = read_secret(here / "s.safetensors").secret
+    assert {"speaker", "sex"} == {one.name for one in secret.annotations}
+    result = call("attack", "u.safetensors", "--model", "DeepSpeech(hidden=160)", "--report", "page")
+    assert "WindowedFrames" in result.stdout
+    scored = json.loads(call("score", "claim.safetensors", "s.safetensors", "--json").stdout)
+    frames = next(one for one in scored["scores"] if one["metric"] == "frame-error")
+    assert frames["value"] < 0.1 < 1 < frames["chance"]
+    assert scored["word"] == "leaks"
+    page = (here / "page" / "report.html").read_text()
+    assert page.count("data:audio/wav") == 2
+    sound = (here / "page" / "claim-1.wav").read_bytes()
+    assert sound[:4] == b"RIFF"
+    assert len(sound) > 16_000
+
+
+# --- what an update file holds --------------------------------------------------------------------------------------
+
+
+def test_the_update_file_holds_nothing_of_the_secret(here):
+    captured("--count", 4, "--seed", 7, "--tell", "BatchSize")
+    secret = read_secret(here / "s.safetensors").secret.reveal()
+    content = (here / "u.safetensors").read_bytes()
+    for row in secret.inputs:
+        for line in row.reshape(-1, 8)[(row.reshape(-1, 8) != 0).sum(1) > 3]:
+            assert line.numpy().tobytes() not in content, "a line of a private picture"
+    assert secret.labels.numpy().tobytes() not in content
+    with safe_open(here / "u.safetensors", "pt") as file:
+        metadata = file.metadata()
+        assert sorted(file.keys()) == sorted(ls.MLP((40,)).build(ls.Images(1, 8, 8), 10, key=ls.Key(0)).parameters())
+    assert metadata.keys() == {"leakscope"}
+    header = json.loads(json.loads(metadata["leakscope"])["header"])
+    assert header.pop("weights")
+    assert header == {
+        "format": 1, "leakscope": ls.__version__, "bfloat16": [], "release": "gradient", "mechanism": "FedSGD()",
+        "model": "MLP((40,))", "domain": repr(ls.Digits(size=8).domain), "classes": 10, "weights_seed": 0,
+        "told": ["BatchSize(count=4)"], "notes": [],
+    }  # fmt: skip
+    assert (here / "u.safetensors").stat().st_mode & 0o077 == 0
+
+
+def test_only_what_is_told_is_told_and_the_file_is_a_function_of_what_is_seen(here):
+    captured("--count", 2)
+    assert read_update(here / "u.safetensors").header.told == ()
+    plain = (here / "u.safetensors").read_bytes()
+    captured("--count", 2)
+    assert (here / "u.safetensors").read_bytes() == plain, "same seed, same bytes"
+    captured("--count", 2, "--seed", 1)
+    assert (here / "u.safetensors").read_bytes() != plain
+    captured("--count", 2, "--tell", "TrueLabels", "--tell", "BatchSize")
+    labels = read_secret(here / "s.safetensors").secret.reveal().labels.tolist()
+    assert read_update(here / "u.safetensors").header.told == (
+        f"TrueLabels(values={tuple(labels)})",
+        "BatchSize(count=2)",
+    )
+    wrong = call("capture", *DIGITS, "--tell", "BatchSize(3)", "--out", "x.safetensors")
+    assert (wrong.exit_code, "but the batch has 1" in wrong.stderr) == (Exit.USAGE, True)
+    assert not Path("x.safetensors").exists()
+
+
+def test_a_brought_gradient_is_the_captured_one(here):
+    """The same gradient twice: computed by capture, and by plain autograd, as a list of arrays without names."""
+    captured("--count", 3, "--weights-seed", 5)
+    kept = read_secret(here / "s.safetensors").secret.reveal()
+    target = ls.MLP((40,)).build(ls.Images(1, 8, 8), 10, key=ls.Key(5).child("weights"))
+    module = target.module.requires_grad_(True)
+    torch.nn.functional.cross_entropy(module(kept.inputs), kept.labels).backward()
+    np.savez("g.npz", *[one.grad.numpy() for one in module.parameters()])
+    torch.save(module.state_dict(), "w.pt")
+    result = call(
+        "capture", "--model", "MLP((40,))", "--state", "w.pt", "--update", "g.npz", "--kind", "gradient", "--domain",
+        "1x8x8", "--classes", 10, "--tell", "BatchSize(3)", "--out", "v.safetensors",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert "4 arrays without names, taken in the model's order" in result.stderr
+    ours, theirs = read_update(here / "u.safetensors"), read_update(here / "v.safetensors")
+    for name, value in ours.release.by_name.items():
+        close(theirs.release.by_name[name], value)
+    assert ours.header.weights == theirs.header.weights
+    assert (theirs.header.told, theirs.header.weights_seed) == (("BatchSize(count=3)",), None)
+    half = torch.load("w.pt", weights_only=True)
+    torch.save(dict(list(half.items())[:2]), "part.pt")
+    arguments = (
+        "--model",
+        "MLP((40,))",
+        "--kind",
+        "gradient",
+        "--domain",
+        "1x8x8",
+        "--classes",
+        10,
+        "--out",
+        "p.safetensors",
+    )
+    result = call("capture", *arguments, "--update", "part.pt")
+    assert "a partial update: it lacks" in result.stderr
+    assert "the weights are those that --model comes with" in result.stderr
+
+
+def test_the_data_are_handed_over_in_the_models_units(here):
+    (here / "pictures").mkdir()
+    for i in range(4):
+        Image.fromarray(np.full((6, 6, 3), 60 * i, np.uint8)).save(here / "pictures" / f"{i}.png")
+    takes = "Images(3, 4, 4, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))"
+    model = ("--model", "MLP((8,))", "--data", "pictures", "--domain", takes, "--classes", 2, "--count", 2)
+    captured(model=model)
+    inputs = read_secret(here / "s.safetensors").secret.reveal().inputs
+    found = sorted((255 * (0.25 * inputs[:, 0, 0, 0] + 0.5)).round().tolist())
+    assert set(found) < {0, 60, 120, 180}
+    assert len(found) == 2
+
+
+# --- attacks and scores ---------------------------------------------------------------------------------------------
+
+
+def test_why_nothing_leaked_is_said_by_every_attack(here):
+    captured("--count", 2, model=("--model", "LeNet()", "--data", "Faces(size=16)"))
+    result = call("attack", "u.safetensors", "--model", "LeNet()", "--report", "page")
+    assert result.exit_code == Exit.INCOMPLETE
+    assert "refused  LinearLayer(): LeNet" in result.stdout
+    assert "needs to be told BatchSize; told: nothing" in result.stdout
+    assert read_claim(here / "claim.safetensors").attempt.sentence.endswith("negative bias gradient")
+    result = call(
+        "attack", "u.safetensors", "--model", "LeNet()", "--with", "LinearLayer()", "--with", "idlg()", "--json"
+    )
+    said = json.loads(result.stdout)
+    assert [one["outcome"] for one in said["tried"]] == ["refused", "refused"]
+    assert (said["claim"], said["chosen"], result.exit_code) == ("", -1, Exit.INCOMPLETE)
+    scored = call("score", "claim.safetensors", "s.safetensors")
+    assert scored.exit_code == Exit.INCOMPLETE
+    assert "nothing was claimed, so there is nothing to score: LinearLayer()" in scored.stdout
+    page = call("attack", "u.safetensors", "--model", "LeNet()", "--with", "idlg()", "--report", "page").stdout
+    assert "nothing was claimed; this does not show that nothing leaks" in page
+    assert "No attack below claims anything" in (here / "page" / "report.html").read_text()
+    assert not list((here / "page").glob("*.png")), "pictures of an earlier claim are gone"
+
+
+@contextlib.contextmanager
+def impatient(title):
+    """A person who presses Ctrl-C when half is done."""
+
+    def watch(progress):
+        if progress.fraction > 0.5:
+            raise KeyboardInterrupt
+
+    yield watch
+
+
+def test_a_search_spends_its_budget_and_ends_with_the_best_so_far(here, monkeypatch):
+    captured("--tell", "BatchSize", model=("--model", "LeNet()", "--data", "Synthetic((1, 16, 16), classes=4)"))
+    search = ("attack", "u.safetensors", "--model", "LeNet()", "--with", "inverting_gradients(steps=100)")
+    result = call(*search, "--evaluations", 30, "--json")
+    (tried,) = json.loads(result.stdout)["tried"]
+    assert (tried["outcome"], tried["evaluations"]) == ("claimed", 30)
+    first = (here / "claim.safetensors").read_bytes()
+    call(*search, "--evaluations", 30)
+    made = read_claim(here / "claim.safetensors").attempt
+    before = read(here / "claim.safetensors", ClaimHeader)[1]["claim.values"]
+    call(*search, "--evaluations", 30, "--seed", 1)
+    assert not np.array_equal(before, read(here / "claim.safetensors", ClaimHeader)[1]["claim.values"])
+    assert len(first) > 1000
+    assert made.trace.losses[-1] < made.trace.losses[0]
+
+    monkeypatch.setattr(console, "watching", impatient)
+    stopped = call(*search)
+    assert "--resume" not in stopped.stderr
+    assert stopped.exit_code == Exit.INCOMPLETE
+    assert "stopped; the best so far is in claim.safetensors" in stopped.stderr
+    made = read_claim(here / "claim.safetensors").attempt
+    assert made.outcome is Outcome.INTERRUPTED
+    assert made.claim is not None
+    scored = call("score", "claim.safetensors", "s.safetensors")
+    assert scored.exit_code in (Exit.INCOMPLETE, Exit.LEAK)
+    assert "psnr" in scored.stdout
+
+
+def test_a_search_that_was_stopped_goes_on_to_the_same_answer(here, monkeypatch):
+    captured("--tell", "BatchSize", model=("--model", "LeNet()", "--data", "Synthetic((1, 16, 16), classes=4)"))
+    search = ("attack", "u.safetensors", "--model", "LeNet()", "--with", "inverting_gradients(steps=60)")
+    call(*search)
+    whole = read(here / "claim.safetensors", ClaimHeader)[1]["claim.values"]
+    monkeypatch.setattr(attack_command, "EVERY", 0.0)
+    with monkeypatch.context() as patience:
+        patience.setattr(console, "watching", impatient)
+        stopped = call(*search, "--checkpoint", "state")
+    assert "; go on with --resume" in stopped.stderr
+    assert not np.array_equal(read(here / "claim.safetensors", ClaimHeader)[1]["claim.values"], whole)
+    other = call(*search, "--seed", 1, "--checkpoint", "state", "--resume")
+    assert (other.exit_code, "of another attack, observation or key" in other.stderr) == (Exit.USAGE, True)
+    result = call(*search, "--checkpoint", "state", "--resume", "--json")
+    assert json.loads(result.stdout)["tried"][0]["evaluations"] == 60
+    assert np.array_equal(read(here / "claim.safetensors", ClaimHeader)[1]["claim.values"], whole)
+    assert not Path("state").exists()
+
+
+def test_one_update_can_show_a_leak_and_never_that_there_is_none(here):
+    captured("--count", 2, "--tell", "BatchSize")
+    model = ("--model", "MLP((40,))")
+    call("attack", "u.safetensors", *model, "--with", "LabelCounts()")
+    scored = call("score", "claim.safetensors", "s.safetensors", "--json")
+    said = json.loads(scored.stdout)
+    assert (said["word"], scored.exit_code) == ("inconclusive", Exit.INCOMPLETE)
+    assert "one update is one trial" in said["sentence"]
+    only = call("score", "claim.safetensors", "s.safetensors", "--metric", "LabelAccuracy()").stdout
+    assert "label-accuracy" in only
+    assert "label-counts" not in only
+    captured("--count", 2, "--seed", 1)
+    other = call("score", "claim.safetensors", "s.safetensors")
+    assert (other.exit_code, "another update" in other.stderr) == (Exit.USAGE, True)
+
+
+def scored(items, blind, exact=0, metric="psnr"):
+    value, chance = float(np.mean(items)), float(np.mean(blind))
+    return Score(metric, value, "dB", Direction.HIGHER, value, value, chance, 120.0, items, exact, blind)
+
+
+@pytest.mark.parametrize(
+    ("items", "blind", "residual", "word"),
+    [
+        ((40.0, 12.0), (13.0, 12.0), None, Word.LEAKS),  # one far beyond
+        ((22.0, 12.0), (13.0, 12.0), None, Word.INCONCLUSIVE),  # less than 10 dB above its own
+        ((30.0, 25.0), (13.0, 25.0), None, Word.INCONCLUSIVE),  # less than 6 dB above the best blind guess
+        ((17.0, 17.0), (13.0, 13.0), 1e-9, Word.LEAKS),  # proved and confirmed
+        ((17.0, 17.0), (13.0, 13.0), 1.0, Word.INCONCLUSIVE),  # the proof does not hold
+        ((14.0, 14.0), (13.0, 13.0), 1e-9, Word.INCONCLUSIVE),  # proved, but not confirmed
+    ],
+)
+def test_the_word_is_that_of_rules_one_and_two(items, blind, residual, word):
+    certificate = None if residual is None else Certificate(residual, 1e-4, "equations")
+    assert judged([scored(items, blind)], certificate)[0] is word
+
+
+def test_an_exact_input_and_all_labels_confirm_a_proof():
+    proof = Certificate(0.0, 1e-4, "equations")
+    assert judged([scored((12.0,), (12.0,), exact=1)], proof)[0] is Word.LEAKS
+    labels = Score("label-accuracy", 1.0, "", Direction.HIGHER, 1.0, 1.0, 0.5, 1.0, (1.0, 1.0), 2, (0.5, 0.5))
+    assert judged([labels], proof)[0] is Word.LEAKS
+    assert judged([labels], None)[0] is Word.INCONCLUSIVE
+
+
+# --- mistakes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--update", "g.npz"), "say what the numbers of --update are: --kind gradient, or --kind delta"),
+        (("--kind", "delta"), "--kind says what the numbers of --update are"),
+        (("--before", "a.pt"), "--before and --after belong together"),
+        (("--before", "a.pt", "--after", "b.pt", "--update", "g.npz", "--kind", "delta"), "give either --update, or"),
+        (("--update", "none.npz", "--kind", "gradient"), "no file none.npz"),
+        (("--update", "g.npz", "--kind", "delta"), "FedSGD releases a Gradient, got Delta"),
+        (("--update", "g.npz", "--kind", "gradient", "--secret", "s.safetensors"), "--secret needs the private"),
+        (("--update", "g.npz", "--kind", "gradient", "--tell", "BatchSize"), "write its value, such as BatchSize(4)"),
+        (("--update", "g.npz", "--kind", "gradient", "--count", "3"), "--tell 'BatchSize(4)'"),
+        (("--update", "short.npz", "--kind", "gradient"), "is a list of 1 arrays without names, the model has 2"),
+        ((), "whose data? give --data"),
+        (("--data", "no/folder"), "no folder no/folder"),
+        (("--data", "Digits(sise=8)"), "did you mean 'size'?"),
+        (("--data", "Digits(size=8)", "--tell", "BatchSise"), "did you mean 'BatchSize'?"),
+        (("--data", "Digits(size=8)", "--tell", "BatchSize(-1)"), "expected a batch size >= 1"),
+        (("--data", "Digits(size=8)", "--mechanism", "FedSDG()"), "did you mean 'FedSGD'?"),
+        (("--data", "Digits(size=8)", "--domain", "3x8x8"), "make --domain and the data agree"),
+        (("--data", "Digits(size=8)", "--domain", "8 by 8"), "cannot read the domain"),
+        (("--batch", "g.npz"), "expected inputs and labels"),
+        (("--batch", "b.npz", "--count", "5"), "holds 2 examples, --count says 5"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_capture_is_one_line(here, more, says):
+    np.savez("g.npz", np.zeros((3, 16), np.float32), np.zeros(3, np.float32))
+    np.savez("short.npz", np.zeros((3, 16), np.float32))
+    np.savez("b.npz", inputs=np.zeros((2, 1, 4, 4), np.float32), labels=np.array([0, 1]))
+    takes = () if "--domain" in more or "--data" in more else ("--domain", "1x4x4", "--classes", "3")
+    result = call("capture", "--model", "Linear()", *takes, "--out", "u.safetensors", *more)
+    assert result.exit_code == Exit.USAGE
+    assert says in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+    assert not Path("u.safetensors").exists()
+
+
+def test_other_weights_other_files_and_other_order_are_refused(here):
+    captured("--count", 2)
+    call("attack", "u.safetensors", "--model", "MLP((40,))")
+    other = ls.MLP((40,)).build(ls.Images(1, 8, 8), 10, key=ls.Key(9))
+    torch.save(other.module.state_dict(), "w.pt")
+    np.savez("g.npz", np.zeros(3))
+    for arguments, says in (
+        (("attack", "u.safetensors", "--model", "MLP((40,))", "--state", "w.pt"), "fingerprints of the weights differ"),
+        (("attack", "u.safetensors", "--model", "MLP((41,))"), "fingerprints of the weights differ"),
+        (("attack", "s.safetensors", "--model", "MLP((40,))"), "s.safetensors is a secret, expected an update"),
+        (("attack", "g.npz", "--model", "MLP((40,))"), "cannot be read"),
+        (("attack", "u.safetensors", "--model", "MLP((40,))", "--with", "LinerLayer()"), "did you mean 'LinearLayer'?"),
+        (("attack", "u.safetensors", "--model", "MLP((40,))", "--resume"), "goes on with the state in --checkpoint"),
+        (("attack", "u.safetensors", "--model", "MLP((40,))", "--checkpoint", "w.pt"), "w.pt is there already"),
+        (("attack", "u.safetensors", "--model", "MLP((40,))", "--seconds", "-1"), "more than 0 seconds"),
+        (("score", "s.safetensors", "claim.safetensors"), "s.safetensors is a secret, expected a claim"),
+        (("score", "claim.safetensors", "none.safetensors"), "no file none.safetensors"),
+    ):
+        result = call(*arguments)
+        assert result.exit_code == Exit.USAGE, arguments
+        assert says in " ".join(result.stderr.split())
+        assert "Traceback" not in result.stderr
+
+
+def test_models_of_libraries_have_one_place_and_say_what_is_missing(monkeypatch):
+    for prefix in ("torchvision", "timm"):
+        try:
+            __import__(prefix)
+        except ImportError:
+            with pytest.raises(MissingExtra, match=rf"--model {prefix}:resnet18 needs the package {prefix}, .*models"):
+                architecture(f"{prefix}:resnet18", 10)
+    made = Library("math", "models", lambda name, classes: ls.MLP((len(name), classes)))
+    monkeypatch.setitem(LIBRARIES, "toys", made)
+    assert architecture("toys:abc/d-e.f", 7) == ls.MLP((9, 7))
+    with pytest.raises(BadInput, match="expected toys:NAME such as toys:resnet18"):
+        architecture("toys:__import__('os')", 7)
+    with pytest.raises(BadInput, match=r"did you mean 'LeNet'\?.*PACKAGE.MODULE:FACTORY, or one of torchvision:NAME"):
+        architecture("LeNte()", 10)
+    assert architecture("Imported('a:b')", 3) == architecture("a:b", 3) == ls.Imported("a:b")
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+HEADERS = {"u.safetensors": UpdateHeader, "s.safetensors": SecretHeader, "claim.safetensors": ClaimHeader}
+WHOLE = {}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    old = Path.cwd()
+    os.chdir(folder)
+    try:
+        captured("--count", 2)
+        call("attack", "u.safetensors", "--model", "MLP((40,))")
+    finally:
+        os.chdir(old)
+    return {name: (folder / name).read_bytes() for name in HEADERS}
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.sampled_from(sorted(HEADERS)), data=st.data())
+def test_a_file_that_is_not_whole_is_refused_with_a_sentence(tmp_path, files, name, data):
+    """Cut short or with changed bytes; a change that is read as the same (spaces in JSON) may pass."""
+    damaged = bytearray(files[name])
+    if data.draw(st.booleans()):
+        damaged = damaged[: data.draw(st.integers(0, len(damaged) - 1))]
+    else:
+        place = data.draw(st.integers(0, len(damaged) - 1))
+        damaged[place] ^= data.draw(st.integers(1, 255))
+    path = tmp_path / name
+    path.write_bytes(bytes(damaged))
+    with pytest.raises(BadInput, match=re.escape(str(path.name))):
+        read(path, HEADERS[name])
+
+
+def test_numbers_and_kinds_survive_the_file(tmp_path):
+    target = ls.Linear().build(ls.Images(1, 2, 2), 3, key=ls.Key(0))
+    names = list(target.parameters())
+    odd = {names[0]: torch.randn(3, 4).bfloat16().T.T, names[1]: torch.tensor([1.0, -0.0, 1e-30], dtype=torch.float16)}
+    for kind in (ls.Gradient, ls.Delta, ls.Weights):
+        told = (ls.BatchSize(2), ls.BatchNormStatistics((("bn", ls.LayerStatistics((0.1, 1e-17), (2.0, 3.0))),)))
+        seen = ls.Observation(target, kind(odd), ls.FedSGD() >> ls.Clip(1.0), told)
+        handover.write_update(tmp_path / "u", seen, handover.Provenance("Linear()"))
+        update = read_update(tmp_path / "u")
+        assert type(update.release) is kind
+        assert update.release.fingerprint() == seen.release.fingerprint()
+        assert update.header.told == tuple(map(repr, told))
+        assert update.header.weights == handover.fingerprint(target)
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        ls.Inputs(torch.randn(2, 1, 2, 2)),
+        ls.Inputs(torch.randn(2, 5, 3), confidence=torch.tensor([0.5, torch.nan]), lengths=torch.tensor([5, 2])),
+        ls.Labels(torch.tensor([2, 0])),
+        ls.Attribute("speaker", torch.tensor([1]), scores=torch.tensor([[-torch.inf, 0.5]])),
+        ls.Transcripts(((1, 2), (), (3,))),
+    ],
+    ids=lambda claim: type(claim).__name__,
+)
+def test_every_kind_of_claim_survives_the_file(tmp_path, claim):
+    assert {type(claim).__name__} <= CLAIMS.keys()
+    target = ls.Linear().build(ls.Images(1, 2, 2), 3, key=ls.Key(0))
+    seen = ls.Observation(target, ls.Gradient(target.parameters()), ls.FedSGD())
+    trace = Trace((1, 2), (0.5, float("nan")), ((1, torch.zeros(2, 1, 2, 2)),))
+    refused = Attempt("no()", Outcome.REFUSED, "because")
+    made = Attempt(
+        "yes()", Outcome.CLAIMED, "so", claim, Certificate(float("inf"), 1.0, "x"), Cost(1.5, 3), trace, ("a",)
+    )
+    handover.write_claim(tmp_path / "c", seen, [refused, made], made)
+    found = read_claim(tmp_path / "c")
+    back = found.attempt
+    assert [one.outcome for one in found.header.tried] == ["refused", "claimed"]
+    assert (back.attack, back.outcome, back.sentence, back.certificate, back.cost, back.steps) == (
+        made.attack, made.outcome, made.sentence, made.certificate, made.cost, made.steps,
+    )  # fmt: skip
+    assert back.trace.losses[0] == 0.5
+    assert np.isnan(back.trace.losses[1])
+    assert back.trace.pictures[0][1].shape == (2, 1, 2, 2)
+    assert type(back.claim) is type(claim)
+    for name, value in vars(claim).items():
+        got = getattr(back.claim, name)
+        assert torch.equal(got.nan_to_num(9.0), value.nan_to_num(9.0)) if torch.is_tensor(value) else got == value
+
+
+def test_a_file_from_another_time_is_refused(tmp_path):
+    target = ls.Linear().build(ls.Images(1, 2, 2), 3, key=ls.Key(0))
+    seen = ls.Observation(target, ls.Gradient(target.parameters()), ls.FedSGD())
+    header = handover.write_update(tmp_path / "u", seen, handover.Provenance("Linear()"))
+    from leakscope.ledger import exchange
+
+    exchange.write(tmp_path / "u", header.model_copy(update={"format": 99}), {"w": np.zeros(1)})
+    with pytest.raises(BadInput, match="has format 99, this leakscope reads 1"):
+        read_update(tmp_path / "u")
+
+
+# --- the page of the documentation ----------------------------------------------------------------------------------
+
+
+def test_the_page_does_what_it_shows(here, monkeypatch):
+    """Every block of docs/bring-your-own.md in turn: modules are written, Python is run, commands end as they say."""
+    monkeypatch.syspath_prepend(here)
+    text = (ROOT / "docs" / "bring-your-own.md").read_text(encoding="utf-8")
+    commands = 0
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
+        name = re.match(r"# (\w+\.py)\n", block)
+        if name is not None:
+            (here / name[1]).write_text(block)
+        elif language == "python":
+            with ls.Key(0).isolated():
+                exec(compile(block, "bring-your-own.md", "exec"), {})
+        for line in re.findall(r"^leakscope (.*)$", block, flags=re.MULTILINE) if language == "" else ():
+            said, _, ends = line.partition("#")
+            result = call(*shlex.split(said))
+            assert result.exit_code == int((re.findall(r"exits with (\d)", ends) or ["0"])[0]), (line, result.stderr)
+            commands += 1
+    assert commands == 6
+    sys.modules.pop("mymodel")
