@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from leakscope.attacks.inputs.attention import FirstAttention as FirstAttention
     from leakscope.attacks.inputs.inversion import GradientInversion as GradientInversion
     from leakscope.attacks.inputs.linear import LinearLayer as LinearLayer
+    from leakscope.attacks.inputs.lowrank import LowRank as LowRank
     from leakscope.attacks.inputs.recipes import dlg as dlg
     from leakscope.attacks.inputs.recipes import grad_inversion as grad_inversion
     from leakscope.attacks.inputs.recipes import idlg as idlg
@@ -149,6 +150,7 @@ _HOME = {
     "attacks.inputs.attention": ("FirstAttention",),
     "attacks.inputs.inversion": ("GradientInversion",),
     "attacks.inputs.linear": ("LinearLayer",),
+    "attacks.inputs.lowrank": ("LowRank",),
     "attacks.inputs.recipes": (
         "dlg",
         "grad_inversion",

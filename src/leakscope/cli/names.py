@@ -15,6 +15,7 @@ from leakscope.attacks.attributes.speaker import SpeakerIdentity
 from leakscope.attacks.inputs.attention import FirstAttention
 from leakscope.attacks.inputs.inversion import GradientInversion
 from leakscope.attacks.inputs.linear import LinearLayer
+from leakscope.attacks.inputs.lowrank import LowRank
 from leakscope.attacks.inputs.recipes import dlg, grad_inversion, idlg, inverting_gradients
 from leakscope.attacks.inputs.windowed import WindowedFrames
 from leakscope.attacks.labels.counts import LabelCounts
@@ -153,6 +154,10 @@ ROWS: tuple[Row, ...] = (
     _row(
         _A, FirstAttention, "the image that entered a transformer, in closed form (APRIL and the equations beside it)",
         "", T.CLAIMS_INPUTS, T.EXACT, T.PATCHES,
+    ),
+    _row(
+        _A, LowRank, "all inputs of a batch in closed form, from a dense first layer with units at rest (SPEAR)",
+        "", T.CLAIMS_INPUTS, T.EXACT, T.SMALL,
     ),
     _row(
         _A, dlg, "matches the gradient with L-BFGS over images and soft labels (Deep Leakage from Gradients)",

@@ -1,0 +1,341 @@
+"""All inputs of a batch from a matrix of low rank: exact where it claims, and certain where it certifies."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import leakscope as ls
+from leakscope.attacks.inputs.lowrank_rest import Judged, Resting
+from leakscope.numerics.lowrank import factor
+from leakscope.numerics.sparse import scaled, sparse_directions
+from leakscope.targets.anatomy import input_layer
+
+SMALL = ls.Images(1, 8, 8)
+
+
+def normal(count: int, domain: ls.Images, classes: int, seed: int = 0) -> ls.Batch:
+    generator = ls.Key(seed).child("batch").generator()
+    inputs = torch.randn(count, *domain.shape, generator=generator)
+    return ls.Batch(inputs, torch.randint(classes, (count,), generator=generator))
+
+
+def attacked(target: ls.Target, batch: ls.Batch, mechanism: ls.FedSGD | None = None) -> ls.Attempt[ls.Inputs]:
+    seen = ls.observe(target, batch, mechanism or ls.FedSGD(), key=ls.Key(1))
+    return ls.LowRank().run(seen, key=ls.Key(2))
+
+
+def worst(attempt: ls.Attempt[ls.Inputs], batch: ls.Batch) -> float:
+    """The largest relative distance of a true input from the nearest claimed one."""
+    assert attempt.claim is not None, attempt.sentence
+    true, claimed = batch.inputs.flatten(1).double(), attempt.claim.values.flatten(1).double()
+    away = torch.linalg.vector_norm(true[:, None] - claimed[None], dim=2).min(1).values
+    return float((away / torch.linalg.vector_norm(true, dim=1)).max())
+
+
+def farthest(attempt: ls.Attempt[ls.Inputs], batch: ls.Batch) -> float:
+    """The largest relative distance of a claimed input from the nearest true one."""
+    assert attempt.claim is not None
+    true, claimed = batch.inputs.flatten(1).double(), attempt.claim.values.flatten(1).double()
+    away = torch.linalg.vector_norm(true[:, None] - claimed[None], dim=2).min(0).values
+    return float((away / torch.linalg.vector_norm(claimed, dim=1)).max())
+
+
+# --- the reference cases --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("domain", "width", "count"),
+    [
+        (ls.Images(1, 28, 28), 200, 4),
+        (ls.Images(1, 28, 28), 200, 8),
+        (ls.Images(1, 28, 28), 200, 12),
+        (ls.Images(3, 32, 32), 400, 12),
+    ],
+    ids=str,
+)
+def test_every_image_of_a_batch_is_above_100_decibel(domain: ls.Images, width: int, count: int) -> None:
+    target, batch = ls.MLP((width,)).build(domain, 10, key=ls.Key(0)), normal(count, domain, 10)
+    attempt = attacked(target, batch)
+    assert attempt.claim is not None
+    assert len(attempt.claim) == count
+    squares = (batch.inputs[:, None] - attempt.claim.values[None]).flatten(2).square().mean(2)
+    nearest = squares.min(1)
+    assert -10 * math.log10(float(nearest.values.max())) > 100
+    assert attempt.certificate is not None
+    assert attempt.certificate.holds
+    assert attempt.claim.labels is not None
+    assert torch.equal(attempt.claim.labels[nearest.indices], batch.labels)
+
+
+def test_every_feature_vector_of_an_emotion_model_with_dropout() -> None:
+    domain = ls.Images(1, 1, 988)
+    target = ls.MLP((256, 128), dropout=0.2, training=True).build(domain, 4, key=ls.Key(0))
+    batch = normal(16, domain, 4)
+    attempt = attacked(target, batch)
+    assert worst(attempt, batch) < 1e-5
+    assert attempt.certificate is not None
+    assert attempt.certificate.holds
+    assert attempt.claim is not None
+    assert attempt.claim.labels is None  # dropout turns the errors away from what the model says of any label
+
+
+def test_real_images_come_back() -> None:
+    for source in (ls.Digits(size=8), ls.Faces(size=16)):
+        target = ls.MLP((256, 64)).build(source.domain, source.classes, key=ls.Key(0))
+        batch = source.draw(4, key=ls.Key(3)).reveal()
+        attempt = attacked(target, batch)
+        assert worst(attempt, batch) < 1e-5
+        assert attempt.certificate is not None
+        assert attempt.certificate.holds
+
+
+# --- what mechanisms do ---------------------------------------------------------------------------------------------
+
+NET = ls.MLP((200, 100)).build(SMALL, 10, key=ls.Key(4))
+
+
+@pytest.mark.parametrize(
+    "mechanism",
+    [
+        ls.FedSGD() >> ls.Clip(0.1),
+        ls.FedAvg(steps=1, lr=0.1),
+        ls.FedAvg(steps=5, lr=0.05),
+        ls.FedAvg(steps=3, lr=0.05, batch_size=2),
+    ],
+    ids=repr,
+)
+def test_clipping_and_local_steps_do_not_matter(mechanism: ls.FedSGD) -> None:
+    batch = normal(6, SMALL, 10)
+    attempt = attacked(NET, batch, mechanism)
+    assert worst(attempt, batch) < 1e-4
+    assert attempt.certificate is not None
+    assert attempt.certificate.holds
+
+
+def test_noise_is_no_proof_and_much_noise_no_claim() -> None:
+    batch = normal(6, SMALL, 10)
+    little, much = (attacked(NET, batch, ls.FedSGD() >> ls.GaussianNoise(std)) for std in (1e-6, 1e-2))
+    assert little.certificate is None
+    assert worst(little, batch) < 1e-2
+    assert much.claim is None
+
+
+@pytest.mark.parametrize("defense", [ls.Sign(), ls.Quantize(4), ls.Prune(0.3), ls.RandomDrop(0.5)], ids=repr)
+def test_what_changes_entries_destroys_the_rank(defense: ls.Sign) -> None:
+    for count in (1, 4):
+        attempt = attacked(NET, normal(count, SMALL, 10), ls.FedSGD() >> defense)
+        assert attempt.certificate is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_enough(dtype: torch.dtype) -> None:
+    batch = normal(6, SMALL, 10)
+    whole = ls.observe(NET, batch, ls.FedSGD(), key=ls.Key(1))
+    half = ls.Gradient({name: value.to(dtype) for name, value in whole.release.by_name.items()})
+    attempt = ls.LowRank().run(ls.Observation(whole.target, half, whole.mechanism), key=ls.Key(2))
+    assert worst(attempt, batch) < 10 * torch.finfo(dtype).eps
+    assert attempt.certificate is not None
+    assert attempt.certificate.holds
+
+
+def test_one_example_and_repeated_examples() -> None:
+    one = normal(1, SMALL, 10)
+    attempt = attacked(NET, one)
+    assert worst(attempt, one) < 1e-6
+    batch = normal(4, SMALL, 10)
+    again = ls.Batch(batch.inputs.repeat(2, 1, 1, 1), torch.cat([batch.labels, (batch.labels + 1) % 10]))
+    seen = ls.observe(NET, again, ls.FedSGD(), key=ls.Key(1), tell=[ls.BatchSize(8)])
+    attempt = ls.LowRank().run(seen, key=ls.Key(2))
+    assert attempt.claim is not None
+    assert len(attempt.claim) == 4
+    assert worst(attempt, again) < 1e-5
+    assert "4 of the batch are repetitions" in attempt.sentence
+
+
+# --- the rank test --------------------------------------------------------------------------------------------------
+
+
+def sequential(*layers: nn.Module, seed: int = 0) -> ls.Target:
+    with ls.Key(seed).isolated():
+        return ls.Target(nn.Sequential(nn.Flatten(), *layers), SMALL, 5)
+
+
+@pytest.mark.parametrize(
+    ("target", "count", "words"),
+    [
+        (ls.MLP((100,)).build(ls.Images(1, 16, 16), 10, key=ls.Key(0)), 64, "rank 64 is too much for 100 live units"),
+        (ls.MLP((100,)).build(SMALL, 10, key=ls.Key(0)), 128, "no rank stands out"),
+        (ls.MLP((64,), activation=ls.Activation("sigmoid")).build(SMALL, 5, key=ls.Key(0)), 4, "no ReLU after it"),
+        (ls.MLP((64,), activation=ls.Activation("gelu")).build(SMALL, 5, key=ls.Key(0)), 4, "no ReLU after it"),
+        (ls.Linear().build(SMALL, 5, key=ls.Key(0)), 4, "no ReLU after it"),
+        (ls.LeNet().build(SMALL, 5, key=ls.Key(0)), 2, "no dense layer"),
+    ],
+    ids=["64 of 100", "128 of 64", "sigmoid", "gelu", "linear", "convolution"],
+)
+def test_where_it_cannot_it_says_so_beforehand(target: ls.Target, count: int, words: str) -> None:
+    batch = normal(count, ls.Images(*target.domain.shape), target.classes)
+    refusal = ls.LowRank().refusal(ls.observe(target, batch, ls.FedSGD(), key=ls.Key(1)))
+    assert refusal is not None
+    assert words in refusal.sentence
+
+
+def test_a_missing_bias_a_missing_tensor_and_too_small_a_batch_are_refused_by_name() -> None:
+    bare = sequential(nn.Linear(64, 40, bias=False), nn.ReLU(), nn.Linear(40, 5))
+    assert "no bias" in attacked(bare, normal(2, SMALL, 5)).sentence
+    whole = ls.observe(NET, normal(4, SMALL, 10), ls.FedSGD(), key=ls.Key(1), tell=[ls.BatchSize(4)])
+    part = ls.Gradient({n: v for n, v in whole.release.by_name.items() if n != "1.bias"})
+    refusal = ls.LowRank().refusal(ls.Observation(NET, part, whole.mechanism))
+    assert refusal is not None
+    assert "1.bias" in refusal.sentence
+    refusal = ls.LowRank().refusal(ls.Observation(NET, whole.release, whole.mechanism, (ls.BatchSize(3),)))
+    assert refusal is not None
+    assert "rank 4, more than its 3 examples" in refusal.sentence
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    width=st.integers(10, 120),
+    hidden=st.sampled_from(((), (30,))),
+    classes=st.sampled_from((2, 3, 10)),
+    count=st.integers(1, 14),
+    seed=st.integers(0, 999),
+)
+def test_what_is_certified_is_true_and_what_passes_with_room_is_found(
+    width: int, hidden: tuple[int, ...], classes: int, count: int, seed: int
+) -> None:
+    target = ls.MLP((width, *hidden)).build(SMALL, classes, key=ls.Key(seed))
+    batch = normal(count, SMALL, classes, seed)
+    attempt = attacked(target, batch)
+    if attempt.certificate is not None and attempt.certificate.holds:
+        assert farthest(attempt, batch) < 1e-3
+    elif attempt.claim is not None:
+        assert bool(attempt.claim.confidence.isnan().all())
+    if hidden and classes > 2 and width > 16 * count:  # about eight units at rest for each example
+        assert worst(attempt, batch) < 1e-3
+
+
+# --- the certificate ------------------------------------------------------------------------------------------------
+
+
+def judged(inputs: np.ndarray, batch: ls.Batch, seed: int = 4) -> Judged:
+    seen = ls.observe(NET, batch, ls.FedSGD(), key=ls.Key(1))
+    layer = input_layer(NET)
+    gradient = seen.gradient().by_name
+    matrix = torch.cat([gradient[layer.weight], gradient["1.bias"][:, None]], 1).double().numpy()
+    return Judged(matrix, inputs, Resting(NET, layer).awake(inputs), matrix.any(1))
+
+
+def test_mixtures_solve_the_equation_but_the_model_contradicts_them() -> None:
+    """Any invertible mixture whose rows sum to one reproduces the update; only the true inputs agree with the model."""
+    batch = normal(4, SMALL, 10)
+    true = batch.inputs.flatten(1).double().numpy()
+    assert judged(true, batch).residual() < 1e-6
+    for seed in range(5):
+        mixing = np.eye(4) + 0.1 * np.random.default_rng(seed).standard_normal((4, 4))
+        mixed = (mixing / mixing.sum(1, keepdims=True)) @ true
+        assert judged(mixed, batch).residual() > 1e-2
+    swapped = true.copy()
+    swapped[0] = (true[0] + true[1]) / 2
+    assert judged(swapped, batch).residual() > 0.1
+
+
+def test_units_at_rest_are_those_below_zero() -> None:
+    """The black box against the definition: w x + b <= 0 in a plain network."""
+    target = sequential(nn.Linear(64, 40), nn.ReLU(), nn.Linear(40, 5))
+    inputs = normal(9, SMALL, 5).inputs.flatten(1).double()
+    parameters = target.parameters()
+    values = inputs @ parameters["1.weight"].double().T + parameters["1.bias"].double()
+    awake = Resting(target, input_layer(target)).awake(inputs.numpy())
+    assert np.array_equal(awake, (values > 0).numpy())
+
+
+def test_two_classes_fool_the_search_but_not_the_certificate() -> None:
+    """With one hidden layer delta_b = s_b mask_b w, so differences of two examples are as sparse as an example."""
+    target = ls.MLP((200,)).build(ls.Images(1, 28, 28), 2, key=ls.Key(7))
+    for count in (8, 12):
+        batch = normal(count, ls.Images(1, 28, 28), 2, count)
+        attempt = attacked(target, batch)
+        assert attempt.claim is None or worst(attempt, batch) < 1e-4
+
+
+# --- the mathematics ------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(6, 150),
+    columns=st.integers(6, 150),
+    rank=st.integers(1, 5),
+    noise=st.sampled_from((0.0, 1e-10, 1e-6, 1e-3)),
+    dead=st.integers(0, 20),
+    seed=st.integers(0, 999),
+)
+def test_the_rank_is_found_below_noise_and_dead_rows(
+    rows: int, columns: int, rank: int, noise: float, dead: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    left, right = rng.standard_normal((rows, rank)), rng.standard_normal((rank, columns))
+    matrix = np.vstack([left @ right + noise * rng.standard_normal((rows, columns)), np.zeros((dead, columns))])
+    found = factor(matrix, rng)
+    assert not isinstance(found, str), found
+    assert found.rank == rank
+    assert np.linalg.norm(found.left @ found.right - matrix) <= 2 * noise * math.sqrt(rows * columns) + 1e-10
+
+
+def test_a_large_matrix_is_sketched_to_the_same_rank() -> None:
+    rng = np.random.default_rng(0)
+    for rank in (3, 100):
+        matrix = rng.standard_normal((500, rank)) @ rng.standard_normal((rank, 700)) + 1e-6 * rng.standard_normal(
+            (500, 700)
+        )
+        found = factor(matrix, rng)
+        assert not isinstance(found, str)
+        assert found.rank == rank
+        assert np.abs(found.left @ found.right - matrix).max() < 1e-4
+
+
+def test_noise_and_full_matrices_have_no_rank() -> None:
+    rng = np.random.default_rng(0)
+    for shape in ((20, 30), (200, 100), (450, 600)):
+        assert isinstance(factor(rng.standard_normal(shape), rng), str)
+    assert isinstance(factor(np.zeros((5, 5)), rng), str)
+    assert isinstance(factor(np.hstack([rng.standard_normal((30, 8)), np.zeros((30, 1))]), rng), str)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sparse_directions_are_those_of_brute_force(seed: int) -> None:
+    """Every direction that vanishes on r - 1 rows is tried; those with most zeros are the columns of the truth."""
+    rng = np.random.default_rng(seed)
+    rows, rank = 40, 3
+    truth = rng.standard_normal((rows, rank)) * (rng.random((rows, rank)) < 0.5)
+    matrix = truth @ rng.standard_normal((rank, rank))
+    counts: dict[tuple[int, ...], int] = {}
+    for pair in itertools.combinations(range(rows), rank - 1):
+        if np.linalg.matrix_rank(matrix[list(pair)]) < rank - 1:
+            continue
+        kernel = np.linalg.svd(matrix[list(pair)])[2][-1]
+        zeros = np.flatnonzero(np.abs(matrix @ kernel) < 1e-9)
+        counts[tuple(zeros.tolist())] = len(zeros)
+    best = sorted(counts, key=lambda zeros: -counts[zeros])[:rank]
+    problem = scaled(matrix, np.full(rows, 1e-14))
+    assert problem is not None
+    found = sparse_directions(problem, rng, stop=lambda turn, count: turn > 20)
+    dead = set(np.flatnonzero(~problem.live).tolist())
+    assert {frozenset(np.flatnonzero(one.zeros).tolist()) | dead for one in found} == {
+        frozenset(b) | dead for b in best
+    }
+
+
+def test_a_dense_basis_has_no_sparse_directions() -> None:
+    rng = np.random.default_rng(0)
+    problem = scaled(rng.standard_normal((60, 6)), np.full(60, 1e-14))
+    assert problem is not None
+    assert sparse_directions(problem, rng, stop=lambda turn, count: turn > 4) == []
