@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from leakscope.attacks.inputs.recipes import idlg as idlg
     from leakscope.attacks.inputs.recipes import inverting_gradients as inverting_gradients
     from leakscope.attacks.inputs.windowed import WindowedFrames as WindowedFrames
+    from leakscope.attacks.inputs.windowed_map import FrameLikelihood as FrameLikelihood
     from leakscope.attacks.labels.counts import LabelCounts as LabelCounts
     from leakscope.attacks.labels.labeling import Inferred as Inferred
     from leakscope.attacks.labels.labeling import Joint as Joint
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from leakscope.attacks.parts.priors.images import Range as Range
     from leakscope.attacks.parts.priors.images import TotalVariation as TotalVariation
     from leakscope.attacks.parts.priors.prior import Flat as Flat
+    from leakscope.attacks.parts.priors.speech import SpeechPrior as SpeechPrior
     from leakscope.attacks.parts.priors.statistics import BatchNorm as BatchNorm
     from leakscope.attacks.parts.searches import LBFGS as LBFGS
     from leakscope.attacks.parts.searches import Adam as Adam
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from leakscope.attacks.parts.starts import Gaussian as Gaussian
     from leakscope.attacks.parts.starts import Gray as Gray
     from leakscope.attacks.parts.starts import Uniform as Uniform
+    from leakscope.attacks.parts.together import Together as Together
     from leakscope.bounds.accounting import epsilon as epsilon
     from leakscope.core.attempt import Attempt as Attempt
     from leakscope.core.attempt import Budget as Budget
@@ -73,6 +76,7 @@ if TYPE_CHECKING:
     from leakscope.core.facts import Gallery as Gallery
     from leakscope.core.facts import LayerStatistics as LayerStatistics
     from leakscope.core.facts import Lengths as Lengths
+    from leakscope.core.facts import PublicStatistics as PublicStatistics
     from leakscope.core.facts import TrueLabels as TrueLabels
     from leakscope.core.facts import TrueTranscripts as TrueTranscripts
     from leakscope.core.observation import Observation as Observation
@@ -133,8 +137,8 @@ if TYPE_CHECKING:
     from leakscope.targets.windows import ContextWindow as ContextWindow
     from leakscope.targets.zoo.convnet import ConvNet as ConvNet
     from leakscope.targets.zoo.deepspeech import DeepSpeech as DeepSpeech
-    from leakscope.targets.zoo.fit import Activation as Activation
     from leakscope.targets.zoo.efficientnet import EfficientNetLite0 as EfficientNetLite0
+    from leakscope.targets.zoo.fit import Activation as Activation
     from leakscope.targets.zoo.lenet import LeNet as LeNet
     from leakscope.targets.zoo.mlp import MLP as MLP
     from leakscope.targets.zoo.mlp import Linear as Linear
@@ -158,6 +162,7 @@ _HOME = {
         "inverting_gradients",
     ),
     "attacks.inputs.windowed": ("WindowedFrames",),
+    "attacks.inputs.windowed_map": ("FrameLikelihood",),
     "attacks.labels.counts": ("LabelCounts",),
     "attacks.labels.labeling": (
         "Inferred",
@@ -179,6 +184,7 @@ _HOME = {
         "TotalVariation",
     ),
     "attacks.parts.priors.prior": ("Flat",),
+    "attacks.parts.priors.speech": ("SpeechPrior",),
     "attacks.parts.priors.statistics": ("BatchNorm",),
     "attacks.parts.searches": (
         "LBFGS",
@@ -189,6 +195,7 @@ _HOME = {
         "Pixels",
         "Squashed",
     ),
+    "attacks.parts.together": ("Together",),
     "attacks.parts.starts": (
         "Gaussian",
         "Gray",
@@ -216,6 +223,7 @@ _HOME = {
     ),
     "core.facts": (
         "BatchNormStatistics",
+        "PublicStatistics",
         "BatchSize",
         "Gallery",
         "LayerStatistics",

@@ -200,6 +200,9 @@ OTHER: dict[str, Any] = {
     "ridge": 1e-6,
     "window": ls.ContextWindow("layer_1.weight", "layer_1.bias", features=5, left=3, right=5),
     "polish": False,
+    "speech": ls.SpeechPrior(spread=0.3),
+    "depth": 1,
+    "steps": 1,
 }
 
 
@@ -247,6 +250,9 @@ def test_every_field_speaks(row: Row) -> None:
         (ls.Adam(steps=30), "decay", ()),
         (ls.Adam(steps=60, lr=1e-6), "patience", ls.Patience(20, 0.5)),
         (ls.Adam(steps=30), "halving", (0.2,)),
+        (ls.Together(ls.Adam(steps=30)), "of", ls.Adam(steps=20)),
+        (ls.Together(ls.Adam(steps=30)), "weight", 0.5),
+        (ls.Together(ls.Adam(steps=30), weight=0.5), "every", 3),
         (ls.LBFGS(evaluations=30), "lr", 0.1),
         (ls.LBFGS(evaluations=30), "evaluations", 10),
         (ls.LBFGS(evaluations=30), "history", 1),
@@ -257,10 +263,8 @@ def test_every_field_speaks(row: Row) -> None:
 def test_every_setting_of_a_search_speaks(search: Any, field: str, other: Any) -> None:
     row = next(row for row in ATTACKS if row.name == "idlg")
     seen = observed(row, ls.FedSGD())
-    restarts = 4 if field == "halving" else 1
-    attack = ls.GradientInversion(
-        ls.Squared(), search=search, labeling=ls.Inferred(ls.LabelSigns()), restarts=restarts
-    )
+    restarts = 4 if field == "halving" or isinstance(search, ls.Together) else 1
+    attack = ls.GradientInversion(ls.Squared(), search=search, labeling=ls.Inferred(ls.LabelSigns()), restarts=restarts)
     changed = dataclasses.replace(attack, search=dataclasses.replace(search, **{field: other}))
     assert numbers(attack.run(seen, key=ls.Key(1))) != numbers(changed.run(seen, key=ls.Key(1))) or (
         attack.run(seen, key=ls.Key(1)).cost.evaluations != changed.run(seen, key=ls.Key(1)).cost.evaluations

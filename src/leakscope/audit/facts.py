@@ -14,6 +14,7 @@ from leakscope.core.facts import (
     Gallery,
     LayerStatistics,
     Lengths,
+    PublicStatistics,
     TrueLabels,
     TrueTranscripts,
 )
@@ -50,9 +51,19 @@ def _transcripts(target: Target, batch: Batch, source: Source) -> Fact:
 
 
 def _statistics(target: Target, batch: Batch, source: Source) -> Fact:
+    return BatchNormStatistics(_by_layer(target, batch))
+
+
+def _public_statistics(target: Target, batch: Batch, source: Source) -> Fact:
+    """Of the public half, all of it in one pass."""
+    if source is None:
+        raise BadInput("PublicStatistics come from the public half of a data set, and this batch is of none")
+    return PublicStatistics(_by_layer(target, source.public()))
+
+
+def _by_layer(target: Target, batch: Batch) -> tuple[tuple[str, LayerStatistics], ...]:
     found = layer_statistics(target, target.parameters(), batch.inputs)
-    pairs = ((name, LayerStatistics(tuple(m.tolist()), tuple(v.tolist()))) for name, (m, v) in found.items())
-    return BatchNormStatistics(tuple(pairs))
+    return tuple((name, LayerStatistics(tuple(m.tolist()), tuple(v.tolist()))) for name, (m, v) in found.items())
 
 
 def _gallery(target: Target, batch: Batch, source: Source) -> Fact:
@@ -69,6 +80,7 @@ MAKERS: dict[type[Fact], Callable[[Target, Batch, Source], Fact]] = {
     BatchSize: _batch_size,
     TrueLabels: _labels,
     BatchNormStatistics: _statistics,
+    PublicStatistics: _public_statistics,
     Lengths: _lengths,
     TrueTranscripts: _transcripts,
     Gallery: _gallery,

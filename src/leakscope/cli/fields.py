@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import final
 
-FACTS = ("BatchSize", "TrueLabels", "BatchNormStatistics", "Lengths", "TrueTranscripts", "Gallery")
+FACTS = ("BatchSize", "TrueLabels", "BatchNormStatistics", "PublicStatistics", "Lengths", "TrueTranscripts", "Gallery")
 """The facts that can be told; a test compares them with `audit.facts.MAKERS`."""
 
 

@@ -18,6 +18,7 @@ from leakscope.attacks.inputs.linear import LinearLayer
 from leakscope.attacks.inputs.lowrank import LowRank
 from leakscope.attacks.inputs.recipes import dlg, grad_inversion, idlg, inverting_gradients
 from leakscope.attacks.inputs.windowed import WindowedFrames
+from leakscope.attacks.inputs.windowed_map import FrameLikelihood
 from leakscope.attacks.labels.counts import LabelCounts
 from leakscope.attacks.labels.labeling import AbstractLabeling, Inferred, Joint, Told
 from leakscope.attacks.labels.signs import LabelSigns
@@ -29,10 +30,12 @@ from leakscope.attacks.parts.norms import Clipped, Euclidean, Limit, LInfinity, 
 from leakscope.attacks.parts.priors.images import Energy, Range, TotalVariation
 from leakscope.attacks.parts.priors.prior import AbstractPrior, Flat
 from leakscope.attacks.parts.priors.sequences import NormalizedVariation, Order, TimeMean, Variance, Variation
+from leakscope.attacks.parts.priors.speech import SpeechPrior
 from leakscope.attacks.parts.priors.statistics import BatchNorm
 from leakscope.attacks.parts.searches import LBFGS, AbstractSearch, Adam, Patience
 from leakscope.attacks.parts.spaces import AbstractSpace, Pixels, SomeFrames, Squashed, Where
 from leakscope.attacks.parts.starts import AbstractStart, Between, Claimed, Gaussian, Gray, Repeated, Uniform
+from leakscope.attacks.parts.together import Together
 from leakscope.core.errors import UnknownName
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.datasets.draw import AbstractSource
@@ -192,6 +195,10 @@ ROWS: tuple[Row, ...] = (
         "", T.CLAIMS_INPUTS, T.EXACT, T.SPEECH,
     ),
     _row(
+        _A, FrameLikelihood, "the most probable frames of speech under noise, rounding or pruning, with a speech prior",
+        "", T.CLAIMS_INPUTS, T.SPEECH,
+    ),
+    _row(
         _A, SpeakerIdentity, "who spoke: compares recovered frames with public recordings of all speakers",
         "SpeakerIdentity(encoder=CepstralMoments())", T.CLAIMS_ATTRIBUTES, T.NEEDS_GALLERY, T.SPEECH,
     ),
@@ -274,6 +281,7 @@ ROWS: tuple[Row, ...] = (
     _row(_X, TimeMean, "prior: coefficients have a small mean over time"),
     Row("Order", _X, Order, "of TimeMean: TWO or MAX", 'Order("two")'),
     _row(_X, BatchNorm, "prior: normalization layers see what they see on real data"),
+    _row(_X, SpeechPrior, "prior: frames are distributed and follow each other as in public speech"),
     _row(_X, Flat, "prior: none"),
     _row(_X, Pixels, "space: the inputs themselves"),
     _row(_X, Squashed, "space: a squashing function keeps the inputs in range"),
@@ -293,6 +301,7 @@ ROWS: tuple[Row, ...] = (
     Row("Take", _X, Take, "of DirectSearch: ALL, BEST or LINE", 'Take("all")'),
     _row(_X, Shrink, "search: when the radius of a direct search falls", "Shrink(steps=500)"),
     _row(_X, Scales, "search: radii by coefficient for a direct search"),
+    _row(_X, Together, "search: restarts of another one pull each other together", "Together(Adam(steps=500))"),
     _row(_X, Patience, "search: when to stop on a plateau", "Patience(steps=100)"),
     _row(_X, Joint, "labels: soft labels are searched along"),
     _row(_X, Inferred, "labels: another attack infers them first", "Inferred(LabelSigns())"),

@@ -114,6 +114,14 @@ class BatchNormStatistics(Fact):
 
 
 @final
+@dataclass(frozen=True)
+class PublicStatistics(Fact):
+    """What the adversary estimates these statistics to be, from public examples of the same kind."""
+
+    by_layer: tuple[tuple[str, LayerStatistics], ...]
+
+
+@final
 @dataclass(frozen=True, eq=False, repr=False)
 class Gallery(Fact):
     """Public examples of everybody who may be behind the release, as a police lineup: `examples[i]` is of `members[i]`.

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from leakscope.attacks import citations
 from leakscope.attacks.parts.priors.prior import AbstractPrior, Penalty
 from leakscope.core.errors import NoSuchLayer
-from leakscope.core.facts import BatchNormStatistics
+from leakscope.core.facts import BatchNormStatistics, PublicStatistics
 from leakscope.core.observation import Observation
 from leakscope.core.target import Target
 
@@ -22,8 +22,8 @@ from leakscope.core.target import Target
 class BatchNorm(AbstractPrior):
     """sum_l |mean_l(x) - m_l|_2 + |var_l(x) - v_l|_2 over normalization layers (Yin et al. 2021, equation 9).
 
-    (m, v) are the statistics of the private batch when they were told (`BatchNormStatistics`), otherwise the running
-    statistics of the released model. Raises `NoSuchLayer` when the model has no batch normalization with statistics.
+    (m, v) are the statistics of the private batch when they were told (`BatchNormStatistics`), else what the adversary
+    estimates from public examples (`PublicStatistics`), else the running statistics of the released model. Raises `NoSuchLayer` when the model has no batch normalization with statistics.
     """
 
     @property
@@ -48,9 +48,12 @@ class BatchNorm(AbstractPrior):
 
 
 def _wanted(seen: Observation) -> dict[str, tuple[Tensor, Tensor]]:
-    if seen.knows(BatchNormStatistics):
+    kinds: tuple[type[BatchNormStatistics | PublicStatistics], ...] = (BatchNormStatistics, PublicStatistics)
+    for kind in kinds:
+        if not seen.knows(kind):
+            continue
         like = next(iter(seen.target.parameters().values()))
-        told = seen.told(BatchNormStatistics).by_layer
+        told = seen.told(kind).by_layer
         return {n: (like.new_tensor(s.mean), like.new_tensor(s.variance)) for n, s in told}
     running = {
         name: (module.running_mean, module.running_var)
