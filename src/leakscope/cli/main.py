@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, final
 
 import typer
 
-from leakscope.cli import bring, fields
+from leakscope.cli import bring, fields, teach
 from leakscope.cli.exits import LEGEND, Exit
 from leakscope.cli.orderly import orderly as _orderly
 from leakscope.cli.subjects import Subject
@@ -45,6 +45,15 @@ Out = Annotated[Path | None, typer.Option(help="The folder of the run; runs/NAME
 EngineName = Annotated[Engine, typer.Option(help="One process, or several with one thread each.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="How many processes; one per processor by default.")]
 Model = Annotated[str | None, typer.Option(metavar="PACKAGE.MODULE:FACTORY", help="Your own torch.nn.Module.")]
+
+Cut = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Only the I-th of N parts, as 2/8; all may write to one folder at once, and each goes on with its own.",
+    ),
+]
 
 PLAN_KEYS = "\b\nKeys of the plan file (type; default):\n" + "\n".join(fields.lines())
 
@@ -82,24 +91,43 @@ def demo(
 
 
 @app.command(epilog=f"{PLAN_KEYS}\n\n{LEGEND}")
-def audit(
+def audit(  # noqa: PLR0913, one argument for each option
     plan: Annotated[Path, typer.Argument(help="A TOML file; its keys are listed below.")],
     out: Out = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the records that are in the folder.")] = False,
     engine: EngineName = Engine.PROCESSES,
     workers: Workers = None,
     model: Model = None,
+    shard: Cut = None,
     as_json: Json = False,
 ) -> None:
-    """Run a plan, every combination beside its undefended and its blind control. --model replaces its targets."""
+    """Run a plan, every combination beside its undefended and its blind control. --model replaces its targets.
+
+    With --shard, the exit code is 3 until the last part is done.
+    """
     with _orderly():
+        from leakscope.audit.shard import Shard
         from leakscope.cli.commands import audit as auditing
 
         folder = out or Path("runs") / plan.stem
-        order = auditing.Order(
-            folder, _engine(engine, workers), resume=resume, as_json=as_json, again=_again("--resume")
-        )
+        part = None if shard is None else Shard.read(shard)
+        order = auditing.Order(folder, _engine(engine, workers), resume, as_json, _again("--resume"), part)
         raise typer.Exit(auditing.audit(plan, order, model=model))
+
+
+@app.command(epilog=LEGEND)
+def merge(
+    plan: Annotated[Path, typer.Argument(help="The plan that all of them ran.")],
+    runs: Annotated[list[Path], typer.Argument(help="The folders that `leakscope audit --shard` wrote.")],
+    out: Annotated[Path, typer.Option(help="The folder of the whole.")],
+    model: Model = None,
+    as_json: Json = False,
+) -> None:
+    """Put shards that were run in folders of their own together: one run, one verdict, one page. Nothing is run."""
+    with _orderly():
+        from leakscope.cli.commands import merge as merging
+
+        raise typer.Exit(merging.merge(merging.Order(plan, tuple(runs), out, model, as_json)))
 
 
 @app.command("list", epilog=LEGEND)
@@ -145,6 +173,7 @@ def doctor(
 
 
 bring.register(app)
+app.add_typer(teach.app)
 
 
 def _engine(name: Engine, workers: int | None) -> AbstractEngine:
