@@ -1,0 +1,277 @@
+"""The most probable speech frames behind a noisy, rounded or very long update of a model on context windows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.inputs.frame_errors import rehearsed
+from leakscope.attacks.inputs.frame_noise import bent, counted, declared_noise, matrices, remaining_noise
+from leakscope.attacks.inputs.frame_search import Point, Problem, climb, linear_start
+from leakscope.attacks.inputs.frame_terms import Term
+from leakscope.attacks.parts.priors.speech import SpeechPrior
+from leakscope.core.attempt import Attempt, Clock, Cost, Outcome, Progress, Refusal, Trace, Watch
+from leakscope.core.claim import Inputs
+from leakscope.core.errors import BadInput, NoSuchLayer
+from leakscope.core.facts import Lengths
+from leakscope.core.observation import Observation
+from leakscope.mechanisms.compose import AbstractModelDefense, Defended
+from leakscope.mechanisms.protocols.fedsgd import FedSGD
+from leakscope.numerics.rng import Key
+from leakscope.targets.stacks import DenseStack, dense_stack
+from leakscope.targets.windows import ContextWindow, context_window
+
+Array = NDArray[np.float64]
+
+INNER = 60
+"""Products of conjugate gradients per step."""
+EACH = 6
+"""Steps at each level of noise on the way from coarse to fine."""
+FITS = 3.0
+"""Energy outside the span up to this many standard deviations is noise: the frames explain the update."""
+ROUNDING = 100.0
+"""Energy of undeclared noise may be this many times that of equal noise in all entries."""
+
+
+@final
+@dataclass(frozen=True)
+class FrameLikelihood(AbstractAttack[Inputs]):
+    """Maximizes p(m | update) over all frames m (T, F): marginal likelihood of dense layers' gradients, and a prior.
+
+    Each dense layer gives [dL/dW; dL/db] = [h; 1]^T Delta + noise, h (T, n) its inputs, a known function of the frames
+    (windows, then ReLU layers with public weights). Delta is integrated out with the time covariance that makes the
+    update most probable (`Term`), so errors that noise hides cost nothing. A first layer alone needs no weights.
+    Gauss-Newton (`climb`) from one linear system; where that does not explain the update, also from coarse to fine
+    noise, with the covariance that errors have in rehearsals on the public model (`rehearsed`).
+
+    window: the layer, or None to find it by running the model. speech: the prior, learned on public speech. depth: the
+    most dense layers that are used; those behind the first only for `FedSGD` without dropout, whose weights and units
+    are known. steps: Gauss-Newton steps of the last stage. The noise is what the mechanism declares, or what no T
+    directions explain. The number of frames is told (`Lengths`) or counted above the noise; a batch must be told.
+    Claims frames (N, T, F) with their lengths, without confidence and certificate. Raises `BadInput` on other settings.
+    """
+
+    window: ContextWindow | None = None
+    speech: SpeechPrior = field(default_factory=SpeechPrior)
+    depth: int = 3
+    steps: int = 40
+
+    def __post_init__(self) -> None:
+        if self.window is not None and not isinstance(self.window, ContextWindow):
+            raise BadInput(f"expected a ContextWindow or None, got {self.window!r}")
+        if not isinstance(self.speech, SpeechPrior):
+            raise BadInput(f"expected a SpeechPrior, got {self.speech!r}; learn one from public speech")
+        for name, value in (("depth", self.depth), ("steps", self.steps)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise BadInput(f"expected {name} >= 1, got {value!r}")
+
+    @property
+    def citation(self) -> str:
+        """None: leakscope's own."""
+        return ""
+
+    def _refusal(self, seen: Observation) -> Refusal | None:
+        try:
+            window = self.window or context_window(seen.target)
+            window.read(seen.gradient().by_name)
+            self.speech.chain(window.features)
+        except (NoSuchLayer, BadInput) as error:
+            return Refusal(str(error))
+        return None
+
+    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
+        scene = self._scene(seen)
+        if isinstance(scene, str):
+            return Attempt(repr(self), Outcome.REFUSED, scene)
+        log = _Log(clock, watch)
+        outcome = Outcome.CLAIMED
+        try:
+            best = self._searched(seen, scene, log, key)
+        except KeyboardInterrupt:
+            if log.last is None:
+                return Attempt(repr(self), Outcome.INTERRUPTED, "interrupted before the first step")
+            best, outcome = log.last, Outcome.INTERRUPTED
+        cost, trace = Cost(evaluations=len(log.losses)), Trace(tuple(range(1, len(log.losses) + 1)), tuple(log.losses))
+        if not np.isfinite(best.frames).all():
+            return Attempt(repr(self), Outcome.DIVERGED, "the frames are not finite", cost=cost, trace=trace)
+        claim = _claim(best.frames, scene.problem.lengths, seen)
+        sentence = _sentence(scene, best)
+        return Attempt(repr(self), outcome, sentence, claim, cost=cost, trace=trace, steps=tuple(log.notes))
+
+    def _scene(self, seen: Observation) -> _Scene | str:
+        """The problem, or why there is none."""
+        window = self.window or context_window(seen.target)
+        stack = _trusted(dense_stack(seen.target, window), seen, self.depth)
+        first = np.vstack(window.read(seen.gradient().by_name))
+        found = [first, *matrices(seen, stack)]
+        declared = [declared_noise(seen, layer.names[0]) for layer, _ in zip(stack.layers, found, strict=False)]
+        lengths, how = _lengths(seen, found, declared)
+        if not lengths:
+            return how
+        count = sum(lengths)
+        terms: dict[int, Term] = {}
+        noises: dict[int, float] = {}
+        for place, (matrix, known) in enumerate(zip(found, declared, strict=True)):
+            if count < min(matrix.shape):
+                least = 1e-12 * float(np.abs(matrix).max())
+                noises[place] = max(known, remaining_noise(matrix, count), least, 1e-300)
+                terms[place] = Term(matrix @ matrix.T / (matrix.shape[1] * noises[place] ** 2), matrix.shape[1])
+        if not terms:
+            sizes = ", ".join(f"{matrix.shape[0]} x {matrix.shape[1]}" for matrix in found)
+            return (
+                f"{count} frames fill the gradients of all layers that are used ({sizes}): nothing is outside the span"
+            )
+        chain = self.speech.chain(window.features)
+        return _Scene(Problem(terms, stack, window, chain, lengths), noises, how, max(declared) > 0)
+
+    def _searched(self, seen: Observation, scene: _Scene, log: _Log, key: Key) -> Point:
+        """The most probable point of the starts that were needed."""
+        problem, best = scene.problem, None
+        if 0 in problem.terms:
+            start = linear_start(problem, problem.terms[0])
+            best = climb(problem, start, steps=self.steps, inner=INNER, ended=log)
+            log.notes.append(
+                f"from the linear system: {best.value:.1f} nats, {_unexplained(problem, best):.1f} sd left"
+            )
+            if scene.explains(best):
+                return best
+        roots = rehearsed(seen.target, problem.stack, problem.chain, problem.lengths, key=key)
+        if roots is not None and not log.over():
+            start = _annealed(problem, roots, log, key)
+            other = climb(problem, start, steps=self.steps, inner=INNER, ended=log)
+            log.notes.append(f"from coarse to fine: {other.value:.1f} nats, {_unexplained(problem, other):.1f} sd left")
+            best = other if best is None or other.value < best.value else best
+        if best is None:
+            start = np.tile(problem.chain.mean, (sum(problem.lengths), 1))
+            best = climb(problem, start, steps=self.steps, inner=INNER, ended=log)
+        return best
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Scene:
+    """noises: standard deviation by layer. how: where the lengths come from. declared: whether noise was."""
+
+    problem: Problem
+    noises: dict[int, float]
+    how: str
+    declared: bool
+
+    def explains(self, point: Point) -> bool:
+        """Whether what the frames leave unexplained is noise."""
+        left = _unexplained(self.problem, point)
+        if self.declared:
+            return left < FITS
+        # undeclared noise is rounding, which differs from entry to entry; what is wrong stands out by orders of size
+        degrees = min(term.columns * (len(term.gram) - len(point.frames)) for term in self.problem.terms.values())
+        return left < ROUNDING * math.sqrt(degrees / 2)
+
+
+@final
+class _Log:
+    """Losses of all steps, the last point, and whether time is over."""
+
+    def __init__(self, clock: Clock, watch: Watch) -> None:
+        self.clock, self.watch = clock, watch
+        self.losses: list[float] = []
+        self.notes: list[str] = []
+        self.last: Point | None = None
+
+    def over(self) -> bool:
+        """Whether the budget is spent."""
+        return self.clock.exhausted(len(self.losses))
+
+    def __call__(self, point: Point) -> bool:
+        """Records a step."""
+        self.losses.append(point.value)
+        self.last = point
+        self.watch(Progress(self.clock.fraction(len(self.losses), 200), point.value))
+        return self.over()
+
+
+def _trusted(stack: DenseStack, seen: Observation, depth: int) -> DenseStack:
+    """The layers whose inputs are a known function of the frames."""
+    mechanism = seen.mechanism
+    protocol, defenses = (
+        (mechanism.protocol, mechanism.defenses) if isinstance(mechanism, Defended) else (mechanism, ())
+    )
+    known = isinstance(protocol, FedSGD) and not any(isinstance(one, AbstractModelDefense) for one in defenses)
+    return DenseStack(stack.layers[: depth if known else 1], stack.clip)
+
+
+def _lengths(seen: Observation, found: list[Array], declared: list[float]) -> tuple[tuple[int, ...], str]:
+    """Frames of each utterance and where that comes from; () and why when nothing says."""
+    if seen.knows(Lengths):
+        return seen.told(Lengths).values, "as told"
+    if bent(seen.mechanism):
+        return (), "signs and missing entries leave no rank to count frames by; tell Lengths"
+    counts = [counted(matrix, noise) for matrix, noise in zip(found, declared, strict=True)]
+    sure = [count for count in counts if count.surely]
+    if sure:
+        return (max(sure, key=lambda count: count.gap).frames,), "all that stand out, with a clear gap"
+    most = max(count.frames for count in counts)
+    if most:
+        return (most,), "all that stand out; noise may hide more"
+    return (), "neither noise nor a number of frames is known: no gap in the spectrum; tell Lengths"
+
+
+def _annealed(problem: Problem, roots: list[Array], log: _Log, key: Key) -> Array:
+    """Frames that explain first what the strongest noise would leave visible, then more and more."""
+    count = sum(problem.lengths)
+    drawn = np.vstack([problem.chain.drawn(n, key.child("scale", u).numpy()) for u, n in enumerate(problem.lengths)])
+    entering, _ = problem.stack.inputs(problem.windows(drawn), problem.depth)
+    terms = {}
+    for place, term in problem.terms.items():
+        whole = np.hstack([entering[place], np.ones((count, 1))])
+        energy = max(float(np.trace(term.gram)) - len(term.gram), 1.0)
+        scale = math.sqrt(energy / float(((roots[place].T @ whole) ** 2).sum()))
+        terms[place] = Term(term.gram, term.columns, roots[place] * scale)
+    expected = Problem(terms, problem.stack, problem.window, problem.chain, problem.lengths)
+    factor = max(_visible(term) for term in terms.values())
+    frames = np.tile(problem.chain.mean, (count, 1))
+    while not log.over():
+        frames = climb(expected.inflated(max(factor, 1.0)), frames, steps=EACH, inner=INNER, ended=log).frames
+        if factor <= 1:
+            break
+        factor /= 2
+    return frames
+
+
+def _visible(term: Term) -> float:
+    """The factor of noise that hides all but the strongest direction."""
+    strongest = float(np.linalg.eigvalsh(term.gram)[-1])
+    return math.sqrt(strongest) / (1 + math.sqrt(len(term.gram) / term.columns))
+
+
+def _unexplained(problem: Problem, point: Point) -> float:
+    """The largest energy outside a layer's span, in standard deviations of noise."""
+    entering, _ = problem.stack.inputs(problem.windows(point.frames), problem.depth)
+    ones = np.ones((len(point.frames), 1))
+    return max(term.excess(np.hstack([entering[place], ones])) for place, term in problem.terms.items())
+
+
+def _sentence(scene: _Scene, best: Point) -> str:
+    problem = scene.problem
+    lengths = ", ".join(map(str, problem.lengths))
+    noises = ", ".join(f"{problem.stack.layers[place].names[0]} {noise:.1e}" for place, noise in scene.noises.items())
+    left = _unexplained(problem, best)
+    fit = "which is noise" if scene.explains(best) else "more than noise leaves: some frames are wrong"
+    return (
+        f"utterances of {lengths} frames ({scene.how}), the most probable under noise of standard deviation {noises}; "
+        f"{left:.1f} standard deviations of energy are unexplained, {fit}"
+    )
+
+
+def _claim(frames: Array, lengths: tuple[int, ...], seen: Observation) -> Inputs:
+    padded = np.zeros((len(lengths), max(lengths), frames.shape[1]))
+    parts = np.split(frames, np.cumsum(lengths)[:-1])
+    for row, part in zip(padded, parts, strict=True):
+        row[: len(part)] = part
+    like = next(iter(seen.target.parameters().values()))
+    return Inputs(torch.from_numpy(padded).to(like.dtype), lengths=torch.tensor(lengths))
