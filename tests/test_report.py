@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import html
 import io
 import math
@@ -26,7 +27,7 @@ from tests.fixtures.report_run import BATCH, SENTENCES, TRIALS, synthetic
 from leakscope.core.errors import BadInput, DamagedRecord
 from leakscope.ledger.record import Ending, Role, ScoreRecord, Word
 from leakscope.ledger.store import RunStore
-from leakscope.report import figures, media, prose, redact, strips, tables
+from leakscope.report import figures, media, prose, redact, strips, sweep, tables
 from leakscope.report.figures import Curve
 from leakscope.report.page import Unfinished, render, write_page
 from leakscope.report.redact import Veil
@@ -648,3 +649,27 @@ def test_roles_are_told_by_the_group_not_by_the_record(run):
         spec = record.spec.model_copy(update={"role": Role.AUDITED})
         records[name] = record.model_copy(update={"spec": spec}), found
     assert strips.Easel(group, records, Veil()).strip().kinds[-1] == "undefended"
+
+
+def test_the_plan_s_question_is_one_figure_with_every_group(run) -> None:
+    """Each group's own words and numbers, none of the group without a score; labels say what varies and no more."""
+    summary, _ = run
+    rows = [row for _, found in tables.overview(summary) for row in found]
+    lanes = sweep.lanes(rows)
+    scored = [row for row in rows if row.main is not None and math.isfinite(row.main.value)]
+    assert [lane.score for lane in lanes] == [row.main for row in scored]
+    drawn = sweep.figures(rows)
+    assert drawn
+    said = " ".join(drawing.alt for drawing in drawn)
+    for lane in lanes:
+        assert lane.label in said
+        assert tables.number(lane.score.value) in said
+    assert not sweep.figures(rows[:2])
+
+
+def test_lanes_are_labeled_by_what_varies(run) -> None:
+    summary, _ = run
+    row = next(row for _, found in tables.overview(summary) for row in found if row.main is not None)
+    titles = [f"digits{size} · FedSGD() · idlg()" for size in ("", " · batch of 4", " · batch of 8")]
+    rows = [dataclasses.replace(row, group=row.group.model_copy(update={"title": title})) for title in titles]
+    assert [lane.label for lane in sweep.lanes(rows)] == ["batch of 1", "batch of 4", "batch of 8"]

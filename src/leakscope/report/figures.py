@@ -31,7 +31,7 @@ _WIDTH, _GAP = 4.4, 0.68
 # Colors by role. The first is what matplotlib writes, the second what a dark page shows instead.
 INK, UNDEFENDED, BLIND, FAINT = "#1d2733", "#00796b", "#7a5c9e", "#c3ccd5"
 _DARK = {INK: "#e3e8ee", UNDEFENDED: "#4fc3b0", BLIND: "#bda3dd", FAINT: "#3d4955"}
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 9,
     "font.family": ["DejaVu Sans"],
     "text.color": INK,
@@ -48,7 +48,7 @@ _STYLE: Any = {
 }
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
     """The figure as a data URI. Colors become variables, set once for light and once for dark."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -133,14 +133,14 @@ def intervals(metrics: Sequence[Triple]) -> Drawing | None:
     if not panels:
         return None
     heights = [0.35 + 0.24 * len(marks) for marks in panels]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         tall = sum(heights) + _GAP * len(panels)
         figure = Figure(figsize=(_WIDTH, tall))
         top = tall
         for height, marks in zip(heights, panels, strict=True):
             top -= height + _GAP
             _panel(figure.add_axes((0.19, (top + _GAP - 0.2) / tall, 0.77, height / tall)), marks)
-        source = _svg(figure)
+        source = svg(figure)
     said = [
         f"{mark.label} {metric_name(mark.score.metric)} {number(mark.score.value)} {unit_name(mark.score.unit)}, "
         f"interval {number(mark.score.low)} to {number(mark.score.high)}, chance {number(mark.score.chance)}"
@@ -178,7 +178,7 @@ def curves(searches: Sequence[Curve]) -> Drawing | None:
     if not kept:
         return None
     top = HIGHEST * max(float(y[0]) for _, _, y in kept)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH, 2.5))
         axes = figure.add_axes((0.16, 0.18, 0.8, 0.77))
         for curve, x, far in kept:
@@ -198,7 +198,7 @@ def curves(searches: Sequence[Curve]) -> Drawing | None:
         unique = dict(zip(labels, handles, strict=True))
         if len(unique) > 1:
             axes.legend(unique.values(), unique.keys(), frameon=False, fontsize=8)
-        source = _svg(figure)
+        source = svg(figure)
     beyond = any(bool((y > top).any()) for _, _, y in kept)
     note = f"Losses above {number(top)} are drawn at the upper edge." if beyond else ""
     ends = ", ".join(f"{number(float(y[0]))} to {number(float(y[-1]))}" for _, _, y in kept[:4])

@@ -17,7 +17,7 @@ from leakscope.core.errors import BadInput
 from leakscope.ledger.files import write_atomically
 from leakscope.ledger.record import CellSpec, Summary
 from leakscope.ledger.store import RunStore
-from leakscope.report import prose, redact, sections, tables
+from leakscope.report import prose, redact, sections, sweep, tables
 from leakscope.report.redact import Veil
 from leakscope.report.sections import Section
 from leakscope.report.shelf import Shelf
@@ -89,6 +89,7 @@ def _view(summary: Summary, records: Cells, damaged: Mapping[str, str], veil: Ve
     return {
         "summary": summary,
         "overview": overview,
+        "sweep": sweep.figures([row for _, rows in overview for row in rows]),
         "sections": built,
         "tally": counts,
         "lost": max(summary.finished - counts.finished, 0),
