@@ -45,7 +45,7 @@ from leakscope.targets.load import Imported
 from leakscope.version import VERSION
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("demo", "audit", "capture", "attack", "score", "train", "list", "report", "doctor")
+COMMANDS = ("demo", "audit", "capture", "attack", "score", "merge", "train", "list", "report", "doctor")
 PUBLIC = {name: getattr(leakscope, name) for name in leakscope.__all__}
 
 

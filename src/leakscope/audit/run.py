@@ -17,10 +17,11 @@ import torch
 from leakscope.audit.cell import Found, run_cell
 from leakscope.audit.engines.engine import AbstractEngine, Event, Finished, Listen, Noticed, silent
 from leakscope.audit.plan import Cell, Plan
+from leakscope.audit.shard import Shard
 from leakscope.audit.verdict import summarize
 from leakscope.core.attempt import Watch, unwatched
 from leakscope.core.errors import BadInput, BadPlan, DamagedRecord
-from leakscope.ledger.lock import LOCKS, sole_runner
+from leakscope.ledger.lock import is_lock, one_at_a_time, sole_runner
 from leakscope.ledger.record import CellSpec, Ending, Record, Summary
 from leakscope.ledger.store import RunStore
 from leakscope.version import VERSION
@@ -40,10 +41,14 @@ class Interrupted(KeyboardInterrupt):
 @final
 @dataclass(frozen=True)
 class Resumption:
-    """Whether an earlier run in the same folder may be continued, and how this one was called."""
+    """Whether an earlier run in the same folder may be continued, how this one was called, and which part it is of.
+
+    Runs of different shards may be in the same folder at the same time; each goes on with what it finds of its own.
+    """
 
     allowed: bool = False
     command: str = ""
+    shard: Shard | None = None
 
 
 def attempt(cell: Cell, *, watch: Watch = unwatched) -> Found:
@@ -70,28 +75,48 @@ def run(
 ) -> Summary:
     """Run what is missing in `folder`, write the index and the summary, and return the summary.
 
+    Of a shard, its own cells only; index and summary tell what all shards have written to the folder so far.
+
     Raises `BadInput` when another runner holds the folder or when it holds records and resuming was not allowed,
     `BadPlan` when it holds records of a plan that this one does not contain, `Interrupted` after Ctrl-C.
     """
-    store, resumption = RunStore(Path(folder)), resumption or Resumption()
-    cells = plan.cells()
-    _check_folder(store, cells, resumption)
-    with sole_runner(store.folder):
-        _check_folder(store, cells, resumption)  # again: another runner may have come and gone in between
-        store.sweep()
-        started = _write_plan(store, plan, cells)
-        done = _records(store, cells, listen)
-        store.write_index(list(done.values()))
-        audit = _Audit(plan, store, started, resumption.command)
+    resumption = resumption or Resumption()
+    shard, cells = resumption.shard, plan.cells()
+    store = RunStore(Path(folder), shard.name if shard else "")
+    mine = shard.of(cells) if shard else cells
+    _check_place(store.folder)
+    if shard is None:
+        _check_folder(store, cells, resumption)
+    with sole_runner(store.folder, store.part):
+        with one_at_a_time(store.folder):
+            _check_folder(store, cells, resumption)  # another runner may have come and gone in between
+            store.sweep([cell.identity for cell in mine] if shard else None)
+            audit = _Audit(plan, store, mine, _write_plan(store, plan, cells), resumption.command)
+            done = _records(store, mine, listen)
+            if shard is None:
+                store.write_index(list(done.values()))
         try:
-            engine.run([cell for cell in cells if cell.identity not in done], store, _indexed(store, listen))
+            engine.run([cell for cell in mine if cell.identity not in done], store, _indexed(store, listen))
         except KeyboardInterrupt:
-            raise Interrupted(audit.close(_records(store, cells, silent))) from None
-        records = _records(store, cells, silent)
-        lost = [cell.identity for cell in cells if cell.identity not in records]
+            raise Interrupted(audit.close(_records(store, mine, silent))) from None
+        records = _records(store, mine, silent)
+        lost = [cell.identity for cell in mine if cell.identity not in records]
         if lost:
-            raise RuntimeError(f"{len(lost)} of {len(cells)} cells left no record, first {lost[0]}; this is a bug")
+            raise RuntimeError(f"{len(lost)} of {len(mine)} cells left no record, first {lost[0]}; this is a bug")
         return audit.close(records)
+
+
+def conclude(plan: Plan, folder: Path, *, command: str = "") -> Summary:
+    """Judge what records of the plan are in `folder`, and write plan, index and summary; nothing is run.
+
+    Raises as `run` does.
+    """
+    store, cells = RunStore(Path(folder)), plan.cells()
+    with sole_runner(store.folder):
+        if store.read_json(PLAN) is not None:
+            _check_folder(store, cells, Resumption(allowed=True))
+        audit = _Audit(plan, store, cells, _write_plan(store, plan, cells), command)
+        return audit.close(_records(store, cells, silent))
 
 
 @final
@@ -99,11 +124,25 @@ def run(
 class _Audit:
     plan: Plan
     store: RunStore
+    mine: tuple[Cell, ...]
     started: str
     command: str
 
     def close(self, records: Mapping[str, Record]) -> Summary:
-        """Judge what there is, write the whole index and the summary."""
+        """Judge what there is, write the whole index and the summary.
+
+        Shards do this one after the other, so that the last one sees all records.
+        """
+        with one_at_a_time(self.store.folder):
+            return self._judged({**records, **self._others()})
+
+    def _others(self) -> dict[str, Record]:
+        """What other shards have written; a damaged one is theirs to mend."""
+        own = {cell.identity for cell in self.mine}
+        others = tuple(cell for cell in self.plan.cells() if cell.identity not in own)
+        return _records(self.store, others, silent, mend=False)
+
+    def _judged(self, records: Mapping[str, Record]) -> Summary:
         self.store.write_index(list(records.values()))
         judged = summarize(self.plan, records)
         summary = judged.model_copy(
@@ -142,8 +181,11 @@ def _indexed(store: RunStore, listen: Listen) -> Listen:
     return both
 
 
-def _records(store: RunStore, cells: tuple[Cell, ...], listen: Listen) -> dict[str, Record]:
-    """The valid records of the plan, in its order; damaged files are moved aside and said so."""
+def _records(store: RunStore, cells: tuple[Cell, ...], listen: Listen, *, mend: bool = True) -> dict[str, Record]:
+    """The valid records of the plan, in its order; damaged files are moved aside and said so.
+
+    mend: without it they are left, since they may belong to another shard.
+    """
     there, found = set(store.names()), {}
     for cell in cells:
         if cell.identity not in there:
@@ -151,6 +193,8 @@ def _records(store: RunStore, cells: tuple[Cell, ...], listen: Listen) -> dict[s
         try:
             found[cell.identity] = store.record(cell.identity)
         except DamagedRecord as damage:
+            if not mend:
+                continue
             place = store.set_aside(cell.identity)
             listen(Noticed(f"{damage}; moved to {place.parent.name}/{place.name}, the cell is run again"))
     return found
@@ -161,7 +205,7 @@ def _check_folder(store: RunStore, cells: tuple[Cell, ...], resumption: Resumpti
     if old is None:
         _check_empty(store.folder)
         return
-    if not resumption.allowed:
+    if not resumption.allowed and resumption.shard is None:
         have, planned = len(store.names()), len(old["cells"])
         raise BadInput(
             f"{store.folder} already holds {have} of {planned} records; go on with --resume or choose another folder"
@@ -169,11 +213,14 @@ def _check_folder(store: RunStore, cells: tuple[Cell, ...], resumption: Resumpti
     _check_same(store, old, {cell.identity: cell.spec for cell in cells})
 
 
-def _check_empty(folder: Path) -> None:
-    """A folder without a plan may hold only what a runner leaves that is killed before it writes the plan."""
+def _check_place(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"{folder} is a file; choose a folder")
-    strange = [p.name for p in folder.glob("*") if p.name not in LOCKS and not p.name.startswith(".")]
+
+
+def _check_empty(folder: Path) -> None:
+    """A folder without a plan may hold only what a runner leaves that is killed before it writes the plan."""
+    strange = [p.name for p in folder.glob("*") if not is_lock(p.name) and not p.name.startswith(".")]
     if strange:
         raise BadInput(f"{folder} is not empty and holds no audit ({min(strange)}, ...); choose another folder")
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, final
 
@@ -32,10 +32,13 @@ SUFFIX = ".safetensors"
 
 @final
 class RunStore:
-    """The folder of one run. Safe for many writers of different cells; the index and the summary have one writer."""
+    """The folder of one run. Safe for many writers of different cells; the index and the summary have one writer.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
+    part: the name of the part of the cells that this process and its workers are for, empty for all of them.
+    """
+
+    def __init__(self, folder: Path, part: str = "") -> None:
+        self.folder, self.part = Path(folder), part
         self.cells = self.folder / "cells"
 
     def __repr__(self) -> str:
@@ -102,9 +105,18 @@ class RunStore:
         os.replace(self.path(name), place)
         return place
 
-    def sweep(self) -> None:
-        """Remove temporary files that a killed writer left. Only the sole runner may call this."""
-        for stray in [*self.folder.glob(".*.tmp"), *self.cells.glob(".*.tmp")]:
+    def sweep(self, mine: Iterable[str] | None = None) -> None:
+        """Remove temporary files that a killed writer left. Only the sole runner may call this.
+
+        mine: the identities of a part, whose sole runner removes its own: those of others may be in use.
+        """
+        strays = [*self.folder.glob(".*.tmp"), *self.cells.glob(".*.tmp")]
+        if mine is not None:
+            own = {f".{name}{SUFFIX}" for name in mine}
+            strays = [
+                path for path in self.cells.glob(".*.tmp") if path.name.removesuffix(".tmp").rpartition(".")[0] in own
+            ]
+        for stray in strays:
             stray.unlink(missing_ok=True)
 
     def write_index(self, records: list[Record]) -> None:

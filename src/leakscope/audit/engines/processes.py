@@ -106,7 +106,7 @@ class _Crew:
         context = _context()
         for _ in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(str(self.store.folder), theirs), daemon=True)  # type: ignore[attr-defined]
+            process = context.Process(target=_work, args=(str(self.store.folder), self.store.part, theirs), daemon=True)  # type: ignore[attr-defined]
             process.start()
             theirs.close()  # else the end of the worker would not be the end of the pipe
             self.workers.append(_Worker(process, ours))
@@ -217,12 +217,12 @@ def _context() -> BaseContext:
     return context
 
 
-def _work(folder: str, channel: Connection) -> None:
+def _work(folder: str, part: str, channel: Connection) -> None:
     """The life of a worker. Ctrl-C is the runner's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_runner, daemon=True).start()
-    store = RunStore(Path(folder))
-    with as_worker(store.folder):
+    store = RunStore(Path(folder), part)
+    with as_worker(store.folder, part):
         # No cell before the lock is held: a new runner waits until everyone who might still write is gone.
         _send(channel, Ready())
         while True:

@@ -12,6 +12,7 @@ from typing import final
 from leakscope.audit.engines.engine import AbstractEngine
 from leakscope.audit.plan import Plan
 from leakscope.audit.run import Interrupted, Resumption, run
+from leakscope.audit.shard import Shard
 from leakscope.cli import console, exits
 from leakscope.cli.config import read
 from leakscope.cli.exits import Exit
@@ -23,13 +24,14 @@ from leakscope.report.page import write_page
 @final
 @dataclass(frozen=True)
 class Order:
-    """How an audit is to be conducted. again: the command that goes on with it, for messages."""
+    """How an audit is to be conducted. again: the command that goes on with it, for messages. shard: a part of it."""
 
     folder: Path
     engine: AbstractEngine
     resume: bool
     as_json: bool
     again: str
+    shard: Shard | None = None
 
 
 def audit(path: Path, order: Order, *, model: str | None) -> Exit:
@@ -39,27 +41,33 @@ def audit(path: Path, order: Order, *, model: str | None) -> Exit:
 
 
 def conduct(plan: Plan, order: Order) -> tuple[Summary, bool]:
-    """Run a plan; the summary, and whether it ran to its end. After Ctrl-C the page shows what there is."""
-    planned = {cell.identity for cell in plan.cells()}
+    """Run a plan or a shard of it; the summary, and whether all is done. After Ctrl-C the page shows what there is."""
+    cells = plan.cells()
+    planned = {cell.identity for cell in (order.shard.of(cells) if order.shard else cells)}
     done = len(planned & set(RunStore(order.folder).names()))
     command = shlex.join(["leakscope", *sys.argv[1:]])
     try:
         with console.following(len(planned), done=done) as listen:
-            summary = run(plan, order.folder, order.engine, listen=listen, resumption=Resumption(order.resume, command))
+            resumption = Resumption(order.resume, command, order.shard)
+            summary = run(plan, order.folder, order.engine, listen=listen, resumption=resumption)
     except Interrupted as stopped:
-        _finish(stopped.summary, order)
+        finish(stopped.summary, order.folder, as_json=order.as_json)
         left = stopped.summary.planned - stopped.summary.finished
         console.say(f"stopped; {left} of {stopped.summary.planned} cells are left. Go on with: {order.again}")
         return stopped.summary, False
-    _finish(summary, order)
-    return summary, True
+    finish(summary, order.folder, as_json=order.as_json)
+    left = summary.planned - summary.finished
+    if left:
+        console.say(f"this shard is done; {left} of {summary.planned} cells are left to others")
+    return summary, not left
 
 
-def _finish(summary: Summary, order: Order) -> None:
-    page = write_page(order.folder)
-    if order.as_json:
+def finish(summary: Summary, folder: Path, *, as_json: bool) -> None:
+    """Write the page and say what was found."""
+    page = write_page(folder)
+    if as_json:
         said = {
-            "run": str(order.folder),
+            "run": str(folder),
             "report": str(page),
             "summary": json.loads(summary.model_dump_json()),
         }
