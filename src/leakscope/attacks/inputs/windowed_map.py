@@ -31,6 +31,8 @@ Array = NDArray[np.float64]
 
 INNER = 60
 """Products of conjugate gradients per step."""
+SOON = 12
+"""Steps after which the linear start must explain the update, or the other start is tried."""
 EACH = 6
 """Steps at each level of noise on the way from coarse to fine."""
 FITS = 3.0
@@ -132,24 +134,23 @@ class FrameLikelihood(AbstractAttack[Inputs]):
 
     def _searched(self, seen: Observation, scene: _Scene, log: _Log, key: Key) -> Point:
         """The most probable point of the starts that were needed."""
-        problem, best = scene.problem, None
+        problem, found = scene.problem, []
         if 0 in problem.terms:
             start = linear_start(problem, problem.terms[0])
-            best = climb(problem, start, steps=self.steps, inner=INNER, ended=log)
-            log.notes.append(
-                f"from the linear system: {best.value:.1f} nats, {_unexplained(problem, best):.1f} sd left"
-            )
-            if scene.explains(best):
-                return best
+            found.append(climb(problem, start, steps=min(self.steps, SOON), inner=INNER, ended=log))
+            log.noted("from the linear system", problem, found[-1])
+            if scene.explains(found[-1]):
+                return found[-1]
         roots = rehearsed(seen.target, problem.stack, problem.chain, problem.lengths, key=key)
         if roots is not None and not log.over():
-            start = _annealed(problem, roots, log, key)
-            other = climb(problem, start, steps=self.steps, inner=INNER, ended=log)
-            log.notes.append(f"from coarse to fine: {other.value:.1f} nats, {_unexplained(problem, other):.1f} sd left")
-            best = other if best is None or other.value < best.value else best
-        if best is None:
-            start = np.tile(problem.chain.mean, (sum(problem.lengths), 1))
-            best = climb(problem, start, steps=self.steps, inner=INNER, ended=log)
+            found.append(problem.at(_annealed(problem, roots, log, key)))
+            log.noted("from coarse to fine", problem, found[-1])
+        if not found:
+            found.append(problem.at(np.tile(problem.chain.mean, (sum(problem.lengths), 1))))
+        best = min(found, key=lambda point: point.value)
+        if not log.over():
+            best = climb(problem, best.frames, steps=self.steps, inner=INNER, ended=log)
+            log.noted("the better one, refined", problem, best)
         return best
 
 
@@ -186,6 +187,10 @@ class _Log:
     def over(self) -> bool:
         """Whether the budget is spent."""
         return self.clock.exhausted(len(self.losses))
+
+    def noted(self, start: str, problem: Problem, point: Point) -> None:
+        """Writes down how one start ended."""
+        self.notes.append(f"{start}: {point.value:.1f} nats, {_unexplained(problem, point):.1f} sd unexplained")
 
     def __call__(self, point: Point) -> bool:
         """Records a step."""

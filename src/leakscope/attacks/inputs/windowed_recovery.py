@@ -90,7 +90,8 @@ def _too_many(span: Span, size: int, window: ContextWindow) -> str | None:
 def _unexplained(window: ContextWindow) -> str:
     return (
         f"no number of frames explains the gradient of {window.weight}: more frames than the {window.most_frames} that "
-        f"windows of {window.width} x {window.features} determine, or more noise than the closed form bears"
+        f"windows of {window.width} x {window.features} determine, or more noise than the closed form bears; "
+        "FrameLikelihood weighs noise and uses further layers"
     )
 
 
