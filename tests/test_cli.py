@@ -146,7 +146,8 @@ def test_resuming_is_asked_for(tmp_path):
         (("audit", "no-such-plan.toml"), "no-such-plan.toml is not a file"),
         (("list", "atacks"), "did you mean 'attacks'"),
         (("report", "no-such-run"), "no-such-run is not a folder"),
-        (("doctor", "--model", "nothing"), "expected package.module:factory, got 'nothing'"),
+        (("doctor", "--model", "LeNte()"), "unknown target 'LeNte'; did you mean 'LeNet'? known: ConvNet, "),
+        (("doctor", "--model", "nothing"), "known: ConvNet, "),
         (("doctor", "--model", "torch.nn:Lniear"), "did you mean 'Linear'"),
         (("doctor", "--model", "torch.nn:Identity"), "has no parameters"),
     ],
@@ -267,10 +268,14 @@ def test_the_doctor_looks_at_machine_and_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("sick_model.py").write_text(
         "import torch\n\n\ndef net():\n"
-        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10), torch.nn.Softmax(1))\n"
+        "    head = torch.nn.Linear(64, 10)\n    head.bias.requires_grad_(False)\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), head, torch.nn.Softmax(1))\n"
     )
     sick = call("doctor", "--model", "sick_model:net", "--dataset", "Digits(size=8)")
     assert "probabilities" in sick.stdout
+    assert "'1.bias' do not require a gradient" in sick.stdout
+    healthy = call("doctor", "--model", "MLP((8,))", "--dataset", "Digits(size=8)")
+    assert "MLP((8,)): nothing stands in the way" in healthy.stdout
     assert json.loads(call("doctor", "--json", "--model", "sick_model:net", "--dataset", "Digits(size=8)").stdout)[
         "findings"
     ]

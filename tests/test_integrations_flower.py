@@ -293,6 +293,16 @@ def test_names_and_their_wrappers_are_understood(tmp_path):
     assert any("'module.'" in note for note in notes)
 
 
+def test_what_is_odd_about_an_update_is_noted(tmp_path):
+    weights, names = plain(network()), list(network().state_dict())
+    head = Exchange(1, 7, Arrays(weights), Arrays([value + 1 for value in weights[2:]], names[2:]))
+    seen, notes = observe(setting(tmp_path), head)
+    assert list(seen.release.by_name) == ["3.weight", "3.bias"]
+    assert any("partial update: 2 of 4 tensors are missing" in note for note in notes)
+    _, notes = observe(setting(tmp_path), exchange(weights, weights))
+    assert notes[-1] == "every number of the update is zero: nothing was trained"
+
+
 def test_the_attacks_failure_is_kept_beside_the_update(tmp_path):
     one = exchange(plain(network()), [value + 1 for value in plain(network())])
     entry = record(setting(tmp_path, attacks=(LinearLayer(),), target=Target(odd(), PLACE, 4)), one)

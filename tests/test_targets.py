@@ -5,6 +5,7 @@ import pickle
 import random
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,14 +21,21 @@ from torch import nn
 
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
+from leakscope.core.release import Gradient
 from leakscope.core.target import Target
+from leakscope.domains.speech import Frames
 from leakscope.domains.vision import Images
 from leakscope.numerics.rng import Key
 from leakscope.targets import vet as vetting
+from leakscope.targets.findings import Level
 from leakscope.targets.load import Imported
+from leakscope.targets.losses import CTC
 from leakscope.targets.state import Trained
-from leakscope.targets.vet import Level, vet
+from leakscope.targets.structure import bare, frozen
+from leakscope.targets.updates import vet_update
+from leakscope.targets.vet import vet
 from leakscope.targets.zoo.convnet import ConvNet
+from leakscope.targets.zoo.deepspeech import DeepSpeech
 from leakscope.targets.zoo.fit import Activation
 from leakscope.targets.zoo.lenet import LeNet
 from leakscope.targets.zoo.mlp import MLP, Linear
@@ -535,6 +543,37 @@ def no_statistics():
     return dense(nn.BatchNorm1d(8, track_running_stats=False))
 
 
+class Complex(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(12, 4, dtype=torch.complex64))
+
+    def forward(self, x):
+        return (x.flatten(1).to(torch.complex64) @ self.weight).real
+
+
+class Logits:
+    def __init__(self, logits):
+        self.logits = logits
+
+
+def tied():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 12), nn.Linear(12, 4))
+    module[3].weight = module[1].weight
+    return module
+
+
+def with_spare(module):
+    module.spare = nn.Linear(3, 3)
+    return module
+
+
+def quantized():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch announces that another package takes this over
+        return torch.ao.quantization.quantize_dynamic(dense(), {nn.Linear})
+
+
 @dataclass
 class Defect:
     """A module with the defect, one without it, and the finding that tells them apart."""
@@ -553,6 +592,25 @@ DEFECTS = {
     "no parameters": Defect(nn.Flatten, dense, E, "parameters", "no parameters"),
     "whole numbers": Defect(
         lambda: with_whole_numbers(dense()), dense, E, "parameter types", "'steps' are torch.int64"
+    ),
+    "complex": Defect(Complex, dense, E, "parameter types", "'weight' are torch.complex64"),
+    "parallel": Defect(lambda: nn.DataParallel(dense()), dense, E, "wrapper", "wrapped in DataParallel"),
+    "compiled": Defect(lambda: torch.compile(dense()), dense, E, "wrapper", "begin with '_orig_mod.'"),
+    "quantized": Defect(quantized, dense, E, "quantized layers", "'1', '2' are quantized"),
+    "one tensor twice": Defect(tied, dense, N, "shared parameters", "'1.weight', '3.weight' are one tensor"),
+    "not reached": Defect(
+        lambda: with_spare(around()()), around(), N, "gradient", "'spare.weight', 'spare.bias': their"
+    ),
+    "no gradient": Defect(
+        around(torch.no_grad()(torch.tanh), after=torch.detach), dense, E, "gradient", "any parameter"
+    ),
+    "dictionary": Defect(
+        around(after=lambda y: {"logits": y, "loss": y.sum()}), around(), E, "output shape", "one of its logits, loss"
+    ),
+    "object": Defect(around(after=Logits), around(), E, "output shape", r"forward returns its \.logits"),
+    "tuple": Defect(around(after=lambda y: (y, None)), around(), E, "output shape", "forward returns one of them"),
+    "a class per step": Defect(
+        around(after=lambda y: y[:, None].expand(-1, 5, -1)), around(), E, "output shape", r"loss of sequences \(CTC\)"
     ),
     "half precision": Defect(lambda: dense().bfloat16(), dense, W, "parameter types", "torch.bfloat16"),
     "nan weight": Defect(lambda: spoiled(dense()), dense, E, "parameter values", "'1.weight' hold"),
@@ -627,6 +685,88 @@ def test_each_defect_is_seen_and_only_where_it_is(name):
     assert found[0].remedy
     healed = vet(Target(healthy, SMALL, 4, training=defect.training))
     assert defect.about not in {finding.about for finding in healed}, healed
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_speech_is_vetted_with_its_own_loss(training):
+    sentence = {
+        f.about for f in vet(DeepSpeech(hidden=8, dropout=0.1, training=training).build(Frames(26), 29, key=Key(0)))
+    }
+    assert sentence == ({"active dropout"} if training else set())
+    with Key(0).isolated():
+        short = nn.Linear(26, 28)  # one class less than declared
+    (found,) = vet(Target(short, Frames(26), 29, loss=CTC()))
+    assert "expected logits (3, '...', 29)" in found.sentence
+
+
+def test_frozen_parameters_are_asked_of_the_module_itself():
+    module = dense()
+    assert list(frozen(module)) == []
+    module[1].requires_grad_(False)
+    (found,) = frozen(module)
+    assert "'1.weight', '1.bias' do not require a gradient" in found.sentence
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, lambda m: torch.compile(nn.DataParallel(m))])
+def test_wrappers_are_taken_off(wrap):
+    module = dense()
+    assert bare(wrap(module)) is module
+    assert bare(module) is module
+
+
+def test_what_no_target_can_be_made_of_says_why():
+    with pytest.raises(BadInput, match=r"1\.weight of a lazy layer has no shape yet; run the model once"):
+        Target(nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), SMALL, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(dense())
+    with pytest.raises(BadInput, match=r"is TorchScript, .* give the Python module"):
+        Target(scripted, SMALL, 4)
+
+
+# ---- vetting an update
+
+
+def update(*names, value=1.0):
+    wide = {name: torch.full_like(own, value) for name, own in Target(dense(), SMALL, 4).parameters().items()}
+    return Gradient({name: wide[name] for name in names} if names else wide)
+
+
+@pytest.mark.parametrize(
+    ("release", "level", "about", "words"),
+    [
+        (update(value=0.0), E, "update values", "every number of the update is zero"),
+        (update(value=math.nan), E, "update values", "'1.weight', '1.bias', '2.weight' and 1 more holds numbers"),
+        (Gradient({"1.weight": torch.ones(1).bfloat16()}), W, "update types", "is torch.bfloat16"),
+        (Gradient({"9.weight": torch.ones(1)}), E, "update names", "'9.weight', which the model has not"),
+        (update("2.weight", "2.bias"), W, "partial update", "2 of 4 tensors are missing, '1.weight', '1.bias'"),
+    ],
+)
+def test_each_defect_of_an_update_is_seen(release, level, about, words):
+    found = {f.about: f for f in vet_update(Target(dense(), SMALL, 4), release)}
+    assert found[about].level is level
+    assert words in found[about].sentence
+    assert found[about].remedy
+
+
+@pytest.mark.parametrize(
+    ("names", "left"),
+    [
+        (("1.weight", "1.bias"), "inputs in closed form still apply"),
+        (("2.weight", "2.bias"), "the output layer alone: labels can be read"),
+        (("2.bias",), "the output layer alone: labels can be read"),
+        (("1.bias", "2.bias"), "biases and scales alone"),
+        (("1.weight", "2.bias"), "the output layer is missing"),
+        (("1.weight", "2.weight", "2.bias"), "attacks that read a missing layer refuse"),
+    ],
+)
+def test_a_partial_update_says_what_is_left(names, left):
+    (found,) = vet_update(Target(dense(), SMALL, 4), update(*names))
+    assert left in found.remedy
+
+
+def test_a_whole_update_has_no_findings():
+    assert vet_update(Target(dense(), SMALL, 4), update()) == ()
 
 
 def test_size_is_counted_in_operations_and_parameters(monkeypatch):

@@ -133,6 +133,7 @@ if TYPE_CHECKING:
     from leakscope.targets.load import Imported as Imported
     from leakscope.targets.losses import Reduction as Reduction
     from leakscope.targets.state import Trained as Trained
+    from leakscope.targets.updates import vet_update as vet_update
     from leakscope.targets.vet import vet as vet
     from leakscope.targets.windows import ContextWindow as ContextWindow
     from leakscope.targets.zoo.convnet import ConvNet as ConvNet
@@ -304,6 +305,7 @@ _HOME = {
     "targets.load": ("Imported",),
     "targets.losses": ("Reduction",),
     "targets.state": ("Trained",),
+    "targets.updates": ("vet_update",),
     "targets.vet": ("vet",),
     "targets.windows": ("ContextWindow",),
     "targets.zoo.convnet": ("ConvNet",),

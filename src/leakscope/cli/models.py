@@ -9,9 +9,9 @@ from typing import final
 
 from leakscope.audit.handover import fingerprint
 from leakscope.cli.expressions import build
-from leakscope.cli.names import Family
+from leakscope.cli.names import Family, rows
 from leakscope.core.domain import AbstractDomain
-from leakscope.core.errors import BadInput, optional
+from leakscope.core.errors import BadInput, UnknownName, optional
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
 from leakscope.targets.architecture import AbstractArchitecture
@@ -69,6 +69,8 @@ def architecture(text: str, classes: int) -> AbstractArchitecture:
 def _expression(text: str) -> AbstractArchitecture:
     try:
         built: AbstractArchitecture = build(text, Family.TARGETS)
+    except UnknownName as error:
+        raise UnknownName("target", error.got, [row.name for row in rows(Family.TARGETS)]) from None
     except BadInput as error:
         raise BadInput(
             f"--model {text}: {error}; or give PACKAGE.MODULE:FACTORY, or one of "

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.parameter import UninitializedParameter
 
 from leakscope.core.batch import Batch
 from leakscope.core.domain import AbstractDomain
@@ -49,6 +50,15 @@ class CrossEntropy(AbstractLoss):
         return F.cross_entropy(outputs, batch.labels, label_smoothing=self.smoothing)
 
 
+def differentiable(module: nn.Module) -> None:
+    """Raises `BadInput` for a module that no target can be made of: TorchScript, or lazy layers without weights."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise BadInput("the model is TorchScript, which torch.func cannot differentiate; give the Python module")
+    lazy = [name for name, value in module.named_parameters() if isinstance(value, UninitializedParameter)]
+    if lazy:
+        raise BadInput(f"{lazy[0]} of a lazy layer has no shape yet; run the model once on an input before")
+
+
 @final
 @dataclass(frozen=True, eq=False, repr=False)
 class Target:
@@ -68,6 +78,7 @@ class Target:
     def __post_init__(self) -> None:
         if self.classes < 1:
             raise BadInput(f"expected at least one class, got {self.classes}")
+        differentiable(self.module)
         module = copy.deepcopy(self.module).train(self.training)
         for parameter in module.parameters():
             parameter.requires_grad_(False)

@@ -32,6 +32,7 @@ from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.numerics.rng import Key
 from leakscope.targets.foreign import Fitted, Foreign, fitted, load_fitted
 from leakscope.targets.probe import FORWARD_ERRORS, first_line
+from leakscope.targets.updates import vet_update
 
 FAILURES = (LeakscopeError, *FORWARD_ERRORS, ArithmeticError, OSError)
 """What must not end somebody's training: it becomes a sentence in the log."""
@@ -130,6 +131,7 @@ def observe(setting: Setting, one: Exchange) -> tuple[Observation, tuple[str, ..
     notes = [*before.notes, *after.notes]
     if any(bool((after.buffers[n] != v).any()) for n, v in before.buffers.items() if n in after.buffers):
         notes.append("the client also returned other buffers (running statistics), which are not in the update")
+    notes += [finding.sentence for finding in vet_update(target, release)]
     facts = list(setting.facts)
     if setting.tell_size and one.examples is not None and not any(isinstance(fact, BatchSize) for fact in facts):
         facts.append(BatchSize(_behind(setting.mechanism, one.examples)))

@@ -14,12 +14,13 @@ from torch import nn
 
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
-from leakscope.core.target import Target
+from leakscope.core.target import Target, differentiable
 from leakscope.numerics.rng import Key
 from leakscope.targets.anatomy import probe_inputs
 from leakscope.targets.architecture import AbstractArchitecture
 from leakscope.targets.probe import run
 from leakscope.targets.state import load_state
+from leakscope.targets.structure import bare
 
 Argument = bool | int | float | str | None
 
@@ -60,13 +61,7 @@ class Imported(AbstractArchitecture):
 
     def build(self, domain: AbstractDomain, classes: int, *, key: Key) -> Target:
         """The target. Raises `BadInput` when the path, the arguments, the weights or the domain do not fit."""
-        found = self._find()
-        if isinstance(found, nn.Module):
-            if self.arguments:
-                raise BadInput(f"{self.path} is a module already and takes no arguments, got {dict(self.arguments)}")
-            module = found
-        else:
-            module = self._call(found, key)
+        module = self.module(key)
         parameters = list(module.parameters())
         if not parameters:
             raise BadInput(f"{self.path} has no parameters, so it has no gradient; expected a model")
@@ -77,6 +72,19 @@ class Imported(AbstractArchitecture):
             load_state(target.module, self.state)
         self._probe(target)
         return target
+
+    def module(self, key: Key) -> nn.Module:
+        """The module itself, out of its wrappers. Raises `BadInput` as `build` does, but for weights and domain."""
+        found = self._find()
+        if not isinstance(found, nn.Module):
+            module = self._call(found, key)
+        elif self.arguments:
+            raise BadInput(f"{self.path} is a module already and takes no arguments, got {dict(self.arguments)}")
+        else:
+            module = found
+        module = bare(module)
+        differentiable(module)
+        return module
 
     def _find(self) -> object:
         """The imported object; its import draws from a fixed stream, the same in every process."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import enum
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, final
@@ -22,7 +21,10 @@ from leakscope.core.target import CrossEntropy, Target
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key, normal
 from leakscope.targets.anatomy import output_layer, probe_inputs
+from leakscope.targets.findings import Finding, Level, some
+from leakscope.targets.losses import CTC
 from leakscope.targets.probe import FORWARD_ERRORS, first_line, run
+from leakscope.targets.structure import structure
 
 KEY = Key(0).child("vet")
 MANY_PARAMETERS = 50_000_000
@@ -32,29 +34,6 @@ CPU_SPEED = 2e10
 """Operations per second of two ordinary cores, for the sentence only."""
 PASSES = 10
 """One evaluation of a matching attack (a gradient of a gradient) in forward passes."""
-
-
-@final
-class Level(enum.Enum):
-    """How much a finding matters."""
-
-    ERROR = "error"
-    """The target cannot be audited as it is."""
-    WARNING = "warning"
-    """The audit runs, but some attacks do not apply, take long, or mean something else."""
-    NOTE = "note"
-    """Good to know."""
-
-
-@final
-@dataclass(frozen=True)
-class Finding:
-    """One thing about a target: what was seen (`sentence`), and what to do (`remedy`)."""
-
-    level: Level
-    about: str
-    sentence: str
-    remedy: str
 
 
 @final
@@ -76,49 +55,50 @@ def vet(target: Target) -> tuple[Finding, ...]:
     >>> vet(Target(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), Images(1, 2, 2), 2))
     ()
     """
-    found = list(_parameters(target))
+    found = [*structure(target.module), *_parameters(target)]
     if any(finding.level is Level.ERROR for finding in found):
         return tuple(found)
     inputs = probe_inputs(target, 3, key=KEY.child("inputs"))
     outputs = run(target, inputs, key=KEY)
     if isinstance(outputs, str):
-        remedy = "declare the domain and the number of classes that the model has; it must return one tensor of logits"
+        remedy = "declare the domain, the number of classes and the loss that the model has; it must return one tensor"
         return (*found, Finding(Level.ERROR, "output shape", outputs, remedy))
     seen = _Seen(target, inputs, outputs)
     looks: tuple[Callable[[_Seen], Iterator[Finding]], ...] = (
-        _finite, _probabilities, _coupling, _randomness, _in_place, _head, _derivatives, _vectorized, _work,
+        _finite, _probabilities, _coupling, _randomness, _in_place, _reach, _head, _derivatives, _vectorized, _work,
     )  # fmt: skip
     for look in looks:
-        found.extend(look(seen))
+        if inputs.is_floating_point() or look not in (_in_place, _derivatives, _vectorized):  # tokens have no slope
+            found.extend(look(seen))
     return tuple(sorted(found, key=lambda finding: list(Level).index(finding.level)))
-
-
-def _names(names: list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:3])
-    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _parameters(target: Target) -> Iterator[Finding]:
     parameters = target.parameters()
     if not parameters:
         yield Finding(Level.ERROR, "parameters", "the model has no parameters, so it has no gradient", "give a model")
-    whole = [name for name, value in parameters.items() if not value.is_floating_point()]
+    complex_ = [name for name, value in parameters.items() if value.is_complex()]
+    if complex_:
+        sentence = f"the parameters {some(complex_)} are {parameters[complex_[0]].dtype}: updates here are real numbers"
+        remedy = "hold the real and the imaginary part as two parameters"
+        yield Finding(Level.ERROR, "parameter types", sentence, remedy)
+    whole = [n for n, value in parameters.items() if not value.is_floating_point() and not value.is_complex()]
     if whole:
-        sentence = f"the parameters {_names(whole)} are {parameters[whole[0]].dtype}: they have no gradient"
+        sentence = f"the parameters {some(whole)} are {parameters[whole[0]].dtype}: they have no gradient"
         yield Finding(
             Level.ERROR, "parameter types", sentence, "register them as buffers or convert the model by .float()"
         )
     short = [name for name, value in parameters.items() if value.is_floating_point() and value.element_size() < 4]
     if short:
         sentence = (
-            f"the parameters {_names(short)} are {parameters[short[0]].dtype}: rounding hides what attacks look for"
+            f"the parameters {some(short)} are {parameters[short[0]].dtype}: rounding hides what attacks look for"
         )
         yield Finding(
             Level.WARNING, "parameter types", sentence, "audit model.float(): it shows what exact clients leak"
         )
     infinite = [name for name, value in parameters.items() if not bool(torch.isfinite(value).all())]
     if infinite:
-        sentence = f"the parameters {_names(infinite)} hold values that are not finite"
+        sentence = f"the parameters {some(infinite)} hold values that are not finite"
         yield Finding(Level.ERROR, "parameter values", sentence, "load weights from before the training diverged")
 
 
@@ -145,7 +125,7 @@ def _coupling(seen: _Seen) -> Iterator[Finding]:
         if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None)
     ]
     if layers:
-        sentence = f"the batch normalization {_names(layers)} uses the statistics of the private batch"
+        sentence = f"the batch normalization {some(layers)} uses the statistics of the private batch"
         remedy = "if clients freeze the statistics, set training=False; if they do not, expect weaker attacks on inputs"
         yield Finding(Level.WARNING, "batch normalization", sentence, remedy)
         return
@@ -163,7 +143,7 @@ def _randomness(seen: _Seen) -> Iterator[Finding]:
         if isinstance(layer, _DropoutNd) and layer.training and layer.p > 0
     ]
     if layers:
-        sentence = f"the dropout {_names(layers)} is active: the adversary does not know which units were dropped"
+        sentence = f"the dropout {some(layers)} is active: the adversary does not know which units were dropped"
         remedy = "set training=False to audit the model without dropout, or declare dropout as a defense"
         yield Finding(Level.WARNING, "active dropout", sentence, remedy)
         return
@@ -215,7 +195,38 @@ def _in_place(seen: _Seen) -> Iterator[Finding]:
         yield Finding(Level.NOTE, "in-place operations", sentence, remedy)
 
 
+def _reach(seen: _Seen) -> Iterator[Finding]:
+    """Parameters that the loss does not depend on: by autograd, which knows no path to them."""
+    target = seen.target
+    parameters = {name: value.clone().requires_grad_(True) for name, value in target.parameters().items()}
+    with KEY.isolated(), torch.enable_grad():
+        loss = target.loss_at(parameters, _batch(target, seen.inputs))
+    if not loss.requires_grad:
+        sentence = "the loss does not depend on any parameter"
+        yield Finding(Level.ERROR, "gradient", sentence, "take torch.no_grad and .detach() out of the model's forward")
+        return
+    slopes = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    unused = [name for name, slope in zip(parameters, slopes, strict=True) if slope is None]
+    if unused:
+        sentence = f"the loss does not depend on {some(unused)}: their update is zero and says nothing"
+        yield Finding(
+            Level.NOTE, "gradient", sentence, "nothing needs to change; where they should count, check forward"
+        )
+
+
+def _batch(target: Target, inputs: Tensor) -> Batch:
+    """`inputs` with labels that the target's loss can read: each class in turn, or two symbols per utterance."""
+    if isinstance(target.loss, CTC):
+        symbols = [symbol for symbol in range(target.classes) if symbol != target.loss.blank][:2]
+        labels = torch.tensor([symbols] * len(inputs), device=inputs.device)
+        whole = torch.full((len(inputs),), inputs.shape[1], device=inputs.device)
+        return Batch(inputs, labels, whole, torch.full_like(whole, len(symbols)))
+    return Batch(inputs, torch.arange(len(inputs), device=inputs.device) % target.classes)
+
+
 def _head(seen: _Seen) -> Iterator[Finding]:
+    if not isinstance(seen.target.loss, CrossEntropy):
+        return  # what attacks read from an output layer are the labels of cross-entropy
     try:
         layer = output_layer(seen.target)
     except NoSuchLayer as error:
@@ -252,7 +263,6 @@ class _Slope:
 
 
 def _slope(target: Target, inputs: Tensor, key: Key) -> _Slope:
-    labels = torch.arange(len(inputs), device=inputs.device) % target.classes
     parameters = target.parameters()
     along = {name: normal(value, key.child("v", name)) for name, value in parameters.items()}
     direction = normal(inputs, key.child("u"))
@@ -260,7 +270,7 @@ def _slope(target: Target, inputs: Tensor, key: Key) -> _Slope:
 
     def projected(candidate: Tensor) -> Tensor:
         with KEY.isolated():
-            gradient = torch.func.grad(target.loss_at)(parameters, Batch(candidate, labels))
+            gradient = torch.func.grad(target.loss_at)(parameters, _batch(target, candidate))
         return trees.dot(gradient, along)
 
     step = 1e-7
@@ -301,11 +311,10 @@ def _derivatives(seen: _Seen) -> Iterator[Finding]:
 
 def _vectorized(seen: _Seen) -> Iterator[Finding]:
     target, parameters = seen.target, seen.target.parameters()
-    labels = torch.zeros(2, dtype=torch.int64, device=seen.inputs.device)
     candidates = torch.stack([seen.inputs[:2], seen.inputs[1:]])
 
     def size(candidate: Tensor) -> Tensor:
-        return trees.norm(torch.func.grad(target.loss_at)(parameters, Batch(candidate, labels)))
+        return trees.norm(torch.func.grad(target.loss_at)(parameters, _batch(target, candidate)))
 
     try:
         with KEY.isolated():

@@ -13,11 +13,14 @@ import torch
 from leakscope.audit.run import machine, versions
 from leakscope.cli.exits import Exit
 from leakscope.cli.expressions import build
+from leakscope.cli.models import architecture
 from leakscope.cli.names import Family
 from leakscope.datasets.draw import AbstractSource
 from leakscope.numerics.rng import Key
+from leakscope.targets.findings import Finding, Level
 from leakscope.targets.load import Imported
-from leakscope.targets.vet import Finding, Level, vet
+from leakscope.targets.structure import frozen
+from leakscope.targets.vet import vet
 
 EXTRAS = (
     ("dp", "dp_accounting", "epsilon of a mechanism"),
@@ -47,7 +50,11 @@ def doctor(*, model: str | None, dataset: str, as_json: bool) -> Exit:
 
 def _vet(model: str, dataset: str) -> tuple[Finding, ...]:
     source: AbstractSource = build(dataset, Family.DATASETS)
-    return vet(Imported(model).build(source.domain, source.classes, key=Key(0)))
+    recipe = architecture(model, source.classes)
+    found = vet(recipe.build(source.domain, source.classes, key=Key(0)))
+    if isinstance(recipe, Imported):
+        found += tuple(frozen(recipe.module(Key(0))))
+    return found
 
 
 def _said(findings: tuple[Finding, ...]) -> dict[str, Any]:
