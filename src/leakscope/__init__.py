@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from leakscope.attacks.inputs.recipes import grad_inversion as grad_inversion
     from leakscope.attacks.inputs.recipes import idlg as idlg
     from leakscope.attacks.inputs.recipes import inverting_gradients as inverting_gradients
+    from leakscope.attacks.inputs.recursive import Recursive as Recursive
     from leakscope.attacks.inputs.windowed import WindowedFrames as WindowedFrames
     from leakscope.attacks.inputs.windowed_map import FrameLikelihood as FrameLikelihood
     from leakscope.attacks.labels.counts import LabelCounts as LabelCounts
@@ -162,6 +163,7 @@ _HOME = {
         "idlg",
         "inverting_gradients",
     ),
+    "attacks.inputs.recursive": ("Recursive",),
     "attacks.inputs.windowed": ("WindowedFrames",),
     "attacks.inputs.windowed_map": ("FrameLikelihood",),
     "attacks.labels.counts": ("LabelCounts",),

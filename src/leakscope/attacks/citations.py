@@ -100,3 +100,11 @@ SPEAR = """@inproceedings{dimitrov2024spear,
   year = {2024},
   note = {arXiv:2403.03945}
 }"""
+
+RGAP = """@inproceedings{zhu2021rgap,
+  title = {{R-GAP}: Recursive Gradient Attack on Privacy},
+  author = {Zhu, Junyi and Blaschko, Matthew B.},
+  booktitle = {International Conference on Learning Representations},
+  year = {2021},
+  note = {arXiv:2010.07733}
+}"""

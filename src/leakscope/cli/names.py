@@ -17,6 +17,7 @@ from leakscope.attacks.inputs.inversion import GradientInversion
 from leakscope.attacks.inputs.linear import LinearLayer
 from leakscope.attacks.inputs.lowrank import LowRank
 from leakscope.attacks.inputs.recipes import dlg, grad_inversion, idlg, inverting_gradients
+from leakscope.attacks.inputs.recursive import Recursive
 from leakscope.attacks.inputs.windowed import WindowedFrames
 from leakscope.attacks.inputs.windowed_map import FrameLikelihood
 from leakscope.attacks.labels.counts import LabelCounts
@@ -160,6 +161,10 @@ ROWS: tuple[Row, ...] = (
     ),
     _row(
         _A, LowRank, "all inputs of a batch in closed form, from a dense first layer with units at rest (SPEAR)",
+        "", T.CLAIMS_INPUTS, T.EXACT, T.SMALL,
+    ),
+    _row(
+        _A, Recursive, "the image of one example through a convolutional network, layer by layer (R-GAP)",
         "", T.CLAIMS_INPUTS, T.EXACT, T.SMALL,
     ),
     _row(
