@@ -16,6 +16,13 @@ from leakscope.attacks.inputs.attention import FirstAttention
 from leakscope.attacks.inputs.inversion import GradientInversion
 from leakscope.attacks.inputs.linear import LinearLayer
 from leakscope.attacks.inputs.lowrank import LowRank
+from leakscope.attacks.inputs.resting import AtRest
+from leakscope.attacks.inputs.speech_recipes import (
+    coefficient_search,
+    hessian_free,
+    hessian_free_batch,
+    speech_matching,
+)
 from leakscope.attacks.inputs.recipes import dlg, grad_inversion, idlg, inverting_gradients
 from leakscope.attacks.inputs.recursive import Recursive
 from leakscope.attacks.inputs.windowed import WindowedFrames
@@ -37,6 +44,7 @@ from leakscope.attacks.parts.searches import LBFGS, AbstractSearch, Adam, Patien
 from leakscope.attacks.parts.spaces import AbstractSpace, Pixels, SomeFrames, Squashed, Where
 from leakscope.attacks.parts.starts import AbstractStart, Between, Claimed, Gaussian, Gray, Repeated, Uniform
 from leakscope.attacks.parts.together import Together
+from leakscope.attacks.transcripts.matching import TranscriptMatching
 from leakscope.core.errors import UnknownName
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.datasets.draw import AbstractSource
@@ -104,10 +112,12 @@ class Trait(enum.Enum):
 
     CLAIMS_INPUTS = "claims inputs"
     CLAIMS_LABELS = "claims labels"
+    CLAIMS_TRANSCRIPTS = "claims transcripts"
     CLAIMS_ATTRIBUTES = "claims attributes"
     EXACT = "exact, with a certificate"
     SEARCH = "a search"
     NEEDS_BATCH_SIZE = "needs BatchSize"
+    NEEDS_TRANSCRIPTS = "needs TrueTranscripts"
     NEEDS_GALLERY = "needs Gallery"
     NEEDS_BATCH_NORM = "needs batch normalization"
     RANDOM = "random"
@@ -206,6 +216,35 @@ ROWS: tuple[Row, ...] = (
     _row(
         _A, SpeakerIdentity, "who spoke: compares recovered frames with public recordings of all speakers",
         "SpeakerIdentity(encoder=CepstralMoments())", T.CLAIMS_ATTRIBUTES, T.NEEDS_GALLERY, T.SPEECH,
+    ),
+    _row(
+        _A, hessian_free, "matches the last layer's gradient of speech by direct search (Hessian-free)",
+        "hessian_free(search=DirectSearch(iterations=2000, shrink=Shrink(steps=50, smallest=0.01)))",
+        T.CLAIMS_INPUTS, T.SEARCH, T.NEEDS_BATCH_SIZE, T.NEEDS_TRANSCRIPTS, T.SPEECH,
+    ),
+    _row(
+        _A, hessian_free_batch, "the same for several utterances, one of them in each step",
+        "hessian_free_batch(iterations=2000)",
+        T.CLAIMS_INPUTS, T.SEARCH, T.NEEDS_BATCH_SIZE, T.NEEDS_TRANSCRIPTS, T.SPEECH,
+    ),
+    _row(
+        _A, coefficient_search, "the same along one coefficient over time, with radii by coefficient",
+        "coefficient_search(iterations=2000)",
+        T.CLAIMS_INPUTS, T.SEARCH, T.NEEDS_BATCH_SIZE, T.NEEDS_TRANSCRIPTS, T.SPEECH,
+    ),
+    _row(
+        _A, speech_matching, "matches all layers' gradients of speech with second derivatives and signed Adam",
+        "speech_matching(steps=500)",
+        T.CLAIMS_INPUTS, T.SEARCH, T.NEEDS_BATCH_SIZE, T.NEEDS_TRANSCRIPTS, T.SPEECH,
+    ),
+    _row(
+        _A, AtRest, "another attack, with the units held at rest that have no gradient",
+        "AtRest(speech_matching(steps=500))",
+        T.CLAIMS_INPUTS, T.SEARCH, T.NEEDS_BATCH_SIZE, T.NEEDS_TRANSCRIPTS, T.SPEECH,
+    ),
+    _row(
+        _A, TranscriptMatching, "what was said, by matching the gradient with frames that another attack gives",
+        "TranscriptMatching(spelling=Edits(width=4, rounds=2, resize=True))", T.CLAIMS_TRANSCRIPTS, T.SPEECH,
     ),
     _row(_D, Clip, "scales the update down to a largest norm", "Clip(1.0)"),
     _row(_D, GaussianNoise, "adds normal noise to the update", "GaussianNoise(0.01)", T.RANDOM, T.PRIVATE),

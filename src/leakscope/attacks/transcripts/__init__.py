@@ -1,0 +1,1 @@
+"""What was said, from the gradient of a layer that is trained by CTC."""
