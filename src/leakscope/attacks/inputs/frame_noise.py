@@ -36,6 +36,11 @@ def bent(mechanism: AbstractMechanism) -> bool:
     return any(isinstance(defense, Sign | Prune | RandomDrop) for defense in defenses)
 
 
+def rounds(mechanism: AbstractMechanism) -> bool:
+    """Whether entries are rounded to levels."""
+    return isinstance(mechanism, Defended) and any(isinstance(defense, Quantize) for defense in mechanism.defenses)
+
+
 def declared_noise(seen: Observation, name: str) -> float:
     """The standard deviation of what the mechanism adds to one tensor, as a gradient; 0 where it adds nothing.
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.frame_errors import rehearsed
-from leakscope.attacks.inputs.frame_noise import bent, counted, declared_noise, matrices, remaining_noise
+from leakscope.attacks.inputs.frame_noise import bent, counted, declared_noise, matrices, remaining_noise, rounds
 from leakscope.attacks.inputs.frame_search import Point, Problem, climb, linear_start
 from leakscope.attacks.inputs.frame_terms import Term
 from leakscope.attacks.parts.priors.speech import SpeechPrior
@@ -122,7 +122,9 @@ class FrameLikelihood(AbstractAttack[Inputs]):
         for place, (matrix, known) in enumerate(zip(found, declared, strict=True)):
             if count < min(matrix.shape):
                 least = 1e-12 * float(np.abs(matrix).max())
-                noises[place] = max(known, remaining_noise(matrix, count), least, 1e-300)
+                left = max(remaining_noise(matrix, count), least, 1e-300)
+                # rounding of what is mostly below a level errs by less than a level's share
+                noises[place] = left if rounds(seen.mechanism) else max(known, left)
                 terms[place] = Term(matrix @ matrix.T / (matrix.shape[1] * noises[place] ** 2), matrix.shape[1])
         if not terms:
             sizes = ", ".join(f"{matrix.shape[0]} x {matrix.shape[1]}" for matrix in found)
@@ -130,7 +132,9 @@ class FrameLikelihood(AbstractAttack[Inputs]):
                 f"{count} frames fill the gradients of all layers that are used ({sizes}): nothing is outside the span"
             )
         chain = self.speech.chain(window.features)
-        return _Scene(Problem(terms, stack, window, chain, lengths), noises, how, max(declared) > 0)
+        return _Scene(
+            Problem(terms, stack, window, chain, lengths), noises, how, max(declared) > 0 or bent(seen.mechanism)
+        )
 
     def _searched(self, seen: Observation, scene: _Scene, log: _Log, key: Key) -> Point:
         """The most probable point of the starts that were needed."""
@@ -157,7 +161,7 @@ class FrameLikelihood(AbstractAttack[Inputs]):
 @final
 @dataclass(frozen=True, eq=False)
 class _Scene:
-    """noises: standard deviation by layer. how: where the lengths come from. declared: whether noise was."""
+    """noises: standard deviation by layer. how: where the lengths come from. declared: the mechanism adds some."""
 
     problem: Problem
     noises: dict[int, float]
