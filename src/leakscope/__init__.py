@@ -102,6 +102,8 @@ if TYPE_CHECKING:
     from leakscope.datasets.sources.transcribed import SoundFolder as SoundFolder
     from leakscope.domains.speech import Frames as Frames
     from leakscope.domains.vision import Images as Images
+    from leakscope.integrations.timm import Timm as Timm
+    from leakscope.integrations.torchvision import Torchvision as Torchvision
     from leakscope.mechanisms.defenses.clip import Clip as Clip
     from leakscope.mechanisms.defenses.dropout import Dropout as Dropout
     from leakscope.mechanisms.defenses.inputs import InputNoise as InputNoise
@@ -263,6 +265,8 @@ _HOME = {
     "datasets.sources.transcribed": ("SoundFolder",),
     "domains.speech": ("Frames",),
     "domains.vision": ("Images",),
+    "integrations.timm": ("Timm",),
+    "integrations.torchvision": ("Torchvision",),
     "mechanisms.defenses.clip": ("Clip",),
     "mechanisms.defenses.dropout": ("Dropout",),
     "mechanisms.defenses.inputs": ("InputNoise",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +14,12 @@ from leakscope.cli.names import Family, rows
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput, UnknownName, optional
 from leakscope.core.target import Target
+from leakscope.integrations.timm import Timm
+from leakscope.integrations.torchvision import Torchvision, declare_operators
 from leakscope.numerics.rng import Key
 from leakscope.targets.architecture import AbstractArchitecture
 from leakscope.targets.foreign import fitted, load_fitted, read_foreign
-from leakscope.targets.load import Imported
+from leakscope.targets.load import Argument, Imported
 
 
 @final
@@ -30,18 +33,31 @@ class Library:
 
 
 LIBRARIES: dict[str, Library] = {
-    "torchvision": Library(
-        "torchvision",
-        "models",
-        lambda name, classes: Imported(f"torchvision.models:{name}", (("num_classes", classes),)),
-    ),
-    "timm": Library(
-        "timm",
-        "models",
-        lambda name, classes: Imported("timm:create_model", (("model_name", name), ("num_classes", classes))),
-    ),
+    "torchvision": Library("torchvision", "models", lambda name, classes: Torchvision(*_parts(name))),
+    "timm": Library("timm", "models", lambda name, classes: Timm(*_parts(name))),
 }
-"""What may stand before the colon besides a module: a new library is a line here."""
+"""What may stand before the colon besides a module: a new library is a line. These take the classes at `build`."""
+
+
+def _parts(text: str) -> tuple[str, tuple[tuple[str, Argument], ...]]:
+    """The name, and the arguments after an @.
+
+    >>> _parts("vit_tiny@img_size=32,global_pool=avg")
+    ('vit_tiny', (('img_size', 32), ('global_pool', 'avg')))
+    """
+    name, _, said = text.partition("@")
+    pairs = [part.partition("=") for part in said.split(",") if part]
+    if any(not value for _, _, value in pairs):
+        raise BadInput(f"expected NAME@ARGUMENT=VALUE,..., got {text!r}")
+    return name, tuple((key, _value(value)) for key, _, value in pairs)
+
+
+def _value(text: str) -> Argument:
+    try:
+        read = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+    return read if isinstance(read, bool | int | float | str) else text
 
 
 def architecture(text: str, classes: int) -> AbstractArchitecture:
@@ -60,8 +76,9 @@ def architecture(text: str, classes: int) -> AbstractArchitecture:
     if prefix not in LIBRARIES:
         return Imported(text.strip())
     library = LIBRARIES[prefix]
-    if not re.fullmatch(r"[\w.\-/]+", name):
+    if not re.fullmatch(r"[\w.\-/]+(@[\w.\-/=,+]+)?", name):
         raise BadInput(f"expected {prefix}:NAME such as {prefix}:resnet18, got {text!r}")
+    declare_operators()
     optional(library.package, extra=library.extra, purpose=f"--model {text}")
     return library.build(name, classes)
 

@@ -58,6 +58,8 @@ from leakscope.datasets.sources.speaking import Spoken
 from leakscope.datasets.sources.speech import DeepSpeechCsv, LibriSpeech
 from leakscope.datasets.sources.synthetic import Synthetic
 from leakscope.datasets.sources.transcribed import SoundFolder
+from leakscope.integrations.timm import Timm
+from leakscope.integrations.torchvision import Torchvision
 from leakscope.mechanisms.compose import AbstractDefense
 from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.mechanisms.defenses.dropout import Dropout
@@ -285,6 +287,9 @@ ROWS: tuple[Row, ...] = (
          "Fitted(LeNet(init_range=None), Digits(), epochs=1)"),
     _row(_T, Trained, "another target with the weights of a file",
          'Trained(LeNet(), "weights.safetensors")', T.NEEDS_FILES),
+    _row(_T, Torchvision, "a model of torchvision by name, without its published weights",
+         'Torchvision("resnet18")', T.NEEDS_EXTRA),
+    _row(_T, Timm, "a model of timm by name, without its published weights", 'Timm("resnet18")', T.NEEDS_EXTRA),
     _row(_T, Imported, "any torch.nn.Module by import path", 'Imported("mymodel:Net")', T.NEEDS_FILES),
     _row(_S, Digits, "1 797 handwritten digits, gray", "", T.SMALL),
     _row(_S, Faces, "100 faces of Labeled Faces in the Wild, gray", "", T.SMALL),
