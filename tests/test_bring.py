@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import re
 import shlex
 import subprocess
@@ -18,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import save_file
 from tests.tolerance import close
 from typer.testing import CliRunner
 
@@ -149,7 +151,7 @@ def test_somebodys_model_and_somebodys_update_from_end_to_end(here, monkeypatch)
 
 def test_speech_from_end_to_end(here):
     pytest.importorskip("espeakng_loader")
-    data = ("--data", "Spoken(speakers=4, each=1, shortest=0.8, longest=1.0)", "--count", 2)
+    data = ("--data", "Spoken(speakers=2, each=4, shortest=0.8, longest=1.0)", "--count", 2)
     captured("--seed", 1, *data, model=("--model", "DeepSpeech(hidden=160)"))
     secret = read_secret(here / "s.safetensors").secret
     assert {"speaker", "sex"} == {one.name for one in secret.annotations}
@@ -161,6 +163,11 @@ def test_speech_from_end_to_end(here):
     assert scored["word"] == "leaks"
     page = (here / "page" / "report.html").read_text()
     assert page.count("data:audio/wav") == 2
+    who = ("--gallery", data[1], "--with", "SpeakerIdentity(encoder=CepstralMoments())", "--out", "who.safetensors")
+    named = call("attack", "u.safetensors", "--model", "DeepSpeech(hidden=160)", *who)
+    assert re.search(r"claimed +SpeakerIdentity", named.stdout), named.stdout
+    ranked = call("score", "who.safetensors", "s.safetensors")
+    assert "top-1" in ranked.stdout
     sound = (here / "page" / "claim-1.wav").read_bytes()
     assert sound[:4] == b"RIFF"
     assert len(sound) > 16_000
@@ -249,6 +256,40 @@ def test_a_brought_gradient_is_the_captured_one(here):
     assert "the weights are those that --model comes with" in result.stderr
 
 
+def test_two_state_dicts_are_the_delta_that_capture_computes(here):
+    """Sign and scale: plain SGD on the same examples, from the same weights."""
+    mechanism = ("--mechanism", "FedAvg(steps=3, lr=0.2)")
+    captured("--count", 2, *mechanism)
+    kept = read_secret(here / "s.safetensors").secret.reveal()
+    module = ls.MLP((40,)).build(ls.Images(1, 8, 8), 10, key=ls.Key(0).child("weights")).module.requires_grad_(True)
+    save_file(module.state_dict(), "before.safetensors")
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(module(kept.inputs), kept.labels).backward()
+        optimizer.step()
+    np.savez("after.npz", *[value.detach().numpy() for value in module.state_dict().values()])
+    takes = ("--domain", "1x8x8", "--classes", 10, "--out", "v.safetensors")
+    pair = ("--before", "before.safetensors", "--after", "after.npz")
+    assert call("capture", "--model", "MLP((40,))", *pair, *mechanism, *takes).exit_code == 0
+    ours, theirs = read_update(here / "u.safetensors").release, read_update(here / "v.safetensors").release
+    assert type(ours) is type(theirs) is ls.Delta
+    for name, value in ours.by_name.items():
+        close(theirs.by_name[name], value)
+
+
+def test_pickle_is_asked_for_and_warned_of(here):
+    target = ls.Linear().build(ls.Images(1, 2, 2), 3, key=ls.Key(0))
+    Path("g.pkl").write_bytes(pickle.dumps([value.numpy() for value in target.parameters().values()]))
+    arguments = ("capture", "--model", "Linear()", "--update", "g.pkl", "--kind", "gradient", "--domain", "1x2x2",
+                 "--classes", 3, "--out", "u.safetensors")  # fmt: skip
+    refused = call(*arguments)
+    assert (refused.exit_code, "give --allow-pickle if you trust" in refused.stderr) == (Exit.USAGE, True)
+    allowed = call(*arguments, "--allow-pickle")
+    assert allowed.exit_code == 0
+    assert "warning: --allow-pickle runs whatever code is in the files" in allowed.stderr
+
+
 def test_the_data_are_handed_over_in_the_models_units(here):
     (here / "pictures").mkdir()
     for i in range(4):
@@ -305,6 +346,8 @@ def test_a_search_spends_its_budget_and_ends_with_the_best_so_far(here, monkeypa
     (tried,) = json.loads(result.stdout)["tried"]
     assert (tried["outcome"], tried["evaluations"]) == ("claimed", 30)
     first = (here / "claim.safetensors").read_bytes()
+    (hurried,) = json.loads(call(*search, "--seconds", 1e-6, "--json").stdout)["tried"]
+    assert hurried["evaluations"] < 10
     call(*search, "--evaluations", 30)
     made = read_claim(here / "claim.safetensors").attempt
     before = read(here / "claim.safetensors", ClaimHeader)[1]["claim.values"]
@@ -466,8 +509,10 @@ def test_models_of_libraries_have_one_place_and_say_what_is_missing(monkeypatch)
     assert architecture("toys:abc/d-e.f", 7) == ls.MLP((9, 7))
     with pytest.raises(BadInput, match="expected toys:NAME such as toys:resnet18"):
         architecture("toys:__import__('os')", 7)
-    with pytest.raises(BadInput, match=r"did you mean 'LeNet'\?.*PACKAGE.MODULE:FACTORY, or one of torchvision:NAME"):
+    with pytest.raises(BadInput, match=r"did you mean 'LeNet'\?"):
         architecture("LeNte()", 10)
+    with pytest.raises(BadInput, match=r"expected a target.*PACKAGE.MODULE:FACTORY, or one of torchvision:NAME"):
+        architecture("FedSGD()", 10)
     assert architecture("Imported('a:b')", 3) == architecture("a:b", 3) == ls.Imported("a:b")
 
 

@@ -78,6 +78,16 @@ def test_other_sizes_are_cut_around_the_center_and_averaged(tmp_path):
     wanted = Image.fromarray(tall[:, 7:22].astype(np.float32)).resize((5, 4), Image.Resampling.BILINEAR)
     close(read_picture(path, (1, 4, 5))[0], torch.from_numpy(np.array(wanted) / 255))
     assert read_picture(path, (3, 50, 50)).shape == (3, 50, 50)
+    upright = picture(tmp_path / "upright.png", np.ascontiguousarray(tall.T))
+    close(read_picture(upright, (1, 5, 4))[0], read_picture(path, (1, 4, 5))[0].T)
+
+
+def test_the_cameras_note_on_rotation_is_obeyed(tmp_path):
+    notes = Image.Exif()
+    notes[0x0112] = 6  # the first row of the file is the right side
+    Image.fromarray(RAMP).save(tmp_path / "turned.png", exif=notes)
+    plain = read_picture(picture(tmp_path / "plain.png", RAMP), (3, 4, 4))
+    close(read_picture(tmp_path / "turned.png", (3, 4, 4)), plain.rot90(-1, (1, 2)))
 
 
 def test_what_cannot_be_read_is_named(tmp_path):

@@ -132,6 +132,17 @@ def test_partial_and_unknown_names_are_said(tmp_path):
         fitted(found, nn.Linear(2, 2))
 
 
+def test_a_shared_parameter_is_counted_once(tmp_path):
+    tied = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    tied[1].weight = tied[0].weight
+    np.savez(tmp_path / "named.npz", **{name: value.numpy() for name, value in tied.state_dict().items()})
+    np.savez(tmp_path / "listed.npz", *[value.numpy() for value in tied.state_dict().values()])
+    for name, notes in (("named.npz", ()), ("listed.npz", ("4 arrays without names, taken in the model's order",))):
+        values = fitted(read_foreign(tmp_path / name), tied)
+        assert values.parameters.keys() == {"0.weight", "0.bias", "1.bias"}
+        assert values.notes == notes
+
+
 def test_precision_is_never_made_up(tmp_path):
     state = net().state_dict()
     for dtype, kept in (

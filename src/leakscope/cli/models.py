@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import final
 
 from leakscope.audit.handover import fingerprint
+from leakscope.cli import console
 from leakscope.cli.expressions import build
 from leakscope.cli.names import Family, rows
 from leakscope.core.domain import AbstractDomain
@@ -109,6 +110,8 @@ class Brought:
     def target(self, domain: AbstractDomain, classes: int) -> tuple[Target, tuple[str, ...]]:
         """The target, and what was done to the names of its weights. Raises `BadInput` when they do not fit."""
         made = architecture(self.model, classes).build(domain, classes, key=Key(self.seed).child("weights"))
+        if self.allow_pickle:
+            console.say("warning: --allow-pickle runs whatever code is in the files that it reads; use files you trust")
         if self.state is None:
             return made, ()
         values = fitted(read_foreign(self.state, allow_pickle=self.allow_pickle), made.module)

@@ -11,6 +11,7 @@ from leakscope.cli.expressions import build
 from leakscope.cli.names import Family, Trait, rows
 from leakscope.core.attempt import Attempt
 from leakscope.core.claim import Attribute, Claim, Inputs, Labels, Transcripts
+from leakscope.core.facts import Gallery
 from leakscope.core.observation import Observation
 from leakscope.domains.speech import Frames
 
@@ -42,7 +43,9 @@ def portfolio(seen: Observation) -> Portfolio:
     exact = [row.example for row in listed if Trait.EXACT in row.traits]
     labels = [row.example for row in listed if Trait.CLAIMS_LABELS in row.traits]
     searches = [row.example for row in listed if speech and Trait.SEARCH in row.traits] or ([] if speech else [SEARCH])
-    return Portfolio(_built(exact + labels), _built(searches[:1]))
+    # Who it was, where there is a lineup to choose from.
+    who = [row.example for row in listed if Trait.CLAIMS_ATTRIBUTES in row.traits and seen.knows(Gallery)]
+    return Portfolio(_built(exact + labels + who), _built(searches[:1]))
 
 
 def _built(examples: Sequence[str]) -> tuple[Attack, ...]:
