@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from leakscope.attacks.attributes.rescnn import ResCNN as ResCNN
     from leakscope.attacks.attributes.resemblyzer import Resemblyzer as Resemblyzer
     from leakscope.attacks.attributes.speaker import SpeakerIdentity as SpeakerIdentity
+    from leakscope.attacks.auto import Auto as Auto
     from leakscope.attacks.inputs.attention import FirstAttention as FirstAttention
     from leakscope.attacks.inputs.inversion import GradientInversion as GradientInversion
     from leakscope.attacks.inputs.linear import LinearLayer as LinearLayer
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from leakscope.attacks.inputs.recipes import grad_inversion as grad_inversion
     from leakscope.attacks.inputs.recipes import idlg as idlg
     from leakscope.attacks.inputs.recipes import inverting_gradients as inverting_gradients
+    from leakscope.attacks.inputs.token_rows import EmbeddingRows as EmbeddingRows
+    from leakscope.attacks.inputs.tokens import EmbeddingSpan as EmbeddingSpan
     from leakscope.attacks.inputs.recursive import Recursive as Recursive
     from leakscope.attacks.inputs.windowed import WindowedFrames as WindowedFrames
     from leakscope.attacks.inputs.windowed_map import FrameLikelihood as FrameLikelihood
@@ -67,6 +70,7 @@ if TYPE_CHECKING:
     from leakscope.core.claim import Attribute as Attribute
     from leakscope.core.claim import Inputs as Inputs
     from leakscope.core.claim import Labels as Labels
+    from leakscope.core.claim import Tokens as Tokens
     from leakscope.core.claim import Transcripts as Transcripts
     from leakscope.core.errors import BadInput as BadInput
     from leakscope.core.errors import LeakscopeError as LeakscopeError
@@ -99,8 +103,11 @@ if TYPE_CHECKING:
     from leakscope.datasets.sources.speech import DeepSpeechCsv as DeepSpeechCsv
     from leakscope.datasets.sources.speech import LibriSpeech as LibriSpeech
     from leakscope.datasets.sources.synthetic import Synthetic as Synthetic
+    from leakscope.datasets.sources.text import Sentences as Sentences
     from leakscope.datasets.sources.transcribed import SoundFolder as SoundFolder
     from leakscope.domains.speech import Frames as Frames
+    from leakscope.domains.text import Text as Text
+    from leakscope.domains.text import Words as Words
     from leakscope.domains.vision import Images as Images
     from leakscope.integrations.timm import Timm as Timm
     from leakscope.integrations.torchvision import Torchvision as Torchvision
@@ -126,6 +133,10 @@ if TYPE_CHECKING:
     from leakscope.scoring.metrics.speech import CharacterErrorRate as CharacterErrorRate
     from leakscope.scoring.metrics.speech import FrameError as FrameError
     from leakscope.scoring.metrics.speech import WordErrorRate as WordErrorRate
+    from leakscope.scoring.metrics.tokens import ExactText as ExactText
+    from leakscope.scoring.metrics.tokens import TokenOrder as TokenOrder
+    from leakscope.scoring.metrics.tokens import TokenOverlap as TokenOverlap
+    from leakscope.scoring.metrics.tokens import TokenSet as TokenSet
     from leakscope.scoring.metrics.vision import LPIPS as LPIPS
     from leakscope.scoring.metrics.vision import MSE as MSE
     from leakscope.scoring.metrics.vision import PSNR as PSNR
@@ -134,6 +145,7 @@ if TYPE_CHECKING:
     from leakscope.scoring.score import Score as Score
     from leakscope.targets.fitted import Fitted as Fitted
     from leakscope.targets.load import Imported as Imported
+    from leakscope.targets.losses import NextToken as NextToken
     from leakscope.targets.losses import Reduction as Reduction
     from leakscope.targets.state import Trained as Trained
     from leakscope.targets.updates import vet_update as vet_update
@@ -147,10 +159,13 @@ if TYPE_CHECKING:
     from leakscope.targets.zoo.mlp import MLP as MLP
     from leakscope.targets.zoo.mlp import Linear as Linear
     from leakscope.targets.zoo.resnet import ResNet20 as ResNet20
+    from leakscope.targets.zoo.text import TextDecoder as TextDecoder
+    from leakscope.targets.zoo.text import TextEncoder as TextEncoder
     from leakscope.targets.zoo.transformer import ViT as ViT
 
 _HOME = {
     "attacks.attack": ("AbstractAttack",),
+    "attacks.auto": ("Auto",),
     "attacks.attributes.encoder": ("AbstractSpeakerEncoder", "CepstralMoments"),
     "attacks.attributes.rescnn": ("ResCNN",),
     "attacks.attributes.resemblyzer": ("Resemblyzer",),
@@ -165,6 +180,8 @@ _HOME = {
         "idlg",
         "inverting_gradients",
     ),
+    "attacks.inputs.token_rows": ("EmbeddingRows",),
+    "attacks.inputs.tokens": ("EmbeddingSpan",),
     "attacks.inputs.recursive": ("Recursive",),
     "attacks.inputs.windowed": ("WindowedFrames",),
     "attacks.inputs.windowed_map": ("FrameLikelihood",),
@@ -218,6 +235,7 @@ _HOME = {
         "Attribute",
         "Inputs",
         "Labels",
+        "Tokens",
         "Transcripts",
     ),
     "core.errors": (
@@ -262,8 +280,10 @@ _HOME = {
         "LibriSpeech",
     ),
     "datasets.sources.synthetic": ("Synthetic",),
+    "datasets.sources.text": ("Sentences",),
     "datasets.sources.transcribed": ("SoundFolder",),
     "domains.speech": ("Frames",),
+    "domains.text": ("Text", "Words"),
     "domains.vision": ("Images",),
     "integrations.timm": ("Timm",),
     "integrations.torchvision": ("Torchvision",),
@@ -299,6 +319,7 @@ _HOME = {
         "FrameError",
         "WordErrorRate",
     ),
+    "scoring.metrics.tokens": ("ExactText", "TokenOrder", "TokenOverlap", "TokenSet"),
     "scoring.metrics.vision": (
         "LPIPS",
         "MSE",
@@ -309,7 +330,7 @@ _HOME = {
     "scoring.score": ("Score",),
     "targets.fitted": ("Fitted",),
     "targets.load": ("Imported",),
-    "targets.losses": ("Reduction",),
+    "targets.losses": ("NextToken", "Reduction"),
     "targets.state": ("Trained",),
     "targets.updates": ("vet_update",),
     "targets.vet": ("vet",),
@@ -324,6 +345,7 @@ _HOME = {
         "Linear",
     ),
     "targets.zoo.resnet": ("ResNet20",),
+    "targets.zoo.text": ("TextDecoder", "TextEncoder"),
     "targets.zoo.transformer": ("ViT",),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}

@@ -30,6 +30,8 @@ def net(row: Row) -> ls.Target:
     """A small target on which the attack can work: dense input, dense output, batch norm where it is needed."""
     if Trait.SPEECH in row.traits:
         return ls.DeepSpeech(hidden=64, context=4, coefficients=5, dropout=0.2).build(ls.Frames(5), 6, key=ls.Key(0))
+    if Trait.TEXT in row.traits:
+        return ls.TextDecoder(dim=32, heads=2).build(ls.Text(30, 6), 2, key=ls.Key(0))
     if Trait.PATCHES in row.traits:
         return ls.ViT(patch=2, dim=32, depth=1, heads=2).build(_domain(), 4, key=ls.Key(0))
     with ls.Key(0).isolated():
@@ -58,6 +60,8 @@ def shortened(attack: AbstractAttack[Any], steps: int = 12) -> AbstractAttack[An
         return ls.AtRest(shortened(attack.attack, steps))
     if isinstance(attack, ls.TranscriptMatching):
         return dataclasses.replace(attack, rounds=2 if steps == 12 else steps)
+    if isinstance(attack, ls.Auto):
+        return ls.Auto(evaluations=5 * steps)
     if not isinstance(attack, ls.GradientInversion):
         return attack
     search = attack.search
@@ -65,9 +69,7 @@ def shortened(attack: AbstractAttack[Any], steps: int = 12) -> AbstractAttack[An
         return dataclasses.replace(attack, search=dataclasses.replace(search, steps=steps))
     if isinstance(search, ls.DirectSearch):
         directions = 7 if steps < 100 else 63
-        return dataclasses.replace(
-            attack, search=dataclasses.replace(search, iterations=steps, directions=directions)
-        )
+        return dataclasses.replace(attack, search=dataclasses.replace(search, iterations=steps, directions=directions))
     assert isinstance(search, ls.LBFGS)
     return dataclasses.replace(attack, search=dataclasses.replace(search, evaluations=steps if steps > 100 else 4))
 
@@ -85,6 +87,9 @@ def utterances(count: int = 1, seed: int = 0) -> ls.Batch:
 
 
 def private(row: Row, seed: int = 0) -> ls.Batch:
+    if Trait.TEXT in row.traits:
+        ids = torch.randint(1, 30, (1, 6), generator=ls.Key(seed).child("text").generator())
+        return ls.Batch(ids, torch.zeros(1, dtype=torch.int64))
     if Trait.SPEECH in row.traits and Trait.SEARCH in row.traits:
         return short(utterances(seed=seed))
     return utterances(seed=seed) if Trait.SPEECH in row.traits else secret(seed)
@@ -126,6 +131,8 @@ def numbers(attempt: ls.Attempt[Any]) -> list[float]:
     claim = attempt.claim
     if claim is None:
         return []
+    if isinstance(claim, ls.Tokens):
+        return [token for one in claim.sequences for token in one]
     if isinstance(claim, ls.Transcripts):
         return [float(label) for one in claim.labels for label in one]
     labels = [] if getattr(claim, "labels", None) is None else claim.labels.flatten().tolist()
@@ -246,7 +253,7 @@ def test_every_field_speaks(row: Row) -> None:
     four = ls.Synthetic(shape=SHAPE, classes=4, count=24).draw(11, key=ls.Key(0)).reveal()
     if Trait.SPEECH in row.traits and Trait.SEARCH not in row.traits:
         seen = observed(row, ls.FedSGD() >> ls.Quantize(bits=16))  # coarse enough for what refines
-    elif not isinstance(attack, ls.GradientInversion | ls.AtRest):
+    elif Trait.TEXT not in row.traits and not isinstance(attack, ls.GradientInversion | ls.AtRest):
         seen = ls.observe(net(row), four, ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(11)])
     for field in dataclasses.fields(attack):
         other = OTHER[field.name] if field.name in OTHER else altered(getattr(attack, field.name))
@@ -305,6 +312,14 @@ def test_it_can_work(row: Row) -> None:
         return
     psnr = ls.score(attack.run(seen, key=ls.Key(1)).claim, truth, domain=_domain())["psnr"]
     assert psnr.value > psnr.chance + 3
+
+
+@pytest.mark.parametrize("row", [row for row in ATTACKS if Trait.TEXT in row.traits], ids=lambda row: row.name)
+def test_attacks_on_text_can_work(row: Row) -> None:
+    """On its positive control every attack on texts finds no token that is not there, and at most the last one not."""
+    seen, truth = observed(row, ls.FedSGD()), private(row)
+    score = ls.score(built(row).run(seen, key=ls.Key(1)).claim, truth, metrics=[ls.TokenSet()])["token-set"]
+    assert score.value > 0.9
 
 
 @pytest.mark.parametrize("row", [row for row in ATTACKS if Trait.CLAIMS_LABELS in row.traits], ids=lambda row: row.name)

@@ -12,10 +12,12 @@ from leakscope.attacks.attributes.encoder import AbstractSpeakerEncoder, Cepstra
 from leakscope.attacks.attributes.rescnn import ResCNN
 from leakscope.attacks.attributes.resemblyzer import Resemblyzer
 from leakscope.attacks.attributes.speaker import SpeakerIdentity
+from leakscope.attacks.auto import Auto
 from leakscope.attacks.inputs.attention import FirstAttention
 from leakscope.attacks.inputs.inversion import GradientInversion
 from leakscope.attacks.inputs.linear import LinearLayer
 from leakscope.attacks.inputs.lowrank import LowRank
+from leakscope.attacks.inputs.recipes import dlg, grad_inversion, idlg, inverting_gradients
 from leakscope.attacks.inputs.resting import AtRest
 from leakscope.attacks.inputs.speech_recipes import (
     coefficient_search,
@@ -23,7 +25,8 @@ from leakscope.attacks.inputs.speech_recipes import (
     hessian_free_batch,
     speech_matching,
 )
-from leakscope.attacks.inputs.recipes import dlg, grad_inversion, idlg, inverting_gradients
+from leakscope.attacks.inputs.token_rows import EmbeddingRows
+from leakscope.attacks.inputs.tokens import EmbeddingSpan
 from leakscope.attacks.inputs.recursive import Recursive
 from leakscope.attacks.inputs.windowed import WindowedFrames
 from leakscope.attacks.inputs.windowed_map import FrameLikelihood
@@ -57,6 +60,7 @@ from leakscope.datasets.sources.photographs import Photographs
 from leakscope.datasets.sources.speaking import Spoken
 from leakscope.datasets.sources.speech import DeepSpeechCsv, LibriSpeech
 from leakscope.datasets.sources.synthetic import Synthetic
+from leakscope.datasets.sources.text import Sentences
 from leakscope.datasets.sources.transcribed import SoundFolder
 from leakscope.integrations.timm import Timm
 from leakscope.integrations.torchvision import Torchvision
@@ -74,6 +78,7 @@ from leakscope.scoring.metrics.guesses import LabelAccuracy
 from leakscope.scoring.metrics.metric import AbstractMetric
 from leakscope.scoring.metrics.ranks import ReciprocalRank, TopFive, TopOne
 from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError, WordErrorRate
+from leakscope.scoring.metrics.tokens import ExactText, TokenOrder, TokenOverlap, TokenSet
 from leakscope.scoring.metrics.vision import LPIPS, MSE, PSNR, SSIM
 from leakscope.targets.architecture import AbstractArchitecture
 from leakscope.targets.fitted import Fitted
@@ -88,6 +93,7 @@ from leakscope.targets.zoo.fit import Activation
 from leakscope.targets.zoo.lenet import LeNet
 from leakscope.targets.zoo.mlp import MLP, Linear
 from leakscope.targets.zoo.resnet import ResNet20
+from leakscope.targets.zoo.text import TextDecoder, TextEncoder
 from leakscope.targets.zoo.transformer import ViT
 
 
@@ -131,6 +137,7 @@ class Trait(enum.Enum):
     SMALL = "small enough for a quick audit"
     SPEECH = "for speech"
     PATCHES = "for transformers on images"
+    TEXT = "for text"
 
 
 @final
@@ -164,6 +171,10 @@ T = Trait
 
 ROWS: tuple[Row, ...] = (
     _row(
+        _A, Auto, "the portfolio: exact attacks, labels, then searches from what they found; nothing to tune",
+        "", T.CLAIMS_INPUTS,
+    ),
+    _row(
         _A, LinearLayer, "a dense first layer with bias gives its input in closed form",
         "", T.CLAIMS_INPUTS, T.EXACT, T.SMALL,
     ),
@@ -171,6 +182,10 @@ ROWS: tuple[Row, ...] = (
         _A, FirstAttention, "the image that entered a transformer, in closed form (APRIL and the equations beside it)",
         "", T.CLAIMS_INPUTS, T.EXACT, T.PATCHES,
     ),
+    _row(
+        _A, EmbeddingSpan, "exact texts from the span of the first attention's gradient (DAGER)", "", T.EXACT, T.TEXT,
+    ),
+    _row(_A, EmbeddingRows, "the set of tokens, from the embedding's rows that have a gradient", "", T.TEXT),
     _row(
         _A, LowRank, "all inputs of a batch in closed form, from a dense first layer with units at rest (SPEAR)",
         "", T.CLAIMS_INPUTS, T.EXACT, T.SMALL,
@@ -273,11 +288,17 @@ ROWS: tuple[Row, ...] = (
     _row(_M, TopOne, "how often the first guess of who it was is right; verdicts on persons are read from it"),
     _row(_M, TopFive, "how often five guesses hold who it was"),
     _row(_M, ReciprocalRank, "one over the rank of who it was"),
+    _row(_M, TokenSet, "which tokens were found; verdicts on texts are read from it", "", T.TEXT),
+    _row(_M, TokenOverlap, "tokens of each text, as a multiset (ROUGE-1)", "", T.TEXT),
+    _row(_M, TokenOrder, "tokens of each text in their order (ROUGE-L)", "", T.TEXT),
+    _row(_M, ExactText, "texts that are right in every token", "", T.TEXT),
     _row(_T, LeNet, "three sigmoid convolutions and a dense layer, as in Deep Leakage from Gradients", "", T.SMALL),
     _row(_T, ConvNet, "four ReLU convolutions and a dense layer", "", T.SMALL),
     _row(_T, ResNet20, "a residual network for 32 x 32 images, with batch normalization"),
     _row(_T, MLP, "dense layers", "MLP((256, 128))", T.SMALL),
     _row(_T, Linear, "one dense layer: logistic regression", "", T.SMALL),
+    _row(_T, TextEncoder, "a transformer that classifies texts, at any size", "", T.TEXT),
+    _row(_T, TextDecoder, "a causal transformer that predicts the next token, at any size", "", T.TEXT),
     _row(_T, ViT, "a vision transformer with a learnable position embedding, at any size", "ViT(dim=128)", T.PATCHES),
     _row(_T, DeepSpeech, "dense layers on windows of frames, an LSTM, CTC: DeepSpeech 0.7 at any size",
          "DeepSpeech(hidden=512)", T.SPEECH),
@@ -295,6 +316,7 @@ ROWS: tuple[Row, ...] = (
     _row(_S, Faces, "100 faces of Labeled Faces in the Wild, gray", "", T.SMALL),
     _row(_S, Photographs, "tiles of eight color photographs", "", T.SMALL),
     _row(_S, Synthetic, "smooth random images without a world behind them", "", T.SMALL),
+    _row(_S, Sentences, "English sentences, one token per word", "", T.TEXT),
     _row(_S, Spoken, "sentences spoken by synthetic voices (eSpeak NG), with speakers and sexes",
          "Spoken(speakers=3, each=8, shortest=1.0, longest=2.0)", T.NEEDS_EXTRA, T.SPEECH),
     _row(_S, DeepSpeechCsv, "recordings listed in a CSV file as DeepSpeech takes it",

@@ -1,0 +1,288 @@
+"""The portfolio: what can be solved is solved, labels are read, and the rest of the budget is searched from there."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.inputs.attention import FirstAttention
+from leakscope.attacks.inputs.frame_noise import declared_noise
+from leakscope.attacks.inputs.inversion import GradientInversion
+from leakscope.attacks.inputs.linear import LinearLayer
+from leakscope.attacks.inputs.lowrank import LowRank
+from leakscope.attacks.inputs.recipes import idlg, inverting_gradients
+from leakscope.attacks.inputs.windowed import WindowedFrames
+from leakscope.attacks.inputs.windowed_map import FrameLikelihood
+from leakscope.attacks.labels.counts import LabelCounts
+from leakscope.attacks.labels.labeling import Inferred
+from leakscope.attacks.parts.distances import Squared
+from leakscope.attacks.parts.priors.images import TotalVariation, total_variation
+from leakscope.attacks.parts.searches import LBFGS, Adam
+from leakscope.attacks.parts.spaces import Pixels
+from leakscope.attacks.parts.starts import AbstractStart, Gray
+from leakscope.core.attempt import Attempt, Budget, Clock, Cost, Outcome, Refusal, Watch
+from leakscope.core.batch import Batch
+from leakscope.core.claim import Inputs
+from leakscope.core.domain import AbstractDomain
+from leakscope.core.errors import BadInput
+from leakscope.core.facts import BatchSize, Fact
+from leakscope.core.observation import Observation
+from leakscope.core.target import CrossEntropy
+from leakscope.mechanisms.protocols.passes import quiet
+from leakscope.numerics import trees
+from leakscope.numerics.rng import Key
+
+EXACT: tuple[AbstractAttack[Inputs], ...] = (LinearLayer(), LowRank(), FirstAttention(), WindowedFrames())
+"""In this order: each needs less of the model than the next, or costs less."""
+NEARLY: tuple[AbstractAttack[Inputs], ...] = (FrameLikelihood(),)
+"""What estimates in closed form where noise defeats the exact ones."""
+SOLVED = 1e-13
+"""Relative squared misfit below which nothing is left to be explained: rounding of float32."""
+SOLVING = 1e-4
+"""Relative squared misfit below which a search has found the valley, and another kind of search would leave it."""
+EDGES = 0.05
+"""Mean absolute difference of neighboring pixels of photographs, faces and digits, in units of the range."""
+
+
+@final
+@dataclass(frozen=True)
+class Auto(AbstractAttack[Inputs]):
+    """Exact attacks first; where none proves its claim, searches, each started from the best that was found so far.
+
+    1. `LinearLayer`, `LowRank`, `FirstAttention`, `WindowedFrames`: the first claim that its own certificate proves,
+       for as many inputs as there are, is handed on.
+    2. Labels: those that were told, else `LabelCounts`.
+    3. Searches. Without declared noise: L-BFGS on the squared distance, which solves small smooth nets to the last
+       digit; signed Adam on the cosine with total variation, which bears kinks and batches; L-BFGS again from the best
+       of both. With noise of standard deviation s: the most probable images, squared distance + (2 s^2 / b) total
+       variation with b = 0.05 of the range, the usual difference of neighbors.
+    4. The claim with the smallest misfit to the observed update (with noise: the most probable) is handed on. The
+       private inputs play no part in the choice.
+
+    Everything shares one budget; without one, searches do `evaluations` gradient evaluations altogether. The steps of
+    the attempt tell what each part did and why it refused.
+    """
+
+    evaluations: int = 3000
+    needs: ClassVar[frozenset[type[Fact]]] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.evaluations < 10:
+            raise BadInput(f"expected evaluations >= 10, got {self.evaluations}")
+
+    @property
+    def citation(self) -> str:
+        """Those of its parts."""
+        parts = (*EXACT, *NEARLY, idlg(), inverting_gradients())
+        return "\n\n".join(dict.fromkeys(part.citation for part in parts if part.citation))
+
+    def _refusal(self, seen: Observation) -> Refusal | None:
+        parts = [*EXACT, *NEARLY, *(stage.attack for stage in _stages(seen))]
+        refusals = [(part, part.refusal(seen)) for part in parts]
+        if any(refusal is None for _, refusal in refusals):
+            return None
+        said = "; ".join(f"{_name(part)}: {refusal.sentence}" for part, refusal in refusals if refusal is not None)
+        return Refusal(f"no part applies: {said}")
+
+    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
+        told: list[str] = []
+        partial: list[Attempt[Inputs]] = []
+        for attack in (*EXACT, *NEARLY):
+            attempt = attack.run(seen, key=key.child(_name(attack)), budget=_left(clock, 1.0), watch=watch)
+            told.append(f"{_name(attack)}: {attempt.outcome.value}, {attempt.sentence}")
+            if _proves_all(attempt, seen) or attempt.outcome is Outcome.INTERRUPTED:
+                named = _labeled(attempt, seen, key.child("labels"))
+                return self._handed(named, told, _name(attack), attempt.cost.evaluations)
+            if attempt.claim is not None:
+                partial.append(attempt)
+        return self._searched(seen, key, (clock, watch), told, partial)
+
+    def _searched(
+        self, seen: Observation, key: Key, around: tuple[Clock, Watch], told: list[str], tried: list[Attempt[Inputs]]
+    ) -> Attempt[Inputs]:
+        clock, watch = around
+        spent = 0
+        best = _best(tried, seen)
+        for stage in _stages(seen):
+            misfit = math.inf if best is None else _misfit(best, seen)
+            if clock.exhausted(spent) or misfit < SOLVED:
+                break
+            if misfit < SOLVING and not stage.continues:
+                told.append(f"{stage.name}: left out, a search before it has all but solved for the inputs")
+                continue
+            attack = stage.started(None if best is None else best.claim)
+            budget = _left(clock, stage.share, evaluations=round(stage.of_all * self.evaluations), spent=spent)
+            attempt = attack.run(seen, key=key.child(stage.name), budget=budget, watch=watch)
+            spent += attempt.cost.evaluations
+            told.append(f"{stage.name}: {attempt.outcome.value}, {attempt.sentence}")
+            named = dataclasses.replace(attempt, attack=stage.name)
+            best = _best([one for one in (best, named) if one is not None and one.claim is not None], seen)
+            if attempt.outcome is Outcome.INTERRUPTED:
+                break
+        if best is None:
+            outcome = Outcome.DIVERGED if spent else Outcome.REFUSED
+            sentence = f"nothing was found; {told[-1]}"
+            return Attempt(repr(self), outcome, sentence, cost=Cost(0.0, spent), steps=tuple(told))
+        return self._handed(best, told, best.attack.partition("(")[0], spent)
+
+    def _handed(self, attempt: Attempt[Inputs], told: list[str], name: str, evaluations: int) -> Attempt[Inputs]:
+        return dataclasses.replace(
+            attempt,
+            attack=repr(self),
+            sentence=f"{name}: {attempt.sentence}",
+            cost=Cost(0.0, evaluations),
+            steps=(*told, f"handed on: {name}"),
+        )
+
+
+@final
+@dataclass(frozen=True)
+class _Stage:
+    """One search. share: of the time that is left; of_all: of all evaluations. continues: whether it starts at the best
+    claim so far, and is left out where there is none."""
+
+    name: str
+    attack: GradientInversion
+    share: float
+    of_all: float
+    continues: bool = False
+
+    def started(self, claim: Inputs | None) -> GradientInversion:
+        """The search, from `claim` where it continues one."""
+        if not self.continues or claim is None:
+            return self.attack
+        return dataclasses.replace(self.attack, start=_At(claim.values))
+
+
+def _stages(seen: Observation) -> Iterator[_Stage]:
+    """The searches for this observation, in order."""
+    noise = _noise(seen)
+    labeling = Inferred(LabelCounts())
+    if noise > 0:
+        weight = 2 * noise**2 / EDGES * math.prod(seen.target.domain.shape)
+        probable = GradientInversion(
+            Squared(),
+            weight * TotalVariation(),
+            Pixels(boxed=True),
+            Gray(),
+            Adam(lr=0.1, steps=100_000, signed=True),
+            labeling,
+        )
+        yield _Stage("most probable images", probable, 1.0, 1.0)
+        return
+    smooth = GradientInversion(
+        Squared(), start=Gray(0.02), search=LBFGS(evaluations=100_000), labeling=labeling, space=Pixels()
+    )
+    yield _Stage("L-BFGS on the squared distance", smooth, 0.2, 0.2)
+    kinked = inverting_gradients(steps=100_000, tv=1e-3)
+    yield _Stage("signed Adam on the cosine", kinked, 0.75, 0.6)
+    yield _Stage("L-BFGS from the best", smooth, 1.0, 0.2, continues=True)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _At(AbstractStart):
+    """The claimed inputs (B, *shape)."""
+
+    values: Tensor
+
+    def draw(self, like: Tensor, domain: AbstractDomain, *, key: Key) -> Tensor:
+        """The claim, for every restart."""
+        del domain, key
+        return self.values.to(like).expand(like.shape).clone()
+
+
+def _labeled(attempt: Attempt[Inputs], seen: Observation, key: Key) -> Attempt[Inputs]:
+    """With labels, where the claim has none and they can be read: to each input the label that explains most.
+
+    The labels are those of `LabelCounts`; they are dealt out so that the summed inner products of the gradients of
+    (input, label) with the observed one are largest.
+    """
+    claim, target = attempt.claim, seen.target
+    if claim is None or claim.labels is not None or claim.lengths is not None:
+        return attempt
+    if not isinstance(target.loss, CrossEntropy) or not seen.knows(BatchSize):
+        return attempt
+    labels = Inferred(LabelCounts())
+    if labels.refusal(seen) is not None:
+        return attempt
+    values = labels.labels(seen, key=key, budget=Budget())
+    if not isinstance(values, Tensor) or len(values) != len(claim):
+        return attempt
+    observed, parameters = seen.gradient().by_name, target.parameters()
+    gains = torch.zeros(len(claim), len(values))
+    with quiet(target):
+        for row, one in enumerate(claim.values.to(target.device())):
+            for label in set(values.tolist()):
+                slope = torch.func.grad(target.loss_at)(parameters, Batch(one[None], torch.tensor([label])))
+                gain = sum(float((slope[name] * observed[name]).sum()) for name in observed)
+                gains[row, values == label] = gain / float(trees.norm(slope))
+    rows, columns = linear_sum_assignment(gains.numpy(), maximize=True)
+    dealt = values[torch.from_numpy(columns)[torch.from_numpy(rows).argsort()]]
+    return dataclasses.replace(attempt, claim=Inputs(claim.values, dealt.cpu(), claim.confidence))
+
+
+def _name(attack: AbstractAttack[Inputs]) -> str:
+    return type(attack).__name__
+
+
+def _left(clock: Clock, share: float, *, evaluations: int | None = None, spent: int = 0) -> Budget:
+    """A share of the seconds that are left; of evaluations what the budget leaves, else `evaluations`."""
+    left = clock.remaining(spent)
+    seconds = None if left.seconds is None else max(share * left.seconds, 1e-3)
+    if left.evaluations is not None:
+        return Budget(seconds, max(round(share * left.evaluations), 1))
+    return Budget(seconds, evaluations if seconds is None else None)
+
+
+def _noise(seen: Observation) -> float:
+    """Root mean square of the declared noise over all entries of the gradient."""
+    squares = entries = 0.0
+    for name, value in seen.release.by_name.items():
+        squares += declared_noise(seen, name) ** 2 * value.numel()
+        entries += value.numel()
+    return math.sqrt(squares / max(entries, 1.0))
+
+
+def _proves_all(attempt: Attempt[Inputs], seen: Observation) -> bool:
+    """Whether a certificate holds for as many inputs as there are, as far as their number is known."""
+    if attempt.claim is None or attempt.certificate is None or not attempt.certificate.holds:
+        return False
+    return not seen.knows(BatchSize) or len(attempt.claim) >= seen.told(BatchSize).count
+
+
+def _best(attempts: list[Attempt[Inputs]], seen: Observation) -> Attempt[Inputs] | None:
+    """The claim of the smallest misfit; the first of several that cannot be compared."""
+    return min(attempts, key=lambda one: _misfit(one, seen), default=None)
+
+
+def _misfit(attempt: Attempt[Inputs], seen: Observation) -> float:
+    """|replay - observed|^2 / |observed|^2 on what was sent; with noise minus the log posterior.
+
+    Infinite for sequences, and for claims of another number of inputs than the batch has.
+    """
+    claim = attempt.claim
+    if claim is None or claim.labels is None or claim.lengths is not None:
+        return math.inf
+    if seen.knows(BatchSize) and len(claim) != seen.told(BatchSize).count:
+        return math.inf
+    device = seen.target.device()
+    observed = seen.gradient().by_name
+    batch = Batch(claim.values.to(device), claim.labels.to(device))
+    with torch.no_grad():
+        replayed = seen.mechanism.as_gradient(seen.mechanism.replay(seen.target, batch)).by_name
+        rest = float(Squared()(trees.select(replayed, observed), observed))
+        scale = float(trees.norm(observed)) ** 2
+        noise = _noise(seen)
+        if noise > 0:
+            edges = float(total_variation(batch.inputs)) * math.prod(seen.target.domain.shape) / EDGES
+            return rest / (2 * noise**2) + edges
+    return rest / max(scale, 1e-300)

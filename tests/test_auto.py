@@ -1,0 +1,95 @@
+"""The portfolio proves before it searches, starts searches from what was found, and says what each part did."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import leakscope as ls
+from leakscope.attacks.auto import SOLVING
+
+DOMAIN = ls.Images(1, 8, 8)
+DATA = ls.Synthetic(shape=(1, 8, 8), classes=4, count=64)
+
+
+def seen(target: ls.Target, mechanism: ls.AbstractMechanism, size: int = 1) -> tuple[ls.Observation, ls.Batch]:
+    batch = DATA.draw(size, key=ls.Key(0)).reveal()
+    return ls.observe(target, batch, mechanism, key=ls.Key(0), tell=[ls.BatchSize(size)]), batch
+
+
+def psnr(attempt: ls.Attempt, batch: ls.Batch) -> float:
+    return ls.score(attempt.claim, batch, domain=DOMAIN)["psnr"].value
+
+
+def test_what_is_proved_is_handed_on_with_certificate_and_labels() -> None:
+    """Four digits, two local steps: the low rank takes them apart, and labels are dealt to inputs."""
+    digits = ls.Digits(size=16)
+    target = ls.MLP((256,)).build(digits.domain, digits.classes, key=ls.Key(0))
+    batch = digits.draw(4, key=ls.Key(0)).reveal()
+    mechanism = ls.FedAvg(steps=2, lr=0.01)
+    observed = ls.observe(target, batch, mechanism, key=ls.Key(0), tell=[ls.BatchSize(4)])
+    attempt = ls.Auto().run(observed, key=ls.Key(1))
+    assert attempt.certificate is not None
+    assert attempt.certificate.holds
+    assert attempt.cost.evaluations == 0
+    assert ls.score(attempt.claim, batch, domain=digits.domain)["psnr"].value > 80
+    paired = [int(((attempt.claim.values - one).abs().flatten(1).mean(1)).argmin()) for one in batch.inputs]
+    assert attempt.claim.labels[paired].tolist() == batch.labels.tolist()
+    assert any("handed on: LowRank" in step for step in attempt.steps)
+
+
+def test_searches_go_on_from_each_other_and_each_part_is_told() -> None:
+    target = ls.LeNet().build(DOMAIN, 4, key=ls.Key(0))
+    observed, batch = seen(target, ls.FedSGD())
+    attempt = ls.Auto(evaluations=1200).run(observed, key=ls.Key(1))
+    single = ls.idlg(evaluations=300).run(observed, key=ls.Key(1))
+    assert psnr(attempt, batch) > psnr(single, batch) - 1
+    assert psnr(attempt, batch) > 60
+    said = " | ".join(attempt.steps)
+    for part in ("LinearLayer: refused", "FirstAttention: refused", "L-BFGS on the squared distance: claimed"):
+        assert part in said
+    assert "signed Adam on the cosine: claimed" not in said  # solved already, and it would leave the valley
+
+
+def test_under_noise_it_is_the_most_probable_image_and_not_the_best_fit() -> None:
+    target = ls.ConvNet(4).build(ls.Images(1, 16, 16), 10, key=ls.Key(0))
+    digits = ls.Digits(size=16)
+    batch = digits.draw(1, key=ls.Key(3)).reveal()
+    mechanism = ls.FedSGD() >> ls.Clip(1.0) >> ls.GaussianNoise(1e-3)
+    observed = ls.observe(target, batch, mechanism, key=ls.Key(0), tell=[ls.BatchSize(1)])
+    attempt = ls.Auto(evaluations=400).run(observed, key=ls.Key(1))
+    plain = ls.idlg(evaluations=400).run(observed, key=ls.Key(1))
+    blind = ls.score(plain.claim, batch, domain=digits.domain)["psnr"]
+    found = ls.score(attempt.claim, batch, domain=digits.domain)["psnr"]
+    assert found.value > blind.value + 2
+    assert "most probable images" in attempt.sentence
+
+
+def test_one_budget_for_all() -> None:
+    target = ls.ConvNet(4).build(DOMAIN, 4, key=ls.Key(0))
+    observed, _ = seen(target, ls.FedSGD(), 2)
+    attempt = ls.Auto().run(observed, key=ls.Key(1), budget=ls.Budget(evaluations=60))
+    assert 30 <= attempt.cost.evaluations <= 80
+    assert ls.Auto(evaluations=100).run(observed, key=ls.Key(1)).cost.evaluations <= 130
+
+
+def test_nothing_applies_without_facts_and_it_says_why() -> None:
+    target = ls.Target(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 4)), DOMAIN, 4)
+    batch = DATA.draw(1, key=ls.Key(0)).reveal()
+    untold = ls.observe(target, batch, ls.FedSGD(), key=ls.Key(0))
+    attempt = ls.Auto().run(untold, key=ls.Key(1))
+    assert attempt.outcome is ls.Outcome.REFUSED
+    assert "LinearLayer:" in attempt.sentence
+    assert "BatchSize" in attempt.sentence
+    with pytest.raises(ls.BadInput, match="evaluations >= 10"):
+        ls.Auto(evaluations=1)
+
+
+def test_the_choice_never_looks_at_the_secret() -> None:
+    """Another secret behind the same observation: the same claim."""
+    target = ls.LeNet().build(DOMAIN, 4, key=ls.Key(0))
+    observed, _ = seen(target, ls.FedSGD())
+    one, again = (ls.Auto(evaluations=60).run(observed, key=ls.Key(1)) for _ in range(2))
+    assert torch.equal(one.claim.values, again.claim.values)
+    assert 0 < SOLVING < 1
