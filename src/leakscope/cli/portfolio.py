@@ -17,8 +17,8 @@ from leakscope.domains.speech import Frames
 
 Attack = AbstractAttack[Any]
 
-SEARCH = "inverting_gradients(steps=2000)"
-"""The search that was best on images (`benchmarks/reference_cases.py`)."""
+SEARCH = "Auto()"
+"""What is run where nothing was proved: searches, each from the best that was found before."""
 
 KINDS: tuple[type[Claim], ...] = (Labels, Attribute, Transcripts, Inputs)
 """From the claim that says least to the one that says most."""
@@ -34,7 +34,7 @@ class Portfolio:
 
 
 def portfolio(seen: Observation) -> Portfolio:
-    """Every exact attack and every attack on labels, then the best search that is known for the domain.
+    """Every exact attack and every attack on labels, each with its own reason where it refuses; then `Auto`.
 
     The one function to replace by something cleverer.
     """
@@ -42,10 +42,9 @@ def portfolio(seen: Observation) -> Portfolio:
     listed = [row for row in rows(Family.ATTACKS) if (Trait.SPEECH in row.traits) is speech]
     exact = [row.example for row in listed if Trait.EXACT in row.traits]
     labels = [row.example for row in listed if Trait.CLAIMS_LABELS in row.traits]
-    searches = [row.example for row in listed if speech and Trait.SEARCH in row.traits] or ([] if speech else [SEARCH])
     # Who it was, where there is a lineup to choose from.
     who = [row.example for row in listed if Trait.CLAIMS_ATTRIBUTES in row.traits and seen.knows(Gallery)]
-    return Portfolio(_built(exact + labels + who), _built(searches[:1]))
+    return Portfolio(_built(exact + labels + who), _built([SEARCH]))
 
 
 def _built(examples: Sequence[str]) -> tuple[Attack, ...]:
