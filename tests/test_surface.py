@@ -182,11 +182,15 @@ def test_every_listed_metric_gives_the_top_to_the_truth_alone(row: names.Row) ->
         return
     batch: ls.Batch | ls.Secret
     batch = ls.Batch(torch.rand(3, 3, 32, 32, generator=ls.Key(0).generator()), torch.tensor([0, 1, 2]))
-    truth: ls.Inputs | ls.Transcripts | ls.Attribute = ls.Inputs(batch.inputs, batch.labels)
-    wrong: ls.Inputs | ls.Transcripts | ls.Attribute = ls.Inputs(1 - batch.inputs, (batch.labels + 3))
+    truth: ls.Inputs | ls.Transcripts | ls.Attribute | ls.Tokens = ls.Inputs(batch.inputs, batch.labels)
+    wrong: ls.Inputs | ls.Transcripts | ls.Attribute | ls.Tokens = ls.Inputs(1 - batch.inputs, (batch.labels + 3))
     if Trait.SPEECH in row.traits:
         batch, truth, wrong = spoken(row)
-    if metric.refusal(truth) is not None:
+    if Trait.TEXT in row.traits:
+        ids = torch.tensor([[5, 3, 3], [7, 2, 0], [4, 4, 8]])
+        batch, truth = ls.Batch(ids, torch.tensor([0, 1, 2])), ls.Tokens(((7, 2), (4, 4, 8), (5, 3, 3)))
+        wrong = ls.Tokens(((9, 2), (1, 4, 8), (5, 6, 3)))
+    elif metric.refusal(truth) is not None:
         batch, truth, wrong = annotated()
     top, low = (ls.score(claim, batch, metrics=[metric])[metric.name] for claim in (truth, wrong))
     assert top.value == pytest.approx(top.perfect)

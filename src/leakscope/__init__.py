@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from leakscope.attacks.inputs.recipes import grad_inversion as grad_inversion
     from leakscope.attacks.inputs.recipes import idlg as idlg
     from leakscope.attacks.inputs.recipes import inverting_gradients as inverting_gradients
+    from leakscope.attacks.inputs.recursive import Recursive as Recursive
     from leakscope.attacks.inputs.token_rows import EmbeddingRows as EmbeddingRows
     from leakscope.attacks.inputs.tokens import EmbeddingSpan as EmbeddingSpan
-    from leakscope.attacks.inputs.recursive import Recursive as Recursive
     from leakscope.attacks.inputs.windowed import WindowedFrames as WindowedFrames
     from leakscope.attacks.inputs.windowed_map import FrameLikelihood as FrameLikelihood
     from leakscope.attacks.labels.counts import LabelCounts as LabelCounts

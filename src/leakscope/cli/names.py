@@ -138,6 +138,7 @@ class Trait(enum.Enum):
     SPEECH = "for speech"
     PATCHES = "for transformers on images"
     TEXT = "for text"
+    CLAIMS_TOKENS = "claims tokens"
 
 
 @final
@@ -183,9 +184,11 @@ ROWS: tuple[Row, ...] = (
         "", T.CLAIMS_INPUTS, T.EXACT, T.PATCHES,
     ),
     _row(
-        _A, EmbeddingSpan, "exact texts from the span of the first attention's gradient (DAGER)", "", T.EXACT, T.TEXT,
+        _A, EmbeddingSpan, "exact texts from the span of the first attention's gradient (DAGER)",
+        "", T.CLAIMS_TOKENS, T.EXACT, T.TEXT,
     ),
-    _row(_A, EmbeddingRows, "the set of tokens, from the embedding's rows that have a gradient", "", T.TEXT),
+    _row(_A, EmbeddingRows, "the set of tokens, from the embedding's rows that have a gradient", "",
+         T.CLAIMS_TOKENS, T.TEXT),
     _row(
         _A, LowRank, "all inputs of a batch in closed form, from a dense first layer with units at rest (SPEAR)",
         "", T.CLAIMS_INPUTS, T.EXACT, T.SMALL,
@@ -316,7 +319,7 @@ ROWS: tuple[Row, ...] = (
     _row(_S, Faces, "100 faces of Labeled Faces in the Wild, gray", "", T.SMALL),
     _row(_S, Photographs, "tiles of eight color photographs", "", T.SMALL),
     _row(_S, Synthetic, "smooth random images without a world behind them", "", T.SMALL),
-    _row(_S, Sentences, "English sentences, one token per word", "", T.TEXT),
+    _row(_S, Sentences, "plain English sentences, one token per word", "", T.TEXT),
     _row(_S, Spoken, "sentences spoken by synthetic voices (eSpeak NG), with speakers and sexes",
          "Spoken(speakers=3, each=8, shortest=1.0, longest=2.0)", T.NEEDS_EXTRA, T.SPEECH),
     _row(_S, DeepSpeechCsv, "recordings listed in a CSV file as DeepSpeech takes it",

@@ -18,7 +18,7 @@ from leakscope.numerics import trees
 class Batch:
     """Inputs with their labels.
 
-    inputs: (B, ...) floating. labels: (B,) int64 class indices, or (B, C) floating probabilities.
+    inputs: (B, ...) floating, or (B, T) int64 token ids. labels: (B,) int64 class indices, or (B, C) probabilities.
     For sequences, inputs are (B, T, F) padded with zeros, lengths (B,) int64 counts the real frames, labels are
     (B, L) int64 padded, and label_lengths (B,) int64 counts the labels that are real; both are given or neither.
     Shapes are checked here, values by `checked` (values cannot be read inside a traced function).
@@ -36,8 +36,11 @@ class Batch:
     def __post_init__(self) -> None:
         if self.inputs.dim() < 1 or self.inputs.shape[0] == 0:
             raise BadInput(f"a batch needs at least one example, got inputs of shape {tuple(self.inputs.shape)}")
-        if not self.inputs.is_floating_point():
-            raise BadInput(f"inputs must be floating point, got {self.inputs.dtype}; convert with .float()")
+        if not self.inputs.is_floating_point() and not self.holds_tokens:
+            raise BadInput(
+                f"inputs must be floating point, or token ids (B, T) int64, got {tuple(self.inputs.shape)} "
+                f"{self.inputs.dtype}; convert with .float() or .long()"
+            )
         if self.labels.dim() < 1 or self.labels.shape[0] != self.inputs.shape[0]:
             raise BadInput(
                 f"labels of shape {tuple(self.labels.shape)} do not fit inputs of shape {tuple(self.inputs.shape)}; "
@@ -66,6 +69,11 @@ class Batch:
                 f"sequences need inputs (B, T, F) and int64 labels (B, L), got {tuple(self.inputs.shape)} and "
                 f"{tuple(self.labels.shape)} {self.labels.dtype}"
             )
+
+    @property
+    def holds_tokens(self) -> bool:
+        """Whether the inputs are token ids: whole numbers, in which nothing can be differentiated or noised."""
+        return self.inputs.dtype == torch.int64 and self.inputs.dim() == 2
 
     def __len__(self) -> int:
         return int(self.inputs.shape[0])

@@ -126,4 +126,26 @@ class Transcripts:
         return len(self.labels)
 
 
-Claim = Inputs | Labels | Attribute | Transcripts
+@final
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Asserts: "These are the private texts." sequences: one tuple of token ids per item, in any order.
+
+    bag: there is one sequence, and it is only the set of tokens that occur in the batch, sorted, each once.
+    Raises `BadInput` on a bag that is none.
+    """
+
+    sequences: tuple[tuple[int, ...], ...]
+    confidence: Tensor | None = None
+    bag: bool = False
+
+    def __post_init__(self) -> None:
+        if self.bag and (len(self.sequences) != 1 or list(self.sequences[0]) != sorted(set(self.sequences[0]))):
+            raise BadInput("a bag of tokens is one sequence of different ids in rising order")
+        object.__setattr__(self, "confidence", _confidence(self.confidence, len(self.sequences)))
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+
+Claim = Inputs | Labels | Attribute | Transcripts | Tokens

@@ -76,7 +76,7 @@ def reveal(secret: Secret | Batch, domain: AbstractDomain | None) -> Truth:
     if batch.lengths is not None and batch.label_lengths is not None:
         return _sequences(batch, batch.lengths.tolist(), batch.label_lengths.tolist(), domain)
     shape = tuple(batch.inputs.shape[1:])
-    if domain is not None and domain.shape != shape:
+    if domain is not None and not batch.holds_tokens and domain.shape != shape:
         raise BadInput(f"the secret has inputs of shape {shape}, the domain {domain} of {domain.shape}; pass its own")
     return Truth(displayed(batch.inputs, domain), classes_of(batch.labels), domain)
 

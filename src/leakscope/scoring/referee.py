@@ -10,13 +10,14 @@ from typing import final
 from torch import Tensor
 
 from leakscope.core.batch import Batch
-from leakscope.core.claim import Attribute, Claim, Inputs, Labels, Transcripts
+from leakscope.core.claim import Attribute, Claim, Inputs, Labels, Tokens, Transcripts
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput, MissingExtra, UnknownName
 from leakscope.core.secret import Annotation, Secret
+from leakscope.domains.text import sequences_of
 from leakscope.numerics import intervals
 from leakscope.numerics.rng import Key
-from leakscope.scoring import attributes, sequences
+from leakscope.scoring import attributes, sequences, texts
 from leakscope.scoring.chance import Level, blind, levels
 from leakscope.scoring.metrics.guesses import LabelAccuracy, LabelCounts
 from leakscope.scoring.metrics.metric import (
@@ -24,9 +25,11 @@ from leakscope.scoring.metrics.metric import (
     AbstractLabelMetric,
     AbstractMetric,
     AbstractRankMetric,
+    AbstractTokenMetric,
 )
 from leakscope.scoring.metrics.ranks import ReciprocalRank, TopFive, TopOne
 from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError, WordErrorRate
+from leakscope.scoring.metrics.tokens import ExactText, TokenOrder, TokenOverlap, TokenSet
 from leakscope.scoring.metrics.vision import MSE, PSNR, SSIM
 from leakscope.scoring.pairing import Pairing, Truth, displayed, kept, pair_inputs, pair_labels, reveal
 from leakscope.scoring.score import Score
@@ -44,6 +47,10 @@ DEFAULT: tuple[AbstractMetric, ...] = (
     TopOne(),
     TopFive(),
     ReciprocalRank(),
+    TokenSet(),
+    TokenOverlap(),
+    TokenOrder(),
+    ExactText(),
 )
 """What is computed when no metrics are named, each where it applies."""
 
@@ -115,8 +122,8 @@ def score(
     domain: turns inputs into display units, in which errors are measured; None when they already are. metrics: None for
     those of `DEFAULT` that apply. public: a pool for blind guesses; without one these are gray and noise, and each
     class counts as equally likely among the fewest classes that the labels allow. key: of guesses and bootstrap.
-    A secret of sequences is compared with claimed frames and their lengths, or with claimed transcripts; a claimed
-    attribute with the annotation of its name, which a bare batch does not have.
+    A secret of sequences is compared with claimed frames and their lengths, or with claimed transcripts; one of token
+    ids with claimed tokens; a claimed attribute with the annotation of its name, which a bare batch does not have.
     Raises `BadInput` without a claim, on shapes that do not fit and on a metric that does not apply, `MissingExtra` on
     one that this machine cannot compute.
 
@@ -132,6 +139,8 @@ def score(
     chosen = _chosen(metrics, claim)
     if isinstance(claim, Attribute):
         return _attributes(claim, secret, chosen, key)
+    if isinstance(claim, Tokens):
+        return _texts(claim, secret, chosen, public, key)
     if truth.lengths is not None:
         return _sequences(claim, truth, chosen, public, key)
     pairing = _pair(claim, truth)
@@ -155,6 +164,35 @@ def _sequences(
     scores = tuple(_score(metric, items, exact, chance[metric], key) for metric, items, exact in judged)
     length = sequences.length_note(claim, truth, pairing) if isinstance(claim, Inputs) else None
     return Scores(scores, pairing, (*_notes((), pairing, truth), *(() if length is None else (length,))))
+
+
+def _texts(
+    claim: Tokens, secret: Secret | Batch, chosen: tuple[AbstractMetric, ...], public: Batch | None, key: Key
+) -> Scores:
+    true = true_texts(secret)
+    pairing = texts.pair_texts(claim, true)
+    chance = texts.text_levels(chosen, true, public)
+    judged = (
+        (metric, *texts.judged_texts(metric, claim, true, pairing, chance[metric]))
+        for metric in chosen
+        if isinstance(metric, AbstractTokenMetric)
+    )
+    scores = tuple(_score(metric, items, exact, chance[metric], key) for metric, items, exact in judged)
+    return Scores(scores, pairing, tuple(_missing(pairing, len(true))))
+
+
+def true_texts(secret: Secret | Batch) -> tuple[tuple[int, ...], ...]:
+    """The private token ids, without the filling. Raises `BadInput` where the secret holds no text."""
+    batch = secret.reveal() if isinstance(secret, Secret) else secret
+    if not batch.holds_tokens:
+        raise BadInput(f"the claim is of texts, the secret of inputs {tuple(batch.inputs.shape)} {batch.inputs.dtype}")
+    return sequences_of(batch.inputs)
+
+
+def paired_texts(claim: Tokens, secret: Secret | Batch) -> tuple[tuple[int, ...] | None, ...]:
+    """The claimed text for each private one, in the secret's order; None where nothing was claimed."""
+    partners = texts.pair_texts(claim, true_texts(secret)).partners
+    return tuple(None if place is None else claim.sequences[place] for place in partners)
 
 
 def _attributes(claim: Attribute, secret: Secret | Batch, chosen: tuple[AbstractMetric, ...], key: Key) -> Scores:

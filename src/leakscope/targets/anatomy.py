@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from leakscope.core.errors import NoSuchLayer
 from leakscope.core.target import Target
+from leakscope.domains.text import Text
 from leakscope.numerics.rng import Key
 
 
@@ -36,9 +37,12 @@ class _Call:
 
 
 def probe_inputs(target: Target, count: int, *, key: Key) -> Tensor:
-    """(count, *shape) uniform noise within the domain, on the target's device."""
+    """(count, *shape) uniform noise within the domain, on the target's device; random tokens where it is text."""
     like = next(p for p in target.module.parameters())
     shape = (count, *target.domain.shape)
+    if isinstance(target.domain, Text):
+        generator = key.generator(like.device)
+        return torch.randint(1, target.domain.vocabulary, shape, generator=generator, device=like.device)
     noise = torch.rand(shape, generator=key.generator(like.device), dtype=like.dtype, device=like.device)
     low, high = target.domain.bounds(noise)
     return low + (high - low) * noise

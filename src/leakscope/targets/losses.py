@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
 from leakscope.core.target import AbstractLoss
+from leakscope.domains.text import PAD
 from leakscope.numerics import ctc
 
 
@@ -98,3 +100,28 @@ class CTC(AbstractLoss):
                 f"expected labels from 0 to {classes - 1} other than the blank {self.blank}, got {int(wrong[0])}; "
                 "use the alphabet that the model was made for"
             )
+
+
+@final
+@dataclass(frozen=True)
+class NextToken(AbstractLoss):
+    """mean_b mean_t -log softmax(outputs_bt)[x_b,t+1] over the tokens that have a next one; labels are not read.
+
+    outputs: (B, T, V) logits for inputs (B, T) of token ids; a sequence of one token counts as 0.
+    Raises `BadInput` when the shapes do not fit.
+
+    >>> NextToken()(torch.zeros(1, 3, 4), Batch(torch.tensor([[3, 1, 0]]), torch.tensor([0]))).exp()
+    tensor(4.)
+    """
+
+    def __call__(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The scalar loss."""
+        if not batch.holds_tokens or outputs.dim() != 3 or outputs.shape[:2] != batch.inputs.shape:
+            raise BadInput(
+                f"NextToken needs token ids (B, T) and logits (B, T, V), got inputs {tuple(batch.inputs.shape)} "
+                f"{batch.inputs.dtype} and outputs {tuple(outputs.shape)}"
+            )
+        following = batch.inputs[:, 1:]
+        real = (following != PAD).to(outputs.dtype)
+        each = F.cross_entropy(outputs[:, :-1].transpose(1, 2), following, reduction="none") * real
+        return (each.sum(1) / real.sum(1).clamp(min=1)).mean()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +13,7 @@ from torch import Tensor, nn
 from leakscope.core.errors import NoSuchLayer
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key, normal
+from leakscope.targets.calls import Call, running
 from leakscope.targets.probe import FORWARD_ERRORS, first_line
 
 SAME = 1e-9
@@ -69,31 +67,6 @@ class PatchEntry:
         return (flat.index_add(0, self.places.flatten(), patches.flatten()) / seen).reshape(1, *shape)
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One call of a layer: its place in the model, what it was given and what it returned, in the graph."""
-
-    name: str
-    module: nn.Module
-    given: Tensor
-    returned: Tensor
-
-    @property
-    def weights(self) -> tuple[str, ...]:
-        """The parameters that multiply what is given."""
-        prefix = f"{self.name}." if self.name else ""
-        if isinstance(self.module, nn.MultiheadAttention):
-            return (f"{prefix}in_proj_weight",)
-        return (f"{prefix}weight",)
-
-    @property
-    def matrix(self) -> Tensor:
-        """The weight of a Conv2d or Linear, (outputs, inputs)."""
-        assert isinstance(self.module, nn.Conv2d | nn.Linear)
-        return self.module.weight.detach().flatten(1)
-
-
 def patch_entry(target: Target) -> PatchEntry:
     """How images enter `target`. Raises `NoSuchLayer`, with the reason, where it is not as in `PatchEntry`."""
     if len(target.domain.shape) != 3:
@@ -105,7 +78,11 @@ def patch_entry(target: Target) -> PatchEntry:
         except FORWARD_ERRORS as error:
             raise NoSuchLayer(f"the model fails in double precision: {first_line(error)}") from error
         first, places, embedded = _patches(target, calls, images)
-        entry = [call for call in calls[calls.index(first) + 1 :] if _reads(call, first.matrix.shape[0])]
+        entry = [
+            call
+            for call in calls[calls.index(first) + 1 :]
+            if call.dense and call.given.shape[-1] == first.matrix.shape[0]
+        ]
         if not entry:
             raise NoSuchLayer(f"no dense layer of {target.name} is fed the tokens of {first.name or 'its patches'}")
         fed = entry[0].given
@@ -126,31 +103,6 @@ def distinct(target: Target, count: int) -> Tensor:
     shares = ((ranks + 0.5) / size).reshape(count, *target.domain.shape).to(target.device())
     low, high = target.domain.bounds(shares)
     return low + (high - low) * shares
-
-
-@contextmanager
-def running(target: Target) -> Iterator[tuple[nn.Module, list[Call]]]:
-    """A float64 copy of the model in the graph, and the calls of its layers as they come."""
-    module = copy.deepcopy(target.module).double().requires_grad_(True)
-    calls: list[Call] = []
-
-    def watch(name: str, layer: nn.Module) -> None:
-        def hook(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any], returned: Any) -> None:
-            inputs = [*given, *named.values()]
-            if isinstance(layer, nn.MultiheadAttention):
-                if not (inputs[0] is inputs[1] is inputs[2]) or layer.in_proj_weight is None:
-                    return
-                inputs[0] = inputs[0] if layer.batch_first else inputs[0].transpose(0, 1)
-                returned = returned[0]
-            calls.append(Call(name, layer, inputs[0], returned))
-
-        layer.register_forward_hook(hook, with_kwargs=True)
-
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d | nn.LayerNorm | nn.MultiheadAttention | nn.Embedding):
-            watch(name, layer)
-    with Key(0).child("running").isolated(), torch.enable_grad():
-        yield module, calls
 
 
 def _patches(target: Target, calls: list[Call], images: Tensor) -> tuple[Call, Tensor, Tensor]:
@@ -183,11 +135,6 @@ def _of_rearrangement(given: Tensor, images: Tensor) -> Tensor | None:
     found = torch.searchsorted(known, given[0].flatten()).clamp(max=len(known) - 1)
     places = order[found].reshape(given[0].shape)
     return places if torch.equal(images.flatten(1)[:, places], given) else None
-
-
-def _reads(call: Call, dim: int) -> bool:
-    dense = isinstance(call.module, nn.Linear | nn.MultiheadAttention)
-    return dense and call.given.dim() == 3 and call.given.shape[-1] == dim
 
 
 def _normalized(calls: list[Call], fed: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:

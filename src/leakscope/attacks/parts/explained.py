@@ -15,6 +15,7 @@ from leakscope.core.observation import Observation
 from leakscope.core.target import CrossEntropy
 from leakscope.mechanisms.protocols.passes import quiet
 from leakscope.targets.anatomy import output_layer
+from leakscope.targets.losses import NextToken
 
 MOST = 512
 """Gradients that are computed at most."""
@@ -71,8 +72,10 @@ def explained(seen: Observation, inputs: Tensor) -> Explained | None:
 
 
 def _labels(seen: Observation, count: int) -> list[int] | None:
+    if isinstance(seen.target.loss, NextToken):
+        return [0] if count <= MOST else None
     if not isinstance(seen.target.loss, CrossEntropy):
-        return [0]
+        return None
     if count * seen.target.classes <= MOST:
         return list(range(seen.target.classes))
     try:

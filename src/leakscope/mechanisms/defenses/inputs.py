@@ -8,6 +8,7 @@ from typing import final
 import torch
 
 from leakscope.core.batch import Batch
+from leakscope.core.errors import BadInput
 from leakscope.core.target import Target
 from leakscope.mechanisms.arguments import number
 from leakscope.mechanisms.compose import AbstractInputDefense
@@ -21,7 +22,7 @@ class InputNoise(AbstractInputDefense):
 
     std >= 0, in the model's units (after normalization). The noise is on a copy: whoever scores a claim compares it
     with the inputs as they were. It bounds no update, so no epsilon follows from it.
-    Raises `BadInput` on a negative or infinite std.
+    Raises `BadInput` on a negative or infinite std, and on text, whose tokens bear no noise.
 
     >>> InputNoise(0.1)
     InputNoise(std=0.1)
@@ -35,6 +36,8 @@ class InputNoise(AbstractInputDefense):
     def apply(self, target: Target, batch: Batch, *, key: Key) -> Batch:
         """A new batch with noisy inputs and the same labels; the padding of sequences stays zero."""
         del target
+        if batch.holds_tokens:
+            raise BadInput("tokens are whole numbers, to which no noise can be added; choose another defense")
         noise = normal(batch.inputs, key)
         if batch.lengths is not None:
             real = torch.arange(batch.inputs.shape[1], device=batch.inputs.device) < batch.lengths.unsqueeze(1)

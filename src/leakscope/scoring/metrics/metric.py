@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 import torch
 from torch import Tensor
 
-from leakscope.core.claim import Attribute, Claim, Inputs, Labels, Transcripts
+from leakscope.core.claim import Attribute, Claim, Inputs, Labels, Tokens, Transcripts
 from leakscope.scoring.score import Direction
 
 if TYPE_CHECKING:
@@ -104,6 +104,35 @@ class AbstractTranscriptMetric(AbstractMetric):
         if isinstance(claim, Transcripts):
             return None
         return f"{self.name} compares transcripts, but the claim is {type(claim).__name__}"
+
+
+class AbstractTokenMetric(AbstractMetric):
+    """Compares claimed texts with private ones.
+
+    paired: whether claimed[i] is for true[i]; otherwise `items` is given all that was claimed.
+    """
+
+    paired: ClassVar[bool] = True
+
+    @abstractmethod
+    def items(self, claimed: Sequence[tuple[int, ...]], true: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
+        """One number in [0, 1] per private text; all are token ids."""
+
+    @abstractmethod
+    def unfit(self, claim: Claim) -> str | None:
+        """Why this claim of tokens cannot be judged, or None."""
+
+    @property
+    def perfect(self) -> float:
+        """Every token right: 1."""
+        return 1.0
+
+    @final
+    def refusal(self, claim: Claim) -> str | None:
+        """Anything but tokens."""
+        if isinstance(claim, Tokens):
+            return self.unfit(claim)
+        return f"{self.name} compares texts, but the claim is {type(claim).__name__}"
 
 
 class AbstractLabelMetric(AbstractMetric):

@@ -1,0 +1,229 @@
+"""Exact texts from the gradient of a transformer: which tokens lie in the span of its first attention's inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from leakscope.attacks import citations
+from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.inputs.token_search import (
+    PATIENCE,
+    ROUNDS,
+    Context,
+    Said,
+    context_of,
+    descended,
+    leaves,
+    prefixes,
+    with_last_tokens,
+)
+from leakscope.attacks.inputs.token_span import Span, covered, dimensions, span_of, strangers
+from leakscope.attacks.parts.explained import Explained, explained
+from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Refusal, Watch
+from leakscope.core.claim import Tokens
+from leakscope.core.errors import NoSuchLayer
+from leakscope.core.facts import BatchSize
+from leakscope.core.observation import Observation
+from leakscope.domains.text import padded
+from leakscope.numerics.rng import Key
+from leakscope.numerics.trees import Named
+from leakscope.targets.losses import NextToken
+from leakscope.targets.tokens import TokenEntry, token_entry
+
+EXACT = {torch.float64: 1e-9, torch.float32: 1e-4}
+"""Largest relative residual that counts as exact, by the dtype of the release, as for `LinearLayer`."""
+PRESENT = 1e-3
+"""Smallest share of the batch, relative to the largest, that counts as a sequence of it."""
+WHOLE = "|observed - best mixture of the claimed sequences' gradients| / |observed|, over all parameters"
+BAG = "what the claimed tokens miss of the attention's gradient, or how many others are expected to fit by chance"
+MOST_PLACES = 50_000
+"""Tokens at places that are looked at further, at most."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Tokens at places, with what they were found by."""
+
+    entry: TokenEntry
+    gradient: Named
+    span: Span
+    inputs: Tensor
+    room: int
+    places: tuple[tuple[int, ...], ...]
+
+
+@final
+@dataclass(frozen=True)
+class EmbeddingSpan(AbstractAttack[Tokens]):
+    """A token v stands at place t of the batch iff its input u(v, t) to the attention lies in the span of the gradient.
+
+    The first dense maps of the tokens (query, key, value) have gradients sum_n delta_n u_n^T, whose row space is
+    spanned by the inputs u_n of the batch's tokens, at most d - 1 of them (Petrov et al. 2024, DAGER, section 4). u is
+    public: embeddings, places and normalization of the model itself, which is run on every token of the vocabulary.
+    Sequences follow in the same way from a later layer: prefix by prefix where no token sees a later one; where all
+    see each other, by descending from random combinations until the layer confirms every token. A model that
+    predicts the next token shows the last one at its output.
+    The certificate replays the gradient of the claimed sequences and gives how often each occurs.
+    Where sequences cannot be told apart, the set of tokens is claimed, as a bag.
+    Refuses where the rank of the gradient is that of all tokens: B * T >= d, or noise.
+    """
+
+    @property
+    def citation(self) -> str:
+        """Petrov et al. 2024."""
+        return citations.DAGER
+
+    def _refusal(self, seen: Observation) -> Refusal | None:
+        found = _tokens(seen)
+        return found if isinstance(found, Refusal) else None
+
+    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Tokens]:
+        del watch
+        found = _tokens(seen)
+        assert not isinstance(found, Refusal)
+        tolerance = EXACT.get(seen.release.by_name[found.entry.first.weights[0]].dtype, 0.0)
+        order = _ordered(seen, found, tolerance, key=key, clock=clock)
+        bag = self._bag(seen, found, tolerance, order.note)
+        if not order.whole:
+            return bag
+        best, proof = _explained(seen, order, tolerance)
+        residual = float("inf") if proof is None else proof.residual
+        if residual > tolerance and bag.certificate is not None and bag.certificate.holds:
+            # What is proved rather than more that is not.
+            return dataclasses.replace(bag, sentence=f"{bag.sentence}; the sequences found do not explain everything")
+        certificate = Certificate(residual, tolerance, WHOLE)
+        claimed = _repeated(seen, best, proof) if proof is not None and certificate.holds else best
+        sentence = f"{len(claimed)} sequences of {sum(map(len, claimed))} tokens, rank {found.span.rank}{order.note}"
+        if not certificate.holds:
+            sentence += f"; their gradient differs by {residual:.1e}: not all are found, or noise"
+        confidence = torch.ones(len(claimed)) if certificate.holds else None
+        return Attempt(repr(self), Outcome.CLAIMED, sentence, Tokens(claimed, confidence), certificate)
+
+    def _bag(self, seen: Observation, found: _Found, tolerance: float, note: str) -> Attempt[Tokens]:
+        pairs = [(token, place) for place, tokens in enumerate(found.places) for token in tokens]
+        vectors = torch.stack([found.inputs[token, place] for token, place in pairs])
+        gradients = [found.gradient[name] for name in found.entry.first.weights if name in found.gradient]
+        missed = max(covered(gradients, vectors), strangers(found.span, found.room, found.inputs[..., 0].numel()))
+        bag = tuple(sorted({token for token, _ in pairs}))
+        sentence = f"the set of {len(bag)} tokens at {len(pairs)} places, rank {found.span.rank}{note}"
+        if isinstance(seen.target.loss, NextToken):
+            sentence += "; the last token of a text sends no gradient and is there only if it stands elsewhere too"
+        certificate = Certificate(missed, tolerance, BAG)
+        confidence = torch.ones(1) if certificate.holds else None
+        return Attempt(repr(self), Outcome.CLAIMED, sentence, Tokens((bag,), confidence, bag=True), certificate)
+
+
+def _tokens(seen: Observation) -> _Found | Refusal:
+    """The tokens at their places, or why they are not identifiable."""
+    try:
+        entry = token_entry(seen.target)
+    except NoSuchLayer as error:
+        return Refusal(str(error))
+    missing = [name for name in entry.first.weights if name not in seen.release.by_name]
+    if len(missing) == len(entry.first.weights):
+        return Refusal(f"the release lacks {', '.join(missing)}, the first dense layers that are fed the tokens")
+    gradient = {name: value.double() for name, value in seen.gradient().by_name.items()}
+    span = span_of([gradient[name] for name in entry.first.weights if name in gradient])
+    inputs = entry.table()
+    room = dimensions(inputs)
+    if span is None or span.rank >= room:
+        return Refusal(
+            f"not identifiable: the gradient fills all {room} dimensions that tokens have here, so every token fits; "
+            f"there are {room} tokens (B * T) or more, or noise"
+        )
+    inside = span.distance(inputs) <= span.tolerance
+    places = tuple(tuple(column.nonzero().flatten().tolist()) for column in inside.T)
+    count = sum(map(len, places))
+    if not count:
+        return Refusal(
+            f"the gradient has rank {span.rank}, and no token lies in its span: it has fewer directions than the batch "
+            "has tokens (one layer that is read at one token), or its entries were changed one by one"
+        )
+    if count > MOST_PLACES:
+        return Refusal(f"not identifiable: {count} tokens at places fit the span of rank {span.rank}")
+    return _Found(entry, gradient, span, inputs, room, places)
+
+
+@final
+@dataclass(frozen=True)
+class _Order:
+    """Sequences that a later layer confirms; parts of them that may be texts of their own; what there is to say."""
+
+    whole: tuple[Said, ...] = ()
+    parts: tuple[Said, ...] = ()
+    note: str = ""
+
+
+def _ordered(seen: Observation, found: _Found, tolerance: float, *, key: Key, clock: Clock) -> _Order:
+    entry = found.entry
+    context = context_of(entry, found.gradient, found.span.rank)
+    if context is None:
+        return _Order(note="; no later layer tells the order")
+    if not entry.causal:
+        whole = _descended(seen, found, context, tolerance, key=key, clock=clock)
+        return _Order(tuple(whole), note="" if whole else "; no combination of them is confirmed by a later layer")
+    known = prefixes(entry, context, found.places)
+    if not known:
+        return _Order(note="; no prefix is confirmed by a later layer")
+    if not isinstance(seen.target.loss, NextToken):
+        return _Order(tuple(leaves(known)), tuple(known))
+    output = None if entry.output is None else found.gradient.get(entry.output.weights[0])
+    last = None if output is None else with_last_tokens(entry, known, output)
+    if not last:
+        return _Order(tuple(leaves(known)), tuple(known), "; last tokens are not known")
+    return _Order(tuple(last), tuple(one for one in known if len(one) > 1))
+
+
+def _descended(
+    seen: Observation, found: _Found, context: Context, tolerance: float, *, key: Key, clock: Clock
+) -> list[Said]:
+    """Sequences of every length, until together they explain the gradient or time is up."""
+    known: dict[Said, None] = {}
+    idle = 0
+    lengths = [end for end in range(1, len(found.places) + 1) if all(found.places[:end])]
+    for turn in range(ROUNDS):
+        before = len(known)
+        for end in lengths:
+            parts = found.places[:end]
+            known.update(dict.fromkeys(descended(found.entry, context, parts, key=key.child("start", turn, end))))
+        proof = _replayed(seen, tuple(known)) if len(known) > before else None
+        idle = 0 if len(known) > before else idle + 1
+        if (proof is not None and proof.residual <= tolerance) or idle == PATIENCE or clock.exhausted(0):
+            break
+    return list(known)
+
+
+def _explained(seen: Observation, order: _Order, tolerance: float) -> tuple[tuple[Said, ...], Explained | None]:
+    """The sequences that have a share in the gradient, the largest first, and the explanation by them.
+
+    A text that begins a longer one leaves no trace in the order; it is tried where the longer ones do not suffice.
+    """
+    sequences, proof = order.whole, _replayed(seen, order.whole)
+    if order.parts and proof is not None and proof.residual > tolerance:
+        more = tuple(dict.fromkeys((*order.whole, *order.parts)))
+        second = _replayed(seen, more)
+        sequences, proof = (sequences, proof) if second is None else (more, second)
+    if proof is None:
+        return sequences, None
+    shares = proof.weights.sum(1)
+    kept = [int(place) for place in shares.argsort(descending=True) if shares[place] > PRESENT * shares.max()]
+    return tuple(sequences[place] for place in kept), Explained(proof.weights[kept], proof.residual)
+
+
+def _replayed(seen: Observation, sequences: tuple[Said, ...]) -> Explained | None:
+    return explained(seen, padded(sequences).to(seen.target.device()))
+
+
+def _repeated(seen: Observation, sequences: tuple[Said, ...], proof: Explained) -> tuple[Said, ...]:
+    """Each sequence as often as its share says, where the size of the batch was told."""
+    if not seen.knows(BatchSize):
+        return tuple(sequences)
+    shares = proof.weights.sum(1)
+    counts = (shares / shares.sum() * seen.told(BatchSize).count).round().clamp(min=1).long().tolist()
+    return tuple(one for one, count in zip(sequences, counts, strict=True) for _ in range(count))

@@ -1,0 +1,141 @@
+"""How much of private texts was found: which tokens, in which order, whole sequences."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from leakscope.core.claim import Claim, Tokens
+from leakscope.scoring.metrics.metric import AbstractTokenMetric
+from leakscope.scoring.score import Direction
+
+Said = tuple[int, ...]
+
+
+def _order_needed(name: str, claim: Claim) -> str | None:
+    if isinstance(claim, Tokens) and claim.bag:
+        return f"{name} compares sequences, but the claim is a bag of tokens"
+    return None
+
+
+def _harmonic(hits: int, claimed: int, true: int) -> float:
+    """2 hits / (claimed + true), the harmonic mean of precision and recall; 1 where both are empty."""
+    return 2 * hits / (claimed + true) if claimed + true else 1.0
+
+
+@final
+@dataclass(frozen=True)
+class TokenSet(AbstractTokenMetric):
+    """2 P R / (P + R): R the share of a private sequence's different tokens that are claimed, P of claimed ones true.
+
+    In [0, 1]; 1 only where every token is claimed and no other. P is of the whole claim, so that claiming the whole
+    vocabulary does not pay. Judges bags as well as sequences; verdicts on texts are read from it.
+
+    >>> TokenSet().items([(5, 3), (8,)], [(5, 5, 8), (7,)])
+    (0.8, 0.0)
+    """
+
+    name: ClassVar[str] = "token-set"
+    unit: ClassVar[str] = "of 1"
+    direction: ClassVar[Direction] = Direction.HIGHER
+    paired: ClassVar[bool] = False
+
+    def unfit(self, claim: Claim) -> str | None:
+        """Judges every claim of tokens."""
+        del claim
+        return None
+
+    def items(self, claimed: Sequence[Said], true: Sequence[Said]) -> tuple[float, ...]:
+        """One for each private sequence, of all claimed tokens."""
+        found = {token for one in claimed for token in one}
+        real = {token for one in true for token in one}
+        precision = len(found & real) / len(found) if found else 0.0
+        recalls = (len(found & set(one)) / len(set(one)) if one else 1.0 for one in true)
+        return tuple(2 * precision * one / (precision + one) if precision and one else 0.0 for one in recalls)
+
+
+@final
+@dataclass(frozen=True)
+class TokenOverlap(AbstractTokenMetric):
+    """2 sum_v min(claimed_v, true_v) / (|claimed| + |true|), the F-measure of ROUGE-1 (Lin 2004); in [0, 1].
+
+    >>> TokenOverlap().items([(5, 3, 3)], [(3, 5, 8)])
+    (0.6666666666666666,)
+    """
+
+    name: ClassVar[str] = "token-overlap"
+    unit: ClassVar[str] = "of 1"
+    direction: ClassVar[Direction] = Direction.HIGHER
+
+    def unfit(self, claim: Claim) -> str | None:
+        """A bag has no sequences."""
+        return _order_needed(self.name, claim)
+
+    def items(self, claimed: Sequence[Said], true: Sequence[Said]) -> tuple[float, ...]:
+        """One for each pair."""
+        return tuple(
+            _harmonic((Counter(one) & Counter(other)).total(), len(one), len(other))
+            for one, other in zip(claimed, true, strict=True)
+        )
+
+
+@final
+@dataclass(frozen=True)
+class TokenOrder(AbstractTokenMetric):
+    """2 LCS / (|claimed| + |true|) with LCS the longest common subsequence, the F-measure of ROUGE-L (Lin 2004).
+
+    >>> TokenOrder().items([(5, 3, 8)], [(3, 5, 8)])
+    (0.6666666666666666,)
+    """
+
+    name: ClassVar[str] = "token-order"
+    unit: ClassVar[str] = "of 1"
+    direction: ClassVar[Direction] = Direction.HIGHER
+
+    def unfit(self, claim: Claim) -> str | None:
+        """A bag has no order."""
+        return _order_needed(self.name, claim)
+
+    def items(self, claimed: Sequence[Said], true: Sequence[Said]) -> tuple[float, ...]:
+        """One for each pair."""
+        return tuple(
+            _harmonic(common(one, other), len(one), len(other)) for one, other in zip(claimed, true, strict=True)
+        )
+
+
+@final
+@dataclass(frozen=True)
+class ExactText(AbstractTokenMetric):
+    """1 where every token is right and in its place, else 0.
+
+    >>> ExactText().items([(5, 3), (7,)], [(5, 3), (7, 7)])
+    (1.0, 0.0)
+    """
+
+    name: ClassVar[str] = "exact-text"
+    unit: ClassVar[str] = "of 1"
+    direction: ClassVar[Direction] = Direction.HIGHER
+
+    def unfit(self, claim: Claim) -> str | None:
+        """A bag has no order."""
+        return _order_needed(self.name, claim)
+
+    def items(self, claimed: Sequence[Said], true: Sequence[Said]) -> tuple[float, ...]:
+        """One for each pair."""
+        return tuple(float(one == other) for one, other in zip(claimed, true, strict=True))
+
+
+def common(one: Said, other: Said) -> int:
+    """The length of the longest common subsequence.
+
+    >>> common((1, 2, 3, 4), (2, 4, 3))
+    2
+    """
+    row = [0] * (len(other) + 1)
+    for item in one:
+        diagonal = 0
+        for column, partner in enumerate(other, 1):
+            diagonal, row[column] = row[column], max(row[column], row[column - 1], diagonal + (item == partner))
+    return row[-1]
