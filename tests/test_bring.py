@@ -328,6 +328,18 @@ def test_why_nothing_leaked_is_said_by_every_attack(here):
     assert not list((here / "page").glob("*.png")), "pictures of an earlier claim are gone"
 
 
+def test_proved_labels_do_not_stop_the_search_for_inputs(here):
+    """The label of one example is proved by its signs; the convolutions keep the image from every closed form."""
+    model = ("--model", "ConvNet()", "--data", "Synthetic((1, 16, 16), classes=4)")
+    captured("--tell", "BatchSize", model=model)
+    result = call("attack", "u.safetensors", "--model", "ConvNet()", "--evaluations", 12, "--json")
+    said = json.loads(result.stdout)
+    outcomes = {one["attack"].partition("(")[0]: one for one in said["tried"]}
+    assert outcomes["LabelSigns"]["certificate"]["holds"]
+    assert (said["claim"], said["tried"][said["chosen"]]["attack"].partition("(")[0]) == ("Inputs", "Auto")
+    assert result.exit_code == Exit.LEAK, "what is proved of the labels is proved"
+
+
 @contextlib.contextmanager
 def impatient(title):
     """A person who presses Ctrl-C when half is done."""

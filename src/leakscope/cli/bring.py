@@ -118,7 +118,7 @@ def attack(  # noqa: PLR0913, one argument for each option
 ) -> None:
     """Recover what can be recovered from an update, without the secret, and write the claim.
 
-    Every exact attack and every attack on labels is run, then, unless something is proved, the best search; each says
+    Every exact attack and every attack on labels is run, then, unless inputs are proved, the best search; each says
     why where it claims nothing. Ctrl-C ends a search with the best so far. Exits with 1 where a claim is proved by its
     own equations, else with 3: what is only claimed has to be scored.
     """

@@ -27,7 +27,7 @@ KINDS: tuple[type[Claim], ...] = (Labels, Attribute, Transcripts, Inputs)
 @final
 @dataclass(frozen=True)
 class Portfolio:
-    """quick: run all of them. searches: run one after the other, and only where nothing was proved before."""
+    """quick: run all of them. searches: run one after the other, and only where no inputs were proved before."""
 
     quick: tuple[Attack, ...]
     searches: tuple[Attack, ...]
@@ -56,10 +56,15 @@ def proved(attempt: Attempt[Claim]) -> bool:
     return attempt.claim is not None and attempt.certificate is not None and attempt.certificate.holds
 
 
+def solved(attempt: Attempt[Claim]) -> bool:
+    """Whether inputs are proved, so that nothing is left to be searched for; labels leave the inputs."""
+    return proved(attempt) and isinstance(attempt.claim, Inputs)
+
+
 def best(tried: Sequence[Attempt[Claim]]) -> Attempt[Claim] | None:
-    """The claim to hand on: a proved one before others, inputs before labels, the later of equals; None without any."""
+    """The claim to hand on: inputs before labels, then a proved one before others, the later of equals; or None."""
     ranked = [
-        ((proved(one), KINDS.index(type(one.claim)), place), one)
+        ((KINDS.index(type(one.claim)), proved(one), place), one)
         for place, one in enumerate(tried)
         if one.claim is not None
     ]

@@ -19,7 +19,7 @@ from leakscope.cli.exits import Exit
 from leakscope.cli.expressions import build, domain
 from leakscope.cli.models import Brought
 from leakscope.cli.names import Family
-from leakscope.cli.portfolio import Attack, Portfolio, best, portfolio, proved
+from leakscope.cli.portfolio import Attack, Portfolio, best, portfolio, proved, solved
 from leakscope.core.attempt import Attempt, Budget, Outcome
 from leakscope.core.claim import Claim, Inputs
 from leakscope.core.errors import BadInput
@@ -87,7 +87,7 @@ def attack(order: Order) -> Exit:
     if stopped:
         console.say(f"stopped; the best so far is in {order.out}{_again(order.effort)}")
         return Exit.INCOMPLETE
-    return Exit.LEAK if chosen is not None and proved(chosen) else Exit.INCOMPLETE
+    return Exit.LEAK if any(proved(one) for one in tried) else Exit.INCOMPLETE
 
 
 def _observation(order: Order) -> tuple[UpdateHeader, Observation]:
@@ -119,7 +119,7 @@ def _tried(seen: Observation, effort: Effort) -> tuple[list[Attempt[Claim]], boo
         chosen = portfolio(seen)
     tried: list[Attempt[Claim]] = []
     for place, one in enumerate((*chosen.quick, *chosen.searches)):
-        if one in chosen.searches and not effort.attacks and any(proved(done) for done in tried):
+        if one in chosen.searches and not effort.attacks and any(solved(done) for done in tried):
             continue  # what is proved needs no search
         try:
             tried.append(_run(one, seen, effort, place - len(chosen.quick)))
