@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -243,6 +244,15 @@ def test_without_names_the_first_that_answers_is_chosen(tmp_path):
     nobody = watch(older_strategy(), setting(tmp_path / "nobody"))
     serve(nobody.strategy, lambda number, arrays: None, rounds=1)
     assert [entry.sentence for entry in nobody.entries] == ["no client returned anything in this round"]
+
+
+def test_the_page_shows_what_can_be_imported_and_set():
+    page = (Path(__file__).parents[1] / "docs" / "integrations.md").read_text(encoding="utf-8")
+    example = re.findall(r"```python\n(.*?)```", page.partition("## Opacus")[0], flags=re.DOTALL)[0]
+    space = {}
+    exec(compile(example, "docs/integrations.md", "exec"), space)
+    assert space["setting"].target.count() == 65 * 32 + 33 * 10
+    assert type(watch(space["FedAvg"](), space["setting"]).strategy) is space["FedAvg"]
 
 
 # --- what is observed ----------------------------------------------------------------------------------------------

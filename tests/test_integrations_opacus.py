@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -176,6 +178,16 @@ def test_clipping_without_noise_gives_the_image_away():
     attempt = LinearLayer().run(steps.observations[0], key=Key(0))
     assert attempt.outcome is Outcome.CLAIMED
     assert float((attempt.claim.values - batch.inputs).abs().max()) < 1e-4
+
+
+def test_the_page_shows_what_runs(capsys):
+    page = (Path(__file__).parents[1] / "docs" / "integrations.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page.partition("## Opacus")[2], flags=re.DOTALL)
+    with Key(0).isolated():
+        exec(compile(example, "docs/integrations.md", "exec"), {})
+    steps, bound = capsys.readouterr().out.split()[:2]
+    assert int(steps) == 10
+    assert 0 < float(bound) < 20
 
 
 def frozen():

