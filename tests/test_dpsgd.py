@@ -11,6 +11,9 @@ from tests.mechanisms_table import mlp, norm_net, secret
 from tests.tolerance import close, close_trees
 
 from leakscope.attacks.inputs.linear import keeps_ratios
+from leakscope.attacks.inputs.objective import splits
+from leakscope.attacks.inputs.token_rows import keeps_zeros
+from leakscope.attacks.parts.distances import Cosine
 from leakscope.bounds.accounting import epsilon
 from leakscope.core.errors import BadInput
 from leakscope.core.release import Delta
@@ -116,6 +119,9 @@ def test_attacks_that_rely_on_the_plain_gradient_see_that_it_is_none():
     assert keeps_ratios(DPSGD(1.0, 0.0))
     assert not keeps_ratios(DPSGD(1.0, 0.1))
     assert not keeps_ratios(DPSGD(1.0, 0.1) >> Clip(1.0))
+    for noisy in (DPSGD(1.0, 0.1), DPSGD(1.0, 0.1) >> Clip(1.0)):
+        assert not splits(noisy, Cosine())
+        assert not keeps_zeros(noisy)
 
 
 def test_examples_that_are_mixed_have_no_gradient_of_their_own():

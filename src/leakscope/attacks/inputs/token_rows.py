@@ -83,7 +83,8 @@ def keeps_zeros(mechanism: AbstractMechanism) -> bool:
     >>> keeps_zeros(FedSGD() >> Sign()), keeps_zeros(FedSGD() >> GaussianNoise(0.1) >> Sign())
     (True, False)
     """
-    if not isinstance(mechanism.undefended, FedSGD | FedAvg):
+    protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
+    if not isinstance(protocol, FedSGD | FedAvg):  # `undefended` says nothing of what a protocol has inside (DPSGD)
         return False
     defenses = mechanism.defenses if isinstance(mechanism, Defended) else ()
     known = AbstractInputDefense | AbstractModelDefense | Clip | Prune | Quantize | RandomDrop | Sign
