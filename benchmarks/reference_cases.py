@@ -9,6 +9,7 @@ its expectation.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -192,6 +193,53 @@ def mean_of_identical() -> tuple[str, bool]:
     return str(mean.by_name["w"].tolist()), torch.equal(mean.by_name["w"], torch.ones(3))
 
 
+def attention(dim: int, size: int, recipe: ls.ViT) -> tuple[str, bool]:
+    """One attention block, patches of 4 x 4 x 3, one image of noise; the worst of four seeds, all certified."""
+    found, domain = [], ls.Images(3, size, size)
+    for seed in range(4):
+        target = dataclasses.replace(recipe, dim=dim).build(domain, 10, key=ls.Key(seed))
+        image = torch.rand(1, 3, size, size, generator=ls.Key(seed).child("image").generator())
+        seen = ls.observe(target, ls.Batch(image, torch.tensor([seed])), ls.FedSGD(), key=ls.Key(0))
+        attempt = ls.FirstAttention().run(seen, key=ls.Key(0))
+        if attempt.certificate is None or not attempt.certificate.holds:
+            return attempt.sentence, False
+        found.append(decibel(attempt.claim.values, image))
+    return f"{min(found):.1f} dB at least, certified", min(found) > 100
+
+
+def too_many_tokens() -> tuple[str, bool]:
+    """64 tokens in 48 dimensions."""
+    target = ls.ViT(dim=48, depth=1).build(COLOR, 10, key=ls.Key(0))
+    seen = ls.observe(target, ls.Batch(face(1), torch.tensor([4])), ls.FedSGD(), key=ls.Key(0))
+    refusal = ls.FirstAttention().refusal(seen)
+    return (
+        ("", False)
+        if refusal is None
+        else (refusal.sentence[:88], "64 tokens have at most rank 48" in refusal.sentence)
+    )
+
+
+def decoded(dim: int) -> tuple[str, bool]:
+    """Batches of 1 to d / 6 sentences through a decoder; all B * T below d, beyond it refused."""
+    source, right, wrong, refused, tried = ls.Sentences(length=10), 0, 0, 0, 0
+    target = ls.TextDecoder(dim=dim).build(source.domain, 2, key=ls.Key(0))
+    for count in range(1, dim // 6 + 1, 2):
+        secret = source.draw(count, key=ls.Key(count)).reveal()
+        seen = ls.observe(target, secret, ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(count)])
+        attempt = ls.EmbeddingSpan().run(seen, key=ls.Key(0))
+        below = int((secret.inputs != 0).sum()) < dim
+        tried += below
+        refused += attempt.claim is None
+        if attempt.claim is not None:
+            exact = ls.score(attempt.claim, secret, metrics=[ls.ExactText()])["exact-text"].exact == count
+            right, wrong = right + (exact and below), wrong + (not exact)
+    crowd = ls.observe(target, source.draw(dim // 2, key=ls.Key(0)).reveal(), ls.FedSGD(), key=ls.Key(0))
+    beyond = ls.EmbeddingSpan().refusal(crowd)
+    words = f"{right} of {tried} batches below d exact, {wrong} false, {refused} refused"
+    said = "" if beyond is None else beyond.sentence[:47]
+    return f"{words}; {dim // 2} sentences: {said}", right == tried and not wrong and beyond is not None
+
+
 CASES: tuple[tuple[str, str, Callable[[], tuple[str, bool]]], ...] = (
     ("Flatten + Linear(3072,100), batch 1", "> 100 dB", dense),
     (
@@ -223,6 +271,15 @@ CASES: tuple[tuple[str, str, Callable[[], tuple[str, bool]]], ...] = (
     ("label counts, batch 256, FedSGD", ">= .99", lambda: counts(256, ls.FedSGD())),
     ("label counts, batch 24, FedAvg of one step", ">= .99", lambda: counts(24, ls.FedAvg(steps=1, lr=0.05))),
     ("label counts, batch 256, FedAvg of one step", ">= .99", lambda: counts(256, ls.FedAvg(steps=1, lr=0.05))),
+    ("one attention block, 64 tokens, d 128", "> 100 dB", lambda: attention(128, 32, ls.ViT(depth=1))),
+    (
+        "the same without normalization, 16 tokens, d 96",
+        "> 100 dB",
+        lambda: attention(96, 16, ls.ViT(depth=1, norm=False, skip=False)),
+    ),
+    ("one attention block, 64 tokens, d 48", "reported as rank-deficient", too_many_tokens),
+    ("decoder, d 64", "exact below d, else refused", lambda: decoded(64)),
+    ("decoder, d 128", "exact below d, else refused", lambda: decoded(128)),
     ("iDLG labels, 1000 fresh LeNets", "1000 of 1000", idlg_labels),
     ("LeNet, smooth image, idlg, 1000 evaluations", ">= 7 of 8", lambda: lenets(ls.idlg(), smooth)),
     ("LeNet, smooth image, dlg, 1000 evaluations", ">= 7 of 8", lambda: lenets(ls.dlg(), smooth)),

@@ -27,6 +27,7 @@ from leakscope.core.claim import Inputs
 from leakscope.core.errors import BadInput, NoSuchLayer
 from leakscope.core.facts import BatchSize, Fact, Lengths
 from leakscope.core.observation import Observation
+from leakscope.domains.text import Text
 from leakscope.numerics.ctc import frames_needed
 from leakscope.numerics.rng import Key, normal
 
@@ -67,6 +68,8 @@ class GradientInversion(AbstractAttack[Inputs]):
         unknown = sorted(set(seen.release.by_name) - set(seen.target.parameters()))
         if unknown:
             return Refusal(f"the release names {', '.join(unknown[:3])}, which the model does not have")
+        if isinstance(seen.target.domain, Text):
+            return Refusal("tokens are whole numbers, through which no search can follow a gradient; use EmbeddingSpan")
         if not self.search.follows and isinstance(self.labeling, AbstractSpelling):
             return Refusal(f"{self.search!r} cannot follow a loss whose transcript changes; use Adam or DirectSearch")
         if self.search.apart and not rows_apart(seen, self.distance):
