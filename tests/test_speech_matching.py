@@ -23,6 +23,7 @@ from leakscope.attacks.parts.checkpoints import StateFile
 from leakscope.attacks.parts.direct import all_losses
 from leakscope.attacks.parts.directions import By, steps_along
 from leakscope.cli.config import read
+from leakscope.cli.scalars import scalars
 from leakscope.core.attempt import Progress, Refusal
 from leakscope.targets.partial import only
 
@@ -454,3 +455,22 @@ def test_there_is_a_plan_for_every_family_of_experiments() -> None:
     assert {
         "single", "long", "two-layers", "trained", "local-steps", "noise", "dropout", "batches", "words", "frames",
     } <= stems  # fmt: skip
+
+
+def test_a_search_writes_its_scalars_for_tensorboard(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    seen, heard = observed(said(4)), []
+    attack = dataclasses.replace(
+        ls.hessian_free(search=dataclasses.replace(SEARCH, iterations=50, directions=3)), prior=0.1 * ls.Variation()
+    )
+    with scalars(tmp_path, "search", heard.append) as watch:
+        watched = attack.run(seen, key=ls.Key(1), watch=watch)
+    events = accumulator.EventAccumulator(str(tmp_path / "search")).Reload()
+    assert {"loss", "step", "step size", "distance", "prior"} <= set(events.Tags()["scalars"])
+    written = {name: [one.value for one in events.Scalars(name)] for name in ("loss", "distance", "prior")}
+    assert [one.step for one in events.Scalars("loss")] == [4, 84, 164] == [said.evaluations for said in heard]
+    np.testing.assert_allclose(written["loss"], np.add(written["distance"], written["prior"]), rtol=1e-4)
+    unwatched = attack.run(seen, key=ls.Key(1))
+    assert torch.equal(watched.claim.values, unwatched.claim.values)
+    with scalars(None, "search", heard.append) as watch:
+        assert watch == heard.append

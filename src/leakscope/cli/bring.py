@@ -113,6 +113,9 @@ def attack(  # noqa: PLR0913, one argument for each option
         Path | None, typer.Option(metavar="FILE", help="Where a search keeps its state, to be killed and go on.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the state in --checkpoint.")] = False,
+    tensorboard: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write loss, distance and step size for TensorBoard.")
+    ] = None,
     allow_pickle: Pickle = False,
     as_json: Json = False,
 ) -> None:
@@ -126,7 +129,7 @@ def attack(  # noqa: PLR0913, one argument for each option
         from leakscope.cli.commands import attack as attacking
         from leakscope.cli.models import Brought
 
-        effort = attacking.Effort(tuple(with_ or ()), seconds, evaluations, seed, checkpoint, resume)
+        effort = attacking.Effort(tuple(with_ or ()), seconds, evaluations, seed, checkpoint, resume, tensorboard)
         brought = Brought(model, state, 0, allow_pickle)
         order = attacking.Order(update, brought, effort, out, gallery, report, as_json)
         raise typer.Exit(attacking.attack(order))

@@ -21,6 +21,7 @@ from leakscope.cli.models import Brought
 from leakscope.cli.names import Family
 from leakscope.cli.portfolio import Attack, Portfolio, best, portfolio, proved, solved
 from leakscope.core.attempt import Attempt, Budget, Outcome
+from leakscope.cli.scalars import scalars
 from leakscope.core.claim import Claim, Inputs
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import Fact, Gallery
@@ -38,7 +39,10 @@ EVERY = 10.0
 @final
 @dataclass(frozen=True)
 class Effort:
-    """How long and by which attacks. attacks: expressions; none for the portfolio. checkpoint: of a search's state."""
+    """How long and by which attacks. attacks: expressions; none for the portfolio. checkpoint: of a search's state.
+
+    tensorboard: a folder for the scalars of each search.
+    """
 
     attacks: tuple[str, ...] = ()
     seconds: float | None = None
@@ -46,6 +50,7 @@ class Effort:
     seed: int = 0
     checkpoint: Path | None = None
     resume: bool = False
+    tensorboard: Path | None = None
 
     def check(self) -> None:
         """Raises `BadInput` where a state would be overwritten, or where there is nothing to go on with."""
@@ -134,7 +139,8 @@ def _run(one: Attack, seen: Observation, effort: Effort, place: int) -> Attempt[
     """place: among the searches, whose states lie in files of their own; negative for an attack that is no search."""
     kept = effort.checkpoint if place <= 0 else _numbered(effort.checkpoint, place + 1)
     checkpoint = None if kept is None or place < 0 else StateFile(kept, every=EVERY)
-    with console.watching(type(one).__name__) as watch:
+    name = type(one).__name__
+    with console.watching(name) as bar, scalars(effort.tensorboard, f"{max(place, 0)} {name}", bar) as watch:
         attempt: Attempt[Claim] = one.run(
             seen,
             key=Key(effort.seed).child("attack"),
