@@ -30,8 +30,10 @@ from leakscope.audit.single import judged
 from leakscope.cli import console
 from leakscope.cli.commands import attack as attack_command
 from leakscope.cli.exits import Exit
+from leakscope.cli.expressions import build, domain
 from leakscope.cli.main import app
 from leakscope.cli.models import LIBRARIES, Library, architecture
+from leakscope.cli.names import Family, Trait, rows
 from leakscope.core.attempt import Attempt, Certificate, Cost, Outcome, Trace
 from leakscope.core.errors import BadInput, MissingExtra
 from leakscope.ledger.exchange import ClaimHeader, SecretHeader, UpdateHeader, read
@@ -171,6 +173,16 @@ def test_speech_from_end_to_end(here):
     sound = (here / "page" / "claim-1.wav").read_bytes()
     assert sound[:4] == b"RIFF"
     assert len(sound) > 16_000
+
+
+def test_texts_from_end_to_end(here):
+    captured("--tell", "BatchSize", model=("--model", "TextEncoder()", "--data", "Sentences()"))
+    result = call("attack", "u.safetensors", "--model", "TextEncoder()", "--report", "page")
+    assert re.search(r"claimed +EmbeddingSpan.*proved", result.stdout)
+    assert "Auto(" not in result.stdout, "tokens cannot be searched for"
+    assert result.exit_code == Exit.LEAK
+    scored = json.loads(call("score", "claim.safetensors", "s.safetensors", "--json").stdout)
+    assert {one["metric"]: one["value"] for one in scored["scores"]}["exact-text"] == 1
 
 
 # --- what an update file holds --------------------------------------------------------------------------------------
@@ -612,6 +624,12 @@ def test_every_kind_of_claim_survives_the_file(tmp_path, claim):
     for name, value in vars(claim).items():
         got = getattr(back.claim, name)
         assert torch.equal(got.nan_to_num(9.0), value.nan_to_num(9.0)) if torch.is_tensor(value) else got == value
+
+
+def test_every_domain_is_rebuilt_from_what_a_file_says_of_it():
+    for source in (build(row.example, Family.DATASETS) for row in rows(Family.DATASETS)):
+        if Trait.NEEDS_EXTRA not in next(row for row in rows() if row.build is type(source)).traits:
+            assert domain(repr(source.domain)) == source.domain
 
 
 def test_a_file_from_another_time_is_refused(tmp_path):

@@ -17,6 +17,7 @@ from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput, UnknownName
 from leakscope.core.facts import Fact, LayerStatistics
 from leakscope.domains.speech import Frames
+from leakscope.domains.text import Text
 from leakscope.domains.vision import Images
 
 OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -25,7 +26,9 @@ OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mult: operator.mul,
 }
 
-NOUNS: dict[str, Callable[..., Any]] = {kind.__name__: kind for kind in (*MAKERS, LayerStatistics, Images, Frames)}
+DOMAINS = (Images, Frames, Text)
+
+NOUNS: dict[str, Callable[..., Any]] = {kind.__name__: kind for kind in (*MAKERS, LayerStatistics, *DOMAINS)}
 """What else has a name in an expression: domains and facts, which are in no list of `leakscope list`."""
 
 SINGULAR = {

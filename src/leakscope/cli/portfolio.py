@@ -10,18 +10,22 @@ from leakscope.attacks.attack import AbstractAttack
 from leakscope.cli.expressions import build
 from leakscope.cli.names import Family, Trait, rows
 from leakscope.core.attempt import Attempt
-from leakscope.core.claim import Attribute, Claim, Inputs, Labels, Transcripts
+from leakscope.core.claim import Attribute, Claim, Labels, Transcripts
 from leakscope.core.facts import Gallery
 from leakscope.core.observation import Observation
 from leakscope.domains.speech import Frames
+from leakscope.domains.vision import Images
 
 Attack = AbstractAttack[Any]
 
 SEARCH = "Auto()"
 """What is run where nothing was proved: searches, each from the best that was found before."""
 
-KINDS: tuple[type[Claim], ...] = (Labels, Attribute, Transcripts, Inputs)
-"""From the claim that says least to the one that says most."""
+SEARCHED = (Images, Frames)
+"""Domains whose inputs are numbers that a search can move; tokens are not."""
+
+LEAST: tuple[type[Claim], ...] = (Labels, Attribute, Transcripts)
+"""From the claim that says least to the one that says most; all other kinds claim the inputs themselves."""
 
 
 @final
@@ -44,7 +48,7 @@ def portfolio(seen: Observation) -> Portfolio:
     labels = [row.example for row in listed if Trait.CLAIMS_LABELS in row.traits]
     # Who it was, where there is a lineup to choose from.
     who = [row.example for row in listed if Trait.CLAIMS_ATTRIBUTES in row.traits and seen.knows(Gallery)]
-    return Portfolio(_built(exact + labels + who), _built([SEARCH]))
+    return Portfolio(_built(exact + labels + who), _built([SEARCH] if isinstance(seen.target.domain, SEARCHED) else []))
 
 
 def _built(examples: Sequence[str]) -> tuple[Attack, ...]:
@@ -58,14 +62,16 @@ def proved(attempt: Attempt[Claim]) -> bool:
 
 def solved(attempt: Attempt[Claim]) -> bool:
     """Whether inputs are proved, so that nothing is left to be searched for; labels leave the inputs."""
-    return proved(attempt) and isinstance(attempt.claim, Inputs)
+    return proved(attempt) and not isinstance(attempt.claim, LEAST)
 
 
 def best(tried: Sequence[Attempt[Claim]]) -> Attempt[Claim] | None:
     """The claim to hand on: inputs before labels, then a proved one before others, the later of equals; or None."""
-    ranked = [
-        ((KINDS.index(type(one.claim)), proved(one), place), one)
-        for place, one in enumerate(tried)
-        if one.claim is not None
-    ]
+    ranked = [((_told(one.claim), proved(one), place), one) for place, one in enumerate(tried) if one.claim is not None]
     return max(ranked, key=lambda pair: pair[0])[1] if ranked else None
+
+
+def _told(claim: Claim) -> int:
+    """How much a claim of this kind tells."""
+    kind = type(claim)
+    return LEAST.index(kind) if kind in LEAST else len(LEAST)
