@@ -259,8 +259,7 @@ ROWS: tuple[Row, ...] = (
     ),
     _row(
         _A, AtRest, "another attack, with the units held at rest that have no gradient",
-        "AtRest(speech_matching(steps=500))",
-        T.CLAIMS_INPUTS, T.SEARCH, T.NEEDS_BATCH_SIZE, T.NEEDS_TRANSCRIPTS, T.SPEECH,
+        "AtRest(speech_matching(steps=500))", T.CLAIMS_INPUTS, T.SEARCH, T.NEEDS_TRANSCRIPTS, T.SPEECH,
     ),
     _row(
         _A, TranscriptMatching, "what was said, by matching the gradient with frames that another attack gives",

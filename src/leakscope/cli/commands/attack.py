@@ -20,8 +20,8 @@ from leakscope.cli.expressions import build, domain
 from leakscope.cli.models import Brought
 from leakscope.cli.names import Family
 from leakscope.cli.portfolio import Attack, Portfolio, best, portfolio, proved, solved
-from leakscope.core.attempt import Attempt, Budget, Outcome
 from leakscope.cli.scalars import scalars
+from leakscope.core.attempt import Attempt, Budget, Outcome
 from leakscope.core.claim import Claim, Inputs
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import Fact, Gallery
