@@ -157,3 +157,48 @@ def test_agreeing_units_are_found_and_mixtures_are_not() -> None:
     # only x has three units of its own; two may be a coincidence of mixtures, so y is not claimed
     torch.testing.assert_close(values, x[None])
     assert max(residuals) < 1e-12
+
+
+def _mlp(classes: int, *, zero: bool = False, hidden: bool = True) -> ls.Target:
+    with ls.Key(5).isolated():
+        last = nn.Linear(64, classes)
+        if zero:
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+        middle = [nn.Linear(64, 64), nn.ReLU()] if hidden else []
+        return ls.Target(nn.Sequential(nn.Flatten(), *middle, last), ls.Images(1, 8, 8), classes)
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize(("hidden", "zero", "classes"), [(True, False, 2), (False, False, 2), (False, True, 5)])
+def test_mixtures_that_repeat_by_construction_have_no_certificate(
+    hidden: bool, zero: bool, classes: int, told: bool
+) -> None:
+    """With two classes the errors of all examples are proportional, with a constant model those of one label are equal:
+    units then agree on mixtures of examples, whose residual is zero all the same."""
+    data = ls.Synthetic(shape=(1, 8, 8), classes=classes, count=80)
+    target = _mlp(classes, zero=zero, hidden=hidden)
+    mixtures = 0
+    for seed in range(12):
+        batch = data.draw(2, key=ls.Key(seed)).reveal()
+        batch = ls.Batch(batch.inputs, batch.labels[:1].repeat(2)) if zero else batch
+        tell = [ls.BatchSize(2)] if told else []
+        seen = ls.observe(target, batch, ls.FedSGD(), key=ls.Key(0), tell=tell)
+        attempt = ls.LinearLayer().run(seen, key=ls.Key(0))
+        away = [min(float((value - one).abs().max()) for one in batch.inputs) for value in attempt.claim.values]
+        mixtures += sum(distance > 1e-3 for distance in away)
+        if attempt.certificate is not None and attempt.certificate.holds:
+            assert max(away) < 1e-4
+    assert told or hidden or mixtures  # the trap was there
+
+
+def test_two_examples_of_a_binary_net_are_proved_by_the_whole_update() -> None:
+    """One cluster of units for each example and one for both: the two that explain the whole update are certified."""
+    data = ls.Synthetic(shape=(1, 8, 8), classes=2, count=80)
+    held = 0
+    for seed in range(8):
+        batch = data.draw(2, key=ls.Key(seed)).reveal()
+        seen = ls.observe(_mlp(2), batch, ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(2)])
+        attempt = ls.LinearLayer().run(seen, key=ls.Key(0))
+        held += attempt.certificate is not None and attempt.certificate.holds
+    assert held >= 1

@@ -19,6 +19,7 @@ from leakscope.attacks.inputs.inversion import GradientInversion
 from leakscope.attacks.inputs.linear import LinearLayer
 from leakscope.attacks.inputs.lowrank import LowRank
 from leakscope.attacks.inputs.recipes import idlg, inverting_gradients
+from leakscope.attacks.inputs.recursive import Recursive
 from leakscope.attacks.inputs.windowed import WindowedFrames
 from leakscope.attacks.inputs.windowed_map import FrameLikelihood
 from leakscope.attacks.labels.counts import LabelCounts
@@ -36,11 +37,12 @@ from leakscope.core.errors import BadInput
 from leakscope.core.facts import BatchSize, Fact
 from leakscope.core.observation import Observation
 from leakscope.core.target import CrossEntropy
+from leakscope.domains.text import Text
 from leakscope.mechanisms.protocols.passes import quiet
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 
-EXACT: tuple[AbstractAttack[Inputs], ...] = (LinearLayer(), LowRank(), FirstAttention(), WindowedFrames())
+EXACT: tuple[AbstractAttack[Inputs], ...] = (LinearLayer(), LowRank(), FirstAttention(), WindowedFrames(), Recursive())
 """In this order: each needs less of the model than the next, or costs less."""
 NEARLY: tuple[AbstractAttack[Inputs], ...] = (FrameLikelihood(),)
 """What estimates in closed form where noise defeats the exact ones."""
@@ -57,13 +59,14 @@ EDGES = 0.05
 class Auto(AbstractAttack[Inputs]):
     """Exact attacks first; where none proves its claim, searches, each started from the best that was found so far.
 
-    1. `LinearLayer`, `LowRank`, `FirstAttention`, `WindowedFrames`: the first claim that its own certificate proves,
+    1. `LinearLayer`, `LowRank`, `FirstAttention`, `WindowedFrames`, `Recursive`: the first claim that its own certificate proves,
        for as many inputs as there are, is handed on.
     2. Labels: those that were told, else `LabelCounts`.
     3. Searches. Without declared noise: L-BFGS on the squared distance, which solves small smooth nets to the last
-       digit; signed Adam on the cosine with total variation, which bears kinks and batches; L-BFGS again from the best
-       of both. With noise of standard deviation s: the most probable images, squared distance + (2 s^2 / b) total
-       variation with b = 0.05 of the range, the usual difference of neighbors.
+       digit; signed Adam with much and then with little total variation, which bears kinks and batches; the same on the
+       cosine, which bears lost scales; L-BFGS again from the best. With noise of standard deviation s: the most
+       probable images, squared distance + (2 s^2 / b) total variation with b = 0.05 of the range, the usual difference
+       of neighbors, and once more with b = 0.2 from there.
     4. The claim with the smallest misfit to the observed update (with noise: the most probable) is handed on. The
        private inputs play no part in the choice.
 
@@ -85,6 +88,8 @@ class Auto(AbstractAttack[Inputs]):
         return "\n\n".join(dict.fromkeys(part.citation for part in parts if part.citation))
 
     def _refusal(self, seen: Observation) -> Refusal | None:
+        if isinstance(seen.target.domain, Text):
+            return Refusal("tokens are not searched for; EmbeddingSpan and EmbeddingRows solve for them")
         parts = [*EXACT, *NEARLY, *(stage.attack for stage in _stages(seen))]
         refusals = [(part, part.refusal(seen)) for part in parts]
         if any(refusal is None for _, refusal in refusals):
@@ -111,20 +116,21 @@ class Auto(AbstractAttack[Inputs]):
         clock, watch = around
         spent = 0
         best = _best(tried, seen)
+        before: Attempt[Inputs] | None = None
         for stage in _stages(seen):
             misfit = math.inf if best is None else _misfit(best, seen)
             if clock.exhausted(spent) or misfit < SOLVED:
                 break
-            if misfit < SOLVING and not stage.continues:
+            if misfit < SOLVING and not stage.polishes:
                 told.append(f"{stage.name}: left out, a search before it has all but solved for the inputs")
                 continue
-            attack = stage.started(None if best is None else best.claim)
+            attack = stage.started(before, best)
             budget = _left(clock, stage.share, evaluations=round(stage.of_all * self.evaluations), spent=spent)
             attempt = attack.run(seen, key=key.child(stage.name), budget=budget, watch=watch)
             spent += attempt.cost.evaluations
             told.append(f"{stage.name}: {attempt.outcome.value}, {attempt.sentence}")
-            named = dataclasses.replace(attempt, attack=stage.name)
-            best = _best([one for one in (best, named) if one is not None and one.claim is not None], seen)
+            before = dataclasses.replace(attempt, attack=stage.name)
+            best = _best([one for one in (best, before) if one is not None and one.claim is not None], seen)
             if attempt.outcome is Outcome.INTERRUPTED:
                 break
         if best is None:
@@ -146,45 +152,50 @@ class Auto(AbstractAttack[Inputs]):
 @final
 @dataclass(frozen=True)
 class _Stage:
-    """One search. share: of the time that is left; of_all: of all evaluations. continues: whether it starts at the best
-    claim so far, and is left out where there is none."""
+    """One search. share: of the time that is left; of_all: of all evaluations.
+
+    follows: it starts where the stage before it ended. polishes: it starts at the best, goes down that valley and no
+    other way.
+    """
 
     name: str
     attack: GradientInversion
     share: float
     of_all: float
-    continues: bool = False
+    follows: bool = False
+    polishes: bool = False
 
-    def started(self, claim: Inputs | None) -> GradientInversion:
-        """The search, from `claim` where it continues one."""
-        if not self.continues or claim is None:
+    def started(self, before: Attempt[Inputs] | None, best: Attempt[Inputs] | None) -> GradientInversion:
+        """The search, from the claim where it is to go on."""
+        start = best if self.polishes else before if self.follows else None
+        if start is None or start.claim is None:
             return self.attack
-        return dataclasses.replace(self.attack, start=_At(claim.values))
+        return dataclasses.replace(self.attack, start=_At(start.claim.values))
 
 
 def _stages(seen: Observation) -> Iterator[_Stage]:
     """The searches for this observation, in order."""
     noise = _noise(seen)
     labeling = Inferred(LabelCounts())
+    adam = Adam(lr=0.1, steps=100_000, signed=True)
     if noise > 0:
-        weight = 2 * noise**2 / EDGES * math.prod(seen.target.domain.shape)
-        probable = GradientInversion(
-            Squared(),
-            weight * TotalVariation(),
-            Pixels(boxed=True),
-            Gray(),
-            Adam(lr=0.1, steps=100_000, signed=True),
-            labeling,
-        )
-        yield _Stage("most probable images", probable, 1.0, 1.0)
+        for place, edges in enumerate((EDGES, 4 * EDGES)):
+            belief = 2 * noise**2 / edges * math.prod(seen.target.domain.shape) * TotalVariation()
+            probable = GradientInversion(Squared(), belief, Pixels(boxed=True), Gray(), adam, labeling)
+            name = f"most probable images, edges of {edges:g}"
+            yield _Stage(name, probable, (0.5, 1.0)[place], 0.5, follows=place > 0)
         return
-    smooth = GradientInversion(
-        Squared(), start=Gray(0.02), search=LBFGS(evaluations=100_000), labeling=labeling, space=Pixels()
-    )
-    yield _Stage("L-BFGS on the squared distance", smooth, 0.2, 0.2)
-    kinked = inverting_gradients(steps=100_000, tv=1e-3)
-    yield _Stage("signed Adam on the cosine", kinked, 0.75, 0.6)
-    yield _Stage("L-BFGS from the best", smooth, 1.0, 0.2, continues=True)
+    smooth = GradientInversion(Squared(), start=Gray(0.02), search=LBFGS(evaluations=100_000), labeling=labeling)
+    yield _Stage("L-BFGS on the squared distance", smooth, 0.15, 0.15)
+    # A strong belief in smooth images first, without which a batch ends in the wrong valley; then less, for detail.
+    scale = float(trees.norm(seen.gradient().by_name)) ** 2
+    for place, share in enumerate((1e-1, 1e-2, 1e-4)):
+        belief = share * scale * TotalVariation()
+        search = GradientInversion(Squared(), belief, Pixels(boxed=True), Gray(), adam, labeling)
+        name = f"signed Adam, total variation {share:g}"
+        yield _Stage(name, search, (0.2, 0.25, 0.4)[place], (0.15, 0.15, 0.2)[place], follows=place > 0)
+    yield _Stage("signed Adam on the cosine", inverting_gradients(steps=100_000, tv=1e-3), 0.7, 0.2)
+    yield _Stage("L-BFGS from the best", smooth, 1.0, 0.15, polishes=True)
 
 
 @final
@@ -259,13 +270,23 @@ def _proves_all(attempt: Attempt[Inputs], seen: Observation) -> bool:
     return not seen.knows(BatchSize) or len(attempt.claim) >= seen.told(BatchSize).count
 
 
+def _implausible(squares: float, entries: int, inputs: Tensor) -> float:
+    """How unlikely a claim is under noise: first how far its misfit is above that of noise, then how rough it is.
+
+    At the truth |r|^2 / s^2 is n with standard deviation sqrt(2 n). Within three of them all claims fit as well as the
+    truth, and the smoothest is the best guess (Morozov's discrepancy principle).
+    """
+    beyond = max((squares - entries) / math.sqrt(2 * entries) - 3, 0.0)
+    return beyond + 1e-3 * float(total_variation(inputs))
+
+
 def _best(attempts: list[Attempt[Inputs]], seen: Observation) -> Attempt[Inputs] | None:
     """The claim of the smallest misfit; the first of several that cannot be compared."""
     return min(attempts, key=lambda one: _misfit(one, seen), default=None)
 
 
 def _misfit(attempt: Attempt[Inputs], seen: Observation) -> float:
-    """|replay - observed|^2 / |observed|^2 on what was sent; with noise minus the log posterior.
+    """|replay - observed|^2 / |observed|^2 on what was sent; with noise how unlikely the claim is.
 
     Infinite for sequences, and for claims of another number of inputs than the batch has.
     """
@@ -283,6 +304,5 @@ def _misfit(attempt: Attempt[Inputs], seen: Observation) -> float:
         scale = float(trees.norm(observed)) ** 2
         noise = _noise(seen)
         if noise > 0:
-            edges = float(total_variation(batch.inputs)) * math.prod(seen.target.domain.shape) / EDGES
-            return rest / (2 * noise**2) + edges
+            return _implausible(rest / noise**2, sum(value.numel() for value in observed.values()), batch.inputs)
     return rest / max(scale, 1e-300)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.parts.explained import explained
 from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Refusal, Watch
 from leakscope.core.claim import Inputs
 from leakscope.core.errors import NoSuchLayer
@@ -19,8 +21,9 @@ from leakscope.core.observation import Observation
 from leakscope.mechanisms.compose import AbstractUpdateDefense, Defended
 from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.mechanisms.protocols.dpsgd import DPSGD
+from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.numerics.rng import Key
-from leakscope.targets.anatomy import DenseLayer, input_layer
+from leakscope.targets.anatomy import DenseLayer, input_layer, probe_inputs
 
 EXACT = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest relative residual that counts as exact, by the dtype of the release: rounding stays far below it, and a
@@ -49,6 +52,9 @@ class LinearLayer(AbstractAttack[Inputs]):
     labels or batch size are needed, and several local steps on one example do not matter. A defense that changes
     entries one by one (pruning, quantization, signs, noise) makes agreement worthless: there is no certificate then,
     and only the fit of a single example is claimed.
+    Where errors of different examples are proportional, mixtures repeat too: with two classes, with a model whose
+    output is the same for all inputs, with fewer than three live units. Then only claims that explain the whole update
+    have a certificate, as many as the told batch size, and what no input can be is not claimed.
     Refuses when no dense layer is fed the input, or its weight or bias is not in the release.
     """
 
@@ -75,14 +81,24 @@ class LinearLayer(AbstractAttack[Inputs]):
             values, residuals = single[None], [residual]
         else:
             values, residuals = agreeing(weight, bias, AGREE[dtype])
-            if seen.knows(BatchSize):
-                values, residuals = values[: seen.told(BatchSize).count], residuals[: seen.told(BatchSize).count]
+        repeating = not told_one and mixtures_repeat(seen, weight)
+        if repeating:
+            legal = [place for place, value in enumerate(values) if _legal(seen, value)]
+            values, residuals = values[legal], [residuals[place] for place in legal]
+        if seen.knows(BatchSize):
+            values, residuals = values[: seen.told(BatchSize).count], residuals[: seen.told(BatchSize).count]
         if not len(values):
             sentence = "no three units agree on an input: every unit is activated by several examples, or by noise"
             return Attempt(repr(self), Outcome.CLAIMED, sentence, Inputs(_shaped(seen, values)))
         if not bool(torch.isfinite(values).all()):
             return Attempt(repr(self), Outcome.DIVERGED, "the bias gradient vanishes, so the ratio is not finite")
         worst = max(residuals)
+        if repeating:
+            used, whole = _explaining(seen, _shaped(seen, values), EXACT[dtype])
+            if not whole <= EXACT[dtype]:
+                sentence = f"{len(values)} inputs or mixtures of several: here units agree on mixtures as well"
+                return Attempt(repr(self), Outcome.CLAIMED, sentence, Inputs(_shaped(seen, values)))
+            values, worst = values[used], max(worst, whole)
         statement = "relative residual of dL/dW = (dL/db) x^T on the units that one example alone activates"
         certificate = Certificate(worst, EXACT[dtype], statement)
         confidence = torch.ones(len(values)) if certificate.holds else None
@@ -100,6 +116,51 @@ class LinearLayer(AbstractAttack[Inputs]):
         sentence = f"the fit of one example, relative residual {residual:.1e}; a defense changed entries one by one"
         claim = Inputs(_shaped(seen, single[None]).clamp(low, high))
         return Attempt(repr(self), Outcome.CLAIMED, sentence, claim)
+
+
+def mixtures_repeat(seen: Observation, weight: Tensor) -> bool:
+    """Whether units can agree on a mixture of examples that are in no way special.
+
+    The error of unit i for example s is (J_s^T e_s)_i with e_s = p_s - y_s of C - 1 dimensions. With two classes all
+    e_s are multiples of one vector; in a model that gives every input the same output they are equal for equal labels.
+    """
+    live = torch.linalg.vector_norm(weight, dim=1)
+    if int((live > 1e-6 * live.max()).sum()) < WITNESSES or seen.target.classes < 3:
+        return True
+    probes = probe_inputs(seen.target, 8, key=Key(0).child("mixtures"))
+    outputs = seen.target.outputs(seen.target.parameters(), probes)
+    return bool((outputs - outputs[:1]).abs().max() <= 1e-5 * (1 + outputs.abs().max()))
+
+
+def _legal(seen: Observation, value: Tensor) -> bool:
+    """Whether an input can be this, to within a hundredth of the range."""
+    shaped = _shaped(seen, value[None])
+    low, high = seen.target.domain.bounds(shaped)
+    slack = 0.01 * (high - low)
+    return bool(((shaped >= low - slack) & (shaped <= high + slack)).all())
+
+
+def _explaining(seen: Observation, values: Tensor, tolerance: float) -> tuple[list[int], float]:
+    """Inputs none of which can be missed in explaining the whole update, and the share of it that they leave.
+
+    Infinite where it cannot be explained, or where they are not as many as the batch holds.
+    """
+    if not isinstance(seen.mechanism.undefended, FedSGD) or not seen.knows(BatchSize):
+        return [], math.inf  # of an unknown number of examples, one in the middle may explain as much as all of them
+    used = list(range(len(values)))
+    left = _left(seen, values)
+    for place in range(len(values)) if left <= tolerance else ():
+        # With two labels an input can explain away its own gradient, so a positive weight does not mean that it counts.
+        rest = [one for one in used if one != place]
+        without = _left(seen, values[rest])
+        if without <= tolerance:
+            used, left = rest, without
+    return used, left if len(used) == seen.told(BatchSize).count else math.inf
+
+
+def _left(seen: Observation, values: Tensor) -> float:
+    found = explained(seen, values) if len(values) else None
+    return math.inf if found is None else found.residual
 
 
 def keeps_ratios(mechanism: AbstractMechanism) -> bool:

@@ -27,9 +27,9 @@ Named = dict[str, Tensor]
 Slope = Callable[[Named], tuple[Named, Tensor]]
 """A point (R, ...) to the gradients (R, ...) and the losses (R,)."""
 
-RECORDING_PAYS = 300
-"""Planned steps from which recording is worth its while: it costs 1 to 2 ms for each kernel and saves 4 to 8 us of it
-at every step."""
+RECORDING_PAYS = 600
+"""Steps from which recording is worth its while: it costs 1 to 2 ms for each kernel and saves 4 to 8 us of it at every
+step."""
 MOST_KERNELS = 6000
 """A graph of more kernels takes longer to record than most searches last: recurrent nets, many local steps."""
 PER_KERNEL, PER_FLOP = 8e-6, 5e-11
@@ -68,9 +68,12 @@ class Work:
         >>> round(Work(kernels=1000, flops=10**9, steps=100).planned_seconds, 3)
         5.8
         """
-        step = self.kernels * PER_KERNEL + self.flops * PER_FLOP
-        wanted = self.steps * step
+        wanted = self.steps * self._step
         return wanted if self.seconds is None else min(wanted, self.seconds)
+
+    @property
+    def _step(self) -> float:
+        return self.kernels * PER_KERNEL + self.flops * PER_FLOP
 
     def course(self, *, compiler: bool) -> Course:
         """What pays. compiler: whether there is one.
@@ -78,7 +81,7 @@ class Work:
         >>> Work(kernels=240, flops=10**7, steps=1000).course(compiler=True)
         <Course.RECORDED: 'as one recorded graph'>
         """
-        if self.steps < RECORDING_PAYS or self.kernels > MOST_KERNELS:
+        if self.planned_seconds < RECORDING_PAYS * self._step or self.kernels > MOST_KERNELS:
             return Course.WRITTEN
         if compiler and self.planned_seconds > COMPILING_PAYS:
             return Course.COMPILED
