@@ -136,7 +136,7 @@ if TYPE_CHECKING:
     from leakscope.scoring.metrics.tokens import ExactText as ExactText
     from leakscope.scoring.metrics.tokens import TokenOrder as TokenOrder
     from leakscope.scoring.metrics.tokens import TokenOverlap as TokenOverlap
-    from leakscope.scoring.metrics.tokens import TokenSet as TokenSet
+    from leakscope.scoring.metrics.tokens import TokenError as TokenError
     from leakscope.scoring.metrics.vision import LPIPS as LPIPS
     from leakscope.scoring.metrics.vision import MSE as MSE
     from leakscope.scoring.metrics.vision import PSNR as PSNR
@@ -319,7 +319,7 @@ _HOME = {
         "FrameError",
         "WordErrorRate",
     ),
-    "scoring.metrics.tokens": ("ExactText", "TokenOrder", "TokenOverlap", "TokenSet"),
+    "scoring.metrics.tokens": ("ExactText", "TokenError", "TokenOrder", "TokenOverlap"),
     "scoring.metrics.vision": (
         "LPIPS",
         "MSE",

@@ -155,7 +155,9 @@ def _found(cell: Cell, stage: Stage, attempt: Attempt[Claim]) -> Found:
 
 
 def _claims(cell: Cell, claim: Claim, stage: Stage) -> tuple[Claim, ...]:
-    """The claim; of the blind control on speech guesses of words and persons as well, for attacks that claim them."""
+    """The claim; of the blind control guesses of words and persons on speech, of labels on texts, as well."""
+    if isinstance(cell.attack, BlindGuess) and stage.secret.reveal().holds_tokens:
+        return claim, cell.attack.labels(key=_root(cell).child("attack", cell.trial))
     if isinstance(cell.attack, BlindGuess) and stage.secret.reveal().lengths is not None:
         told = stage.seen.knows(Gallery)
         persons = (cell.attack.persons(stage.seen.told(Gallery)),) if told else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -11,20 +12,23 @@ from torch import Tensor
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.core.attempt import Attempt, Clock, Cost, Outcome, Refusal, Watch
 from leakscope.core.batch import Batch
-from leakscope.core.claim import Attribute, Inputs, Transcripts
+from leakscope.core.claim import Attribute, Inputs, Labels, Tokens, Transcripts
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import Gallery
 from leakscope.core.observation import Observation
 from leakscope.datasets.draw import AbstractSource
+from leakscope.domains.text import sequences_of
 from leakscope.numerics.rng import Key
+from leakscope.scoring.metrics.tokens import TokenError
 from leakscope.scoring.sequences import constant_transcripts, mean_frame, transcripts_of
+from leakscope.scoring.texts import POOL, constant_texts
 
 SENTENCE = "guessed from public data without looking"
 
 
 @final
 @dataclass(frozen=True)
-class BlindGuess(AbstractAttack[Inputs]):
+class BlindGuess(AbstractAttack[Inputs | Tokens]):
     """claim = (mean of the public inputs) x count, labels drawn from the public ones; the release is not read.
 
     The mean is the single guess with the least expected squared error, hence the hardest blind guess to beat in
@@ -51,10 +55,12 @@ class BlindGuess(AbstractAttack[Inputs]):
     def _refusal(self, seen: Observation) -> Refusal | None:
         return None
 
-    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
+    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs | Tokens]:
         public = self.source.public()
         if public.lengths is not None:
             return Attempt(repr(self), Outcome.CLAIMED, SENTENCE, self._frames(public, public.lengths), cost=Cost())
+        if public.holds_tokens:
+            return Attempt(repr(self), Outcome.CLAIMED, SENTENCE, self._text(public), cost=Cost())
         mean = public.inputs.mean(0, keepdim=True)
         chosen = torch.randint(len(public), (self.count,), generator=key.child("labels").generator())
         claim = Inputs(mean.expand(self.count, *mean.shape[1:]).clone(), public.labels[chosen])
@@ -64,6 +70,17 @@ class BlindGuess(AbstractAttack[Inputs]):
         count = round(float(lengths.double().mean()))
         mean = mean_frame(public).to(public.inputs.dtype)
         return Inputs(mean.expand(self.count, count, -1).clone(), lengths=torch.full((self.count,), count))
+
+    def _text(self, public: Batch) -> Tokens:
+        """Of texts the constant guess with the least `TokenError` on public ones."""
+        known = sequences_of(public.inputs[:POOL])
+        best = min(constant_texts(public), key=lambda guess: math.fsum(TokenError().items([guess] * len(known), known)))
+        return Tokens((best,) * self.count)
+
+    def labels(self, *, key: Key) -> Labels:
+        """Of texts labels drawn from the public ones, for attacks that claim labels."""
+        public = self.source.public().labels
+        return Labels(public[torch.randint(len(public), (self.count,), generator=key.child("labels").generator())])
 
     def words(self) -> Transcripts:
         """Of sequences: the public transcript that is nearest to the others, for every one."""

@@ -15,6 +15,7 @@ from leakscope.numerics.intervals import Interval
 from leakscope.scoring.metrics.guesses import LabelAccuracy
 from leakscope.scoring.metrics.ranks import TopOne
 from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError
+from leakscope.scoring.metrics.tokens import TokenError
 from leakscope.scoring.metrics.vision import PSNR
 
 TRIALS = 3
@@ -29,11 +30,11 @@ ITEM_GAIN, ITEM_BAR = 10.0, 6.0
 NOTHING = 1e-6
 """A gain below this is none: an attack that claims nothing scores what a blind guess scores, up to rounding."""
 
-FLOORS = {FrameError.name: 1e-6, CharacterErrorRate.name: 1e-2}
-"""Metrics that are errors, and the error below which none is told from another: rounding, and 1 % of the characters.
+FLOORS = {FrameError.name: 1e-6, CharacterErrorRate.name: 1e-2, TokenError.name: 1e-2}
+"""Metrics that are errors, and the error below which none is told from another: rounding, 1 % of characters or tokens.
 The rule reads them in decibels, -20 log10(error), as it reads PSNR: 3 dB are half the squared error, or 71 % of it."""
 
-DECIDING = (PSNR.name, FrameError.name, LabelAccuracy.name, CharacterErrorRate.name, TopOne.name)
+DECIDING = (PSNR.name, FrameError.name, TokenError.name, LabelAccuracy.name, CharacterErrorRate.name, TopOne.name)
 """The metrics that verdicts are read from; the first of them that was scored decides."""
 
 LUCK = 0.01

@@ -16,17 +16,21 @@ from leakscope.core.facts import Fact, Gallery
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.datasets.draw import AbstractSource
 from leakscope.domains.speech import Frames
+from leakscope.domains.text import Text
 from leakscope.ledger.identity import identity
 from leakscope.ledger.record import CellSpec, Role
 from leakscope.scoring.metrics.guesses import LabelAccuracy
 from leakscope.scoring.metrics.metric import (
+    AbstractLabelMetric,
     AbstractMetric,
     AbstractRankMetric,
     AbstractSequenceMetric,
+    AbstractTokenMetric,
     AbstractTranscriptMetric,
 )
 from leakscope.scoring.metrics.ranks import ReciprocalRank, TopFive, TopOne
 from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError
+from leakscope.scoring.metrics.tokens import TokenError
 from leakscope.scoring.metrics.vision import PSNR
 from leakscope.targets.architecture import AbstractArchitecture
 
@@ -36,6 +40,8 @@ VERDICT_METRICS: tuple[AbstractMetric, ...] = (PSNR(), LabelAccuracy())
 """What verdicts are read from; scored in every audit."""
 SPEECH_METRICS: tuple[AbstractMetric, ...] = (FrameError(), CharacterErrorRate())
 """What verdicts on speech are read from; scored in every scene of speech, where those above mean nothing."""
+TEXT_METRICS: tuple[AbstractMetric, ...] = (TokenError(), LabelAccuracy())
+"""What verdicts on texts are read from; scored in every scene of text."""
 PERSON_METRICS: tuple[AbstractMetric, ...] = (TopOne(), TopFive(), ReciprocalRank())
 """What verdicts on persons are read from, the first of them; scored where a `Gallery` is told."""
 
@@ -157,7 +163,13 @@ class Plan:
         return tuple(sorted(set(kinds), key=lambda kind: kind.__name__))
 
     def metrics_in(self, scene: Scene) -> tuple[AbstractMetric, ...]:
-        """What is scored in this scene; of speech, only what compares frames, transcripts or persons."""
+        """What is scored in this scene; of speech, only what compares frames, transcripts or persons; of text, tokens
+        or labels.
+        """
+        if isinstance(scene.source.domain, Text):
+            fitting = tuple(m for m in self.metrics if isinstance(m, AbstractTokenMetric | AbstractLabelMetric))
+            known = {metric.name for metric in fitting}
+            return (*fitting, *(metric for metric in TEXT_METRICS if metric.name not in known))
         if not isinstance(scene.source.domain, Frames):
             return self.metrics
         kinds = (AbstractSequenceMetric, AbstractTranscriptMetric, AbstractRankMetric)

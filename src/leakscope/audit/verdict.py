@@ -2,9 +2,9 @@
 
 A group is all trials of one scene, batch size, mechanism and attack. It is judged on its primary metric: PSNR where
 inputs are claimed, label accuracy where labels are; of speech, the frame error where frames are claimed and the
-character error rate where transcripts are. These two are errors and are read in decibels, -20 log10(error), so that one
-rule with one margin serves all: 3 dB above the blind guess is an error below 71 % of its own. Where persons are named
-it is top-1, and what is said of labels holds for it.
+character error rate where transcripts are; of text, the token error. These three are errors and are read in decibels,
+-20 log10(error), so that one rule with one margin serves all: 3 dB above the blind guess is an error below 71 % of its
+own. Where persons are named it is top-1, and what is said of labels holds for it.
 A trial's *gain* is its mean score minus what a blind guess scores on the same secret: for inputs and transcripts the
 blind control's own score, for labels the chance level, which is the expected score of the best blind guess. A trial
 without a claim gains 0. Then:
@@ -60,6 +60,7 @@ from leakscope.core.facts import TrueLabels
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.ledger.record import Ending, GroupVerdict, Record, Summary, Word
 from leakscope.scoring.metrics.guesses import LabelAccuracy
+from leakscope.scoring.metrics.tokens import TokenError
 
 WORST_FIRST = (Word.LEAKS, Word.INCONCLUSIVE, Word.NO_LEAK_FOUND)
 
@@ -141,7 +142,8 @@ def _leak(found: Evidence) -> str:
     if found.recovered:
         what, best, most = "inputs", max(found.values), f"at most {_number(max(found.blind))} dB"
         if found.is_error:
-            what, best, most = "utterances", min(found.values), f"at least {min(found.blind):.3g} {found.unit}".rstrip()
+            what = "texts" if found.metric == TokenError.name else "utterances"
+            best, most = min(found.values), f"at least {min(found.blind):.3g} {found.unit}".rstrip()
         said += (
             f"; {found.recovered} of {len(found.values)} {what} recovered more than {ITEM_BAR:g} dB beyond any blind "
             f"guess (best {best:.3g} {found.unit or 'errors per character'}, blind {most})"

@@ -14,13 +14,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Column
 
 from leakscope.audit.engines.engine import Event, Finished, Listen, Moved, Noticed, Started
+from leakscope.audit.evidence import DECIDING
 from leakscope.core.attempt import Progress as Said
 from leakscope.core.attempt import Watch
 from leakscope.ledger.record import Ending, GroupVerdict, Record, Summary, Word
-from leakscope.scoring.metrics.guesses import LabelAccuracy
-from leakscope.scoring.metrics.ranks import TopOne
-from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError
-from leakscope.scoring.metrics.vision import PSNR
 
 STYLES = {Word.LEAKS: "bold red", Word.INCONCLUSIVE: "yellow", Word.NO_LEAK_FOUND: "green"}
 
@@ -128,9 +125,7 @@ def _result(record: Record) -> str:
     if record.ending is not Ending.CLAIMED:
         return f"{record.ending.value} ({record.sentence})"
     shown = [
-        f"{score.metric} {score.value:.3g} {score.unit}".rstrip()
-        for score in record.scores
-        if score.metric in (PSNR.name, LabelAccuracy.name, FrameError.name, CharacterErrorRate.name, TopOne.name)
+        f"{score.metric} {score.value:.3g} {score.unit}".rstrip() for score in record.scores if score.metric in DECIDING
     ]
     return f"{', '.join(shown) or 'no score'} in {record.seconds:.1f} s"
 

@@ -78,7 +78,7 @@ from leakscope.scoring.metrics.guesses import LabelAccuracy
 from leakscope.scoring.metrics.metric import AbstractMetric
 from leakscope.scoring.metrics.ranks import ReciprocalRank, TopFive, TopOne
 from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError, WordErrorRate
-from leakscope.scoring.metrics.tokens import ExactText, TokenOrder, TokenOverlap, TokenSet
+from leakscope.scoring.metrics.tokens import ExactText, TokenError, TokenOrder, TokenOverlap
 from leakscope.scoring.metrics.vision import LPIPS, MSE, PSNR, SSIM
 from leakscope.targets.architecture import AbstractArchitecture
 from leakscope.targets.fitted import Fitted
@@ -290,7 +290,7 @@ ROWS: tuple[Row, ...] = (
     _row(_M, TopOne, "how often the first guess of who it was is right; verdicts on persons are read from it"),
     _row(_M, TopFive, "how often five guesses hold who it was"),
     _row(_M, ReciprocalRank, "one over the rank of who it was"),
-    _row(_M, TokenSet, "which tokens were found; verdicts on texts are read from it", "", T.TEXT),
+    _row(_M, TokenError, "which tokens were missed or made up; verdicts on texts are read from it", "", T.TEXT),
     _row(_M, TokenOverlap, "tokens of each text, as a multiset (ROUGE-1)", "", T.TEXT),
     _row(_M, TokenOrder, "tokens of each text in their order (ROUGE-L)", "", T.TEXT),
     _row(_M, ExactText, "texts that are right in every token", "", T.TEXT),

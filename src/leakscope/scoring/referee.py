@@ -29,7 +29,7 @@ from leakscope.scoring.metrics.metric import (
 )
 from leakscope.scoring.metrics.ranks import ReciprocalRank, TopFive, TopOne
 from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError, WordErrorRate
-from leakscope.scoring.metrics.tokens import ExactText, TokenOrder, TokenOverlap, TokenSet
+from leakscope.scoring.metrics.tokens import ExactText, TokenError, TokenOrder, TokenOverlap
 from leakscope.scoring.metrics.vision import MSE, PSNR, SSIM
 from leakscope.scoring.pairing import Pairing, Truth, displayed, kept, pair_inputs, pair_labels, reveal
 from leakscope.scoring.score import Score
@@ -47,7 +47,7 @@ DEFAULT: tuple[AbstractMetric, ...] = (
     TopOne(),
     TopFive(),
     ReciprocalRank(),
-    TokenSet(),
+    TokenError(),
     TokenOverlap(),
     TokenOrder(),
     ExactText(),

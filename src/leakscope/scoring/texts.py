@@ -15,6 +15,7 @@ from leakscope.scoring.chance import Level
 from leakscope.scoring.metrics.metric import AbstractMetric, AbstractTokenMetric
 from leakscope.scoring.metrics.tokens import Said, TokenOrder, TokenOverlap
 from leakscope.scoring.pairing import Pairing, kept
+from leakscope.scoring.score import Direction
 
 POOL = 64
 """How many public texts are looked at for the best constant guess."""
@@ -63,7 +64,8 @@ def text_levels(
         if not isinstance(metric, AbstractTokenMetric):
             raise BadInput(f"{metric.name} does not apply to texts; leave this metric out")
         scored = [metric.items([guess] * len(true), true) for guess in guesses]
-        best = max(scored, key=math.fsum)
+        sign = 1 if metric.direction is Direction.HIGHER else -1
+        best = max(scored, key=lambda items: sign * math.fsum(items))
         found[metric] = Level(math.fsum(best) / len(best), best)
     return found
 

@@ -122,11 +122,6 @@ class AbstractTokenMetric(AbstractMetric):
     def unfit(self, claim: Claim) -> str | None:
         """Why this claim of tokens cannot be judged, or None."""
 
-    @property
-    def perfect(self) -> float:
-        """Every token right: 1."""
-        return 1.0
-
     @final
     def refusal(self, claim: Claim) -> str | None:
         """Anything but tokens."""

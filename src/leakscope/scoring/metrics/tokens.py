@@ -27,20 +27,25 @@ def _harmonic(hits: int, claimed: int, true: int) -> float:
 
 @final
 @dataclass(frozen=True)
-class TokenSet(AbstractTokenMetric):
-    """2 P R / (P + R): R the share of a private sequence's different tokens that are claimed, P of claimed ones true.
+class TokenError(AbstractTokenMetric):
+    """1 - 2 P R / (P + R): R the share of a private text's different tokens that are claimed, P of claimed ones true.
 
-    In [0, 1]; 1 only where every token is claimed and no other. P is of the whole claim, so that claiming the whole
+    In [0, 1]; 0 only where every token is claimed and no other. P is of the whole claim, so that claiming the whole
     vocabulary does not pay. Judges bags as well as sequences; verdicts on texts are read from it.
 
-    >>> TokenSet().items([(5, 3), (8,)], [(5, 5, 8), (7,)])
-    (0.8, 0.0)
+    >>> TokenError().items([(5, 3), (8,)], [(5, 5, 8), (7,)])
+    (0.19999999999999996, 1.0)
     """
 
-    name: ClassVar[str] = "token-set"
+    name: ClassVar[str] = "token-error"
     unit: ClassVar[str] = "of 1"
-    direction: ClassVar[Direction] = Direction.HIGHER
+    direction: ClassVar[Direction] = Direction.LOWER
     paired: ClassVar[bool] = False
+
+    @property
+    def perfect(self) -> float:
+        """No error: 0."""
+        return 0.0
 
     def unfit(self, claim: Claim) -> str | None:
         """Judges every claim of tokens."""
@@ -53,7 +58,7 @@ class TokenSet(AbstractTokenMetric):
         real = {token for one in true for token in one}
         precision = len(found & real) / len(found) if found else 0.0
         recalls = (len(found & set(one)) / len(set(one)) if one else 1.0 for one in true)
-        return tuple(2 * precision * one / (precision + one) if precision and one else 0.0 for one in recalls)
+        return tuple(1 - 2 * precision * one / (precision + one) if precision and one else 1.0 for one in recalls)
 
 
 @final
@@ -68,6 +73,11 @@ class TokenOverlap(AbstractTokenMetric):
     name: ClassVar[str] = "token-overlap"
     unit: ClassVar[str] = "of 1"
     direction: ClassVar[Direction] = Direction.HIGHER
+
+    @property
+    def perfect(self) -> float:
+        """Every token right: 1."""
+        return 1.0
 
     def unfit(self, claim: Claim) -> str | None:
         """A bag has no sequences."""
@@ -94,6 +104,11 @@ class TokenOrder(AbstractTokenMetric):
     unit: ClassVar[str] = "of 1"
     direction: ClassVar[Direction] = Direction.HIGHER
 
+    @property
+    def perfect(self) -> float:
+        """Every token right: 1."""
+        return 1.0
+
     def unfit(self, claim: Claim) -> str | None:
         """A bag has no order."""
         return _order_needed(self.name, claim)
@@ -117,6 +132,11 @@ class ExactText(AbstractTokenMetric):
     name: ClassVar[str] = "exact-text"
     unit: ClassVar[str] = "of 1"
     direction: ClassVar[Direction] = Direction.HIGHER
+
+    @property
+    def perfect(self) -> float:
+        """Every token right: 1."""
+        return 1.0
 
     def unfit(self, claim: Claim) -> str | None:
         """A bag has no order."""
