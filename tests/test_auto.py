@@ -18,6 +18,13 @@ def seen(target: ls.Target, mechanism: ls.AbstractMechanism, size: int = 1) -> t
     return ls.observe(target, batch, mechanism, key=ls.Key(0), tell=[ls.BatchSize(size)]), batch
 
 
+def pooled() -> ls.Target:
+    """A smooth net that no exact attack undoes: pooling forgets."""
+    with ls.Key(0).isolated():
+        layers = [nn.Conv2d(1, 12, 3, padding=1), nn.Sigmoid(), nn.AvgPool2d(2), nn.Conv2d(12, 12, 3, padding=1)]
+        return ls.Target(nn.Sequential(*layers, nn.Sigmoid(), nn.Flatten(), nn.Linear(192, 4)), DOMAIN, 4)
+
+
 def psnr(attempt: ls.Attempt, batch: ls.Batch) -> float:
     return ls.score(attempt.claim, batch, domain=DOMAIN)["psnr"].value
 
@@ -40,12 +47,11 @@ def test_what_is_proved_is_handed_on_with_certificate_and_labels() -> None:
 
 
 def test_searches_go_on_from_each_other_and_each_part_is_told() -> None:
-    target = ls.LeNet().build(DOMAIN, 4, key=ls.Key(0))
-    observed, batch = seen(target, ls.FedSGD())
+    observed, batch = seen(pooled(), ls.FedSGD())
     attempt = ls.Auto(evaluations=1200).run(observed, key=ls.Key(1))
     single = ls.idlg(evaluations=300).run(observed, key=ls.Key(1))
     assert psnr(attempt, batch) > psnr(single, batch) - 1
-    assert psnr(attempt, batch) > 60
+    assert psnr(attempt, batch) > 50
     said = " | ".join(attempt.steps)
     for part in ("LinearLayer: refused", "FirstAttention: refused", "L-BFGS on the squared distance: claimed"):
         assert part in said
@@ -88,8 +94,7 @@ def test_nothing_applies_without_facts_and_it_says_why() -> None:
 
 def test_the_choice_never_looks_at_the_secret() -> None:
     """Another secret behind the same observation: the same claim."""
-    target = ls.LeNet().build(DOMAIN, 4, key=ls.Key(0))
-    observed, _ = seen(target, ls.FedSGD())
+    observed, _ = seen(pooled(), ls.FedSGD())
     one, again = (ls.Auto(evaluations=60).run(observed, key=ls.Key(1)) for _ in range(2))
     assert torch.equal(one.claim.values, again.claim.values)
     assert 0 < SOLVING < 1

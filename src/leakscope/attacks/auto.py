@@ -59,8 +59,8 @@ EDGES = 0.05
 class Auto(AbstractAttack[Inputs]):
     """Exact attacks first; where none proves its claim, searches, each started from the best that was found so far.
 
-    1. `LinearLayer`, `LowRank`, `FirstAttention`, `WindowedFrames`, `Recursive`: the first claim that its own certificate proves,
-       for as many inputs as there are, is handed on.
+    1. `LinearLayer`, `LowRank`, `FirstAttention`, `WindowedFrames`, `Recursive`: the first claim that its own
+       certificate proves, for as many inputs as there are, is handed on.
     2. Labels: those that were told, else `LabelCounts`.
     3. Searches. Without declared noise: L-BFGS on the squared distance, which solves small smooth nets to the last
        digit; signed Adam with much and then with little total variation, which bears kinks and batches; the same on the
