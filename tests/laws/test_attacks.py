@@ -255,6 +255,8 @@ def test_every_field_speaks(row: Row) -> None:
         seen = observed(row, ls.FedSGD() >> ls.Quantize(bits=16))  # coarse enough for what refines
     elif Trait.TEXT not in row.traits and not isinstance(attack, ls.GradientInversion | ls.AtRest):
         seen = ls.observe(net(row), four, ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(11)])
+    if isinstance(attack, ls.Auto):  # what is solved exactly needs no evaluations
+        seen = observed(row, ls.FedSGD() >> ls.GaussianNoise(1e-3))
     for field in dataclasses.fields(attack):
         other = OTHER[field.name] if field.name in OTHER else altered(getattr(attack, field.name))
         if field.name == "labeling" and attack.labeling != ls.Joint():
