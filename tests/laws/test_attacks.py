@@ -229,6 +229,7 @@ OTHER: dict[str, Any] = {
     "ridge": 1e-6,
     "window": ls.ContextWindow("layer_1.weight", "layer_1.bias", features=5, left=3, right=5),
     "polish": False,
+    "evaluations": 90,
     "speech": ls.SpeechPrior(spread=0.3),
     "depth": 1,
     "steps": 1,
