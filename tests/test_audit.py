@@ -238,8 +238,8 @@ def test_labels_told_although_withheld_are_caught(monkeypatch):
     """The planted fault: the law above must be able to fail."""
     generous = facts_module.tell
 
-    def slip(kinds, target, batch):
-        return generous((*kinds, TrueLabels), target, batch)
+    def slip(kinds, target, batch, *, source=None):
+        return generous((*kinds, TrueLabels), target, batch, source=source)
 
     monkeypatch.setattr(cell_module, "tell", slip)
     audit_toys.SEEN.clear()
@@ -271,8 +271,8 @@ def test_facts_are_true_and_named():
     target = Target(module, Images(2, 4, 4), 3)
     facts = {type(fact): fact for fact in tell((BatchSize, TrueLabels, BatchNormStatistics), target, batch)}
     assert facts.keys() == {BatchSize, TrueLabels, BatchNormStatistics}
-    for kind in MAKERS.keys() - facts.keys():  # facts about speech
-        with pytest.raises(BadInput, match=r"there are no|is made of"):
+    for kind in MAKERS.keys() - facts.keys():  # facts about speech, and about public data that nobody named
+        with pytest.raises(BadInput, match=r"there are no|is made of|come from the public half"):
             tell([kind], target, batch)
     assert all(fact.contradiction(batch) is None for fact in facts.values())
     ((name, statistics),) = facts[BatchNormStatistics].by_layer
