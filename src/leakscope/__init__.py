@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from leakscope.attacks.parts.starts import Gray as Gray
     from leakscope.attacks.parts.starts import Uniform as Uniform
     from leakscope.attacks.parts.together import Together as Together
+    from leakscope.attacks.transcripts.ctc import CtcTranscript as CtcTranscript
     from leakscope.bounds.accounting import epsilon as epsilon
     from leakscope.core.attempt import Attempt as Attempt
     from leakscope.core.attempt import Budget as Budget
@@ -218,6 +219,7 @@ _HOME = {
         "Squashed",
     ),
     "attacks.parts.together": ("Together",),
+    "attacks.transcripts.ctc": ("CtcTranscript",),
     "attacks.parts.starts": (
         "Gaussian",
         "Gray",

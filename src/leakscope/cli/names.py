@@ -47,6 +47,7 @@ from leakscope.attacks.parts.searches import LBFGS, AbstractSearch, Adam, Patien
 from leakscope.attacks.parts.spaces import AbstractSpace, Pixels, SomeFrames, Squashed, Where
 from leakscope.attacks.parts.starts import AbstractStart, Between, Claimed, Gaussian, Gray, Repeated, Uniform
 from leakscope.attacks.parts.together import Together
+from leakscope.attacks.transcripts.ctc import CtcTranscript
 from leakscope.attacks.transcripts.matching import TranscriptMatching
 from leakscope.core.errors import UnknownName
 from leakscope.core.mechanism import AbstractMechanism
@@ -228,6 +229,10 @@ ROWS: tuple[Row, ...] = (
     _row(
         _A, WindowedFrames, "all frames of speech in closed form, from a dense layer that is fed windows of them",
         "", T.CLAIMS_INPUTS, T.EXACT, T.SPEECH,
+    ),
+    _row(
+        _A, CtcTranscript, "what was said, exactly: the one transcript whose CTC occupancies are those in the update",
+        "", T.CLAIMS_TRANSCRIPTS, T.EXACT, T.SPEECH,
     ),
     _row(
         _A, FrameLikelihood, "the most probable frames of speech under noise, rounding or pruning, with a speech prior",

@@ -1,0 +1,252 @@
+"""The chain of CTC states blank, l1, blank, l2, ..., blank, for strings that may still be soft.
+
+A soft string has a distribution over letters at each position; a state emits the mean probability of its letters. At a
+string proper this is the forward-backward recursion of Graves et al. 2006 (doi:10.1145/1143844.1143891), section 4.
+All masses are normalized at every frame, which a posterior does not notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+TINY = 1e-200
+"""Masses below are zero: no occupancy is known so well, and subnormal numbers are slow."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """letters: (T, K) the model's probabilities of the letters, blank: (T,) its probability of the blank.
+
+    seen: (T, K + 1), the occupancies that the gradient revealed, how much of frame t each letter holds, the blank last.
+    The letters need not be all of them: then `letters` and `blank` do not sum to 1. noise: the standard deviation of
+    what was seen, as far as it is known.
+    """
+
+    letters: Array
+    blank: Array
+    seen: Array
+    noise: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.blank)
+
+    def reversed(self) -> Evidence:
+        """The same, last frame first: the evidence of the reversed string."""
+        return Evidence(self.letters[::-1], self.blank[::-1], self.seen[::-1], self.noise)
+
+    def only(self, classes: Indices) -> Evidence:
+        """Some letters alone."""
+        return Evidence(self.letters[:, classes], self.blank, self.seen[:, [*classes, -1]], self.noise)
+
+    def between(self, first: int, last: int) -> Evidence:
+        """Frames `first` to `last - 1`."""
+        return Evidence(self.letters[first:last], self.blank[first:last], self.seen[first:last], self.noise)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Spelling:
+    """letters: (L, K) the distribution at each position. skips: (L,) 1 where a label may follow the one before it
+    without a blank (they differ), 0 where it may not."""
+
+    letters: Array
+    skips: Array
+
+    def __len__(self) -> int:
+        return len(self.letters)
+
+    @property
+    def states(self) -> int:
+        """2 L + 1."""
+        return 2 * len(self.letters) + 1
+
+
+def spelled(string: Sequence[int], count: int, *, before: int = -1) -> Spelling:
+    """A string proper over `count` letters; `before` is the label before its first."""
+    labels = np.array(string, dtype=np.int64)
+    return Spelling(np.eye(count)[labels], (labels != np.r_[before, labels[:-1]]).astype(np.float64))
+
+
+def followed(head: Spelling, tail: Spelling) -> Spelling:
+    """One after the other."""
+    return Spelling(np.vstack([head.letters, tail.letters]), np.r_[head.skips, tail.skips])
+
+
+def enter(mass: Array, skips: Array) -> Array:
+    """Where the mass (..., S) goes in one step: it stays, moves on by one state, or over a blank."""
+    moved = mass.copy()
+    moved[..., 1:] += mass[..., :-1]
+    moved[..., 3::2] += mass[..., 1:-2:2] * skips[..., 1:]
+    return moved
+
+
+def leave(mass: Array, skips: Array) -> Array:
+    """The transpose of `enter`: what a state can reach in one step."""
+    reached = mass.copy()
+    reached[..., :-1] += mass[..., 1:]
+    reached[..., 1:-2:2] += mass[..., 3::2] * skips[..., 1:]
+    return reached
+
+
+def at_start(states: int) -> Array:
+    """The mass before the first frame: all in the first blank."""
+    return np.asarray(np.eye(1, states)[0])
+
+
+def at_end(states: int) -> Array:
+    """The weights of the states after the last frame: the last label or the blank behind it."""
+    return (np.arange(states) >= states - 2).astype(np.float64)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Passes:
+    """The two recursions over frames and states (T, S).
+
+    emitted: the probability of each state's letter. ahead: forward mass, rows sum to 1. behind: backward mass without
+    the frame's own emission, scaled so that `occupancies` sum to 1. scale: (T,) what the forward masses were divided
+    by. before: (S,) the mass before the first frame.
+    """
+
+    spelling: Spelling
+    emitted: Array
+    ahead: Array
+    behind: Array
+    scale: Array
+    before: Array
+
+    @property
+    def possible(self) -> bool:
+        """Whether the frames suffice for the string at all."""
+        return bool(np.isfinite(self.behind[0, 0]))
+
+    def occupancies(self) -> Array:
+        """How much of each frame each state holds (T, S)."""
+        return self.ahead * self.behind
+
+    def shares(self, evidence: Evidence) -> Array:
+        """How much of each frame each letter and, last, the blank holds (T, K + 1)."""
+        held = self.occupancies()
+        letters = (held[:, 1::2] / self.emitted[:, 1::2]) @ self.spelling.letters * evidence.letters
+        return np.hstack([letters, held[:, ::2].sum(1, keepdims=True)])
+
+
+def run(spelling: Spelling, evidence: Evidence, *, before: Array, after: Array) -> Passes:
+    """Both recursions, from the masses `before` the first frame and the weights `after` the last, (S,) each."""
+    frames, skips = len(evidence), spelling.skips
+    emitted = np.empty((frames, spelling.states))
+    emitted[:, 0::2] = evidence.blank[:, None]
+    emitted[:, 1::2] = np.maximum(evidence.letters @ spelling.letters.T, TINY)
+    ahead, behind, scale = np.empty_like(emitted), np.empty_like(emitted), np.empty(frames)
+    mass = before
+    for t in range(frames):
+        mass = enter(mass, skips) * emitted[t]
+        scale[t] = max(mass.sum(), TINY)
+        mass = _clean(mass / scale[t])
+        ahead[t] = mass
+    behind[-1] = after
+    for t in range(frames - 1, 0, -1):
+        behind[t - 1] = _clean(leave(behind[t] * emitted[t], skips) / scale[t])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        behind /= ahead[-1] @ behind[-1]
+    return Passes(spelling, emitted, ahead, behind, scale, before)
+
+
+def _clean(mass: Array) -> Array:
+    mass[mass < TINY] = 0.0
+    return mass
+
+
+def through(spelling: Spelling, evidence: Evidence) -> Passes:
+    """The recursions over a whole utterance."""
+    return run(spelling, evidence, before=at_start(spelling.states), after=at_end(spelling.states))
+
+
+def misfit(string: Sequence[int], evidence: Evidence) -> float:
+    """sum over frames and classes of (occupancy of the string - seen occupancy)^2, in [0, inf).
+
+    The noise of the evidence for the true string, 0.01 to 10 for another one; infinite for one that needs more frames.
+    """
+    passes = through(spelled(string, evidence.letters.shape[1]), evidence)
+    if not passes.possible:
+        return float("inf")
+    return float(((passes.shares(evidence) - evidence.seen) ** 2).sum())
+
+
+def jacobian(passes: Passes, evidence: Evidence, first: int, after: Array, rough: float) -> Array:
+    """The derivative of `shares` (flattened, T (K + 1)) to what is open from position `first` on, one column each:
+
+    letters[first:] (row by row), skips[first:], and coefficients u of the weights after the last frame, which are
+    w exp(after @ u); after: (S, M). Letters act on the occupancies only through their profile over the frames,
+    probabilities (T, K), which are taken in as few patterns as leave a share `rough` of their norm.
+    """
+    patterns, mixture = _patterns(evidence.letters, rough)
+    spelling, held = passes.spelling, passes.occupancies()
+    places = np.arange(first, len(spelling))
+    moved = _moved(passes, places, patterns, after)
+    frames, count = evidence.letters.shape
+    per_label = moved[:, :, 1::2] / passes.emitted[:, None, 1::2]
+    letters = (per_label @ spelling.letters) * evidence.letters[:, None]
+    changes = np.concatenate([letters, moved[:, :, ::2].sum(2)[:, :, None]], 2).transpose(0, 2, 1)
+    split = len(places) * patterns.shape[1]
+    mixed = changes[:, :, :split].reshape(frames, count + 1, len(places), -1) @ mixture
+    share = held[:, 2 * places + 1] / passes.emitted[:, 2 * places + 1]
+    weight = share / passes.emitted[:, 2 * places + 1]
+    inside = spelling.letters[places] * evidence.letters[:, None] * weight[:, :, None]
+    mixed[:, :-1] -= inside.transpose(0, 2, 1)[..., None] * evidence.letters[:, None, None]
+    diagonal = np.arange(count)
+    mixed[:, diagonal, :, diagonal] += share * evidence.letters.T[:, :, None]
+    flat = mixed.reshape(frames, count + 1, -1)
+    return np.concatenate([flat, changes[:, :, split:]], 2).reshape(frames * (count + 1), -1)
+
+
+def _patterns(profiles: Array, rough: float) -> tuple[Array, Array]:
+    """Profiles (T, K) as patterns (T, R) @ mixture (R, K), up to a share `rough` of their norm."""
+    left, sizes, right = np.linalg.svd(profiles, full_matrices=False)
+    left_over = np.sqrt(np.cumsum(sizes[::-1] ** 2)[::-1])
+    kept = max(1, int((left_over > rough * left_over[0]).sum()))
+    return left[:, :kept] * sizes[:kept], right[:kept]
+
+
+def _moved(passes: Passes, places: Indices, patterns: Array, after: Array) -> Array:
+    """The change of the occupancies (T, N, S) per change of the emissions at `places` by each of the patterns, of the
+    skips into `places`, and of the weights after the last frame."""
+    spelling, skips = passes.spelling, passes.spelling.skips
+    rank = patterns.shape[1]
+    states, bend = np.repeat(2 * places + 1, rank), np.tile(patterns, len(places))
+    emitting = np.arange(len(states))
+    inner = places[places > 0]
+    skipping = len(states) + np.flatnonzero(places > 0)
+    count = len(states) + len(places) + after.shape[1]
+    forward = np.zeros((len(patterns), count, spelling.states))
+    change = forward[0]
+    for t in range(len(patterns)):
+        earlier = passes.ahead[t - 1] if t else passes.before
+        change = enter(change, skips) if t else change.copy()
+        change[skipping, 2 * inner + 1] += earlier[2 * inner - 1]
+        change *= passes.emitted[t]
+        entered = passes.ahead[t] / passes.emitted[t] * passes.scale[t]
+        change[emitting, states] += entered[states] * bend[t]
+        forward[t] = change = change / passes.scale[t]
+    backward = np.zeros((count, spelling.states))
+    backward[len(states) + len(places) :] = (after * passes.behind[-1][:, None]).T
+    total = (forward[-1] * passes.behind[-1] + passes.ahead[-1] * backward).sum(1)
+    for t in range(len(patterns) - 1, -1, -1):
+        held = passes.ahead[t] * passes.behind[t]
+        forward[t] = forward[t] * passes.behind[t] + passes.ahead[t] * backward - held * total[:, None]
+        if t:
+            leaving = backward * passes.emitted[t]
+            leaving[emitting, states] += passes.behind[t][states] * bend[t]
+            backward = leave(leaving, skips)
+            backward[skipping, 2 * inner - 1] += (passes.behind[t] * passes.emitted[t])[2 * inner + 1]
+            backward /= passes.scale[t]
+    return forward

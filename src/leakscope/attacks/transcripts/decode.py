@@ -1,0 +1,267 @@
+"""The label string that has given CTC occupancies, read from left to right.
+
+The first frames can only be in the first states, so they reveal the first labels, and every label that is known lets
+the next ones show. What is not known yet enters the occupancies of earlier frames only through the weights of the
+states at some horizon; up to there the chain is exact. So the labels ahead are fitted as distributions, stretch after
+stretch (`relax`), the first of them become certain, and the horizon moves on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from leakscope.attacks.transcripts.chain import (
+    Array,
+    Evidence,
+    Passes,
+    Spelling,
+    at_end,
+    at_start,
+    followed,
+    misfit,
+    spelled,
+    through,
+)
+from leakscope.attacks.transcripts.relax import Relaxed, Stretch, relaxed
+
+Labels = tuple[int, ...]
+Going = Callable[[float], bool]
+
+PRESENT = 0.5
+"""A label holds at least one frame altogether, so a class that holds less is not in the string."""
+LEAST_NOISE = 1e-7
+MARGIN = 30.0
+"""A proved string's misfit over what noise explains in the mean, at most; correlated noise stays well below."""
+AHEAD = (5.0, 2.0, 1.0)
+"""The horizon lies where this many labels beyond the known ones have passed in the mean; nearer if that fails."""
+STUCK = 0.05
+"""Misfit of a stretch above which the labels found do not explain it; right ones leave 0.005 at most."""
+FARTHEST = 9
+"""No more labels than these are taken from one stretch."""
+ROUNDS = 16
+CLOSING = 6
+"""This many frames before the end there is no horizon any more, but an end; the number of labels left is tried."""
+SPREAD = 5
+"""By how much that number is tried to differ from what the blanks suggest."""
+
+
+@final
+@dataclass(frozen=True)
+class Manner:
+    """certain: distributions this sharp are taken for labels. equal: how probable two equal neighbors are beforehand.
+
+    turned: from the last frame to the first. stubborn: goes on where the labels found explain nothing.
+    """
+
+    certain: float
+    equal: float
+    turned: bool = False
+    stubborn: bool = False
+
+
+MANNERS = (
+    Manner(0.85, 0.05),
+    Manner(0.95, 0.3),
+    Manner(0.85, 0.05, turned=True),
+    Manner(0.95, 0.3, turned=True, stubborn=True),
+)
+"""One after the other until a string is proved: quickly, as suits a language, then as suits anything."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """labels: classes. misfit: as in `chain.misfit`. swapped: the least misfit when two neighbors change places.
+
+    tolerance: the largest misfit that proves the string.
+    """
+
+    labels: Labels
+    misfit: float
+    swapped: float
+    tolerance: float
+
+    @property
+    def certain(self) -> bool:
+        """Whether the string is proved."""
+        return self.misfit <= self.tolerance
+
+    @property
+    def ratio(self) -> float:
+        """Above 1 when it is not proved."""
+        return self.misfit / self.tolerance
+
+
+def noise_of(evidence: Evidence) -> float:
+    """Root mean square of the occupancies of classes that are not in the string; not less than was known before."""
+    absent = evidence.seen[:, :-1].sum(0) <= PRESENT
+    values = evidence.seen[:, :-1][:, absent]
+    absent_noise = float(np.sqrt(np.mean(values**2))) if values.size else 0.0
+    return max(LEAST_NOISE, evidence.noise, absent_noise)
+
+
+def judged(labels: Labels, evidence: Evidence) -> Reading:
+    """A string with what proves or disproves it.
+
+    Its tolerance is `MARGIN` times the misfit that is explained by the noise of absent classes and by rounding of the
+    client's loss (its gradient is as exact as the logarithm of a probability, -nll, in float32), at most a quarter of
+    the misfit of its nearest neighbor among strings with two labels swapped.
+    """
+    passes = through(spelled(labels, evidence.letters.shape[1]), evidence)
+    if not passes.possible:
+        return Reading(labels, np.inf, np.inf, 0.0)
+    shares, size = passes.shares(evidence), evidence.seen.size
+    found = float(((shares - evidence.seen) ** 2).sum())
+    rounded = float(np.finfo(np.float32).eps * np.log(passes.scale).sum())
+    tolerance = MARGIN * (noise_of(evidence) ** 2 * size + rounded**2 * float((shares**2).sum()))
+    swapped = np.inf
+    if found <= tolerance:
+        pairs = [place for place in range(len(labels) - 1) if labels[place] != labels[place + 1]]
+        swapped = min((misfit(_swapped(labels, place), evidence) for place in pairs), default=np.inf)
+    return Reading(labels, found, swapped, min(tolerance, swapped / 4))
+
+
+def _swapped(labels: Labels, place: int) -> Labels:
+    return (*labels[:place], labels[place + 1], labels[place], *labels[place + 2 :])
+
+
+def read(evidence: Evidence, *, going: Going) -> Reading:
+    """The string with the least misfit that is found; ends at once when it is proved.
+
+    going: called with a share of the work in [0, 1], False ends it with the labels that are known so far.
+    """
+    noise = noise_of(evidence)
+    classes = np.flatnonzero(evidence.seen[:, :-1].sum(0) > PRESENT)
+    best = judged((), evidence)
+    for manner in MANNERS:
+        if best.certain or not len(classes) or not going(0.0):
+            break
+        reader = _Reader((evidence.reversed() if manner.turned else evidence).only(classes), noise, manner)
+        for found in reader.readings(going):
+            labels = tuple(int(classes[label]) for label in (found[::-1] if manner.turned else found))
+            reading = judged(labels, evidence)
+            if reading.misfit < best.misfit or not best.labels:
+                best = reading
+            if best.certain:
+                break
+    return best
+
+
+@final
+class _Reader:
+    def __init__(self, evidence: Evidence, noise: float, manner: Manner) -> None:
+        self.evidence, self.noise, self.manner = evidence, noise, manner
+        mass = evidence.seen[:, :-1].sum(0)
+        usual = mass / np.maximum(evidence.letters.mean(0), 1e-12)
+        self.usual: Array = usual / usual.sum()
+        self.mass = float(mass.sum())
+        self.left = max(1, round(self.mass / 2))
+
+    def readings(self, going: Going) -> Iterator[Labels]:
+        """One string for each number of labels that may be left when the end is in sight, the likeliest first."""
+        known: Labels = ()
+        frames = len(self.evidence)
+        while True:
+            passes = self.course(known)
+            horizon = self.horizon(passes, len(known), AHEAD[0])
+            if not going(min(1.0, horizon / frames)):
+                yield known
+                return
+            if horizon >= frames - CLOSING:
+                break
+            following = self.following(passes, known)
+            if not following:
+                return
+            known = (*known, *following)
+        for left in self.endings():
+            if not going(1.0):
+                return
+            passes = through(self.usually(known, left), self.evidence)
+            if not passes.possible:
+                continue
+            stretch = self.stretch(passes, known, frames, left)
+            found = relaxed(stretch, noise=self.noise, rounds=2 * ROUNDS, wanted=left)
+            yield (*known, *(int(label) for label in found.letters.argmax(1)))
+
+    def following(self, passes: Passes, known: Labels) -> Labels:
+        """The labels that one stretch makes certain, or a shorter one where those found explain nothing; or none."""
+        for ahead in AHEAD:
+            stretch = self.stretch(passes, known, self.horizon(passes, len(known), ahead), None)
+            found = relaxed(stretch, noise=self.noise, rounds=ROUNDS, wanted=FARTHEST)
+            if found.misfit < STUCK + 3 * self.noise**2 * stretch.evidence.seen.size:
+                return self.certain(found)
+        return self.certain(found) if self.manner.stubborn else ()
+
+    def certain(self, found: Relaxed) -> Labels:
+        """The first labels, up to one that is not sharp; at least one."""
+        sharp = found.letters.max(1)[:FARTHEST] > self.manner.certain
+        count = max(1, int(np.r_[sharp, False].argmin()))
+        return tuple(int(label) for label in found.letters[:count].argmax(1))
+
+    def usually(self, known: Labels, left: int) -> Spelling:
+        """The known labels, followed by `left` usual ones."""
+        open_ones = Spelling(np.tile(self.usual, (left, 1)), np.full(left, 1 - self.manner.equal))
+        return followed(spelled(known, len(self.usual)), open_ones)
+
+    def course(self, known: Labels) -> Passes:
+        """The passes of what `usually` follows, for the number of labels with which letters hold what they were seen
+        to hold; that number is kept in `left`."""
+        best, off = self._tried(known, self.left)
+        while True:
+            following = self.left + (1 if off < 0 else -1)
+            if following < 1:
+                return best
+            passes, new = self._tried(known, following)
+            if not abs(new) < abs(off):
+                return best
+            best, off, self.left = passes, new, following
+
+    def _tried(self, known: Labels, left: int) -> tuple[Passes, float]:
+        passes = through(self.usually(known, left), self.evidence)
+        held = float(passes.occupancies()[:, 1::2].sum()) if passes.possible else np.inf
+        return passes, held - self.mass
+
+    def horizon(self, passes: Passes, known: int, ahead: float) -> int:
+        """How many frames until `ahead` labels beyond the known ones have passed in the mean."""
+        held = passes.occupancies()
+        mean = held @ (np.arange(held.shape[1]) / 2)
+        return max(2, int(np.searchsorted(mean, known + ahead)) + 1)
+
+    def stretch(self, passes: Passes, known: Labels, horizon: int, left: int | None) -> Stretch:
+        """The frames before `horizon` in which something open is heard; `left` labels to the end, or None before it."""
+        held = passes.occupancies()
+        faint = 0.05 * self.noise
+        beyond = held[:, 2 * len(known) + 1 :].sum(1)
+        first = max(0, int((beyond < faint).argmin()) - 1) if known else 0
+        gone = max(0, (int((np.cumsum(held[first - 1]) < 1e-3 * faint).sum()) - 1) // 2) if first else 0
+        tail = np.cumsum(held[horizon - 1][::-1])[::-1]
+        count = left or min(self.left, max(2, -(-int((tail > 2 * faint).sum()) // 2) - len(known) + 1))
+        near = spelled(known[gone:], len(self.usual), before=known[gone - 1] if gone else -1)
+        states = 2 * (len(near) + count) + 1
+        before, after = at_start(states), at_end(states)
+        if first:
+            before = np.zeros(states)
+            before[: 2 * len(near) + 1] = passes.ahead[first - 1, 2 * gone : 2 * len(known) + 1]
+        if left is None:
+            after = passes.behind[horizon - 1, 2 * gone :][:states]
+            after = np.maximum(after / after.max(), 1e-250)
+        bends = _bends(states) if left is None else np.zeros((states, 0))
+        heard = self.evidence.between(first, horizon)
+        return Stretch(heard, near, count, before, after, bends, self.usual, self.manner.equal)
+
+    def endings(self) -> list[int]:
+        """How many labels may be left, the likeliest number first."""
+        around = range(max(1, self.left - SPREAD), self.left + SPREAD + 1)
+        return sorted(around, key=lambda left: abs(left - self.left))
+
+
+def _bends(states: int) -> Array:
+    """Smooth functions of the position, for all states and for labels apart from blanks (S, M)."""
+    place = np.arange(states) / 2
+    centers = np.arange(-3.0, states / 2 + 4, 2.0)
+    bumps = np.exp(-0.5 * ((place[:, None] - centers) / 2.5) ** 2)
+    return np.hstack([0.7 * bumps, 0.3 * bumps * (np.arange(states) % 2)[:, None]])

@@ -1,0 +1,187 @@
+"""Transcripts from CTC occupancies: torch's CTC gradient and the list of all strings are the oracles."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import leakscope as ls
+from leakscope.attacks.transcripts.chain import Evidence, Spelling, jacobian, misfit, run, spelled, through
+from leakscope.attacks.transcripts.decode import judged, read
+
+LETTERS = 4
+CONTEXT, FEATURES = 4, 5
+
+
+def probabilities(frames: int, seed: int, sharp: float = 0.5, letters: int = LETTERS) -> torch.Tensor:
+    logits = sharp * torch.randn(frames, letters + 1, generator=ls.Key(seed).generator(), dtype=torch.float64)
+    return logits.softmax(1)
+
+
+def by_torch(string: tuple[int, ...], outputs: torch.Tensor) -> np.ndarray[Any, Any]:
+    """Occupancies (T, C), blank last: what torch's CTC gradient to the logits leaves of the probabilities."""
+    logits = outputs.log().detach().requires_grad_()
+    blank = outputs.shape[1] - 1
+    labels = torch.tensor([string], dtype=torch.int64)
+    lengths = torch.tensor([len(outputs)]), torch.tensor([len(string)])
+    loss = F.ctc_loss(logits.log_softmax(1)[:, None], labels, *lengths, blank=blank, reduction="sum")
+    (slope,) = torch.autograd.grad(loss, logits)
+    return (outputs - slope).numpy()
+
+
+def evidence(string: tuple[int, ...], outputs: torch.Tensor) -> Evidence:
+    known = outputs.numpy()
+    return Evidence(known[:, :-1], known[:, -1], by_torch(string, outputs))
+
+
+def needed(string: tuple[int, ...]) -> int:
+    return len(string) + sum(one == other for one, other in itertools.pairwise(string))
+
+
+def always(share: float) -> bool:
+    return 0 <= share <= 1
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(0, LETTERS - 1), max_size=6).map(tuple), st.integers(1, 14), st.integers(0, 5))
+def test_occupancies_are_those_in_the_gradient_of_torch(string: tuple[int, ...], frames: int, seed: int) -> None:
+    outputs = probabilities(frames, seed)
+    heard = evidence((), outputs)
+    passes = through(spelled(string, LETTERS), heard)
+    assert passes.possible == (needed(string) <= frames)
+    if passes.possible:
+        np.testing.assert_allclose(passes.shares(heard), by_torch(string, outputs), atol=1e-10)
+    else:
+        assert misfit(string, heard) == np.inf
+
+
+def test_the_derivative_is_that_of_finite_differences() -> None:
+    generator = np.random.default_rng(0)
+    heard = evidence((0, 1), probabilities(7, 1))
+    letters, skips = generator.dirichlet(np.ones(LETTERS), 3), generator.uniform(0.2, 1, 3)
+    before, after, bends = generator.uniform(size=7), generator.uniform(size=7), generator.normal(size=(7, 2))
+
+    def shares(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        changed = letters.copy(), skips.copy()
+        changed[0][1:], changed[1][1:] = values[: 2 * LETTERS].reshape(2, LETTERS), values[2 * LETTERS : -2]
+        end = after * np.exp(bends @ values[-2:])
+        return run(Spelling(*changed), heard, before=before, after=end).shares(heard).ravel()
+
+    start = np.concatenate([letters[1:].ravel(), skips[1:], np.zeros(2)])
+    steps = 1e-6 * np.eye(len(start))
+    differences = np.stack([(shares(start + step) - shares(start - step)) / 2e-6 for step in steps], 1)
+    passes = run(Spelling(letters, skips), heard, before=before, after=after)
+    np.testing.assert_allclose(jacobian(passes, heard, 1, bends, 0.0), differences, atol=1e-7)
+
+
+@pytest.mark.parametrize("frames", [3, 6])
+def test_every_short_string_is_read_and_no_other_one_fits(frames: int) -> None:
+    """All strings over three letters with up to three labels, one against the others."""
+    outputs = probabilities(frames, 3, letters=3)
+    strings = [s for n in range(4) for s in itertools.product(range(3), repeat=n) if needed(s) <= frames]
+    for string in strings:
+        heard = evidence(string, outputs)
+        found = read(heard, going=always)
+        assert found.labels == string
+        assert found.certain
+        others = [judged(other, heard) for other in strings if other != string]
+        assert not any(other.certain for other in others)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_long_strings_are_read_though_their_middle_is_blurred(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    string = tuple(int(label) for label in generator.integers(0, 9, 24))
+    heard = evidence(string, probabilities(70, seed, letters=9))
+    found = read(heard, going=always)
+    assert found.labels == string
+    assert found.certain
+    swapped = (*string[:11], string[12], string[11], *string[13:])
+    assert swapped == string or not judged(swapped, heard).certain
+
+
+def test_a_reader_that_is_stopped_says_what_it_has() -> None:
+    string = (0, 1, 2, 3, 2, 1, 0, 1, 3, 0, 2, 3)
+    heard = evidence(string, probabilities(40, 0))
+    shares: list[float] = []
+
+    def going(share: float) -> bool:
+        shares.append(share)
+        return max(shares) < 0.6
+
+    found = read(heard, going=going)
+    assert not found.certain
+    assert found.labels == string[: len(found.labels)]
+    assert 0 < len(found.labels) < len(string)
+
+
+def model(hidden: int = 96, **options: Any) -> ls.Target:
+    recipe = ls.DeepSpeech(hidden=hidden, context=CONTEXT, coefficients=FEATURES, **options)
+    return recipe.build(ls.Frames(FEATURES), 8, key=ls.Key(0))
+
+
+def utterances(*lengths: int) -> ls.Batch:
+    """Random frames; transcripts of a third as many labels, 0 to 6, some of them doubled."""
+    frames = [torch.randn(count, FEATURES, generator=ls.Key(count).generator()) for count in lengths]
+    labels = [
+        torch.randint(0, 7, (count // 3,), generator=ls.Key(count).child("said").generator()) for count in lengths
+    ]
+    padded = [torch.nn.utils.rnn.pad_sequence(one, batch_first=True) for one in (frames, labels)]
+    return ls.Batch(*padded, torch.tensor(lengths), torch.tensor([len(one) for one in labels]))
+
+
+def said(batch: ls.Batch) -> list[tuple[int, ...]]:
+    return sorted(tuple(row[:n]) for row, n in zip(batch.labels.tolist(), batch.label_lengths.tolist(), strict=True))
+
+
+def attacked(batch: ls.Batch, mechanism: Any, target: ls.Target) -> ls.Attempt[ls.Transcripts]:
+    return ls.CtcTranscript().run(ls.observe(target, batch, mechanism, key=ls.Key(1)), key=ls.Key(2))
+
+
+@pytest.mark.parametrize("reduction", list(ls.Reduction))
+@pytest.mark.parametrize("lengths", [(20,), (12, 17)], ids=str)
+@pytest.mark.parametrize("mechanism", [ls.FedSGD(), ls.FedSGD() >> ls.Clip(0.01)], ids=repr)
+def test_the_transcripts_behind_one_update(lengths: tuple[int, ...], reduction: Any, mechanism: Any) -> None:
+    batch = utterances(*lengths)
+    attempt = attacked(batch, mechanism, model(reduction=reduction))
+    assert sorted(attempt.claim.labels) == said(batch)
+    assert attempt.certificate.holds
+    assert attempt.claim.confidence.tolist() == [1.0] * len(lengths)
+
+
+def test_without_the_output_layer_or_ctc_it_refuses() -> None:
+    seen = ls.observe(model(), utterances(12), ls.FedSGD(), key=ls.Key(1))
+    part = {name: value for name, value in seen.release.by_name.items() if not name.startswith("layer_6")}
+    partial = ls.Observation(seen.target, ls.Gradient(part), seen.mechanism)
+    refusal = ls.CtcTranscript().refusal(partial)
+    assert refusal is not None
+    assert "layer_6.weight" in refusal.sentence
+    other = ls.Target(seen.target.module, seen.target.domain, seen.target.classes)
+    refusal = ls.CtcTranscript().refusal(ls.Observation(other, seen.release, seen.mechanism))
+    assert refusal is not None
+    assert "CTC" in refusal.sentence
+
+
+def test_under_noise_nothing_is_proved() -> None:
+    """The frames survive this noise as claims, the occupancies do not."""
+    seen = ls.observe(model(), utterances(20), ls.FedSGD(), key=ls.Key(1))
+    noise = {
+        name: 0.02 * value.std() * torch.randn(value.shape, generator=ls.Key(3).generator())
+        for name, value in seen.release.by_name.items()
+    }
+    noisy = {n: v + noise[n] if n.startswith("layer_6") else v for n, v in seen.release.by_name.items()}
+    attempt = ls.CtcTranscript().run(ls.Observation(seen.target, ls.Gradient(noisy), seen.mechanism), key=ls.Key(2))
+    assert attempt.outcome is ls.Outcome.REFUSED
+    assert "known to" in attempt.sentence
+
+
+def test_more_frames_than_inputs_of_the_output_layer_are_refused() -> None:
+    attempt = attacked(utterances(24), ls.FedSGD(), model(hidden=16))
+    assert attempt.outcome is ls.Outcome.REFUSED
