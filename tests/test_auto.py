@@ -48,7 +48,7 @@ def test_what_is_proved_is_handed_on_with_certificate_and_labels() -> None:
 
 def test_searches_go_on_from_each_other_and_each_part_is_told() -> None:
     observed, batch = seen(pooled(), ls.FedSGD())
-    attempt = ls.Auto(evaluations=1200).run(observed, key=ls.Key(1))
+    attempt = ls.Auto(evaluations=2500).run(observed, key=ls.Key(1))
     single = ls.idlg(evaluations=300).run(observed, key=ls.Key(1))
     assert psnr(attempt, batch) > psnr(single, batch) - 1
     assert psnr(attempt, batch) > 50

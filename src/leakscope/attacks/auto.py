@@ -17,6 +17,7 @@ from leakscope.attacks.inputs.attention import FirstAttention
 from leakscope.attacks.inputs.frame_noise import declared_noise
 from leakscope.attacks.inputs.inversion import GradientInversion
 from leakscope.attacks.inputs.linear import LinearLayer
+from leakscope.attacks.inputs.long import LongFrames
 from leakscope.attacks.inputs.lowrank import LowRank
 from leakscope.attacks.inputs.recipes import idlg, inverting_gradients
 from leakscope.attacks.inputs.recursive import Recursive
@@ -42,7 +43,10 @@ from leakscope.mechanisms.protocols.passes import quiet
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 
-EXACT: tuple[AbstractAttack[Inputs], ...] = (LinearLayer(), LowRank(), FirstAttention(), WindowedFrames(), Recursive())
+EXACT: tuple[AbstractAttack[Inputs], ...] = (
+    *(LinearLayer(), LowRank(), FirstAttention()),
+    *(WindowedFrames(), LongFrames(), Recursive()),
+)
 """In this order: each needs less of the model than the next, or costs less."""
 NEARLY: tuple[AbstractAttack[Inputs], ...] = (FrameLikelihood(),)
 """What estimates in closed form where noise defeats the exact ones."""
@@ -59,14 +63,14 @@ EDGES = 0.05
 class Auto(AbstractAttack[Inputs]):
     """Exact attacks first; where none proves its claim, searches, each started from the best that was found so far.
 
-    1. `LinearLayer`, `LowRank`, `FirstAttention`, `WindowedFrames`, `Recursive`: the first claim that its own
-       certificate proves, for as many inputs as there are, is handed on.
+    1. `LinearLayer`, `LowRank`, `FirstAttention`, `WindowedFrames`, `LongFrames`, `Recursive`: the first claim that
+       its own certificate proves, for as many inputs as there are, is handed on.
     2. Labels: those that were told, else `LabelCounts`.
     3. Searches. Without declared noise: L-BFGS on the squared distance, which solves small smooth nets to the last
-       digit; signed Adam with much and then with little total variation, which bears kinks and batches; the same on the
-       cosine, which bears lost scales; L-BFGS again from the best. With noise of standard deviation s: the most
-       probable images, squared distance + (2 s^2 / b) total variation with b = 0.05 of the range, the usual difference
-       of neighbors, and once more with b = 0.2 from there.
+       digit; signed Adam with much total variation, which bears kinks and batches, from there on the cosine, which
+       bears lost scales, and from there with little total variation; L-BFGS again from the best. With noise of standard
+       deviation s: the most probable images, squared distance + (2 s^2 / b) total variation with b = 0.05 of the range,
+       the usual difference of neighbors, and once more with b = 0.2 from there.
     4. The claim with the smallest misfit to the observed update (with noise: the most probable) is handed on. The
        private inputs play no part in the choice.
 
@@ -121,16 +125,22 @@ class Auto(AbstractAttack[Inputs]):
             misfit = math.inf if best is None else _misfit(best, seen)
             if clock.exhausted(spent) or misfit < SOLVED:
                 break
-            if misfit < SOLVING and not stage.polishes:
-                told.append(f"{stage.name}: left out, a search before it has all but solved for the inputs")
+            if (misfit < SOLVING) is not stage.polishes and math.isfinite(misfit):
+                why = (
+                    "a search before it has all but solved"
+                    if misfit < SOLVING
+                    else "there is no smooth valley to go down"
+                )
+                told.append(f"{stage.name}: left out, {why}")
                 continue
             attack = stage.started(before, best)
             budget = _left(clock, stage.share, evaluations=round(stage.of_all * self.evaluations), spent=spent)
             attempt = attack.run(seen, key=key.child(stage.name), budget=budget, watch=watch)
             spent += attempt.cost.evaluations
             told.append(f"{stage.name}: {attempt.outcome.value}, {attempt.sentence}")
-            before = dataclasses.replace(attempt, attack=stage.name)
-            best = _best([one for one in (best, before) if one is not None and one.claim is not None], seen)
+            named = dataclasses.replace(attempt, attack=stage.name)
+            before = named if named.claim is not None else before
+            best = _best([one for one in (best, named) if one is not None and one.claim is not None], seen)
             if attempt.outcome is Outcome.INTERRUPTED:
                 break
         if best is None:
@@ -178,23 +188,27 @@ def _stages(seen: Observation) -> Iterator[_Stage]:
     noise = _noise(seen)
     labeling = Inferred(LabelCounts())
     adam = Adam(lr=0.1, steps=100_000, signed=True)
+    gentle = Adam(lr=0.02, steps=100_000, signed=True)  # does not leave the valley in which it starts
     if noise > 0:
         for place, edges in enumerate((EDGES, 4 * EDGES)):
             belief = 2 * noise**2 / edges * math.prod(seen.target.domain.shape) * TotalVariation()
-            probable = GradientInversion(Squared(), belief, Pixels(boxed=True), Gray(), adam, labeling)
+            search = adam if place == 0 else gentle
+            probable = GradientInversion(Squared(), belief, Pixels(boxed=True), Gray(), search, labeling)
             name = f"most probable images, edges of {edges:g}"
             yield _Stage(name, probable, (0.5, 1.0)[place], 0.5, follows=place > 0)
         return
     smooth = GradientInversion(Squared(), start=Gray(0.02), search=LBFGS(evaluations=100_000), labeling=labeling)
-    yield _Stage("L-BFGS on the squared distance", smooth, 0.15, 0.15)
+    yield _Stage("L-BFGS on the squared distance", smooth, 0.1, 0.1)
     # A strong belief in smooth images first, without which a batch ends in the wrong valley; then less, for detail.
     scale = float(trees.norm(seen.gradient().by_name)) ** 2
-    for place, share in enumerate((1e-1, 1e-2, 1e-4)):
-        belief = share * scale * TotalVariation()
-        search = GradientInversion(Squared(), belief, Pixels(boxed=True), Gray(), adam, labeling)
-        name = f"signed Adam, total variation {share:g}"
-        yield _Stage(name, search, (0.2, 0.25, 0.4)[place], (0.15, 0.15, 0.2)[place], follows=place > 0)
-    yield _Stage("signed Adam on the cosine", inverting_gradients(steps=100_000, tv=1e-3), 0.7, 0.2)
+    strong, weak = (
+        GradientInversion(Squared(), share * scale * TotalVariation(), Pixels(boxed=True), Gray(), search, labeling)
+        for share, search in ((1e-2, adam), (1e-4, gentle))
+    )
+    cosine = dataclasses.replace(inverting_gradients(tv=1e-3), search=gentle)
+    yield _Stage("signed Adam, much total variation", strong, 0.35, 0.3)
+    yield _Stage("signed Adam on the cosine, from there", cosine, 0.6, 0.25, follows=True)
+    yield _Stage("signed Adam, little total variation, from there", weak, 0.8, 0.2, follows=True)
     yield _Stage("L-BFGS from the best", smooth, 1.0, 0.15, polishes=True)
 
 
