@@ -1,6 +1,6 @@
 """Exact frames from one update of a full-size DeepSpeech: accuracy and seconds over length, dropout, batches and steps.
 
-    python benchmarks/windowed_solve.py [--part single|growth|batches|steps|rounded|converged] [--hidden 2048]
+    python benchmarks/windowed_solve.py [--part single|growth|batches|steps|rounded|converged|long] [--hidden 2048]
 
 `seconds` is the attack alone, without the client's forward and backward pass. `growth` states how the banded solve
 grows with the number of frames (one factorization each, the spectrum apart), as a ratio to the shortest in one run.
@@ -59,7 +59,13 @@ def errors(claim: ls.Inputs, batch: ls.Batch) -> list[float]:
 
 
 def report(
-    name: str, target: ls.Target, batch: ls.Batch, mechanism: ls.AbstractMechanism, *, cast: torch.dtype | None = None
+    name: str,
+    target: ls.Target,
+    batch: ls.Batch,
+    mechanism: ls.AbstractMechanism,
+    *,
+    cast: torch.dtype | None = None,
+    attack: ls.AbstractAttack[ls.Inputs] | None = None,
 ) -> None:
     """Print one line: release, attack, compare."""
     seen = ls.observe(target, batch, mechanism, key=ls.Key(3))
@@ -67,7 +73,7 @@ def report(
         release = type(seen.release)({n: v.to(cast) for n, v in seen.release.by_name.items()})
         seen = ls.Observation(seen.target, release, seen.mechanism, seen.facts)
     began = time.perf_counter()
-    attempt = ls.WindowedFrames().run(seen, key=ls.Key(0))
+    attempt = (attack or ls.WindowedFrames()).run(seen, key=ls.Key(0))
     seconds = time.perf_counter() - began
     lengths = "+".join(str(n) for n in batch.lengths.tolist())
     mae = max(errors(attempt.claim, batch)) if attempt.claim is not None else float("nan")
@@ -154,7 +160,15 @@ def converged(target: ls.Target) -> None:
         optimizer.step()
 
 
-PARTS = {f.__name__: f for f in (single, growth, batches, steps, rounded, converged)}
+def long(target: ls.Target) -> None:
+    """Utterances that are too long for the first layer, and two that are together."""
+    for seconds in (10.0, 12.0, 15.0, 20.0, 25.0):
+        for key in range(3 if seconds == 15.0 else 1):
+            report(f"{seconds:g} s, draw {key}", target, secret(seconds, key=key), ls.FedSGD(), attack=ls.LongFrames())
+    report("2 that are too long together", target, secret(6.0, 7.0), ls.FedSGD(), attack=ls.LongFrames())
+
+
+PARTS = {f.__name__: f for f in (single, growth, batches, steps, rounded, converged, long)}
 
 
 def main() -> None:

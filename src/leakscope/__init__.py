@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from leakscope.attacks.inputs.attention import FirstAttention as FirstAttention
     from leakscope.attacks.inputs.inversion import GradientInversion as GradientInversion
     from leakscope.attacks.inputs.linear import LinearLayer as LinearLayer
+    from leakscope.attacks.inputs.long import LongFrames as LongFrames
     from leakscope.attacks.inputs.lowrank import LowRank as LowRank
     from leakscope.attacks.inputs.recipes import dlg as dlg
     from leakscope.attacks.inputs.recipes import grad_inversion as grad_inversion
@@ -135,9 +136,9 @@ if TYPE_CHECKING:
     from leakscope.scoring.metrics.speech import FrameError as FrameError
     from leakscope.scoring.metrics.speech import WordErrorRate as WordErrorRate
     from leakscope.scoring.metrics.tokens import ExactText as ExactText
+    from leakscope.scoring.metrics.tokens import TokenError as TokenError
     from leakscope.scoring.metrics.tokens import TokenOrder as TokenOrder
     from leakscope.scoring.metrics.tokens import TokenOverlap as TokenOverlap
-    from leakscope.scoring.metrics.tokens import TokenError as TokenError
     from leakscope.scoring.metrics.vision import LPIPS as LPIPS
     from leakscope.scoring.metrics.vision import MSE as MSE
     from leakscope.scoring.metrics.vision import PSNR as PSNR
@@ -181,6 +182,7 @@ _HOME = {
         "idlg",
         "inverting_gradients",
     ),
+    "attacks.inputs.long": ("LongFrames",),
     "attacks.inputs.token_rows": ("EmbeddingRows",),
     "attacks.inputs.tokens": ("EmbeddingSpan",),
     "attacks.inputs.recursive": ("Recursive",),

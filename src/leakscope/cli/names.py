@@ -16,8 +16,10 @@ from leakscope.attacks.auto import Auto
 from leakscope.attacks.inputs.attention import FirstAttention
 from leakscope.attacks.inputs.inversion import GradientInversion
 from leakscope.attacks.inputs.linear import LinearLayer
+from leakscope.attacks.inputs.long import LongFrames
 from leakscope.attacks.inputs.lowrank import LowRank
 from leakscope.attacks.inputs.recipes import dlg, grad_inversion, idlg, inverting_gradients
+from leakscope.attacks.inputs.recursive import Recursive
 from leakscope.attacks.inputs.resting import AtRest
 from leakscope.attacks.inputs.speech_recipes import (
     coefficient_search,
@@ -27,7 +29,6 @@ from leakscope.attacks.inputs.speech_recipes import (
 )
 from leakscope.attacks.inputs.token_rows import EmbeddingRows
 from leakscope.attacks.inputs.tokens import EmbeddingSpan
-from leakscope.attacks.inputs.recursive import Recursive
 from leakscope.attacks.inputs.windowed import WindowedFrames
 from leakscope.attacks.inputs.windowed_map import FrameLikelihood
 from leakscope.attacks.labels.counts import LabelCounts
@@ -233,6 +234,10 @@ ROWS: tuple[Row, ...] = (
     _row(
         _A, CtcTranscript, "what was said, exactly: the one transcript whose CTC occupancies are those in the update",
         "", T.CLAIMS_TRANSCRIPTS, T.EXACT, T.SPEECH,
+    ),
+    _row(
+        _A, LongFrames, "all frames of utterances that are too long for one layer, from the second layer's gradient",
+        "", T.CLAIMS_INPUTS, T.EXACT, T.SPEECH,
     ),
     _row(
         _A, FrameLikelihood, "the most probable frames of speech under noise, rounding or pruning, with a speech prior",

@@ -82,7 +82,8 @@ def _too_many(span: Span, size: int, window: ContextWindow) -> str | None:
     if span.rank > limit:
         return (
             f"{span.rank} frames (gap {span.gap:.1e} in the spectrum) are more than the {limit} that windows of "
-            f"{window.width} x {window.features} determine: {window.dimension} + 1 - {window.features}"
+            f"{window.width} x {window.features} determine: {window.dimension} + 1 - {window.features}; "
+            "LongFrames solves for more from the second layer, where the weights are known"
         )
     return None
 
@@ -91,7 +92,7 @@ def _unexplained(window: ContextWindow) -> str:
     return (
         f"no number of frames explains the gradient of {window.weight}: more frames than the {window.most_frames} that "
         f"windows of {window.width} x {window.features} determine, or more noise than the closed form bears; "
-        "FrameLikelihood weighs noise and uses further layers"
+        "LongFrames solves for more frames from the second layer, FrameLikelihood weighs noise"
     )
 
 
