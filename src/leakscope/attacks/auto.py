@@ -14,7 +14,7 @@ from torch import Tensor
 
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.attention import FirstAttention
-from leakscope.attacks.inputs.frame_noise import declared_noise
+from leakscope.attacks.inputs.frame_noise import bent, declared_noise
 from leakscope.attacks.inputs.inversion import GradientInversion
 from leakscope.attacks.inputs.linear import LinearLayer
 from leakscope.attacks.inputs.long import LongFrames
@@ -54,6 +54,8 @@ SOLVED = 1e-13
 """Relative squared misfit below which nothing is left to be explained: rounding of float32."""
 SOLVING = 1e-4
 """Relative squared misfit below which a search has found the valley, and another kind of search would leave it."""
+ROUGH = 3.0
+"""Orders of magnitude of misfit that total variation over the whole range is worth."""
 EDGES = 0.05
 """Mean absolute difference of neighboring pixels of photographs, faces and digits, in units of the range."""
 
@@ -67,12 +69,13 @@ class Auto(AbstractAttack[Inputs]):
        its own certificate proves, for as many inputs as there are, is handed on.
     2. Labels: those that were told, else `LabelCounts`.
     3. Searches. Without declared noise: L-BFGS on the squared distance, which solves small smooth nets to the last
-       digit; signed Adam with much total variation, which bears kinks and batches, from there on the cosine, which
-       bears lost scales, and from there with little total variation; L-BFGS again from the best. With noise of standard
-       deviation s: the most probable images, squared distance + (2 s^2 / b) total variation with b = 0.05 of the range,
-       the usual difference of neighbors, and once more with b = 0.2 from there.
-    4. The claim with the smallest misfit to the observed update (with noise: the most probable) is handed on. The
-       private inputs play no part in the choice.
+       digit; signed Adam on the cosine with much and with little total variation, which bears kinks, batches and lost
+       scales (before it, for signs and pruned entries, on the squared distance). With noise of standard deviation s:
+       the most probable images, squared distance + (2 s^2 / b) total variation with b = 0.05 of the range, the usual
+       difference of neighbors, and once more with b = 0.2 from there.
+    4. The claim with the smallest misfit to the observed update is handed on, where ten times the misfit are worth a
+       third of the range of total variation; with noise the smoothest of those that fit. The private inputs play no
+       part in the choice.
 
     Everything shares one budget; without one, searches do `evaluations` gradient evaluations altogether. The steps of
     the attempt tell what each part did and why it refused.
@@ -199,17 +202,16 @@ def _stages(seen: Observation) -> Iterator[_Stage]:
         return
     smooth = GradientInversion(Squared(), start=Gray(0.02), search=LBFGS(evaluations=100_000), labeling=labeling)
     yield _Stage("L-BFGS on the squared distance", smooth, 0.1, 0.1)
-    # A strong belief in smooth images first, without which a batch ends in the wrong valley; then less, for detail.
-    scale = float(trees.norm(seen.gradient().by_name)) ** 2
-    strong, weak = (
-        GradientInversion(Squared(), share * scale * TotalVariation(), Pixels(boxed=True), Gray(), search, labeling)
-        for share, search in ((1e-2, adam), (1e-4, gentle))
-    )
-    cosine = dataclasses.replace(inverting_gradients(tv=1e-3), search=gentle)
-    yield _Stage("signed Adam, much total variation", strong, 0.35, 0.3)
-    yield _Stage("signed Adam on the cosine, from there", cosine, 0.6, 0.25, follows=True)
-    yield _Stage("signed Adam, little total variation, from there", weak, 0.8, 0.2, follows=True)
-    yield _Stage("L-BFGS from the best", smooth, 1.0, 0.15, polishes=True)
+    if bent(seen.mechanism):
+        scale = float(trees.norm(seen.gradient().by_name)) ** 2
+        belief = 1e-4 * scale * TotalVariation()
+        squared = GradientInversion(Squared(), belief, Pixels(boxed=True), Gray(), adam, labeling)
+        yield _Stage("signed Adam on the squared distance", squared, 0.6, 0.5)
+    # Much total variation keeps a batch out of the wrong valley, little of it leaves the detail.
+    for place, weight in enumerate((1e-2, 1e-3)):
+        cosine = inverting_gradients(steps=100_000, tv=weight)
+        yield _Stage(f"signed Adam on the cosine, total variation {weight:g}", cosine, (0.35, 1.0)[place], 0.3)
+    yield _Stage("L-BFGS from the best", smooth, 1.0, 0.3, polishes=True)
 
 
 @final
@@ -295,8 +297,22 @@ def _implausible(squares: float, entries: int, inputs: Tensor) -> float:
 
 
 def _best(attempts: list[Attempt[Inputs]], seen: Observation) -> Attempt[Inputs] | None:
-    """The claim of the smallest misfit; the first of several that cannot be compared."""
-    return min(attempts, key=lambda one: _misfit(one, seen), default=None)
+    """The claim that fits best and is not rough; the first of several that cannot be compared."""
+    return min(attempts, key=lambda one: _odds(one, seen), default=None)
+
+
+def _odds(attempt: Attempt[Inputs], seen: Observation) -> float:
+    """log10 of the misfit plus `ROUGH` total variation, in units of the range; with noise `_misfit` itself.
+
+    A search without a prior drives the misfit down by noise in the image; one that really solves it goes much lower.
+    """
+    misfit = _misfit(attempt, seen)
+    if not math.isfinite(misfit) or attempt.claim is None or _noise(seen) > 0:
+        return misfit
+    values = attempt.claim.values
+    low, high = seen.target.domain.bounds(values)
+    rough = float(total_variation((values - low) / (high - low))) if values.dim() > 2 else 0.0
+    return math.log10(misfit + 1e-16) + ROUGH * rough
 
 
 def _misfit(attempt: Attempt[Inputs], seen: Observation) -> float:
