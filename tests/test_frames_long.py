@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 import leakscope as ls
+from leakscope.attacks.inputs.long_chain import Piece, joined_parts
 from leakscope.attacks.inputs.long_windows import HiddenSpan
 from leakscope.attacks.inputs.windowed_span import Span
 from leakscope.targets.stacks import Dense
@@ -18,8 +20,9 @@ FEATURES, CONTEXT = 8, 3
 LIMIT = (2 * CONTEXT + 1) * FEATURES + 1 - FEATURES
 
 
-def model(hidden: int = 320, *, dropout: float = 0.0) -> ls.Target:
-    family = ls.DeepSpeech(hidden, context=CONTEXT, coefficients=FEATURES, dropout=dropout, training=dropout > 0)
+def model(hidden: int = 320, *, dropout: float = 0.0, clip: float = 20.0) -> ls.Target:
+    sizes = ls.DeepSpeech(hidden, context=CONTEXT, coefficients=FEATURES, relu_clip=clip)
+    family = dataclasses.replace(sizes, dropout=dropout, training=dropout > 0)
     return family.build(ls.Frames(FEATURES), 29, key=ls.Key(0))
 
 
@@ -59,11 +62,11 @@ def worst(claim: ls.Inputs, batch: ls.Batch) -> float:
     return max(errors)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_every_frame_of_a_long_utterance_is_exact(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "clip"), [(0, 20.0), (1, 1.0), (2, 20.0)])
+def test_every_frame_of_a_long_utterance_is_exact(seed: int, clip: float) -> None:
     batch = utterances(seed)
     assert batch.inputs.shape[1] > LIMIT
-    seen = ls.observe(model(), batch, ls.FedSGD(), key=ls.Key(1))
+    seen = ls.observe(model(clip=clip), batch, ls.FedSGD(), key=ls.Key(1))
     easy = ls.WindowedFrames().run(seen, key=ls.Key(2))
     assert easy.outcome is ls.Outcome.REFUSED
     assert "LongFrames" in easy.sentence
@@ -79,6 +82,15 @@ def test_two_utterances_that_are_too_long_together_come_apart() -> None:
     assert sorted(attempt.claim.lengths.tolist()) == sorted(batch.lengths.tolist())
     assert worst(attempt.claim, batch) < 1e-3
     assert attempt.certificate.holds
+
+
+def test_a_beginning_and_an_end_are_joined_where_they_overlap_or_meet() -> None:
+    frames = np.arange(24.0).reshape(12, 2)
+    begun, ended = Piece(frames[:8], True, False), Piece(frames[5:], False, True)
+    np.testing.assert_array_equal(joined_parts([begun, ended], 12), frames)
+    np.testing.assert_array_equal(joined_parts([begun, Piece(frames[8:], False, True)], 12), frames)
+    assert joined_parts([begun, Piece(frames[9:], False, True)], 12) is None
+    assert joined_parts([begun], 12) is None
 
 
 def test_a_short_utterance_is_left_to_the_closed_form() -> None:

@@ -172,7 +172,7 @@ def utterances(
             whole.append(piece.frames)
             continue
         parts.append(piece)
-        joined = _joined(parts, total - sum(map(len, whole)))
+        joined = joined_parts(parts, total - sum(map(len, whole)))
         if joined is not None:
             whole.append(joined)
     return whole, parts
@@ -188,7 +188,7 @@ def _known(found: Array, pieces: list[Array], window: ContextWindow) -> bool:
     return False
 
 
-def _joined(parts: list[Piece], total: int) -> Array | None:
+def joined_parts(parts: list[Piece], total: int) -> Array | None:
     """A beginning and an end of `total` frames together, or overlapping, as one utterance; None when a part is missing.
 
     Only their lengths are looked at: whether they belong together is for the certificate to say.
