@@ -146,7 +146,7 @@ def test_the_span_of_another_gradient_is_never_certified() -> None:
         wrong = ls.Observation(target, ls.Gradient(dict(gradient)), ls.FedSGD())
         attempt = ls.LongFrames().run(wrong, key=ls.Key(2))
         assert attempt.certificate is None or not attempt.certificate.holds
-        assert attempt.claim is None or attempt.claim.confidence is None
+        assert attempt.claim is None or attempt.claim.confidence.isnan().all()
 
 
 @pytest.mark.parametrize(
@@ -183,3 +183,14 @@ def test_a_spent_budget_ends_it_without_a_claim() -> None:
     attempt = ls.LongFrames().run(seen, key=ls.Key(2), budget=ls.Budget(evaluations=30))
     assert attempt.outcome is ls.Outcome.DIVERGED
     assert attempt.cost.evaluations < 100
+
+
+def test_a_budget_that_ends_after_one_of_two_utterances_leaves_the_claim_uncertified() -> None:
+    batch, target = utterances(0, 1), model(480)
+    seen = ls.observe(target, batch, ls.FedSGD(), key=ls.Key(1))
+    whole = ls.LongFrames().run(seen, key=ls.Key(2)).cost.evaluations
+    attempt = ls.LongFrames().run(seen, key=ls.Key(2), budget=ls.Budget(evaluations=whole * 3 // 4))
+    assert len(attempt.claim.lengths) == 1
+    assert attempt.claim.lengths[0] in batch.lengths
+    assert not attempt.certificate.holds
+    assert attempt.claim.confidence.isnan().all()
