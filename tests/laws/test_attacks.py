@@ -65,6 +65,8 @@ def shortened(attack: AbstractAttack[Any], steps: int = 12) -> AbstractAttack[An
     if not isinstance(attack, ls.GradientInversion):
         return attack
     search = attack.search
+    if isinstance(search, ls.Together):
+        return dataclasses.replace(attack, search=ls.Together(dataclasses.replace(search.of, steps=steps)))
     if isinstance(search, ls.Adam):
         return dataclasses.replace(attack, search=dataclasses.replace(search, steps=steps))
     if isinstance(search, ls.DirectSearch):
