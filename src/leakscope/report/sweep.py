@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import final
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -18,25 +19,42 @@ from leakscope.report.tables import Row, metric_name, number, unit_name
 
 FEWEST = 3
 """With fewer groups the overview says it all."""
-LINE, WIDE, MOST_LETTERS = 0.3, 7.6, 46
+LINE, WIDE, MOST_LETTERS, LETTER = 0.27, 8.4, 58, 0.066
+"""Inches of a line, of the figure, letters of a label, inches of a letter."""
 
 
 @final
 @dataclass(frozen=True)
 class Lane:
-    """One group: what tells it from the others, and its main score."""
+    """One group: what tells it from the others, and its main score.
+
+    scene: heads the lanes that share it; empty where all do. score: None where no trial made a claim. partial: whether
+    some trials made none, which the mean does not show.
+    """
 
     label: str
-    score: ScoreRecord
+    score: ScoreRecord | None
+    scene: str = ""
+    partial: bool = False
+
+    @property
+    def name(self) -> str:
+        """Scene and label."""
+        return " · ".join(dict.fromkeys(part for part in (self.scene, self.label) if part))
 
 
 def lanes(rows: Sequence[Row]) -> tuple[Lane, ...]:
-    """The groups that have a finite main score, each labeled by what varies: scene, batch size, mechanism, attack."""
-    kept = [(row.group.title, row.main) for row in rows if row.main is not None and math.isfinite(row.main.value)]
-    coordinates = [_coordinates(title) for title, _ in kept]
-    varying = [at for at in range(4) if len({one[at] for one in coordinates}) > 1]
-    labels = [" · ".join(one[at] for at in varying if one[at]) or one[0] for one in coordinates]
-    return tuple(Lane(label, score) for label, (_, score) in zip(labels, kept, strict=True))
+    """All groups, each labeled by what varies in its scene: batch size, mechanism, attack; groups without score too."""
+    coordinates = _shortened([_coordinates(row.group.title) for row in rows])
+    several = len({one[0] for one in coordinates}) > 1
+    found = []
+    for row, (scene, *rest) in zip(rows, coordinates, strict=True):
+        siblings = [one[1:] for one in coordinates if one[0] == scene]
+        varying = [part for at, part in enumerate(rest) if part and len({one[at] for one in siblings}) > 1]
+        main = row.main if row.main is not None and math.isfinite(row.main.value) else None
+        partial = main is not None and row.blind is not None and len(main.items) < len(row.blind.items)
+        found.append(Lane(" · ".join(varying) or scene, main, scene if several else "", partial))
+    return tuple(found)
 
 
 def _coordinates(title: str) -> tuple[str, str, str, str]:
@@ -51,29 +69,49 @@ def _coordinates(title: str) -> tuple[str, str, str, str]:
     return (parts[0], parts[1], parts[2], parts[3]) if len(parts) == 4 else (title, "", "", "")
 
 
+def _shortened(coordinates: Sequence[tuple[str, str, str, str]]) -> list[tuple[str, str, str, str]]:
+    """Attacks by their names alone, unless one attack has several settings.
+
+    >>> _shortened([("a", "", "FedSGD()", "idlg(evaluations=3)"), ("a", "", "FedSGD()", "LowRank()")])
+    [('a', '', 'FedSGD()', 'idlg'), ('a', '', 'FedSGD()', 'LowRank')]
+    """
+    attacks = {attack for *_, attack in coordinates}
+    bare = {attack: attack.partition("(")[0] for attack in attacks}
+    if len(set(bare.values())) < len(attacks):
+        return list(coordinates)
+    return [(scene, batch, mechanism, bare[attack]) for scene, batch, mechanism, attack in coordinates]
+
+
 def figures(rows: Sequence[Row]) -> tuple[Drawing, ...]:
     """One figure for each main metric that at least three groups have."""
     found = lanes(rows)
-    metrics = dict.fromkeys(lane.score.metric for lane in found)
-    grouped = ([lane for lane in found if lane.score.metric == metric] for metric in metrics)
+    metrics = dict.fromkeys(lane.score.metric for lane in found if lane.score is not None)
+    grouped = ([lane for lane in found if _metric(lane, found) == metric] for metric in metrics)
     return tuple(_drawn(lane) for lane in grouped if len(lane) >= FEWEST)
 
 
+def _metric(lane: Lane, among: Sequence[Lane]) -> str | None:
+    """The metric of a lane; of one without a claim that of its scene, else that of the first lane with one."""
+    same = [one for one in among if one.scene == lane.scene]
+    scored = [one.score.metric for one in (lane, *same, *among) if one.score is not None]
+    return scored[0] if scored else None
+
+
 def _drawn(shown: Sequence[Lane]) -> Drawing:
-    first = shown[0].score
-    tall = LINE * len(shown) + 0.75
+    lines = _lines(shown)
+    first = next(lane.score for lane in shown if lane.score is not None)
+    tall = LINE * len(lines) + 0.75
+    left = (LETTER * max(len(_short(text)) for text, _ in lines) + 0.25) / WIDE
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDE, tall))
-        axes = figure.add_axes((0.42, 0.55 / tall, 0.55, (tall - 0.65) / tall))
-        for line, lane in enumerate(shown):
-            score = lane.score
-            low, high = (v if math.isfinite(v) else score.value for v in (score.low, score.high))
-            axes.plot([low, high], [-line, -line], "-", color=INK, linewidth=2.2, solid_capstyle="butt")
-            axes.plot([score.value], [-line], "o", color=INK, markersize=6)
-            if math.isfinite(score.chance):
-                axes.plot([score.chance], [-line], "|", color=BLIND, markersize=11, markeredgewidth=2)
-        axes.set_yticks([-line for line in range(len(shown))], [_short(lane.label) for lane in shown])
-        axes.set_ylim(-len(shown) + 0.5, 0.5)
+        axes = figure.add_axes((left, 0.55 / tall, 0.97 - left, (tall - 0.65) / tall))
+        for line, (_, lane) in enumerate(lines):
+            if lane is not None:
+                _draw(axes, -line, lane)
+        axes.set_yticks([-line for line in range(len(lines))], [_short(text) for text, _ in lines])
+        for tick, (_, lane) in zip(axes.get_yticklabels(), lines, strict=True):
+            tick.set_fontweight("bold" if lane is None else "normal")
+        axes.set_ylim(-len(lines) + 0.5, 0.5)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x", color=FAINT, linewidth=0.6)
@@ -82,12 +120,54 @@ def _drawn(shown: Sequence[Lane]) -> Drawing:
         unit = unit_name(first.unit)
         axes.set_xlabel(f"{metric_name(first.metric)}{f' ({unit})' if unit else ''}  {way}")
         source = svg(figure)
-    said = "; ".join(
-        f"{lane.label}: {number(lane.score.value)}, interval {number(lane.score.low)} to {number(lane.score.high)}, "
-        f"chance {number(lane.score.chance)}"
-        for lane in shown
+    marks = []
+    if any(lane.partial for lane in shown):
+        marks.append("A hollow dot: some trials made no claim, and the mean is over the others.")
+    if any(lane.score is None for lane in shown):
+        marks.append("No dot: no trial made a claim.")
+    said = "; ".join(_said(lane) for lane in shown)
+    return Drawing(source, f"{metric_name(first.metric)} of every group. {said}.", " ".join(marks))
+
+
+def _lines(shown: Sequence[Lane]) -> list[tuple[str, Lane | None]]:
+    """What stands at the left, and whose it is; a scene with several lanes has a heading, which is no lane."""
+    lines: list[tuple[str, Lane | None]] = []
+    before = ""
+    for lane in shown:
+        headed = lane.scene != lane.label and bool(lane.scene)
+        if headed and lane.scene != before:
+            lines.append((lane.scene, None))
+        before = lane.scene
+        lines.append((lane.label, lane))
+    return lines
+
+
+def _draw(axes: Axes, height: float, lane: Lane) -> None:
+    score = lane.score
+    if score is None:
+        axes.text(
+            0.01, height, "no claim", transform=axes.get_yaxis_transform(), va="center", color=INK, style="italic"
+        )
+        return
+    low, high = (v if math.isfinite(v) else score.value for v in (score.low, score.high))
+    axes.plot([low, high], [height, height], "-", color=INK, linewidth=2.2, solid_capstyle="butt")
+    if lane.partial:
+        axes.plot([score.value], [height], "o", markersize=6.5, markerfacecolor=FAINT, markeredgecolor=INK)
+    else:
+        axes.plot([score.value], [height], "o", color=INK, markersize=6)
+    if math.isfinite(score.chance):
+        axes.plot([score.chance], [height], "|", color=BLIND, markersize=11, markeredgewidth=2)
+
+
+def _said(lane: Lane) -> str:
+    score = lane.score
+    if score is None:
+        return f"{lane.name}: no claim"
+    some = ", of the trials with a claim" if lane.partial else ""
+    return (
+        f"{lane.name}: {number(score.value)}, interval {number(score.low)} to {number(score.high)}, "
+        f"chance {number(score.chance)}{some}"
     )
-    return Drawing(source, f"{metric_name(first.metric)} of every group. {said}.")
 
 
 def _short(label: str) -> str:
