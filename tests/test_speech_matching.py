@@ -29,7 +29,7 @@ from leakscope.targets.partial import only
 
 ROOT = Path(__file__).parents[1]
 TARGET = ls.DeepSpeech(hidden=16, context=2, coefficients=4, dropout=0.3).build(ls.Frames(4), 6, key=ls.Key(0))
-SEARCH = ls.DirectSearch(iterations=100, directions=7, shrink=ls.Shrink(steps=25, smallest=0.05))
+SEARCH = ls.DirectSearch(iterations=200, directions=7, shrink=ls.Shrink(steps=25, smallest=0.05))
 LAST = ("layer_6.*",)
 
 
@@ -108,9 +108,9 @@ ONE = ("lengths", "words")
 MODES: dict[str, tuple[Any, Any, tuple[int, ...], tuple[str, ...]]] = {
     "frames": (ls.hessian_free(search=SEARCH), ls.FedSGD(), (4,), ONE),
     "norm": (ls.hessian_free(search=SEARCH, euclidean=True), ls.FedSGD(), (4,), ONE),
-    "coefficients": (ls.coefficient_search(iterations=100, directions=7), ls.FedSGD(), (4,), ONE),
+    "coefficients": (ls.coefficient_search(iterations=200, directions=7), ls.FedSGD(), (4,), ONE),
     "line search": (ls.hessian_free(search=dataclasses.replace(SEARCH, take=ls.Take.LINE)), ls.FedSGD(), (4,), ONE),
-    "batch, one at a time": (ls.hessian_free_batch(iterations=100, directions=7), ls.FedSGD(), (4, 4), ONE),
+    "batch, one at a time": (ls.hessian_free_batch(iterations=200, directions=7), ls.FedSGD(), (4, 4), ONE),
     "batch, together, two layers": (
         ls.hessian_free(search=SEARCH, layers=("layer_5.*", *LAST), euclidean=True), ls.FedSGD(), (4, 3), ONE,
     ),
@@ -128,7 +128,7 @@ MODES: dict[str, tuple[Any, Any, tuple[int, ...], tuple[str, ...]]] = {
     "both, beam": (
         ls.hessian_free(search=SEARCH, labeling=ls.Edits(40, width=3, rounds=2, resize=True)), ls.FedSGD(), (5,), (),
     ),
-    "first order": (ls.speech_matching(steps=100), ls.FedSGD(), (4,), ONE),
+    "first order": (ls.speech_matching(steps=200), ls.FedSGD(), (4,), ONE),
     "first order, both": (ls.speech_matching(steps=60, labeling=ls.Edits(20)), ls.FedSGD(), (5,), ()),
 }  # fmt: skip
 
