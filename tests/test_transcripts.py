@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import leakscope as ls
 from leakscope.attacks.transcripts.chain import Evidence, Spelling, jacobian, misfit, run, spelled, through
 from leakscope.attacks.transcripts.decode import judged, read
+from leakscope.attacks.transcripts.peel import Entries, as_trained, peeled, settled
 
 LETTERS = 4
 CONTEXT, FEATURES = 4, 5
@@ -154,6 +156,65 @@ def test_the_transcripts_behind_one_update(lengths: tuple[int, ...], reduction: 
     assert sorted(attempt.claim.labels) == said(batch)
     assert attempt.certificate.holds
     assert attempt.claim.confidence.tolist() == [1.0] * len(lengths)
+
+
+def masks_of(seen: ls.Observation, batch: ls.Batch) -> dict[str, torch.Tensor]:
+    """What each dropout layer multiplied the first utterance with, by running the client's pass again."""
+    target, masks = as_trained(seen), {}
+
+    def watch(name: str, module: nn.Module) -> None:
+        def hook(_: nn.Module, given: tuple[torch.Tensor, ...], returned: torch.Tensor) -> None:
+            masks[name] = torch.where(given[0] == 0, torch.nan, returned / given[0])[0]
+
+        module.register_forward_hook(hook)
+
+    for name, module in target.module.named_modules():
+        if isinstance(module, nn.Dropout):
+            watch(name, module)
+    with ls.Key(1).child("release").child("protocol").child("model").isolated():
+        target.module(batch.inputs)
+    return masks
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.5])
+def test_what_dropout_dropped_is_peeled_off_exactly(rate: float) -> None:
+    batch = utterances(20)
+    seen = ls.observe(model(hidden=128), batch, ls.FedSGD() >> ls.Dropout(rate), key=ls.Key(1))
+    found = peeled(seen, [batch.inputs[0]])
+    truth = masks_of(seen, batch)
+    assert list(found.masks) == ["dropout_1", "dropout_2", "dropout_3", "dropout_5"]
+    assert found.worst < 1e-6
+    for name, mask in found.masks.items():
+        active = ~truth[name].isnan()
+        np.testing.assert_allclose(mask[active], truth[name][active], rtol=1e-6)
+        assert 0.5 * rate < (mask[active] == 0).double().mean() < 1.5 * rate
+
+
+def test_a_wrong_entry_is_found_by_the_layer_that_it_feeds() -> None:
+    """Where the errors cannot tell: an entry that is taken for dropped at first is put right."""
+    generator = np.random.default_rng(0)
+    units, errors = np.abs(generator.normal(size=(12, 40))), generator.normal(size=(12, 30))
+    truth = generator.uniform(size=units.shape) > 0.2
+    start = truth.copy()
+    for place in [(0, 3), (5, 7), (11, 30)]:
+        start[place] ^= True
+    kept, residual = settled(Entries(units, start, np.ones_like(truth)), (units * truth).T @ errors)
+    assert residual < 1e-12
+    np.testing.assert_array_equal(kept, truth)
+
+
+def test_transcripts_through_dropout() -> None:
+    batch = utterances(12, 17)
+    attempt = attacked(batch, ls.FedSGD() >> ls.Dropout(0.2), model(hidden=128))
+    assert sorted(attempt.claim.labels) == said(batch)
+    assert attempt.certificate.holds
+    assert "4 dropout layers" in attempt.steps[1]
+
+
+def test_masks_that_cannot_be_told_are_refused() -> None:
+    """More frames than the second layer has inputs: its errors are not determined, and so are not its masks."""
+    attempt = attacked(utterances(24), ls.FedSGD() >> ls.Dropout(0.2), model(hidden=24))
+    assert attempt.outcome is ls.Outcome.REFUSED
 
 
 def test_without_the_output_layer_or_ctc_it_refuses() -> None:

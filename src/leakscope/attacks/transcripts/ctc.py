@@ -12,6 +12,7 @@ from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.windowed import WindowedFrames
 from leakscope.attacks.transcripts.decode import Reading, noise_of, read
 from leakscope.attacks.transcripts.occupancy import Occupied, Spoken, counted, last_layer, occupied
+from leakscope.attacks.transcripts.peel import Peeled, peeled
 from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Progress, Refusal, Watch
 from leakscope.core.claim import Inputs, Transcripts
 from leakscope.core.errors import BadInput, NoSuchLayer
@@ -21,6 +22,8 @@ from leakscope.targets.losses import CTC
 
 UNCLEAR = 0.02
 """Standard deviation of occupancies from which on they are not read."""
+MUDDLED = 1e-3
+"""Relative residual of a layer fed by dropout from which on its masks are wrong: right ones leave rounding or noise."""
 FOREIGN = 0.01
 """Squared misfit per frame above which a string has nothing to do with the occupancies."""
 NEAR = 0.2
@@ -36,8 +39,8 @@ class CtcTranscript(AbstractAttack[Transcripts]):
     The gradient of the output layer is dL/dW = sum_t (y_t - gamma_t) h_t^T / n. `frames` claims what the model was fed,
     a pass of the known model gives h_t and y_t = softmax(W h_t + b), and linear least squares give gamma_t, for all
     utterances of a batch together. n is 1 or the number of labels, as the loss says, or more where the update was
-    clipped; the first frame tells it. z is then read from left to right (`decode`): no language, lexicon or length is
-    assumed.
+    clipped; the first frame tells it. What dropout dropped is peeled off layer by layer (`peel`). z is then read from
+    left to right (`decode`): no language, lexicon or length is assumed.
 
     The certificate is the sum over frames and classes of (gamma_t(z) - gamma_t)^2 for the utterance where it is
     largest against its tolerance: 30 times what rounding and the noise of absent classes explain, and at most a quarter
@@ -69,23 +72,37 @@ class CtcTranscript(AbstractAttack[Transcripts]):
         fed = self.frames.run(seen, key=key.child("frames"), budget=clock.remaining(), watch=watch)
         if not isinstance(fed.claim, Inputs) or fed.claim.lengths is None:
             return Attempt(repr(self), Outcome.REFUSED, f"no frames, so no transcript: {fed.sentence}", cost=fed.cost)
-        lengths = fed.claim.lengths.tolist()
-        found = occupied(seen, [row[:count] for row, count in zip(fed.claim.values, lengths, strict=True)])
+        frames = [row[:count] for row, count in zip(fed.claim.values, fed.claim.lengths.tolist(), strict=True)]
+        try:
+            masks = peeled(seen, frames)
+        except NoSuchLayer as error:
+            return Attempt(repr(self), Outcome.REFUSED, str(error), cost=fed.cost)
+        if masks.worst > MUDDLED:
+            sentence = f"the masks of dropout are not exact: they leave {masks.worst:.1e} of the next layer's gradient"
+            return Attempt(repr(self), Outcome.REFUSED, sentence, cost=fed.cost)
+        found = occupied(seen, frames, masks.masks)
         if isinstance(found, str):
             return Attempt(repr(self), Outcome.REFUSED, found, cost=fed.cost)
         divisors = [_divisors(one, counted(seen)) for one in found.utterances]
         pairs = list(zip(found.utterances, divisors, strict=True))
         noise = max(noise_of(one.evidence(likely[0])) for one, likely in pairs)
         if not noise < UNCLEAR:
-            sentence = (
-                f"the occupancies are known to {noise:.1e} only, where {UNCLEAR} is legible: the output layer's inputs "
-                f"leave {found.residual:.1e} of its gradient, so noise or masks or several steps are in it"
-            )
-            return Attempt(repr(self), Outcome.REFUSED, sentence, cost=fed.cost)
-        readings = [
-            _read(one, likely, _going(clock, watch, place, len(lengths))) for place, (one, likely) in enumerate(pairs)
-        ]
-        return _attempted(repr(self), readings, found, fed)
+            return Attempt(repr(self), Outcome.REFUSED, _unclear(noise, found), cost=fed.cost)
+        goings = [_going(clock, watch, place, len(frames)) for place in range(len(frames))]
+        readings = [_read(*pair, going) for pair, going in zip(pairs, goings, strict=True)]
+        return _attempted(repr(self), readings, found, fed, _steps(fed, masks))
+
+
+def _unclear(noise: float, found: Occupied) -> str:
+    return (
+        f"the occupancies are known to {noise:.1e} only, where {UNCLEAR} is legible: the output layer's inputs leave "
+        f"{found.residual:.1e} of its gradient, so there is noise in it, or there were several steps"
+    )
+
+
+def _steps(fed: Attempt[Inputs], masks: Peeled) -> tuple[str, ...]:
+    peeled_off = f"masks of {len(masks.masks)} dropout layers, relative residual {masks.worst:.1e} of what they feed"
+    return (fed.sentence, peeled_off) if masks.masks else (fed.sentence,)
 
 
 def _going(clock: Clock, watch: Watch, place: int, count: int) -> Callable[[float], bool]:
@@ -119,7 +136,9 @@ def _read(one: Spoken, divisors: list[float], going: Callable[[float], bool]) ->
     return best
 
 
-def _attempted(name: str, readings: list[Reading], found: Occupied, fed: Attempt[Inputs]) -> Attempt[Transcripts]:
+def _attempted(
+    name: str, readings: list[Reading], found: Occupied, fed: Attempt[Inputs], steps: tuple[str, ...]
+) -> Attempt[Transcripts]:
     frames = [len(spoken.probabilities) for spoken in found.utterances]
     if all(one.misfit > FOREIGN * count for one, count in zip(readings, frames, strict=True)):
         least = min(one.misfit for one in readings)
@@ -136,4 +155,4 @@ def _attempted(name: str, readings: list[Reading], found: Occupied, fed: Attempt
         f"output layer"
     )
     claim = Transcripts(tuple(one.labels for one in readings), confidence)
-    return Attempt(name, Outcome.CLAIMED, sentence, claim, certificate, fed.cost, steps=(fed.sentence,))
+    return Attempt(name, Outcome.CLAIMED, sentence, claim, certificate, fed.cost, steps=steps)

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from leakscope.attacks.transcripts.chain import Array, Evidence, Indices
+from leakscope.attacks.transcripts.passes import passed
 from leakscope.core.errors import NoSuchLayer
 from leakscope.core.observation import Observation
-from leakscope.core.target import Target
-from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 from leakscope.targets.anatomy import DenseLayer, output_layer
 from leakscope.targets.losses import CTC, Reduction
@@ -78,33 +76,23 @@ def occupied(seen: Observation, frames: list[Tensor], masks: Named | None = None
     """
     layer, loss = last_layer(seen), seen.target.loss
     assert isinstance(loss, CTC)
-    given, logits = [], []
-    start = 0
-    for utterance in frames:
-        here = slice(start, start + len(utterance))
-        start += len(utterance)
-        fed, said = passed(seen.target, utterance, layer, {n: m[here] for n, m in (masks or {}).items()})
-        given.append(fed)
-        logits.append(said)
-    inputs, gradient = np.vstack(given), _gradient(seen, layer)
+    call = passed(seen.target, frames, masks or {}, [layer.name])[layer.name]
+    inputs, probabilities = call.given.numpy(), call.returned.softmax(1).numpy()
+    gradient, count = stacked_gradient(seen, layer.weight, layer.bias), len(inputs)
     if gradient.shape[0] > layer.features:
-        inputs = np.hstack([inputs, np.ones((start, 1))])
-    if start > inputs.shape[1]:
-        return f"{start} frames are more than the {inputs.shape[1]} inputs of {layer.name} tell apart"
+        inputs = np.hstack([inputs, np.ones((count, 1))])
+    if count > inputs.shape[1]:
+        return f"{count} frames are more than the {inputs.shape[1]} inputs of {layer.name} tell apart"
     errors = np.linalg.lstsq(inputs.T, gradient, rcond=None)[0]
     size = float(np.linalg.norm(gradient))
     if not size > 0:
         return f"the gradient of {layer.weight} is zero"
     rest = float(np.linalg.norm(inputs.T @ errors - gradient))
-    spread = rest / np.sqrt(max(1, inputs.shape[1] - start) * gradient.shape[1])
-    amplified = spread * np.linalg.norm(np.linalg.pinv(inputs), axis=0)
-    utterances, start = [], 0
-    for said in logits:
-        here = slice(start, start + len(said))
-        start += len(said)
-        noise = len(frames) * float(np.sqrt(np.mean(amplified[here] ** 2)))
-        scaled = np.asarray(len(frames) * errors[here], dtype=np.float64)
-        utterances.append(Spoken(_softmax(said), scaled, loss.blank, noise))
+    spread = rest / np.sqrt(max(1, inputs.shape[1] - count) * gradient.shape[1])
+    noise = len(frames) * spread * np.linalg.norm(np.linalg.pinv(inputs), axis=0)
+    edges = np.cumsum([len(one) for one in frames])[:-1]
+    parts = zip(*(np.split(one, edges) for one in (probabilities, len(frames) * errors, noise)), strict=True)
+    utterances = [Spoken(y, error, loss.blank, float(np.sqrt(np.mean(each**2)))) for y, error, each in parts]
     return Occupied(tuple(utterances), rest / size)
 
 
@@ -113,42 +101,8 @@ def counted(seen: Observation) -> bool:
     return isinstance(seen.target.loss, CTC) and seen.target.loss.reduction is Reduction.MEAN
 
 
-def passed(target: Target, frames: Tensor, layer: DenseLayer, masks: Named) -> tuple[Array, Array]:
-    """What `layer` is fed (T, d) and what it returns (T, C) for one utterance (T, F), in float64; dropout layers
-    multiply with their mask, or with 1."""
-    calls: list[tuple[Tensor, Tensor]] = []
-    like = next(target.module.parameters())
-
-    def watch(_: nn.Module, given: tuple[Tensor, ...], returned: Tensor) -> None:
-        calls.append((given[0].detach(), returned.detach()))
-
-    def drop(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def hook(_: nn.Module, given: tuple[Tensor, ...], __: Tensor) -> Tensor:
-            return given[0] * masks[name].to(given[0]).reshape(given[0].shape) if name in masks else given[0]
-
-        return module.register_forward_hook(hook)
-
-    handles = [target.module.get_submodule(layer.name).register_forward_hook(watch)]
-    handles += [drop(name, module) for name, module in target.module.named_modules() if isinstance(module, nn.Dropout)]
-    try:
-        with Key(0).child("passed").isolated(), torch.no_grad():
-            target.outputs(target.parameters(), frames[None].to(like))
-    finally:
-        for handle in handles:
-            handle.remove()
-    given, returned = calls[-1]
-    return given[0].double().cpu().numpy(), returned[0].double().cpu().numpy()
-
-
-def _gradient(seen: Observation, layer: DenseLayer) -> Array:
-    """[dL/dW; dL/db] as (d + 1, C), or (d, C) without a bias in the release."""
+def stacked_gradient(seen: Observation, weight: str, bias: str | None) -> Array:
+    """[dL/dW; dL/db] of a dense layer as (d + 1, H), or (d, H) without a bias in the release."""
     by_name = seen.gradient().by_name
-    rows = [by_name[layer.weight].detach().double().cpu().numpy().T]
-    if layer.bias is not None and layer.bias in by_name:
-        rows.append(by_name[layer.bias].detach().double().cpu().numpy()[None])
-    return np.vstack(rows)
-
-
-def _softmax(logits: Array) -> Array:
-    raised = np.exp(logits - logits.max(1, keepdims=True))
-    return np.asarray(raised / raised.sum(1, keepdims=True))
+    names = [weight, bias] if bias is not None and bias in by_name else [weight]
+    return np.vstack([np.atleast_2d(by_name[name].detach().double().cpu().numpy().T) for name in names])
