@@ -50,6 +50,10 @@ def _smallest(form: Array, longest: int, *, left: int, features: int) -> list[Ar
     tail = max(left, 1)
     far = banded.assemble(form, np.ones(longest + left), left=left, features=features)
     factored = banded.factor(far)
+    if factored is None:
+        # rows that were rounded to zero; without a factor every length would cost an eigenvalue problem of its size
+        far[0] += 1e-13 * far[0].mean()
+        factored = banded.factor(far)
     missing = np.zeros((tail * features, tail * features))
     if left:
         beyond = np.repeat([0.0, 1.0], left)
