@@ -79,7 +79,8 @@ APRIL = """@inproceedings{lu2022april,
 
 DAGER = """@inproceedings{petrov2024dager,
   title = {{DAGER}: Exact Gradient Inversion for Large Language Models},
-  author = {Petrov, Ivo and Dimitrov, Dimitar I. and Baader, Maximilian and M{\\"u}ller, Mark Niklas and Vechev, Martin},
+  author = {Petrov, Ivo and Dimitrov, Dimitar I. and Baader, Maximilian and M{\\"u}ller, Mark Niklas
+            and Vechev, Martin},
   booktitle = {Advances in Neural Information Processing Systems},
   year = {2024},
   note = {arXiv:2405.15586}

@@ -23,7 +23,8 @@ class BatchNorm(AbstractPrior):
     """sum_l |mean_l(x) - m_l|_2 + |var_l(x) - v_l|_2 over normalization layers (Yin et al. 2021, equation 9).
 
     (m, v) are the statistics of the private batch when they were told (`BatchNormStatistics`), else what the adversary
-    estimates from public examples (`PublicStatistics`), else the running statistics of the released model. Raises `NoSuchLayer` when the model has no batch normalization with statistics.
+    estimates from public examples (`PublicStatistics`), else the running statistics of the released model.
+    Raises `NoSuchLayer` when the model has no batch normalization with statistics.
     """
 
     @property
