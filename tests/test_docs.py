@@ -195,6 +195,35 @@ def test_cards_name_only_what_exists() -> None:
         assert called <= known, f"{path.name} names {sorted(called - known)}"
 
 
+GUIDES = [ROOT / "docs" / name for name in ("choosing-an-attack.md", "threat-models.md", "reading-a-report.md")]
+STUDIES = sorted((ROOT / "docs" / "studies").iterdir())
+
+
+@pytest.mark.parametrize("document", [*GUIDES, *STUDIES], ids=lambda path: path.name)
+def test_guides_and_studies_name_only_what_exists(document: Path) -> None:
+    """A backticked word with a capital inside a name or before a bracket is a name of the table or of the package."""
+    text = document.read_text(encoding="utf-8")
+    known = {*names.vocabulary(), *leakscope.__all__}
+    said = set(re.findall(r"`(?:ls\.)?([A-Z]\w*[a-z]\w*|[a-z]\w*(?=\())", text)) - {"event"}
+    assert said <= known, f"{document.name} names {sorted(said - known)}"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert document.relative_to(ROOT).as_posix() in readme, f"link {document.name} from README.md"
+
+
+def test_every_attack_is_in_the_guide_to_choosing() -> None:
+    text = (ROOT / "docs" / "choosing-an-attack.md").read_text(encoding="utf-8")
+    missing = [row.name for row in names.rows(Family.ATTACKS) if f"`{row.name}" not in text]
+    assert not missing, f"say in docs/choosing-an-attack.md when to choose {missing}"
+
+
+@pytest.mark.parametrize("document", STUDIES, ids=lambda path: path.name)
+def test_a_study_names_the_plan_that_makes_it(document: Path) -> None:
+    commands = re.findall(r"leakscope audit (plans/[\w./-]+)", document.read_text(encoding="utf-8"))
+    assert commands
+    for path in commands:
+        assert (ROOT / path).is_file(), f"{document.name} names {path}"
+
+
 def test_the_rule_of_the_verdicts_has_the_numbers_of_the_code() -> None:
     text = " ".join((ROOT / "docs" / "verdicts.md").read_text(encoding="utf-8").split())
     for word in Word:
