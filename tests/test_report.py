@@ -682,6 +682,17 @@ def test_lanes_are_labeled_by_what_varies(run) -> None:
     assert [lane.name for lane in sweep.lanes(rows)] == ["digits · idlg", "digits · LowRank", "faces"]
 
 
+def test_the_figure_keeps_the_order_of_the_plan(run) -> None:
+    """Scenes of one target and data stand together in the tables; in the figure the plan's order is the question."""
+    summary, records = run
+    first, second = summary.groups[0], next(g for g in summary.groups if g.dataset != summary.groups[0].dataset)
+    turned = [first, second, first.model_copy(update={"title": "third · FedSGD() · idlg()"})]
+    page = render(summary.model_copy(update={"groups": tuple(turned)}), records)
+    figure = re.search(r'class="sweep"><img src="[^"]*" alt="([^"]*)"', page)
+    assert figure is not None
+    assert figure[1].index("third") > figure[1].index(second.title.split(" · ")[0])
+
+
 def test_a_group_whose_trials_made_no_claim_is_not_left_out_of_the_figure(run) -> None:
     """Else the figure of a sweep would show only where the attack worked."""
     summary, _ = run

@@ -22,7 +22,7 @@ from leakscope.report.redact import Veil
 from leakscope.report.sections import Section
 from leakscope.report.shelf import Shelf
 from leakscope.report.strips import PAGE_BYTES, Item
-from leakscope.report.tables import Cells
+from leakscope.report.tables import Cells, Row
 from leakscope.version import VERSION
 
 PAGE = "report.html"
@@ -89,7 +89,7 @@ def _view(summary: Summary, records: Cells, damaged: Mapping[str, str], veil: Ve
     return {
         "summary": summary,
         "overview": overview,
-        "sweep": sweep.figures([row for _, rows in overview for row in rows]),
+        "sweep": sweep.figures(_in_order(summary, overview)),
         "sections": built,
         "tally": counts,
         "lost": max(summary.finished - counts.finished, 0),
@@ -98,6 +98,12 @@ def _view(summary: Summary, records: Cells, damaged: Mapping[str, str], veil: Ve
         "evaluations": sum(records[identity][0].evaluations for identity in records),
         "started": _moment(summary.started),
     }
+
+
+def _in_order(summary: Summary, overview: tuple[tuple[tuple[str, str], tuple[Row, ...]], ...]) -> list[Row]:
+    """The rows as the plan has its groups; the overview puts scenes of the same target and data together."""
+    place = {id(group): at for at, group in enumerate(summary.groups)}
+    return sorted((row for _, rows in overview for row in rows), key=lambda row: place[id(row.group)])
 
 
 @final
