@@ -17,6 +17,7 @@ import leakscope as ls
 from leakscope.attacks.transcripts.chain import Evidence, Spelling, jacobian, misfit, run, spelled, through
 from leakscope.attacks.transcripts.decode import judged, read
 from leakscope.attacks.transcripts.peel import Entries, as_trained, peeled, settled
+from leakscope.attacks.transcripts.repair import outright, repaired
 
 LETTERS = 4
 CONTEXT, FEATURES = 4, 5
@@ -107,6 +108,26 @@ def test_long_strings_are_read_though_their_middle_is_blurred(seed: int) -> None
     assert found.certain
     swapped = (*string[:11], string[12], string[11], *string[13:])
     assert swapped == string or not judged(swapped, heard).certain
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_sharp_model_is_read_outright_and_put_right(seed: int) -> None:
+    """Probabilities near 0 and 1, right or wrong, leave only a few places open."""
+    generator = np.random.default_rng(seed)
+    string = tuple(int(label) for label in generator.integers(0, 6, 10))
+    heard = evidence(string, probabilities(40, seed, sharp=6.0, letters=6))
+    assert heard.seen.max(1).mean() > 0.8
+    found = read(heard, going=always)
+    assert found.labels == string
+    assert found.certain
+
+
+def test_repairs_lead_from_nothing_to_the_string() -> None:
+    string = (2, 0, 1, 3, 3, 1, 0, 2, 1)
+    heard = evidence(string, probabilities(30, 1, sharp=1.5))
+    assert outright(heard) != string
+    assert repaired((), heard, going=lambda: True) == string
+    assert repaired((1, 2), heard, going=lambda: False) == (1, 2)
 
 
 def test_a_reader_that_is_stopped_says_what_it_has() -> None:

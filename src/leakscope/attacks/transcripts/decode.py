@@ -27,16 +27,18 @@ from leakscope.attacks.transcripts.chain import (
     through,
 )
 from leakscope.attacks.transcripts.relax import Relaxed, Stretch, relaxed
+from leakscope.attacks.transcripts.repair import Labels, outright, repaired
 
-Labels = tuple[int, ...]
 Going = Callable[[float], bool]
 
 PRESENT = 0.5
 """A label holds at least one frame altogether, so a class that holds less is not in the string."""
+PEAKED = 0.5
+"""Where one class holds more than this of a frame in the mean, the string is nearly legible outright."""
 LEAST_NOISE = 1e-7
 MARGIN = 30.0
 """A proved string's misfit over what noise explains in the mean, at most; correlated noise stays well below."""
-AHEAD = (5.0, 2.0, 1.0)
+AHEAD = (5.0, 2.0, 1.0, 0.5, 0.25)
 """The horizon lies where this many labels beyond the known ones have passed in the mean; nearer if that fails."""
 STUCK = 0.05
 """Misfit of a stretch above which the labels found do not explain it; right ones leave 0.005 at most."""
@@ -45,6 +47,8 @@ FARTHEST = 9
 ROUNDS = 16
 CLOSING = 6
 """This many frames before the end there is no horizon any more, but an end; the number of labels left is tried."""
+TURNS = 6
+"""How often a way that ends nowhere is left for another one."""
 SPREAD = 5
 """By how much that number is tried to differ from what the blanks suggest."""
 
@@ -134,21 +138,31 @@ def read(evidence: Evidence, *, going: Going) -> Reading:
 
     going: called with a share of the work in [0, 1], False ends it with the labels that are known so far.
     """
-    noise = noise_of(evidence)
     classes = np.flatnonzero(evidence.seen[:, :-1].sum(0) > PRESENT)
-    best = judged((), evidence)
+    heard, best = evidence.only(classes), judged((), evidence)
+    for found in _candidates(heard, noise_of(evidence), going):
+        reading = judged(tuple(int(classes[label]) for label in found), evidence)
+        if reading.misfit < best.misfit or not best.labels:
+            best = reading
+        if best.certain or not going(1.0):
+            return best
+    places = {int(label): place for place, label in enumerate(classes)}
+    start = tuple(places[label] for label in best.labels)
+    mended = repaired(start, heard, going=lambda: going(1.0))
+    return judged(tuple(int(classes[label]) for label in mended), evidence)
+
+
+def _candidates(evidence: Evidence, noise: float, going: Going) -> Iterator[Labels]:
+    """Strings over the letters of the evidence, by the quickest way first."""
+    if not evidence.letters.shape[1] or not going(0.0):
+        return
+    if evidence.seen.max(1).mean() > PEAKED:
+        yield repaired(outright(evidence), evidence, going=lambda: going(0.0))
     for manner in MANNERS:
-        if best.certain or not len(classes) or not going(0.0):
-            break
-        reader = _Reader((evidence.reversed() if manner.turned else evidence).only(classes), noise, manner)
-        for found in reader.readings(going):
-            labels = tuple(int(classes[label]) for label in (found[::-1] if manner.turned else found))
-            reading = judged(labels, evidence)
-            if reading.misfit < best.misfit or not best.labels:
-                best = reading
-            if best.certain:
-                break
-    return best
+        if not going(0.0):
+            return
+        reader = _Reader(evidence.reversed() if manner.turned else evidence, noise, manner)
+        yield from (found[::-1] if manner.turned else found for found in reader.readings(going))
 
 
 @final
@@ -162,44 +176,45 @@ class _Reader:
         self.left = max(1, round(self.mass / 2))
 
     def readings(self, going: Going) -> Iterator[Labels]:
-        """One string for each number of labels that may be left when the end is in sight, the likeliest first."""
-        known: Labels = ()
-        frames = len(self.evidence)
-        while True:
+        """Strings, the likeliest first; where a way ends nowhere, the last doubtful label is changed."""
+        pending: list[Labels] = [()]
+        for _ in range(TURNS):
+            if not pending:
+                return
+            known = pending.pop()
             passes = self.course(known)
-            horizon = self.horizon(passes, len(known), AHEAD[0])
-            if not going(min(1.0, horizon / frames)):
-                yield known
-                return
-            if horizon >= frames - CLOSING:
-                break
-            following = self.following(passes, known)
-            if not following:
-                return
-            known = (*known, *following)
-        for left in self.endings():
-            if not going(1.0):
-                return
-            passes = through(self.usually(known, left), self.evidence)
-            if not passes.possible:
-                continue
-            stretch = self.stretch(passes, known, frames, left)
-            found = relaxed(stretch, noise=self.noise, rounds=2 * ROUNDS, wanted=left)
-            yield (*known, *(int(label) for label in found.letters.argmax(1)))
+            while not self.ending(passes, known):
+                if not going(min(1.0, self.horizon(passes, len(known), AHEAD[0]) / len(self.evidence))):
+                    yield known
+                    return
+                ways = self.following(passes, known)
+                if not ways:
+                    break
+                pending += [(*known, *way) for way in ways[:0:-1]]
+                known = (*known, *ways[0])
+                passes = self.course(known)
+            else:
+                yield from self.endings(known, going)
 
-    def following(self, passes: Passes, known: Labels) -> Labels:
-        """The labels that one stretch makes certain, or a shorter one where those found explain nothing; or none."""
+    def following(self, passes: Passes, known: Labels) -> list[Labels]:
+        """The labels that one stretch makes certain. Where it makes none, one with a nearer horizon may; where none
+        does, the first labels that were found, the sharpest first. Empty where all labels found are contradicted."""
+        first: dict[int, float] = {}
         for ahead in AHEAD:
             stretch = self.stretch(passes, known, self.horizon(passes, len(known), ahead), None)
             found = relaxed(stretch, noise=self.noise, rounds=ROUNDS, wanted=FARTHEST)
-            if found.misfit < STUCK + 3 * self.noise**2 * stretch.evidence.seen.size:
-                return self.certain(found)
-        return self.certain(found) if self.manner.stubborn else ()
+            if found.misfit < STUCK + 3 * self.noise**2 * stretch.evidence.seen.size or self.manner.stubborn:
+                certain = self.certain(found)
+                if certain:
+                    return [certain]
+                label = int(found.letters[0].argmax())
+                first[label] = max(first.get(label, 0.0), float(found.letters[0, label]))
+        return [(label,) for label in sorted(first, key=lambda one: -first[one])]
 
     def certain(self, found: Relaxed) -> Labels:
-        """The first labels, up to one that is not sharp; at least one."""
+        """The first labels, up to one that is not sharp."""
         sharp = found.letters.max(1)[:FARTHEST] > self.manner.certain
-        count = max(1, int(np.r_[sharp, False].argmin()))
+        count = int(np.r_[sharp, False].argmin())
         return tuple(int(label) for label in found.letters[:count].argmax(1))
 
     def usually(self, known: Labels, left: int) -> Spelling:
@@ -253,10 +268,22 @@ class _Reader:
         heard = self.evidence.between(first, horizon)
         return Stretch(heard, near, count, before, after, bends, self.usual, self.manner.equal)
 
-    def endings(self) -> list[int]:
-        """How many labels may be left, the likeliest number first."""
+    def ending(self, passes: Passes, known: Labels) -> bool:
+        """Whether the horizon has reached the end."""
+        return self.horizon(passes, len(known), AHEAD[0]) >= len(self.evidence) - CLOSING
+
+    def endings(self, known: Labels, going: Going) -> Iterator[Labels]:
+        """The whole string for each number of labels that may be left, the likeliest number first."""
         around = range(max(1, self.left - SPREAD), self.left + SPREAD + 1)
-        return sorted(around, key=lambda left: abs(left - self.left))
+        for left in sorted(around, key=lambda one: abs(one - self.left)):
+            if not going(1.0):
+                yield known
+                return
+            passes = through(self.usually(known, left), self.evidence)
+            if passes.possible:
+                stretch = self.stretch(passes, known, len(self.evidence), left)
+                found = relaxed(stretch, noise=self.noise, rounds=2 * ROUNDS, wanted=left)
+                yield (*known, *(int(label) for label in found.letters.argmax(1)))
 
 
 def _bends(states: int) -> Array:
