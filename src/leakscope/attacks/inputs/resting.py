@@ -55,6 +55,7 @@ def units_at_rest(target: Target, update: Named) -> dict[str, Tensor]:
     """Per dense layer with a bias, other than the last: which outputs (bool) have no gradient at all; layers with none
     are left out.
 
+    >>> import torch
     >>> from leakscope.domains.vision import Images
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 2))
     >>> update = {"1.weight": torch.tensor([[0.0] * 4, [1.0] * 4]), "1.bias": torch.tensor([0.0, 1.0])}

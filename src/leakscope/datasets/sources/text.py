@@ -41,7 +41,7 @@ class Sentences(AbstractSource):
 
     >>> source = Sentences(length=8, count=4)
     >>> WORDS.decode(source.load().inputs[0].tolist()[:3])
-    'the king boiled'
+    'a busy painter'
     """
 
     length: int = 12
