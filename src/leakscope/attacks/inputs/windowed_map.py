@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, field
 from typing import final
 
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.inputs.frame_cells import Cells, Imputed, cells, imputed
 from leakscope.attacks.inputs.frame_errors import rehearsed
 from leakscope.attacks.inputs.frame_noise import bent, counted, declared_noise, matrices, remaining_noise, rounds
 from leakscope.attacks.inputs.frame_search import Point, Problem, climb, linear_start
@@ -37,6 +39,13 @@ EACH = 6
 """Steps at each level of noise on the way from coarse to fine."""
 FITS = 3.0
 """Energy outside the span up to this many standard deviations is noise: the frames explain the update."""
+CELLS = 20
+"""Times that entries are imputed from their cells, each followed by `AFTER` steps."""
+AFTER = 4
+HALF = 0.5
+"""Of a budget, where there are cells: what the search without them may spend."""
+STILL = 1e-4
+"""Frames that move less than this on average, in standard deviations of the prior, are settled."""
 ROUNDING = 100.0
 """Energy of undeclared noise may be this many times that of equal noise in all entries."""
 
@@ -92,9 +101,14 @@ class FrameLikelihood(AbstractAttack[Inputs]):
         if isinstance(scene, str):
             return Attempt(repr(self), Outcome.REFUSED, scene)
         log = _Log(clock, watch)
-        outcome = Outcome.CLAIMED
+        outcome, left = Outcome.CLAIMED, math.nan
         try:
+            where = cells(seen, scene.problem.window, scene.problem.stack)
+            log.share = 1.0 if where is None else HALF
             best = self._searched(seen, scene, log, key)
+            log.share = 1.0
+            if where is not None:
+                best, left = _celled(where, scene, best, log)
         except KeyboardInterrupt:
             if log.last is None:
                 return Attempt(repr(self), Outcome.INTERRUPTED, "interrupted before the first step")
@@ -103,7 +117,7 @@ class FrameLikelihood(AbstractAttack[Inputs]):
         if not np.isfinite(best.frames).all():
             return Attempt(repr(self), Outcome.DIVERGED, "the frames are not finite", cost=cost, trace=trace)
         claim = _claim(best.frames, scene.problem.lengths, seen)
-        sentence = _sentence(scene, best)
+        sentence = _sentence(scene, best, left)
         return Attempt(repr(self), outcome, sentence, claim, cost=cost, trace=trace, steps=tuple(log.notes))
 
     def _scene(self, seen: Observation) -> _Scene | str:
@@ -184,13 +198,14 @@ class _Log:
 
     def __init__(self, clock: Clock, watch: Watch) -> None:
         self.clock, self.watch = clock, watch
+        self.share = 1.0
         self.losses: list[float] = []
         self.notes: list[str] = []
         self.last: Point | None = None
 
     def over(self) -> bool:
-        """Whether the budget is spent."""
-        return self.clock.exhausted(len(self.losses))
+        """Whether this share of the budget is spent; without a budget never."""
+        return self.clock.fraction(len(self.losses), sys.maxsize) >= self.share
 
     def noted(self, start: str, problem: Problem, point: Point) -> None:
         """Writes down how one start ended."""
@@ -202,6 +217,37 @@ class _Log:
         self.last = point
         self.watch(Progress(self.clock.fraction(len(self.losses), 200), point.value))
         return self.over()
+
+
+def _celled(where: list[Cells], scene: _Scene, best: Point, log: _Log) -> tuple[Point, float]:
+    """Frames refined with entries imputed from the cells that rounding or pruning leaves, and what is left around them.
+
+    That is the largest standard deviation of a layer's gradient around the fit, as a share of its root mean square.
+
+    What noise of one size cannot say: that a missing entry is small, and a rounded one near its level.
+    """
+    problem = scene.problem
+    known = {
+        place: Imputed((where[place].low + where[place].high) / 2, np.zeros_like(where[place].low), noise)
+        for place, noise in scene.noises.items()
+    }
+    scale = math.sqrt(float(problem.chain.rest[0].mean()))
+    for _ in range(CELLS):
+        if log.over():
+            break
+        entering, _ = problem.stack.inputs(problem.windows(best.frames), problem.depth)
+        ones = np.ones((len(best.frames), 1))
+        known = {place: imputed(where[place], one, np.hstack([entering[place], ones])) for place, one in known.items()}
+        terms = {place: one.term() for place, one in known.items()}
+        problem = Problem(terms, problem.stack, problem.window, problem.chain, problem.lengths)
+        following = climb(problem, best.frames, steps=AFTER, inner=INNER, ended=log)
+        moved = float(np.abs(following.frames - best.frames).mean())
+        best = following
+        if moved < STILL * scale:
+            break
+    log.noted("with entries imputed from their cells", scene.problem, best)
+    sizes = [max(math.sqrt(float((one.matrix**2).mean())), 1e-300) for one in known.values()]
+    return best, max(one.noise / size for one, size in zip(known.values(), sizes, strict=True))
 
 
 def _trusted(stack: DenseStack, seen: Observation, depth: int) -> DenseStack:
@@ -265,10 +311,16 @@ def _unexplained(problem: Problem, point: Point) -> float:
     return max(term.excess(np.hstack([entering[place], ones])) for place, term in problem.terms.items())
 
 
-def _sentence(scene: _Scene, best: Point) -> str:
+def _sentence(scene: _Scene, best: Point, share: float) -> str:
     problem = scene.problem
     lengths = ", ".join(map(str, problem.lengths))
     noises = ", ".join(f"{problem.stack.layers[place].names[0]} {noise:.1e}" for place, noise in scene.noises.items())
+    if not math.isnan(share):
+        # normal noise of one size is not what rounding and pruning leave: its deviations would say nothing
+        return (
+            f"utterances of {lengths} frames ({scene.how}), the most probable with entries imputed from the intervals "
+            f"that rounding or pruning leaves; {share:.1e} of a gradient's root mean square is left around the fit"
+        )
     left = _unexplained(problem, best)
     fit = "which is noise" if scene.explains(best) else "more than noise leaves: some frames are wrong"
     return (
