@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 
@@ -10,7 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tests.tolerance import close
+from typer.testing import CliRunner
 
+from leakscope.cli.exits import Exit
+from leakscope.cli.main import app
 from leakscope.cli.models import architecture
 from leakscope.core.errors import BadInput, MissingExtra, UnknownName
 from leakscope.domains.vision import Images
@@ -71,7 +75,7 @@ def test_a_torchvision_model_is_built_from_the_key_and_takes_weights_of_a_file(t
     save_file(one.module.state_dict(), path)
     loaded = Torchvision("squeezenet1_1", {"dropout": 0.25}, path).build(COLOR, 7, key=Key(5))
     close(loaded.parameters()["features.0.weight"], one.parameters()["features.0.weight"])
-    with pytest.raises(BadInput, match="did you mean 'resnet18'"):
+    with pytest.raises(UnknownName, match="unknown torchvision model 'resnet81'; did you mean 'resnet18'"):
         Torchvision("resnet81").build(COLOR, 7, key=Key(0))
     with pytest.raises(BadInput, match="would download weights"):
         architecture("torchvision:resnet18@weights=DEFAULT", 7)
@@ -109,5 +113,86 @@ def test_a_timm_model_takes_gray_pictures_and_other_sizes():
     target = recipe.build(GRAY, 4, key=Key(0))
     assert target.outputs(target.parameters(), torch.zeros(2, 1, 32, 32)).shape == (2, 4)
     assert target.name == repr(recipe)
-    with pytest.raises(UnknownName, match="unknown timm model 'resnet81'; did you mean"):
+    with pytest.raises(UnknownName, match="unknown timm model 'resnet81'; did you mean 'resnet18'"):
         Timm("resnet81").build(GRAY, 4, key=Key(0))
+
+
+# --- in an audit ----------------------------------------------------------------------------------------------------
+
+SMALL = """\
+title = "somebody's network"
+trials = 1
+mechanisms = ["FedSGD()"]
+attacks = ["LabelSigns()"]
+
+[[scene]]
+name = "colors"
+dataset = "Synthetic((3, 32, 32), classes=3, count=12)"
+target = "Linear()"
+"""
+
+
+def audited(folder, *more, plan=SMALL):
+    """A command line of its own, since the engine and the page are part of what is tested."""
+    path = folder / "plan.toml"
+    path.write_text(plan)
+    out = folder / f"run-{len(list(folder.iterdir()))}"
+    result = CliRunner().invoke(app, ["audit", str(path), "--out", str(out), "--engine", "inline", "--json", *more])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result, out
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:resnet18"])
+def test_without_the_extra_an_audit_says_so_before_anything_is_run(name, tmp_path, monkeypatch):
+    for package in ("torchvision", "timm"):
+        monkeypatch.setitem(sys.modules, package, None)
+    named = audited(tmp_path, "--model", name)
+    planned = audited(tmp_path, plan=SMALL.replace("Linear()", name))
+    for result, out in (named, planned):
+        assert result.exit_code == Exit.USAGE
+        assert "colors: the model 'resnet18' needs the package" in result.stderr
+        assert "pip install 'leakscope[models]'" in result.stderr
+        assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("nothing_of_mine:Net", "colors: no module 'nothing_of_mine' in the current directory"),
+        ("torch.nn:Lniear", "did you mean 'Linear'"),
+        ("LeNte()", "unknown target 'LeNte'; did you mean 'LeNet'"),
+        ("MLP((8,), wdths=3)", "unknown argument of MLP 'wdths'; did you mean 'widths'"),
+        ("timm:a b", "expected timm:NAME such as timm:resnet18"),
+    ],
+)
+def test_a_model_that_is_not_there_is_one_error_and_not_a_page_of_crashes(name, says, tmp_path):
+    for result, out in (audited(tmp_path, "--model", name), audited(tmp_path, plan=SMALL.replace("Linear()", name))):
+        assert result.exit_code == Exit.USAGE
+        assert says in result.stderr
+        assert not out.exists()
+
+
+@needs("torchvision")
+def test_an_audit_takes_models_of_torchvision_by_option_and_by_plan(tmp_path):
+    result, _ = audited(tmp_path, "--model", "torchvision:squeezenet1_1@dropout=0.25")
+    named = json.loads(result.stdout)["summary"]
+    result, _ = audited(tmp_path, plan=SMALL.replace("Linear()", "torchvision:squeezenet1_1@dropout=0.25"))
+    planned = json.loads(result.stdout)["summary"]
+    for summary in (named, planned):
+        (group,) = summary["groups"]
+        assert group["target"] == repr(Torchvision("squeezenet1_1", {"dropout": 0.25}))
+        assert "crashed" not in group["sentence"]
+    assert [g["members"] for g in named["groups"]] == [g["members"] for g in planned["groups"]], "the same cells"
+    result, out = audited(tmp_path, "--model", "torchvision:resnet81")
+    assert "colors: unknown torchvision model 'resnet81'; did you mean 'resnet18'" in result.stderr
+    assert not out.exists()
+
+
+@needs("timm")
+def test_an_audit_takes_models_of_timm_by_option(tmp_path):
+    result, _ = audited(tmp_path, "--model", "timm:vit_tiny_patch16_224@img_size=32")
+    (group,) = json.loads(result.stdout)["summary"]["groups"]
+    assert group["target"] == repr(Timm("vit_tiny_patch16_224", {"img_size": 32}))
+    assert "crashed" not in group["sentence"]
+    result, _ = audited(tmp_path, "--model", "timm:vit_tny")
+    assert "colors: unknown timm model 'vit_tny'; did you mean 'gcvit_tiny'" in result.stderr

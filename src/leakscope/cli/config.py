@@ -14,6 +14,7 @@ from leakscope.audit.plan import Attack, Plan, Scene
 from leakscope.audit.scaled import Scaled
 from leakscope.cli.expressions import build
 from leakscope.cli.fields import FIELDS
+from leakscope.cli.models import recipe
 from leakscope.cli.names import Family
 from leakscope.core.attempt import Budget
 from leakscope.core.errors import BadInput, BadPlan, UnknownName
@@ -21,13 +22,12 @@ from leakscope.core.facts import Fact
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.datasets.draw import AbstractSource
 from leakscope.targets.architecture import AbstractArchitecture
-from leakscope.targets.load import Imported
 
 Built = TypeVar("Built")
 
 
 def read(path: Path, *, model: str | None = None) -> Plan:
-    """The plan in the file `path`. model: an import path `package.module:factory` instead of every scene's target.
+    """The plan in the file `path`. model: one for every scene instead of its target, as `models.recipe` reads it.
 
     Raises `BadInput` when there is no such file, `BadPlan` with file, line and key for anything that cannot be run.
     """
@@ -92,7 +92,7 @@ class _Reader:
         source: AbstractSource = self._try(f"{here}.dataset", build, dataset, Family.DATASETS)
         if span != (0.0, 1.0):
             source = self._try("input_range", Scaled, source, *span)
-        architecture, target = self._target(said, here)
+        architecture, target = self._target(said, here, source.classes)
         name = self._text(said, "name", f"{here}.name") if "name" in said else f"{dataset}, {target}"
         return Scene(
             name=name,
@@ -104,11 +104,11 @@ class _Reader:
             told=self._told(said, f"{here}.told") if "told" in said else None,
         )
 
-    def _target(self, said: dict[str, Any], here: str) -> tuple[AbstractArchitecture, str]:
+    def _target(self, said: dict[str, Any], here: str, classes: int) -> tuple[AbstractArchitecture, str]:
         if self.model is not None:
-            return Imported(self.model), self.model
+            return recipe(self.model, classes), self.model
         target = self._text(said, "target", f"{here}.target")
-        return self._try(f"{here}.target", build, target, Family.TARGETS), target
+        return self._try(f"{here}.target", recipe, target, classes), target
 
     def _told(self, said: dict[str, Any], place: str) -> tuple[type[Fact], ...]:
         return tuple(self._try(place, kind_named, fact) for fact in self._list(said, "told", place))

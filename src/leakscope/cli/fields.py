@@ -42,7 +42,7 @@ FIELDS: tuple[Field, ...] = (
     Field("budget", "evaluations", "whole number", "no bound", "of the gradient"),
     Field("scene", "name", "text", "dataset, target", "what the report calls it"),
     Field("scene", "dataset", "expression", "required", "see `leakscope list datasets`"),
-    Field("scene", "target", "expression", "required", "see `leakscope list targets`; replaced by --model"),
+    Field("scene", "target", "model", "required", "see `leakscope list targets`, or as for --model, which replaces it"),
     Field("scene", "batch_size", "whole number or list", "the plan's", "this scene's own"),
     Field("scene", "told", "list of facts", "the plan's", "this scene's own"),
     Field("scene", "mechanisms", "list of expressions", "the plan's", "this scene's own"),
@@ -107,7 +107,8 @@ def markdown() -> str:
         "",
         "An expression is a name of `leakscope list` with its arguments, as in Python: `FedAvg(steps=4, lr=0.1)`.",
         "`>>` puts a defense after a protocol, in the order in which they act; `+` and `*` combine an attack's priors.",
-        "Nothing else is understood, and nothing is executed.",
+        "Nothing else is understood, and nothing is executed. Only a target may also be what `--model` takes:",
+        "`torchvision:NAME` or `timm:NAME` of an installed library, or `package.module:factory`, which is imported.",
     ]
     return "\n".join(page) + "\n"
 

@@ -44,7 +44,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to s
 Out = Annotated[Path | None, typer.Option(help="The folder of the run; runs/NAME OF THE PLAN by default.")]
 EngineName = Annotated[Engine, typer.Option(help="One process, or several with one thread each.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="How many processes; one per processor by default.")]
-Model = Annotated[str | None, typer.Option(metavar="PACKAGE.MODULE:FACTORY", help="Your own torch.nn.Module.")]
+Model = Annotated[str | None, typer.Option(metavar="SPEC", help="The model; what it can be is listed below.")]
 
 Cut = Annotated[
     str | None,
@@ -90,7 +90,7 @@ def demo(
         raise typer.Exit(demonstrating.demo(subject, order))
 
 
-@app.command(epilog=f"{PLAN_KEYS}\n\n{LEGEND}")
+@app.command(epilog=f"{PLAN_KEYS}\n\n{bring.MODEL}\n\n{LEGEND}")
 def audit(  # noqa: PLR0913, one argument for each option
     plan: Annotated[Path, typer.Argument(help="A TOML file; its keys are listed below.")],
     out: Out = None,
@@ -115,7 +115,7 @@ def audit(  # noqa: PLR0913, one argument for each option
         raise typer.Exit(auditing.audit(plan, order, model=model))
 
 
-@app.command(epilog=LEGEND)
+@app.command(epilog=f"{bring.MODEL}\n\n{LEGEND}")
 def merge(
     plan: Annotated[Path, typer.Argument(help="The plan that all of them ran.")],
     runs: Annotated[list[Path], typer.Argument(help="The folders that `leakscope audit --shard` wrote.")],
@@ -159,7 +159,7 @@ def report(
         raise typer.Exit(reporting.report(run, redact=redact, as_json=as_json))
 
 
-@app.command(epilog=LEGEND)
+@app.command(epilog=f"{bring.MODEL}\n\n{LEGEND}")
 def doctor(
     model: Model = None,
     dataset: Annotated[str, typer.Option(help="The dataset that the model is looked at with.")] = "Photographs()",

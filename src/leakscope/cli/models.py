@@ -1,4 +1,4 @@
-"""What may stand after --model: an expression, an import path, or a name of a model library. One place for all."""
+"""What names a model, after --model and in plans: an expression, an import path, a name of a library. One place."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import final
 
 from leakscope.audit.handover import fingerprint
+from leakscope.audit.plan import Plan
 from leakscope.cli import console
-from leakscope.cli.expressions import build
+from leakscope.cli.expressions import SINGULAR, build
 from leakscope.cli.names import Family, rows
 from leakscope.core.domain import AbstractDomain
-from leakscope.core.errors import BadInput, UnknownName, optional
+from leakscope.core.errors import BadInput, MissingExtra, UnknownName, optional
 from leakscope.core.target import Target
 from leakscope.integrations.timm import Timm
 from leakscope.integrations.torchvision import Torchvision, declare_operators
@@ -39,6 +40,9 @@ LIBRARIES: dict[str, Library] = {
 }
 """What may stand before the colon besides a module: a new library is a line. These take the classes at `build`."""
 
+BROUGHT = (Imported, Torchvision, Timm)
+"""Models that leakscope does not bring itself: whether they can be built shows when they are."""
+
 
 def _parts(text: str) -> tuple[str, tuple[tuple[str, Argument], ...]]:
     """The name, and the arguments after an @.
@@ -61,40 +65,71 @@ def _value(text: str) -> Argument:
     return read if isinstance(read, bool | int | float | str) else text
 
 
-def architecture(text: str, classes: int) -> AbstractArchitecture:
-    """The recipe that `text` names. classes: for libraries, whose models have another number by default.
+def recipe(text: str, classes: int) -> AbstractArchitecture:
+    """The recipe that `text` names; nothing is imported. classes: for libraries, whose models have others by default.
 
-    Raises `BadInput` on a text that names nothing, `MissingExtra` when the library is not installed.
+    Raises `BadInput` on a text that names nothing.
 
-    >>> architecture("MLP((8,))", 10)
+    >>> recipe("MLP((8,))", 10)
     MLP(widths=(8,), dropout=0.0, activation=Activation.RELU, training=False)
-    >>> architecture("mymodel:Net", 10)
+    >>> recipe("mymodel:Net", 10)
     Imported(path='mymodel:Net', arguments=(), state=None, training=False)
+    >>> recipe("torchvision:resnet18", 10)
+    Torchvision(name='resnet18', arguments=(), state=None, training=False)
     """
     prefix, colon, name = text.strip().partition(":")
     if not colon or "(" in prefix:
         return _expression(text)
     if prefix not in LIBRARIES:
         return Imported(text.strip())
-    library = LIBRARIES[prefix]
     if not re.fullmatch(r"[\w.\-/]+(@[\w.\-/=,+]+)?", name):
         raise BadInput(f"expected {prefix}:NAME such as {prefix}:resnet18, got {text!r}")
-    declare_operators()
-    optional(library.package, extra=library.extra, purpose=f"--model {text}")
-    return library.build(name, classes)
+    return LIBRARIES[prefix].build(name, classes)
+
+
+def architecture(text: str, classes: int) -> AbstractArchitecture:
+    """The recipe that `text` names, to be built now.
+
+    Raises `BadInput` on a text that names nothing, `MissingExtra` when the library is not installed.
+    """
+    made = recipe(text, classes)
+    prefix, colon, _ = text.strip().partition(":")
+    if colon and prefix in LIBRARIES:
+        declare_operators()
+        optional(LIBRARIES[prefix].package, extra=LIBRARIES[prefix].extra, purpose=f"--model {text}")
+    return made
 
 
 def _expression(text: str) -> AbstractArchitecture:
     try:
         built: AbstractArchitecture = build(text, Family.TARGETS)
     except UnknownName as error:
-        raise UnknownName("target", error.got, [row.name for row in rows(Family.TARGETS)]) from None
+        # A misspelled argument is another unknown name, and has its own list.
+        targets = [row.name for row in rows(Family.TARGETS)]
+        raise (UnknownName("target", error.got, targets) if error.kind == SINGULAR[Family.TARGETS] else error) from None
     except BadInput as error:
         raise BadInput(
-            f"--model {text}: {error}; or give PACKAGE.MODULE:FACTORY, or one of "
-            f"{', '.join(f'{prefix}:NAME' for prefix in LIBRARIES)}"
+            f"{error}; or give PACKAGE.MODULE:FACTORY, or one of {', '.join(f'{prefix}:NAME' for prefix in LIBRARIES)}"
         ) from None
     return built
+
+
+def tried_out(plan: Plan) -> Plan:
+    """The plan itself, after every model that is not leakscope's own was built once for the data of its scene.
+
+    A name that nothing has, an absent package or a model for other inputs would otherwise end every cell of it alike.
+    Raises `BadInput` or `MissingExtra` with the scene.
+    """
+    for scene in plan.scenes:
+        if not isinstance(scene.architecture, BROUGHT):
+            continue
+        try:
+            scene.architecture.build(scene.source.domain, scene.source.classes, key=Key(0))
+        except BadInput as error:
+            raise BadInput(f"{scene.name}: {error}") from None
+        except MissingExtra as error:
+            raise MissingExtra(f"{scene.name}: {error}") from None
+    return plan
 
 
 @final

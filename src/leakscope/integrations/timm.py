@@ -10,7 +10,7 @@ from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import UnknownName, optional
 from leakscope.core.target import Target
 from leakscope.domains.vision import Images
-from leakscope.integrations.torchvision import declare_operators, local_only
+from leakscope.integrations.torchvision import declare_operators, local_only, near
 from leakscope.numerics.rng import Key
 from leakscope.targets.architecture import AbstractArchitecture
 from leakscope.targets.load import Argument, Imported
@@ -43,14 +43,8 @@ class Timm(AbstractArchitecture):
         declare_operators()  # timm imports torchvision
         timm = optional("timm", extra="models", purpose=f"the model {self.name!r}")
         if self.name not in (known := timm.list_models()):
-            raise UnknownName("timm model", self.name, _near(self.name, known))
+            raise UnknownName("timm model", self.name, near(self.name, known))
         channels = (("in_chans", domain.channels),) if isinstance(domain, Images) else ()
         arguments = (("model_name", self.name), ("num_classes", classes), *channels, *self.arguments)
         recipe = Imported("timm:create_model", arguments, self.state, self.training)
         return dataclasses.replace(recipe.build(domain, classes, key=key), name=repr(self))
-
-
-def _near(name: str, known: list[str]) -> list[str]:
-    """Those of the same family, of more than a thousand; all where there is none."""
-    family = name.partition("_")[0][:4]
-    return [one for one in known if one.startswith(family)][:20] or known[:20]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import importlib
 import importlib.util
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -12,7 +15,7 @@ from typing import final
 import torch
 
 from leakscope.core.domain import AbstractDomain
-from leakscope.core.errors import BadInput, optional
+from leakscope.core.errors import BadInput, UnknownName, optional
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
 from leakscope.targets.architecture import AbstractArchitecture
@@ -63,7 +66,8 @@ class Torchvision(AbstractArchitecture):
     name: such as "resnet18"; "segmentation.fcn_resnet50" and the like do not give logits of classes. arguments: (name,
     value) pairs, or a mapping, for the function. Nothing is downloaded: published weights come in by `state`, a state
     dict with as many classes. The models take three channels.
-    Raises, when it is built, `MissingExtra` without the package and `BadInput` as `Imported` does.
+    Raises, when it is built, `MissingExtra` without the package, `UnknownName` for another name, and `BadInput` as
+    `Imported` does.
 
     >>> Torchvision("resnet18")
     Torchvision(name='resnet18', arguments=(), state=None, training=False)
@@ -81,9 +85,22 @@ class Torchvision(AbstractArchitecture):
         """The target. Raises `BadInput` when name, arguments, weights or domain do not fit."""
         declare_operators()
         optional("torchvision", extra="models", purpose=f"the model {self.name!r}")
+        models = importlib.import_module("torchvision.models")
+        if self.name.partition(".")[0] not in dir(models):
+            raise UnknownName("torchvision model", self.name, near(self.name, models.list_models(module=models)))
         arguments = (("num_classes", classes), *self.arguments)
         recipe = Imported(f"torchvision.models:{self.name}", arguments, self.state, self.training)
         return dataclasses.replace(recipe.build(domain, classes, key=key), name=repr(self))
+
+
+def near(name: str, known: Iterable[str]) -> list[str]:
+    """The names, of many, that are most like this one; the first ones where none is.
+
+    >>> near("resnet81", ["alexnet", "resnet18", "vgg11"])
+    ['resnet18']
+    """
+    every = sorted(known)
+    return difflib.get_close_matches(name, every, n=8, cutoff=0.6) or every[:20]
 
 
 def local_only(arguments: object) -> tuple[tuple[str, Argument], ...]:

@@ -16,6 +16,7 @@ from leakscope.audit.shard import Shard
 from leakscope.cli import console, exits
 from leakscope.cli.config import read
 from leakscope.cli.exits import Exit
+from leakscope.cli.models import tried_out
 from leakscope.ledger.record import Summary
 from leakscope.ledger.store import RunStore
 from leakscope.report.page import write_page
@@ -36,7 +37,7 @@ class Order:
 
 def audit(path: Path, order: Order, *, model: str | None) -> Exit:
     """Read the plan, run it, write the page, say what was found."""
-    summary, whole = conduct(read(path, model=model), order)
+    summary, whole = conduct(tried_out(read(path, model=model)), order)
     return exits.code(summary) if whole else Exit.INCOMPLETE
 
 
