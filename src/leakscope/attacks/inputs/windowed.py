@@ -70,7 +70,7 @@ class WindowedFrames(AbstractAttack[Inputs]):
         worst = max(found.residual, found.bias_residual)
         certificate = Certificate(worst, _tolerance(seen, window), STATEMENT)
         claim = _claim(found, certificate.holds, seen.target.parameters()[window.weight])
-        return Attempt(repr(self), Outcome.CLAIMED, _sentence(found, worst), claim, certificate)
+        return Attempt(repr(self), Outcome.CLAIMED, _sentence(found, certificate), claim, certificate)
 
     def recovered(self, seen: Observation, window: ContextWindow) -> Recovery | str:
         """What the claim is made of, in float64, or why there is nothing."""
@@ -91,12 +91,14 @@ def _tolerance(seen: Observation, window: ContextWindow) -> float:
     return EXACT.get(seen.release.by_name[window.weight].dtype, EXACT[torch.bfloat16])
 
 
-def _sentence(found: Recovery, worst: float) -> str:
+def _sentence(found: Recovery, certificate: Certificate) -> str:
     lengths = ", ".join(str(len(frames)) for frames in found.utterances)
     sentence = (
         f"utterances of {lengths} frames in closed form: rank {found.span.rank} with a gap of {found.span.gap:.1e}, "
-        f"relative residual {worst:.1e}"
+        f"relative residual {certificate.residual:.1e}"
     )
+    if not certificate.holds:
+        sentence += f" where exact frames leave {certificate.tolerance:.0e} at most: an estimate, its length included"
     return "; ".join((sentence, *found.notes))
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from leakscope.attacks.inputs.unmix import unmix
 from leakscope.attacks.inputs.windowed_batch import lengths_of, null_space
 from leakscope.attacks.inputs.windowed_likelihood import polished
-from leakscope.attacks.inputs.windowed_span import Span, affine_solution, span_of
+from leakscope.attacks.inputs.windowed_span import Span, affine_solution, spans_of
 from leakscope.numerics import banded
 from leakscope.targets.windows import ContextWindow
 
@@ -56,20 +56,28 @@ def recover(
     One utterance is tried first, with as many frames as the rank; when its residual is above `single`, every length.
     """
     matrix = np.vstack([weight, bias])
-    span = span_of(matrix)
-    refused = _too_many(span, len(matrix), window)
-    if refused is not None:
-        return refused
+    first, other = spans_of(matrix)
+    refused = _too_many(first, len(matrix), window)
+    best = _solved(matrix, first, window, single) if refused is None else None
+    # another number of frames may be the right one; with the same, the wider gap has the better weights
+    if (best is None or best.residual > single) and other.rank != first.rank:
+        found = None if _too_many(other, len(matrix), window) else _solved(matrix, other, window, single)
+        if found is not None and (best is None or found.residual < best.residual):
+            best = found
+    if best is None or not best.residual < LOST:
+        return refused or _unexplained(window)
+    if polish and best.residual > ROUNDED and best.bias_residual < 0.5:
+        better = polished(matrix, best.utterances, best.span, window)
+        best = _judged(better, best.span, matrix, window, best.notes)
+    return best
+
+
+def _solved(matrix: Array, span: Span, window: ContextWindow, single: float) -> Recovery | None:
+    """One utterance with as many frames as the rank, or, when its residual is above `single`, a batch."""
     frames = affine_solution(span.form(), span.rank, left=window.left, features=window.features)
     found = None if frames is None else _judged((frames,), span, matrix, window)
     if found is None or found.residual > single:
-        several = _several(matrix, span, window)
-        found = several or found
-    if found is None or not found.residual < LOST:
-        return _unexplained(window)
-    if polish and found.residual > ROUNDED and found.bias_residual < 0.5:
-        better = polished(matrix, found.utterances, span, window)
-        found = _judged(better, span, matrix, window, found.notes)
+        found = _several(matrix, span, window) or found
     return found
 
 

@@ -50,17 +50,22 @@ class Span:
         return Span(self.scale[:-1], self.columns, inside, self.spectrum, self.rank, self.gap)
 
 
-def span_of(matrix: Array) -> Span:
-    """The span of the columns of `matrix` (n, H).
+def spans_of(matrix: Array) -> tuple[Span, Span]:
+    """Two spans of the columns of `matrix` (n, H), the wider gap first: with rows and columns as they are, or balanced.
 
-    Rounding of a sum is in proportion to what is summed, so rows and columns are first brought to the same size; where
-    an update is a difference of weights, noise is alike in all entries already. The wider gap tells which it was.
+    Rounding of a sum is in proportion to what is summed, so rows and columns are brought to the same size; where an
+    update carries added noise, or is a difference of weights, noise is alike in all entries already. Balanced, the
+    noise of a unit that was never active is then as large as a frame, and looks like one. The wider gap tells which it
+    was; whoever solves for the frames sees in their residual when it was the other.
     """
     balanced = _decomposed(matrix, *_balance(matrix))
-    if balanced.gap >= CLEAR:
-        return balanced
     plain = _decomposed(matrix, np.ones(len(matrix)), np.ones(matrix.shape[1]))
-    return max(balanced, plain, key=lambda span: span.gap)
+    return (balanced, plain) if balanced.gap >= plain.gap else (plain, balanced)
+
+
+def span_of(matrix: Array) -> Span:
+    """The one with the wider gap of the two `spans_of` the columns of `matrix` (n, H)."""
+    return spans_of(matrix)[0]
 
 
 def _balance(matrix: Array, rounds: int = 4) -> tuple[Array, Array]:
