@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import leakscope as ls
 from leakscope.attacks.inputs.long_chain import Piece, joined_parts
 from leakscope.attacks.inputs.long_windows import HiddenSpan
 from leakscope.attacks.inputs.windowed_span import Span
+from leakscope.cli.config import read
 from leakscope.targets.stacks import Dense
 
 FEATURES, CONTEXT = 8, 3
@@ -194,3 +196,10 @@ def test_a_budget_that_ends_after_one_of_two_utterances_leaves_the_claim_uncerti
     assert attempt.claim.lengths[0] in batch.lengths
     assert not attempt.certificate.holds
     assert attempt.claim.confidence.isnan().all()
+
+
+def test_the_plan_of_long_utterances_tries_it_where_the_first_layer_is_too_small() -> None:
+    plan = read(Path(__file__).parents[1] / "plans" / "speech" / "long.toml")
+    tried = {(repr(group.attack), group.scene.source.longest) for group in plan.groups()}
+    assert {length for attack, length in tried if attack == repr(ls.LongFrames())} == {9.0, 15.0}
+    assert not any("DirectSearch" in attack for attack, length in tried if length == 15.0)
