@@ -15,7 +15,7 @@ from torch import nn
 
 import leakscope as ls
 from leakscope.attacks.transcripts.chain import Evidence, Spelling, jacobian, misfit, run, spelled, through
-from leakscope.attacks.transcripts.decode import judged, read
+from leakscope.attacks.transcripts.decode import MANNERS, _Reader, judged, read
 from leakscope.attacks.transcripts.peel import Entries, as_trained, peeled, settled
 from leakscope.attacks.transcripts.repair import outright, repaired
 
@@ -128,6 +128,52 @@ def test_repairs_lead_from_nothing_to_the_string() -> None:
     assert outright(heard) != string
     assert repaired((), heard, going=lambda: True) == string
     assert repaired((1, 2), heard, going=lambda: False) == (1, 2)
+
+
+def overcounted(string: tuple[int, ...], outputs: torch.Tensor, times: float) -> Evidence:
+    """What a wrong divisor makes of an update: the errors that many times too large."""
+    known = outputs.numpy()
+    return Evidence(known[:, :-1], known[:, -1], known - times * (known - by_torch(string, outputs)))
+
+
+@pytest.mark.parametrize(
+    ("string", "outputs"),
+    [
+        ((0, 2, 1, 0, 2, 1, 2, 2, 0, 1, 0), probabilities(20, 844553, sharp=3.0, letters=3)),
+        ((1, 1, 2, 1, 0, 1, 0, 1, 1), probabilities(13, 27, sharp=3.0)),
+    ],
+    ids=["too many are left", "too many are known"],
+)
+def test_labels_without_frames_for_them_end_the_reading(string: tuple[int, ...], outputs: torch.Tensor) -> None:
+    """Regression: a way with more labels than frames went on for ever, one label after the other."""
+    calls: list[float] = []
+    heard = overcounted(string, outputs, 10.0)
+
+    def going(share: float) -> bool:
+        calls.append(share)
+        assert len(calls) < 100, "it does not end"
+        return True
+
+    assert not read(heard, going=going).certain
+
+
+def test_the_number_of_labels_that_are_left_is_found_from_far_too_many() -> None:
+    string = (0, 1, 2, 0, 3, 1)
+    reader = _Reader(evidence(string, probabilities(12, 2, sharp=1.5)), 1e-7, MANNERS[0])
+    reader.left = 40
+    assert reader.course(string[:3]).possible
+    assert abs(reader.left - 3) <= 1
+
+
+@pytest.mark.parametrize(
+    ("string", "frames", "seed", "times"),
+    [((0, 0, 1, 0), 9, 903871, 3.0), ((1, 0, 1, 1, 1, 1), 11, 802364, 3.0)],
+    ids=["short", "long"],
+)
+def test_a_wrong_divisor_proves_nothing(string: tuple[int, ...], frames: int, seed: int, times: float) -> None:
+    """Regression: what it leaves of absent classes looked like noise, within which nearly any string fits."""
+    heard = overcounted(string, probabilities(frames, seed, sharp=1.5, letters=2), times)
+    assert not read(heard, going=always).certain
 
 
 def test_a_reader_that_is_stopped_says_what_it_has() -> None:

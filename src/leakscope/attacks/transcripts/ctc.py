@@ -10,7 +10,7 @@ import torch
 
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.windowed import WindowedFrames
-from leakscope.attacks.transcripts.decode import Reading, noise_of, read
+from leakscope.attacks.transcripts.decode import UNCLEAR, Reading, noise_of, read
 from leakscope.attacks.transcripts.occupancy import Occupied, Spoken, counted, last_layer, occupied
 from leakscope.attacks.transcripts.peel import Peeled, peeled
 from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Progress, Refusal, Watch
@@ -20,8 +20,6 @@ from leakscope.core.observation import Observation
 from leakscope.numerics.rng import Key
 from leakscope.targets.losses import CTC
 
-UNCLEAR = 0.02
-"""Standard deviation of occupancies from which on they are not read."""
 MUDDLED = 1e-3
 """Relative residual of a layer fed by dropout from which on its masks are wrong: right ones leave rounding or noise."""
 FOREIGN = 0.01
@@ -128,7 +126,10 @@ def _divisors(one: Spoken, mean: bool) -> list[float]:
 def _read(one: Spoken, divisors: list[float], going: Callable[[float], bool]) -> Reading:
     best: Reading | None = None
     for divisor in divisors:
-        found = read(one.evidence(divisor), going=going)
+        heard = one.evidence(divisor)
+        if best is not None and not noise_of(heard) < UNCLEAR:
+            continue
+        found = read(heard, going=going)
         best = found if best is None or found.ratio < best.ratio else best
         if best.certain or not going(1.0):
             break

@@ -36,6 +36,8 @@ PRESENT = 0.5
 PEAKED = 0.5
 """Where one class holds more than this of a frame in the mean, the string is nearly legible outright."""
 LEAST_NOISE = 1e-7
+UNCLEAR = 0.02
+"""Standard deviation of occupancies from which on they are not read and prove nothing."""
 MARGIN = 30.0
 """A proved string's misfit over what noise explains in the mean, at most; correlated noise stays well below."""
 AHEAD = (5.0, 2.0, 1.0, 0.5, 0.25)
@@ -97,7 +99,7 @@ class Reading:
     @property
     def ratio(self) -> float:
         """Above 1 when it is not proved."""
-        return self.misfit / self.tolerance
+        return self.misfit / self.tolerance if self.tolerance > 0 else np.inf
 
 
 def noise_of(evidence: Evidence) -> float:
@@ -113,15 +115,17 @@ def judged(labels: Labels, evidence: Evidence) -> Reading:
 
     Its tolerance is `MARGIN` times the misfit that is explained by the noise of absent classes and by rounding of the
     client's loss (its gradient is as exact as the logarithm of a probability, -nll, in float32), at most a quarter of
-    the misfit of its nearest neighbor among strings with two labels swapped.
+    the misfit of its nearest neighbor among strings with two labels swapped. Noise that is not legible proves nothing.
     """
     passes = through(spelled(labels, evidence.letters.shape[1]), evidence)
     if not passes.possible:
         return Reading(labels, np.inf, np.inf, 0.0)
-    shares, size = passes.shares(evidence), evidence.seen.size
+    shares, size, noise = passes.shares(evidence), evidence.seen.size, noise_of(evidence)
     found = float(((shares - evidence.seen) ** 2).sum())
+    if not noise < UNCLEAR:
+        return Reading(labels, found, np.inf, 0.0)
     rounded = float(np.finfo(np.float32).eps * np.log(passes.scale).sum())
-    tolerance = MARGIN * (noise_of(evidence) ** 2 * size + rounded**2 * float((shares**2).sum()))
+    tolerance = MARGIN * (noise**2 * size + rounded**2 * float((shares**2).sum()))
     swapped = np.inf
     if found <= tolerance:
         pairs = [place for place in range(len(labels) - 1) if labels[place] != labels[place + 1]]
@@ -183,7 +187,8 @@ class _Reader:
                 return
             known = pending.pop()
             passes = self.course(known)
-            while not self.ending(passes, known):
+            # labels that need more frames than there are would be followed by more and more of them
+            while passes.possible and not self.ending(passes, known):
                 if not going(min(1.0, self.horizon(passes, len(known), AHEAD[0]) / len(self.evidence))):
                     yield known
                     return
@@ -231,7 +236,7 @@ class _Reader:
             if following < 1:
                 return best
             passes, new = self._tried(known, following)
-            if not abs(new) < abs(off):
+            if best.possible and not abs(new) < abs(off):
                 return best
             best, off, self.left = passes, new, following
 
