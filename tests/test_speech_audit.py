@@ -25,7 +25,7 @@ from leakscope.ledger.record import Record, Role, Word
 from leakscope.ledger.store import RunStore
 from leakscope.report.page import write_page
 from leakscope.report.redact import Veil
-from leakscope.report.sections import transcripts
+from leakscope.report.wording import transcripts
 
 SOURCE = ls.Spoken(speakers=2, each=4, shortest=1.0, longest=1.4)
 WORDS = tuple(utterance.transcript for utterance in SOURCE.utterances())
@@ -123,13 +123,13 @@ def test_a_diff_marks_what_differs_and_loses_nothing() -> None:
     record = run_cell(cell).record.model_copy(
         update={"transcripts_true": ("he's here", "a"), "transcripts_claimed": ("she's her", "a")}
     )
-    first, second = transcripts([record], Veil())
+    first, second = transcripts([record], Veil(), most=8).shown
     assert "".join(text for text, _ in first.true) == "he's here"
     assert "".join(text for text, _ in first.claimed) == "she's her"
     assert [text for text, same in first.claimed if not same] == ["s"]
     assert [text for text, same in first.true if not same] == ["e"]
     assert (first.exact, second.exact) == (False, True)
-    (hidden, _) = transcripts([record], Veil(on=True))
+    (hidden, _) = transcripts([record], Veil(on=True), most=8).shown
     assert "he" not in "".join(text.replace("withheld", "") for text, _ in (*hidden.true, *hidden.claimed))
 
 

@@ -7,32 +7,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from leakscope.audit.controls import BlindGuess
 from leakscope.audit.facts import tell
 from leakscope.audit.plan import Cell
-from leakscope.audit.speaking import claimed_texts, frame_arrays, true_texts
-from leakscope.core.attempt import Attempt, Certificate, Outcome, Trace, Watch, unwatched
-from leakscope.core.batch import Batch
-from leakscope.core.claim import Attribute, Claim, Inputs, Labels, Transcripts
-from leakscope.core.domain import AbstractDomain
+from leakscope.audit.showing import Truth, certificate, claimed_fields, private_fields
+from leakscope.core.attempt import Attempt, Outcome, Watch, unwatched
+from leakscope.core.claim import Claim
 from leakscope.core.facts import Gallery
 from leakscope.core.observation import Observation
 from leakscope.core.secret import Secret
 from leakscope.core.target import Target
-from leakscope.ledger.record import CertificateRecord, Ending, RankingRecord, Record, ScoreRecord
+from leakscope.ledger.record import Ending, Record
 from leakscope.mechanisms.observe import observe
 from leakscope.numerics.rng import Key
-from leakscope.scoring.attributes import Ranked
-from leakscope.scoring.referee import applies, paired, paired_labels, rankings, score
-from leakscope.scoring.score import Direction, Score
-
-PICTURES = 12
-"""How many pictures of a search are kept; a longer list is thinned evenly, first and last included."""
+from leakscope.scoring.referee import applies, score
 
 ENDINGS = {
     Outcome.CLAIMED: Ending.CLAIMED,
@@ -121,37 +112,29 @@ def _one_thread() -> Iterator[None]:
 
 def _found(cell: Cell, stage: Stage, attempt: Attempt[Claim]) -> Found:
     claim, secret, domain = attempt.claim, stage.secret, stage.target.domain
+    source, key = cell.scene.source, _root(cell).child("score", cell.trial)
+    truth = Truth(secret, domain, source.public(), source.words())
     record = Record(
         identity=cell.identity,
         spec=cell.spec,
         ending=ENDINGS[attempt.outcome],
         sentence=attempt.sentence,
-        certificate=_certificate(attempt.certificate),
+        certificate=certificate(attempt.certificate),
         seconds=attempt.cost.seconds,
         evaluations=attempt.cost.evaluations,
         trace_evaluations=attempt.trace.evaluations,
         trace_losses=attempt.trace.losses,
         steps=attempt.steps,
-        labels_true=_whole(secret.reveal().labels),
-        transcripts_true=true_texts(secret),
+        **private_fields(truth),
     )
     if claim is None:
         return Found(record, {})  # what a failed search looked like on the way is not shown either
-    key, public = _root(cell).child("score", cell.trial), cell.scene.source.public()
     scored = []
     for one in _claims(cell, claim, stage):
         metrics = [metric for metric in cell.metrics if applies(metric, one)]
-        scored.append(score(one, secret, domain=domain, metrics=metrics, public=public, key=key))
-    at, arrays = _arrays(claim, attempt.trace, (secret, domain, public), key)
-    said = {
-        "scores": tuple(_score(one) for scores in scored for one in scores),
-        "labels_claimed": _claimed_labels(claim, secret),
-        "transcripts_claimed": claimed_texts(claim, secret) if isinstance(claim, Transcripts) else (),
-        "rankings": _rankings(claim, secret),
-        "picture_evaluations": at,
-        "steps": (*attempt.steps, *scored[0].notes),
-    }
-    return Found(record.model_copy(update=said), arrays)
+        scored.append(score(one, secret, domain=domain, metrics=metrics, public=truth.public, key=key))
+    said, arrays = claimed_fields(attempt, (one for scores in scored for one in scores), truth, key=key)
+    return Found(record.model_copy(update={**said, "steps": (*attempt.steps, *scored[0].notes)}), arrays)
 
 
 def _claims(cell: Cell, claim: Claim, stage: Stage) -> tuple[Claim, ...]:
@@ -163,85 +146,3 @@ def _claims(cell: Cell, claim: Claim, stage: Stage) -> tuple[Claim, ...]:
         persons = (cell.attack.persons(stage.seen.told(Gallery)),) if told else ()
         return claim, cell.attack.words(), *persons
     return (claim,)
-
-
-def _rankings(claim: Claim, secret: Secret) -> tuple[RankingRecord, ...]:
-    """Where each private item's true category stands in the claim; none for other claims."""
-    return tuple(_ranking(claim.name, one) for one in rankings(claim, secret)) if isinstance(claim, Attribute) else ()
-
-
-def _ranking(attribute: str, one: Ranked) -> RankingRecord:
-    where = one.standing
-    return RankingRecord(
-        attribute=attribute,
-        true=one.true,
-        best=one.best,
-        rank=None if where is None else where.rank,
-        candidates=0 if where is None else where.of,
-    )
-
-
-def _arrays(
-    claim: Claim, trace: Trace, truth: tuple[Secret, AbstractDomain, Batch], key: Key
-) -> tuple[tuple[int, ...], dict[str, NDArray[Any]]]:
-    """Originals, claims and pictures of the search in display units, each in the secret's order."""
-    secret, domain, public = truth
-    if not isinstance(claim, Inputs):
-        return (), {}
-    if secret.reveal().lengths is not None:
-        return (), frame_arrays(claim, secret, domain, public, key=key)
-    pair = paired(claim, secret, domain=domain)
-    arrays: dict[str, NDArray[Any]] = {"original": _plain(pair.original), "claim": _plain(pair.claimed)}
-    if any(pair.unclaimed):
-        arrays["unclaimed"] = np.array(pair.unclaimed)
-    fitting = [(at, shown) for at, shown in trace.pictures if _fits(shown, claim)]
-    chosen = [fitting[i] for i in np.linspace(0, len(fitting) - 1, min(PICTURES, len(fitting))).round().astype(int)]
-    if chosen:
-        # Paired anew each time: early on, the candidate for an original need not be the one that ends there.
-        shown = [paired(Inputs(values), secret, domain=domain).claimed for _, values in chosen]
-        arrays["pictures"] = _plain(torch.stack(shown))
-    return tuple(at for at, _ in chosen), arrays
-
-
-def _fits(shown: Tensor, claim: Inputs) -> bool:
-    return shown.shape == claim.values.shape and bool(torch.isfinite(shown).all())
-
-
-def _plain(values: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = values.detach().cpu().float().numpy()
-    return array
-
-
-def _claimed_labels(claim: Claim, secret: Secret) -> tuple[int, ...]:
-    """The claimed label for each private item, -1 where none was claimed; none at all for claims without labels."""
-    if isinstance(claim, Labels) or (isinstance(claim, Inputs) and claim.labels is not None):
-        return tuple(-1 if label is None else label for label in paired_labels(claim, secret))
-    return ()
-
-
-def _certificate(given: Certificate | None) -> CertificateRecord | None:
-    if given is None:
-        return None
-    return CertificateRecord(
-        residual=given.residual, tolerance=given.tolerance, holds=given.holds, statement=given.statement
-    )
-
-
-def _score(one: Score) -> ScoreRecord:
-    return ScoreRecord(
-        metric=one.metric,
-        value=one.value,
-        unit=one.unit,
-        higher_is_better=one.direction is Direction.HIGHER,
-        low=one.low,
-        high=one.high,
-        chance=one.chance,
-        perfect=one.perfect,
-        items=one.items,
-        exact=one.exact,
-    )
-
-
-def _whole(labels: Tensor | None) -> tuple[int, ...]:
-    """Class indices as plain integers; none for probabilities, which are no classes."""
-    return () if labels is None or labels.dim() != 1 else tuple(int(v) for v in labels)

@@ -28,7 +28,7 @@ TURNS = 30
 
 
 def frame_arrays(
-    claim: Inputs, secret: Secret, domain: AbstractDomain, public: Batch, *, key: Key
+    claim: Inputs, secret: Secret, domain: AbstractDomain, public: Batch | None, *, key: Key
 ) -> dict[str, NDArray[Any]]:
     """`original` and `claim` (N, T, F), NaN after the end of each; `audio_*` (n, S) of the first, where they are MFCC.
 

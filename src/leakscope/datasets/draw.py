@@ -49,6 +49,10 @@ class AbstractSource(ABC):
         """What is known of every example besides its label, in the order of `load`; nothing unless a source says so."""
         return ()
 
+    def words(self) -> tuple[str, ...]:
+        """How token ids are read, words()[id] and "" for no word; nothing unless a source holds texts."""
+        return ()
+
     @final
     def draw(self, count: int, *, key: Key) -> Secret:
         """A private batch of `count` different examples.

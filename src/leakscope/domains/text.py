@@ -105,6 +105,15 @@ class Words:
         places = {word: place for place, word in enumerate(self.known, 2)}
         return tuple(places.get(word, UNKNOWN) for word in sentence.split())
 
+    @property
+    def by_id(self) -> tuple[str, ...]:
+        """What each id is read as: nothing for the filling, then the mark of other words, then the words.
+
+        >>> Words.of(["the cat"]).by_id
+        ('', '<unknown>', 'cat', 'the')
+        """
+        return "", "<unknown>", *self.known
+
     def decode(self, ids: Sequence[int]) -> str:
         """The words, with a mark for each id that is none."""
         return " ".join(self.known[one - 2] if 2 <= one < len(self) else "<unknown>" for one in ids)

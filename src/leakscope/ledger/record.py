@@ -117,7 +117,8 @@ class Record(_Strict):
     `unclaimed` (N,) bool, where claim[i] is a mere placeholder; absent when everything was claimed;
     `pictures` (K, N, ...) the claim as the search went, at the evaluations in `picture_evaluations`. Of sequences,
     NaN after the end of each; `audio_original`, `audio_claim` (n, S) in [-1, 1], made of the frames, at `audio_rate`.
-    transcripts_claimed[i] is for transcripts_true[i], empty where nothing was claimed.
+    transcripts_claimed[i] is for transcripts_true[i], empty where nothing was claimed; tokens_claimed[i] for
+    tokens_true[i], None where nothing was claimed; of a bag (tokens_bag) there is one entry, for all of them.
     """
 
     schema_version: int = SCHEMA
@@ -137,6 +138,9 @@ class Record(_Strict):
     labels_claimed: tuple[int, ...] = ()
     transcripts_true: tuple[str, ...] = ()
     transcripts_claimed: tuple[str, ...] = ()
+    tokens_true: tuple[tuple[str, ...], ...] = ()
+    tokens_claimed: tuple[tuple[str, ...] | None, ...] = ()
+    tokens_bag: bool = False
     rankings: tuple[RankingRecord, ...] = ()
     traceback: str = ""
 

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from leakscope.ledger.exchange import ClaimHeader
 from leakscope.ledger.files import write_atomically
-from leakscope.report import media, tables
+from leakscope.report import media
 from leakscope.report.figures import Curve, curves
 from leakscope.report.media import Array
 from leakscope.report.redact import Veil
-from leakscope.version import VERSION
+from leakscope.report.templating import rendered
 
 PAGE = "report.html"
 
@@ -57,24 +56,15 @@ def write_claim_page(folder: Path, said: ClaimHeader, shown: Shown) -> Path:
 
 
 def _render(said: ClaimHeader, pictures: list[str], players: list[Markup], *, left: int) -> str:
-    environment = Environment(
-        loader=PackageLoader("leakscope.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": tables.number, "duration": tables.duration, "code": tables.breakable}
     chosen = said.tried[said.chosen] if said.chosen >= 0 else None
     proved = chosen is not None and chosen.certificate is not None and chosen.certificate.holds
-    return environment.get_template("claim.html").render(
-        said=said,
-        chosen=chosen,
-        proved=proved,
-        pictures=pictures,
-        players=players,
-        left=left,
-        drawing=curves([Curve(said.trace_evaluations, said.trace_losses)]),
-        veil=Veil(False),
-        version=VERSION,
-    )
+    view = {
+        "said": said,
+        "chosen": chosen,
+        "proved": proved,
+        "pictures": pictures,
+        "players": players,
+        "left": left,
+        "drawing": curves([Curve(said.trace_evaluations, said.trace_losses)]),
+    }
+    return rendered("claim.html", Veil(False), view)

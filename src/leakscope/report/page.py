@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import datetime
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import ValidationError
 
 from leakscope.core.errors import BadInput
 from leakscope.ledger.files import write_atomically
 from leakscope.ledger.record import CellSpec, Summary
 from leakscope.ledger.store import RunStore
-from leakscope.report import prose, redact, sections, sweep, tables
+from leakscope.report import sections, sweep, tables
 from leakscope.report.redact import Veil
 from leakscope.report.sections import Section
 from leakscope.report.shelf import Shelf
 from leakscope.report.strips import PAGE_BYTES, Item
 from leakscope.report.tables import Cells, Row
-from leakscope.version import VERSION
+from leakscope.report.templating import rendered
 
 PAGE = "report.html"
 
@@ -47,32 +45,13 @@ def render(
     redact: whether pictures, labels, seeds and texts of the secret are destroyed in the page.
     """
     veil, broken = Veil(redact), dict(damaged or {})
-    environment = Environment(
-        loader=PackageLoader("leakscope.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": tables.number,
-        "duration": tables.duration,
-        "metric": tables.metric_name,
-        "unit": tables.unit_name,
-        "code": tables.breakable,
-    }
-    common = {"veil": veil, "rules": _veil_rules(), "prose": prose, "version": VERSION, "infinite": math.isinf}
     if isinstance(summary, Unfinished):
         lines = sections.loose_lines(records, broken, summary.planned, veil)
         missing = sum(identity not in records for identity in summary.planned)
-        return environment.get_template("incomplete.html").render(
-            **common, lines=lines, title=summary.title, found=len(records), missing=missing
+        return rendered(
+            "incomplete.html", veil, {"lines": lines, "title": summary.title, "found": len(records), "missing": missing}
         )
-    return environment.get_template("page.html").render(**common, **_view(summary, records, broken, veil))
-
-
-def _veil_rules() -> dict[str, int]:
-    return {"grid": redact.GRID, "span": redact.SPAN, "levels": redact.LEVELS}
+    return rendered("page.html", veil, _view(summary, records, broken, veil))
 
 
 def _view(summary: Summary, records: Cells, damaged: Mapping[str, str], veil: Veil) -> dict[str, object]:

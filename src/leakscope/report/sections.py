@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,12 @@ from leakscope.report.figures import Curve, Drawing, Mark
 from leakscope.report.redact import Veil
 from leakscope.report.strips import Development, Easel, Sound, Strip
 from leakscope.report.tables import Cells, Row
+from leakscope.report.wording import Wordings, texts, transcripts
 
 MOST_METRICS = 3
 MOST_TRIALS = 8
 MOST_LABELS = 48
-MOST_TRANSCRIPTS = 8
+MOST_WORDINGS = 8
 MOST_RANKINGS = 24
 
 
@@ -71,20 +71,6 @@ class Labels:
 
 @final
 @dataclass(frozen=True)
-class Said:
-    """One private transcript and the claimed one; both without text where the page is redacted.
-
-    true, claimed: (text, whether both agree on it) pieces, whose texts make up the whole.
-    """
-
-    name: str
-    true: tuple[tuple[str, bool], ...]
-    claimed: tuple[tuple[str, bool], ...]
-    exact: bool | None
-
-
-@final
-@dataclass(frozen=True)
 class Ranking:
     """Who one private example was of, where that person stands, and the nearest ones: (name, whether it is the truth).
 
@@ -131,8 +117,8 @@ class Section:
     certificates: tuple[Certification, ...]
     labels: tuple[Labels, ...]
     label_trials: int
-    transcripts: tuple[Said, ...]
-    transcript_total: int
+    transcripts: Wordings
+    texts: Wordings
     rankings: tuple[Ranking, ...]
     ranking_total: int
     failures: tuple[Failure, ...]
@@ -170,7 +156,6 @@ def section(row: Row, desk: Desk) -> Section:
     easel = Easel(group, desk.cells, desk.veil, desk.share)
     labeled = [record for record in members if record.labels_true or record.labels_claimed]
     labeled = labeled if any(record.labels_claimed for record in labeled) else []
-    said = [record for record in members if record.transcripts_true]
     return Section(
         row=row,
         sentence=_sentence(group, desk),
@@ -186,8 +171,8 @@ def section(row: Row, desk: Desk) -> Section:
         certificates=_certifications(members, desk.veil),
         labels=tuple(_labels(record, desk.veil) for record in labeled[:MOST_TRIALS]),
         label_trials=len(labeled),
-        transcripts=transcripts(said, desk.veil)[:MOST_TRANSCRIPTS],
-        transcript_total=sum(len(record.transcripts_true) for record in said),
+        transcripts=transcripts(members, desk.veil, most=MOST_WORDINGS),
+        texts=texts(members, desk.veil, most=MOST_WORDINGS),
         rankings=rankings(members, desk.veil)[:MOST_RANKINGS],
         ranking_total=sum(len(record.rankings) for record in members),
         failures=_failures(group, desk),
@@ -251,32 +236,6 @@ def _labels(record: Record, veil: Veil) -> Labels:
         tables.agreement(true, claimed),
         len(true),
     )
-
-
-def transcripts(records: Sequence[Record], veil: Veil) -> tuple[Said, ...]:
-    """Every private transcript beside the claimed one, character by character."""
-    found = []
-    for record in records:
-        for item, true in enumerate(record.transcripts_true):
-            name = f"trial {record.spec.trial}, example {item + 1}"
-            claims = record.transcripts_claimed
-            claimed = claims[item] if item < len(claims) else None
-            found.append(_said(name, true, claimed, veil))
-    return tuple(found)
-
-
-def _said(name: str, true: str, claimed: str | None, veil: Veil) -> Said:
-    if veil.on:
-        hidden = ((veil.token(true), True),)
-        return Said(name, hidden, () if claimed is None else hidden, None)
-    if claimed is None:
-        return Said(name, ((true, True),), (), None)
-    left: list[tuple[str, bool]] = []
-    right: list[tuple[str, bool]] = []
-    for kind, i, j, k, m in difflib.SequenceMatcher(None, true, claimed, autojunk=False).get_opcodes():
-        left += [(true[i:j], kind == "equal")] if j > i else []
-        right += [(claimed[k:m], kind == "equal")] if m > k else []
-    return Said(name, tuple(left), tuple(right), true == claimed)
 
 
 def rankings(records: Sequence[Record], veil: Veil) -> tuple[Ranking, ...]:

@@ -68,6 +68,10 @@ class Sentences(AbstractSource):
         """All examples."""
         return _sentences(self)
 
+    def words(self) -> tuple[str, ...]:
+        """`WORDS` by their ids."""
+        return WORDS.by_id
+
 
 @functools.lru_cache(maxsize=8)
 def _sentences(source: Sentences) -> Batch:
