@@ -66,7 +66,7 @@ def test_counts_need_the_batch_size() -> None:
 def test_one_label_is_exact_with_and_without_bias(bias: bool) -> None:
     for seed in range(20):
         secret = digits(1, seed)
-        seen = ls.observe(dense(seed, bias=bias), secret, ls.FedSGD(), key=ls.Key(0))
+        seen = ls.observe(dense(seed, bias=bias), secret, ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(1)])
         attempt = ls.LabelSigns().run(seen, key=ls.Key(0))
         assert attempt.claim.values.tolist() == secret.labels.tolist()
         assert attempt.certificate.holds

@@ -153,10 +153,11 @@ def test_agreeing_units_are_found_and_mixtures_are_not() -> None:
     delta = torch.tensor(
         [[1.0, 0.0], [-2.0, 0.0], [0.3, 0.0], [0.0, 3.0], [0.0, 1.0], [0.4, 0.6], [0.7, -0.2]]
     ).double()
-    values, residuals = agreeing(delta @ torch.stack([x, y]), delta.sum(1), 1e-6)
+    values, residuals, units = agreeing(delta @ torch.stack([x, y]), delta.sum(1), 1e-6)
     # only x has three units of its own; two may be a coincidence of mixtures, so y is not claimed
     torch.testing.assert_close(values, x[None])
     assert max(residuals) < 1e-12
+    assert units.tolist() == [[True] * 3 + [False] * 4]
 
 
 def _mlp(classes: int, *, zero: bool = False, hidden: bool = True) -> ls.Target:

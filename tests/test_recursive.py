@@ -41,7 +41,10 @@ def one(seed: int = 0) -> ls.Batch:
 
 
 def attacked(target: ls.Target, batch: ls.Batch, mechanism: ls.FedSGD | None = None) -> ls.Attempt[ls.Inputs]:
-    return ls.Recursive().run(ls.observe(target, batch, mechanism or ls.FedSGD(), key=ls.Key(1)), key=ls.Key(2))
+    told = [ls.BatchSize(len(batch))]
+    return ls.Recursive().run(
+        ls.observe(target, batch, mechanism or ls.FedSGD(), key=ls.Key(1), tell=told), key=ls.Key(2)
+    )
 
 
 def decibel(attempt: ls.Attempt[ls.Inputs], batch: ls.Batch) -> float:
@@ -224,7 +227,7 @@ def smallest(link: Link, at: Tensor, sure: Tensor, errors: Tensor, weight: Tenso
         return sure * y, grown
 
     blocks = torch.autograd.functional.jacobian(equations, at)
-    matrix = torch.cat([block.reshape(-1, at.numel()) / block.norm() for block in blocks])
+    matrix = torch.cat([block.reshape(-1, at.numel()) / block.norm().clamp_min(1e-300) for block in blocks])
     values = torch.linalg.svdvals(matrix / matrix.norm(dim=0).clamp_min(1e-300))
     return float(values[-1] / values[0]) if len(values) == at.numel() else 0.0
 

@@ -18,6 +18,8 @@ Places = NDArray[np.int64]
 
 SINGULAR = 1e-6
 """Smallest singular value, relative to the largest, at which a system counts as having full rank."""
+SMALLEST = 1e-100
+"""Size of the numbers below which their squares are not to be trusted."""
 EASY = 0.05
 """The same, above which conjugate gradients are fast and the matrix is never formed."""
 
@@ -90,9 +92,9 @@ class System:
     gradient: Array
 
     def scales(self) -> tuple[float, float]:
-        """Factors of the two blocks."""
-        forward = float(np.sqrt(np.mean((self.sure * (self.values - self.layer.bias[:, None])) ** 2)))
-        return 1 / max(forward, 1e-300), 1 / max(float(np.sqrt(np.mean(self.gradient**2))), 1e-300)
+        """Factors of the two blocks; one whose right side vanishes is scaled by its left side, or has no say."""
+        right = self.sure * (self.values - self.layer.bias[:, None])
+        return _scale(right, self.sure), _scale(self.gradient, self.errors)
 
     def shared(self) -> Array:
         """(pixels, pixels): A^T A of the gradient constraints, the same for each channel of x."""
@@ -193,6 +195,12 @@ class System:
             step = scipy.linalg.cho_solve(factor, down.reshape(-1) / diagonal, check_finite=False) / diagonal
             x = x + step.reshape(x.shape)
         return Solved(x, least, self.remainder(x)[1])
+
+
+def _scale(right: Array, left: Array) -> float:
+    """1 / root mean square of the first of them that is not zero."""
+    sizes = (float(np.sqrt(np.mean(side**2))) for side in (right, left))
+    return next((1 / size for size in sizes if size > SMALLEST), 0.0)
 
 
 def _least(normal: Array, factor: tuple[Array, bool]) -> float:

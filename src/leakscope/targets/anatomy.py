@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from leakscope.core.errors import NoSuchLayer
 from leakscope.core.target import Target
 from leakscope.domains.text import Text
-from leakscope.numerics.rng import Key
+from leakscope.numerics.rng import Key, normal
+
+ALONE = 1e-3
+"""Relative difference between a layer's gradient and what one call of it gives that counts as rounding."""
 
 
 @final
@@ -78,13 +81,45 @@ def _calls(target: Target) -> tuple[list[_Call], Tensor, Tensor]:
 
 
 def input_layer(target: Target) -> DenseLayer:
-    """The dense layer that is fed the flattened input itself. Raises `NoSuchLayer` when there is none."""
+    """The dense layer that is fed the flattened input itself.
+
+    Raises `NoSuchLayer` when there is none, and when its weight is used elsewhere too (called twice, tied to another
+    layer): its gradient is then not that of the layer alone.
+    """
     calls, inputs, _ = _calls(target)
     flat = inputs.flatten(1)
     for call in calls:
         if call.given.shape == flat.shape and torch.equal(call.given, flat):
+            uses = sum(other.layer.name == call.layer.name for other in calls)
+            if uses > 1 or not _alone(target, call.layer, inputs):
+                raise NoSuchLayer(
+                    f"the weight of the dense layer {call.layer.name or target.name} is used elsewhere too (called "
+                    "twice, or tied), so its gradient is a sum"
+                )
             return call.layer
     raise NoSuchLayer(f"{target.name} has no dense layer (torch.nn.Linear) that is fed the flattened input itself")
+
+
+def _alone(target: Target, layer: DenseLayer, inputs: Tensor) -> bool:
+    """Whether dL/dW is what the layer's first call gives, (dL/dz)^T x, at two inputs and for some loss."""
+    named = {name: value.detach().requires_grad_(True) for name, value in target.parameters().items()}
+    returned: list[Tensor] = []
+    handle = target.module.get_submodule(layer.name).register_forward_hook(
+        lambda _, given, returns: returned.append(returns)
+    )
+    key = Key(0).child("anatomy")
+    try:
+        with key.child("model").isolated(), torch.enable_grad():
+            outputs = target.outputs(named, inputs)
+            loss = (outputs * normal(outputs.detach(), key.child("loss"))).sum()
+    finally:
+        handle.remove()
+    if layer.weight not in named or not loss.requires_grad:
+        return True  # nothing can be read of it, which its readers say themselves
+    read = (named[layer.weight], returned[0])
+    slope, error = torch.autograd.grad(loss, read, allow_unused=True, materialize_grads=True)
+    wanted = error.flatten(1).T @ inputs.flatten(1)
+    return float((slope - wanted).norm()) <= ALONE * float(slope.norm())
 
 
 def output_layer(target: Target) -> DenseLayer:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.inputs.mixing import Errors
+from leakscope.attacks.labels.output import told_one
 from leakscope.attacks.parts.explained import explained
 from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Refusal, Watch
 from leakscope.core.claim import Inputs
@@ -23,7 +25,7 @@ from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.mechanisms.protocols.dpsgd import DPSGD
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.numerics.rng import Key
-from leakscope.targets.anatomy import DenseLayer, input_layer, probe_inputs
+from leakscope.targets.anatomy import DenseLayer, input_layer
 
 EXACT = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest relative residual that counts as exact, by the dtype of the release: rounding stays far below it, and a
@@ -74,14 +76,14 @@ class LinearLayer(AbstractAttack[Inputs]):
         weight, bias = found
         dtype = seen.release.by_name[_first(seen).weight].dtype
         single, residual = ratio(weight, bias)
-        told_one = seen.knows(BatchSize) and seen.told(BatchSize).count == 1
+        alone = told_one(seen)
         if not keeps_ratios(seen.mechanism):
-            return self._unproven(seen, single, residual, told_one=told_one)
-        if residual <= EXACT[dtype] or told_one:
-            values, residuals = single[None], [residual]
+            return self._unproven(seen, single, residual, told_one=alone)
+        if residual <= EXACT[dtype] or alone:
+            values, residuals, units = single[None], [residual], weight.new_ones((1, len(weight)), dtype=torch.bool)
         else:
-            values, residuals = agreeing(weight, bias, AGREE[dtype])
-        repeating = not told_one and mixtures_repeat(seen, weight)
+            values, residuals, units = agreeing(weight, bias, AGREE[dtype])
+        repeating = not alone and len(values) > 0 and _repeating(seen, weight, values, residuals, units)
         if repeating:
             legal = [place for place, value in enumerate(values) if _legal(seen, value)]
             values, residuals = values[legal], [residuals[place] for place in legal]
@@ -118,18 +120,19 @@ class LinearLayer(AbstractAttack[Inputs]):
         return Attempt(repr(self), Outcome.CLAIMED, sentence, claim)
 
 
-def mixtures_repeat(seen: Observation, weight: Tensor) -> bool:
-    """Whether units can agree on a mixture of examples that are in no way special.
-
-    The error of unit i for example s is (J_s^T e_s)_i with e_s = p_s - y_s of C - 1 dimensions. With two classes all
-    e_s are multiples of one vector; in a model that gives every input the same output they are equal for equal labels.
-    """
-    live = torch.linalg.vector_norm(weight, dim=1)
-    if int((live > 1e-6 * live.max()).sum()) < WITNESSES or seen.target.classes < 3:
+def _repeating(seen: Observation, weight: Tensor, values: Tensor, residuals: list[float], units: Tensor) -> bool:
+    """Whether some of the values (N, D) may be mixtures of several examples, by the units (N, H) that agree on them."""
+    sizes = torch.linalg.vector_norm(weight, dim=1)
+    agreed = (units & (sizes > 1e-6 * sizes.max())).cpu().numpy()
+    if int(agreed.sum(1).min()) < WITNESSES or not bool(torch.isfinite(values).all()):
         return True
-    probes = probe_inputs(seen.target, 8, key=Key(0).child("mixtures"))
-    outputs = seen.target.outputs(seen.target.parameters(), probes)
-    return bool((outputs - outputs[:1]).abs().max() <= 1e-5 * (1 + outputs.abs().max()))
+    single = len(values) == 1 and bool(units.all())
+    if seen.knows(BatchSize) and (single or len(values) > seen.told(BatchSize).count):
+        return True  # one input that explains a batch is a mixture of all, rather than all the same
+    errors = Errors(seen, _first(seen), values.cpu().numpy())
+    return any(
+        errors.repeat(claim, agreed[claim], residual=one, some=not single) for claim, one in enumerate(residuals)
+    )
 
 
 def _legal(seen: Observation, value: Tensor) -> bool:
@@ -218,28 +221,32 @@ def ratio(weight: Tensor, bias: Tensor) -> tuple[Tensor, float]:
     return x, float(torch.linalg.vector_norm(weight - torch.outer(bias, x)) / norm) if norm > 0 else float("nan")
 
 
-def agreeing(weight: Tensor, bias: Tensor, tolerance: float) -> tuple[Tensor, list[float]]:
-    """The inputs (N, D) on which at least `WITNESSES` units agree to within `tolerance`, most witnesses first.
+def agreeing(weight: Tensor, bias: Tensor, tolerance: float) -> tuple[Tensor, list[float], Tensor]:
+    """The inputs (N, D) on which at least `WITNESSES` units agree to within `tolerance`, most witnesses first, the
+    residuals and the units (N, H).
 
     Rows [weight_i, bias_i] of units that the same single example activates are multiples of one another.
     """
     rows = torch.cat([weight, bias[:, None]], dim=1)
     norms = torch.linalg.vector_norm(rows, dim=1)
     heard = (norms > 1e-6 * norms.max()) & (bias.abs() > 1e-12 * norms)
+    places = heard.nonzero().flatten()
     rows, weight, bias = rows[heard], weight[heard], bias[heard]
     unit = rows / (torch.linalg.vector_norm(rows, dim=1) * bias.sign())[:, None]
     left = torch.ones(len(unit), dtype=torch.bool, device=unit.device)
-    found: list[tuple[int, Tensor, float]] = []
+    found: list[tuple[int, Tensor, float, Tensor]] = []
     for index in range(len(unit)):
         if not left[index]:
             continue
         away = torch.linalg.vector_norm(unit - unit[index], dim=1)
         same = left & (away <= tolerance)
         if int(same.sum()) >= WITNESSES:
-            found.append((int(same.sum()), *ratio(weight[same], bias[same])))
+            units = torch.zeros_like(heard).index_fill(0, places[same], True)
+            found.append((int(same.sum()), *ratio(weight[same], bias[same]), units))
             # The rim of a cluster, a few roundings farther out, is the same input again.
             left &= away > 10 * tolerance
         left[index] = False
     found.sort(key=lambda one: -one[0])
-    values = torch.stack([x for _, x, _ in found]) if found else weight.new_zeros((0, weight.shape[1]))
-    return values, [residual for _, _, residual in found]
+    if not found:
+        return weight.new_zeros((0, weight.shape[1])), [], heard.new_zeros((0, len(heard)))
+    return torch.stack([x for _, x, _, _ in found]), [one[2] for one in found], torch.stack([one[3] for one in found])

@@ -13,6 +13,7 @@ from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.linear import keeps_ratios
 from leakscope.attacks.inputs.lowrank_rest import STATEMENT, WITNESSES, Judged, Resting, labels_of
+from leakscope.attacks.inputs.mixing import Errors
 from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Progress, Refusal, Watch
 from leakscope.core.claim import Inputs
 from leakscope.core.errors import NoSuchLayer
@@ -113,15 +114,28 @@ class LowRank(AbstractAttack[Inputs]):
         if not residual <= CONTRADICTED:
             sentence = f"the model contradicts the separated inputs: relative residual {residual:.1e}"
             return Attempt(repr(self), Outcome.DIVERGED, sentence)
+        tolerance, mixed = _tolerance(seen, read), False
         proving = keeps_ratios(seen.mechanism) and judged.witnesses() >= WITNESSES
-        certificate = Certificate(residual, _tolerance(seen, read), STATEMENT) if proving else None
+        if proving and residual <= tolerance:
+            proving = not (mixed := _mixed(seen, read, inputs, residual))
+        certificate = Certificate(residual, tolerance, STATEMENT) if proving else None
         certified = certificate is not None and certificate.holds
         like = seen.target.parameters()[read.layer.weight]
         values = torch.from_numpy(inputs).reshape(-1, *seen.target.domain.shape).to(like.dtype)
         labels = labels_of(seen.target, read.resting, inputs, errors)
         claim = Inputs(values, labels, torch.ones(rank) if certified else None)
         sentence = _sentence(seen, read, residual, judged.witnesses())
+        if mixed:
+            sentence += "; no proof, since here several examples can have proportional errors and look like one"
         return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
+
+
+def _mixed(seen: Observation, read: _Read, inputs: Array, residual: float) -> bool:
+    """Whether one of the inputs may stand for several examples: not where there are as many as the batch holds."""
+    if seen.knows(BatchSize) and (read.factors.rank in (1, seen.told(BatchSize).count)):
+        return seen.told(BatchSize).count > read.factors.rank
+    errors = Errors(seen, read.layer, inputs)
+    return any(errors.repeat(place, read.problem.live, residual=residual) for place in range(len(inputs)))
 
 
 def _sentence(seen: Observation, read: _Read, residual: float, witnesses: int) -> str:

@@ -16,7 +16,8 @@ from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.linear import keeps_ratios
 from leakscope.attacks.inputs.recursive_activation import Known, inverted
-from leakscope.attacks.labels.output import only_row_pattern, read_output
+from leakscope.attacks.labels.counts import may_be_clipped
+from leakscope.attacks.labels.output import only_row_pattern, read_output, told_one
 from leakscope.attacks.labels.signs import SINGLE, LabelSigns
 from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Progress, Refusal, Watch
 from leakscope.core.batch import Batch
@@ -35,13 +36,18 @@ Array = NDArray[np.float64]
 DTYPES = (torch.float64, torch.float32)
 EXACT = 1e-2
 """Largest estimated relative error of an image that counts as exact; an error of one percent is 40 dB or more."""
+TURNS = 3
+"""How often the gradient is changed and undone again."""
+CAUTION = 4.0
+"""What the change of the image is multiplied by: the image was fitted to the release, so that the two differ by less
+than the release is wrong."""
 CONTRADICTED = 0.3
 """Relative residual of the replayed gradient beyond which nothing is claimed."""
 LARGEST = 8192
 """Most unknowns of one layer whose equations have to be formed: they take 8 bytes times its square."""
 STATEMENT = (
-    "relative change of the image when the gradient that autograd replays at it is changed, tensor by tensor, by as "
-    "much as it differs from the release, and undone again"
+    "4 times the largest relative change of the image when the gradient that autograd replays at it is changed, tensor "
+    "by tensor, by as much as it differs from the release, and undone again"
 )
 
 
@@ -69,7 +75,9 @@ class Recursive(AbstractAttack[Inputs]):
     name. The rank test refuses beforehand where a layer has fewer equations than unknowns, and during the recursion
     where they are dependent (smallest singular value below 1e-6 of the largest).
     The certificate replays the gradient at the claim by autograd, changes it at random by as much as it differs from
-    the release, and undoes it again: the relative change of the image is the error that such a difference leaves.
+    the release, and undoes it again, several times: the largest relative change of the image, times `CAUTION`, bounds
+    the error that such a difference leaves. There is none unless one example was told (the mean of a batch of one class
+    can have the gradient of its mean image), and none where the scale of the update matters and may be a clipped one.
     """
 
     @property
@@ -96,20 +104,35 @@ class Recursive(AbstractAttack[Inputs]):
         if not bool(torch.isfinite(values).all()):
             return Attempt(repr(self), Outcome.DIVERGED, "the layers' equations have no finite solution", steps=steps)
         replayed, apart = _replayed(seen, values.to(like.device), label)
-        residual = float(trees.norm(apart) / trees.norm(seen.release.by_name))
+        residual = float(trees.norm(apart) / trees.norm(gradient))
         if not residual <= CONTRADICTED:
             sentence = f"the gradient at the image found differs from the release by {residual:.1e} of its norm"
             return Attempt(repr(self), Outcome.DIVERGED, sentence, steps=steps)
         certificate = None
-        if keeps_ratios(seen.mechanism):
-            shaken = _shaken(replayed, apart, key.child("shaken"))
-            again, _ = _recursion(seen, links, shaken, label, watch)
-            moved = float("inf") if isinstance(again, str) else np.linalg.norm(again - undone) / np.linalg.norm(undone)
-            certificate = Certificate(float(moved), EXACT, STATEMENT)
+        if keeps_ratios(seen.mechanism) and told_one(seen) and _scale_known(seen, links):
+            shaken = [_shaken(replayed, apart, key.child("shaken", turn)) for turn in range(TURNS)]
+            moved = max(_moved(_recursion(seen, links, one, label, watch)[0], undone) for one in shaken)
+            certificate = Certificate(CAUTION * moved, EXACT, STATEMENT)
         certified = certificate is not None and certificate.holds
         claim = Inputs(values, torch.tensor([label]), torch.ones(1) if certified else None)
         sentence = f"one image through {len(links)} layers; the gradient at it is the release to {residual:.1e}"
         return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate, steps=steps)
+
+
+def _moved(again: Array | str, undone: Array) -> float:
+    """The relative change of the image; infinite where the recursion ended early, or the image is zero."""
+    if isinstance(again, str):
+        return float("inf")
+    size = float(np.linalg.norm(undone))
+    return float(np.linalg.norm(again - undone)) / size if size > 0 else float("inf")
+
+
+def _scale_known(seen: Observation, links: tuple[Link, ...]) -> bool:
+    """Whether the gradient is released at its own size, or its size does not matter.
+
+    Without the output layer's bias gradient the scale of its input is found from the size.
+    """
+    return links[-1].bias in seen.release.by_name or not may_be_clipped(seen)
 
 
 def _recursion(
@@ -130,13 +153,12 @@ def _recursion(
 
 
 def _replayed(seen: Observation, values: Tensor, label: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The gradient at an image by the mechanism's own replay, and its difference from the release, in float64."""
+    """The gradient at an image by the mechanism's own replay, and its difference from the observed one, in float64."""
     batch = Batch(values, torch.tensor([label], device=values.device))
-    release = seen.mechanism.replay(seen.target, batch)
-    sent = seen.release.by_name
-    apart = {n: (v.double() - sent[n].double()).cpu() for n, v in release.by_name.items() if n in sent}
-    gradient = seen.mechanism.as_gradient(release).by_name
-    return {n: v.detach().double().cpu() for n, v in gradient.items() if n in sent}, apart
+    sent = seen.gradient().by_name
+    replayed = seen.mechanism.as_gradient(seen.mechanism.replay(seen.target, batch)).by_name
+    gradient = {n: v.detach().double().cpu() for n, v in replayed.items() if n in sent}
+    return gradient, {n: v - sent[n].double().cpu() for n, v in gradient.items()}
 
 
 def _shaken(gradient: dict[str, Tensor], apart: dict[str, Tensor], key: Key) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from leakscope.core.attempt import Refusal
 from leakscope.core.errors import NoSuchLayer
+from leakscope.core.facts import BatchSize, TrueLabels
 from leakscope.core.observation import Observation
 from leakscope.core.target import CrossEntropy
 from leakscope.targets.anatomy import DenseLayer, output_layer
@@ -28,6 +29,13 @@ class OutputGradient:
     weight: Tensor
     bias: Tensor | None
     smoothing: float
+
+
+def told_one(seen: Observation) -> bool:
+    """Whether the adversary was told that there is one example, so that nothing can be mixed."""
+    if seen.knows(BatchSize):
+        return seen.told(BatchSize).count == 1
+    return seen.knows(TrueLabels) and len(seen.told(TrueLabels).values) == 1
 
 
 def read_output(seen: Observation) -> OutputGradient | Refusal:

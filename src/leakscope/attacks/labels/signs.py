@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+from torch import Tensor
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
-from leakscope.attacks.labels.output import OutputGradient, only_row_pattern, read_output
+from leakscope.attacks.inputs.linear import keeps_ratios
+from leakscope.attacks.labels.output import OutputGradient, only_row_pattern, read_output, told_one
 from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Refusal, Watch
 from leakscope.core.claim import Labels
 from leakscope.core.facts import BatchSize
@@ -18,6 +20,8 @@ from leakscope.numerics.rng import Key
 
 SINGLE = 1e-3
 """Largest 1 + cos between the rows of one example's gradient; batches of two or more are far above (near 1)."""
+STATEMENT = "1 + cos between the true row of dL/dW and every other row"
+SIGNS = "the second most negative entry of dL/db, relative to the most negative one"
 
 
 @final
@@ -25,9 +29,11 @@ SINGLE = 1e-3
 class LabelSigns(AbstractAttack[Labels]):
     """Class c is present if its bias gradient mean_b (p_bc - y_bc) is negative: p is never negative.
 
-    One example (told, or seen from the rank): its label, exactly, with or without a bias (Zhao et al. 2020,
-    arXiv:2001.02610, section 3.1). More examples: the set of classes whose bias gradient is negative, each claimed
-    once; a present class can hide behind a large p, an absent one is never claimed unless noise was added.
+    One example (told, or with three classes or more seen from the rank): its label, exactly, with or without a bias
+    (Zhao et al. 2020, arXiv:2001.02610, section 3.1). More examples: the set of classes with a negative bias gradient,
+    each claimed once; a present class can hide behind a large p, an absent one is never claimed unless noise was added.
+    The certificate of one example is that no other class is in question; only where one was told, because examples of
+    one class can look like one example, and where no defense changed entries one by one.
     Refuses when the model does not end in a dense layer with a cross entropy, or when a batch has no bias gradient.
     """
 
@@ -51,7 +57,7 @@ class LabelSigns(AbstractAttack[Labels]):
         output = read_output(seen)
         assert not isinstance(output, Refusal)
         if _single(seen, output):
-            return self._one(output)
+            return self._one(seen, output)
         assert output.bias is not None
         present = (output.bias < 0).nonzero().flatten()
         if not len(present):
@@ -61,17 +67,31 @@ class LabelSigns(AbstractAttack[Labels]):
         claim = Labels(present)
         return Attempt(repr(self), Outcome.CLAIMED, f"{len(present)} classes have a negative bias gradient", claim)
 
-    def _one(self, output: OutputGradient) -> Attempt[Labels]:
+    def _one(self, seen: Observation, output: OutputGradient) -> Attempt[Labels]:
         label, residual = only_row_pattern(output.weight)
         if output.bias is not None:
-            label = int(output.bias.argmin())
-        certificate = Certificate(residual, SINGLE, "1 + cos between the true row of dL/dW and every other row")
-        claim = Labels(torch.tensor([label]), torch.tensor([1.0]) if certificate.holds else None)
-        sentence = f"one example of class {label}"
-        return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
+            label, residual = int(output.bias.argmin()), _second(output.bias)
+        certificate = None
+        if told_one(seen) and keeps_ratios(seen.mechanism):
+            certificate = Certificate(residual, SINGLE, STATEMENT if output.bias is None else SIGNS)
+        certified = certificate is not None and certificate.holds
+        claim = Labels(torch.tensor([label]), torch.tensor([1.0]) if certified else None)
+        return Attempt(repr(self), Outcome.CLAIMED, f"one example of class {label}", claim, certificate)
+
+
+def _second(bias: Tensor) -> float:
+    """How negative the second class is beside the first, p - y (C,): 0 for one example; infinite where none is.
+
+    p - y of one example is negative at its class alone, and largest there unless labels are smoothed.
+    """
+    low = bias.sort().values[:2]
+    if not float(-low[0]) > SINGLE * float(bias.abs().max()):
+        return float("inf")
+    return max(0.0, float(low[1] / low[0]))
 
 
 def _single(seen: Observation, output: OutputGradient) -> bool:
     if seen.knows(BatchSize):
         return seen.told(BatchSize).count == 1
-    return only_row_pattern(output.weight)[1] <= SINGLE
+    # The rows of two classes are mirror images, however many examples there are.
+    return told_one(seen) or (seen.target.classes > 2 and only_row_pattern(output.weight)[1] <= SINGLE)
