@@ -112,8 +112,10 @@ def read_update(path: Path) -> Update:
     return Update(header, RELEASES[header.release](_tensors(arrays, header.bfloat16)))
 
 
-def write_secret(path: Path, secret: Secret, seen: Observation, *, data: str = "") -> SecretHeader:
-    """Write the private batch and what is known of it, for scoring. data: where it is from, for people."""
+def write_secret(
+    path: Path, secret: Secret, seen: Observation, *, data: str = "", words: tuple[str, ...] = ()
+) -> SecretHeader:
+    """Write the private batch and what is known of it, for scoring. data, words: as in `SecretHeader`, for people."""
     batch = secret.reveal()
     named = {name: getattr(batch, name) for name in SECRET_TENSORS}
     arrays, narrow = _arrays({name: value for name, value in named.items() if value is not None})
@@ -127,6 +129,7 @@ def write_secret(path: Path, secret: Secret, seen: Observation, *, data: str = "
         annotations=tuple(
             Annotated(name=one.name, values=one.values, categories=one.categories) for one in secret.annotations
         ),
+        words=words,
     )
     exchange.write(path, header, arrays)
     return header

@@ -1,13 +1,19 @@
-"""What one scored claim shows by itself: rules 1 and 2 of docs/verdicts.md, which need neither trials nor controls."""
+"""One scored claim by itself: rules 1 and 2 of docs/verdicts.md, which need neither trials nor controls; its record."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
+
+from numpy.typing import NDArray
 
 from leakscope.audit.evidence import DECIDING, MARGIN, SHARES, decibels, recovered
-from leakscope.core.attempt import Certificate
-from leakscope.ledger.record import Word
+from leakscope.audit.showing import Truth, certificate, claimed_fields, private_fields
+from leakscope.core.attempt import Attempt, Certificate
+from leakscope.core.claim import Claim
+from leakscope.ledger.record import CellSpec, Ending, Record, Role, Word
+from leakscope.numerics.rng import Key
 from leakscope.scoring.score import Score
 
 ONE = (
@@ -34,6 +40,43 @@ def judged(scores: Iterable[Score], certificate: Certificate | None) -> tuple[Wo
     if count:
         return Word.LEAKS, f"{count} of {len(score.items)} recovered far beyond blind guesses: {_said(score)}"
     return Word.INCONCLUSIVE, f"{_said(score)}; {ONE}"
+
+
+def recorded(
+    attempt: Attempt[Claim], scores: Iterable[Score], truth: Truth, *, data: str, key: Key
+) -> tuple[Record, dict[str, NDArray[Any]]]:
+    """What a page shows of a claim that somebody else's attack made, as of a cell of an audit.
+
+    data: where the secret is from. What only an audit knows of its cells stays empty.
+    """
+    said, arrays = claimed_fields(attempt, scores, truth, key=key)
+    spec = CellSpec(
+        role=Role.AUDITED,
+        target="",
+        dataset=data,
+        mechanism="",
+        attack=attempt.attack,
+        batch_size=len(truth.secret.reveal()),
+        told=(),
+        metrics=(),
+        trial=1,
+        seed=0,
+    )
+    record = Record(
+        identity="claim",
+        spec=spec,
+        ending=Ending.CLAIMED,
+        sentence=attempt.sentence,
+        certificate=certificate(attempt.certificate),
+        seconds=attempt.cost.seconds,
+        evaluations=attempt.cost.evaluations,
+        trace_evaluations=attempt.trace.evaluations,
+        trace_losses=attempt.trace.losses,
+        steps=attempt.steps,
+        **private_fields(truth),
+        **said,
+    )
+    return record, arrays
 
 
 def _both(score: Score) -> tuple[tuple[float, ...], tuple[float, ...]]:

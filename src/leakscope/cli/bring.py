@@ -145,6 +145,10 @@ def score(
         list[str] | None, typer.Option(metavar="METRIC", help="Only this one; see `leakscope list metrics`.")
     ] = None,
     seed: Seed = 0,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Also a page with the private examples and what was claimed of them."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare a claim with the secret: each metric with its interval and its chance level.
@@ -154,7 +158,8 @@ def score(
     with orderly():
         from leakscope.cli.commands import score as scoring
 
-        raise typer.Exit(scoring.score(scoring.Order(claim, secret, public, tuple(metric or ()), seed, as_json)))
+        order = scoring.Order(claim, secret, public, tuple(metric or ()), seed, report, as_json)
+        raise typer.Exit(scoring.score(order))
 
 
 def register(app: typer.Typer) -> None:

@@ -90,7 +90,10 @@ class Annotated(BaseModel):
 
 @final
 class SecretHeader(Header):
-    """What the client keeps. data: where it is from, for people. update: the fingerprint of the update."""
+    """What the client keeps. data: where it is from, for people. update: the fingerprint of the update.
+
+    words: of texts, how their token ids are read, for people.
+    """
 
     kind: ClassVar[str] = "secret"
     wanted: ClassVar[str] = "a secret, as `leakscope capture --secret` writes it"
@@ -100,6 +103,7 @@ class SecretHeader(Header):
     data: str
     update: str
     annotations: tuple[Annotated, ...] = ()
+    words: tuple[str, ...] = ()
 
 
 @final

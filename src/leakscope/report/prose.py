@@ -44,6 +44,23 @@ MEANINGS = MappingProxyType(
     }
 )
 
+SINGLE = MappingProxyType(
+    {
+        Word.LEAKS: Meaning(
+            "Something private was recovered from one update, and the comparison with the secret confirms it.",
+            "It does not say how often that happens, nor what other attacks would find in the same update.",
+            "Run an audit of the setting: trials, controls and defenses.",
+        ),
+        Word.INCONCLUSIVE: Meaning(
+            "This one claim is not better than what a guess scores that saw nothing, or not so much better that luck "
+            "is ruled out.",
+            "It does not mean safe: one update is one trial, and it was attacked in one way.",
+            "Try other attacks, tell the adversary more, or run an audit of the setting: trials, controls and defenses.",
+        ),
+    }
+)
+"""Of one claim; it can show a leak, never that there is none."""
+
 ENDINGS = MappingProxyType(
     {
         Ending.CLAIMED: "made a claim",

@@ -119,7 +119,10 @@ def capture(order: Order) -> Exit:
     seed = order.brought.seed if order.brought.state is None else None
     header = write_update(order.out, seen, Provenance(order.brought.model, seed, notes))
     if order.secret is not None and scene.secret is not None:
-        write_secret(order.secret, scene.secret, seen, data=order.private.data or order.private.batch or "")
+        words = () if scene.source is None else scene.source.words()
+        write_secret(
+            order.secret, scene.secret, seen, data=order.private.data or order.private.batch or "", words=words
+        )
     for note in notes:
         console.say(f"note: {note}")
     said = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -12,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from leakscope.audit.handover import Kept, Made, read_claim, read_secret
-from leakscope.audit.single import judged
+from leakscope.audit.showing import Truth
+from leakscope.audit.single import judged, recorded
 from leakscope.cli import console
 from leakscope.cli.data import in_units, source
 from leakscope.cli.exits import WORDS, Exit
@@ -23,6 +25,7 @@ from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
 from leakscope.ledger.record import Word
 from leakscope.numerics.rng import Key
+from leakscope.report.scored import Compared, Verdict, write_score_page
 from leakscope.scoring.referee import Scores
 from leakscope.scoring.referee import score as compare
 from leakscope.scoring.score import Direction, Score
@@ -31,13 +34,17 @@ from leakscope.scoring.score import Direction, Score
 @final
 @dataclass(frozen=True)
 class Order:
-    """What is compared. public: what blind guesses may know. metrics: none for those that fit the claim."""
+    """What is compared. public: what blind guesses may know. metrics: none for those that fit the claim.
+
+    report: a folder for a page with the private examples and what was claimed of them.
+    """
 
     claim: Path
     secret: Path
     public: str | None = None
     metrics: tuple[str, ...] = ()
     seed: int = 0
+    report: Path | None = None
     as_json: bool = False
 
 
@@ -46,18 +53,23 @@ def score(order: Order) -> Exit:
     made, kept = read_claim(order.claim), read_secret(order.secret)
     _belong_together(order, made, kept)
     if made.attempt is None or made.attempt.claim is None:
-        reasons = "; ".join(f"{one.attack}: {one.sentence}" for one in made.header.tried) or "nothing was tried"
-        return _nothing(order, reasons)
+        return _nothing(order, made)
     takes = domain(kept.header.domain)
     metrics = tuple(build(text, Family.METRICS) for text in order.metrics) or None
     key, public = Key(order.seed).child("score"), _public(order.public, takes)
     scores = compare(made.attempt.claim, kept.secret, domain=takes, metrics=metrics, public=public, key=key)
-    word, sentence = judged(scores, made.attempt.certificate)
+    verdict = Verdict(*judged(scores, made.attempt.certificate), scores.notes)
+    page = None
+    if order.report is not None:
+        truth = Truth(kept.secret, takes, public, kept.header.words)
+        shown = Compared(*recorded(made.attempt, scores, truth, data=kept.header.data, key=key))
+        page = write_score_page(order.report, verdict, shown, made.header.tried)
     if order.as_json:
-        print(json.dumps(_said(order, scores, word, sentence), indent=2))
+        print(json.dumps(_said(order, verdict, scores, page), indent=2))
     else:
-        _show(scores, word, sentence)
-    return WORDS[word]
+        _show(scores, verdict)
+        _mention(page)
+    return WORDS[verdict.word]
 
 
 def _belong_together(order: Order, made: Made, kept: Kept) -> None:
@@ -75,24 +87,35 @@ def _public(text: str | None, takes: AbstractDomain) -> Batch | None:
     return in_units(where.public(), where.domain, takes)
 
 
-def _nothing(order: Order, reasons: str) -> Exit:
-    sentence = f"nothing was claimed, so there is nothing to score: {reasons}"
-    said = {"claim": str(order.claim), "word": Word.INCONCLUSIVE.value, "sentence": sentence, "scores": [], "notes": []}
-    print(json.dumps(said, indent=2) if order.as_json else sentence)
+def _nothing(order: Order, made: Made) -> Exit:
+    reasons = "; ".join(f"{one.attack}: {one.sentence}" for one in made.header.tried) or "nothing was tried"
+    verdict = Verdict(Word.INCONCLUSIVE, f"nothing was claimed, so there is nothing to score: {reasons}")
+    page = None if order.report is None else write_score_page(order.report, verdict, None, made.header.tried)
+    if order.as_json:
+        print(json.dumps(_said(order, verdict, (), page), indent=2))
+    else:
+        print(verdict.sentence)
+        _mention(page)
     return Exit.INCOMPLETE
 
 
-def _said(order: Order, scores: Scores, word: Word, sentence: str) -> dict[str, Any]:
+def _mention(page: Path | None) -> None:
+    if page is not None:
+        print(f"report: {page.resolve()}")
+
+
+def _said(order: Order, verdict: Verdict, scores: Iterable[Score], page: Path | None) -> dict[str, Any]:
     return {
         "claim": str(order.claim),
-        "word": word.value,
-        "sentence": sentence,
+        "report": page and str(page),
+        "word": verdict.word.value,
+        "sentence": verdict.sentence,
         "scores": [{**dataclasses.asdict(one), "direction": one.direction.value} for one in scores],
-        "notes": list(scores.notes),
+        "notes": list(verdict.notes),
     }
 
 
-def _show(scores: Scores, word: Word, sentence: str) -> None:
+def _show(scores: Scores, verdict: Verdict) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("metric", "value", "95 % interval", "chance", "best", "leaks more", "items", "exact"):
         table.add_column(heading, no_wrap=True)
@@ -101,10 +124,10 @@ def _show(scores: Scores, word: Word, sentence: str) -> None:
     out = Console(soft_wrap=True, highlight=False)
     # Read by a script or in a narrow window, figures are not to be cut.
     Console(width=max(out.width, 110), highlight=False).print(table)
-    for note in scores.notes:
+    for note in verdict.notes:
         out.print(f"note: {note}", markup=False)
-    out.print(f"\n[{console.STYLES[word]}]{word.value}[/]: ", end="")
-    out.print(sentence, markup=False)
+    out.print(f"\n[{console.STYLES[verdict.word]}]{verdict.word.value}[/]: ", end="")
+    out.print(verdict.sentence, markup=False)
 
 
 def _cells(one: Score) -> tuple[str, ...]:
