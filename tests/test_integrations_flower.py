@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from leakscope.attacks.inputs.linear import LinearLayer
 from leakscope.audit.handover import fingerprint, read_claim, read_update
+from leakscope.cli.exits import Exit
+from leakscope.cli.main import app
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import BatchSize
 from leakscope.core.target import Target
@@ -60,7 +63,30 @@ def apart(one, other):
 # --- messages, simulated by Ray ------------------------------------------------------------------------------------
 
 
-def client_app(rate, seeds):
+OWN = """
+import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.entrance, self.exit = torch.nn.Linear(9, 6), torch.nn.Linear(6, 4)
+        self.norm = torch.nn.LayerNorm(6)
+
+    def forward(self, images):
+        return self.exit(torch.nn.functional.silu(self.norm(self.entrance(images.flatten(1)))))
+"""
+
+
+def own_network(source=OWN):
+    """Somebody's model, as their file says it."""
+    space = {}
+    exec(compile(source, "own_flower_net.py", "exec"), space)
+    with Key(0).isolated():
+        return space["Net"]()
+
+
+def client_app(rate, seeds, source):
     """Everything inside, so that Ray's workers need nothing of this module."""
     import torch
     from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -71,7 +97,9 @@ def client_app(rate, seeds):
 
     @app.train()
     def train(message, context):
-        module = nn.Sequential(nn.Flatten(), nn.Linear(9, 6), nn.Sigmoid(), nn.Linear(6, 4))
+        space = {}
+        exec(source, space)
+        module = space["Net"]()
         module.load_state_dict(message.content["arrays"].to_torch_state_dict())
         client = seeds[context.node_config["partition-id"]]
         image = torch.rand(1, 1, 3, 3, generator=torch.Generator().manual_seed(client))
@@ -86,24 +114,34 @@ def client_app(rate, seeds):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")
-def test_two_rounds_of_a_simulated_federation_are_seen_and_inverted(tmp_path):
+def test_two_rounds_of_a_simulated_federation_are_seen_and_inverted(tmp_path, monkeypatch):
+    """A model file of the user's own, trained by Flower, audited from what the server saw by one command."""
     from flwr.app import ArrayRecord
     from flwr.serverapp import ServerApp
     from flwr.serverapp.strategy import FedAvg as Strategy
     from flwr.simulation import run_simulation
 
     own = Strategy(fraction_evaluate=0.0)
-    watched = watch(own, setting(tmp_path, most=2, attacks=(LinearLayer(),), model="mymodel:Net"))
+    watched = watch(
+        own,
+        setting(
+            tmp_path,
+            target=Target(own_network(), PLACE, 4),
+            most=2,
+            attacks=(LinearLayer(),),
+            model="own_flower_net:Net",
+        ),
+    )
     server, results = ServerApp(), []
 
     @server.main()
     def main(grid, context):
-        initial = ArrayRecord(network().state_dict())
+        initial = ArrayRecord(own_network().state_dict())
         results.append(watched.strategy.start(grid=grid, initial_arrays=initial, num_rounds=2))
 
     run_simulation(
         server,
-        client_app(LR, [2, 3]),
+        client_app(LR, [2, 3], OWN),
         num_supernodes=2,
         backend_config={
             "init_args": {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 * 2**20},
@@ -115,7 +153,7 @@ def test_two_rounds_of_a_simulated_federation_are_seen_and_inverted(tmp_path):
     assert [entry.round for entry in watched.entries] == [1, 1, 2, 2]
     assert lines(tmp_path) == [vars(entry) for entry in watched.entries]
     weights = [read_update(tmp_path / entry.update).header.weights for entry in watched.entries]
-    assert weights[0] == weights[1] == fingerprint(Target(network(), PLACE, 4))
+    assert weights[0] == weights[1] == fingerprint(Target(own_network(), PLACE, 4))
     assert weights[2] == weights[3] != weights[0]
     images = {client: private(client)[0] for client in (2, 3)}
     for first in (0, 2):
@@ -126,15 +164,58 @@ def test_two_rounds_of_a_simulated_federation_are_seen_and_inverted(tmp_path):
         assert sorted(found) == [2, 3], "each round gives away the image of each client"
     header = read_update(tmp_path / watched.entries[0].update).header
     assert (header.model, header.told, header.mechanism) == (
-        "mymodel:Net",
+        "own_flower_net:Net",
         ("BatchSize(count=1)",),
         repr(FedAvg(steps=1, lr=LR)),
     )
     # the mean of what was seen is what the federation went on with: the updates are the real ones
     moved = [read_update(tmp_path / entry.update).release.by_name for entry in watched.entries[2:]]
-    state = fitted(read_foreign(tmp_path / f"weights-{weights[2][:16]}.safetensors"), network()).parameters
+    state = fitted(read_foreign(tmp_path / f"weights-{weights[2][:16]}.safetensors"), own_network()).parameters
     final = results[0].arrays.to_torch_state_dict()
     assert apart({name: state[name] + (moved[0][name] + moved[1][name]) / 2 for name in state}, final) < 1e-6
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("own_flower_net.py").write_text(OWN, encoding="utf-8")
+    for entry, weight in zip(watched.entries[1:3], weights[1:3], strict=True):
+        audited_by_one_command(entry.update, f"weights-{weight[:16]}.safetensors", images)
+    audited_as_two_state_dicts(state, moved[0], images)
+
+
+def audited_by_one_command(update, weights, images):
+    """`leakscope attack` on the file of one client in one round, with the user's model file and nothing else."""
+    done = command("attack", update, "--model", "own_flower_net:Net", "--state", weights, "--out", "claim.safetensors")
+    assert done.exit_code == Exit.LEAK, done.stderr
+    assert re.search(r"claimed +LinearLayer\(\): 1 inputs? in closed form.*proved", done.stdout), done.stdout
+    assert_claimed(images)
+
+
+def audited_as_two_state_dicts(state, moved, images):
+    """The same from what two calls of `torch.save` leave behind."""
+    torch.save(state, "before.pt")
+    torch.save({name: state[name] + moved[name] for name in state}, "after.pt")
+    done = command(
+        "capture", "--model", "own_flower_net:Net", "--before", "before.pt", "--after", "after.pt", "--domain", "1x3x3",
+        "--classes", 4, "--mechanism", f"FedAvg(steps=1, lr={LR})", "--tell", "BatchSize(1)", "--out", "u.safetensors",
+    )  # fmt: skip
+    assert done.exit_code == Exit.NO_LEAK_FOUND, done.stderr
+    again = command(
+        "attack", "u.safetensors", "--model", "own_flower_net:Net", "--state", "before.pt", "--out", "claim.safetensors"
+    )
+    assert again.exit_code == Exit.LEAK, again.stderr
+    assert_claimed(images)
+
+
+def assert_claimed(images):
+    claim = read_claim(Path("claim.safetensors")).attempt.claim.values
+    assert min(float((claim - image).abs().max()) for image in images.values()) < 1e-3
+    Path("claim.safetensors").unlink()
+
+
+def command(*arguments):
+    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
 
 
 # --- the older interface, in this process --------------------------------------------------------------------------
