@@ -11,6 +11,7 @@ from torch import Tensor
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.inputs.linear import keeps_ratios
 from leakscope.attacks.inputs.token_search import (
     PATIENCE,
     ROUNDS,
@@ -41,6 +42,12 @@ PRESENT = 1e-3
 """Smallest share of the batch, relative to the largest, that counts as a sequence of it."""
 WHOLE = "|observed - best mixture of the claimed sequences' gradients| / |observed|, over all parameters"
 BAG = "what the claimed tokens miss of the attention's gradient, or how many others are expected to fit by chance"
+WHOLE_NUMBER = 0.05
+"""Largest distance from a whole number at which a share of the batch counts as one."""
+SAME = 1e-5
+"""Distance of two tokens' unit inputs within which the model does not tell them apart."""
+MOST_PAIRS = 20_000_000
+"""Pairs of tokens at places that are compared, at most."""
 MOST_PLACES = 50_000
 """Tokens at places that are looked at further, at most."""
 
@@ -69,7 +76,8 @@ class EmbeddingSpan(AbstractAttack[Tokens]):
     Sequences follow in the same way from a later layer: prefix by prefix where no token sees a later one; where all
     see each other, by descending from random combinations until the layer confirms every token. A model that
     predicts the next token shows the last one at its output.
-    The certificate replays the gradient of the claimed sequences and gives how often each occurs.
+    The certificate replays the gradient of the claimed sequences and gives how often each occurs. There is none where
+    other texts would do as well: where the model does not see the order, or gives two tokens the same input.
     Where sequences cannot be told apart, the set of tokens is claimed, as a bag.
     Refuses where the rank of the gradient is that of all tokens: B * T >= d, or noise.
     """
@@ -97,12 +105,15 @@ class EmbeddingSpan(AbstractAttack[Tokens]):
         if residual > tolerance and bag.certificate is not None and bag.certificate.holds:
             # What is proved rather than more that is not.
             return dataclasses.replace(bag, sentence=f"{bag.sentence}; the sequences found do not explain everything")
-        certificate = Certificate(residual, tolerance, WHOLE)
-        claimed = _repeated(seen, best, proof) if proof is not None and certificate.holds else best
+        exact = residual <= tolerance
+        claimed = _repeated(seen, best, proof) if proof is not None and exact else best
         sentence = f"{len(claimed)} sequences of {sum(map(len, claimed))} tokens, rank {found.span.rank}{order.note}"
-        if not certificate.holds:
+        if not exact:
             sentence += f"; their gradient differs by {residual:.1e}: not all are found, or noise"
-        confidence = torch.ones(len(claimed)) if certificate.holds else None
+        doubt = _doubt(seen, found, claimed) if exact else ""
+        sentence += doubt
+        certificate = None if doubt else Certificate(residual, tolerance, WHOLE)
+        confidence = torch.ones(len(claimed)) if exact and not doubt else None
         return Attempt(repr(self), Outcome.CLAIMED, sentence, Tokens(claimed, confidence), certificate)
 
     def _bag(self, seen: Observation, found: _Found, tolerance: float, note: str) -> Attempt[Tokens]:
@@ -114,8 +125,10 @@ class EmbeddingSpan(AbstractAttack[Tokens]):
         sentence = f"the set of {len(bag)} tokens at {len(pairs)} places, rank {found.span.rank}{note}"
         if isinstance(seen.target.loss, NextToken):
             sentence += "; the last token of a text sends no gradient and is there only if it stands elsewhere too"
-        certificate = Certificate(missed, tolerance, BAG)
-        confidence = torch.ones(1) if certificate.holds else None
+        doubt = _bag_doubt(seen, found, pairs)
+        sentence += doubt
+        certificate = None if doubt else Certificate(missed, tolerance, BAG)
+        confidence = torch.ones(1) if certificate is not None and certificate.holds else None
         return Attempt(repr(self), Outcome.CLAIMED, sentence, Tokens((bag,), confidence, bag=True), certificate)
 
 
@@ -221,9 +234,65 @@ def _replayed(seen: Observation, sequences: tuple[Said, ...]) -> Explained | Non
 
 
 def _repeated(seen: Observation, sequences: tuple[Said, ...], proof: Explained) -> tuple[Said, ...]:
-    """Each sequence as often as its share says, where the size of the batch was told."""
-    if not seen.knows(BatchSize):
-        return tuple(sequences)
+    """Each sequence as often as its share says, where the batch size was told and the shares are such numbers."""
+    if not seen.knows(BatchSize) or seen.told(BatchSize).count <= len(sequences):
+        return sequences
     shares = proof.weights.sum(1)
-    counts = (shares / shares.sum() * seen.told(BatchSize).count).round().clamp(min=1).long().tolist()
-    return tuple(one for one, count in zip(sequences, counts, strict=True) for _ in range(count))
+    real = shares / shares.sum() * seen.told(BatchSize).count
+    if float((real - real.round()).abs().max()) > WHOLE_NUMBER:
+        return sequences  # each example was clipped by itself: its share says nothing
+    return tuple(one for one, count in zip(sequences, real.round().long().tolist(), strict=True) for _ in range(count))
+
+
+def _doubt(seen: Observation, found: _Found, claimed: tuple[Said, ...]) -> str:
+    """Why sequences that explain the gradient need not be those of the batch; empty when they are."""
+    if seen.knows(BatchSize) and len(claimed) != seen.told(BatchSize).count:
+        return f"; no proof, since the batch holds {seen.told(BatchSize).count}"
+    pairs = [(token, place) for one in claimed for place, token in enumerate(one)]
+    if not keeps_ratios(seen.mechanism):
+        return "; no proof, since a defense changed entries one by one"
+    if not found.entry.causal and _twins(found, pairs, order=True):
+        return "; no proof, since the model does not see the order of the tokens"
+    if found.entry.embedding not in seen.release.by_name and _twins(found, pairs, order=False):
+        return "; no proof, since other tokens are the same to the model"
+    return ""
+
+
+def _bag_doubt(seen: Observation, found: _Found, pairs: list[tuple[int, int]]) -> str:
+    """Why tokens whose inputs span the gradient need not be those of the batch; empty when they are."""
+    if not keeps_ratios(seen.mechanism):
+        return "; no proof, since a defense changed entries one by one"
+    if not bool((found.inputs[1:] != 0).any(2).all()):
+        return "; no proof, since the model gives a token nothing"
+    if _twins(found, pairs, order=False):
+        return "; no proof, since some of them are the same to the model"
+    if _distinct(found, pairs) != found.span.rank:  # those of a batch are independent, as long as they are few
+        return "; no proof, since they are not as many as the rank"
+    return ""
+
+
+def _distinct(found: _Found, pairs: list[tuple[int, int]]) -> int:
+    """How many different inputs the tokens at places have: a model without places gives a token one of them."""
+    vectors = _unit(found.inputs, pairs)
+    return sum(not bool((torch.cdist(vectors[[i]], vectors[:i]) <= SAME).any()) for i in range(len(vectors)))
+
+
+def _twins(found: _Found, pairs: list[tuple[int, int]], *, order: bool) -> bool:
+    """Whether another token at the same place, or the same one at another place (`order`), is the same to the model.
+
+    Looked for among what lies in the span: a twin of what is there lies in it too.
+    """
+    inside = {(token, place) for place, tokens in enumerate(found.places) for token in tokens}
+    tried = sorted(set(pairs))
+    others = sorted(inside | set(pairs))
+    if len(tried) * len(others) > MOST_PAIRS:
+        return True
+    one, other = (_unit(found.inputs, chosen) for chosen in (tried, others))
+    same = (torch.cdist(one, other) <= SAME).nonzero().tolist()
+    varied = 1 if order else 0  # what of (token, place) must differ; the other must not
+    return any(tried[i][varied] != others[j][varied] and tried[i][1 - varied] == others[j][1 - varied] for i, j in same)
+
+
+def _unit(inputs: Tensor, pairs: list[tuple[int, int]]) -> Tensor:
+    vectors = torch.stack([inputs[token, place] for token, place in pairs]).double()
+    return vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp_min(1e-300)
