@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import leakscope as ls
-from leakscope.attacks.transcripts.chain import Evidence, Spelling, jacobian, misfit, run, spelled, through
+from leakscope.attacks.transcripts.chain import Evidence, Spelling, jacobian, misfit, missed, run, spelled, through
 from leakscope.attacks.transcripts.decode import MANNERS, _Reader, judged, read
 from leakscope.attacks.transcripts.peel import Entries, as_trained, peeled, settled
-from leakscope.attacks.transcripts.repair import outright, repaired
+from leakscope.attacks.transcripts.repair import beamed, outright, repaired
 
 LETTERS = 4
 CONTEXT, FEATURES = 4, 5
@@ -174,6 +174,28 @@ def test_a_wrong_divisor_proves_nothing(string: tuple[int, ...], frames: int, se
     """Regression: what it leaves of absent classes looked like noise, within which nearly any string fits."""
     heard = overcounted(string, probabilities(frames, seed, sharp=1.5, letters=2), times)
     assert not read(heard, going=always).certain
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.lists(st.integers(0, 3), max_size=6).map(tuple), min_size=1, max_size=5), st.integers(1, 9))
+def test_many_strings_at_once_are_as_far_off_as_one_by_one(strings: list[tuple[int, ...]], frames: int) -> None:
+    heard = evidence((0,), probabilities(frames, 4))
+    together = missed(strings, heard)
+    assert together.shape == (len(strings), frames)
+    np.testing.assert_allclose(together.sum(1), [misfit(one, heard) for one in strings], atol=1e-10)
+
+
+def test_a_beam_goes_through_strings_that_are_worse() -> None:
+    """Where no single edit helps."""
+    string = (2, 0, 1, 3, 3, 1, 0, 2, 1, 0, 3, 2)
+    stuck = 0
+    for seed in range(12):
+        heard = evidence(string, probabilities(26, seed, sharp=3.0))
+        alone = repaired(outright(heard), heard, going=lambda: True)
+        stuck += alone != string
+        assert beamed([alone], heard, going=lambda: True) == string
+    assert stuck > 0
+    assert beamed([(1,), (1, 2)], heard, going=lambda: False) == min([(1,), (1, 2)], key=lambda one: misfit(one, heard))
 
 
 def test_a_reader_that_is_stopped_says_what_it_has() -> None:

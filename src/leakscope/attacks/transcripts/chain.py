@@ -182,6 +182,53 @@ def misfit(string: Sequence[int], evidence: Evidence) -> float:
     return float(((passes.shares(evidence) - evidence.seen) ** 2).sum())
 
 
+MEMORY = 2 * 10**7
+"""Numbers that the passes of many strings may hold together."""
+
+
+def missed(strings: Sequence[tuple[int, ...]], evidence: Evidence) -> Array:
+    """For each string and frame (N, T): the sum over classes of (occupancy - seen occupancy)^2.
+
+    Their sums over the frames are the `misfit` of each string, by one pass for many strings.
+    """
+    states = 2 * max(1, *(len(one) for one in strings)) + 1
+    step = max(1, MEMORY // (len(evidence) * states))
+    parts = [_missed(strings[first : first + step], evidence) for first in range(0, len(strings), step)]
+    return np.concatenate(parts)
+
+
+def _missed(strings: Sequence[tuple[int, ...]], evidence: Evidence) -> Array:
+    lengths = np.array([len(one) for one in strings])
+    labels = np.zeros((len(strings), max(1, lengths.max())), dtype=np.int64)
+    real = np.arange(labels.shape[1]) < lengths[:, None]
+    labels[real] = [label for one in strings for label in one]
+    skips = np.ones(labels.shape)
+    skips[:, 1:] = labels[:, 1:] != labels[:, :-1]
+    letters = np.eye(evidence.letters.shape[1])[labels] * real[..., None]
+    place = np.arange(2 * labels.shape[1] + 1)
+    inside, end = place <= 2 * lengths[:, None], np.abs(place - 2 * lengths[:, None] + 0.5) < 1
+    emitted = np.empty((len(evidence), *inside.shape))
+    emitted[:, :, ::2] = evidence.blank[:, None, None]
+    emitted[:, :, 1::2] = np.maximum(evidence.letters[:, labels], TINY)
+    emitted *= inside  # what is beyond the end of a string takes nothing
+    ahead, scale = np.empty_like(emitted), np.empty((*emitted.shape[:2], 1))
+    mass = np.tile(at_start(len(place)), (len(strings), 1))
+    for t in range(len(evidence)):
+        mass = enter(mass, skips) * emitted[t]
+        scale[t] = np.maximum(mass.sum(1, keepdims=True), TINY)
+        mass = _clean(mass / scale[t])
+        ahead[t] = mass
+    total = (mass * end).sum(1, keepdims=True)
+    behind = end / np.where(total > 0, total, 1.0)
+    found = np.empty((len(strings), len(evidence)))
+    for t in range(len(evidence) - 1, -1, -1):
+        held = ahead[t] * behind
+        shares = np.hstack([(held[:, None, 1::2] @ letters)[:, 0], held[:, ::2].sum(1, keepdims=True)])
+        found[:, t] = ((shares - evidence.seen[t]) ** 2).sum(1)
+        behind = _clean(leave(behind * emitted[t], skips) / scale[t])
+    return np.where(total > 0, found, np.inf)
+
+
 def jacobian(passes: Passes, evidence: Evidence, first: int, after: Array, rough: float) -> Array:
     """The derivative of `shares` (flattened, T (K + 1)) to what is open from position `first` on, one column each:
 

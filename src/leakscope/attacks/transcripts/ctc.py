@@ -13,6 +13,7 @@ from leakscope.attacks.inputs.windowed import WindowedFrames
 from leakscope.attacks.transcripts.decode import UNCLEAR, Reading, noise_of, read
 from leakscope.attacks.transcripts.occupancy import Occupied, Spoken, counted, last_layer, occupied
 from leakscope.attacks.transcripts.peel import Peeled, peeled
+from leakscope.attacks.transcripts.repair import outright
 from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Progress, Refusal, Watch
 from leakscope.core.claim import Inputs, Transcripts
 from leakscope.core.errors import BadInput, NoSuchLayer
@@ -26,6 +27,8 @@ FOREIGN = 0.01
 """Squared misfit per frame above which a string has nothing to do with the occupancies."""
 NEAR = 0.2
 """How far the divisor that the first frame tells may be off the one that the loss declares."""
+MOST_DIVISORS = 6
+"""So many numbers of labels are tried for one utterance."""
 STATEMENT = "the transcript's CTC occupancies are those in the output layer's gradient (sum of squared differences)"
 
 
@@ -81,13 +84,14 @@ class CtcTranscript(AbstractAttack[Transcripts]):
         found = occupied(seen, frames, masks.masks)
         if isinstance(found, str):
             return Attempt(repr(self), Outcome.REFUSED, found, cost=fed.cost)
-        divisors = [_divisors(one, counted(seen)) for one in found.utterances]
+        mean = counted(seen)
+        divisors = [_divisors(one, mean) for one in found.utterances]
         pairs = list(zip(found.utterances, divisors, strict=True))
         noise = max(noise_of(one.evidence(likely[0])) for one, likely in pairs)
         if not noise < UNCLEAR:
             return Attempt(repr(self), Outcome.REFUSED, _unclear(noise, found), cost=fed.cost)
         goings = [_going(clock, watch, place, len(frames)) for place in range(len(frames))]
-        readings = [_read(*pair, going) for pair, going in zip(pairs, goings, strict=True)]
+        readings = [_read(*pair, mean=mean, going=going) for pair, going in zip(pairs, goings, strict=True)]
         return _attempted(repr(self), readings, found, fed, _steps(fed, masks))
 
 
@@ -114,17 +118,23 @@ def _going(clock: Clock, watch: Watch, place: int, count: int) -> Callable[[floa
 def _divisors(one: Spoken, mean: bool) -> list[float]:
     """What the loss may have been divided by, the likeliest first.
 
-    What the first frame says decides: a clipped update is divided by more than the loss says.
+    What the first frame says decides where it says it clearly: a clipped update is divided by more than the loss says.
+    Else it is what the loss says: 1, or the number of labels, which is about that of the string that is legible.
     """
-    seen = one.divisor()
+    seen, deviation = one.divisor()
+    if deviation > NEAR * seen:
+        count = len(outright(one.evidence(1.0)))
+        return [float(n) for n in dict.fromkeys([max(1, count), count + 1, max(1, count - 1)])] if mean else [1.0]
     declared = round(seen) if mean else 1
-    if 1 <= declared <= len(one.probabilities) and abs(seen - declared) < NEAR:
+    if 1 <= declared <= len(one.probabilities) and abs(seen - declared) < max(NEAR, 5 * deviation):
         return [declared, declared + 1, max(1, declared - 1), seen] if mean else [1.0]
     return [seen] if mean else [seen, 1.0]
 
 
-def _read(one: Spoken, divisors: list[float], going: Callable[[float], bool]) -> Reading:
+def _read(one: Spoken, divisors: list[float], *, mean: bool, going: Callable[[float], bool]) -> Reading:
+    """The best reading with any of the divisors; with a mean, also with the number of the labels that were read."""
     best: Reading | None = None
+    divisors = list(divisors)
     for divisor in divisors:
         heard = one.evidence(divisor)
         if best is not None and not noise_of(heard) < UNCLEAR:
@@ -133,6 +143,8 @@ def _read(one: Spoken, divisors: list[float], going: Callable[[float], bool]) ->
         best = found if best is None or found.ratio < best.ratio else best
         if best.certain or not going(1.0):
             break
+        if mean and len(divisors) < MOST_DIVISORS and found.labels and len(found.labels) not in divisors:
+            divisors.append(float(len(found.labels)))
     assert best is not None
     return best
 

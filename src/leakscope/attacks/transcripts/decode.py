@@ -27,7 +27,7 @@ from leakscope.attacks.transcripts.chain import (
     through,
 )
 from leakscope.attacks.transcripts.relax import Relaxed, Stretch, relaxed
-from leakscope.attacks.transcripts.repair import Labels, outright, repaired
+from leakscope.attacks.transcripts.repair import Labels, beamed, outright, repaired
 
 Going = Callable[[float], bool]
 
@@ -150,9 +150,11 @@ def read(evidence: Evidence, *, going: Going) -> Reading:
             best = reading
         if best.certain or not going(1.0):
             return best
+    if not len(classes):
+        return best
     places = {int(label): place for place, label in enumerate(classes)}
     start = tuple(places[label] for label in best.labels)
-    mended = repaired(start, heard, going=lambda: going(1.0))
+    mended = beamed([start], heard, going=lambda: going(1.0))
     return judged(tuple(int(classes[label]) for label in mended), evidence)
 
 
@@ -161,7 +163,10 @@ def _candidates(evidence: Evidence, noise: float, going: Going) -> Iterator[Labe
     if not evidence.letters.shape[1] or not going(0.0):
         return
     if evidence.seen.max(1).mean() > PEAKED:
-        yield repaired(outright(evidence), evidence, going=lambda: going(0.0))
+        legible = outright(evidence)
+        mended = repaired(legible, evidence, going=lambda: going(0.0))
+        yield mended
+        yield beamed([mended, legible], evidence, going=lambda: going(0.0))
     for manner in MANNERS:
         if not going(0.0):
             return
@@ -256,7 +261,7 @@ class _Reader:
         held = passes.occupancies()
         faint = 0.05 * self.noise
         beyond = held[:, 2 * len(known) + 1 :].sum(1)
-        first = max(0, int((beyond < faint).argmin()) - 1) if known else 0
+        first = min(horizon - 2, max(0, int((beyond < faint).argmin()) - 1)) if known else 0
         gone = max(0, (int((np.cumsum(held[first - 1]) < 1e-3 * faint).sum()) - 1) // 2) if first else 0
         tail = np.cumsum(held[horizon - 1][::-1])[::-1]
         count = left or min(self.left, max(2, -(-int((tail > 2 * faint).sum()) // 2) - len(known) + 1))

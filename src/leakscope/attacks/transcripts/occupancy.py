@@ -43,12 +43,17 @@ class Spoken:
         known = self.probabilities[:, letters], self.probabilities[:, self.blank]
         return Evidence(*known, seen[:, [*letters, self.blank]], divisor * self.noise)
 
-    def divisor(self) -> float:
-        """n, from the first frame and the last: they hold one label or the blank, so that elsewhere y = n error."""
+    def divisor(self) -> tuple[float, float]:
+        """n and its standard deviation, from the first frame and the last.
+
+        They hold one label or the blank, so that elsewhere y = n error. A model that is sure of these frames leaves
+        nothing elsewhere to tell n by.
+        """
         probabilities, errors = self.probabilities[[0, -1]], self.errors[[0, -1]]
         empty = np.argsort(errors / np.maximum(probabilities, 1e-30), axis=1)[:, 2:]
         kept, seen = np.take_along_axis(probabilities, empty, 1), np.take_along_axis(errors, empty, 1)
-        return float((kept**2).sum() / max((kept * seen).sum(), 1e-30))
+        found = float((kept**2).sum() / max((kept * seen).sum(), 1e-30))
+        return found, float(found**2 * self.noise / np.sqrt(max((kept**2).sum(), 1e-300)))
 
 
 @final

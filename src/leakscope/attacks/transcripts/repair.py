@@ -1,12 +1,16 @@
-"""A label string put right by single edits, where its occupancies are not those that were seen."""
+"""A label string put right by edits, where its occupancies are not those that were seen.
+
+Single edits that lower the misfit go far where a model is sharp; where none does, several edits must be made before the
+misfit falls, and a beam of strings finds them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from leakscope.attacks.transcripts.chain import Array, Evidence, spelled, through
+from leakscope.attacks.transcripts.chain import Array, Evidence, missed, spelled, through
 
 Labels = tuple[int, ...]
 
@@ -16,6 +20,12 @@ NEAR = 2
 """Positions and frames around the worst frame that count as nearby."""
 PLACES = 6
 """Worst frames that are looked at before it is given up."""
+WIDTH, BRANCHES, APART = 4, 2, 4
+"""Strings of a beam, and the worst frames of each around which it is edited, that many frames apart."""
+PATIENCE = 12
+"""Rounds in which a beam may find nothing better."""
+EXPLAINED = 1e-4
+"""A misfit that is only left by noise, or by none at all: wrong strings leave 0.01 or more."""
 
 
 def outright(evidence: Evidence) -> Labels:
@@ -35,33 +45,75 @@ def repaired(labels: Labels, evidence: Evidence, *, going: Callable[[], bool]) -
 
     It ends where no edit around the `PLACES` worst frames lowers the misfit, or when `going` says so.
     """
-    missed, misfit = _missed(labels, evidence)
+    off = missed([labels], evidence)[0]
     while going():
-        for frame in np.argsort(-(missed**2).sum(1))[:PLACES]:
-            edits = [(_missed(edit, evidence), edit) for edit in _edits(labels, evidence, missed, int(frame))]
-            (following, least), edit = min(edits, key=lambda one: one[0][1], default=((missed, misfit), labels))
-            if least < misfit:
+        for frame in np.argsort(-off)[:PLACES]:
+            tried = list(_edits(labels, _place(labels, evidence, frame), _wanted(labels, evidence, frame)))
+            left = missed(tried, evidence) if tried else np.full((1, 1), np.inf)
+            best = int(left.sum(1).argmin())
+            if left[best].sum() < off.sum():
                 break
         else:
             return labels
-        labels, missed, misfit = edit, following, least
+        labels, off = tried[best], left[best]
     return labels
 
 
-def _missed(labels: Labels, evidence: Evidence) -> tuple[Array, float]:
-    """What was seen less what the string explains (T, K + 1), and the sum of its squares."""
+def beamed(starts: Sequence[Labels], evidence: Evidence, *, going: Callable[[], bool]) -> Labels:
+    """The best string of a beam that begins with `starts`: all edits around the worst frames of each are made.
+
+    It ends where the misfit is explained, or nothing better came up for `PATIENCE` rounds, or when `going` says so.
+    """
+    every = range(evidence.letters.shape[1])
+    beam, seen = list(zip(starts, missed(starts, evidence), strict=True)), set(starts)
+    best, off = min(beam, key=lambda one: float(one[1].sum()))
+    least, idle = float(off.sum()), 0
+    while going() and idle < PATIENCE and least > EXPLAINED:
+        edits = (
+            edit
+            for one, off in beam
+            for frame in _worst(off)
+            for edit in _edits(one, _place(one, evidence, frame), every)
+        )
+        tried = list(dict.fromkeys(edit for edit in edits if edit not in seen))
+        if not tried:
+            return best
+        seen.update(tried)
+        left = missed(tried, evidence)
+        order = left.sum(1).argsort()[:WIDTH]
+        beam = [(tried[place], left[place]) for place in order]
+        idle += 1
+        if left[order[0]].sum() < least:
+            best, least, idle = tried[order[0]], float(left[order[0]].sum()), 0
+    return best
+
+
+def _worst(off: Array) -> list[int]:
+    """The frames that miss the most, apart from each other."""
+    chosen: list[int] = []
+    for frame in np.argsort(-off):
+        if len(chosen) < BRANCHES and all(abs(frame - one) >= APART for one in chosen):
+            chosen.append(int(frame))
+    return chosen
+
+
+def _place(labels: Labels, evidence: Evidence, frame: int) -> int:
+    """Which label is around in a frame; by proportion where the string needs more frames than there are."""
     passes = through(spelled(labels, evidence.letters.shape[1]), evidence)
     if not passes.possible:
-        return evidence.seen, np.inf
-    missed = evidence.seen - passes.shares(evidence)
-    return missed, float((missed**2).sum())
+        return round(len(labels) * frame / len(evidence))
+    return int(passes.occupancies()[frame].argmax()) // 2
 
 
-def _edits(labels: Labels, evidence: Evidence, missed: Array, frame: int) -> Iterator[Labels]:
-    held = through(spelled(labels, evidence.letters.shape[1]), evidence).occupancies()[frame]
-    middle = int(held.argmax()) // 2
-    nearby = missed[max(0, frame - NEAR) : frame + NEAR + 1, :-1].sum(0)
-    wanted = [int(label) for label in np.argsort(-nearby)[:TRIED]]
+def _wanted(labels: Labels, evidence: Evidence, frame: int) -> list[int]:
+    """The labels that are missed most nearby."""
+    passes = through(spelled(labels, evidence.letters.shape[1]), evidence)
+    more = evidence.seen - passes.shares(evidence) if passes.possible else evidence.seen
+    nearby = more[max(0, frame - NEAR) : frame + NEAR + 1, :-1].sum(0)
+    return [int(label) for label in np.argsort(-nearby)[:TRIED]]
+
+
+def _edits(labels: Labels, middle: int, wanted: Iterable[int]) -> Iterator[Labels]:
     for place in range(max(0, middle - NEAR), min(len(labels), middle + NEAR) + 1):
         before, after = labels[:place], labels[place:]
         yield from ((*before, label, *after) for label in wanted)

@@ -1,0 +1,121 @@
+"""Transcripts from one update by their CTC occupancies: trained models and batches of several utterances.
+
+    python benchmarks/transcripts.py [--part trained|batches|dropout|noise] [--hidden 256] [--seeds 2]
+
+`exact` counts utterances whose transcript is claimed to the letter, `proved` those that are claimed as certain, and
+`false` those that are claimed as certain and wrong: the number that must be 0. `seconds` is the attack alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import functools
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import torch
+
+import leakscope as ls
+
+HEADER = (
+    f"{'case':58} {'labels':>14} {'exact':>6} {'proved':>6} {'false':>5} {'misfit':>8} {'of':>8} "
+    f"{'seconds':>8}  how it ended"
+)
+
+
+@functools.cache
+def spoken(seconds: float) -> ls.Spoken:
+    """Utterances of about `seconds` in six voices."""
+    return ls.Spoken(speakers=6, each=4, shortest=0.9 * seconds, longest=1.1 * seconds)
+
+
+def report(
+    name: str,
+    target: ls.Target,
+    batch: ls.Batch,
+    mechanism: ls.AbstractMechanism | None = None,
+    *,
+    attack: ls.CtcTranscript | None = None,
+) -> int:
+    """Print one line: release, attack, compare. Returns how many wrong transcripts were claimed as certain."""
+    seen = ls.observe(target, batch, mechanism or ls.FedSGD(), key=ls.Key(3), tell=[ls.BatchSize(len(batch))])
+    began = time.perf_counter()
+    attempt = (attack or ls.CtcTranscript()).run(seen, key=ls.Key(0), budget=ls.Budget(seconds=300))
+    seconds = time.perf_counter() - began
+    assert batch.label_lengths is not None
+    counts = batch.label_lengths.tolist()
+    true = Counter(tuple(row[:n]) for row, n in zip(batch.labels.tolist(), counts, strict=True))
+    claimed = [] if attempt.claim is None else list(attempt.claim.labels)
+    sure = (
+        []
+        if attempt.claim is None
+        else [one for one, p in zip(claimed, attempt.claim.confidence, strict=True) if p == 1]
+    )
+    exact, false = (true & Counter(claimed)).total(), (Counter(sure) - true).total()
+    proof = attempt.certificate
+    found = f"{proof.residual:8.1e} {proof.tolerance:8.1e}" if proof else f"{'-':>8} {'-':>8}"
+    labels = "+".join(str(n) for n in counts)
+    print(
+        f"{name:58} {labels:>14} {exact:4}/{len(counts)} {len(sure):4}/{len(counts)} {false:5} {found} {seconds:8.2f}"
+        f"  {attempt.sentence}",
+        flush=True,
+    )
+    return false
+
+
+def training(hidden: int, batch: ls.Batch, seed: int, marks: tuple[int, ...]) -> Iterator[tuple[int, float, ls.Target]]:
+    """What Adam (1e-3, all utterances in each step) makes of a fresh model: steps, loss per utterance, target."""
+    fresh = ls.DeepSpeech(hidden=hidden).build(spoken(1.0).domain, spoken(1.0).classes, key=ls.Key(seed))
+    module = copy.deepcopy(fresh.module).requires_grad_(True)
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
+    for step in range(max(marks) + 1):
+        loss = fresh.loss(module(batch.inputs), batch)
+        if step in marks:
+            yield step, loss.item(), ls.Target(module, fresh.domain, fresh.classes, loss=fresh.loss)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 100.0)
+        optimizer.step()
+
+
+MARKS = (0, 50, 150, 300, 600)
+
+
+def trained(hidden: int, seeds: int) -> int:
+    """From fresh to converged: an utterance of training, a new one, and a batch of both."""
+    false = 0
+    for seed in range(seeds):
+        known = spoken(1.5).draw(6, key=ls.Key(100 + seed)).reveal()
+        others = spoken(2.5).draw(2, key=ls.Key(200 + seed)).reveal()
+        for step, loss, target in training(hidden, known, seed, MARKS):
+            print(f"seed {seed}, {step} steps of Adam: loss per utterance {loss:.4g}")
+            for name, batch in {
+                "an utterance of training": known.rows(torch.tensor([0])).trimmed(),
+                "a new utterance": others.rows(torch.tensor([0])).trimmed(),
+                "another new one": others.rows(torch.tensor([1])).trimmed(),
+                "two of training in a batch": known.rows(torch.tensor([1, 2])).trimmed(),
+            }.items():
+                false += report(f"  {step} steps, {name}", target, batch)
+    return false
+
+
+PARTS = {f.__name__: f for f in (trained,)}
+
+
+def main() -> None:
+    """Run the parts that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=PARTS, action="append")
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--seeds", type=int, default=2)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    print(HEADER)
+    false = sum(PARTS[name](chosen.hidden, chosen.seeds) for name in chosen.part or PARTS)
+    print(f"wrong transcripts that were claimed as certain: {false}")
+
+
+if __name__ == "__main__":
+    main()
