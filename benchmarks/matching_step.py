@@ -1,6 +1,7 @@
 """One step of gradient matching: the double-backward loop as it is commonly written, beside ours, in one process.
 
     python benchmarks/matching_step.py [--rounds 5] [--case lenet|convnet|convnet-large|resnet18] [--no-compile]
+    python benchmarks/matching_step.py --part precision [--rounds 5]
 
 Both sides do the same arithmetic: the squared distance between the candidate's gradient and the observed one, and its
 gradient with respect to the image. The common loop also steps an Adam and reads the loss back, as it does in the wild
@@ -8,6 +9,9 @@ gradient with respect to the image. The common loop also steps an Adam and reads
 median / maximum of rounds that alternate all sides: `written` is torch.func as it stands, `recorded` the same step as
 one flat graph, `compiled` that graph through torch.compile. `leakscope` chooses among them by the planned work
 (`attacks/parts/execution.py`). What recording and compiling cost is printed once for each case.
+
+`--part precision`: the same step in float32 and with its products in bfloat16 (`Bfloat16`), the ratio of their times,
+and the PSNR and the float32 loss that both reach in equal steps (cosine, total variation 1e-3, signed Adam).
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +29,7 @@ from torch import Tensor, nn
 
 import leakscope as ls
 from leakscope.attacks.parts.execution import Course, Slope, executed
+from leakscope.attacks.parts.precision import rounded
 from leakscope.attacks.parts.searches import gradients
 
 
@@ -119,7 +125,59 @@ def compare(target: ls.Target, *, restarts: int, steps: int, rounds: int, compil
         )
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """A case of the part `precision`. steps: of the two searches that are compared, 0 for none; timed: a round."""
+
+    build: Callable[[], ls.Target]
+    batch: int
+    steps: int
+    timed: int
+
+
+def precision(name: str, case: Rounding, rounds: int) -> None:
+    """Print the ratio of a step and what both searches end with."""
+    target, source = case.build(), ls.Synthetic((3, 32, 32), classes=10, count=64)
+    batch = source.draw(case.batch, key=ls.Key(1)).reveal()
+    labels = ls.TrueLabels(tuple(batch.labels.tolist()))
+    seen = ls.observe(target, batch, ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(case.batch), labels])
+    full = ls.Adam(lr=0.1, steps=max(case.steps, 1), signed=True)
+    attacks = {
+        search: ls.GradientInversion(ls.Cosine(), 1e-3 * ls.TotalVariation(), search=search, labeling=ls.Told())
+        for search in (full, ls.Bfloat16(full))
+    }
+    problem, _ = attacks[full]._problem(seen, batch.labels, ls.Key(0))
+    point = attacks[full]._starts(seen, batch.labels, ls.Key(0))
+    slopes = [gradients(one, 1) for one in (problem, rounded(problem))]
+    took: list[list[float]] = [[], []]
+    for slope in slopes:
+        slope(point)
+    for _ in range(rounds):
+        for slope, times in zip(slopes, took, strict=True):
+            times.append(1000 * seconds(lambda slope=slope: repeated(slope, point, case.timed)) / case.timed)
+    ratios = [a / b for a, b in zip(*took, strict=True)]
+    line = (
+        f"{name:16} batch {case.batch}  float32 {statistics.median(took[0]):8.2f} ms  bfloat16 "
+        f"{statistics.median(took[1]):8.2f} ms  ratio {min(ratios):5.2f} / {statistics.median(ratios):5.2f} / "
+        f"{max(ratios):5.2f}"
+    )
+    for what, attack in zip(("float32", "bfloat16"), attacks.values(), strict=True) if case.steps else ():
+        attempt = attack.run(seen, key=ls.Key(2))
+        assert attempt.claim is not None
+        psnr = ls.score(attempt.claim, batch, domain=DOMAIN)["psnr"].value
+        line += f"  {what}: {psnr:.1f} dB, loss {attempt.sentence.rpartition(' ')[2]} after {case.steps}"
+    print(line, flush=True)
+
+
 DOMAIN = ls.Images(3, 32, 32)
+ROUNDED = {
+    "lenet": Rounding(lambda: ls.LeNet().build(DOMAIN, 10, key=ls.Key(0)), 1, 1000, 40),
+    "convnet": Rounding(lambda: ls.ConvNet().build(DOMAIN, 10, key=ls.Key(0)), 1, 1000, 10),
+    "convnet-large": Rounding(lambda: ls.ConvNet(width=140).build(DOMAIN, 10, key=ls.Key(0)), 1, 0, 2),
+    "convnet-large, 8": Rounding(lambda: ls.ConvNet(width=140).build(DOMAIN, 10, key=ls.Key(0)), 8, 0, 1),
+    "resnet20": Rounding(lambda: ls.ResNet20().build(DOMAIN, 10, key=ls.Key(0)), 1, 200, 2),
+    "resnet20, 8": Rounding(lambda: ls.ResNet20().build(DOMAIN, 10, key=ls.Key(0)), 8, 0, 1),
+}
 CASES = {
     "lenet": (lambda: ls.LeNet().build(DOMAIN, 100, key=ls.Key(0)), ((1, 60), (16, 12), (64, 6))),
     "convnet": (lambda: ls.ConvNet().build(DOMAIN, 10, key=ls.Key(0)), ((1, 20), (8, 5))),
@@ -134,8 +192,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--case", choices=CASES, action="append")
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--part", choices=("step", "precision"), default="step")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
+    if chosen.part == "precision":
+        for name, case in ROUNDED.items():
+            precision(name, case, chosen.rounds)
+        return
     print("per step and reconstruction; ratio = common / ours as minimum / median / maximum of the rounds")
     for name in chosen.case or CASES:
         build, sizes = CASES[name]

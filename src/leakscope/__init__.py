@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from leakscope.attacks.parts.distances import OnSupport as OnSupport
     from leakscope.attacks.parts.distances import Squared as Squared
     from leakscope.attacks.parts.distances import Weighted as Weighted
+    from leakscope.attacks.parts.precision import Bfloat16 as Bfloat16
     from leakscope.attacks.parts.priors.images import Energy as Energy
     from leakscope.attacks.parts.priors.images import Range as Range
     from leakscope.attacks.parts.priors.images import TotalVariation as TotalVariation
@@ -203,6 +204,7 @@ _HOME = {
         "Squared",
         "Weighted",
     ),
+    "attacks.parts.precision": ("Bfloat16",),
     "attacks.parts.priors.images": (
         "Energy",
         "Range",

@@ -285,6 +285,7 @@ def test_every_field_speaks(row: Row) -> None:
         (ls.Adam(steps=60, lr=1e-6), "patience", ls.Patience(20, 0.5)),
         (ls.Adam(steps=30), "halving", (0.2,)),
         (ls.Together(ls.Adam(steps=30)), "of", ls.Adam(steps=20)),
+        (ls.Bfloat16(ls.Adam(steps=30)), "of", ls.Adam(steps=20)),
         (ls.Together(ls.Adam(steps=30)), "weight", 0.5),
         (ls.Together(ls.Adam(steps=30), weight=0.5), "every", 3),
         (ls.LBFGS(evaluations=30), "lr", 0.1),

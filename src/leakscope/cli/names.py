@@ -39,6 +39,7 @@ from leakscope.attacks.parts.direct import DirectSearch, Scales, Shrink, Take
 from leakscope.attacks.parts.directions import By
 from leakscope.attacks.parts.distances import L1, AbstractDistance, Cosine, Layers, OnSupport, Squared, Weighted
 from leakscope.attacks.parts.norms import Clipped, Euclidean, Limit, LInfinity, SquareRoot, TopGradients
+from leakscope.attacks.parts.precision import Bfloat16
 from leakscope.attacks.parts.priors.images import Energy, Range, TotalVariation
 from leakscope.attacks.parts.priors.prior import AbstractPrior, Flat
 from leakscope.attacks.parts.priors.sequences import NormalizedVariation, Order, TimeMean, Variance, Variation
@@ -385,6 +386,7 @@ ROWS: tuple[Row, ...] = (
     _row(_X, Shrink, "search: when the radius of a direct search falls", "Shrink(steps=500)"),
     _row(_X, Scales, "search: radii by coefficient for a direct search"),
     _row(_X, Together, "search: restarts of another one pull each other together", "Together(Adam(steps=500))"),
+    _row(_X, Bfloat16, "search: another one whose products are rounded to bfloat16", "Bfloat16(Adam(steps=500))"),
     _row(_X, Patience, "search: when to stop on a plateau", "Patience(steps=100)"),
     _row(_X, Joint, "labels: soft labels are searched along"),
     _row(_X, Inferred, "labels: another attack infers them first", "Inferred(LabelSigns())"),
