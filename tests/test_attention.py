@@ -25,11 +25,12 @@ def decibel(claimed: Tensor, true: Tensor) -> float:
 
 def observed(target: ls.Target, *keep: str, count: int = 1) -> ls.Observation:
     """What an adversary sees; only the parameters whose name ends in one of `keep`, if any are given."""
-    seen = ls.observe(target, batch(target.domain, count), ls.FedSGD(), key=ls.Key(1))
+    told = [ls.BatchSize(1)] if count == 1 else []
+    seen = ls.observe(target, batch(target.domain, count), ls.FedSGD(), key=ls.Key(1), tell=told)
     if not keep:
         return seen
     left = {name: value for name, value in seen.release.by_name.items() if name.endswith(keep)}
-    return ls.Observation(seen.target, ls.Gradient(left), seen.mechanism)
+    return ls.Observation(seen.target, ls.Gradient(left), seen.mechanism, seen.facts)
 
 
 def shifted(target: ls.Target) -> ls.Target:
@@ -156,7 +157,7 @@ def test_a_batch_is_refused_where_told_or_seen_and_never_proved() -> None:
 )
 def test_the_certificate_holds_where_the_release_is_the_gradient(mechanism: ls.FedSGD, holds: bool) -> None:
     target = ls.ViT(dim=64, heads=2).build(SMALL, 5, key=ls.Key(0))
-    seen = ls.observe(target, batch(SMALL), mechanism, key=ls.Key(1))
+    seen = ls.observe(target, batch(SMALL), mechanism, key=ls.Key(1), tell=[ls.BatchSize(1)])
     attempt = ls.FirstAttention().run(seen, key=ls.Key(2))
     if holds:
         assert decibel(attempt.claim.values, batch(SMALL).inputs) > 70

@@ -22,6 +22,8 @@ from leakscope.attacks.inputs.attention_systems import (
     span_rank,
     span_system,
 )
+from leakscope.attacks.inputs.linear import keeps_ratios
+from leakscope.attacks.labels.output import told_one
 from leakscope.attacks.parts.explained import explained
 from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Refusal, Watch
 from leakscope.core.claim import Inputs
@@ -52,6 +54,7 @@ class FirstAttention(AbstractAttack[Inputs]):
        equations for the P values of each patch. Needs N + P <= d, and neither G nor dL/dE.
     Which hold is found by running the model. Several examples, or several local steps, mix and are refused where told
     or seen in the rank. The certificate replays the whole gradient for the claimed image.
+    There is none unless one example was told: the mean of similar images explains the gradient of all.
     Refuses, with the numbers, where no set has full rank.
     """
 
@@ -81,10 +84,14 @@ class FirstAttention(AbstractAttack[Inputs]):
         if replayed is None:
             sentence += "; too many classes to replay it for a proof"
             return Attempt(repr(self), Outcome.CLAIMED, sentence, Inputs(image))
-        certificate = Certificate(replayed.residual, EXACT.get(dtype, 0.0), STATEMENT)
-        if not certificate.holds:
+        tolerance = EXACT.get(dtype, 0.0)
+        proving = told_one(seen) and keeps_ratios(seen.mechanism)
+        if not replayed.residual <= tolerance:
             sentence += f"; its gradient differs by {replayed.residual:.1e}: several examples, several steps, or noise"
-        confidence = torch.ones(1) if certificate.holds else None
+        elif not proving:
+            sentence += "; no proof, which takes to be told of one example, and no defense that changes single entries"
+        certificate = Certificate(replayed.residual, tolerance, STATEMENT) if proving else None
+        confidence = torch.ones(1) if certificate is not None and certificate.holds else None
         claim = Inputs(image, replayed.weights.argmax(1), confidence=confidence)
         return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
 
