@@ -14,6 +14,7 @@ from torch import nn
 
 import leakscope as ls
 from leakscope.attacks.inputs.lowrank_rest import Judged, Resting
+from leakscope.attacks.inputs.mixing import twins
 from leakscope.numerics.lowrank import factor
 from leakscope.numerics.sparse import scaled, sparse_directions
 from leakscope.targets.anatomy import input_layer
@@ -172,19 +173,42 @@ def sequential(*layers: nn.Module, seed: int = 0) -> ls.Target:
     ("target", "count", "words"),
     [
         (ls.MLP((100,)).build(ls.Images(1, 16, 16), 10, key=ls.Key(0)), 64, "rank 64 is too much for 100 live units"),
+        (
+            ls.MLP((400,)).build(ls.Images(3, 32, 32), 10, key=ls.Key(0)),
+            64,
+            "about 6.3 others with nearly proportional",
+        ),
         (ls.MLP((100,)).build(SMALL, 10, key=ls.Key(0)), 128, "no rank stands out"),
         (ls.MLP((64,), activation=ls.Activation("sigmoid")).build(SMALL, 5, key=ls.Key(0)), 4, "no ReLU after it"),
         (ls.MLP((64,), activation=ls.Activation("gelu")).build(SMALL, 5, key=ls.Key(0)), 4, "no ReLU after it"),
         (ls.Linear().build(SMALL, 5, key=ls.Key(0)), 4, "no ReLU after it"),
         (ls.LeNet().build(SMALL, 5, key=ls.Key(0)), 2, "no dense layer"),
     ],
-    ids=["64 of 100", "128 of 64", "sigmoid", "gelu", "linear", "convolution"],
+    ids=["64 of 100", "64 of 400", "128 of 64", "sigmoid", "gelu", "linear", "convolution"],
 )
 def test_where_it_cannot_it_says_so_beforehand(target: ls.Target, count: int, words: str) -> None:
     batch = normal(count, ls.Images(*target.domain.shape), target.classes)
     refusal = ls.LowRank().refusal(ls.observe(target, batch, ls.FedSGD(), key=ls.Key(1)))
     assert refusal is not None
     assert words in refusal.sentence
+
+
+@pytest.mark.parametrize(
+    ("widths", "classes", "count"), [((400,), 10, 24), ((200,), 10, 20), ((200, 100), 10, 32), ((400,), 2, 8)], ids=str
+)
+def test_batches_that_can_be_taken_apart_are_not_refused(widths: tuple[int, ...], classes: int, count: int) -> None:
+    """As large as were solved with each net; neighbors with proportional errors count only where the model has them."""
+    domain = ls.Images(1, 16, 16)
+    target = ls.MLP(widths).build(domain, classes, key=ls.Key(0))
+    seen = ls.observe(target, normal(count, domain, classes), ls.FedSGD(), key=ls.Key(1))
+    assert ls.LowRank().refusal(seen) is None
+
+
+def test_neighbors_are_examples_of_one_class_and_only_behind_a_single_layer() -> None:
+    """With one layer delta_s = mask_s W^T (p_s - y_s): proportional for equal labels; for two classes always."""
+    for widths, classes, share in (((200,), 10, 0.1), ((200,), 2, 1.0), ((200, 100), 10, 0.0)):
+        target = ls.MLP(widths).build(SMALL, classes, key=ls.Key(0))
+        assert twins(target, Resting(target, input_layer(target))) == pytest.approx(share, abs=0.02)
 
 
 def test_a_missing_bias_a_missing_tensor_and_too_small_a_batch_are_refused_by_name() -> None:

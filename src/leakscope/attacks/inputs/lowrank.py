@@ -13,7 +13,7 @@ from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.linear import keeps_ratios
 from leakscope.attacks.inputs.lowrank_rest import STATEMENT, WITNESSES, Judged, Resting, labels_of
-from leakscope.attacks.inputs.mixing import Errors
+from leakscope.attacks.inputs.mixing import Errors, twins
 from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Progress, Refusal, Watch
 from leakscope.core.claim import Inputs
 from leakscope.core.errors import NoSuchLayer
@@ -70,8 +70,9 @@ class LowRank(AbstractAttack[Inputs]):
     sampling of rows, whose cost doubles with each example. X = Q^-1 R follows, its scale from the bias.
     Neither labels nor batch size are needed; several local steps, dropout and the rest of the model do not matter.
 
-    The rank test refuses when no rank stands out (batch too large, noise) and when units at rest are fewer than 2.5
-    times the rank. Refuses too when no dense layer with bias is fed the input, or none of its units is ever at rest.
+    The rank test refuses when no rank stands out (batch too large, noise) and when there are fewer units at rest per
+    example than 2.5 and one for each other example that the model gives nearly proportional errors. Refuses too when
+    no dense layer with bias is fed the input, or none of its units is ever at rest.
     The certificate asks the model: which units are at rest at the claimed inputs? It is the relative residual of the
     equation with delta zero there, and needs ten more such units per example than a mixture could be fitted to.
     """
@@ -172,13 +173,34 @@ def _read(seen: Observation) -> _Read | Refusal:
         told = seen.told(BatchSize).count
         return Refusal(f"the update has rank {factors.rank}, more than its {told} examples: something was added to it")
     problem = scaled(factors.left, factors.noise)
-    alive = int((np.linalg.norm(factors.left, axis=1) > 0).sum())
-    if problem is None or (factors.rank > 1 and rest * problem.live.sum() < ENOUGH * factors.rank):
-        return Refusal(
-            f"rank {factors.rank} is too much for {alive} live units, of which {rest:.0%} are at rest: separating the "
-            f"examples takes about {ENOUGH:g} units at rest for each"
-        )
+    if problem is None or factors.rank > 1:
+        crowded = _crowded(seen, factors, rest * int(problem.live.sum()) if problem else 0.0, resting)
+        if problem is None or crowded:
+            alive = int((np.linalg.norm(factors.left, axis=1) > 0).sum())
+            return Refusal(
+                f"rank {factors.rank} is too much for {alive} live units, of which {rest:.0%} are at rest: {crowded}"
+            )
     return _Read(layer, matrix, factors, problem, resting)
+
+
+def _crowded(seen: Observation, factors: Factors, resting_units: float, resting: Resting) -> str:
+    """Why units at rest are too few for the rank, with the numbers; empty where they may do.
+
+    An example whose errors are proportional to another's where both wake a unit hides in their difference, which
+    vanishes at as many units: each such neighbor takes one more unit to tell.
+    """
+    there = resting_units / factors.rank
+    if there < ENOUGH:
+        return f"separating the examples takes about {ENOUGH:g} units at rest for each"
+    if there >= ENOUGH + factors.rank - 1:
+        return ""
+    neighbors = (factors.rank - 1) * twins(seen.target, resting)
+    if there >= ENOUGH + neighbors:
+        return ""
+    return (
+        f"separating the examples takes about {ENOUGH + neighbors:.1f} units at rest for each, {ENOUGH:g} and one for "
+        f"each of about {neighbors:.1f} others with nearly proportional errors, and there are {there:.1f}"
+    )
 
 
 def _matrix(seen: Observation) -> tuple[DenseLayer, Array] | Refusal:

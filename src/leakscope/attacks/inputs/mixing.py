@@ -14,7 +14,7 @@ from leakscope.attacks.inputs.lowrank_rest import Resting
 from leakscope.attacks.labels.output import read_output
 from leakscope.core.attempt import Refusal
 from leakscope.core.observation import Observation
-from leakscope.core.target import CrossEntropy
+from leakscope.core.target import CrossEntropy, Target
 from leakscope.numerics.rng import Key
 from leakscope.targets.anatomy import DenseLayer, probe_inputs
 
@@ -31,6 +31,8 @@ APART = 1e-3
 """Sine between the errors of two examples below which they count as proportional, whatever the residual."""
 ROOM = 100.0
 """The same in units of the claim's residual: that of a mixture is about this sine, times how far its inputs differ."""
+NEARLY = 0.3
+"""The same below which two errors are `twins`."""
 EQUAL = 1e-4
 """Largest relative difference of two ratios that are the same for a reason; few of many are so near by chance."""
 SHARE = 0.1
@@ -104,6 +106,26 @@ def _most(ratios: Array) -> int:
         logs = np.sort(np.log(part))
         most = max([most, *(np.searchsorted(logs, logs + EQUAL, side="right") - np.arange(len(logs)))])
     return most
+
+
+def twins(target: Target, resting: Resting) -> float:
+    """The share of pairs of examples whose errors are nearly proportional where both wake a unit, labels drawn evenly.
+
+    Their difference vanishes where both are at rest and where both are awake: as often as one example's error does.
+    0 where the loss does not tell (no cross entropy).
+    """
+    if not isinstance(target.loss, CrossEntropy):
+        return 0.0
+    inputs = probe_inputs(target, PROBES, key=Key(0).child("twins")).double().cpu().flatten(1).numpy()
+    classes = min(target.classes, LABELS)
+    errors = [resting.slopes(inputs, labels=torch.full((PROBES,), label)) for label in range(classes)]
+    same: list[bool] = []
+    other: list[bool] = []
+    for one, two in itertools.product(range(classes), repeat=2):
+        for i, j in itertools.combinations(range(PROBES), 2):
+            alike = _alike(errors[one][i], errors[two][j], NEARLY, some=True)
+            (same if one == two else other).append(bool(alike))
+    return float(np.mean(same) / target.classes + np.mean(other) * (1 - 1 / target.classes))
 
 
 def _shuffled(claim: Array) -> list[Array]:

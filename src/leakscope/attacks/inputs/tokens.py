@@ -31,6 +31,8 @@ from leakscope.core.errors import NoSuchLayer
 from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
 from leakscope.domains.text import padded
+from leakscope.mechanisms.compose import Defended
+from leakscope.mechanisms.protocols.dpsgd import DPSGD
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 from leakscope.targets.losses import NextToken
@@ -237,10 +239,13 @@ def _repeated(seen: Observation, sequences: tuple[Said, ...], proof: Explained) 
     """Each sequence as often as its share says, where the batch size was told and the shares are such numbers."""
     if not seen.knows(BatchSize) or seen.told(BatchSize).count <= len(sequences):
         return sequences
+    protocol = seen.mechanism.protocol if isinstance(seen.mechanism, Defended) else seen.mechanism
+    if isinstance(protocol, DPSGD):
+        return sequences  # each example was clipped by itself, so that its share says nothing
     shares = proof.weights.sum(1)
     real = shares / shares.sum() * seen.told(BatchSize).count
     if float((real - real.round()).abs().max()) > WHOLE_NUMBER:
-        return sequences  # each example was clipped by itself: its share says nothing
+        return sequences
     return tuple(one for one, count in zip(sequences, real.round().long().tolist(), strict=True) for _ in range(count))
 
 
@@ -295,4 +300,5 @@ def _twins(found: _Found, pairs: list[tuple[int, int]], *, order: bool) -> bool:
 
 def _unit(inputs: Tensor, pairs: list[tuple[int, int]]) -> Tensor:
     vectors = torch.stack([inputs[token, place] for token, place in pairs]).double()
-    return vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp_min(1e-300)
+    sizes: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return vectors / sizes.clamp_min(1e-300)

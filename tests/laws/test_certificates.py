@@ -1,0 +1,252 @@
+"""The law of proofs, crossed with every attack that certifies: where a certificate holds, the claim is right.
+
+Each case is a way in which several examples, another example or another text look like what an attack would prove.
+The referee here is the secret: a claimed input must lie within one percent of a private one, claimed labels must be
+those of the batch, and claimed texts the private ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import leakscope as ls
+from leakscope.domains.text import padded
+
+IMAGES = ls.Images(1, 8, 8)
+TEXT = ls.Text(30, 4)
+EXACT = 1e-2
+WHOLE = ls.FedSGD()
+DENSE = (ls.LinearLayer(), ls.LowRank(), ls.Recursive(), ls.LabelSigns())
+
+
+def unchanged(given: Tensor) -> Tensor:
+    return given
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the client does: `net` of some classes, `batch` of a seed, and what is released and told of it."""
+
+    name: str
+    net: Callable[[], nn.Module]
+    classes: int = 4
+    count: int = 3
+    alike: bool = True
+    inputs: Callable[[Tensor], Tensor] = unchanged
+    mechanism: Any = WHOLE
+    told: bool = False
+    training: bool = False
+    sent: Callable[[Tensor], Tensor] = unchanged
+
+    def observed(self, seed: int) -> tuple[ls.Observation, ls.Batch]:
+        """Of a batch whose labels are all the same where they are `alike`."""
+        with ls.Key(seed).isolated():
+            target = ls.Target(self.net(), IMAGES, self.classes, training=self.training)
+            inputs = self.inputs(torch.rand(self.count, 1, 8, 8))
+            labels = torch.randint(1, self.classes, (self.count,))
+        batch = ls.Batch(inputs, labels[:1].repeat(self.count) if self.alike else labels)
+        tell = [ls.BatchSize(self.count)] if self.told else []
+        seen = ls.observe(target, batch, self.mechanism, key=ls.Key(seed), tell=tell)
+        sent = {name: self.sent(value) for name, value in reversed(seen.release.by_name.items())}
+        return ls.Observation(target, type(seen.release)(sent), self.mechanism, seen.facts), batch
+
+
+def plain(width: int = 32, classes: int = 4, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), act(), nn.Linear(width, classes))
+
+
+def headed(net: nn.Sequential, *, scale: float = 1.0, bias: float = 0.0) -> nn.Sequential:
+    """With the output layer's weights scaled, and its first logit raised."""
+    with torch.no_grad():
+        net[-1].weight.mul_(scale)
+        net[-1].bias[0] += bias
+    return net
+
+
+def split() -> nn.Sequential:
+    """Half of the units always at rest, the others always awake: a linear model that looks like one with ReLU."""
+    net = plain(64, 4)
+    with torch.no_grad():
+        net[1].bias += torch.tensor([100.0, -100.0]).repeat(32)
+    return net
+
+
+class Twice(nn.Module):
+    """A dense layer that is called twice, or whose weight is another's too."""
+
+    def __init__(self, *, tied: bool) -> None:
+        nn.Module.__init__(self)
+        self.first, self.second, self.out = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 4)
+        self.second = self.second if tied else self.first
+        self.second.weight = self.first.weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.out(torch.relu(self.second(torch.relu(self.first(inputs.flatten(1))))))
+
+
+class Spare(nn.Module):
+    """With a parameter that nothing uses."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.spare, self.net = nn.Linear(64, 64), plain()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.net(inputs)
+
+
+def narrow() -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1), nn.Tanh(), nn.Linear(1, 4))
+
+
+def convolutions(act: type[nn.Module] = nn.Sigmoid) -> nn.Sequential:
+    layers = (nn.Conv2d(1, 10, 3, 2, 1), act(), nn.Conv2d(10, 24, 3, 1, 1), act())
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(384, 4))
+
+
+def normalized() -> nn.Sequential:
+    middle = nn.BatchNorm1d(32)
+    middle.running_var.uniform_(0.2, 2.0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), middle, nn.ReLU(), nn.Linear(32, 4))
+
+
+CASES = (
+    Case("one class", plain),
+    Case("one class through a linear model", lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 4))),
+    Case("two classes", lambda: plain(32, 2), classes=2, alike=False),
+    Case("two classes, bright, ELU", lambda: headed(plain(128, 2, nn.ELU), bias=5), classes=2, inputs=lambda x: 9 * x),
+    Case("one unit in the middle", narrow, count=2, alike=False),
+    Case("one unit in the middle, told", narrow, count=2, alike=False, told=True),
+    Case("constant", lambda: headed(plain(), scale=0.0)),
+    Case("nearly constant", lambda: headed(plain(64), scale=1e-5)),
+    Case("sure and wrong", lambda: headed(plain(64, act=nn.Tanh), bias=25)),
+    Case("sure and wrong, affine, told", lambda: headed(plain(64, act=nn.Identity), bias=25), told=True),
+    Case("effectively linear", split),
+    Case("called twice", lambda: Twice(tied=False), count=1),
+    Case("tied weights", lambda: Twice(tied=True), count=1),
+    Case("unused parameter", Spare, alike=False),
+    Case("duplicates", plain, inputs=lambda x: x[[0, 0, 1]], alike=False, told=True),
+    Case("a mean among them", plain, inputs=lambda x: torch.stack([x[0], x[1], (x[0] + x[1]) / 2])),
+    Case("an empty image", plain, inputs=lambda x: x * torch.tensor([0.0, 1, 1])[:, None, None, None]),
+    Case("dark images", plain, inputs=lambda x: 0.01 * x),
+    Case("batch norm in eval", normalized, alike=False),
+    Case("dropout", lambda: nn.Sequential(plain()[:3], nn.Dropout(0.3), nn.Linear(32, 4)), training=True),
+    Case("convolutions, one class", convolutions),
+    Case("convolutions, nearly constant", lambda: headed(convolutions(), scale=1e-5)),
+    Case("half precision", plain, count=2, sent=lambda g: g.half()),
+    Case("pruned", plain, mechanism=ls.FedSGD() >> ls.Prune(0.5)),
+    Case("quantized", plain, mechanism=ls.FedSGD() >> ls.Quantize(2)),
+    Case("signs", plain, mechanism=ls.FedSGD() >> ls.Sign()),
+    Case("a little noise", plain, mechanism=ls.FedSGD() >> ls.GaussianNoise(1e-7)),
+    Case("clipped one by one", split, mechanism=ls.DPSGD(clip=0.1, noise_multiplier=0.0)),
+    Case("many steps with momentum", plain, mechanism=ls.FedAvg(steps=4, lr=1e-3, momentum=0.9)),
+    Case("one example at a time", plain, mechanism=ls.FedAvg(steps=3, lr=1e-3, batch_size=1)),
+    Case("coarse steps, alone", convolutions, count=1, told=True, mechanism=ls.FedAvg(steps=1, lr=1e-4)),
+    Case("coarse steps, dense", lambda: headed(plain(), scale=1e-4), count=1, told=True,
+         mechanism=ls.FedAvg(steps=3, lr=1e-3)),
+)  # fmt: skip
+
+
+def false(attack: Any, seen: ls.Observation, batch: ls.Batch) -> str:
+    """What is wrong with a claim that is certified; empty where nothing is."""
+    attempt = attack.run(seen, key=ls.Key(1))
+    if attempt.certificate is None or not attempt.certificate.holds:
+        return ""
+    claim = attempt.claim
+    if isinstance(claim, ls.Labels):
+        return "" if sorted(claim.values.tolist()) == sorted(batch.labels.tolist()) else f"labels {claim.values}"
+    true, claimed = batch.inputs.flatten(1).double(), claim.values.flatten(1).double()
+    away = (torch.cdist(claimed, true) / torch.linalg.vector_norm(true, dim=1).clamp_min(1e-3)).min(1).values
+    return "" if float(away.max()) <= EXACT else f"{float(away.max()):.1e} away: {attempt.sentence}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_what_is_certified_of_a_dense_or_convolutional_net_is_right(case: Case) -> None:
+    for seed in range(3):
+        seen, batch = case.observed(seed)
+        wrong = {repr(attack): false(attack, seen, batch) for attack in DENSE}
+        assert not any(wrong.values()), (seed, wrong)
+
+
+def test_the_law_is_not_empty() -> None:
+    """Alone and told, each of them proves its claim; and what needs no facts proves it untold."""
+    seen, batch = Case("alone", plain, count=1, told=True).observed(0)
+    untold, _ = Case("alone", plain, count=1).observed(0)
+    for attack in DENSE:
+        assert attack.run(seen, key=ls.Key(1)).certificate.holds
+        assert not false(attack, seen, batch)
+    for attack in (ls.LinearLayer(), ls.LowRank()):
+        assert attack.run(untold, key=ls.Key(1)).certificate.holds
+
+
+@pytest.mark.parametrize(
+    ("scale", "count", "mechanism"),
+    [(1.0, 2, ls.FedSGD()), (0.01, 2, ls.FedSGD()), (0.01, 6, ls.DPSGD(clip=0.2, noise_multiplier=0.0)),
+     (1.0, 1, ls.FedAvg(steps=3, lr=1e-3)), (1.0, 1, ls.FedSGD() >> ls.GaussianNoise(1e-6))],
+    ids=["two", "two dark ones", "six, clipped one by one", "steps", "noise"],
+)  # fmt: skip
+def test_what_is_certified_of_a_transformer_of_patches_is_right(scale: float, count: int, mechanism: Any) -> None:
+    for seed in range(4):
+        target = ls.ViT(patch=4, dim=32, depth=1, heads=2).build(IMAGES, 4, key=ls.Key(seed))
+        images = scale * torch.rand(count, 1, 8, 8, generator=ls.Key(seed).generator())
+        batch = ls.Batch(images, torch.full((count,), 2))
+        seen = ls.observe(target, batch, mechanism, key=ls.Key(seed))
+        assert not false(ls.FirstAttention(), seen, batch)
+
+
+class Placeless(nn.Module):
+    """A classifier of texts that does not see the order; with places it does."""
+
+    def __init__(self, *, places: bool) -> None:
+        nn.Module.__init__(self)
+        self.words, self.places = nn.Embedding(30, 32), nn.Embedding(4, 32)
+        layer = nn.TransformerEncoderLayer(32, 2, 48, dropout=0.0, batch_first=True)
+        self.encoder, self.head = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(32, 2)
+        self.seen = places
+
+    def forward(self, ids: Tensor) -> Tensor:
+        tokens = self.words(ids) + (self.places(torch.arange(ids.shape[1])) if self.seen else 0)
+        return self.head(self.encoder(tokens).mean(1))
+
+
+def twins(module: nn.Module) -> nn.Module:
+    """With a vocabulary of which every second word has the vector of the one before."""
+    with torch.no_grad():
+        module.words.weight[1::2] = module.words.weight[::2].clone()
+    return module
+
+
+@pytest.mark.parametrize(
+    ("places", "same", "mechanism", "kept"),
+    [
+        (False, False, ls.FedSGD(), "words"),
+        (True, True, ls.FedSGD(), ""),
+        (True, False, ls.FedSGD() >> ls.Quantize(8), "words"),
+        (True, False, ls.DPSGD(clip=0.05, noise_multiplier=0.0), "words"),
+        (True, False, ls.FedAvg(steps=3, lr=1e-2), "words"),
+    ],
+    ids=["no places", "words alike", "quantized", "clipped one by one", "steps"],
+)
+def test_what_is_certified_of_texts_is_right(places: bool, same: bool, mechanism: Any, kept: str) -> None:
+    for seed in range(3):
+        with ls.Key(seed).isolated():
+            module = Placeless(places=places).eval()
+            target = ls.Target(twins(module) if same else module, TEXT, 2)
+        rows = [(3, 17, 5, 12), (3, 17, 5, 12), (9, 8, 21, 2 + seed)]
+        batch = ls.Batch(padded(rows, 4), torch.tensor([0, 1, 1]))
+        whole = ls.observe(target, batch, mechanism, key=ls.Key(seed), tell=[ls.BatchSize(3)])
+        part = {n: v for n, v in whole.release.by_name.items() if kept or not n.startswith(("words", "places"))}
+        seen = ls.Observation(target, type(whole.release)(part), mechanism, whole.facts)
+        attempt = ls.EmbeddingSpan().run(seen, key=ls.Key(1))
+        if attempt.certificate is None or not attempt.certificate.holds:
+            continue
+        if attempt.claim.bag:
+            assert set(attempt.claim.sequences[0]) == {token for row in rows for token in row}
+        else:
+            assert sorted(attempt.claim.sequences) == sorted(rows)
