@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 import leakscope as ls
 from leakscope.attacks.auto import SOLVING
+from leakscope.attacks.parts.checkpoints import StateFile
+from leakscope.core.attempt import State
 
 DOMAIN = ls.Images(1, 8, 8)
 DATA = ls.Synthetic(shape=(1, 8, 8), classes=4, count=64)
@@ -97,3 +101,63 @@ def test_the_choice_never_looks_at_the_secret() -> None:
     one, again = (ls.Auto(evaluations=60).run(observed, key=ls.Key(1)) for _ in range(2))
     assert torch.equal(one.claim.values, again.claim.values)
     assert 0 < SOLVING < 1
+
+
+def test_what_is_proved_of_a_batch_is_kept_beside_what_is_searched_for() -> None:
+    """Sixteen photographs are too many for one hidden layer to be taken apart, but some have units to themselves."""
+    photographs = ls.Photographs(size=16)
+    target = ls.MLP((256, 128)).build(photographs.domain, photographs.classes, key=ls.Key(0))
+    batch = photographs.draw(16, key=ls.Key(1)).reveal()
+    observed = ls.observe(target, batch, ls.FedSGD(), key=ls.Key(2), tell=[ls.BatchSize(16)])
+    proved = ls.LinearLayer().run(observed, key=ls.Key(3))
+    assert proved.certificate is not None
+    assert proved.certificate.holds
+    assert 0 < len(proved.claim) < 16
+    attempt = ls.Auto().run(observed, key=ls.Key(3), budget=ls.Budget(evaluations=40))
+    distances = torch.cdist(batch.inputs.flatten(1), attempt.claim.values.flatten(1)).min(dim=1).values
+    assert len(attempt.claim) == 16
+    assert int((distances < 1e-3).sum()) >= len(proved.claim)
+    assert any(f"the {len(proved.claim)} inputs that it proved are kept" in step for step in attempt.steps)
+
+
+class Killed(Exception):
+    """A kill while the state is being saved."""
+
+
+@pytest.mark.parametrize("saves", [1, 7, 40, 90])
+def test_a_killed_portfolio_goes_on_in_the_part_that_was_cut_off(
+    saves: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = ls.ConvNet(4).build(DOMAIN, 4, key=ls.Key(0))
+    observed, _ = seen(target, ls.FedSGD(), 2)
+    run = {"key": ls.Key(1), "budget": ls.Budget(evaluations=110)}
+    whole = ls.Auto().run(observed, **run)
+    count = 0
+    save = StateFile.save
+
+    def counted(self: StateFile, state: State, *, seconds: float) -> None:
+        nonlocal count
+        save(self, state, seconds=seconds)
+        count += 1
+        if count == saves:
+            raise Killed
+
+    monkeypatch.setattr(StateFile, "save", counted)
+    with pytest.raises(Killed):
+        ls.Auto().run(observed, checkpoint=StateFile(tmp_path / "state", every=0), **run)
+    fresh = len(whole.steps)
+    ran: list[str] = []
+    attempted = ls.GradientInversion._attempt
+    monkeypatch.setattr(
+        ls.GradientInversion,
+        "_attempt",
+        lambda self, seen, **rest: ran.append(repr(self)) or attempted(self, seen, **rest),
+    )
+    resumed = ls.Auto().run(observed, checkpoint=StateFile(tmp_path / "state", every=0), **run)
+    assert torch.equal(resumed.claim.values, whole.claim.values)
+    assert resumed.cost.evaluations == whole.cost.evaluations
+    assert resumed.steps == whole.steps
+    assert len(resumed.steps) == fresh
+    assert not (tmp_path / "state").exists()
+    if saves > 40:
+        assert 0 < len(ran) < sum("total variation" in step or "L-BFGS" in step for step in whole.steps)

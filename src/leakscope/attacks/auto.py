@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -14,26 +13,22 @@ from torch import Tensor
 
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.attention import FirstAttention
-from leakscope.attacks.inputs.frame_noise import bent, declared_noise
-from leakscope.attacks.inputs.inversion import GradientInversion
 from leakscope.attacks.inputs.linear import LinearLayer
 from leakscope.attacks.inputs.long import LongFrames
 from leakscope.attacks.inputs.lowrank import LowRank
 from leakscope.attacks.inputs.recipes import idlg, inverting_gradients
 from leakscope.attacks.inputs.recursive import Recursive
+from leakscope.attacks.inputs.stages import Stage, noise_of, stages
 from leakscope.attacks.inputs.windowed import WindowedFrames
 from leakscope.attacks.inputs.windowed_map import FrameLikelihood
 from leakscope.attacks.labels.counts import LabelCounts
 from leakscope.attacks.labels.labeling import Inferred
 from leakscope.attacks.parts.distances import Squared
-from leakscope.attacks.parts.priors.images import TotalVariation, total_variation
-from leakscope.attacks.parts.searches import LBFGS, Adam
-from leakscope.attacks.parts.spaces import Pixels
-from leakscope.attacks.parts.starts import AbstractStart, Gray
+from leakscope.attacks.parts.priors.images import total_variation
+from leakscope.attacks.parts.several import Several
 from leakscope.core.attempt import Attempt, Budget, Clock, Cost, Outcome, Refusal, Watch
 from leakscope.core.batch import Batch
 from leakscope.core.claim import Inputs
-from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import BatchSize, Fact
 from leakscope.core.observation import Observation
@@ -56,8 +51,6 @@ SOLVING = 1e-4
 """Relative squared misfit below which a search has found the valley, and another kind of search would leave it."""
 ROUGH = 3.0
 """Orders of magnitude of misfit that total variation over the whole range is worth."""
-EDGES = 0.05
-"""Mean absolute difference of neighboring pixels of photographs, faces and digits, in units of the range."""
 
 
 @final
@@ -69,16 +62,16 @@ class Auto(AbstractAttack[Inputs]):
        its own certificate proves, for as many inputs as there are, is handed on.
     2. Labels: those that were told, else `LabelCounts`.
     3. Searches. Without declared noise: L-BFGS on the squared distance, which solves small smooth nets to the last
-       digit; signed Adam on the cosine with much and with little total variation, which bears kinks, batches and lost
-       scales (before it, for signs and pruned entries, on the squared distance). With noise of standard deviation s:
-       the most probable images, squared distance + (2 s^2 / b) total variation with b = 0.05 of the range, the usual
-       difference of neighbors, and once more with b = 0.2 from there.
+       digit, and else signed Adam on the cosine, which bears kinks, batches and lost scales, with less and less total
+       variation, each leg from the end of the one before it (before them, for signs and pruned entries, on the squared
+       distance). With noise of standard deviation s: the most probable images, squared distance + (2 s^2 / b) total
+       variation with b = 0.05 of the range, the usual difference of neighbors, and once more with b = 0.2 from there.
     4. The claim with the smallest misfit to the observed update is handed on, where ten times the misfit are worth a
        third of the range of total variation; with noise the smoothest of those that fit. The private inputs play no
-       part in the choice.
+       part in the choice. Inputs that an exact attack proved for a part of the batch take the places of the nearest.
 
     Everything shares one budget; without one, searches do `evaluations` gradient evaluations altogether. The steps of
-    the attempt tell what each part did and why it refused.
+    the attempt tell what each part did and why it refused. With a checkpoint, parts that had ended are not run again.
     """
 
     evaluations: int = 3000
@@ -97,7 +90,7 @@ class Auto(AbstractAttack[Inputs]):
     def _refusal(self, seen: Observation) -> Refusal | None:
         if isinstance(seen.target.domain, Text):
             return Refusal("tokens are not searched for; EmbeddingSpan and EmbeddingRows solve for them")
-        parts = [*EXACT, *NEARLY, *(stage.attack for stage in _stages(seen))]
+        parts = [*EXACT, *NEARLY, *(stage.attack for stage in stages(seen))]
         refusals = [(part, part.refusal(seen)) for part in parts]
         if any(refusal is None for _, refusal in refusals):
             return None
@@ -105,52 +98,60 @@ class Auto(AbstractAttack[Inputs]):
         return Refusal(f"no part applies: {said}")
 
     def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
+        several = Several(seen, clock, watch)
         told: list[str] = []
         partial: list[Attempt[Inputs]] = []
         for attack in (*EXACT, *NEARLY):
-            attempt = attack.run(seen, key=key.child(_name(attack)), budget=_left(clock, 1.0), watch=watch)
+            attempt = several.run(attack, key=key.child(_name(attack)), budget=_left(clock, 1.0))
             told.append(f"{_name(attack)}: {attempt.outcome.value}, {attempt.sentence}")
             if _proves_all(attempt, seen) or attempt.outcome is Outcome.INTERRUPTED:
                 named = _labeled(attempt, seen, key.child("labels"))
                 return self._handed(named, told, _name(attack), attempt.cost.evaluations)
             if attempt.claim is not None:
                 partial.append(attempt)
-        return self._searched(seen, key, (clock, watch), told, partial)
-
-    def _searched(
-        self, seen: Observation, key: Key, around: tuple[Clock, Watch], told: list[str], tried: list[Attempt[Inputs]]
-    ) -> Attempt[Inputs]:
-        clock, watch = around
-        spent = 0
-        best = _best(tried, seen)
-        before: Attempt[Inputs] | None = None
-        for stage in _stages(seen):
-            misfit = math.inf if best is None else _misfit(best, seen)
-            if clock.exhausted(spent) or misfit < SOLVED:
-                break
-            if (misfit < SOLVING) is not stage.polishes and math.isfinite(misfit):
-                why = (
-                    "a search before it has all but solved"
-                    if misfit < SOLVING
-                    else "there is no smooth valley to go down"
-                )
-                told.append(f"{stage.name}: left out, {why}")
-                continue
-            attack = stage.started(before, best)
-            budget = _left(clock, stage.share, evaluations=round(stage.of_all * self.evaluations), spent=spent)
-            attempt = attack.run(seen, key=key.child(stage.name), budget=budget, watch=watch)
-            spent += attempt.cost.evaluations
-            told.append(f"{stage.name}: {attempt.outcome.value}, {attempt.sentence}")
-            named = dataclasses.replace(attempt, attack=stage.name)
-            before = named if named.claim is not None else before
-            best = _best([one for one in (best, named) if one is not None and one.claim is not None], seen)
-            if attempt.outcome is Outcome.INTERRUPTED:
-                break
+        best, spent = self._searched(several, seen, key, (clock, told), _best(partial, seen))
         if best is None:
             outcome = Outcome.DIVERGED if spent else Outcome.REFUSED
             sentence = f"nothing was found; {told[-1]}"
             return Attempt(repr(self), outcome, sentence, cost=Cost(0.0, spent), steps=tuple(told))
+        proved = max((one for one in partial if _proves(one)), key=_claimed, default=None)
+        if proved is not None and best is not proved:
+            best = _with_proved(best, proved)
+            told.append(f"{proved.attack.partition('(')[0]}: the {_claimed(proved)} inputs that it proved are kept")
         return self._handed(best, told, best.attack.partition("(")[0], spent)
+
+    def _searched(
+        self,
+        several: Several,
+        seen: Observation,
+        key: Key,
+        around: tuple[Clock, list[str]],
+        best: Attempt[Inputs] | None,
+    ) -> tuple[Attempt[Inputs] | None, int]:
+        """The best claim after the searches, and the evaluations that they took."""
+        clock, told = around
+        spent = 0
+        before: Attempt[Inputs] | None = None
+        for stage in stages(seen):
+            misfit = math.inf if best is None else _misfit(best, seen)
+            if clock.exhausted(spent) or misfit < SOLVED:
+                break
+            why = _left_out(stage, misfit, before)
+            if why:
+                told.append(f"{stage.name}: left out, {why}")
+                continue
+            start = best if stage.polishes else before if stage.follows else None
+            attack = stage.started(None if start is None or start.claim is None else start.claim.values)
+            budget = _left(clock, stage.share, evaluations=round(stage.of_all * self.evaluations), spent=spent)
+            attempt = several.run(attack, key=key.child(stage.name), budget=budget)
+            spent += attempt.cost.evaluations
+            told.append(f"{stage.name}: {attempt.outcome.value}, {attempt.sentence}")
+            named = dataclasses.replace(attempt, attack=stage.name)
+            before = named if named.claim is not None and not stage.polishes else before
+            best = _best([one for one in (best, named) if one is not None and one.claim is not None], seen)
+            if attempt.outcome is Outcome.INTERRUPTED:
+                break
+        return best, spent
 
     def _handed(self, attempt: Attempt[Inputs], told: list[str], name: str, evaluations: int) -> Attempt[Inputs]:
         return dataclasses.replace(
@@ -160,71 +161,6 @@ class Auto(AbstractAttack[Inputs]):
             cost=Cost(0.0, evaluations),
             steps=(*told, f"handed on: {name}"),
         )
-
-
-@final
-@dataclass(frozen=True)
-class _Stage:
-    """One search. share: of the time that is left; of_all: of all evaluations.
-
-    follows: it starts where the stage before it ended. polishes: it starts at the best, goes down that valley and no
-    other way.
-    """
-
-    name: str
-    attack: GradientInversion
-    share: float
-    of_all: float
-    follows: bool = False
-    polishes: bool = False
-
-    def started(self, before: Attempt[Inputs] | None, best: Attempt[Inputs] | None) -> GradientInversion:
-        """The search, from the claim where it is to go on."""
-        start = best if self.polishes else before if self.follows else None
-        if start is None or start.claim is None:
-            return self.attack
-        return dataclasses.replace(self.attack, start=_At(start.claim.values))
-
-
-def _stages(seen: Observation) -> Iterator[_Stage]:
-    """The searches for this observation, in order."""
-    noise = _noise(seen)
-    labeling = Inferred(LabelCounts())
-    adam = Adam(lr=0.1, steps=100_000, signed=True)
-    gentle = Adam(lr=0.02, steps=100_000, signed=True)  # does not leave the valley in which it starts
-    if noise > 0:
-        for place, edges in enumerate((EDGES, 4 * EDGES)):
-            belief = 2 * noise**2 / edges * math.prod(seen.target.domain.shape) * TotalVariation()
-            search = adam if place == 0 else gentle
-            probable = GradientInversion(Squared(), belief, Pixels(boxed=True), Gray(), search, labeling)
-            name = f"most probable images, edges of {edges:g}"
-            yield _Stage(name, probable, (0.5, 1.0)[place], 0.5, follows=place > 0)
-        return
-    smooth = GradientInversion(Squared(), start=Gray(0.02), search=LBFGS(evaluations=100_000), labeling=labeling)
-    yield _Stage("L-BFGS on the squared distance", smooth, 0.1, 0.1)
-    if bent(seen.mechanism):
-        scale = float(trees.norm(seen.gradient().by_name)) ** 2
-        belief = 1e-4 * scale * TotalVariation()
-        squared = GradientInversion(Squared(), belief, Pixels(boxed=True), Gray(), adam, labeling)
-        yield _Stage("signed Adam on the squared distance", squared, 0.6, 0.5)
-    # Much total variation keeps a batch out of the wrong valley, little of it leaves the detail.
-    for place, weight in enumerate((1e-2, 1e-3)):
-        cosine = inverting_gradients(steps=100_000, tv=weight)
-        yield _Stage(f"signed Adam on the cosine, total variation {weight:g}", cosine, (0.35, 1.0)[place], 0.3)
-    yield _Stage("L-BFGS from the best", smooth, 1.0, 0.3, polishes=True)
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class _At(AbstractStart):
-    """The claimed inputs (B, *shape)."""
-
-    values: Tensor
-
-    def draw(self, like: Tensor, domain: AbstractDomain, *, key: Key) -> Tensor:
-        """The claim, for every restart."""
-        del domain, key
-        return self.values.to(like).expand(like.shape).clone()
 
 
 def _labeled(attempt: Attempt[Inputs], seen: Observation, key: Key) -> Attempt[Inputs]:
@@ -257,6 +193,28 @@ def _labeled(attempt: Attempt[Inputs], seen: Observation, key: Key) -> Attempt[I
     return dataclasses.replace(attempt, claim=Inputs(claim.values, dealt.cpu(), claim.confidence))
 
 
+def _left_out(stage: Stage, misfit: float, before: Attempt[Inputs] | None) -> str:
+    """Why this search is not run; empty when it is."""
+    if stage.polishes:
+        return "" if misfit < SOLVING else "there is no smooth valley to go down"
+    if stage.follows:
+        return "" if before is not None else "there is nothing to go on from"
+    return "a search before it has all but solved" if misfit < SOLVING else ""
+
+
+def _with_proved(claim: Attempt[Inputs], proved: Attempt[Inputs]) -> Attempt[Inputs]:
+    """The claim with each proved input in the place of the nearest one that was searched for, with that one's label."""
+    assert claim.claim is not None
+    assert proved.claim is not None
+    values, sure = claim.claim.values, proved.claim.values
+    if values.shape[1:] != sure.shape[1:] or claim.claim.lengths is not None:
+        return claim
+    rows, columns = linear_sum_assignment(torch.cdist(sure.flatten(1), values.flatten(1)).numpy())
+    merged = values.clone()
+    merged[torch.from_numpy(columns)] = sure[torch.from_numpy(rows)].to(merged)
+    return dataclasses.replace(claim, claim=Inputs(merged, claim.claim.labels, claim.claim.confidence))
+
+
 def _name(attack: AbstractAttack[Inputs]) -> str:
     return type(attack).__name__
 
@@ -270,20 +228,19 @@ def _left(clock: Clock, share: float, *, evaluations: int | None = None, spent: 
     return Budget(seconds, evaluations if seconds is None else None)
 
 
-def _noise(seen: Observation) -> float:
-    """Root mean square of the declared noise over all entries of the gradient."""
-    squares = entries = 0.0
-    for name, value in seen.release.by_name.items():
-        squares += declared_noise(seen, name) ** 2 * value.numel()
-        entries += value.numel()
-    return math.sqrt(squares / max(entries, 1.0))
-
-
 def _proves_all(attempt: Attempt[Inputs], seen: Observation) -> bool:
     """Whether a certificate holds for as many inputs as there are, as far as their number is known."""
-    if attempt.claim is None or attempt.certificate is None or not attempt.certificate.holds:
+    if not _proves(attempt):
         return False
-    return not seen.knows(BatchSize) or len(attempt.claim) >= seen.told(BatchSize).count
+    return not seen.knows(BatchSize) or _claimed(attempt) >= seen.told(BatchSize).count
+
+
+def _proves(attempt: Attempt[Inputs]) -> bool:
+    return attempt.claim is not None and attempt.certificate is not None and attempt.certificate.holds
+
+
+def _claimed(attempt: Attempt[Inputs]) -> int:
+    return 0 if attempt.claim is None else len(attempt.claim)
 
 
 def _implausible(squares: float, entries: int, inputs: Tensor) -> float:
@@ -307,7 +264,7 @@ def _odds(attempt: Attempt[Inputs], seen: Observation) -> float:
     A search without a prior drives the misfit down by noise in the image; one that really solves it goes much lower.
     """
     misfit = _misfit(attempt, seen)
-    if not math.isfinite(misfit) or attempt.claim is None or _noise(seen) > 0:
+    if not math.isfinite(misfit) or attempt.claim is None or noise_of(seen) > 0:
         return misfit
     values = attempt.claim.values
     low, high = seen.target.domain.bounds(values)
@@ -332,7 +289,7 @@ def _misfit(attempt: Attempt[Inputs], seen: Observation) -> float:
         replayed = seen.mechanism.as_gradient(seen.mechanism.replay(seen.target, batch)).by_name
         rest = float(Squared()(trees.select(replayed, observed), observed))
         scale = float(trees.norm(observed)) ** 2
-        noise = _noise(seen)
+        noise = noise_of(seen)
         if noise > 0:
             return _implausible(rest / noise**2, sum(value.numel() for value in observed.values()), batch.inputs)
     return rest / max(scale, 1e-300)

@@ -98,7 +98,7 @@ class GradientInversion(AbstractAttack[Inputs]):
         problem, objective = self._problem(informed, labels, key)
         starts = self._starts(informed, labels, key, start=start)
         found = self.search.run(problem, starts, clock=clock, watch=watch)
-        return self._classify(seen, found, objective)
+        return self._classify(seen, found, objective, goes_on=start.goes_on)
 
     def _starts(
         self, seen: Observation, labels: Tensor | Spelled | None, key: Key, *, start: AbstractStart | None = None
@@ -137,13 +137,13 @@ class GradientInversion(AbstractAttack[Inputs]):
         )
         return problem, found
 
-    def _classify(self, seen: Observation, found: Found, objective: Objective) -> Attempt[Inputs]:
+    def _classify(self, seen: Observation, found: Found, objective: Objective, *, goes_on: bool) -> Attempt[Inputs]:
         cost = Cost(evaluations=found.evaluations)
         trace = _decoded(found.trace, objective)
-        if found.stop is not Stop.INTERRUPTED and (
-            found.diverged or (found.stop is Stop.NOT_FINITE and not _fell(found))
-        ):
-            sentence = f"the search {found.stop.value} without getting below its start ({found.start_loss:.3g})"
+        diverged = found.fruitless or (found.ended_above and not goes_on)
+        if found.stop is not Stop.INTERRUPTED and (diverged or (found.stop is Stop.NOT_FINITE and not _fell(found))):
+            how = "without getting below" if found.fruitless else "and ended above"
+            sentence = f"the search {found.stop.value} {how} its start ({found.start_loss:.3g})"
             return Attempt(repr(self), Outcome.DIVERGED, sentence, cost=cost, trace=trace)
         outcome = Outcome.INTERRUPTED if found.stop is Stop.INTERRUPTED else Outcome.CLAIMED
         sentence = f"the search {found.stop.value}: loss {found.start_loss:.3g} to {found.loss:.3g}"

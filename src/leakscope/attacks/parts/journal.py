@@ -49,9 +49,14 @@ class Found:
     trace: Trace
 
     @property
-    def diverged(self) -> bool:
-        """Whether the search ended above where it began, or never got below its start."""
-        return self.point is None or not self.loss < self.start_loss or self.last_loss > self.start_loss
+    def fruitless(self) -> bool:
+        """Whether the search never got below its start."""
+        return self.point is None or not self.loss < self.start_loss
+
+    @property
+    def ended_above(self) -> bool:
+        """Whether the search ended above where it began, wherever it was between."""
+        return self.last_loss > self.start_loss
 
     def state(self) -> State:
         """All of it, for a checkpoint."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -20,7 +20,12 @@ from leakscope.numerics.rng import Key, normal, uniform
 
 
 class AbstractStart(ABC):
-    """Draws first candidates."""
+    """Draws first candidates.
+
+    goes_on: whether they are a claim already, so that any better one on the way is a gain, wherever the search ends.
+    """
+
+    goes_on: ClassVar[bool] = False
 
     @abstractmethod
     def draw(self, like: Tensor, domain: AbstractDomain, *, key: Key) -> Tensor:
@@ -148,7 +153,7 @@ class Claimed(AbstractStart):
         attempt = self.attack.run(seen, key=key, budget=budget)
         if attempt.claim is None:
             return Refusal(f"no inputs to start from: {attempt.sentence}")
-        return _Given(_in_order(attempt.claim, seen), self.noise)
+        return Given(_in_order(attempt.claim, seen), self.noise)
 
 
 def _in_order(claim: Inputs, seen: Observation) -> Tensor:
@@ -161,11 +166,12 @@ def _in_order(claim: Inputs, seen: Observation) -> Tensor:
 
 @final
 @dataclass(frozen=True, eq=False)
-class _Given(AbstractStart):
-    """Claimed values (N, ...) as a start."""
+class Given(AbstractStart):
+    """Claimed values (N, ...) as a start, plus U(-noise, noise)."""
 
     claimed: Tensor
-    noise: float
+    noise: float = 0.0
+    goes_on: ClassVar[bool] = True
 
     def draw(self, like: Tensor, domain: AbstractDomain, *, key: Key) -> Tensor:
         """The claim in the shape of `like` (R, B, ...); rows that it lacks are repeated."""
