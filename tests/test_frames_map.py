@@ -173,7 +173,8 @@ def test_under_noise_it_is_far_better_than_the_closed_form(seed: int, prior: ls.
     alone = ls.FrameLikelihood(speech=prior, depth=1).run(seen, key=ls.Key(0))
     closed = ls.WindowedFrames().run(seen, key=ls.Key(0))
     assert error(found, seed) < 0.7 * error(alone, seed)
-    assert closed.claim is None or error(alone, seed) < 0.5 * error(closed, seed)
+    same = closed.claim is not None and closed.claim.lengths.tolist() == [FRAMES]
+    assert not same or error(alone, seed) < 0.5 * error(closed, seed)
 
 
 def test_from_coarse_to_fine_finds_what_the_linear_start_does_not(prior: ls.SpeechPrior) -> None:

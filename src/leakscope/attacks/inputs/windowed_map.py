@@ -12,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.inputs.frame_agreement import agreed
 from leakscope.attacks.inputs.frame_cells import Cells, Imputed, cells, imputed
 from leakscope.attacks.inputs.frame_errors import rehearsed
 from leakscope.attacks.inputs.frame_noise import bent, counted, declared_noise, matrices, remaining_noise, rounds
+from leakscope.attacks.inputs.frame_order import reordered
 from leakscope.attacks.inputs.frame_search import Point, Problem, climb, linear_start
 from leakscope.attacks.inputs.frame_terms import Term
 from leakscope.attacks.parts.priors.speech import SpeechPrior
@@ -34,7 +36,9 @@ Array = NDArray[np.float64]
 INNER = 60
 """Products of conjugate gradients per step."""
 SOON = 12
-"""Steps after which the linear start must explain the update, or the other start is tried."""
+"""Steps after which a start must explain the update, or something else is tried."""
+STARTS = 2
+"""Searches from coarse to fine noise; where entries have cells, the second only when the first is not confirmed."""
 EACH = 6
 """Steps at each level of noise on the way from coarse to fine."""
 FITS = 3.0
@@ -44,6 +48,10 @@ CELLS = 20
 AFTER = 4
 HALF = 0.5
 """Of a budget, where there are cells: what the search without them may spend."""
+CELLED = 0.05
+"""Of a gradient's root mean square: frames that leave less around the fit in its cells explain the update."""
+UNRELATED = 20
+"""Draws of the prior that no search is related to: what it shares with the most similar one may be chance."""
 STILL = 1e-4
 """Frames that move less than this on average, in standard deviations of the prior, are settled."""
 ROUNDING = 100.0
@@ -102,13 +110,20 @@ class FrameLikelihood(AbstractAttack[Inputs]):
             return Attempt(repr(self), Outcome.REFUSED, scene)
         log = _Log(clock, watch)
         outcome, left = Outcome.CLAIMED, math.nan
+        others: list[Point] = []
         try:
             where = cells(seen, scene.problem.window, scene.problem.stack)
             log.share = 1.0 if where is None else HALF
-            best = self._searched(seen, scene, log, key)
+            best, others = self._searched(seen, scene, log, key, starts=STARTS if where is None else 1)
             log.share = 1.0
             if where is not None:
                 best, left = _celled(where, scene, best, log)
+                second = None if left < CELLED else _coarse_to_fine(seen, scene, log, key, turn=1)
+                if second is not None:
+                    (best, left), (other, _) = sorted(
+                        ((best, left), _celled(where, scene, second, log)), key=lambda one: one[1]
+                    )
+                    others = [other]
         except KeyboardInterrupt:
             if log.last is None:
                 return Attempt(repr(self), Outcome.INTERRUPTED, "interrupted before the first step")
@@ -116,8 +131,9 @@ class FrameLikelihood(AbstractAttack[Inputs]):
         cost, trace = Cost(evaluations=len(log.losses)), Trace(tuple(range(1, len(log.losses) + 1)), tuple(log.losses))
         if not np.isfinite(best.frames).all():
             return Attempt(repr(self), Outcome.DIVERGED, "the frames are not finite", cost=cost, trace=trace)
-        claim = _claim(best.frames, scene.problem.lengths, seen)
-        sentence = _sentence(scene, best, left)
+        frames, doubt = _doubted(scene, best, others, left)
+        claim = _claim(frames, scene.problem.lengths, seen)
+        sentence = _sentence(scene, best, left) + doubt
         return Attempt(repr(self), outcome, sentence, claim, cost=cost, trace=trace, steps=tuple(log.notes))
 
     def _scene(self, seen: Observation) -> _Scene | str:
@@ -150,26 +166,29 @@ class FrameLikelihood(AbstractAttack[Inputs]):
             Problem(terms, stack, window, chain, lengths), noises, how, max(declared) > 0 or bent(seen.mechanism)
         )
 
-    def _searched(self, seen: Observation, scene: _Scene, log: _Log, key: Key) -> Point:
-        """The most probable point of the starts that were needed."""
-        problem, found = scene.problem, []
+    def _searched(
+        self, seen: Observation, scene: _Scene, log: _Log, key: Key, *, starts: int
+    ) -> tuple[Point, list[Point]]:
+        """The most probable point, and where the other ones of several random starts ended."""
+        problem, linear = scene.problem, None
         if 0 in problem.terms:
             start = linear_start(problem, problem.terms[0])
-            found.append(climb(problem, start, steps=min(self.steps, SOON), inner=INNER, ended=log))
-            log.noted("from the linear system", problem, found[-1])
-            if scene.explains(found[-1]):
-                return found[-1]
-        roots = rehearsed(seen.target, problem.stack, problem.chain, problem.lengths, key=key)
-        if roots is not None and not log.over():
-            found.append(problem.at(_annealed(problem, roots, log, key)))
-            log.noted("from coarse to fine", problem, found[-1])
-        if not found:
-            found.append(problem.at(np.tile(problem.chain.mean, (sum(problem.lengths), 1))))
-        best = min(found, key=lambda point: point.value)
+            linear = climb(problem, start, steps=min(self.steps, SOON), inner=INNER, ended=log)
+            log.noted("from the linear system", problem, linear)
+            if scene.explains(linear):
+                return linear, []
+        ends = [_coarse_to_fine(seen, scene, log, key, turn=turn) for turn in range(starts)]
+        found = [point for point in ends if point is not None]
+        mean = np.tile(problem.chain.mean, (sum(problem.lengths), 1))
+        known = [*found, linear] if linear is not None else found or [problem.at(mean)]
+        origin = best = min(known, key=lambda point: point.value)
+        if starts > 1 and not log.over():
+            best = reordered(problem, best, inner=INNER, ended=log)
+            log.noted("with blocks of frames exchanged", problem, best)
         if not log.over():
             best = climb(problem, best.frames, steps=self.steps, inner=INNER, ended=log)
-            log.noted("the better one, refined", problem, best)
-        return best
+            log.noted("the best one, refined", problem, best)
+        return best, [point for point in found if point is not origin]
 
 
 @final
@@ -276,7 +295,23 @@ def _lengths(seen: Observation, found: list[Array], declared: list[float]) -> tu
     return (), "neither noise nor a number of frames is known: no gap in the spectrum; tell Lengths"
 
 
-def _annealed(problem: Problem, roots: list[Array], log: _Log, key: Key) -> Array:
+def _coarse_to_fine(seen: Observation, scene: _Scene, log: _Log, key: Key, *, turn: int) -> Point | None:
+    """Where a start ends; None where the model cannot be rehearsed, or there is no time.
+
+    The first is the prior's mean, the others are drawn from it, with other rehearsals.
+    """
+    if log.over():
+        return None
+    problem, key = scene.problem, key.child("start", turn) if turn else key
+    roots = rehearsed(seen.target, problem.stack, problem.chain, problem.lengths, key=key)
+    if roots is None:
+        return None
+    found = climb(problem, _annealed(problem, roots, log, key, mean=not turn), steps=SOON, inner=INNER, ended=log)
+    log.noted("from coarse to fine", problem, found)
+    return found
+
+
+def _annealed(problem: Problem, roots: list[Array], log: _Log, key: Key, *, mean: bool) -> Array:
     """Frames that explain first what the strongest noise would leave visible, then more and more."""
     count = sum(problem.lengths)
     drawn = np.vstack([problem.chain.drawn(n, key.child("scale", u).numpy()) for u, n in enumerate(problem.lengths)])
@@ -289,7 +324,7 @@ def _annealed(problem: Problem, roots: list[Array], log: _Log, key: Key) -> Arra
         terms[place] = Term(term.gram, term.columns, roots[place] * scale)
     expected = Problem(terms, problem.stack, problem.window, problem.chain, problem.lengths)
     factor = max(_visible(term) for term in terms.values())
-    frames = np.tile(problem.chain.mean, (count, 1))
+    frames = np.tile(problem.chain.mean, (count, 1)) if mean else drawn
     while not log.over():
         frames = climb(expected.inflated(max(factor, 1.0)), frames, steps=EACH, inner=INNER, ended=log).frames
         if factor <= 1:
@@ -327,6 +362,22 @@ def _sentence(scene: _Scene, best: Point, share: float) -> str:
         f"utterances of {lengths} frames ({scene.how}), the most probable under noise of standard deviation {noises}; "
         f"{left:.1f} standard deviations of energy are unexplained, {fit}"
     )
+
+
+def _doubted(scene: _Scene, best: Point, others: list[Point], share: float) -> tuple[Array, str]:
+    """The frames to claim, and what to say: where the best do not explain the update, what other searches confirm."""
+    if scene.explains(best) or share < CELLED:
+        return best.frames, ""
+    if not others:
+        return best.frames, "; no second search says which"
+    problem, random = scene.problem, Key(0).child("unrelated").numpy()
+    width, chain = problem.window.width, problem.chain
+    frames, shares = agreed(best.frames, [one.frames for one in others], chain, width=width)
+    drawn = [np.vstack([chain.drawn(count, random) for count in problem.lengths]) for _ in range(UNRELATED)]
+    kept, chance = float(shares.mean()), max(agreed(best.frames, [one], chain, width=width)[1].mean() for one in drawn)
+    if kept <= chance:
+        return frames, "; another search contradicts them, and the claim is no better than the prior alone"
+    return frames, f"; another search confirms {kept:.0%} of how they differ from the prior's mean, which is claimed"
 
 
 def _claim(frames: Array, lengths: tuple[int, ...], seen: Observation) -> Inputs:
