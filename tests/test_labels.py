@@ -145,3 +145,15 @@ def test_a_destroyed_release_is_divergence_and_no_exception() -> None:
         seen = ls.observe(target, secret, ls.FedSGD() >> ls.RandomDrop(0.9), key=ls.Key(seed), tell=[ls.BatchSize(4)])
         attempt = ls.LabelCounts().run(seen, key=ls.Key(0))
         assert attempt.outcome in (ls.Outcome.CLAIMED, ls.Outcome.DIVERGED)
+
+
+def test_two_classes_are_no_one_example_unless_told() -> None:
+    """The two rows of the output layer mirror each other for any batch: only the present sign can be claimed."""
+    for count in (1, 4):
+        data = ls.Synthetic(shape=(1, 8, 8), classes=2, count=40).draw(count, key=ls.Key(3)).reveal()
+        target = ls.MLP((16,)).build(ls.Images(1, 8, 8), 2, key=ls.Key(0))
+        untold = ls.LabelSigns().run(ls.observe(target, data, ls.FedSGD(), key=ls.Key(0)), key=ls.Key(0))
+        assert untold.certificate is None
+        assert "classes have a negative bias gradient" in untold.sentence
+    told = ls.observe(target, data.rows(torch.tensor([0])), ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(1)])
+    assert ls.LabelSigns().run(told, key=ls.Key(0)).certificate.holds

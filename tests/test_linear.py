@@ -105,13 +105,20 @@ def test_a_batch_under_noise_claims_nothing() -> None:
     assert "proves nothing" in attempt.sentence
 
 
+def again() -> ls.Target:
+    """Its first layer is called twice."""
+    layer = nn.Linear(192, 192)
+    return ls.Target(nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer, nn.ReLU(), nn.Linear(192, 5)), IMAGE, 5)
+
+
 @pytest.mark.parametrize(
     ("target", "words"),
     [
         (dense(8, bias=False), "no bias"),
         (ls.Target(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 5)), IMAGE, 5), "flattened input"),
+        (again(), "used elsewhere too"),
     ],
-    ids=["no bias", "convolution first"],
+    ids=["no bias", "convolution first", "twice"],
 )
 def test_refusals_name_the_layer(target: ls.Target, words: str) -> None:
     seen = ls.observe(target, batch(1), ls.FedSGD(), key=ls.Key(1))

@@ -116,6 +116,49 @@ def test_what_is_not_exact_is_not_certified(mechanism: ls.FedSGD) -> None:
             assert bool(attempt.claim.confidence.isnan().all())
 
 
+def test_the_certified_bound_is_above_the_error() -> None:
+    """A step of averaging is sent in the last places of the weights: the smaller the step, the coarser the update."""
+    held = 0
+    for seed, lr in enumerate((0.5, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)):
+        target, batch = net(act=nn.Tanh(), seed=seed), one(seed)
+        attempt = attacked(target, batch, ls.FedAvg(steps=1, lr=lr))
+        if attempt.certificate is None or attempt.claim is None:
+            continue
+        error = float((attempt.claim.values - batch.inputs).norm() / batch.inputs.norm())
+        held += attempt.certificate.holds
+        assert error < attempt.certificate.residual
+    assert 2 <= held <= 5
+
+
+def test_nothing_is_proved_of_one_example_that_was_not_told() -> None:
+    """The mean of a class has nearly the gradient of its mean image where the outputs hardly depend on the image."""
+    seen = ls.observe(net(), one(), ls.FedSGD(), key=ls.Key(1))
+    assert ls.Recursive().run(seen, key=ls.Key(2)).certificate is None
+    labeled = ls.Observation(seen.target, seen.release, seen.mechanism, (ls.TrueLabels((int(one().labels[0]),)),))
+    certificate = ls.Recursive().run(labeled, key=ls.Key(2)).certificate
+    assert certificate is not None
+    assert certificate.holds
+
+
+def test_a_clip_hides_the_scale_where_there_is_no_bias() -> None:
+    batch = one()
+    for bias in (True, False):
+        attempt = attacked(net(bias=bias), batch, ls.FedSGD() >> ls.Clip(0.01))
+        assert (attempt.certificate is not None) is bias
+
+
+def test_an_empty_image_and_a_constant_model_end_in_words() -> None:
+    empty = ls.Batch(torch.zeros(1, 2, 8, 8), torch.tensor([1]))
+    constant = net(act=nn.Sigmoid())
+    with torch.no_grad():
+        constant.module[-1].weight.zero_()  # type: ignore[union-attr, operator]
+    for target, batch in ((net(act=nn.Sigmoid()), empty), (constant, one())):
+        attempt = attacked(target, batch)
+        if attempt.certificate is not None and attempt.certificate.holds:
+            assert attempt.claim is not None
+            assert float((attempt.claim.values - batch.inputs).abs().max()) < 1e-3
+
+
 def test_a_batch_of_two_is_refused_told_or_not() -> None:
     two = ls.Batch(torch.cat([one(0).inputs, one(1).inputs]), torch.tensor([0, 1]))
     seen = ls.observe(net(), two, ls.FedSGD(), key=ls.Key(1))

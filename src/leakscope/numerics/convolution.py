@@ -142,8 +142,10 @@ class System:
         conjugate gradients solve it. Otherwise by the normal equations, refined on the equations themselves.
         """
         shared = self.shared()
-        lowest = float(np.linalg.eigvalsh(shared)[0])
-        least = math.sqrt(max(lowest, 0.0) / self._largest())
+        lowest, largest = float(np.linalg.eigvalsh(shared)[0]), self._largest()
+        if not largest > 0:
+            return None  # no unit is awake, and nothing is an equation
+        least = math.sqrt(max(lowest, 0.0) / largest)
         if least > EASY:
             x = self._conjugate()
             return Solved(x, least, self.remainder(x)[1])
@@ -155,7 +157,9 @@ class System:
         size = 1.0
         for _ in range(20):
             x = self.times(x / np.linalg.norm(x))
-            size = max(float(np.linalg.norm(x)), 1e-300)
+            size = float(np.linalg.norm(x))
+            if not size > 0:
+                break
         return size
 
     def _conjugate(self) -> Array:
