@@ -17,7 +17,7 @@ import leakscope as ls
 from leakscope.attacks.transcripts.chain import Evidence, Spelling, jacobian, misfit, missed, run, spelled, through
 from leakscope.attacks.transcripts.decode import MANNERS, _Reader, judged, read
 from leakscope.attacks.transcripts.peel import Entries, as_trained, peeled, settled
-from leakscope.attacks.transcripts.repair import beamed, outright, repaired
+from leakscope.attacks.transcripts.repair import beamed, first_and_worst, outright, repaired, worst
 
 LETTERS = 4
 CONTEXT, FEATURES = 4, 5
@@ -193,9 +193,12 @@ def test_a_beam_goes_through_strings_that_are_worse() -> None:
         heard = evidence(string, probabilities(26, seed, sharp=3.0))
         alone = repaired(outright(heard), heard, going=lambda: True)
         stuck += alone != string
-        assert beamed([alone], heard, going=lambda: True) == string
+        assert beamed(alone, heard, where=worst, going=lambda: True) == string
     assert stuck > 0
-    assert beamed([(1,), (1, 2)], heard, going=lambda: False) == min([(1,), (1, 2)], key=lambda one: misfit(one, heard))
+    assert beamed(outright(heard), heard, where=first_and_worst, going=lambda: True) == string
+    assert beamed((1, 2), heard, where=worst, going=lambda: False) == (1, 2)
+    assert first_and_worst(np.array([0.0, 0.3, 0.0, 1.0, 0.2])) == [1, 3]
+    assert worst(np.array([0.1, 0.9, 1.0, 0.9, 0.2, 0.3, 0.4])) == [2, 6]
 
 
 def test_a_reader_that_is_stopped_says_what_it_has() -> None:

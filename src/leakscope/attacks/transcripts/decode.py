@@ -27,7 +27,7 @@ from leakscope.attacks.transcripts.chain import (
     through,
 )
 from leakscope.attacks.transcripts.relax import Relaxed, Stretch, relaxed
-from leakscope.attacks.transcripts.repair import Labels, beamed, outright, repaired
+from leakscope.attacks.transcripts.repair import Labels, beamed, first_and_worst, outright, repaired, worst
 
 Going = Callable[[float], bool]
 
@@ -154,7 +154,7 @@ def read(evidence: Evidence, *, going: Going) -> Reading:
         return best
     places = {int(label): place for place, label in enumerate(classes)}
     start = tuple(places[label] for label in best.labels)
-    mended = beamed([start], heard, going=lambda: going(1.0))
+    mended = beamed(start, heard, where=worst, going=lambda: going(1.0))
     return judged(tuple(int(classes[label]) for label in mended), evidence)
 
 
@@ -166,7 +166,8 @@ def _candidates(evidence: Evidence, noise: float, going: Going) -> Iterator[Labe
         legible = outright(evidence)
         mended = repaired(legible, evidence, going=lambda: going(0.0))
         yield mended
-        yield beamed([mended, legible], evidence, going=lambda: going(0.0))
+        for start, where in ((legible, first_and_worst), (mended, worst), (legible, worst)):
+            yield beamed(start, evidence, where=where, going=lambda: going(0.0))
     for manner in MANNERS:
         if not going(0.0):
             return

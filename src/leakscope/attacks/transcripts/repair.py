@@ -6,13 +6,15 @@ misfit falls, and a beam of strings finds them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
 from leakscope.attacks.transcripts.chain import Array, Evidence, missed, spelled, through
 
 Labels = tuple[int, ...]
+Where = Callable[[Array], list[int]]
+"""What each frame misses (T,) to the frames around which a string is edited."""
 
 TRIED = 4
 """Labels that are tried at one place: those that are missed most nearby."""
@@ -22,6 +24,8 @@ PLACES = 6
 """Worst frames that are looked at before it is given up."""
 WIDTH, BRANCHES, APART = 4, 2, 4
 """Strings of a beam, and the worst frames of each around which it is edited, that many frames apart."""
+A_LOT = 0.1
+"""Share of what the worst frame misses."""
 PATIENCE = 12
 """Rounds in which a beam may find nothing better."""
 EXPLAINED = 1e-4
@@ -59,20 +63,19 @@ def repaired(labels: Labels, evidence: Evidence, *, going: Callable[[], bool]) -
     return labels
 
 
-def beamed(starts: Sequence[Labels], evidence: Evidence, *, going: Callable[[], bool]) -> Labels:
-    """The best string of a beam that begins with `starts`: all edits around the worst frames of each are made.
+def beamed(start: Labels, evidence: Evidence, *, where: Where, going: Callable[[], bool]) -> Labels:
+    """The best string of a beam that begins with `start`: all edits are made around the frames that `where` names.
 
     It ends where the misfit is explained, or nothing better came up for `PATIENCE` rounds, or when `going` says so.
     """
     every = range(evidence.letters.shape[1])
-    beam, seen = list(zip(starts, missed(starts, evidence), strict=True)), set(starts)
-    best, off = min(beam, key=lambda one: float(one[1].sum()))
-    least, idle = float(off.sum()), 0
+    beam, seen = [(start, missed([start], evidence)[0])], {start}
+    best, least, idle = start, float(beam[0][1].sum()), 0
     while going() and idle < PATIENCE and least > EXPLAINED:
         edits = (
             edit
             for one, off in beam
-            for frame in _worst(off)
+            for frame in where(off)
             for edit in _edits(one, _place(one, evidence, frame), every)
         )
         tried = list(dict.fromkeys(edit for edit in edits if edit not in seen))
@@ -88,13 +91,20 @@ def beamed(starts: Sequence[Labels], evidence: Evidence, *, going: Callable[[], 
     return best
 
 
-def _worst(off: Array) -> list[int]:
+def worst(off: Array) -> list[int]:
     """The frames that miss the most, apart from each other."""
     chosen: list[int] = []
     for frame in np.argsort(-off):
         if len(chosen) < BRANCHES and all(abs(frame - one) >= APART for one in chosen):
             chosen.append(int(frame))
     return chosen
+
+
+def first_and_worst(off: Array) -> list[int]:
+    """The first frame that misses a lot, before which the string is probably right, and the worst."""
+    most = int(off.argmax())
+    first = int((off >= A_LOT * off[most]).argmax())
+    return [first, most] if first != most else [most]
 
 
 def _place(labels: Labels, evidence: Evidence, frame: int) -> int:
