@@ -121,6 +121,7 @@ CASES = (
     Case("one class through a linear model", lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 4))),
     Case("two classes", lambda: plain(32, 2), classes=2, alike=False),
     Case("two classes, bright, ELU", lambda: headed(plain(128, 2, nn.ELU), bias=5), classes=2, inputs=lambda x: 9 * x),
+    Case("two classes, sigmoid", lambda: plain(128, 2, nn.Sigmoid), classes=2, count=2, told=True),
     Case("one unit in the middle", narrow, count=2, alike=False),
     Case("one unit in the middle, told", narrow, count=2, alike=False, told=True),
     Case("constant", lambda: headed(plain(), scale=0.0)),

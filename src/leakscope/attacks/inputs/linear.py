@@ -123,15 +123,17 @@ class LinearLayer(AbstractAttack[Inputs]):
 def _repeating(seen: Observation, weight: Tensor, values: Tensor, residuals: list[float], units: Tensor) -> bool:
     """Whether some of the values (N, D) may be mixtures of several examples, by the units (N, H) that agree on them."""
     sizes = torch.linalg.vector_norm(weight, dim=1)
-    agreed = (units & (sizes > 1e-6 * sizes.max())).cpu().numpy()
-    if int(agreed.sum(1).min()) < WITNESSES or not bool(torch.isfinite(values).all()):
+    live = sizes > 1e-6 * sizes.max()
+    agreed = (units & live).sum(1).tolist()
+    if min(agreed) < WITNESSES or not bool(torch.isfinite(values).all()):
         return True
     single = len(values) == 1 and bool(units.all())
     if seen.knows(BatchSize) and (single or len(values) > seen.told(BatchSize).count):
         return True  # one input that explains a batch is a mixture of all, rather than all the same
-    errors = Errors(seen, _first(seen), values.cpu().numpy())
+    errors, awake = Errors(seen, _first(seen), values.cpu().numpy()), live.cpu().numpy()
     return any(
-        errors.repeat(claim, agreed[claim], residual=one, some=not single) for claim, one in enumerate(residuals)
+        errors.repeat(claim, awake, residual=one, agreed=None if single else agreed[claim])
+        for claim, one in enumerate(residuals)
     )
 
 

@@ -29,8 +29,11 @@ COMMON = 3
 """Units that two inputs must both wake before their errors are compared on them."""
 APART = 1e-3
 """Sine between the errors of two examples below which they count as proportional, whatever the residual."""
-ROOM = 100.0
-"""The same in units of the claim's residual: that of a mixture is about this sine, times how far its inputs differ."""
+ROOM = 5000.0
+"""The same in units of the claim's residual r. Two inputs at relative distance d have errors at a sine of about s d, s
+that of inputs at random, and their mean leaves r = s d^2 / 2: s > 5000 r keeps the mean within 1 % of both."""
+FAR = 0.1
+"""Sine beyond which errors are of different examples, whatever the residual (a coarse dtype)."""
 NEARLY = 0.3
 """The same below which two errors are `twins`."""
 EQUAL = 1e-4
@@ -60,34 +63,31 @@ class Errors:
             tried = [torch.full((len(inputs),), label) for label in labels]
             self._groups.append([resting.slopes(inputs, labels=one) for one in tried])
 
-    def repeat(self, claim: int, units: Flags, *, residual: float, some: bool = False) -> bool:
-        """Whether a claim, by its place, may be a mixture on which these units (H,) agree.
+    def repeat(self, claim: int, units: Flags, *, residual: float, agreed: int | None = None) -> bool:
+        """Whether a claim, by its place, may be a mixture on which units agree.
 
         It may if, among random inputs or near the claim, more than a tenth of the pairs of inputs with equal labels
-        have proportional errors, to within the larger of 1e-3 and 100 times the
-        claim's residual; or if none can be compared.
-        The labels are those that the update shows. some: errors need be proportional only at a tenth of the units that
-        both inputs wake, since the units were chosen because they agree.
+        have errors that are proportional at `units` (H,), to within the larger of 1e-3 and 5000 times the claim's
+        residual (0.1 at most); or if none can be compared. The labels are those that the update shows. agreed: how many
+        units agree, where they were chosen for it: then a tenth of the units that both inputs wake, or so many, suffice.
         """
-        apart = max(APART, ROOM * residual)
+        apart = min(max(APART, ROOM * residual), FAR)
         for group in (self._groups[0], self._groups[1 + claim]) if self._groups else ():
-            alike = _pairs(group, units, apart, some=some)
-            if some and not alike:  # too few of them wake together: the other units tell as much of the model
-                alike = _pairs(group, np.ones_like(units), apart, some=some)
+            alike = _pairs(group, units, apart, agreed)
             if not alike or sum(alike) > SHARE * len(alike):
                 return True
         return not self._groups
 
 
-def _pairs(group: list[Array], units: Flags, apart: float, *, some: bool) -> list[bool]:
+def _pairs(group: list[Array], units: Flags, apart: float, agreed: int | None) -> list[bool]:
     """For each pair of inputs with equal labels that can be compared, whether their errors are proportional."""
     pairs = [pair for errors in group for pair in itertools.combinations(errors[:, units], 2)]
-    return [found for one, other in pairs if (found := _alike(one, other, apart, some=some)) is not None]
+    return [found for one, other in pairs if (found := _alike(one, other, apart, agreed)) is not None]
 
 
-def _alike(one: Array, other: Array, apart: float, *, some: bool) -> bool | None:
-    """Whether two errors (units,) are proportional, at `some` units or at all; None where they cannot be compared."""
-    if some:
+def _alike(one: Array, other: Array, apart: float, agreed: int | None) -> bool | None:
+    """Whether two errors (units,) are proportional, as `repeat` says; None where they cannot be compared."""
+    if agreed is not None:
         awake = (one != 0) & (other != 0)
         one, other = one[awake], other[awake]
     sizes = np.linalg.norm(one), np.linalg.norm(other)
@@ -96,7 +96,7 @@ def _alike(one: Array, other: Array, apart: float, *, some: bool) -> bool | None
     first, second = one / sizes[0], other / sizes[1]
     if np.linalg.norm(first - (first @ second) * second) < apart:
         return True
-    return some and _most(one / other) >= max(COMMON, math.ceil(SHARE * len(one)))
+    return agreed is not None and _most(one / other) >= min(agreed, max(COMMON, math.ceil(SHARE * len(one))))
 
 
 def _most(ratios: Array) -> int:
@@ -123,7 +123,7 @@ def twins(target: Target, resting: Resting) -> float:
     other: list[bool] = []
     for one, two in itertools.product(range(classes), repeat=2):
         for i, j in itertools.combinations(range(PROBES), 2):
-            alike = _alike(errors[one][i], errors[two][j], NEARLY, some=True)
+            alike = _alike(errors[one][i], errors[two][j], NEARLY, len(errors[one][i]))
             (same if one == two else other).append(bool(alike))
     return float(np.mean(same) / target.classes + np.mean(other) * (1 - 1 / target.classes))
 
