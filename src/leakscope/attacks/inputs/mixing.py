@@ -69,7 +69,7 @@ class Errors:
         It may if, among random inputs or near the claim, more than a tenth of the pairs of inputs with equal labels
         have errors that are proportional at `units` (H,), to within the larger of 1e-3 and 5000 times the claim's
         residual (0.1 at most); or if none can be compared. The labels are those that the update shows. agreed: how many
-        units agree, where they were chosen for it: then a tenth of the units that both inputs wake, or so many, suffice.
+        units agree, where they were chosen for it: then a tenth of the units that both inputs wake, or so many, do.
         """
         apart = min(max(APART, ROOM * residual), FAR)
         for group in (self._groups[0], self._groups[1 + claim]) if self._groups else ():
