@@ -63,9 +63,10 @@ class Auto(AbstractAttack[Inputs]):
     2. Labels: those that were told, else `LabelCounts`.
     3. Searches. Without declared noise: L-BFGS on the squared distance, which solves small smooth nets to the last
        digit, and else signed Adam on the cosine, which bears kinks, batches and lost scales, with less and less total
-       variation, each leg from the end of the one before it (before them, for signs and pruned entries, on the squared
-       distance). With noise of standard deviation s: the most probable images, squared distance + (2 s^2 / b) total
-       variation with b = 0.05 of the range, the usual difference of neighbors, and once more with b = 0.2 from there.
+       variation and smaller and smaller steps, each leg from the end of the one before it (for pruned entries first,
+       and for signs only, on the squared distance). With noise of standard deviation s: signed Adam on the cosine, and
+       from there the most probable images, squared distance + (2 s^2 / b) total variation with b = 0.05 of the range,
+       the usual difference of neighbors, and then b = 0.2.
     4. The claim with the smallest misfit to the observed update is handed on, where ten times the misfit are worth a
        third of the range of total variation; with noise the smoothest of those that fit. The private inputs play no
        part in the choice. Inputs that an exact attack proved for a part of the batch take the places of the nearest.
@@ -139,6 +140,7 @@ class Auto(AbstractAttack[Inputs]):
             why = _left_out(stage, misfit, before)
             if why:
                 told.append(f"{stage.name}: left out, {why}")
+                before = before if stage.follows or stage.polishes else None
                 continue
             start = best if stage.polishes else before if stage.follows else None
             attack = stage.started(None if start is None or start.claim is None else start.claim.values)

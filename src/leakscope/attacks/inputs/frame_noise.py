@@ -36,6 +36,11 @@ def bent(mechanism: AbstractMechanism) -> bool:
     return any(isinstance(defense, Sign | Prune | RandomDrop) for defense in defenses)
 
 
+def signs(mechanism: AbstractMechanism) -> bool:
+    """Whether entries are replaced by signs: no size is left to compare."""
+    return isinstance(mechanism, Defended) and any(isinstance(defense, Sign) for defense in mechanism.defenses)
+
+
 def rounds(mechanism: AbstractMechanism) -> bool:
     """Whether entries are rounded to levels."""
     return isinstance(mechanism, Defended) and any(isinstance(defense, Quantize) for defense in mechanism.defenses)
