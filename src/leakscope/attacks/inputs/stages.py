@@ -38,7 +38,7 @@ BENT: tuple[Leg, ...] = (
     *((1.5e-6, 0.01, 0.1), (1.5e-6, 3e-3, 0.1)),
 )
 """On the squared distance to signs or to what was kept, total variation in units of the squared norm of the update. Two
-digits came back from their signs at 18.0 and 16.3 dB, with one weight at 14.5 and 16.1, on the cosine at 13.3 and 15.7."""
+digits came back from their signs at 18.0 and 16.3 dB, with one weight at 14.5 and 16.1, on the cosine at 13.3, 15.7."""
 _COSINE = Weighted(Cosine(), first=1.0, last=3.0)
 
 
