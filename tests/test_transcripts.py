@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import nn
 import leakscope as ls
 from leakscope.attacks.transcripts.chain import Evidence, Spelling, jacobian, misfit, missed, run, spelled, through
 from leakscope.attacks.transcripts.decode import MANNERS, _Reader, judged, read
+from leakscope.attacks.transcripts.occupancy import Spoken
 from leakscope.attacks.transcripts.peel import Entries, as_trained, peeled, settled
 from leakscope.attacks.transcripts.repair import beamed, first_and_worst, outright, repaired, worst
 
@@ -165,6 +167,15 @@ def test_the_number_of_labels_that_are_left_is_found_from_far_too_many() -> None
     assert abs(reader.left - 3) <= 1
 
 
+def test_a_stretch_has_frames_although_nothing_open_is_heard_before_the_horizon() -> None:
+    """Regression: with labels known beyond the horizon the stretch was empty, and the reading crashed."""
+    string = (0, 1, 2, 0, 3, 1)
+    reader = _Reader(evidence(string, probabilities(30, 2, sharp=1.5)), 1e-2, MANNERS[0])
+    passes = reader.course(string[:4])
+    assert passes.occupancies()[:3, 9:].sum() < 1e-6
+    assert len(reader.stretch(passes, string[:4], 2, None).evidence) == 2
+
+
 @pytest.mark.parametrize(
     ("string", "frames", "seed", "times"),
     [((0, 0, 1, 0), 9, 903871, 3.0), ((1, 0, 1, 1, 1, 1), 11, 802364, 3.0)],
@@ -248,6 +259,48 @@ def test_the_transcripts_behind_one_update(lengths: tuple[int, ...], reduction: 
     assert sorted(attempt.claim.labels) == said(batch)
     assert attempt.certificate.holds
     assert attempt.claim.confidence.tolist() == [1.0] * len(lengths)
+
+
+def fitted(batch: ls.Batch, steps: int, reduction: ls.Reduction) -> ls.Target:
+    """A model that knows a batch by heart after some steps of Adam."""
+    fresh = model(reduction=reduction)
+    module = copy.deepcopy(fresh.module).requires_grad_(True)
+    optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        fresh.loss(module(batch.inputs), batch).backward()
+        optimizer.step()
+    return ls.Target(module, fresh.domain, fresh.classes, loss=fresh.loss)
+
+
+@pytest.mark.parametrize("reduction", list(ls.Reduction))
+def test_trained_weights_hide_no_transcript(reduction: ls.Reduction) -> None:
+    """Half trained and by heart; an utterance of training, a new one, and batches."""
+    for steps in (15, 80):
+        target = fitted(utterances(15, 18), steps, reduction)
+        for lengths in ((18,), (21,), (17, 20)):
+            batch = utterances(*lengths)
+            attempt = attacked(batch, ls.FedSGD(), target)
+            assert sorted(attempt.claim.labels) == said(batch), (steps, lengths)
+            assert attempt.certificate.holds
+    hidden = attacked(utterances(15, 24), ls.FedSGD(), target)  # the first behind a gradient 10 000 times its own
+    assert hidden.outcome is ls.Outcome.REFUSED
+    assert "by heart" in hidden.sentence
+
+
+@pytest.mark.parametrize("divisor", [1.0, 7.0, 33.3])
+def test_what_the_loss_divides_by_is_told_by_what_stands_out_of_the_noise(divisor: float) -> None:
+    """Regression: the errors of improbable classes are noise, and were taken for those of the labels that are held."""
+    noise = 1e-6 / divisor
+    for seed in range(6):
+        outputs = probabilities(30, seed, sharp=3.0, letters=20)
+        rough = noise * torch.randn(outputs.shape, generator=ls.Key(seed).generator(), dtype=torch.float64).numpy()
+        errors = (outputs.numpy() - by_torch((3, 1, 4, 1, 5), outputs)) / divisor + rough
+        found, deviation = Spoken(outputs.numpy(), errors, 20, noise).divisor()
+        assert abs(found - divisor) < max(8 * deviation, 1e-9)
+        assert deviation < 1e-3 * divisor
+    silent = torch.tensor([[1e-9, 1e-9, 1.0]] * 4, dtype=torch.float64).numpy()
+    assert Spoken(silent, np.zeros_like(silent), 2, noise).divisor()[1] == np.inf
 
 
 def masks_of(seen: ls.Observation, batch: ls.Batch) -> dict[str, torch.Tensor]:

@@ -98,7 +98,8 @@ class CtcTranscript(AbstractAttack[Transcripts]):
 def _unclear(noise: float, found: Occupied) -> str:
     return (
         f"the occupancies are known to {noise:.1e} only, where {UNCLEAR} is legible: the output layer's inputs leave "
-        f"{found.residual:.1e} of its gradient, so there is noise in it, or there were several steps"
+        f"{found.residual:.1e} of its gradient, so there is noise in it, or there were several steps, or the frames "
+        "of an utterance that the model knows by heart are hidden behind the others"
     )
 
 

@@ -27,7 +27,7 @@ from leakscope.attacks.transcripts.chain import (
     through,
 )
 from leakscope.attacks.transcripts.relax import Relaxed, Stretch, relaxed
-from leakscope.attacks.transcripts.repair import Labels, beamed, first_and_worst, outright, repaired, worst
+from leakscope.attacks.transcripts.repair import EXPLAINED, Labels, beamed, first_and_worst, outright, repaired, worst
 
 Going = Callable[[float], bool]
 
@@ -154,7 +154,9 @@ def read(evidence: Evidence, *, going: Going) -> Reading:
         return best
     places = {int(label): place for place, label in enumerate(classes)}
     start = tuple(places[label] for label in best.labels)
-    mended = beamed(start, heard, where=worst, going=lambda: going(1.0))
+    mended = repaired(start, heard, going=lambda: going(1.0))
+    if misfit(mended, heard) > EXPLAINED:
+        mended = beamed(mended, heard, where=worst, going=lambda: going(1.0))
     return judged(tuple(int(classes[label]) for label in mended), evidence)
 
 

@@ -16,6 +16,9 @@ from leakscope.numerics.trees import Named
 from leakscope.targets.anatomy import DenseLayer, output_layer
 from leakscope.targets.losses import CTC, Reduction
 
+CLEAR = 30.0
+"""A probability that many standard deviations large has an error that can be told from noise."""
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -49,11 +52,21 @@ class Spoken:
         They hold one label or the blank, so that elsewhere y = n error. A model that is sure of these frames leaves
         nothing elsewhere to tell n by.
         """
-        probabilities, errors = self.probabilities[[0, -1]], self.errors[[0, -1]]
-        empty = np.argsort(errors / np.maximum(probabilities, 1e-30), axis=1)[:, 2:]
-        kept, seen = np.take_along_axis(probabilities, empty, 1), np.take_along_axis(errors, empty, 1)
-        found = float((kept**2).sum() / max((kept * seen).sum(), 1e-30))
-        return found, float(found**2 * self.noise / np.sqrt(max((kept**2).sum(), 1e-300)))
+        kept, seen = (np.concatenate(one) for one in zip(self._elsewhere(0), self._elsewhere(-1), strict=True))
+        if not (kept * seen).sum() > 0:
+            return 1.0, np.inf
+        found = float((kept**2).sum() / (kept * seen).sum())
+        return found, float(found**2 * self.noise / np.sqrt((kept**2).sum()))
+
+    def _elsewhere(self, frame: int) -> tuple[Array, Array]:
+        """Probabilities and errors of the classes that a frame does not hold: the two held ones have the least ratio.
+
+        Only of those that stand out of the noise; the ratio of others is any number.
+        """
+        probabilities, errors = self.probabilities[frame], self.errors[frame]
+        clear = np.flatnonzero(probabilities > CLEAR * self.noise)
+        empty = clear[np.argsort(errors[clear] / probabilities[clear])[2:]]
+        return probabilities[empty], errors[empty]
 
 
 @final
