@@ -17,7 +17,7 @@ TRIED = 6
 """Exchanges per round that are worth steps."""
 STEPS = 8
 """For each of them."""
-ROUNDS = 4
+ROUNDS = 10
 
 
 def exchanges(count: int, offset: int) -> list[Places]:
