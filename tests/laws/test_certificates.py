@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import leakscope as ls
+from leakscope.attacks.parts.explained import explained
 from leakscope.domains.text import padded
 
 IMAGES = ls.Images(1, 8, 8)
@@ -251,3 +252,16 @@ def test_what_is_certified_of_texts_is_right(places: bool, same: bool, mechanism
             assert set(attempt.claim.sequences[0]) == {token for row in rows for token in row}
         else:
             assert sorted(attempt.claim.sequences) == sorted(rows)
+
+
+def test_a_share_whose_labels_cancel_is_no_part_of_the_update() -> None:
+    """Labels in the proportions of the softmax give any text the gradient zero: sum_y p_y (p - y) = 0."""
+    target = ls.TextEncoder(dim=32, heads=2, depth=1).build(TEXT, 2, key=ls.Key(0))
+    ids = padded([(3, 17, 5, 12), (9, 8, 21, 2)], 4)
+    shares = torch.softmax(target.outputs(target.parameters(), ids[1:]), 1)[0].detach()
+    soft = ls.Batch(ids, torch.stack([torch.tensor([0.0, 1.0]), shares]))
+    found = explained(ls.observe(target, soft, ls.FedSGD(), key=ls.Key(0)), ids)
+    assert found is not None
+    assert found.residual < 1e-5
+    assert float(found.parts[0]) == pytest.approx(1.0, abs=1e-4)
+    assert float(found.parts[1]) < 1e-4

@@ -24,6 +24,7 @@ from leakscope.attacks.inputs.token_search import (
     with_last_tokens,
 )
 from leakscope.attacks.inputs.token_span import Span, covered, dimensions, span_of, strangers
+from leakscope.attacks.labels.counts import may_be_clipped
 from leakscope.attacks.parts.explained import Explained, explained
 from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Refusal, Watch
 from leakscope.core.claim import Tokens
@@ -31,8 +32,6 @@ from leakscope.core.errors import NoSuchLayer
 from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
 from leakscope.domains.text import padded
-from leakscope.mechanisms.compose import Defended
-from leakscope.mechanisms.protocols.dpsgd import DPSGD
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 from leakscope.targets.losses import NextToken
@@ -226,9 +225,9 @@ def _explained(seen: Observation, order: _Order, tolerance: float) -> tuple[tupl
         sequences, proof = (sequences, proof) if second is None else (more, second)
     if proof is None:
         return sequences, None
-    shares = proof.weights.sum(1)
-    kept = [int(place) for place in shares.argsort(descending=True) if shares[place] > PRESENT * shares.max()]
-    return tuple(sequences[place] for place in kept), Explained(proof.weights[kept], proof.residual)
+    shares, least = proof.weights.sum(1), PRESENT * float(proof.weights.sum(1).max())
+    kept = [int(s) for s in shares.argsort(descending=True) if shares[s] > least and proof.parts[s] > tolerance]
+    return tuple(sequences[s] for s in kept), Explained(proof.weights[kept], proof.residual, proof.parts[kept])
 
 
 def _replayed(seen: Observation, sequences: tuple[Said, ...]) -> Explained | None:
@@ -239,13 +238,9 @@ def _repeated(seen: Observation, sequences: tuple[Said, ...], proof: Explained) 
     """Each sequence as often as its share says, where the batch size was told and the shares are such numbers."""
     if not seen.knows(BatchSize) or seen.told(BatchSize).count <= len(sequences):
         return sequences
-    protocol = seen.mechanism.protocol if isinstance(seen.mechanism, Defended) else seen.mechanism
-    if isinstance(protocol, DPSGD):
-        return sequences  # each example was clipped by itself, so that its share says nothing
-    shares = proof.weights.sum(1)
-    real = shares / shares.sum() * seen.told(BatchSize).count
-    if float((real - real.round()).abs().max()) > WHOLE_NUMBER:
-        return sequences
+    real = proof.weights.sum(1) * seen.told(BatchSize).count
+    if float((real - real.round()).abs().max()) > WHOLE_NUMBER or may_be_clipped(seen):
+        return sequences  # a clip, or a text with several labels that cancel in part: its share says nothing
     return tuple(one for one, count in zip(sequences, real.round().long().tolist(), strict=True) for _ in range(count))
 
 

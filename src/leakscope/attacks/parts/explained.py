@@ -30,10 +30,13 @@ class Explained:
 
     weights: (S, C) >= 0: how often each input occurs with each label, as a share of the batch (times the factor of a
     clip); one column where the loss reads no label.
+    parts: (S,) |sum_y weights[s, y] * gradient(input s, label y)|, relative to |observed|. It may be zero where weights
+    are not: labels in the proportions of the softmax cancel each other, for any input.
     """
 
     weights: Tensor
     residual: float
+    parts: Tensor
 
 
 def explained(seen: Observation, inputs: Tensor) -> Explained | None:
@@ -68,7 +71,9 @@ def explained(seen: Observation, inputs: Tensor) -> Explained | None:
     residual = float(torch.linalg.vector_norm(matrix / sizes @ shares - goal / scale))
     weights = torch.zeros(len(inputs), max(labels) + 1, dtype=torch.float64)
     weights[:, labels] = (shares * scale / sizes).reshape(len(inputs), len(labels)).cpu()
-    return Explained(weights, residual)
+    shown = (matrix / sizes).reshape(len(goal), len(inputs), len(labels))
+    parts = torch.linalg.vector_norm((shown * shares.reshape(len(inputs), len(labels))).sum(2), dim=0).cpu()
+    return Explained(weights, residual, parts)
 
 
 def _labels(seen: Observation, count: int) -> list[int] | None:
