@@ -96,12 +96,14 @@ def together(target: ls.Target, counts: tuple[int, ...]) -> tuple[str, bool]:
     return words, worst > 100 and relative < 1e-5 and proven
 
 
-def too_many() -> tuple[str, bool]:
-    """Batch 64 through 784-200-10 is refused by the rank test, before anything is tried."""
-    target = ls.MLP((200,)).build(ls.Images(1, 28, 28), 10, key=ls.Key(0))
-    secret = ls.Batch(torch.randn(64, 1, 28, 28, generator=ls.Key(0).generator()), torch.arange(64) % 10)
-    refusal = ls.LowRank().refusal(ls.observe(target, secret, ls.FedSGD(), key=ls.Key(0)))
-    return ("refused", True) if refusal else ("not refused", False)
+def too_many(domain: ls.Images, width: int) -> tuple[str, bool]:
+    """Batch 64 is refused by the rank test, before anything is tried."""
+    target = ls.MLP((width,)).build(domain, 10, key=ls.Key(0))
+    inputs = torch.randn(64, *domain.shape, generator=ls.Key(0).generator())
+    secret = ls.Batch(inputs, torch.arange(64) % 10)
+    seen = ls.observe(target, secret, ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(64)])
+    refusal = ls.LowRank().refusal(seen)
+    return (f"refused: {refusal.sentence[:100]}", True) if refusal else ("not refused", False)
 
 
 def chain(seed: int) -> ls.Target:
@@ -118,7 +120,8 @@ def undone(build: Callable[[int], ls.Target]) -> tuple[str, bool]:
     worst, slowest, proven = float("inf"), 0.0, True
     for seed in range(2):
         target, secret = build(seed), ls.Batch(face(seed), torch.tensor([seed]))
-        attempt = ls.Recursive().run(ls.observe(target, secret, ls.FedSGD(), key=ls.Key(0)), key=ls.Key(1))
+        seen = ls.observe(target, secret, ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(1)])
+        attempt = ls.Recursive().run(seen, key=ls.Key(1))
         if attempt.claim is None:
             return attempt.sentence, False
         worst, slowest = min(worst, decibel(attempt.claim.values, secret.inputs)), max(slowest, attempt.cost.seconds)
@@ -199,7 +202,8 @@ def attention(dim: int, size: int, recipe: ls.ViT) -> tuple[str, bool]:
     for seed in range(4):
         target = dataclasses.replace(recipe, dim=dim).build(domain, 10, key=ls.Key(seed))
         image = torch.rand(1, 3, size, size, generator=ls.Key(seed).child("image").generator())
-        seen = ls.observe(target, ls.Batch(image, torch.tensor([seed])), ls.FedSGD(), key=ls.Key(0))
+        secret = ls.Batch(image, torch.tensor([seed]))
+        seen = ls.observe(target, secret, ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(1)])
         attempt = ls.FirstAttention().run(seen, key=ls.Key(0))
         if attempt.certificate is None or not attempt.certificate.holds:
             return attempt.sentence, False
@@ -273,7 +277,8 @@ CASES: tuple[tuple[str, str, Callable[[], tuple[str, bool]]], ...] = (
             ls.MLP((256, 128), dropout=0.2, training=True).build(ls.Images(1, 1, 988), 4, key=ls.Key(0)), (16,)
         ),
     ),
-    ("dense 784-200, batch 64", "refused beforehand", too_many),
+    ("dense 784-200, batch 64", "refused beforehand", lambda: too_many(ls.Images(1, 28, 28), 200)),
+    ("dense 3072-400, batch 64", "refused beforehand", lambda: too_many(COLOR, 400)),
     ("convolutional chain 154 k, one face", ">= 49 dB in < 20 s", lambda: undone(chain)),
     (
         "LeNet, one face, recursive",
