@@ -217,8 +217,9 @@ def test_every_attack_is_in_the_guide_to_choosing() -> None:
 
 
 @pytest.mark.parametrize("document", STUDIES, ids=lambda path: path.name)
-def test_a_study_names_the_plan_that_makes_it(document: Path) -> None:
-    commands = re.findall(r"leakscope audit (plans/[\w./-]+)", document.read_text(encoding="utf-8"))
+def test_a_study_names_the_plan_or_the_script_that_makes_it(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    commands = re.findall(r"(?:leakscope audit|python) ((?:plans|benchmarks)/[\w./-]+)", text)
     assert commands
     for path in commands:
         assert (ROOT / path).is_file(), f"{document.name} names {path}"
