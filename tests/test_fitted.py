@@ -26,6 +26,17 @@ def test_fitting_learns_from_public_examples_and_repeats_itself() -> None:
     assert other.fingerprint() != fitted.fingerprint()
 
 
+def test_a_model_of_speech_learns_from_public_voices() -> None:
+    """What plans/speech/trained.toml stands on: utterances of different lengths, transcripts, CTC."""
+    voices = ls.Spoken(speakers=4, each=2, shortest=0.8, longest=1.0)
+    recipe = ls.Fitted(ls.DeepSpeech(hidden=32), voices, epochs=8, lr=3e-3, batch_size=2)
+    fitted = recipe.build(voices.domain, voices.classes, key=ls.Key(0))
+    fresh = ls.DeepSpeech(hidden=32).build(voices.domain, voices.classes, key=ls.Key(0))
+    private = voices.draw(3, key=ls.Key(1)).reveal()
+    before, after = (one.loss_at(one.parameters(), private) for one in (fresh, fitted))
+    assert float(after) < 0.8 * float(before)
+
+
 def test_no_epochs_are_the_fresh_weights_and_the_recipe_is_not_touched() -> None:
     fresh = ls.ConvNet(4).build(DIGITS.domain, DIGITS.classes, key=ls.Key(3))
     none = ls.Fitted(ls.ConvNet(4), DIGITS, epochs=0).build(DIGITS.domain, DIGITS.classes, key=ls.Key(3))

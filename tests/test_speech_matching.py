@@ -14,7 +14,7 @@ import torch
 from tests.tolerance import close_trees
 
 import leakscope as ls
-from leakscope.attacks.inputs.objective import rows_apart, splits
+from leakscope.attacks.inputs.objective import objective, rows_apart, splits
 from leakscope.attacks.inputs.resting import silent, units_at_rest
 from leakscope.attacks.inputs.utterances import frame_lengths
 from leakscope.attacks.labels.labeling import Spelled
@@ -22,6 +22,7 @@ from leakscope.attacks.labels.spelling import AbstractSpelling
 from leakscope.attacks.parts.checkpoints import StateFile
 from leakscope.attacks.parts.direct import all_losses
 from leakscope.attacks.parts.directions import By, steps_along
+from leakscope.attacks.transcripts.soft import _Expected
 from leakscope.cli.config import read
 from leakscope.cli.scalars import scalars
 from leakscope.core.attempt import Progress, Refusal
@@ -160,6 +161,80 @@ def test_transcripts_are_found_with_the_frames_of_another_attack(tmp_path: Path)
     resumed = attack.run(observed(batch, tell=()), key=ls.Key(1), checkpoint=StateFile(tmp_path / "state"))
     assert (resumed.claim.labels, resumed.trace) == (whole.claim.labels, resumed.trace)
     assert resumed.trace.losses == whole.trace.losses
+
+
+SOFT = ls.SoftTranscript(iterations=200, directions=7, width=10, paths=5, shrink=ls.Shrink(steps=50, smallest=0.05))
+
+
+def test_logits_of_a_transcript_are_searched_and_their_likeliest_string_is_found(tmp_path: Path) -> None:
+    """The beam search mode of the original, on one utterance and on two in a batch; it goes on where it was stopped."""
+    batch = said(6)
+    attempt = SOFT.run(observed(batch, tell=()), key=ls.Key(1))
+    assert fell(attempt, to=0.1), attempt.sentence
+    assert attempt.claim.labels == transcripts(batch)
+    short = dataclasses.replace(SOFT, iterations=12)
+    two = short.run(observed(said(6, 5), tell=()), key=ls.Key(1))
+    assert fell(two, to=0.95), two.sentence
+    whole = short.run(observed(batch, tell=()), key=ls.Key(1))
+
+    def impatient(progress: Progress) -> None:
+        if progress.fraction > 0.4:
+            raise KeyboardInterrupt
+
+    stopped = short.run(
+        observed(batch, tell=()), key=ls.Key(1), watch=impatient, checkpoint=StateFile(tmp_path / "state", every=0)
+    )
+    assert stopped.outcome is ls.Outcome.INTERRUPTED
+    resumed = short.run(observed(batch, tell=()), key=ls.Key(1), checkpoint=StateFile(tmp_path / "state"))
+    assert resumed.claim.labels == whole.claim.labels
+    np.testing.assert_allclose(resumed.trace.losses, whole.trace.losses, rtol=1e-3)
+
+
+def test_the_update_of_soft_logits_is_that_of_the_expected_loss() -> None:
+    """Against the client's own update of each string, weighted by hand; utterance by utterance."""
+    batch = said(5, 4)
+    seen = observed(batch)
+    matched = objective(seen, ls.Layers(ls.Squared(), LAST), lambda x: x.new_zeros(()), ls.Pixels(), None)
+    expected = _Expected(matched, batch.inputs, TARGET.classes - 1, width=10, paths=3)
+    logits = 2 * torch.randn(1, 5, 6, generator=ls.Key(5).generator(), dtype=torch.float64)[0]
+    found = expected.strings(1, logits)
+    assert len(found) == 3
+    assert sum(weight for _, weight in found) == pytest.approx(1)
+    wanted = 0
+    for string, weight in found:
+        row = batch.rows(torch.tensor([1]))
+        spelled = Spelled.of([string])
+        one = ls.Batch(row.inputs, spelled.labels, row.lengths, spelled.lengths)
+        update = ls.FedSGD().release(TARGET, one, key=ls.Key(0)).by_name
+        wanted = wanted + weight * torch.cat([update[name].flatten() for name in matched.observed])
+    updates, count = expected.updates(1, [logits, logits])
+    assert count == 3
+    torch.testing.assert_close(updates[0], wanted, rtol=1e-4, atol=1e-6)
+    assert torch.equal(updates[0], updates[1])
+    refusal = SOFT.refusal(observed(batch, ls.FedAvg(steps=2, lr=0.1)))
+    assert refusal is not None
+    assert "mean over utterances" in refusal.sentence
+    with pytest.raises(ls.BadInput, match="paths >= 1"):
+        ls.SoftTranscript(paths=0)
+
+
+@pytest.mark.parametrize(("times", "plus", "frames"), [(1.0, 0, (5, 4)), (1.5, 0, (8, 6)), (1.0, -1, (4, 3))], ids=str)
+def test_a_search_may_assume_a_wrong_number_of_frames(times: float, plus: int, frames: tuple[int, ...]) -> None:
+    """inp_length_mul and inp_length_add of the original: told or found, the lengths are changed before the search."""
+    inside = ls.hessian_free(search=dataclasses.replace(SEARCH, iterations=5))
+    attack = ls.AssumedLengths(inside, times=times, plus=plus)
+    attempt = attack.run(observed(said(5, 4)), key=ls.Key(1))
+    assert attempt.claim.lengths.tolist() == list(frames)
+    assert attempt.steps[-1] == f"assumed {frames[0]}, {frames[1]} frames"
+    found = attack.run(observed(said(5, 4), tell=("words",)), key=ls.Key(1)).claim
+    assert sorted(found.lengths.tolist()) == sorted(frames)
+
+
+def test_lengths_that_cannot_be_assumed_are_refused() -> None:
+    refusal = ls.AssumedLengths(ls.hessian_free(), plus=-3).refusal(observed(said(5)))
+    assert refusal == Refusal("2 frames are too few for a transcript that needs 3")
+    with pytest.raises(ls.BadInput, match="times > 0"):
+        ls.AssumedLengths(ls.hessian_free(), times=0.0)
 
 
 def test_what_does_not_apply_is_refused_by_name() -> None:

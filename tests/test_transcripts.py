@@ -293,7 +293,7 @@ def test_what_the_loss_divides_by_is_told_by_what_stands_out_of_the_noise(diviso
     """Regression: the errors of improbable classes are noise, and were taken for those of the labels that are held."""
     noise = 1e-6 / divisor
     for seed in range(6):
-        outputs = probabilities(30, seed, sharp=3.0, letters=20)
+        outputs = probabilities(30, seed, sharp=6.0, letters=20)
         rough = noise * torch.randn(outputs.shape, generator=ls.Key(seed).generator(), dtype=torch.float64).numpy()
         errors = (outputs.numpy() - by_torch((3, 1, 4, 1, 5), outputs)) / divisor + rough
         found, deviation = Spoken(outputs.numpy(), errors, 20, noise).divisor()

@@ -13,6 +13,7 @@ from leakscope.attacks.attributes.rescnn import ResCNN
 from leakscope.attacks.attributes.resemblyzer import Resemblyzer
 from leakscope.attacks.attributes.speaker import SpeakerIdentity
 from leakscope.attacks.auto import Auto
+from leakscope.attacks.inputs.assumed import AssumedLengths
 from leakscope.attacks.inputs.attention import FirstAttention
 from leakscope.attacks.inputs.inversion import GradientInversion
 from leakscope.attacks.inputs.linear import LinearLayer
@@ -51,6 +52,7 @@ from leakscope.attacks.parts.starts import AbstractStart, Between, Claimed, Gaus
 from leakscope.attacks.parts.together import Together
 from leakscope.attacks.transcripts.ctc import CtcTranscript
 from leakscope.attacks.transcripts.matching import TranscriptMatching
+from leakscope.attacks.transcripts.soft import SoftTranscript
 from leakscope.core.errors import UnknownName
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.datasets.draw import AbstractSource
@@ -271,6 +273,15 @@ ROWS: tuple[Row, ...] = (
     _row(
         _A, AtRest, "another attack, with the units held at rest that have no gradient",
         "AtRest(speech_matching(steps=500))", T.CLAIMS_INPUTS, T.SEARCH, T.NEEDS_TRANSCRIPTS, T.SPEECH,
+    ),
+    _row(
+        _A, AssumedLengths, "another attack that is told a wrong number of frames, to study what that costs",
+        "AssumedLengths(speech_matching(steps=500), times=1.1)",
+        T.CLAIMS_INPUTS, T.SEARCH, T.NEEDS_BATCH_SIZE, T.NEEDS_TRANSCRIPTS, T.SPEECH,
+    ),
+    _row(
+        _A, SoftTranscript, "what was said, by direct search on logits whose likeliest strings count by their weight",
+        "SoftTranscript(iterations=500)", T.CLAIMS_TRANSCRIPTS, T.SPEECH,
     ),
     _row(
         _A, TranscriptMatching, "what was said, by matching the gradient with frames that another attack gives",
