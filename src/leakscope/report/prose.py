@@ -55,7 +55,7 @@ SINGLE = MappingProxyType(
             "This one claim is not better than what a guess scores that saw nothing, or not so much better that luck "
             "is ruled out.",
             "It does not mean safe: one update is one trial, and it was attacked in one way.",
-            "Try other attacks, tell the adversary more, or run an audit of the setting: trials, controls and defenses.",
+            "Try other attacks, tell the adversary more, or audit the setting: trials, controls and defenses.",
         ),
     }
 )
