@@ -19,7 +19,7 @@ from leakscope.attacks.transcripts.chain import Evidence, Spelling, jacobian, mi
 from leakscope.attacks.transcripts.decode import MANNERS, _Reader, judged, read
 from leakscope.attacks.transcripts.occupancy import Spoken
 from leakscope.attacks.transcripts.peel import Entries, as_trained, peeled, settled
-from leakscope.attacks.transcripts.repair import beamed, first_and_worst, outright, repaired, worst
+from leakscope.attacks.transcripts.repair import beamed, first_and_worst, neighbors, outright, repaired, worst
 
 LETTERS = 4
 CONTEXT, FEATURES = 4, 5
@@ -210,6 +210,28 @@ def test_a_beam_goes_through_strings_that_are_worse() -> None:
     assert beamed((1, 2), heard, where=worst, going=lambda: False) == (1, 2)
     assert first_and_worst(np.array([0.0, 0.3, 0.0, 1.0, 0.2])) == [1, 3]
     assert worst(np.array([0.1, 0.9, 1.0, 0.9, 0.2, 0.3, 0.4])) == [2, 6]
+
+
+@pytest.mark.parametrize("noise", [1e-3, 5e-3, 1.5e-2])
+def test_noise_never_proves_a_neighbor_of_the_truth(noise: float) -> None:
+    """Regression: of sharp models, strings with one label too many fit into what noise was allowed to explain."""
+    string, proved = (2, 0, 1, 3, 3, 1, 0, 2, 1, 0, 3, 2), 0
+    for seed in range(8):
+        clean = evidence(string, probabilities(60, seed, sharp=4.0, letters=12))
+        rough = noise * torch.randn(clean.seen.shape, generator=ls.Key(seed).generator(), dtype=torch.float64).numpy()
+        heard = Evidence(clean.letters, clean.blank, clean.seen + rough, noise)
+        proved += judged(string, heard).certain
+        edits = neighbors(string, range(4))
+        nearest = missed(edits, heard).sum(1).argsort()[:12]
+        assert not any(judged(edits[place], heard).certain for place in nearest)
+    assert proved >= (6 if noise < 0.01 else 0)
+
+
+def test_neighbors_are_all_strings_one_edit_away() -> None:
+    assert neighbors((), range(2)) == [(0,), (1,)]
+    found = neighbors((0, 1), range(2))
+    assert set(found) == {(0, 0, 1), (1, 0, 1), (0, 1, 1), (0, 1, 0), (1,), (0,), (1, 1), (0, 0), (1, 0)}
+    assert len(found) == len(set(found))
 
 
 def test_a_reader_that_is_stopped_says_what_it_has() -> None:

@@ -44,8 +44,9 @@ class CtcTranscript(AbstractAttack[Transcripts]):
     left to right (`decode`): no language, lexicon or length is assumed.
 
     The certificate is the sum over frames and classes of (gamma_t(z) - gamma_t)^2 for the utterance where it is
-    largest against its tolerance: 30 times what rounding and the noise of absent classes explain, and at most a quarter
-    of what the same transcript costs with any two neighboring labels swapped.
+    largest against its tolerance: 30 times what rounding explains (4 times what the noise of absent classes explains),
+    at most a quarter of what the same transcript costs with any two neighboring labels swapped and, under noise, half
+    of what any string one edit away costs.
     Claims one tuple of labels per utterance.
     """
 

@@ -23,11 +23,21 @@ from leakscope.attacks.transcripts.chain import (
     at_start,
     followed,
     misfit,
+    missed,
     spelled,
     through,
 )
 from leakscope.attacks.transcripts.relax import Relaxed, Stretch, relaxed
-from leakscope.attacks.transcripts.repair import EXPLAINED, Labels, beamed, first_and_worst, outright, repaired, worst
+from leakscope.attacks.transcripts.repair import (
+    EXPLAINED,
+    Labels,
+    beamed,
+    first_and_worst,
+    neighbors,
+    outright,
+    repaired,
+    worst,
+)
 
 Going = Callable[[float], bool]
 
@@ -40,6 +50,10 @@ UNCLEAR = 0.02
 """Standard deviation of occupancies from which on they are not read and prove nothing."""
 MARGIN = 30.0
 """A proved string's misfit over what noise explains in the mean, at most; correlated noise stays well below."""
+CLOSE = 1e-3
+"""No wrong string comes so close: they miss 0.01 or more."""
+NOISY = 4.0
+"""The same where noise leaves more than that: it is white there, and known well."""
 AHEAD = (5.0, 2.0, 1.0, 0.5, 0.25)
 """The horizon lies where this many labels beyond the known ones have passed in the mean; nearer if that fails."""
 STUCK = 0.05
@@ -115,7 +129,9 @@ def judged(labels: Labels, evidence: Evidence) -> Reading:
 
     Its tolerance is `MARGIN` times the misfit that is explained by the noise of absent classes and by rounding of the
     client's loss (its gradient is as exact as the logarithm of a probability, -nll, in float32), at most a quarter of
-    the misfit of its nearest neighbor among strings with two labels swapped. Noise that is not legible proves nothing.
+    the misfit of its nearest neighbor among strings with two labels swapped. Beyond `CLOSE`, where an edit may be
+    explained by so much noise, it is `NOISY` times what is explained, and at most half the misfit of any string that is
+    one edit away. Noise that is not legible proves nothing.
     """
     passes = through(spelled(labels, evidence.letters.shape[1]), evidence)
     if not passes.possible:
@@ -125,11 +141,15 @@ def judged(labels: Labels, evidence: Evidence) -> Reading:
     if not noise < UNCLEAR:
         return Reading(labels, found, np.inf, 0.0)
     rounded = float(np.finfo(np.float32).eps * np.log(passes.scale).sum())
-    tolerance = MARGIN * (noise**2 * size + rounded**2 * float((shares**2).sum()))
+    explained = noise**2 * size + rounded**2 * float((shares**2).sum())
+    tolerance = max(min(MARGIN * explained, CLOSE), NOISY * explained)
     swapped = np.inf
     if found <= tolerance:
         pairs = [place for place in range(len(labels) - 1) if labels[place] != labels[place + 1]]
         swapped = min((misfit(_swapped(labels, place), evidence) for place in pairs), default=np.inf)
+        if tolerance > CLOSE:
+            wanted = {*labels, *np.flatnonzero(evidence.seen[:, :-1].sum(0) > PRESENT).tolist()}
+            tolerance = min(tolerance, float(missed(neighbors(labels, sorted(wanted)), evidence).sum(1).min()) / 2)
     return Reading(labels, found, swapped, min(tolerance, swapped / 4))
 
 

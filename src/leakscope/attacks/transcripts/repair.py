@@ -6,7 +6,7 @@ misfit falls, and a beam of strings finds them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -123,12 +123,24 @@ def _wanted(labels: Labels, evidence: Evidence, frame: int) -> list[int]:
     return [int(label) for label in np.argsort(-nearby)[:TRIED]]
 
 
+def neighbors(labels: Labels, wanted: Iterable[int]) -> list[Labels]:
+    """All strings that one edit with the wanted labels makes."""
+    wanted = list(wanted)
+    every = (edit for place in range(len(labels) + 1) for edit in _edited(labels, place, wanted))
+    return [edit for edit in dict.fromkeys(every) if edit != labels]
+
+
 def _edits(labels: Labels, middle: int, wanted: Iterable[int]) -> Iterator[Labels]:
+    wanted = list(wanted)
     for place in range(max(0, middle - NEAR), min(len(labels), middle + NEAR) + 1):
-        before, after = labels[:place], labels[place:]
-        yield from ((*before, label, *after) for label in wanted)
-        if after:
-            yield (*before, *after[1:])
-            yield from ((*before, label, *after[1:]) for label in wanted if label != after[0])
-        if len(after) > 1:
-            yield (*before, after[1], after[0], *after[2:])
+        yield from _edited(labels, place, wanted)
+
+
+def _edited(labels: Labels, place: int, wanted: Sequence[int]) -> Iterator[Labels]:
+    before, after = labels[:place], labels[place:]
+    yield from ((*before, label, *after) for label in wanted)
+    if after:
+        yield (*before, *after[1:])
+        yield from ((*before, label, *after[1:]) for label in wanted if label != after[0])
+    if len(after) > 1:
+        yield (*before, after[1], after[0], *after[2:])
