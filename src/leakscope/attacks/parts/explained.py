@@ -19,8 +19,10 @@ from leakscope.targets.losses import NextToken
 
 MOST = 512
 """Gradients that are computed at most."""
+WORK = 5e9
+"""Largest product of entries and squared columns, some seconds, beyond which only the likely labels are tried too."""
 LIKELY = 4
-"""Labels per input that are tried where all would be too many: those with the most negative bias gradient."""
+"""Labels that are tried where all would be too many, or as many as inputs: those with the most negative bias gradient."""
 
 
 @final
@@ -81,7 +83,9 @@ def _labels(seen: Observation, count: int) -> list[int] | None:
         return [0] if count <= MOST else None
     if not isinstance(seen.target.loss, CrossEntropy):
         return None
-    if count * seen.target.classes <= MOST:
+    columns = count * seen.target.classes
+    entries = sum(value.numel() for value in seen.release.by_name.values())
+    if columns <= MOST and entries * columns**2 <= WORK:
         return list(range(seen.target.classes))
     try:
         bias = output_layer(seen.target).bias
@@ -90,4 +94,4 @@ def _labels(seen: Observation, count: int) -> list[int] | None:
     found = seen.gradient().by_name.get(bias or "")
     if found is None or count * LIKELY > MOST:
         return None
-    return sorted(found.argsort()[:LIKELY].tolist())
+    return sorted(found.argsort()[: max(LIKELY, min(count, MOST // count))].tolist())
