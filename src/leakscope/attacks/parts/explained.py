@@ -22,7 +22,7 @@ MOST = 512
 WORK = 5e9
 """Largest product of entries and squared columns, some seconds, beyond which only the likely labels are tried too."""
 LIKELY = 4
-"""Labels that are tried where all would be too many, or as many as inputs: those with the most negative bias gradient."""
+"""Labels that are tried where all are too many, or as many as inputs: those with the most negative bias gradient."""
 
 
 @final
