@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 
 import leakscope as ls
-from leakscope.attacks.labels.labeling import Spelled
-from leakscope.attacks.parts.direct import all_losses
-from leakscope.attacks.parts.directions import By, steps_along
-from leakscope.attacks.parts.searches import Problem
+from leakscope.attacks.parts.labeling.labeling import Spelled
+from leakscope.attacks.parts.search.direct import all_losses
+from leakscope.attacks.parts.search.directions import By, steps_along
+from leakscope.attacks.parts.search.first_order import Problem
 
 CANDIDATES = 128
 LAST = ("layer_6.weight", "layer_6.bias")

@@ -8,7 +8,7 @@ gradient with respect to the image. The common loop also steps an Adam and reads
 (a few percent of a step). Prints milliseconds per step and reconstruction, and the ratio common / ours as minimum /
 median / maximum of rounds that alternate all sides: `written` is torch.func as it stands, `recorded` the same step as
 one flat graph, `compiled` that graph through torch.compile. `leakscope` chooses among them by the planned work
-(`attacks/parts/execution.py`). What recording and compiling cost is printed once for each case.
+(`attacks/parts/search/execution.py`). What recording and compiling cost is printed once for each case.
 
 `--part precision`: the same step in float32 and with its products in bfloat16 (`Bfloat16`), the ratio of their times,
 and the PSNR and the float32 loss that both reach in equal steps (cosine, total variation 1e-3, signed Adam).
@@ -28,9 +28,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import leakscope as ls
-from leakscope.attacks.parts.execution import Course, Slope, executed
-from leakscope.attacks.parts.precision import rounded
-from leakscope.attacks.parts.searches import gradients
+from leakscope.attacks.parts.search.execution import Course, Slope, executed
+from leakscope.attacks.parts.search.first_order import gradients
+from leakscope.attacks.parts.search.precision import rounded
 
 
 class Block(nn.Module):

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 import leakscope as ls
-from leakscope.attacks.inputs.windowed_span import affine_solution, span_of
-from leakscope.targets.windows import context_window
+from leakscope.attacks.inputs.frames.window.window_span import affine_solution, span_of
+from leakscope.targets.looking.context_window import context_window
 
 HEADER = f"{'case':58} {'frames':>16} {'worst MAE':>10} {'seconds':>8}  how it ended"
 

@@ -15,7 +15,7 @@ import leakscope as ls
 from leakscope.audit.engines.inline import Inline
 from leakscope.audit.plan import Plan, Scene
 from leakscope.audit.run import run
-from leakscope.report.page import write_page
+from leakscope.report.page_run import write_page
 
 DIGITS = ls.Digits(size=16)
 

@@ -11,7 +11,7 @@ from typing import final
 import torch
 
 from leakscope.attacks.attack import AbstractAttack
-from leakscope.attacks.inputs.linear import LinearLayer
+from leakscope.attacks.inputs.dense.linear import LinearLayer
 from leakscope.audit.plan import Plan, Scene
 from leakscope.core.attempt import Attempt, Cost, Outcome, Progress, Refusal
 from leakscope.core.claim import Inputs

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import leakscope as ls
-from leakscope.targets.patches import patch_entry
+from leakscope.targets.looking.patch_entry import patch_entry
 
 SMALL = ls.Images(3, 8, 8)
 

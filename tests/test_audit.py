@@ -26,16 +26,16 @@ from tests.audit_toys import (
     toy_plan,
 )
 
-from leakscope.attacks.inputs.linear import LinearLayer
+from leakscope.attacks.inputs.dense.linear import LinearLayer
 from leakscope.audit import cell as cell_module
-from leakscope.audit import facts as facts_module
+from leakscope.audit import telling
 from leakscope.audit.controls import BlindGuess
 from leakscope.audit.engines.engine import Finished, Moved, Noticed, Started
 from leakscope.audit.engines.inline import Inline
 from leakscope.audit.engines.processes import Processes
-from leakscope.audit.facts import MAKERS, kind_named, tell
 from leakscope.audit.plan import Scene
 from leakscope.audit.run import Interrupted, Resumption, attempt, run
+from leakscope.audit.telling import MAKERS, kind_named, tell
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput, BadPlan, UnknownName
 from leakscope.core.facts import BatchNormStatistics, BatchSize, TrueLabels
@@ -236,7 +236,7 @@ def test_the_observation_holds_what_was_told_and_nothing_else(told):
 
 def test_labels_told_although_withheld_are_caught(monkeypatch):
     """The planted fault: the law above must be able to fail."""
-    generous = facts_module.tell
+    generous = telling.tell
 
     def slip(kinds, target, batch, *, source=None):
         return generous((*kinds, TrueLabels), target, batch, source=source)

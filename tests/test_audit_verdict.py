@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from tests.audit_toys import Crashes, Guesses, toy_plan
 
-from leakscope.attacks.inputs.linear import LinearLayer
+from leakscope.attacks.inputs.dense.linear import LinearLayer
 from leakscope.audit.engines.inline import Inline
 from leakscope.audit.evidence import ITEM_BAR, ITEM_GAIN, evidence, luck, pooled, recovered
 from leakscope.audit.run import run

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import leakscope as ls
-from leakscope.attacks.auto import SOLVING
-from leakscope.attacks.parts.checkpoints import StateFile
+from leakscope.attacks.parts.search.state_file import StateFile
+from leakscope.attacks.portfolio.auto import SOLVING
 from leakscope.core.attempt import State
 
 DOMAIN = ls.Images(1, 8, 8)

@@ -24,12 +24,12 @@ from tests.tolerance import close
 from typer.testing import CliRunner
 
 import leakscope as ls
-from leakscope.audit import handover
-from leakscope.audit.handover import CLAIMS, read_claim, read_secret, read_update
-from leakscope.audit.single import judged
+from leakscope.audit import files as audit_files
+from leakscope.audit.files import CLAIMS, read_claim, read_secret, read_update
+from leakscope.audit.one_claim import judged
 from leakscope.cli import console
 from leakscope.cli.commands import attack as attack_command
-from leakscope.cli.exits import Exit
+from leakscope.cli.ending import Exit
 from leakscope.cli.expressions import build, domain
 from leakscope.cli.main import app
 from leakscope.cli.models import LIBRARIES, Library, architecture
@@ -582,12 +582,12 @@ def test_numbers_and_kinds_survive_the_file(tmp_path):
     for kind in (ls.Gradient, ls.Delta, ls.Weights):
         told = (ls.BatchSize(2), ls.BatchNormStatistics((("bn", ls.LayerStatistics((0.1, 1e-17), (2.0, 3.0))),)))
         seen = ls.Observation(target, kind(odd), ls.FedSGD() >> ls.Clip(1.0), told)
-        handover.write_update(tmp_path / "u", seen, handover.Provenance("Linear()"))
+        audit_files.write_update(tmp_path / "u", seen, audit_files.Provenance("Linear()"))
         update = read_update(tmp_path / "u")
         assert type(update.release) is kind
         assert update.release.fingerprint() == seen.release.fingerprint()
         assert update.header.told == tuple(map(repr, told))
-        assert update.header.weights == handover.fingerprint(target)
+        assert update.header.weights == audit_files.fingerprint(target)
 
 
 @pytest.mark.parametrize(
@@ -610,7 +610,7 @@ def test_every_kind_of_claim_survives_the_file(tmp_path, claim):
     made = Attempt(
         "yes()", Outcome.CLAIMED, "so", claim, Certificate(float("inf"), 1.0, "x"), Cost(1.5, 3), trace, ("a",)
     )
-    handover.write_claim(tmp_path / "c", seen, [refused, made], made)
+    audit_files.write_claim(tmp_path / "c", seen, [refused, made], made)
     found = read_claim(tmp_path / "c")
     back = found.attempt
     assert [one.outcome for one in found.header.tried] == ["refused", "claimed"]
@@ -635,7 +635,7 @@ def test_every_domain_is_rebuilt_from_what_a_file_says_of_it():
 def test_a_file_from_another_time_is_refused(tmp_path):
     target = ls.Linear().build(ls.Images(1, 2, 2), 3, key=ls.Key(0))
     seen = ls.Observation(target, ls.Gradient(target.parameters()), ls.FedSGD())
-    header = handover.write_update(tmp_path / "u", seen, handover.Provenance("Linear()"))
+    header = audit_files.write_update(tmp_path / "u", seen, audit_files.Provenance("Linear()"))
     from leakscope.ledger import exchange
 
     exchange.write(tmp_path / "u", header.model_copy(update={"format": 99}), {"w": np.zeros(1)})

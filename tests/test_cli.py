@@ -23,25 +23,25 @@ import leakscope
 from leakscope.audit.cell import set_up
 from leakscope.audit.engines.engine import Moved, Noticed, Started
 from leakscope.audit.engines.inline import Inline
-from leakscope.audit.facts import MAKERS
 from leakscope.audit.plan import Plan
 from leakscope.audit.run import run
-from leakscope.audit.scaled import Scaled
-from leakscope.cli import console, fields, names
+from leakscope.audit.telling import MAKERS
+from leakscope.cli import console, names, plan_keys
 from leakscope.cli.commands import demo as demo_command
 from leakscope.cli.commands.doctor import EXTRAS
 from leakscope.cli.config import parse, read
-from leakscope.cli.exits import Exit
+from leakscope.cli.ending import Exit
 from leakscope.cli.expressions import build
 from leakscope.cli.main import app
 from leakscope.cli.names import KINDS, Family, Trait
 from leakscope.core.attempt import Progress
 from leakscope.core.errors import BadInput, BadPlan, LeakscopeError
 from leakscope.core.facts import BatchSize, Gallery, TrueLabels
+from leakscope.datasets.sources.scaled import Scaled
 from leakscope.datasets.sources.synthetic import Synthetic
 from leakscope.ledger.record import Summary, Word
 from leakscope.ledger.store import RunStore
-from leakscope.targets.load import Imported
+from leakscope.targets.recipes.imported import Imported
 from leakscope.version import VERSION
 
 ROOT = Path(__file__).parent.parent
@@ -168,7 +168,7 @@ def test_help_says_everything():
         assert said.exit_code == 0
         assert "Exit codes: 0 no leak found, 1 leak, 2 usage, 3 inconclusive or incomplete." in said.stdout
     shown = call("audit", "--help").stdout
-    for field in fields.FIELDS:
+    for field in plan_keys.FIELDS:
         assert f"  {field.key} " in shown
         assert field.meaning in shown
     assert "[[scene]]:" in shown
@@ -309,7 +309,7 @@ def test_traits_of_attacks_are_true(row):
 
 
 def test_the_facts_of_the_documentation_are_those_that_can_be_told():
-    assert tuple(kind.__name__ for kind in MAKERS) == fields.FACTS
+    assert tuple(kind.__name__ for kind in MAKERS) == plan_keys.FACTS
 
 
 # --- expressions ----------------------------------------------------------------------------------------------------
@@ -354,7 +354,7 @@ def test_no_text_breaks_the_reader(text, family):
 
 # --- plan files -----------------------------------------------------------------------------------------------------
 
-GOOD = fields.EXAMPLE
+GOOD = plan_keys.EXAMPLE
 
 
 def test_the_documented_example_is_a_plan():
@@ -366,7 +366,7 @@ def test_the_documented_example_is_a_plan():
 
 def test_the_page_of_the_documentation_is_up_to_date():
     page = (ROOT / "docs" / "plan-file.md").read_text()
-    assert page == fields.markdown(), "run: python -m leakscope.cli.fields > docs/plan-file.md"
+    assert page == plan_keys.markdown(), "run: python -m leakscope.cli.plan_keys > docs/plan-file.md"
 
 
 @pytest.mark.parametrize(

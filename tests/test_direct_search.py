@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import leakscope as ls
-from leakscope.attacks.parts.checkpoints import StateFile
-from leakscope.attacks.parts.direct import DirectSearch, Scales, Shrink, Take, all_losses
-from leakscope.attacks.parts.directions import By, steps_along
-from leakscope.attacks.parts.journal import Found, Stop
-from leakscope.attacks.parts.searches import Problem
+from leakscope.attacks.parts.search.direct import DirectSearch, Scales, Shrink, Take, all_losses
+from leakscope.attacks.parts.search.directions import By, steps_along
+from leakscope.attacks.parts.search.first_order import Problem
+from leakscope.attacks.parts.search.journal import Found, Stop
+from leakscope.attacks.parts.search.state_file import StateFile
 from leakscope.core.attempt import Budget, Progress, unwatched
 
 CENTER = torch.tensor([[[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]]])

@@ -10,10 +10,10 @@ import torch
 from tests.mechanisms_table import mlp, norm_net, secret
 from tests.tolerance import close, close_trees
 
-from leakscope.attacks.inputs.linear import keeps_ratios
-from leakscope.attacks.inputs.objective import splits
-from leakscope.attacks.inputs.token_rows import keeps_zeros
-from leakscope.attacks.parts.distances import Cosine
+from leakscope.attacks.inputs.dense.linear import keeps_ratios
+from leakscope.attacks.inputs.matching.objective import splits
+from leakscope.attacks.inputs.text.embedding_rows import keeps_zeros
+from leakscope.attacks.parts.distance.distances import Cosine
 from leakscope.bounds.accounting import epsilon
 from leakscope.core.errors import BadInput
 from leakscope.core.release import Delta

@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import grad_and_value, vmap
 
 import leakscope as ls
-from leakscope.attacks.parts.execution import Course, Named, Slope, Work, executed, laid_out, measured, prepared
+from leakscope.attacks.parts.search.execution import Course, Named, Slope, Work, executed, laid_out, measured, prepared
 
 DOMAIN = ls.Images(3, 16, 16)
 START = {"inputs": torch.rand(2, 1, 3, 16, 16, generator=ls.Key(0).generator())}

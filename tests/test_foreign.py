@@ -17,8 +17,8 @@ from torch import nn
 
 from leakscope.core.errors import BadInput
 from leakscope.numerics.rng import Key
-from leakscope.targets import foreign
-from leakscope.targets.foreign import fitted, load_fitted, read_foreign
+from leakscope.targets.files import foreign
+from leakscope.targets.files.foreign import fitted, load_fitted, read_foreign
 
 
 def net():

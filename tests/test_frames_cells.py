@@ -14,9 +14,9 @@ from scipy.integrate import quad
 from scipy.stats import norm, truncnorm
 
 import leakscope as ls
-from leakscope.attacks.inputs.frame_cells import Cells, Imputed, cells, imputed
-from leakscope.targets.stacks import dense_stack
-from leakscope.targets.windows import context_window
+from leakscope.attacks.inputs.frames.probable.rounding import Cells, Imputed, cells, imputed
+from leakscope.targets.looking.context_window import context_window
+from leakscope.targets.looking.dense_stack import dense_stack
 
 FEATURES, FRAMES = 6, 20
 TARGET = ls.DeepSpeech(96, context=3, coefficients=FEATURES).build(ls.Frames(FEATURES), 12, key=ls.Key(0))
@@ -132,7 +132,7 @@ def test_a_pruned_update_is_recovered_where_noise_of_one_size_is_not_enough(
     seen = observed(ls.FedSGD() >> ls.Prune(0.5))
     with_cells = attack.run(seen, key=ls.Key(0))
     assert "cells" in with_cells.steps[-1]
-    monkeypatch.setattr("leakscope.attacks.inputs.windowed_map.cells", lambda *_: None)
+    monkeypatch.setattr("leakscope.attacks.inputs.frames.probable.frame_likelihood.cells", lambda *_: None)
     without = attack.run(seen, key=ls.Key(0))
     errors = [float((one.claim.values - walks(1).inputs).abs().mean()) for one in (with_cells, without)]
     assert errors[0] < 0.1 * errors[1] < 0.1

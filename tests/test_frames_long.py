@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 import leakscope as ls
-from leakscope.attacks.inputs.long_chain import Piece, joined_parts
-from leakscope.attacks.inputs.long_windows import HiddenSpan
-from leakscope.attacks.inputs.windowed_span import Span
+from leakscope.attacks.inputs.frames.long.growing import Piece, joined_parts
+from leakscope.attacks.inputs.frames.long.hidden_span import HiddenSpan
+from leakscope.attacks.inputs.frames.window.window_span import Span
 from leakscope.cli.config import read
-from leakscope.targets.stacks import Dense
+from leakscope.targets.looking.dense_stack import Dense
 
 FEATURES, CONTEXT = 8, 3
 LIMIT = (2 * CONTEXT + 1) * FEATURES + 1 - FEATURES

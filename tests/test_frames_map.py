@@ -10,12 +10,12 @@ import torch
 from scipy.stats import multivariate_normal
 
 import leakscope as ls
-from leakscope.attacks.inputs.frame_errors import rehearsed
-from leakscope.attacks.inputs.frame_noise import counted, remaining_noise
-from leakscope.attacks.inputs.frame_search import Problem, _System
-from leakscope.attacks.inputs.frame_terms import Term
-from leakscope.targets.stacks import dense_stack
-from leakscope.targets.windows import context_window
+from leakscope.attacks.inputs.frames.probable.climbing import Problem, _System
+from leakscope.attacks.inputs.frames.probable.noise import counted, remaining_noise
+from leakscope.attacks.inputs.frames.probable.rehearsal import rehearsed
+from leakscope.attacks.inputs.frames.probable.terms import Term
+from leakscope.targets.looking.context_window import context_window
+from leakscope.targets.looking.dense_stack import dense_stack
 
 FEATURES, CONTEXT, FRAMES = 6, 3, 20
 RANDOM = np.random.default_rng(3)

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import leakscope as ls
-from leakscope.attacks.inputs.frame_agreement import agreed
-from leakscope.attacks.inputs.frame_order import exchanges, reordered
-from leakscope.attacks.inputs.frame_search import Problem, climb
-from leakscope.attacks.inputs.frame_terms import Term
-from leakscope.attacks.inputs.windowed_map import _doubted
-from leakscope.targets.stacks import dense_stack
-from leakscope.targets.windows import context_window
+from leakscope.attacks.inputs.frames.probable.agreement import agreed
+from leakscope.attacks.inputs.frames.probable.climbing import Problem, climb
+from leakscope.attacks.inputs.frames.probable.frame_likelihood import _doubted
+from leakscope.attacks.inputs.frames.probable.reordering import exchanges, reordered
+from leakscope.attacks.inputs.frames.probable.terms import Term
+from leakscope.targets.looking.context_window import context_window
+from leakscope.targets.looking.dense_stack import dense_stack
 
 FEATURES, FRAMES = 6, 24
 TARGET = ls.DeepSpeech(128, context=3, coefficients=FEATURES).build(ls.Frames(FEATURES), 12, key=ls.Key(0))

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from leakscope.attacks.inputs.linear import LinearLayer
-from leakscope.audit.handover import fingerprint, read_claim, read_update
-from leakscope.cli.exits import Exit
+from leakscope.attacks.inputs.dense.linear import LinearLayer
+from leakscope.audit.files import fingerprint, read_claim, read_update
+from leakscope.cli.ending import Exit
 from leakscope.cli.main import app
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import BatchSize
@@ -27,7 +27,7 @@ from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.numerics.rng import Key
-from leakscope.targets.foreign import fitted, load_fitted, read_foreign
+from leakscope.targets.files.foreign import fitted, load_fitted, read_foreign
 
 os.environ.update(FLWR_TELEMETRY_ENABLED="0", RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
 pytest.importorskip("flwr", reason="the extra flower is not installed")

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tests.tolerance import close
 from typer.testing import CliRunner
 
-from leakscope.cli.exits import Exit
+from leakscope.cli.ending import Exit
 from leakscope.cli.main import app
 from leakscope.cli.models import architecture
 from leakscope.core.errors import BadInput, MissingExtra, UnknownName
@@ -21,8 +21,8 @@ from leakscope.domains.vision import Images
 from leakscope.integrations.timm import Timm
 from leakscope.integrations.torchvision import Torchvision
 from leakscope.numerics.rng import Key
-from leakscope.targets.findings import Level
-from leakscope.targets.vet import vet
+from leakscope.targets.vetting.finding import Level
+from leakscope.targets.vetting.model import vet
 
 COLOR, GRAY = Images(3, 32, 32), Images(1, 32, 32)
 

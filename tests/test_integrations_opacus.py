@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from leakscope.attacks.inputs.linear import LinearLayer
+from leakscope.attacks.inputs.dense.linear import LinearLayer
 from leakscope.bounds.accounting import epsilon
 from leakscope.core.attempt import Outcome
 from leakscope.core.batch import Batch

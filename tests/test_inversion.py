@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import leakscope as ls
-from leakscope.attacks.parts.journal import Stop
-from leakscope.attacks.parts.searches import Problem, gradients
+from leakscope.attacks.parts.search.first_order import Problem, gradients
+from leakscope.attacks.parts.search.journal import Stop
 from leakscope.core.attempt import Budget, Clock, Progress, unwatched
 
 SMALL = ls.Images(1, 8, 8)

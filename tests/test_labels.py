@@ -9,7 +9,7 @@ from torch import nn
 
 import leakscope as ls
 from leakscope.attacks.labels.counts import round_to_sum
-from leakscope.attacks.labels.output import only_row_pattern
+from leakscope.attacks.parts.reading.output_gradient import only_row_pattern
 
 
 def dense(seed: int, *, bias: bool = True, classes: int = 10) -> ls.Target:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import leakscope as ls
-from leakscope.attacks.inputs.linear import agreeing, ratio
+from leakscope.attacks.inputs.dense.linear import agreeing, ratio
 
 IMAGE = ls.Images(3, 8, 8)
 

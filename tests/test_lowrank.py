@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import leakscope as ls
-from leakscope.attacks.inputs.lowrank_rest import Judged, Resting
-from leakscope.attacks.inputs.mixing import twins
+from leakscope.attacks.inputs.dense.mixtures import twins
+from leakscope.attacks.inputs.dense.silent_errors import Judged, Resting
 from leakscope.numerics.lowrank import factor
 from leakscope.numerics.sparse import scaled, sparse_directions
-from leakscope.targets.anatomy import input_layer
+from leakscope.targets.looking.dense_ends import input_layer
 
 SMALL = ls.Images(1, 8, 8)
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import leakscope as ls
-from leakscope.attacks.parts.execution import Course, executed
-from leakscope.attacks.parts.searches import Problem, gradients
+from leakscope.attacks.parts.search.execution import Course, executed
+from leakscope.attacks.parts.search.first_order import Problem, gradients
 from leakscope.core.attempt import Clock, unwatched
 
 GENERATOR = ls.Key(3).generator()

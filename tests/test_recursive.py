@@ -14,9 +14,9 @@ from tests.tolerance import close
 from torch import Tensor, nn
 
 import leakscope as ls
-from leakscope.attacks.inputs.recursive_activation import inverted
+from leakscope.attacks.inputs.layered.activations import inverted
 from leakscope.numerics.convolution import System, Unfolded
-from leakscope.targets.chain import Link, chain
+from leakscope.targets.looking.layer_chain import Link, chain
 
 DOMAIN = ls.Images(2, 8, 8)
 Plan = tuple[tuple[int, int, int], ...]

@@ -28,10 +28,10 @@ from leakscope.core.errors import BadInput, DamagedRecord
 from leakscope.ledger.record import Ending, Role, ScoreRecord, Word
 from leakscope.ledger.store import RunStore
 from leakscope.report import figures, media, prose, redact, strips, sweep, tables
+from leakscope.report.cells import Shelf
 from leakscope.report.figures import Curve
-from leakscope.report.page import Unfinished, render, write_page
+from leakscope.report.page_run import Unfinished, render, write_page
 from leakscope.report.redact import Veil
-from leakscope.report.shelf import Shelf
 
 VOID = {"wbr", "meta", "link", "br", "img", "input", "hr"}
 
@@ -631,7 +631,7 @@ def test_the_page_needs_no_torch(run, tmp_path):
         import sys
         sys.modules["torch"] = None
         from pathlib import Path
-        from leakscope.report.page import write_page
+        from leakscope.report.page_run import write_page
         print(write_page(Path({str(tmp_path)!r})).stat().st_size)
         assert not [name for name in sys.modules if name.startswith(("torch.", "torchvision"))]
     """

@@ -17,8 +17,8 @@ from torch import Tensor
 from typer.testing import CliRunner, Result
 
 import leakscope as ls
-from leakscope.audit.handover import Provenance, read_claim, read_secret, write_claim, write_secret, write_update
-from leakscope.cli.exits import Exit
+from leakscope.audit.files import Provenance, read_claim, read_secret, write_claim, write_secret, write_update
+from leakscope.cli.ending import Exit
 from leakscope.cli.main import app
 from leakscope.core.attempt import Certificate, Outcome
 from leakscope.core.claim import Claim

@@ -20,12 +20,12 @@ from leakscope.audit.engines.inline import Inline
 from leakscope.audit.merge import merge
 from leakscope.audit.run import Resumption, run
 from leakscope.audit.shard import Shard
-from leakscope.cli.exits import Exit
+from leakscope.cli.ending import Exit
 from leakscope.core.errors import BadInput, BadPlan
 from leakscope.ledger.lock import sole_runner
 from leakscope.ledger.record import Ending
 from leakscope.ledger.store import RunStore
-from leakscope.report.page import write_page
+from leakscope.report.page_run import write_page
 
 ROOT = Path(__file__).parent.parent
 

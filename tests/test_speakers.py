@@ -26,15 +26,15 @@ from leakscope.attacks.attributes.learning import Course, Recipe, learn, triplet
 from leakscope.attacks.attributes.rescnn import STAGES, ResCNNNetwork, Shape, fresh, prepared, save
 from leakscope.attacks.attributes.resemblyzer import mel_spectrogram, slaney_filters
 from leakscope.audit.engines.inline import Inline
-from leakscope.audit.facts import tell
 from leakscope.audit.plan import Plan, Scene
 from leakscope.audit.run import run
+from leakscope.audit.telling import tell
 from leakscope.cli.main import app
 from leakscope.core.attempt import Progress
 from leakscope.core.claim import Attribute
 from leakscope.ledger.record import Word
 from leakscope.ledger.store import RunStore
-from leakscope.report.page import write_page
+from leakscope.report.page_run import write_page
 from leakscope.scoring.attributes import attribute_levels, pair_attributes, standings, table
 
 METRICS = [ls.TopOne(), ls.TopFive(), ls.ReciprocalRank()]

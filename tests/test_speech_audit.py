@@ -18,12 +18,12 @@ from leakscope.audit.engines.inline import Inline
 from leakscope.audit.plan import Plan, Scene
 from leakscope.audit.run import run
 from leakscope.cli.commands.demo import plan as demo_plan
-from leakscope.cli.subjects import Subject
+from leakscope.cli.options.demo import Subject
 from leakscope.core.attempt import Clock, Refusal, Watch
 from leakscope.domains.speech import ENGLISH
 from leakscope.ledger.record import Record, Role, Word
 from leakscope.ledger.store import RunStore
-from leakscope.report.page import write_page
+from leakscope.report.page_run import write_page
 from leakscope.report.redact import Veil
 from leakscope.report.wording import transcripts
 

@@ -14,19 +14,19 @@ import torch
 from tests.tolerance import close_trees
 
 import leakscope as ls
-from leakscope.attacks.inputs.objective import objective, rows_apart, splits
-from leakscope.attacks.inputs.resting import silent, units_at_rest
-from leakscope.attacks.inputs.utterances import frame_lengths
-from leakscope.attacks.labels.labeling import Spelled
-from leakscope.attacks.labels.spelling import AbstractSpelling
-from leakscope.attacks.parts.checkpoints import StateFile
-from leakscope.attacks.parts.direct import all_losses
-from leakscope.attacks.parts.directions import By, steps_along
-from leakscope.attacks.transcripts.soft import _Expected
+from leakscope.attacks.inputs.frames.window.true_lengths import frame_lengths
+from leakscope.attacks.inputs.matching.objective import objective, rows_apart, splits
+from leakscope.attacks.parts.labeling.labeling import Spelled
+from leakscope.attacks.parts.labeling.spelling import AbstractSpelling
+from leakscope.attacks.parts.search.direct import all_losses
+from leakscope.attacks.parts.search.directions import By, steps_along
+from leakscope.attacks.parts.search.state_file import StateFile
+from leakscope.attacks.transcripts.matching.soft import _Expected
+from leakscope.attacks.wrapped.at_rest import silent, units_at_rest
 from leakscope.cli.config import read
 from leakscope.cli.scalars import scalars
 from leakscope.core.attempt import Progress, Refusal
-from leakscope.targets.partial import only
+from leakscope.targets.restricted import only
 
 ROOT = Path(__file__).parents[1]
 TARGET = ls.DeepSpeech(hidden=16, context=2, coefficients=4, dropout=0.3).build(ls.Frames(4), 6, key=ls.Key(0))

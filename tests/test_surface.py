@@ -116,7 +116,7 @@ SPEECH = "audits score images so far; frames get their row together with their m
 UNLISTED = {
     "leakscope.audit.controls.BlindGuess": "the audit's own control; to plan it would compare it with itself",
     "leakscope.mechanisms.compose.Defended": "written as `protocol >> defense`",
-    "leakscope.audit.scaled.Scaled": "written as `input_range` in a plan",
+    "leakscope.datasets.sources.scaled.Scaled": "written as `input_range` in a plan",
     "leakscope.scoring.metrics.guesses.LabelCounts": "shares its name with the attack; scored where it applies",
     "leakscope.scoring.metrics.guesses.LabelPresence": "read beside LabelCounts; not a metric that decides",
 }
@@ -203,7 +203,7 @@ def test_every_listed_metric_gives_the_top_to_the_truth_alone(row: names.Row) ->
 def test_reading_records_and_writing_pages_needs_no_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "import leakscope, leakscope.report.page, leakscope.ledger.store\n"
+        "import leakscope, leakscope.report.page_run, leakscope.ledger.store\n"
         "assert leakscope.__version__ and 'FedSGD' in dir(leakscope)\n"
         "assert not [m for m in sys.modules if m.startswith('torch.')]\n"
         "try:\n    leakscope.FedSGD\nexcept ImportError:\n    print('as it should be')\n"

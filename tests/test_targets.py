@@ -26,14 +26,14 @@ from leakscope.core.target import Target
 from leakscope.domains.speech import Frames
 from leakscope.domains.vision import Images
 from leakscope.numerics.rng import Key
-from leakscope.targets import vet as vetting
-from leakscope.targets.findings import Level
-from leakscope.targets.load import Imported
 from leakscope.targets.losses import CTC
-from leakscope.targets.state import Trained
-from leakscope.targets.structure import bare, frozen
-from leakscope.targets.updates import vet_update
-from leakscope.targets.vet import vet
+from leakscope.targets.recipes.imported import Imported
+from leakscope.targets.recipes.trained import Trained
+from leakscope.targets.vetting import model as vetting
+from leakscope.targets.vetting.before_running import bare, frozen
+from leakscope.targets.vetting.finding import Level
+from leakscope.targets.vetting.model import vet
+from leakscope.targets.vetting.update import vet_update
 from leakscope.targets.zoo.convnet import ConvNet
 from leakscope.targets.zoo.deepspeech import DeepSpeech
 from leakscope.targets.zoo.fit import Activation

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import leakscope as ls
-from leakscope.attacks.parts.searches import Problem
-from leakscope.attacks.parts.together import consensus
-from leakscope.audit.facts import tell
+from leakscope.attacks.parts.search.first_order import Problem
+from leakscope.attacks.parts.search.together import consensus
+from leakscope.audit.telling import tell
 from leakscope.core.attempt import unwatched
 
 

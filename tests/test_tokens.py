@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import leakscope as ls
-from leakscope.attacks.inputs.token_search import context_of, prefixes
-from leakscope.attacks.inputs.token_span import dimensions, span_of, strangers
+from leakscope.attacks.inputs.text.ordering import context_of, prefixes
+from leakscope.attacks.inputs.text.row_span import dimensions, span_of, strangers
 from leakscope.audit.cell import run_cell
 from leakscope.audit.plan import Plan, Scene
 from leakscope.audit.verdict import summarize
@@ -20,7 +20,7 @@ from leakscope.datasets.sources.text import WORDS
 from leakscope.domains.text import padded, sequences_of
 from leakscope.ledger.record import Ending, Role, Word
 from leakscope.scoring.metrics.tokens import common
-from leakscope.targets.tokens import token_entry
+from leakscope.targets.looking.token_entry import token_entry
 
 DOMAIN = ls.Text(60, 6)
 

@@ -15,11 +15,20 @@ from hypothesis import strategies as st
 from torch import nn
 
 import leakscope as ls
-from leakscope.attacks.transcripts.chain import Evidence, Spelling, jacobian, misfit, missed, run, spelled, through
-from leakscope.attacks.transcripts.decode import MANNERS, _Reader, judged, read
-from leakscope.attacks.transcripts.occupancy import Spoken
-from leakscope.attacks.transcripts.peel import Entries, as_trained, peeled, settled
-from leakscope.attacks.transcripts.repair import beamed, first_and_worst, neighbors, outright, repaired, worst
+from leakscope.attacks.transcripts.exact.alignment import (
+    Evidence,
+    Spelling,
+    jacobian,
+    misfit,
+    missed,
+    run,
+    spelled,
+    through,
+)
+from leakscope.attacks.transcripts.exact.dropout import Entries, as_trained, peeled, settled
+from leakscope.attacks.transcripts.exact.occupancy import Spoken
+from leakscope.attacks.transcripts.exact.reading import MANNERS, _Reader, judged, read
+from leakscope.attacks.transcripts.exact.repairing import beamed, first_and_worst, neighbors, outright, repaired, worst
 
 LETTERS = 4
 CONTEXT, FEATURES = 4, 5

@@ -9,9 +9,10 @@ from scipy.linalg import solve
 from torch import nn
 
 import leakscope as ls
-from leakscope.attacks.inputs import windowed_batch, windowed_recovery
+from leakscope.attacks.inputs.frames.exact import recovery
+from leakscope.attacks.inputs.frames.window import null_space
 from leakscope.numerics import banded
-from leakscope.targets.windows import context_window
+from leakscope.targets.looking.context_window import context_window
 
 FEATURES, CONTEXT = 8, 4
 WIDTH = (2 * CONTEXT + 1) * FEATURES
@@ -134,13 +135,13 @@ def test_noise_on_units_that_were_never_active_is_no_frame(noise: float, dead: i
 
 
 def test_where_the_wider_gap_is_wrong_the_other_one_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    spans = windowed_recovery.spans_of
+    spans = recovery.spans_of
     swapped = lambda matrix: spans(matrix)[::-1]  # noqa: E731
     target = model()
     with torch.no_grad():
         target.module.get_parameter("layer_1.bias")[:3] = -1e3
     batch = utterances(30)
-    monkeypatch.setattr(windowed_recovery, "spans_of", swapped)
+    monkeypatch.setattr(recovery, "spans_of", swapped)
     attempt = attacked(batch, ls.FedSGD() >> ls.GaussianNoise(1e-7), target)
     assert attempt.certificate.holds
     assert worst(attempt.claim, batch) < 1e-3
@@ -190,7 +191,7 @@ def test_a_span_that_is_singular_at_every_length_needs_no_matrix_of_the_whole_ut
     form = np.diag((np.arange(15) % 3 == 0).astype(float))
     whole, sizes = banded.dense, []
     monkeypatch.setattr(banded, "dense", lambda band: (sizes.append(band.shape[1]), whole(band))[1])
-    found = windowed_batch._smallest(form, 8, left=2, features=3)
+    found = null_space._smallest(form, 8, left=2, features=3)
     assert max(sizes) <= 2 * 2 * 3
     for count, values in enumerate(found, start=1):
         matrix = whole(banded.assemble(form, np.ones(count), left=2, features=3))

@@ -21,49 +21,49 @@ if TYPE_CHECKING:
     from leakscope.attacks.attributes.rescnn import ResCNN as ResCNN
     from leakscope.attacks.attributes.resemblyzer import Resemblyzer as Resemblyzer
     from leakscope.attacks.attributes.speaker import SpeakerIdentity as SpeakerIdentity
-    from leakscope.attacks.auto import Auto as Auto
-    from leakscope.attacks.inputs.attention import FirstAttention as FirstAttention
-    from leakscope.attacks.inputs.inversion import GradientInversion as GradientInversion
-    from leakscope.attacks.inputs.linear import LinearLayer as LinearLayer
-    from leakscope.attacks.inputs.long import LongFrames as LongFrames
-    from leakscope.attacks.inputs.lowrank import LowRank as LowRank
-    from leakscope.attacks.inputs.recipes import dlg as dlg
-    from leakscope.attacks.inputs.recipes import grad_inversion as grad_inversion
-    from leakscope.attacks.inputs.recipes import idlg as idlg
-    from leakscope.attacks.inputs.recipes import inverting_gradients as inverting_gradients
-    from leakscope.attacks.inputs.recursive import Recursive as Recursive
-    from leakscope.attacks.inputs.token_rows import EmbeddingRows as EmbeddingRows
-    from leakscope.attacks.inputs.tokens import EmbeddingSpan as EmbeddingSpan
-    from leakscope.attacks.inputs.windowed import WindowedFrames as WindowedFrames
-    from leakscope.attacks.inputs.windowed_map import FrameLikelihood as FrameLikelihood
+    from leakscope.attacks.inputs.dense.linear import LinearLayer as LinearLayer
+    from leakscope.attacks.inputs.dense.lowrank import LowRank as LowRank
+    from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames as WindowedFrames
+    from leakscope.attacks.inputs.frames.long.long_frames import LongFrames as LongFrames
+    from leakscope.attacks.inputs.frames.probable.frame_likelihood import FrameLikelihood as FrameLikelihood
+    from leakscope.attacks.inputs.layered.recursive import Recursive as Recursive
+    from leakscope.attacks.inputs.matching.image_recipes import dlg as dlg
+    from leakscope.attacks.inputs.matching.image_recipes import grad_inversion as grad_inversion
+    from leakscope.attacks.inputs.matching.image_recipes import idlg as idlg
+    from leakscope.attacks.inputs.matching.image_recipes import inverting_gradients as inverting_gradients
+    from leakscope.attacks.inputs.matching.inversion import GradientInversion as GradientInversion
+    from leakscope.attacks.inputs.patches.first_attention import FirstAttention as FirstAttention
+    from leakscope.attacks.inputs.text.embedding_rows import EmbeddingRows as EmbeddingRows
+    from leakscope.attacks.inputs.text.embedding_span import EmbeddingSpan as EmbeddingSpan
     from leakscope.attacks.labels.counts import LabelCounts as LabelCounts
-    from leakscope.attacks.labels.labeling import Inferred as Inferred
-    from leakscope.attacks.labels.labeling import Joint as Joint
-    from leakscope.attacks.labels.labeling import Told as Told
     from leakscope.attacks.labels.signs import LabelSigns as LabelSigns
-    from leakscope.attacks.parts.distances import L1 as L1
-    from leakscope.attacks.parts.distances import Cosine as Cosine
-    from leakscope.attacks.parts.distances import Layers as Layers
-    from leakscope.attacks.parts.distances import OnSupport as OnSupport
-    from leakscope.attacks.parts.distances import Squared as Squared
-    from leakscope.attacks.parts.distances import Weighted as Weighted
-    from leakscope.attacks.parts.precision import Bfloat16 as Bfloat16
+    from leakscope.attacks.parts.distance.distances import L1 as L1
+    from leakscope.attacks.parts.distance.distances import Cosine as Cosine
+    from leakscope.attacks.parts.distance.distances import Layers as Layers
+    from leakscope.attacks.parts.distance.distances import OnSupport as OnSupport
+    from leakscope.attacks.parts.distance.distances import Squared as Squared
+    from leakscope.attacks.parts.distance.distances import Weighted as Weighted
+    from leakscope.attacks.parts.labeling.labeling import Inferred as Inferred
+    from leakscope.attacks.parts.labeling.labeling import Joint as Joint
+    from leakscope.attacks.parts.labeling.labeling import Told as Told
     from leakscope.attacks.parts.priors.images import Energy as Energy
     from leakscope.attacks.parts.priors.images import Range as Range
     from leakscope.attacks.parts.priors.images import TotalVariation as TotalVariation
     from leakscope.attacks.parts.priors.prior import Flat as Flat
     from leakscope.attacks.parts.priors.speech import SpeechPrior as SpeechPrior
     from leakscope.attacks.parts.priors.statistics import BatchNorm as BatchNorm
-    from leakscope.attacks.parts.searches import LBFGS as LBFGS
-    from leakscope.attacks.parts.searches import Adam as Adam
-    from leakscope.attacks.parts.searches import Patience as Patience
+    from leakscope.attacks.parts.search.first_order import LBFGS as LBFGS
+    from leakscope.attacks.parts.search.first_order import Adam as Adam
+    from leakscope.attacks.parts.search.first_order import Patience as Patience
+    from leakscope.attacks.parts.search.precision import Bfloat16 as Bfloat16
+    from leakscope.attacks.parts.search.together import Together as Together
     from leakscope.attacks.parts.spaces import Pixels as Pixels
     from leakscope.attacks.parts.spaces import Squashed as Squashed
     from leakscope.attacks.parts.starts import Gaussian as Gaussian
     from leakscope.attacks.parts.starts import Gray as Gray
     from leakscope.attacks.parts.starts import Uniform as Uniform
-    from leakscope.attacks.parts.together import Together as Together
-    from leakscope.attacks.transcripts.ctc import CtcTranscript as CtcTranscript
+    from leakscope.attacks.portfolio.auto import Auto as Auto
+    from leakscope.attacks.transcripts.exact.ctc import CtcTranscript as CtcTranscript
     from leakscope.bounds.accounting import epsilon as epsilon
     from leakscope.core.attempt import Attempt as Attempt
     from leakscope.core.attempt import Budget as Budget
@@ -146,14 +146,14 @@ if TYPE_CHECKING:
     from leakscope.scoring.metrics.vision import SSIM as SSIM
     from leakscope.scoring.referee import score as score
     from leakscope.scoring.score import Score as Score
-    from leakscope.targets.fitted import Fitted as Fitted
-    from leakscope.targets.load import Imported as Imported
+    from leakscope.targets.looking.context_window import ContextWindow as ContextWindow
     from leakscope.targets.losses import NextToken as NextToken
     from leakscope.targets.losses import Reduction as Reduction
-    from leakscope.targets.state import Trained as Trained
-    from leakscope.targets.updates import vet_update as vet_update
-    from leakscope.targets.vet import vet as vet
-    from leakscope.targets.windows import ContextWindow as ContextWindow
+    from leakscope.targets.recipes.fitted import Fitted as Fitted
+    from leakscope.targets.recipes.imported import Imported as Imported
+    from leakscope.targets.recipes.trained import Trained as Trained
+    from leakscope.targets.vetting.model import vet as vet
+    from leakscope.targets.vetting.update import vet_update as vet_update
     from leakscope.targets.zoo.convnet import ConvNet as ConvNet
     from leakscope.targets.zoo.deepspeech import DeepSpeech as DeepSpeech
     from leakscope.targets.zoo.efficientnet import EfficientNetLite0 as EfficientNetLite0
@@ -168,35 +168,35 @@ if TYPE_CHECKING:
 
 _HOME = {
     "attacks.attack": ("AbstractAttack",),
-    "attacks.auto": ("Auto",),
+    "attacks.portfolio.auto": ("Auto",),
     "attacks.attributes.encoder": ("AbstractSpeakerEncoder", "CepstralMoments"),
     "attacks.attributes.rescnn": ("ResCNN",),
     "attacks.attributes.resemblyzer": ("Resemblyzer",),
     "attacks.attributes.speaker": ("SpeakerIdentity",),
-    "attacks.inputs.attention": ("FirstAttention",),
-    "attacks.inputs.inversion": ("GradientInversion",),
-    "attacks.inputs.linear": ("LinearLayer",),
-    "attacks.inputs.lowrank": ("LowRank",),
-    "attacks.inputs.recipes": (
+    "attacks.inputs.patches.first_attention": ("FirstAttention",),
+    "attacks.inputs.matching.inversion": ("GradientInversion",),
+    "attacks.inputs.dense.linear": ("LinearLayer",),
+    "attacks.inputs.dense.lowrank": ("LowRank",),
+    "attacks.inputs.matching.image_recipes": (
         "dlg",
         "grad_inversion",
         "idlg",
         "inverting_gradients",
     ),
-    "attacks.inputs.long": ("LongFrames",),
-    "attacks.inputs.token_rows": ("EmbeddingRows",),
-    "attacks.inputs.tokens": ("EmbeddingSpan",),
-    "attacks.inputs.recursive": ("Recursive",),
-    "attacks.inputs.windowed": ("WindowedFrames",),
-    "attacks.inputs.windowed_map": ("FrameLikelihood",),
+    "attacks.inputs.frames.long.long_frames": ("LongFrames",),
+    "attacks.inputs.text.embedding_rows": ("EmbeddingRows",),
+    "attacks.inputs.text.embedding_span": ("EmbeddingSpan",),
+    "attacks.inputs.layered.recursive": ("Recursive",),
+    "attacks.inputs.frames.exact.windowed_frames": ("WindowedFrames",),
+    "attacks.inputs.frames.probable.frame_likelihood": ("FrameLikelihood",),
     "attacks.labels.counts": ("LabelCounts",),
-    "attacks.labels.labeling": (
+    "attacks.parts.labeling.labeling": (
         "Inferred",
         "Joint",
         "Told",
     ),
     "attacks.labels.signs": ("LabelSigns",),
-    "attacks.parts.distances": (
+    "attacks.parts.distance.distances": (
         "Cosine",
         "L1",
         "Layers",
@@ -204,7 +204,7 @@ _HOME = {
         "Squared",
         "Weighted",
     ),
-    "attacks.parts.precision": ("Bfloat16",),
+    "attacks.parts.search.precision": ("Bfloat16",),
     "attacks.parts.priors.images": (
         "Energy",
         "Range",
@@ -213,7 +213,7 @@ _HOME = {
     "attacks.parts.priors.prior": ("Flat",),
     "attacks.parts.priors.speech": ("SpeechPrior",),
     "attacks.parts.priors.statistics": ("BatchNorm",),
-    "attacks.parts.searches": (
+    "attacks.parts.search.first_order": (
         "LBFGS",
         "Adam",
         "Patience",
@@ -222,8 +222,8 @@ _HOME = {
         "Pixels",
         "Squashed",
     ),
-    "attacks.parts.together": ("Together",),
-    "attacks.transcripts.ctc": ("CtcTranscript",),
+    "attacks.parts.search.together": ("Together",),
+    "attacks.transcripts.exact.ctc": ("CtcTranscript",),
     "attacks.parts.starts": (
         "Gaussian",
         "Gray",
@@ -334,13 +334,13 @@ _HOME = {
     ),
     "scoring.referee": ("score",),
     "scoring.score": ("Score",),
-    "targets.fitted": ("Fitted",),
-    "targets.load": ("Imported",),
+    "targets.recipes.fitted": ("Fitted",),
+    "targets.recipes.imported": ("Imported",),
     "targets.losses": ("NextToken", "Reduction"),
-    "targets.state": ("Trained",),
-    "targets.updates": ("vet_update",),
-    "targets.vet": ("vet",),
-    "targets.windows": ("ContextWindow",),
+    "targets.recipes.trained": ("Trained",),
+    "targets.vetting.update": ("vet_update",),
+    "targets.vetting.model": ("vet",),
+    "targets.looking.context_window": ("ContextWindow",),
     "targets.zoo.convnet": ("ConvNet",),
     "targets.zoo.deepspeech": ("DeepSpeech",),
     "targets.zoo.efficientnet": ("EfficientNetLite0",),

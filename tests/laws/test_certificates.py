@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import leakscope as ls
-from leakscope.attacks.parts.explained import explained
+from leakscope.attacks.parts.reading.explained import explained
 from leakscope.domains.text import padded
 
 IMAGES = ls.Images(1, 8, 8)

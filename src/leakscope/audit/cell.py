@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from leakscope.audit.controls import BlindGuess
-from leakscope.audit.facts import tell
+from leakscope.audit.display import Truth, certificate, claimed_fields, private_fields
 from leakscope.audit.plan import Cell
-from leakscope.audit.showing import Truth, certificate, claimed_fields, private_fields
+from leakscope.audit.telling import tell
 from leakscope.core.attempt import Attempt, Outcome, Watch, unwatched
 from leakscope.core.claim import Claim
 from leakscope.core.facts import Gallery

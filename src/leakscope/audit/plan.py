@@ -9,7 +9,7 @@ from typing import Any, final
 
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.audit.controls import BlindGuess
-from leakscope.audit.facts import MAKERS
+from leakscope.audit.telling import MAKERS
 from leakscope.core.attempt import Budget
 from leakscope.core.errors import BadPlan
 from leakscope.core.facts import Fact, Gallery
@@ -32,7 +32,7 @@ from leakscope.scoring.metrics.ranks import ReciprocalRank, TopFive, TopOne
 from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError
 from leakscope.scoring.metrics.tokens import TokenError
 from leakscope.scoring.metrics.vision import PSNR
-from leakscope.targets.architecture import AbstractArchitecture
+from leakscope.targets.recipes.architecture import AbstractArchitecture
 
 Attack = AbstractAttack[Any]
 

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, final
 
-from leakscope.audit.facts import kind_named
 from leakscope.audit.plan import Attack, Plan, Scene
-from leakscope.audit.scaled import Scaled
+from leakscope.audit.telling import kind_named
 from leakscope.cli.expressions import build
-from leakscope.cli.fields import FIELDS
 from leakscope.cli.models import recipe
 from leakscope.cli.names import Family
+from leakscope.cli.plan_keys import FIELDS
 from leakscope.core.attempt import Budget
 from leakscope.core.errors import BadInput, BadPlan, UnknownName
 from leakscope.core.facts import Fact
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.datasets.draw import AbstractSource
-from leakscope.targets.architecture import AbstractArchitecture
+from leakscope.datasets.sources.scaled import Scaled
+from leakscope.targets.recipes.architecture import AbstractArchitecture
 
 Built = TypeVar("Built")
 

@@ -18,7 +18,7 @@ from leakscope.datasets.sources.speech import DeepSpeechCsv, LibriSpeech
 from leakscope.datasets.sources.transcribed import SUFFIXES as SOUNDS
 from leakscope.datasets.sources.transcribed import SoundFolder
 from leakscope.domains.vision import Images
-from leakscope.targets.foreign import read_foreign
+from leakscope.targets.files.foreign import read_foreign
 
 FIELDS = ("inputs", "labels", "lengths", "label_lengths")
 

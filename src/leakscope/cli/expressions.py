@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from leakscope.audit.facts import MAKERS, kind_named
+from leakscope.audit.telling import MAKERS, kind_named
 from leakscope.cli import names
 from leakscope.cli.names import KINDS, Family
 from leakscope.core.domain import AbstractDomain

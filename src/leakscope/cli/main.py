@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated, final
 
 import typer
 
-from leakscope.cli import bring, fields, teach
-from leakscope.cli.exits import LEGEND, Exit
-from leakscope.cli.orderly import orderly as _orderly
-from leakscope.cli.subjects import Subject
+from leakscope.cli import plan_keys
+from leakscope.cli.ending import LEGEND, Exit
+from leakscope.cli.ending import orderly as _orderly
+from leakscope.cli.options import train as train_options
+from leakscope.cli.options import update as update_options
+from leakscope.cli.options.demo import Subject
 from leakscope.version import VERSION
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ Cut = Annotated[
     ),
 ]
 
-PLAN_KEYS = "\b\nKeys of the plan file (type; default):\n" + "\n".join(fields.lines())
+PLAN_KEYS = "\b\nKeys of the plan file (type; default):\n" + "\n".join(plan_keys.lines())
 
 
 @app.callback(invoke_without_command=True)
@@ -90,7 +92,7 @@ def demo(
         raise typer.Exit(demonstrating.demo(subject, order))
 
 
-@app.command(epilog=f"{PLAN_KEYS}\n\n{bring.MODEL}\n\n{LEGEND}")
+@app.command(epilog=f"{PLAN_KEYS}\n\n{update_options.MODEL}\n\n{LEGEND}")
 def audit(  # noqa: PLR0913, one argument for each option
     plan: Annotated[Path, typer.Argument(help="A TOML file; its keys are listed below.")],
     out: Out = None,
@@ -115,7 +117,7 @@ def audit(  # noqa: PLR0913, one argument for each option
         raise typer.Exit(auditing.audit(plan, order, model=model))
 
 
-@app.command(epilog=f"{bring.MODEL}\n\n{LEGEND}")
+@app.command(epilog=f"{update_options.MODEL}\n\n{LEGEND}")
 def merge(
     plan: Annotated[Path, typer.Argument(help="The plan that all of them ran.")],
     runs: Annotated[list[Path], typer.Argument(help="The folders that `leakscope audit --shard` wrote.")],
@@ -159,7 +161,7 @@ def report(
         raise typer.Exit(reporting.report(run, redact=redact, as_json=as_json))
 
 
-@app.command(epilog=f"{bring.MODEL}\n\n{LEGEND}")
+@app.command(epilog=f"{update_options.MODEL}\n\n{LEGEND}")
 def doctor(
     model: Model = None,
     dataset: Annotated[str, typer.Option(help="The dataset that the model is looked at with.")] = "Photographs()",
@@ -172,8 +174,8 @@ def doctor(
         raise typer.Exit(examining.doctor(model=model, dataset=dataset, as_json=as_json))
 
 
-bring.register(app)
-app.add_typer(teach.app)
+update_options.register(app)
+app.add_typer(train_options.app)
 
 
 def _engine(name: Engine, workers: int | None) -> AbstractEngine:

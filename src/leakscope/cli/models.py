@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
-from leakscope.audit.handover import fingerprint
+from leakscope.audit.files import fingerprint
 from leakscope.audit.plan import Plan
 from leakscope.cli import console
 from leakscope.cli.expressions import SINGULAR, build
@@ -19,9 +19,9 @@ from leakscope.core.target import Target
 from leakscope.integrations.timm import Timm
 from leakscope.integrations.torchvision import Torchvision, declare_operators
 from leakscope.numerics.rng import Key
-from leakscope.targets.architecture import AbstractArchitecture
-from leakscope.targets.foreign import fitted, load_fitted, read_foreign
-from leakscope.targets.load import Argument, Imported
+from leakscope.targets.files.foreign import fitted, load_fitted, read_foreign
+from leakscope.targets.recipes.architecture import AbstractArchitecture
+from leakscope.targets.recipes.imported import Argument, Imported
 
 
 @final

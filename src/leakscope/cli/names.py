@@ -12,47 +12,55 @@ from leakscope.attacks.attributes.encoder import AbstractSpeakerEncoder, Cepstra
 from leakscope.attacks.attributes.rescnn import ResCNN
 from leakscope.attacks.attributes.resemblyzer import Resemblyzer
 from leakscope.attacks.attributes.speaker import SpeakerIdentity
-from leakscope.attacks.auto import Auto
-from leakscope.attacks.inputs.assumed import AssumedLengths
-from leakscope.attacks.inputs.attention import FirstAttention
-from leakscope.attacks.inputs.inversion import GradientInversion
-from leakscope.attacks.inputs.linear import LinearLayer
-from leakscope.attacks.inputs.long import LongFrames
-from leakscope.attacks.inputs.lowrank import LowRank
-from leakscope.attacks.inputs.recipes import dlg, grad_inversion, idlg, inverting_gradients
-from leakscope.attacks.inputs.recursive import Recursive
-from leakscope.attacks.inputs.resting import AtRest
-from leakscope.attacks.inputs.speech_recipes import (
+from leakscope.attacks.inputs.dense.linear import LinearLayer
+from leakscope.attacks.inputs.dense.lowrank import LowRank
+from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames
+from leakscope.attacks.inputs.frames.long.long_frames import LongFrames
+from leakscope.attacks.inputs.frames.probable.frame_likelihood import FrameLikelihood
+from leakscope.attacks.inputs.layered.recursive import Recursive
+from leakscope.attacks.inputs.matching.image_recipes import dlg, grad_inversion, idlg, inverting_gradients
+from leakscope.attacks.inputs.matching.inversion import GradientInversion
+from leakscope.attacks.inputs.matching.speech_recipes import (
     coefficient_search,
     hessian_free,
     hessian_free_batch,
     speech_matching,
 )
-from leakscope.attacks.inputs.token_rows import EmbeddingRows
-from leakscope.attacks.inputs.tokens import EmbeddingSpan
-from leakscope.attacks.inputs.windowed import WindowedFrames
-from leakscope.attacks.inputs.windowed_map import FrameLikelihood
+from leakscope.attacks.inputs.patches.first_attention import FirstAttention
+from leakscope.attacks.inputs.text.embedding_rows import EmbeddingRows
+from leakscope.attacks.inputs.text.embedding_span import EmbeddingSpan
 from leakscope.attacks.labels.counts import LabelCounts
-from leakscope.attacks.labels.labeling import AbstractLabeling, Inferred, Joint, Told
 from leakscope.attacks.labels.signs import LabelSigns
-from leakscope.attacks.labels.spelling import Edits, Guessed, Listed
-from leakscope.attacks.parts.direct import DirectSearch, Scales, Shrink, Take
-from leakscope.attacks.parts.directions import By
-from leakscope.attacks.parts.distances import L1, AbstractDistance, Cosine, Layers, OnSupport, Squared, Weighted
-from leakscope.attacks.parts.norms import Clipped, Euclidean, Limit, LInfinity, SquareRoot, TopGradients
-from leakscope.attacks.parts.precision import Bfloat16
+from leakscope.attacks.parts.distance.distances import (
+    L1,
+    AbstractDistance,
+    Cosine,
+    Layers,
+    OnSupport,
+    Squared,
+    Weighted,
+)
+from leakscope.attacks.parts.distance.norms import Clipped, Euclidean, Limit, LInfinity, SquareRoot, TopGradients
+from leakscope.attacks.parts.labeling.labeling import AbstractLabeling, Inferred, Joint, Told
+from leakscope.attacks.parts.labeling.spelling import Edits, Guessed, Listed
 from leakscope.attacks.parts.priors.images import Energy, Range, TotalVariation
 from leakscope.attacks.parts.priors.prior import AbstractPrior, Flat
 from leakscope.attacks.parts.priors.sequences import NormalizedVariation, Order, TimeMean, Variance, Variation
 from leakscope.attacks.parts.priors.speech import SpeechPrior
 from leakscope.attacks.parts.priors.statistics import BatchNorm
-from leakscope.attacks.parts.searches import LBFGS, AbstractSearch, Adam, Patience
+from leakscope.attacks.parts.search.direct import DirectSearch, Scales, Shrink, Take
+from leakscope.attacks.parts.search.directions import By
+from leakscope.attacks.parts.search.first_order import LBFGS, AbstractSearch, Adam, Patience
+from leakscope.attacks.parts.search.precision import Bfloat16
+from leakscope.attacks.parts.search.together import Together
 from leakscope.attacks.parts.spaces import AbstractSpace, Pixels, SomeFrames, Squashed, Where
 from leakscope.attacks.parts.starts import AbstractStart, Between, Claimed, Gaussian, Gray, Repeated, Uniform
-from leakscope.attacks.parts.together import Together
-from leakscope.attacks.transcripts.ctc import CtcTranscript
-from leakscope.attacks.transcripts.matching import TranscriptMatching
-from leakscope.attacks.transcripts.soft import SoftTranscript
+from leakscope.attacks.portfolio.auto import Auto
+from leakscope.attacks.transcripts.exact.ctc import CtcTranscript
+from leakscope.attacks.transcripts.matching.matching import TranscriptMatching
+from leakscope.attacks.transcripts.matching.soft import SoftTranscript
+from leakscope.attacks.wrapped.assumed_lengths import AssumedLengths
+from leakscope.attacks.wrapped.at_rest import AtRest
 from leakscope.core.errors import UnknownName
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.datasets.draw import AbstractSource
@@ -85,12 +93,12 @@ from leakscope.scoring.metrics.ranks import ReciprocalRank, TopFive, TopOne
 from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError, WordErrorRate
 from leakscope.scoring.metrics.tokens import ExactText, TokenError, TokenOrder, TokenOverlap
 from leakscope.scoring.metrics.vision import LPIPS, MSE, PSNR, SSIM
-from leakscope.targets.architecture import AbstractArchitecture
-from leakscope.targets.fitted import Fitted
-from leakscope.targets.load import Imported
+from leakscope.targets.looking.context_window import ContextWindow
 from leakscope.targets.losses import Reduction
-from leakscope.targets.state import Trained
-from leakscope.targets.windows import ContextWindow
+from leakscope.targets.recipes.architecture import AbstractArchitecture
+from leakscope.targets.recipes.fitted import Fitted
+from leakscope.targets.recipes.imported import Imported
+from leakscope.targets.recipes.trained import Trained
 from leakscope.targets.zoo.convnet import ConvNet
 from leakscope.targets.zoo.deepspeech import DeepSpeech
 from leakscope.targets.zoo.efficientnet import EfficientNetLite0

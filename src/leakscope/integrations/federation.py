@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 
 from leakscope.attacks.attack import AbstractAttack
-from leakscope.audit.handover import Provenance, fingerprint, write_claim, write_update
+from leakscope.audit.files import Provenance, fingerprint, write_claim, write_update
 from leakscope.core.attempt import Attempt, Budget, Outcome
 from leakscope.core.claim import Claim
 from leakscope.core.errors import BadInput, LeakscopeError
@@ -30,9 +30,9 @@ from leakscope.ledger.files import write_atomically
 from leakscope.mechanisms.arguments import count
 from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.numerics.rng import Key
-from leakscope.targets.foreign import Fitted, Foreign, fitted, load_fitted
-from leakscope.targets.probe import FORWARD_ERRORS, first_line
-from leakscope.targets.updates import vet_update
+from leakscope.targets.files.foreign import Fitted, Foreign, fitted, load_fitted
+from leakscope.targets.looking.probe import FORWARD_ERRORS, first_line
+from leakscope.targets.vetting.update import vet_update
 
 FAILURES = (LeakscopeError, *FORWARD_ERRORS, ArithmeticError, OSError)
 """What must not end somebody's training: it becomes a sentence in the log."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 from leakscope.core.errors import BadInput, optional
 from leakscope.integrations.federation import FAILURES, Arrays, Entry, Exchange, Node, Setting, log, record
-from leakscope.targets.probe import first_line
+from leakscope.targets.looking.probe import first_line
 
 if TYPE_CHECKING:
     from flwr.app import Message

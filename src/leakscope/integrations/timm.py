@@ -12,8 +12,8 @@ from leakscope.core.target import Target
 from leakscope.domains.vision import Images
 from leakscope.integrations.torchvision import declare_operators, local_only, near
 from leakscope.numerics.rng import Key
-from leakscope.targets.architecture import AbstractArchitecture
-from leakscope.targets.load import Argument, Imported
+from leakscope.targets.recipes.architecture import AbstractArchitecture
+from leakscope.targets.recipes.imported import Argument, Imported
 
 
 @final

@@ -18,8 +18,8 @@ from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput, UnknownName, optional
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
-from leakscope.targets.architecture import AbstractArchitecture
-from leakscope.targets.load import Argument, Imported
+from leakscope.targets.recipes.architecture import AbstractArchitecture
+from leakscope.targets.recipes.imported import Argument, Imported
 
 OPERATORS = ("nms", "qnms")
 """What torchvision's Python part registers for its compiled part at import, whether that was loaded or not."""

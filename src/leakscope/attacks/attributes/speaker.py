@@ -15,7 +15,7 @@ from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.attributes.encoder import AbstractSpeakerEncoder
 from leakscope.attacks.attributes.resemblyzer import Resemblyzer
-from leakscope.attacks.inputs.windowed import WindowedFrames
+from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames
 from leakscope.core.attempt import Attempt, Clock, Outcome, Refusal, Watch
 from leakscope.core.claim import Attribute, Inputs
 from leakscope.core.errors import BadInput

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
-from leakscope.attacks.labels.output import OutputGradient, read_output
+from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
 from leakscope.core.attempt import Attempt, Clock, Outcome, Refusal, Watch
 from leakscope.core.claim import Labels
 from leakscope.core.errors import BadInput
@@ -22,7 +22,7 @@ from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.mechanisms.protocols.dpsgd import DPSGD
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
-from leakscope.targets.anatomy import features_at, probe_inputs
+from leakscope.targets.looking.dense_ends import features_at, probe_inputs
 
 
 @final

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
-from leakscope.attacks.inputs.linear import keeps_ratios
-from leakscope.attacks.labels.output import OutputGradient, only_row_pattern, read_output, told_one
+from leakscope.attacks.inputs.dense.linear import keeps_ratios
+from leakscope.attacks.parts.reading.output_gradient import OutputGradient, only_row_pattern, read_output, told_one
 from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Refusal, Watch
 from leakscope.core.claim import Labels
 from leakscope.core.facts import BatchSize

@@ -1,1 +1,1 @@
-"""The orthogonal nouns of an optimized attack: distance, prior, space, start, search."""
+"""The orthogonal parts of a search, and what more than one attack reads off an update."""

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from leakscope.attacks.parts.checkpoints import StateFile
-from leakscope.audit.facts import tell
-from leakscope.audit.handover import display, read_update, write_claim
-from leakscope.audit.speaking import heard
+from leakscope.attacks.parts.search.state_file import StateFile
+from leakscope.attacks.portfolio.handed_on import Attack, Offer, Portfolio, best, portfolio, proved, solved
+from leakscope.audit.display_speech import heard
+from leakscope.audit.files import display, read_update, write_claim
+from leakscope.audit.telling import tell
 from leakscope.cli import console
 from leakscope.cli.commands.capture import fact_of
 from leakscope.cli.data import source
-from leakscope.cli.exits import Exit
+from leakscope.cli.ending import Exit
 from leakscope.cli.expressions import build, domain
 from leakscope.cli.models import Brought
-from leakscope.cli.names import Family
-from leakscope.cli.portfolio import Attack, Portfolio, best, portfolio, proved, solved
+from leakscope.cli.names import Family, Trait, rows
 from leakscope.cli.scalars import scalars
 from leakscope.core.attempt import Attempt, Budget, Outcome
-from leakscope.core.claim import Claim, Inputs
+from leakscope.core.claim import Attribute, Claim, Inputs, Labels, Tokens, Transcripts
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import Fact, Gallery
 from leakscope.core.observation import Observation
@@ -30,7 +30,7 @@ from leakscope.domains.speech import Frames
 from leakscope.ledger.exchange import ClaimHeader, UpdateHeader
 from leakscope.ledger.record import CertificateRecord
 from leakscope.numerics.rng import Key
-from leakscope.report.claim import Shown, write_claim_page
+from leakscope.report.page_claim import Shown, write_claim_page
 
 EVERY = 10.0
 """Seconds between two states of a search on the disk."""
@@ -121,7 +121,7 @@ def _tried(seen: Observation, effort: Effort) -> tuple[list[Attempt[Claim]], boo
     if effort.attacks:
         chosen = Portfolio((), tuple(build(text, Family.ATTACKS) for text in effort.attacks))
     else:
-        chosen = portfolio(seen)
+        chosen = portfolio(seen, _offers())
     tried: list[Attempt[Claim]] = []
     for place, one in enumerate((*chosen.quick, *chosen.searches)):
         if one in chosen.searches and not effort.attacks and any(solved(done) for done in tried):
@@ -133,6 +133,28 @@ def _tried(seen: Observation, effort: Effort) -> tuple[list[Attempt[Claim]], boo
         if tried[-1].outcome is Outcome.INTERRUPTED:
             return tried, True
     return tried, False
+
+
+CLAIMS: dict[Trait, type[Claim]] = {
+    Trait.CLAIMS_LABELS: Labels,
+    Trait.CLAIMS_TRANSCRIPTS: Transcripts,
+    Trait.CLAIMS_ATTRIBUTES: Attribute,
+    Trait.CLAIMS_TOKENS: Tokens,
+}
+"""What a trait of the table says of the claim's kind; without one the claim is of inputs."""
+
+
+def _offers() -> list[Offer]:
+    """The attacks of the table."""
+    return [
+        Offer(
+            build(row.example, Family.ATTACKS),
+            next((kind for trait, kind in CLAIMS.items() if trait in row.traits), Inputs),
+            exact=Trait.EXACT in row.traits,
+            speech=Trait.SPEECH in row.traits,
+        )
+        for row in rows(Family.ATTACKS)
+    ]
 
 
 def _run(one: Attack, seen: Observation, effort: Effort, place: int) -> Attempt[Claim]:

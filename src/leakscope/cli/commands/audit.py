@@ -13,13 +13,13 @@ from leakscope.audit.engines.engine import AbstractEngine
 from leakscope.audit.plan import Plan
 from leakscope.audit.run import Interrupted, Resumption, run
 from leakscope.audit.shard import Shard
-from leakscope.cli import console, exits
+from leakscope.cli import console, ending
 from leakscope.cli.config import read
-from leakscope.cli.exits import Exit
+from leakscope.cli.ending import Exit
 from leakscope.cli.models import tried_out
 from leakscope.ledger.record import Summary
 from leakscope.ledger.store import RunStore
-from leakscope.report.page import write_page
+from leakscope.report.page_run import write_page
 
 
 @final
@@ -38,7 +38,7 @@ class Order:
 def audit(path: Path, order: Order, *, model: str | None) -> Exit:
     """Read the plan, run it, write the page, say what was found."""
     summary, whole = conduct(tried_out(read(path, model=model)), order)
-    return exits.code(summary) if whole else Exit.INCOMPLETE
+    return ending.code(summary) if whole else Exit.INCOMPLETE
 
 
 def conduct(plan: Plan, order: Order) -> tuple[Summary, bool]:

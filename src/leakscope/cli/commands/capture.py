@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from leakscope.audit.facts import tell
-from leakscope.audit.handover import RELEASES, Provenance, write_secret, write_update
+from leakscope.audit.files import RELEASES, Provenance, write_secret, write_update
+from leakscope.audit.telling import tell
 from leakscope.cli import console
 from leakscope.cli.data import batch_file, in_units, source
-from leakscope.cli.exits import Exit
+from leakscope.cli.ending import Exit
 from leakscope.cli.expressions import build, domain, fact
 from leakscope.cli.models import Brought
 from leakscope.cli.names import Family
@@ -28,7 +28,7 @@ from leakscope.datasets.draw import AbstractSource
 from leakscope.ledger.exchange import ReleaseKind
 from leakscope.mechanisms.observe import observe
 from leakscope.numerics.rng import Key
-from leakscope.targets.foreign import Fitted, fitted, read_foreign
+from leakscope.targets.files.foreign import Fitted, fitted, read_foreign
 
 UNSURE = (
     "the weights are those that --model comes with; if the update was computed at others, give them with --state, or "

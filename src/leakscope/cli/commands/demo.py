@@ -7,8 +7,8 @@ from importlib import resources
 from leakscope.audit.plan import Plan
 from leakscope.cli.commands.audit import Order, conduct
 from leakscope.cli.config import parse
-from leakscope.cli.exits import Exit
-from leakscope.cli.subjects import Subject
+from leakscope.cli.ending import Exit
+from leakscope.cli.options.demo import Subject
 
 
 def plan(subject: Subject = Subject.IMAGES) -> Plan:

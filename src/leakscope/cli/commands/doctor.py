@@ -11,16 +11,16 @@ from typing import Any
 import torch
 
 from leakscope.audit.run import machine, versions
-from leakscope.cli.exits import Exit
+from leakscope.cli.ending import Exit
 from leakscope.cli.expressions import build
 from leakscope.cli.models import architecture
 from leakscope.cli.names import Family
 from leakscope.datasets.draw import AbstractSource
 from leakscope.numerics.rng import Key
-from leakscope.targets.findings import Finding, Level
-from leakscope.targets.load import Imported
-from leakscope.targets.structure import frozen
-from leakscope.targets.vet import vet
+from leakscope.targets.recipes.imported import Imported
+from leakscope.targets.vetting.before_running import frozen
+from leakscope.targets.vetting.finding import Finding, Level
+from leakscope.targets.vetting.model import vet
 
 EXTRAS = (
     ("dp", "dp_accounting", "epsilon of a mechanism"),

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from leakscope.cli import names
-from leakscope.cli.exits import Exit
+from leakscope.cli.ending import Exit
 from leakscope.cli.names import Row
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import final
 
 from leakscope.audit.merge import merge as gather
-from leakscope.cli import console, exits
+from leakscope.cli import console, ending
 from leakscope.cli.commands.audit import finish
 from leakscope.cli.config import read
-from leakscope.cli.exits import Exit
+from leakscope.cli.ending import Exit
 
 
 @final
@@ -35,4 +35,4 @@ def merge(order: Order) -> Exit:
     left = summary.planned - summary.finished
     if left:
         console.say(f"{left} of {summary.planned} cells are in none of these folders; run their shards first")
-    return Exit.INCOMPLETE if left else exits.code(summary)
+    return Exit.INCOMPLETE if left else ending.code(summary)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from leakscope.cli.exits import Exit
+from leakscope.cli.ending import Exit
 from leakscope.core.errors import BadInput
-from leakscope.report.page import write_page
+from leakscope.report.page_run import write_page
 
 
 def report(folder: Path, *, redact: bool, as_json: bool) -> Exit:

@@ -12,12 +12,12 @@ from typing import Any, final
 from rich.console import Console
 from rich.table import Table
 
-from leakscope.audit.handover import Kept, Made, read_claim, read_secret
-from leakscope.audit.showing import Truth
-from leakscope.audit.single import judged, recorded
+from leakscope.audit.display import Truth
+from leakscope.audit.files import Kept, Made, read_claim, read_secret
+from leakscope.audit.one_claim import judged, recorded
 from leakscope.cli import console
 from leakscope.cli.data import in_units, source
-from leakscope.cli.exits import WORDS, Exit
+from leakscope.cli.ending import WORDS, Exit
 from leakscope.cli.expressions import build, domain
 from leakscope.cli.names import Family
 from leakscope.core.batch import Batch
@@ -25,7 +25,7 @@ from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
 from leakscope.ledger.record import Word
 from leakscope.numerics.rng import Key
-from leakscope.report.scored import Compared, Verdict, write_score_page
+from leakscope.report.page_score import Compared, Verdict, write_score_page
 from leakscope.scoring.referee import Scores
 from leakscope.scoring.referee import score as compare
 from leakscope.scoring.score import Direction, Score

@@ -10,10 +10,10 @@ from typing import final
 
 from leakscope.attacks.attributes.learning import Course, Recipe, learn
 from leakscope.attacks.attributes.rescnn import ResCNN, Shape, save
-from leakscope.audit.facts import SPEAKER
+from leakscope.audit.telling import SPEAKER
 from leakscope.cli import data
 from leakscope.cli.console import say, watching
-from leakscope.cli.exits import Exit
+from leakscope.cli.ending import Exit
 from leakscope.core.errors import BadInput
 
 

@@ -1,1 +1,1 @@
-"""datasets/sources"""
+"""One kind of data per file."""

@@ -1,1 +1,1 @@
-"""scoring/metrics"""
+"""One number per private item, with unit and direction."""

@@ -14,8 +14,8 @@ from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
-from leakscope.targets.architecture import AbstractArchitecture
 from leakscope.targets.losses import CTC, Reduction
+from leakscope.targets.recipes.architecture import AbstractArchitecture
 
 
 def windows(frames: Tensor, context: int) -> Tensor:

@@ -12,7 +12,7 @@ from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput, optional
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
-from leakscope.targets.architecture import AbstractArchitecture
+from leakscope.targets.recipes.architecture import AbstractArchitecture
 from leakscope.targets.zoo.fit import checked_classes, image_shape
 
 MEAN, SCALE = 127.0 / 255, 128.0 / 255

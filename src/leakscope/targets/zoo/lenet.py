@@ -13,7 +13,7 @@ from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
-from leakscope.targets.architecture import AbstractArchitecture
+from leakscope.targets.recipes.architecture import AbstractArchitecture
 from leakscope.targets.zoo.fit import Activation, checked_classes, image_shape
 
 WIDTH = 12

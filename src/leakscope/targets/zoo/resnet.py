@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
-from leakscope.targets.architecture import AbstractArchitecture
+from leakscope.targets.recipes.architecture import AbstractArchitecture
 from leakscope.targets.zoo.fit import Activation, checked_classes, image_shape
 
 

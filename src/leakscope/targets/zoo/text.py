@@ -13,8 +13,8 @@ from leakscope.core.errors import BadInput
 from leakscope.core.target import Target
 from leakscope.domains.text import PAD, Text
 from leakscope.numerics.rng import Key
-from leakscope.targets.architecture import AbstractArchitecture
 from leakscope.targets.losses import NextToken
+from leakscope.targets.recipes.architecture import AbstractArchitecture
 from leakscope.targets.zoo.attention import Block
 from leakscope.targets.zoo.fit import checked_classes
 from leakscope.targets.zoo.transformer import SPREAD, checked_sizes

@@ -1,0 +1,1 @@
+"""Inputs of dense layers, read or solved for from one layer's gradient."""

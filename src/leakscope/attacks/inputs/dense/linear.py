@@ -1,0 +1,254 @@
+"""Exact inputs from a dense layer that is fed the input itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from leakscope.attacks import citations
+from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.inputs.dense.mixtures import Errors
+from leakscope.attacks.parts.reading.explained import explained
+from leakscope.attacks.parts.reading.output_gradient import told_one
+from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Refusal, Watch
+from leakscope.core.claim import Inputs
+from leakscope.core.errors import NoSuchLayer
+from leakscope.core.facts import BatchSize
+from leakscope.core.mechanism import AbstractMechanism
+from leakscope.core.observation import Observation
+from leakscope.mechanisms.compose import AbstractUpdateDefense, Defended
+from leakscope.mechanisms.defenses.clip import Clip
+from leakscope.mechanisms.protocols.dpsgd import DPSGD
+from leakscope.mechanisms.protocols.fedsgd import FedSGD
+from leakscope.numerics.rng import Key
+from leakscope.targets.looking.dense_ends import DenseLayer, input_layer
+
+EXACT = {torch.float64: 1e-9, torch.float32: 1e-4}
+"""Largest relative residual that counts as exact, by the dtype of the release: rounding stays far below it, and a
+mixture of two inputs or noise far above."""
+
+AGREE = {torch.float64: 1e-11, torch.float32: 1e-5}
+"""Largest distance of two units' normalized rows that counts as agreement, a few roundings."""
+
+WITNESSES = 3
+"""Units that must agree on an input. Two of a thousand units do so by chance when two examples are mixed along a
+line; three within `AGREE` do not."""
+
+ALIKE = 0.3
+"""Largest relative residual at which a rank-one fit is worth claiming when no proof is possible."""
+
+
+@final
+@dataclass(frozen=True)
+class LinearLayer(AbstractAttack[Inputs]):
+    """x = (dL/dW)_i / (dL/db)_i for every unit i that one example alone activates (Phong et al. 2017, section 3).
+
+    dL/dW = sum_s delta_s x_s^T (H, D), dL/db = sum_s delta_s (H,). When the rows are all multiples of one vector there
+    is one example: x is their least-squares ratio. Otherwise the inputs on which at least three units agree are exact,
+    since mixtures of examples do not repeat by chance; each is claimed once, and no other is claimed.
+    The certificate is the relative residual |dL/dW - (dL/db) x^T| / |dL/dW| on the units that were used; no weights,
+    labels or batch size are needed, and several local steps on one example do not matter. A defense that changes
+    entries one by one (pruning, quantization, signs, noise) makes agreement worthless: there is no certificate then,
+    and only the fit of a single example is claimed.
+    Where errors of different examples are proportional, mixtures repeat too: with two classes, with a model whose
+    output is the same for all inputs, with fewer than three live units. Then only claims that explain the whole update
+    have a certificate, as many as the told batch size, and what no input can be is not claimed.
+    Refuses when no dense layer is fed the input, or its weight or bias is not in the release.
+    """
+
+    @property
+    def citation(self) -> str:
+        """Phong et al. 2017."""
+        return citations.PHONG
+
+    def _refusal(self, seen: Observation) -> Refusal | None:
+        found = _read(seen)
+        return found if isinstance(found, Refusal) else None
+
+    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
+        del key, clock, watch
+        found = _read(seen)
+        assert not isinstance(found, Refusal)
+        weight, bias = found
+        dtype = seen.release.by_name[_first(seen).weight].dtype
+        single, residual = ratio(weight, bias)
+        alone = told_one(seen)
+        if not keeps_ratios(seen.mechanism):
+            return self._unproven(seen, single, residual, told_one=alone)
+        if residual <= EXACT[dtype] or alone:
+            values, residuals, units = single[None], [residual], weight.new_ones((1, len(weight)), dtype=torch.bool)
+        else:
+            values, residuals, units = agreeing(weight, bias, AGREE[dtype])
+        repeating = not alone and len(values) > 0 and _repeating(seen, weight, values, residuals, units)
+        if repeating:
+            legal = [place for place, value in enumerate(values) if _legal(seen, value)]
+            values, residuals = values[legal], [residuals[place] for place in legal]
+        if seen.knows(BatchSize):
+            values, residuals = values[: seen.told(BatchSize).count], residuals[: seen.told(BatchSize).count]
+        if not len(values):
+            sentence = "no three units agree on an input: every unit is activated by several examples, or by noise"
+            return Attempt(repr(self), Outcome.CLAIMED, sentence, Inputs(_shaped(seen, values)))
+        if not bool(torch.isfinite(values).all()):
+            return Attempt(repr(self), Outcome.DIVERGED, "the bias gradient vanishes, so the ratio is not finite")
+        worst = max(residuals)
+        if repeating:
+            used, whole = _explaining(seen, _shaped(seen, values), EXACT[dtype])
+            if not whole <= EXACT[dtype]:
+                sentence = f"{len(values)} inputs or mixtures of several: here units agree on mixtures as well"
+                return Attempt(repr(self), Outcome.CLAIMED, sentence, Inputs(_shaped(seen, values)))
+            values, worst = values[used], max(worst, whole)
+        statement = "relative residual of dL/dW = (dL/db) x^T on the units that one example alone activates"
+        certificate = Certificate(worst, EXACT[dtype], statement)
+        confidence = torch.ones(len(values)) if certificate.holds else None
+        sentence = f"{len(values)} inputs in closed form, worst relative residual {worst:.1e}"
+        return Attempt(
+            repr(self), Outcome.CLAIMED, sentence, Inputs(_shaped(seen, values), confidence=confidence), certificate
+        )
+
+    def _unproven(self, seen: Observation, single: Tensor, residual: float, *, told_one: bool) -> Attempt[Inputs]:
+        """The fit of a single example, without proof, where a defense changed the entries one by one."""
+        if not (told_one or residual <= ALIKE) or not bool(torch.isfinite(single).all()):
+            sentence = f"{seen.mechanism!r} changes entries one by one, so agreement of units proves nothing"
+            return Attempt(repr(self), Outcome.CLAIMED, sentence, Inputs(_shaped(seen, single[None][:0])))
+        low, high = seen.target.domain.bounds(_shaped(seen, single[None]))
+        sentence = f"the fit of one example, relative residual {residual:.1e}; a defense changed entries one by one"
+        claim = Inputs(_shaped(seen, single[None]).clamp(low, high))
+        return Attempt(repr(self), Outcome.CLAIMED, sentence, claim)
+
+
+def _repeating(seen: Observation, weight: Tensor, values: Tensor, residuals: list[float], units: Tensor) -> bool:
+    """Whether some of the values (N, D) may be mixtures of several examples, by the units (N, H) that agree on them."""
+    sizes = torch.linalg.vector_norm(weight, dim=1)
+    live = sizes > 1e-6 * sizes.max()
+    agreed = (units & live).sum(1).tolist()
+    if min(agreed) < WITNESSES or not bool(torch.isfinite(values).all()):
+        return True
+    single = len(values) == 1 and bool(units.all())
+    if seen.knows(BatchSize) and (single or len(values) > seen.told(BatchSize).count):
+        return True  # one input that explains a batch is a mixture of all, rather than all the same
+    errors, awake = Errors(seen, _first(seen), values.cpu().numpy()), live.cpu().numpy()
+    return any(
+        errors.repeat(claim, awake, residual=one, agreed=None if single else agreed[claim])
+        for claim, one in enumerate(residuals)
+    )
+
+
+def _legal(seen: Observation, value: Tensor) -> bool:
+    """Whether an input can be this, to within a hundredth of the range."""
+    shaped = _shaped(seen, value[None])
+    low, high = seen.target.domain.bounds(shaped)
+    slack = 0.01 * (high - low)
+    return bool(((shaped >= low - slack) & (shaped <= high + slack)).all())
+
+
+def _explaining(seen: Observation, values: Tensor, tolerance: float) -> tuple[list[int], float]:
+    """Inputs none of which can be missed in explaining the whole update, and the share of it that they leave.
+
+    Infinite where it cannot be explained, or where they are not as many as the batch holds.
+    """
+    if not isinstance(seen.mechanism.undefended, FedSGD) or not seen.knows(BatchSize):
+        return [], math.inf  # of an unknown number of examples, one in the middle may explain as much as all of them
+    used = list(range(len(values)))
+    left = _left(seen, values)
+    for place in range(len(values)) if left <= tolerance else ():
+        # With two labels an input can explain away its own gradient, so a positive weight does not mean that it counts.
+        rest = [one for one in used if one != place]
+        without = _left(seen, values[rest])
+        if without <= tolerance:
+            used, left = rest, without
+    return used, left if len(used) == seen.told(BatchSize).count else math.inf
+
+
+def _left(seen: Observation, values: Tensor) -> float:
+    found = explained(seen, values) if len(values) else None
+    return math.inf if found is None else found.residual
+
+
+def keeps_ratios(mechanism: AbstractMechanism) -> bool:
+    """Whether the update is a multiple of the true one, example by example: no update defense, or clipping only.
+
+    >>> from leakscope import Clip, FedSGD, Sign
+    >>> keeps_ratios(FedSGD() >> Clip(1.0)), keeps_ratios(FedSGD() >> Sign())
+    (True, False)
+    """
+    protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
+    if isinstance(protocol, DPSGD) and protocol.noise_multiplier > 0:
+        return False
+    if not isinstance(mechanism, Defended):
+        return True
+    return all(isinstance(d, Clip) for d in mechanism.defenses if isinstance(d, AbstractUpdateDefense))
+
+
+def _shaped(seen: Observation, values: Tensor) -> Tensor:
+    """(N, D) float64 to (N, *shape) in the model's own dtype."""
+    return values.reshape(-1, *seen.target.domain.shape).to(seen.target.parameters()[_first(seen).weight].dtype)
+
+
+def _first(seen: Observation) -> DenseLayer:
+    return input_layer(seen.target)
+
+
+def _read(seen: Observation) -> tuple[Tensor, Tensor] | Refusal:
+    """The first layer's weight (H, D) and bias (H,) gradients in float64, or why they cannot be read."""
+    try:
+        layer = _first(seen)
+    except NoSuchLayer as error:
+        return Refusal(str(error))
+    if layer.bias is None:
+        return Refusal(f"the dense layer {layer.name or 'of the model'} has no bias, so the scale of the input is lost")
+    gradient = seen.gradient().by_name
+    missing = [name for name in (layer.weight, layer.bias) if name not in gradient]
+    if missing:
+        return Refusal(f"the release lacks {' and '.join(missing)}")
+    if gradient[layer.weight].dtype not in EXACT:
+        return Refusal(f"the update is {gradient[layer.weight].dtype}: too coarse for a ratio of its entries")
+    weight, bias = gradient[layer.weight].double(), gradient[layer.bias].double()
+    if not bool((bias != 0).any()):
+        return Refusal("the bias gradient is zero everywhere: no unit of the first layer was active")
+    return weight, bias
+
+
+def ratio(weight: Tensor, bias: Tensor) -> tuple[Tensor, float]:
+    """The x (D,) that minimizes |weight - bias x^T|, and the relative residual.
+
+    >>> ratio(torch.tensor([[2.0, 4.0], [1.0, 2.0]]), torch.tensor([2.0, 1.0]))
+    (tensor([1., 2.]), 0.0)
+    """
+    x = bias @ weight / bias.square().sum()
+    norm = torch.linalg.vector_norm(weight)
+    return x, float(torch.linalg.vector_norm(weight - torch.outer(bias, x)) / norm) if norm > 0 else float("nan")
+
+
+def agreeing(weight: Tensor, bias: Tensor, tolerance: float) -> tuple[Tensor, list[float], Tensor]:
+    """The inputs (N, D) on which at least `WITNESSES` units agree to within `tolerance`, most witnesses first, the
+    residuals and the units (N, H).
+
+    Rows [weight_i, bias_i] of units that the same single example activates are multiples of one another.
+    """
+    rows = torch.cat([weight, bias[:, None]], dim=1)
+    norms = torch.linalg.vector_norm(rows, dim=1)
+    heard = (norms > 1e-6 * norms.max()) & (bias.abs() > 1e-12 * norms)
+    places = heard.nonzero().flatten()
+    rows, weight, bias = rows[heard], weight[heard], bias[heard]
+    unit = rows / (torch.linalg.vector_norm(rows, dim=1) * bias.sign())[:, None]
+    left = torch.ones(len(unit), dtype=torch.bool, device=unit.device)
+    found: list[tuple[int, Tensor, float, Tensor]] = []
+    for index in range(len(unit)):
+        if not left[index]:
+            continue
+        away = torch.linalg.vector_norm(unit - unit[index], dim=1)
+        same = left & (away <= tolerance)
+        if int(same.sum()) >= WITNESSES:
+            units = torch.zeros_like(heard).index_fill(0, places[same], True)
+            found.append((int(same.sum()), *ratio(weight[same], bias[same]), units))
+            # The rim of a cluster, a few roundings farther out, is the same input again.
+            left &= away > 10 * tolerance
+        left[index] = False
+    found.sort(key=lambda one: -one[0])
+    if not found:
+        return weight.new_zeros((0, weight.shape[1])), [], heard.new_zeros((0, len(heard)))
+    return torch.stack([x for _, x, _, _ in found]), [one[2] for one in found], torch.stack([one[3] for one in found])

@@ -1,0 +1,121 @@
+"""Which units of the input layer the model leaves at rest at given inputs, and what that says about a claim."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from leakscope.core.batch import Batch
+from leakscope.core.target import CrossEntropy, Target
+from leakscope.mechanisms.protocols.passes import quiet
+from leakscope.numerics.rng import Key, normal
+from leakscope.targets.looking.dense_ends import DenseLayer
+
+Array = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+WITNESSES = 10
+"""Units at rest that must agree with the claim for each example, beyond the r - 1 that any direction can be fitted to.
+Each agrees by chance with probability of about one half."""
+STATEMENT = (
+    "[dL/dW, dL/db] = delta^T [X, 1] with delta zero wherever the model itself, run on the claimed inputs, is at rest"
+)
+MOST_PAIRS = 4096
+
+
+@final
+class Resting:
+    """The model in float64, asked for the outputs of one dense layer that matter to the model's output."""
+
+    def __init__(self, target: Target, layer: DenseLayer) -> None:
+        self._target = dataclasses.replace(target, module=copy.deepcopy(target.module).double())
+        self._layer = layer
+
+    def slopes(self, inputs: Array, *, labels: Tensor | None = None, shift: Array | None = None) -> Array:
+        """(N, H): the derivative of the loss with these labels, or of random sums of the outputs, by each unit.
+
+        inputs: (N, D). shift: (N, H), added to the layer's outputs. A unit at rest has derivative exactly zero.
+        """
+        given = torch.from_numpy(inputs).reshape(-1, *self._target.domain.shape).to(self._target.device())
+        outputs: list[Tensor] = []
+
+        def hook(_: nn.Module, fed: tuple[Tensor, ...], returned: Tensor) -> Tensor:
+            moved = returned.detach() if shift is None else returned.detach() + torch.from_numpy(shift).to(returned)
+            outputs.append(moved.requires_grad_(True))
+            return outputs[-1]
+
+        handle = self._target.module.get_submodule(self._layer.name).register_forward_hook(hook)
+        key = Key(0).child("resting")
+        try:
+            with key.isolated(), quiet(self._target), torch.enable_grad():
+                logits = self._target.outputs(self._target.parameters(), given)
+                if labels is None:
+                    scalar = (logits * normal(logits, key)).sum()
+                else:
+                    scalar = len(given) * self._target.loss(logits, Batch(given, labels.to(given.device)))
+                (slope,) = torch.autograd.grad(scalar, outputs[0])
+        finally:
+            handle.remove()
+        return np.asarray(slope.detach().cpu().numpy(), dtype=np.float64)
+
+    def awake(self, inputs: Array, margin: Array | None = None) -> Flags:
+        """(N, H): the units that matter at the inputs (N, D), or would within `margin` (N, H) of their value."""
+        flags = self.slopes(inputs) != 0
+        if margin is not None:
+            flags |= (self.slopes(inputs, shift=margin) != 0) | (self.slopes(inputs, shift=-margin) != 0)
+        return np.asarray(flags)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """gradient: (H, D + 1) = [dL/dW, dL/db]. inputs: (r, D). awake: (r, H). live: (H,) rows that are not zero."""
+
+    gradient: Array
+    inputs: Array
+    awake: Flags
+    live: Flags
+
+    def residual(self) -> float:
+        """|G - delta^T [X, 1]| / |G| with the best delta that is zero wherever a unit is at rest."""
+        extended = np.hstack([self.inputs, np.ones((len(self.inputs), 1))])
+        basis, triangle = np.linalg.qr(extended.T)
+        inside = self.gradient @ basis
+        missed = float(np.sum((self.gradient - inside @ basis.T) ** 2))
+        for row, awake in zip(inside, self.awake.T, strict=True):
+            fitted = triangle[:, awake] @ np.linalg.lstsq(triangle[:, awake], row, rcond=None)[0] if awake.any() else 0
+            missed += float(np.sum((row - fitted) ** 2))
+        return float(np.sqrt(missed / np.sum(self.gradient**2)))
+
+    def witnesses(self) -> int:
+        """The smallest number, over the examples, of live units at rest beyond the r - 1 that prove nothing."""
+        rank = len(self.inputs)
+        alive = int(self.live.sum()) - rank
+        if rank == 1:
+            return alive
+        return min(alive, int((~self.awake & self.live).sum(1).min()) - (rank - 1))
+
+
+def labels_of(target: Target, resting: Resting, inputs: Array, errors: Array) -> Tensor | None:
+    """The label (N,) at which the model's own error at the layer points along `errors` (N, H); None when none does.
+
+    Exact for one undisturbed step; after dropout or several steps the directions differ, and nothing is said.
+    """
+    count = len(inputs)
+    if not isinstance(target.loss, CrossEntropy) or count * target.classes > MOST_PAIRS:
+        return None
+    labels = torch.arange(target.classes).repeat(count)
+    slopes = resting.slopes(np.repeat(inputs, target.classes, axis=0), labels=labels)
+    slopes = slopes.reshape(count, target.classes, -1)
+    sizes = np.linalg.norm(slopes, axis=2) * np.linalg.norm(errors, axis=1)[:, None]
+    alike = (slopes * errors[:, None]).sum(2) / np.maximum(sizes, 1e-300)
+    if bool((alike.max(1) < 0.999).any()):
+        return None
+    return torch.from_numpy(alike.argmax(1))

@@ -1,0 +1,1 @@
+"""One utterance solved for through the window of the first layer."""

@@ -1,0 +1,106 @@
+"""Maximum likelihood under noise that is alike in all entries of the update: a step or two beyond the linear system."""
+
+from __future__ import annotations
+
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leakscope.attacks.inputs.frames.window.window_span import Span, compressed
+from leakscope.numerics import banded
+from leakscope.targets.looking.context_window import ContextWindow
+
+Array = NDArray[np.float64]
+
+
+def polished(
+    matrix: Array, utterances: tuple[Array, ...], span: Span, window: ContextWindow, *, inner: int = 200
+) -> tuple[Array, ...]:
+    """Gauss-Newton on |A - S [X; 1] Delta|^2, Delta eliminated (variable projection; Golub and Pereyra 1973).
+
+    matrix: [dL/dW; dL/db] (D + 1, H), brought to A by the span's factors of rows (S) and columns. The linear system
+    weighs all frames alike; here a combination of frames counts as much as its errors are large, so that weak ones no
+    longer spoil the strong. Up to three steps while the value falls; each is solved by at most `inner` conjugate
+    gradients, preconditioned by the banded matrix that leaves out what couples distant frames.
+    """
+    scaled = matrix * span.scale[:, None] * span.columns
+    small = compressed(scaled)
+    best = _Step(small, utterances, span.scale, window)
+    for _ in range(3):
+        following = _Step(small, best.taken(inner), span.scale, window)
+        if not following.value < best.value:
+            break
+        done = following.value > 0.999 * best.value
+        best = following
+        if done:
+            break
+    return best.utterances
+
+
+@final
+class _Step:
+    """The problem, linearized at `utterances`."""
+
+    def __init__(self, matrix: Array, utterances: tuple[Array, ...], scale: Array, window: ContextWindow) -> None:
+        self.window, self.utterances = window, utterances
+        self.edges = np.cumsum([0, *(len(frames) for frames in utterances)])
+        stacked = np.hstack([self.windows(np.vstack(utterances)), np.ones((self.edges[-1], 1))]) * scale
+        inside, triangle = np.linalg.qr(stacked.T)
+        seen = inside.T @ matrix
+        errors = np.linalg.solve(triangle, seen)
+        rest = matrix - inside @ seen
+        self.value = float((rest**2).sum())
+        self.gram = errors @ errors.T
+        within = inside[:-1] * scale[:-1, None]
+        self.outside = np.diag(scale[:-1] ** 2) - within @ within.T
+        self.slope = self.folded((errors @ rest.T)[:, :-1] * scale[:-1])
+        self.factors = [
+            banded.factor(banded.assemble(self.outside, weights, left=window.left, features=window.features))
+            for weights in np.split(np.diag(self.gram), self.edges[1:-1])
+        ]
+
+    def windows(self, frames: Array) -> Array:
+        """Of all utterances, one below the other."""
+        parts = np.split(frames, self.edges[1:-1])
+        return np.vstack([banded.windows(part, left=self.window.left, right=self.window.right) for part in parts])
+
+    def folded(self, parts: Array) -> Array:
+        """The transpose of `windows`."""
+        pieces = np.split(parts, self.edges[1:-1])
+        return np.vstack(
+            [banded.overlap_add(piece, left=self.window.left, features=self.window.features) for piece in pieces]
+        )
+
+    def normal(self, frames: Array) -> Array:
+        """The Gauss-Newton matrix times a direction."""
+        return self.folded(self.gram @ (self.windows(frames) @ self.outside))
+
+    def preconditioned(self, frames: Array) -> Array:
+        """Utterance by utterance."""
+        parts = np.split(frames, self.edges[1:-1])
+        solved = [
+            part if factor is None else banded.solve(factor, part.ravel()).reshape(part.shape)
+            for factor, part in zip(self.factors, parts, strict=True)
+        ]
+        return np.vstack(solved)
+
+    def taken(self, inner: int) -> tuple[Array, ...]:
+        """The utterances after the step, by preconditioned conjugate gradients."""
+        solution, rest = np.zeros_like(self.slope), self.slope.copy()
+        preconditioned = self.preconditioned(rest)
+        direction, energy = preconditioned.copy(), float((rest * preconditioned).sum())
+        first = energy
+        for _ in range(inner):
+            image = self.normal(direction)
+            curvature = float((direction * image).sum())
+            if not curvature > 0 or energy <= 1e-10 * first:
+                break
+            length = energy / curvature
+            solution += length * direction
+            rest -= length * image
+            preconditioned = self.preconditioned(rest)
+            before, energy = energy, float((rest * preconditioned).sum())
+            direction = preconditioned + energy / before * direction
+        moved = np.vstack(self.utterances) + solution
+        return tuple(np.split(moved, self.edges[1:-1]))

@@ -1,0 +1,112 @@
+"""Exact speech frames from the gradient of a dense layer that is fed a window of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.inputs.frames.exact.recovery import ROUNDED, Recovery, recover
+from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Refusal, Watch
+from leakscope.core.claim import Inputs
+from leakscope.core.errors import BadInput, NoSuchLayer
+from leakscope.core.observation import Observation
+from leakscope.numerics.rng import Key
+from leakscope.targets.looking.context_window import ContextWindow, context_window
+
+EXACT = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-3, torch.bfloat16: 1e-2}
+"""Largest residual that counts as exact, by the dtype of the release: rounding stays below it, and frames of a wrong
+number or order are above it (0.01 to 1 in the middle of the range of lengths, 1e-3 close to its end)."""
+STATEMENT = "windows [x_t; 1] lie in the span of [dL/dW; dL/db], and the errors of all frames sum to dL/db"
+
+
+@final
+@dataclass(frozen=True)
+class WindowedFrames(AbstractAttack[Inputs]):
+    """Solves (I - U U^T) [x_t; 1] = 0 for all frames of all utterances at once; x_t is the window at frame t.
+
+    The layer's gradient [dL/dW; dL/db] = sum_t [x_t; 1] delta_t^T has the windows in its column space, with basis U and
+    as many columns as there are frames. Windows overlap, so the equations are linear in the frames and block-banded.
+    The 1 fixes scale and sign. A batch is found by trying every length on dL/dW alone (each zero eigenvalue is one
+    utterance of that length), utterances of equal length are told apart by the units at rest (`unmix`). Neither
+    weights nor labels nor lengths are needed; several local steps, dropout and the rest of the model do not matter.
+    Limit: D + 1 - F frames altogether, D the size of a window and F of a frame; beyond it the attempt is refused.
+
+    window: the layer, or None to find it by running the model. polish: maximum likelihood (`polished`) where the
+    update is coarser than float32, such as differences of weights or half precision.
+    The certificate is the larger of two relative residuals: windows against the span, sum_t delta_t against dL/db.
+    Claims frames (N, T, F), padded with zeros, with their lengths.
+    """
+
+    window: ContextWindow | None = None
+    polish: bool = True
+
+    def __post_init__(self) -> None:
+        if self.window is not None and not isinstance(self.window, ContextWindow):
+            raise BadInput(f"expected a ContextWindow or None, got {self.window!r}")
+        if not isinstance(self.polish, bool):
+            raise BadInput(f"expected polish to be True or False, got {self.polish!r}")
+
+    @property
+    def citation(self) -> str:
+        """None: leakscope's own."""
+        return ""
+
+    def _refusal(self, seen: Observation) -> Refusal | None:
+        found = self._found(seen)
+        return found if isinstance(found, Refusal) else None
+
+    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
+        del key, clock, watch
+        window = self._found(seen)
+        assert not isinstance(window, Refusal)
+        found = self.recovered(seen, window)
+        if isinstance(found, str):
+            return Attempt(repr(self), Outcome.REFUSED, found)
+        worst = max(found.residual, found.bias_residual)
+        certificate = Certificate(worst, _tolerance(seen, window), STATEMENT)
+        claim = _claim(found, certificate.holds, seen.target.parameters()[window.weight])
+        return Attempt(repr(self), Outcome.CLAIMED, _sentence(found, certificate), claim, certificate)
+
+    def recovered(self, seen: Observation, window: ContextWindow) -> Recovery | str:
+        """What the claim is made of, in float64, or why there is nothing."""
+        weight, bias = window.read(seen.gradient().by_name)
+        single = min(ROUNDED, _tolerance(seen, window))
+        return recover(weight, bias, window, single=single, polish=self.polish)
+
+    def _found(self, seen: Observation) -> ContextWindow | Refusal:
+        try:
+            window = self.window or context_window(seen.target)
+            window.read(seen.gradient().by_name)
+        except (NoSuchLayer, BadInput) as error:
+            return Refusal(str(error))
+        return window
+
+
+def _tolerance(seen: Observation, window: ContextWindow) -> float:
+    return EXACT.get(seen.release.by_name[window.weight].dtype, EXACT[torch.bfloat16])
+
+
+def _sentence(found: Recovery, certificate: Certificate) -> str:
+    lengths = ", ".join(str(len(frames)) for frames in found.utterances)
+    sentence = (
+        f"utterances of {lengths} frames in closed form: rank {found.span.rank} with a gap of {found.span.gap:.1e}, "
+        f"relative residual {certificate.residual:.1e}"
+    )
+    if not certificate.holds:
+        sentence += f" where exact frames leave {certificate.tolerance:.0e} at most: an estimate, its length included"
+    return "; ".join((sentence, *found.notes))
+
+
+def _claim(found: Recovery, certified: bool, like: Tensor) -> Inputs:
+    lengths = [len(frames) for frames in found.utterances]
+    padded = np.zeros((len(lengths), max(lengths), found.utterances[0].shape[1]))
+    for row, frames in zip(padded, found.utterances, strict=True):
+        row[: len(frames)] = frames
+    confidence = torch.ones(len(lengths)) if certified else None
+    values = torch.from_numpy(padded).to(like.dtype)
+    return Inputs(values, confidence=confidence, lengths=torch.tensor(lengths))

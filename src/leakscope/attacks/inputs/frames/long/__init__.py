@@ -1,0 +1,1 @@
+"""Utterances longer than the first layer is wide, solved for through the second layer."""

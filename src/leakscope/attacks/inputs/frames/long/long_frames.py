@@ -1,0 +1,206 @@
+"""Exact frames of utterances that are too long for the first layer alone, from the second layer's gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.inputs.frames.exact.windowed_frames import EXACT, WindowedFrames
+from leakscope.attacks.inputs.frames.long.growing import Grower, Piece, seeds, utterances
+from leakscope.attacks.inputs.frames.long.hidden_span import HiddenSpan
+from leakscope.attacks.inputs.frames.window.window_span import CLEAR, Span, span_of
+from leakscope.core.attempt import Attempt, Certificate, Clock, Cost, Outcome, Progress, Refusal, Watch
+from leakscope.core.claim import Inputs
+from leakscope.core.errors import BadInput, NoSuchLayer
+from leakscope.core.observation import Observation
+from leakscope.mechanisms.compose import AbstractModelDefense, Defended
+from leakscope.mechanisms.protocols.fedsgd import FedSGD
+from leakscope.numerics import banded
+from leakscope.numerics.rng import Key
+from leakscope.targets.looking.context_window import ContextWindow, context_window
+from leakscope.targets.looking.dense_stack import DenseStack, dense_stack
+
+Array = NDArray[np.float64]
+
+STATEMENT = "[h(x_t); 1] of every window lies in the span of [dL/dW_2; dL/db_2], and together they span it"
+
+
+@final
+@dataclass(frozen=True)
+class LongFrames(AbstractAttack[Inputs]):
+    """Solves (I - U U^T) [h(x_t); 1] = 0, h(x) = min(max(W_1^T x + b_1, 0), clip), one window x_t after the other.
+
+    The second dense layer's gradient [dL/dW_2; dL/db_2] (H + 1, H_2) = sum_t [h_t; 1] delta_t^T has the hidden units of
+    all T frames in its column space, with basis U: T is its rank, and one window alone has H + 1 - T equations for its
+    D unknowns (1299 for 494 in 15 s of speech and 2048 units). An utterance's first window begins with zeros, which
+    leaves fewer unknowns: Gauss-Newton from the ratios dL/dW_1 / dL/db_1 of single units finds it, or the last one, or
+    one inside (`seeds`). The next window shares all but one frame with it, so the utterance is grown frame by frame
+    until the zeros around it show (`Grower`).
+
+    Needs the weights of the first layer as the client had them, and units that were not dropped: FedSGD, no dropout.
+    Up to D + 1 - F frames are left to `WindowedFrames`, which needs neither.
+    window: the first layer, or None to find it by running the model.
+    The certificate is the largest of three relative residuals: any window's units against the span, the gradient
+    against the span of all units, and the same for its last row, summed errors against dL/db_2.
+    Claims frames (N, T, F), padded with zeros, with their lengths. Raises `BadInput` on something else than a window.
+    """
+
+    window: ContextWindow | None = None
+
+    def __post_init__(self) -> None:
+        if self.window is not None and not isinstance(self.window, ContextWindow):
+            raise BadInput(f"expected a ContextWindow or None, got {self.window!r}")
+
+    @property
+    def citation(self) -> str:
+        """None: leakscope's own."""
+        return ""
+
+    def _refusal(self, seen: Observation) -> Refusal | None:
+        found = self._found(seen)
+        return found if isinstance(found, Refusal) else None
+
+    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
+        found = self._found(seen)
+        assert not isinstance(found, Refusal)
+        window, stack = found
+        short = None
+        if span_of(np.vstack(window.read(seen.gradient().by_name))).rank <= window.most_frames:
+            easy = WindowedFrames(window).run(seen, key=key, budget=clock.remaining(), watch=watch)
+            short = dataclasses.replace(easy, attack=repr(self))
+            if short.certificate is not None and short.certificate.holds:
+                return short
+        grown = self._grown(seen, (window, stack), key=key, log=_Log(clock, watch))
+        return short if short is not None and short.claim is not None and grown.claim is None else grown
+
+    def _grown(
+        self, seen: Observation, found: tuple[ContextWindow, DenseStack], *, key: Key, log: _Log
+    ) -> Attempt[Inputs]:
+        """From the second layer's gradient."""
+        window, stack = found
+        matrix = _second(seen, stack)
+        span = span_of(matrix)
+        refused = _unsolvable(span, matrix, window)
+        if refused is not None:
+            return Attempt(repr(self), Outcome.REFUSED, refused)
+        problem = HiddenSpan(stack.layers[0], stack.clip, span)
+        log.total = span.rank
+        grower = Grower(problem, window, key.child("near").numpy(), log)
+        starts = seeds(problem, window, *window.read(seen.gradient().by_name))
+        whole, parts = utterances(problem, window, starts, span.rank, grower)
+        cost = Cost(evaluations=grower.steps)
+        if not whole:
+            return Attempt(repr(self), Outcome.DIVERGED, _lost(parts, span), cost=cost)
+        residual = _residual(whole, problem, matrix, window)
+        return dataclasses.replace(self._claimed(seen, window, (whole, span), residual), cost=cost)
+
+    def _claimed(
+        self, seen: Observation, window: ContextWindow, found: tuple[list[Array], Span], residual: float
+    ) -> Attempt[Inputs]:
+        whole, span = found
+        dtype = seen.release.by_name[window.weight].dtype
+        tolerance = EXACT.get(dtype, EXACT[torch.bfloat16])
+        certificate = Certificate(residual, tolerance, STATEMENT)
+        lengths = [len(frames) for frames in whole]
+        padded = np.zeros((len(lengths), max(lengths), window.features))
+        for row, frames in zip(padded, whole, strict=True):
+            row[: len(frames)] = frames
+        values = torch.from_numpy(padded).to(seen.target.parameters()[window.weight].dtype)
+        confidence = torch.ones(len(lengths)) if certificate.holds else None
+        claim = Inputs(values, confidence=confidence, lengths=torch.tensor(lengths))
+        sentence = (
+            f"utterances of {', '.join(map(str, lengths))} frames, grown from single windows: {sum(lengths)} of "
+            f"{span.rank} by rank (gap {span.gap:.1e}), relative residual {residual:.1e}"
+        )
+        return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
+
+    def _found(self, seen: Observation) -> tuple[ContextWindow, DenseStack] | Refusal:
+        """The layers, or why this attack does not apply."""
+        mechanism = seen.mechanism
+        protocol, defenses = (
+            (mechanism.protocol, mechanism.defenses) if isinstance(mechanism, Defended) else (mechanism, ())
+        )
+        if not isinstance(protocol, FedSGD):
+            return Refusal(f"{protocol!r} moves the weights between steps; this needs one gradient (FedSGD)")
+        if any(isinstance(one, AbstractModelDefense) for one in defenses):
+            return Refusal("the client drops units at random: the hidden units are no function of the frames alone")
+        try:
+            window = self.window or context_window(seen.target)
+            window.read(seen.gradient().by_name)
+        except (NoSuchLayer, BadInput) as error:
+            return Refusal(str(error))
+        if window.width < 2:
+            return Refusal(f"{window.weight} sees one frame at a time: no window leads to the next")
+        stack = dense_stack(seen.target, window)
+        if len(stack.layers) < 2:
+            return Refusal(
+                f"no dense layer is fed the ReLU of {window.weight}, unit by unit, as the client runs the model: "
+                "another activation, or dropout, which makes the hidden units no function of the frames alone"
+            )
+        missing = [name for name in stack.layers[1].names if name not in seen.release.by_name]
+        if missing:
+            return Refusal(f"the release lacks {' and '.join(missing)}")
+        return window, stack
+
+
+@final
+class _Log:
+    """Shows progress, and says when the budget is spent."""
+
+    def __init__(self, clock: Clock, watch: Watch) -> None:
+        self.total, self.clock, self.watch = 1, clock, watch
+
+    def __call__(self, steps: int, frames: int, residual: float) -> bool:
+        note = f"{frames} of {self.total} frames"
+        self.watch(Progress(min(frames / self.total, 1.0), residual, note, steps))
+        return self.clock.exhausted(steps)
+
+
+def _second(seen: Observation, stack: DenseStack) -> Array:
+    """[dL/dW_2; dL/db_2] (H + 1, H_2)."""
+    weight, bias = (seen.gradient().by_name[name].detach().double().cpu().numpy() for name in stack.layers[1].names)
+    return np.vstack([weight.T if weight.shape == (len(bias), len(stack.layers[0].bias)) else weight, bias])
+
+
+def _unsolvable(span: Span, matrix: Array, window: ContextWindow) -> str | None:
+    if span.rank == 0:
+        return "the gradient of the second layer is zero"
+    if span.rank >= min(matrix.shape) or span.gap < CLEAR:
+        return (
+            f"the second layer's gradient ({matrix.shape[0]} x {matrix.shape[1]}) has no clear gap in its spectrum: "
+            "as many frames as units, or more noise than rounding; FrameLikelihood weighs noise"
+        )
+    edge = window.dimension - max(window.left, window.right) * window.features
+    left = len(matrix) - span.rank
+    if left <= edge:
+        return (
+            f"{span.rank} frames leave {left} equations in {len(matrix) - 1} hidden units, not more than the "
+            f"{edge} unknowns of the first or last window"
+        )
+    return None
+
+
+def _lost(parts: list[Piece], span: Span) -> str:
+    longest = max((len(part.frames) for part in parts), default=0)
+    return (
+        f"no utterance was found whole among {span.rank} frames (gap {span.gap:.1e}): {len(parts)} pieces, the longest "
+        f"of {longest} frames"
+    )
+
+
+def _residual(whole: list[Array], problem: HiddenSpan, matrix: Array, window: ContextWindow) -> float:
+    """The certificate's: infinite unless the windows are as many as the span has dimensions."""
+    stacked = np.vstack([banded.windows(frames, left=window.left, right=window.right) for frames in whole])
+    if len(stacked) != problem.rank:
+        return float("inf")
+    scaled = matrix * problem.scale[:, None]
+    inside = np.linalg.qr(problem.hidden(stacked).T)[0]
+    rest = scaled - inside @ (inside.T @ scaled)
+    ratios = [np.linalg.norm(rest) / np.linalg.norm(scaled), np.linalg.norm(rest[-1]) / np.linalg.norm(scaled[-1])]
+    return float(max(problem.residuals(stacked).max(), *ratios))

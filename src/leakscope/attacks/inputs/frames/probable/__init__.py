@@ -1,0 +1,1 @@
+"""Frames by likelihood, where noise or rounding leaves nothing to solve."""

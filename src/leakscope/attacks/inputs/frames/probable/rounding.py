@@ -1,0 +1,168 @@
+"""Entries of an update that are known up to an interval: rounded to a level, or too small to be sent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import log_ndtr
+from torch import Tensor
+
+from leakscope.attacks.inputs.frames.probable.noise import bent, matrices, rounds
+from leakscope.attacks.inputs.frames.probable.terms import Term
+from leakscope.core.observation import Observation
+from leakscope.core.release import same_kind
+from leakscope.mechanisms.compose import Defended
+from leakscope.mechanisms.defenses.prune import Prune
+from leakscope.mechanisms.defenses.quantize import Quantize
+from leakscope.targets.looking.context_window import ContextWindow
+from leakscope.targets.looking.dense_stack import DenseStack
+
+Array = NDArray[np.float64]
+Edges = tuple[Tensor, Tensor]
+
+REFITS = 10
+"""Rounds of imputing and fitting the errors for one set of frames."""
+NARROW = 1e-2
+"""In cells of less than this many standard deviations the density is a straight line."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Where the entries of [dL/dW; dL/db] (n + 1, H) lie: low <= A <= high, equal where an entry is known."""
+
+    low: Array
+    high: Array
+
+    def conditional(self, mean: Array, noise: float) -> tuple[Array, Array]:
+        """Mean and variance of each entry A ~ N(mean, noise^2), given its cell (a truncated normal)."""
+        values, variances = self.low.copy(), np.zeros_like(self.low)
+        open_ = self.high > self.low
+        low, high, center = self.low[open_], self.high[open_], mean[open_]
+        shifts, shares = _truncated((low - center) / noise, (high - center) / noise)
+        values[open_] = np.clip(center + noise * shifts, low, high)
+        variances[open_] = noise**2 * shares
+        return values, variances
+
+
+def _truncated(low: Array, high: Array) -> tuple[Array, Array]:
+    """Mean and variance of the standard normal between low < high.
+
+    With p(x) the density over the probability of the interval: p(low) - p(high), and
+    1 + low p(low) - high p(high) - mean^2. By logarithms, on the side where the normal's tail is not rounded to 1.
+    """
+    flipped = low + high > 0
+    left, right = np.where(flipped, -high, low), np.where(flipped, -low, high)
+    width = right - left
+    narrow = width < NARROW
+    right = np.where(narrow, left + NARROW, right)
+    until, inside = log_ndtr(left), log_ndtr(right)
+    inside = inside + np.log1p(-np.exp(until - inside))
+    at_left, at_right = (np.exp(-0.5 * (edge**2 + np.log(2 * np.pi)) - inside) for edge in (left, right))
+    mean = np.clip(at_left - at_right, left, right)
+    variance = 1 + left * at_left - right * at_right - mean**2
+    middle = left + width / 2
+    mean = np.where(narrow, np.clip(middle * (1 - width**2 / 12), left, left + width), mean)
+    variance = np.where(narrow, width**2 / 12, np.clip(variance, 0.0, np.minimum(1.0, width**2 / 4)))
+    return np.where(flipped, -mean, mean), variance
+
+
+def cells(seen: Observation, window: ContextWindow, stack: DenseStack) -> list[Cells] | None:
+    """The cells of the first layer and those behind it, in the order of `stack`; None where entries have none.
+
+    They have where the last defense is `Prune` (what is not sent is at most as large as the smallest that is) or
+    `Quantize` to the nearest level (half a step around it), and none before it does the like.
+    """
+    edges = _edges(seen)
+    if edges is None:
+        return None
+    found: list[list[Array]] = []
+    for side in (0, 1):
+        release = same_kind(
+            seen.release, {name: edges(name, sent)[side] for name, sent in seen.release.by_name.items()}
+        )
+        moved = Observation(seen.target, release, seen.mechanism, seen.facts)
+        found.append([np.vstack(window.read(moved.gradient().by_name)), *matrices(moved, stack)])
+    # a difference of weights is minus a gradient, and turns the edges around
+    return [Cells(np.minimum(one, other), np.maximum(one, other)) for one, other in zip(*found, strict=True)]
+
+
+def _edges(seen: Observation) -> Callable[[str, Tensor], Edges] | None:
+    """The lowest and the highest value that each entry of a tensor may have had."""
+    if not isinstance(seen.mechanism, Defended):
+        return None
+    *earlier, last = seen.mechanism.defenses
+    before = Defended(seen.mechanism.protocol, tuple(earlier)) if earlier else seen.mechanism.protocol
+    if bent(before) or rounds(before):
+        return None
+    if isinstance(last, Prune):
+        smallest = {name: _smallest(sent) for name, sent in seen.release.by_name.items()}
+        if last.whole:
+            smallest = dict.fromkeys(smallest, min(smallest.values()))
+        # where the largest entries are zero, all are
+        most = {name: size if math.isfinite(size) else 0.0 for name, size in smallest.items()}
+        return lambda name, sent: _around(sent, (sent == 0).double() * most[name])
+    if isinstance(last, Quantize) and not last.stochastic:
+        levels = 2 ** (last.bits - 1) - 1
+        return lambda name, sent: _around(
+            sent, torch.full_like(sent, 0.5 * float(sent.abs().max()) / levels, dtype=torch.float64)
+        )
+    return None
+
+
+def _around(sent: Tensor, half: Tensor) -> Edges:
+    return sent.double() - half, sent.double() + half
+
+
+def _smallest(sent: Tensor) -> float:
+    """The smallest size that was sent; infinite where nothing was."""
+    kept = sent[sent != 0].abs()
+    return float(kept.amin()) if kept.numel() else math.inf
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Imputed:
+    """What is believed of a layer's gradient A. matrix: its mean (n, H). variance: of each entry. noise: the standard
+    deviation of A around the fit."""
+
+    matrix: Array
+    variance: Array
+    noise: float
+
+    def term(self) -> Term:
+        """The likelihood of the expected A A^T."""
+        gram = self.matrix @ self.matrix.T + np.diag(self.variance.sum(1))
+        columns = self.matrix.shape[1]
+        return Term(gram / (columns * self.noise**2), columns)
+
+
+def imputed(where: Cells, before: Imputed, inputs: Array) -> Imputed:
+    """`REFITS` rounds of expectation-maximization (Dempster, Laird and Rubin 1977) at inputs X (T, n).
+
+    The mean of X^T Delta given the imputed A, with the covariance of Delta that makes it most probable (`Term`), is its
+    projection on the rows of X, shrunk; entries are imputed by their means in their cells around it.
+    """
+    basis = _rows(inputs)
+    matrix, variance, noise = before.matrix, before.variance, before.noise
+    least = 1e-9 * max(float(np.abs(matrix).max()), 1e-300)
+    for _ in range(REFITS):
+        inside = basis @ matrix
+        values, turn = np.linalg.eigh(inside @ inside.T / (matrix.shape[1] * noise**2))
+        shrunk = np.maximum(1 - 1 / np.maximum(values, 1e-300), 0.0)
+        fitted = basis.T @ ((turn * shrunk) @ (turn.T @ inside))
+        matrix, variance = where.conditional(fitted, noise)
+        noise = max(float(np.sqrt(((matrix - fitted) ** 2 + variance).mean())), least)
+    return Imputed(matrix, variance, noise)
+
+
+def _rows(inputs: Array) -> Array:
+    """An orthonormal basis of the rows of X, less directions that are rounding."""
+    _, sizes, axes = np.linalg.svd(inputs, full_matrices=False)
+    return np.asarray(axes[sizes > 1e-10 * sizes[0]])

@@ -1,0 +1,1 @@
+"""Inputs peeled layer by layer from the output down."""

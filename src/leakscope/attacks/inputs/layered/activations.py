@@ -1,0 +1,62 @@
+"""What the output of an activation says of its input and of the error there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from leakscope.targets.looking.layer_chain import Activation
+
+Array = NDArray[np.float64]
+
+REST = 1e-5
+"""Outputs of a ReLU up to this, relative to the root mean square, are rounding around zero."""
+NEARLY = 1e-12
+"""How near a saturated value may come to the bound that it never reaches."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Known:
+    """values: z. sure: dy/dz, how exactly y tells z; zero where it says nothing. errors: dL/dz. All (n,)."""
+
+    values: Array
+    sure: Array
+    errors: Array
+
+
+def inverted(activation: Activation | None, outputs: Array, slopes: Array) -> Known:
+    """z, dy/dz and dL/dz = dL/dy * dy/dz from y = activation(z), (n,), and dL/dy, (n,).
+
+    >>> inverted(nn.LeakyReLU(0.5), np.array([2.0, -1.0]), np.array([1.0, 1.0])).values.tolist()
+    [2.0, -2.0]
+    """
+    values, sure = _inverse(activation, outputs)
+    return Known(values, sure, slopes * sure)
+
+
+def _inverse(activation: Activation | None, y: Array) -> tuple[Array, Array]:
+    if activation is None:
+        return y, np.ones_like(y)
+    if isinstance(activation, nn.ReLU):
+        awake = y > REST * np.sqrt(np.mean(y**2))
+        return np.where(awake, y, 0.0), awake.astype(np.float64)
+    if isinstance(activation, nn.LeakyReLU):
+        sure = np.where(y > 0, 1.0, activation.negative_slope)
+        return y / sure, sure
+    if isinstance(activation, nn.ELU):
+        low = np.maximum(np.minimum(y, 0.0) / activation.alpha, NEARLY - 1)
+        return np.where(y > 0, y, np.log1p(low)), np.where(y > 0, 1.0, activation.alpha * (1 + low))
+    if isinstance(activation, nn.Tanh):
+        y = np.clip(y, NEARLY - 1, 1 - NEARLY)
+        return np.arctanh(y), 1 - y**2
+    if isinstance(activation, nn.Sigmoid):
+        y = np.clip(y, NEARLY, 1 - NEARLY)
+        return np.log(y / (1 - y)), y * (1 - y)
+    scaled = np.maximum(activation.beta * y, NEARLY)
+    z = scaled + np.log(-np.expm1(-scaled))
+    return z / activation.beta, -np.expm1(-scaled)

@@ -1,0 +1,1 @@
+"""Inputs searched for until their gradient matches; the recipes of published attacks."""

@@ -1,0 +1,207 @@
+"""Gradient matching: search for inputs whose replayed update is the observed one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from leakscope.attacks import citations
+from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.inputs.frames.window.true_lengths import with_lengths
+from leakscope.attacks.inputs.matching.objective import Objective, objective, rows_apart
+from leakscope.attacks.parts.distance.distances import AbstractDistance, Cosine
+from leakscope.attacks.parts.labeling.labeling import AbstractLabeling, Joint, Spelled, spells
+from leakscope.attacks.parts.labeling.spelling import AbstractSpelling
+from leakscope.attacks.parts.priors.prior import AbstractPrior, Flat
+from leakscope.attacks.parts.search.first_order import AbstractSearch, Adam, Problem
+from leakscope.attacks.parts.search.journal import Found, Point, Stop
+from leakscope.attacks.parts.spaces import AbstractSpace, Pixels
+from leakscope.attacks.parts.starts import AbstractStart, Uniform
+from leakscope.core.attempt import Attempt, Clock, Cost, Outcome, Refusal, Trace, Watch
+from leakscope.core.claim import Inputs
+from leakscope.core.errors import BadInput, NoSuchLayer
+from leakscope.core.facts import BatchSize, Fact, Lengths
+from leakscope.core.observation import Observation
+from leakscope.domains.text import Text
+from leakscope.numerics.ctc import frames_needed
+from leakscope.numerics.rng import Key, normal
+
+
+@final
+@dataclass(frozen=True)
+class GradientInversion(AbstractAttack[Inputs]):
+    """min over x of distance(replay(x), observed) + prior(x); replay runs the client's own public mechanism.
+
+    Five orthogonal parts and a labeling; a published attack is a value of this class (see `recipes`).
+    The final candidate is chosen by its own loss, never by looking at the secret. An attempt whose search ends above
+    where it began is DIVERGED and claims nothing. Needs `BatchSize`. Of a model that is trained on transcripts it
+    claims utterances (B, T, F) with their lengths: told, or the rank of the gradient of the layer on windows
+    (`utterances`); where only the transcripts are known in order, the longest goes to the longest utterance.
+    """
+
+    distance: AbstractDistance = field(default_factory=Cosine)
+    prior: AbstractPrior = field(default_factory=Flat)
+    space: AbstractSpace = field(default_factory=Pixels)
+    start: AbstractStart = field(default_factory=Uniform)
+    search: AbstractSearch = field(default_factory=Adam)
+    labeling: AbstractLabeling = field(default_factory=Joint)
+    restarts: int = 1
+    needs: ClassVar[frozenset[type[Fact]]] = frozenset({BatchSize})
+
+    def __post_init__(self) -> None:
+        if self.restarts < 1:
+            raise BadInput(f"expected restarts >= 1, got {self.restarts}")
+
+    @property
+    def citation(self) -> str:
+        """The sources of the parts that are in use, Zhu et al. 2019 first."""
+        of = self
+        parts = (citations.DLG, *(part.citation for part in (of.distance, of.prior, of.search, of.labeling)))
+        return "\n\n".join(dict.fromkeys(part for part in parts if part))
+
+    def _refusal(self, seen: Observation) -> Refusal | None:
+        unknown = sorted(set(seen.release.by_name) - set(seen.target.parameters()))
+        if unknown:
+            return Refusal(f"the release names {', '.join(unknown[:3])}, which the model does not have")
+        if isinstance(seen.target.domain, Text):
+            return Refusal("tokens are whole numbers, through which no search can follow a gradient; use EmbeddingSpan")
+        if not self.search.follows and isinstance(self.labeling, AbstractSpelling):
+            return Refusal(f"{self.search!r} cannot follow a loss whose transcript changes; use Adam or DirectSearch")
+        if self.search.apart and not rows_apart(seen, self.distance):
+            return Refusal("one utterance at a time needs speech and an update that is a mean over utterances")
+        try:
+            self.prior.penalty(seen)
+        except NoSuchLayer as error:
+            return Refusal(str(error))
+        informed = with_lengths(seen) if spells(seen) else seen
+        if isinstance(informed, Refusal):
+            return informed
+        return self.labeling.refusal(informed) or self.start.refusal(informed)
+
+    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
+        informed = with_lengths(seen) if spells(seen) else seen
+        if isinstance(informed, Refusal):
+            return Attempt(repr(self), Outcome.REFUSED, informed.sentence)
+        labels = self.labeling.labels(informed, key=key.child("labels"), budget=clock.remaining())
+        if isinstance(labels, Refusal):
+            return Attempt(repr(self), Outcome.REFUSED, labels.sentence)
+        if isinstance(labels, Spelled) and not seen.knows(Lengths):
+            labels = _by_length(labels)
+        start = self.start.informed(informed, key=key.child("claimed start"), budget=clock.remaining())
+        if isinstance(start, Refusal):
+            return Attempt(repr(self), Outcome.REFUSED, start.sentence)
+        problem, objective = self._problem(informed, labels, key)
+        starts = self._starts(informed, labels, key, start=start)
+        found = self.search.run(problem, starts, clock=clock, watch=watch)
+        return self._classify(seen, found, objective, goes_on=start.goes_on)
+
+    def _starts(
+        self, seen: Observation, labels: Tensor | Spelled | None, key: Key, *, start: AbstractStart | None = None
+    ) -> Point:
+        target, size = seen.target, seen.told(BatchSize).count
+        shape = target.domain.shape
+        if seen.knows(Lengths) and spells(seen):
+            shape = (max(seen.told(Lengths).values), *shape[1:])
+        like = next(iter(target.parameters().values())).new_zeros((self.restarts, size, *shape))
+        first = (start or self.start).draw(like, target.domain, key=key.child("start"))
+        starts = {"inputs": self.space.encode(first, target.domain)}
+        if labels is None:
+            logits = like.new_zeros((self.restarts, size, target.classes))
+            starts["labels"] = normal(logits, key.child("soft labels"))
+        elif isinstance(labels, Spelled) and isinstance(self.labeling, AbstractSpelling):
+            starts["labels"] = labels.labels.to(like).expand(self.restarts, *labels.labels.shape).clone()
+            starts["label_lengths"] = labels.lengths.to(like).expand(self.restarts, *labels.lengths.shape).clone()
+        return starts
+
+    def _problem(self, seen: Observation, labels: Tensor | Spelled | None, key: Key) -> tuple[Problem, Objective]:
+        """What is searched, and what it means: all but where it begins."""
+        domain, labeling = seen.target.domain, self.labeling
+        spelling = labeling if isinstance(labeling, AbstractSpelling) else None
+        fixed = None if spelling is not None else labels
+        found = objective(seen, self.distance, self.prior.penalty(seen), self.space, fixed)
+        problem = Problem(
+            found,
+            lambda point: {**point, "inputs": self.space.project(point["inputs"], domain)},
+            key=key.child("search"),
+            free=found.searched,
+            alone=found.alone if rows_apart(seen, self.distance) else None,
+            between=None if spelling is None else _respelling(spelling, found, seen, key.child("spelling")),
+            still=frozenset() if spelling is None else frozenset({"labels", "label_lengths"}),
+            parts=found.parts,
+            chunk=found.chunk,
+        )
+        return problem, found
+
+    def _classify(self, seen: Observation, found: Found, objective: Objective, *, goes_on: bool) -> Attempt[Inputs]:
+        cost = Cost(evaluations=found.evaluations)
+        trace = _decoded(found.trace, objective)
+        diverged = found.fruitless or (found.ended_above and not goes_on)
+        if found.stop is not Stop.INTERRUPTED and (diverged or (found.stop is Stop.NOT_FINITE and not _fell(found))):
+            how = "without getting below" if found.fruitless else "and ended above"
+            sentence = f"the search {found.stop.value} {how} its start ({found.start_loss:.3g})"
+            return Attempt(repr(self), Outcome.DIVERGED, sentence, cost=cost, trace=trace)
+        outcome = Outcome.INTERRUPTED if found.stop is Stop.INTERRUPTED else Outcome.CLAIMED
+        sentence = f"the search {found.stop.value}: loss {found.start_loss:.3g} to {found.loss:.3g}"
+        if found.point is None:
+            return Attempt(repr(self), outcome, sentence, cost=cost, trace=trace)
+        claim = _claim(seen, found.point, objective)
+        if claim is None:
+            return Attempt(repr(self), Outcome.DIVERGED, "the best candidate is not finite", cost=cost, trace=trace)
+        return Attempt(repr(self), outcome, sentence, claim, cost=cost, trace=trace)
+
+
+def _claim(seen: Observation, point: Point, objective: Objective) -> Inputs | None:
+    """The candidate as a claim, None when it is not finite."""
+    inputs = objective.inputs(point["inputs"]).detach()
+    low, high = seen.target.domain.bounds(inputs)
+    # The domain is public: an adversary never claims a value that no input can have.
+    legal = torch.maximum(torch.minimum(inputs, high), low)
+    if not bool(torch.isfinite(legal).all()):
+        return None
+    if objective.lengths is not None:
+        padding = torch.arange(legal.shape[1], device=legal.device) >= objective.lengths.unsqueeze(1)
+        return Inputs(legal.masked_fill(padding.unsqueeze(2), 0.0), lengths=objective.lengths.cpu())
+    labels = objective.labels if isinstance(objective.labels, Tensor) else point["labels"].argmax(-1)
+    return Inputs(legal, labels.cpu())
+
+
+def _decoded(trace: Trace, objective: Objective) -> Trace:
+    pictures = tuple((at, objective.inputs(point).detach().cpu()) for at, point in trace.pictures)
+    return Trace(trace.evaluations, trace.losses, pictures)
+
+
+def _by_length(labels: Spelled) -> Spelled:
+    """The transcript that needs the most frames last: lengths that were not told are in ascending order."""
+    order = frames_needed(labels.labels, labels.lengths).argsort(stable=True)
+    return Spelled(labels.labels[order], labels.lengths[order])
+
+
+def _respelling(
+    spelling: AbstractSpelling, objective: Objective, seen: Observation, key: Key
+) -> Callable[[Point, int], Point]:
+    """Every so many steps, better transcripts for each restart's present inputs."""
+
+    def between(point: Point, step: int) -> Point:
+        if step == 0 or step % spelling.every:
+            return point
+        changed = {name: value.clone() for name, value in point.items()}
+        for restart in range(len(point["inputs"])):
+            one = {name: value[restart] for name, value in point.items()}
+            now = Spelled(one["labels"].round().long(), one["label_lengths"].round().long())
+            drawn = key.child("step", step, "restart", restart)
+            better = spelling.respelled(now, objective.spelled(one), seen=seen, key=drawn)
+            changed["labels"][restart] = better.labels.to(one["labels"])
+            changed["label_lengths"][restart] = better.lengths.to(one["labels"])
+        return changed
+
+    return between
+
+
+def _fell(found: Found) -> bool:
+    """Whether the best loss is clearly below the start, by a tenth."""
+    return math.isfinite(found.loss) and found.loss < 0.9 * found.start_loss

@@ -1,0 +1,1 @@
+"""Patches of an image in front of an attention layer."""

@@ -1,0 +1,161 @@
+"""Exact images from the gradient of a transformer's patches, position embedding and first attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from leakscope.attacks import citations
+from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.inputs.dense.linear import keeps_ratios
+from leakscope.attacks.inputs.patches.equations import (
+    DEAD,
+    Slopes,
+    Solution,
+    Spanned,
+    attention_system,
+    condition,
+    embedding_system,
+    solve,
+    span_rank,
+    span_system,
+)
+from leakscope.attacks.parts.reading.explained import explained
+from leakscope.attacks.parts.reading.output_gradient import told_one
+from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Refusal, Watch
+from leakscope.core.claim import Inputs
+from leakscope.core.errors import NoSuchLayer
+from leakscope.core.facts import BatchSize
+from leakscope.core.observation import Observation
+from leakscope.numerics.rng import Key
+from leakscope.numerics.trees import Named
+from leakscope.targets.looking.patch_entry import PatchEntry, patch_entry
+
+EXACT = {torch.float64: 1e-9, torch.float32: 1e-4}
+"""Largest relative residual that counts as exact, by the dtype of the release, as for `LinearLayer`."""
+STATEMENT = "|observed - gradient of the claimed image with the best label| / |observed|, over all parameters"
+
+
+@final
+@dataclass(frozen=True)
+class FirstAttention(AbstractAttack[Inputs]):
+    """The image of a batch of one, from linear equations at the entrance of a transformer; no label is needed.
+
+    Tokens z_i = E p_i + c_i, i = 1..N, of d numbers; p_i (P values) is a patch, c_i holds the position embedding, whose
+    gradient is G = dL/dz (N, d). Three sets of equations, each used where it holds:
+    1. dL/dE = G^T P: the patch embedding is a dense layer with known errors. Needs rank G = N, hence N <= d.
+    2. sum_W W^T dL/dW = G^T z over query, key and value (Lu et al. 2022, APRIL, theorem 1): only where z reaches the
+       loss through them alone, without normalization or residual connection around the first attention; used where
+       dL/dE was not released. Needs N <= d and P <= d.
+    3. query, key and value are fed u_i = z_i or LayerNorm(z_i), which lie in the row space of their gradients: d - N
+       equations for the P values of each patch. Needs N + P <= d, and neither G nor dL/dE.
+    Which hold is found by running the model. Several examples, or several local steps, mix and are refused where told
+    or seen in the rank. The certificate replays the whole gradient for the claimed image.
+    There is none unless one example was told: the mean of similar images explains the gradient of all.
+    Refuses, with the numbers, where no set has full rank.
+    """
+
+    @property
+    def citation(self) -> str:
+        """Lu et al. 2022."""
+        return citations.APRIL
+
+    def _refusal(self, seen: Observation) -> Refusal | None:
+        found = _solved(seen)
+        return found if isinstance(found, Refusal) else None
+
+    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
+        del key, clock, watch
+        found = _solved(seen)
+        assert not isinstance(found, Refusal)
+        entry, solution = found
+        image = entry.image(solution.patches, seen.target.domain.shape)
+        if not bool(torch.isfinite(image).all()):
+            return Attempt(repr(self), Outcome.DIVERGED, "the equations have no finite solution")
+        like = seen.target.parameters()[entry.embedding]
+        low, high = seen.target.domain.bounds(image)
+        image = image.clamp(low, high).to(like)
+        replayed = explained(seen, image)
+        dtype = seen.release.by_name[next(iter(seen.release.by_name))].dtype
+        sentence = f"one image from {solution.words}, condition {solution.condition:.1e}"
+        if replayed is None:
+            sentence += "; too many classes to replay it for a proof"
+            return Attempt(repr(self), Outcome.CLAIMED, sentence, Inputs(image))
+        tolerance = EXACT.get(dtype, 0.0)
+        proving = told_one(seen) and keeps_ratios(seen.mechanism)
+        if not replayed.residual <= tolerance:
+            sentence += f"; its gradient differs by {replayed.residual:.1e}: several examples, several steps, or noise"
+        elif not proving:
+            sentence += "; no proof, which takes to be told of one example, and no defense that changes single entries"
+        certificate = Certificate(replayed.residual, tolerance, STATEMENT) if proving else None
+        confidence = torch.ones(1) if certificate is not None and certificate.holds else None
+        claim = Inputs(image, replayed.weights.argmax(1), confidence=confidence)
+        return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
+
+
+def _solved(seen: Observation) -> tuple[PatchEntry, Solution] | Refusal:
+    """The entrance and the patches, or why they are not determined."""
+    if seen.knows(BatchSize) and seen.told(BatchSize).count > 1:
+        count = seen.told(BatchSize).count
+        return Refusal(f"{count} examples share every gradient here; the equations hold for a batch of one")
+    try:
+        entry = patch_entry(seen.target)
+    except NoSuchLayer as error:
+        return Refusal(str(error))
+    gradient = {name: value.double() for name, value in seen.gradient().by_name.items()}
+    stacked = _stacked(entry, gradient)
+    if stacked is not None and entry.tokens < span_rank(stacked) < entry.dim - 1:
+        rank = span_rank(stacked)
+        return Refusal(f"the attention's gradient has rank {rank}, above the {entry.tokens} tokens of one example")
+    slopes = _slopes(entry, gradient)
+    near = None if isinstance(slopes, str) else solve(slopes, None, entry).patches
+    spanned = "its weights' gradients are not released" if stacked is None else span_system(entry, stacked, near)
+    if isinstance(slopes, str) and isinstance(spanned, str):
+        return Refusal(f"rank-deficient: by the position embedding: {slopes}; by the attention's span: {spanned}")
+    return entry, _best(slopes, spanned, entry)
+
+
+def _best(slopes: Slopes | str, spanned: Spanned | str, entry: PatchEntry) -> Solution:
+    return solve(
+        None if isinstance(slopes, str) else slopes, None if isinstance(spanned, str) else spanned, entry
+    )  # fmt: skip
+
+
+def _stacked(entry: PatchEntry, gradient: Named) -> Tensor | None:
+    """The released gradients of the readers, (rows, d), each scaled to norm 1 so that none drowns in another."""
+    found = [gradient[name] for name in entry.readers if name in gradient]
+    scaled = [one / torch.linalg.vector_norm(one) for one in found if bool(one.any())]
+    return torch.cat(scaled) if scaled else None
+
+
+def _slopes(entry: PatchEntry, gradient: Named) -> Slopes | str:
+    """The equations that need dL/dz, or why there are none of full rank."""
+    if entry.position is None:
+        return "no parameter is added to the tokens, whose gradient would be theirs"
+    if entry.position not in gradient:
+        return f"the release lacks {entry.position}"
+    if entry.tokens > entry.dim:
+        return f"{entry.tokens} tokens have at most rank {entry.dim}, the dimension"
+    position = gradient[entry.position].reshape(-1, entry.dim)[: entry.tokens]
+    slope = position[entry.rows]
+    if not condition(slope) < 1 / DEAD:
+        values = torch.linalg.svdvals(slope)
+        rank = int((values > DEAD * values[0]).sum())
+        return f"the gradient of the {len(slope)} patches has rank {rank}"
+    if entry.embedding in gradient:
+        return embedding_system(entry, position, gradient[entry.embedding].flatten(1))
+    missing = [name for name in entry.readers if name not in gradient]
+    if not entry.attention_only or missing:
+        why = f"{', '.join(missing)} are missing" if missing else "the tokens reach the loss past the attention too"
+        return f"the release lacks {entry.embedding}, and {why}"
+    if entry.matrix.shape[1] > entry.dim:
+        return f"{entry.matrix.shape[1]} values per patch do not fit into {entry.dim} dimensions"
+    return attention_system(entry, position, _product(entry, gradient))
+
+
+def _product(entry: PatchEntry, gradient: Named) -> Tensor:
+    """sum W^T dL/dW over the readers, (d, d)."""
+    return torch.stack([entry.weights[name].T @ gradient[name] for name in entry.readers]).sum(0)

@@ -1,0 +1,1 @@
+"""Token ids from embeddings and from the span of a layer's gradient."""

@@ -1,0 +1,299 @@
+"""Exact texts from the gradient of a transformer: which tokens lie in the span of its first attention's inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from leakscope.attacks import citations
+from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.inputs.dense.linear import keeps_ratios
+from leakscope.attacks.inputs.text.ordering import (
+    PATIENCE,
+    ROUNDS,
+    Context,
+    Said,
+    context_of,
+    descended,
+    leaves,
+    prefixes,
+    with_last_tokens,
+)
+from leakscope.attacks.inputs.text.row_span import Span, covered, dimensions, span_of, strangers
+from leakscope.attacks.labels.counts import may_be_clipped
+from leakscope.attacks.parts.reading.explained import Explained, explained
+from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Refusal, Watch
+from leakscope.core.claim import Tokens
+from leakscope.core.errors import NoSuchLayer
+from leakscope.core.facts import BatchSize
+from leakscope.core.observation import Observation
+from leakscope.domains.text import padded
+from leakscope.numerics.rng import Key
+from leakscope.numerics.trees import Named
+from leakscope.targets.looking.token_entry import TokenEntry, token_entry
+from leakscope.targets.losses import NextToken
+
+EXACT = {torch.float64: 1e-9, torch.float32: 1e-4}
+"""Largest relative residual that counts as exact, by the dtype of the release, as for `LinearLayer`."""
+PRESENT = 1e-3
+"""Smallest share of the batch, relative to the largest, that counts as a sequence of it."""
+WHOLE = "|observed - best mixture of the claimed sequences' gradients| / |observed|, over all parameters"
+BAG = "what the claimed tokens miss of the attention's gradient, or how many others are expected to fit by chance"
+WHOLE_NUMBER = 0.05
+"""Largest distance from a whole number at which a share of the batch counts as one."""
+SAME = 1e-5
+"""Distance of two tokens' unit inputs within which the model does not tell them apart."""
+MOST_PAIRS = 20_000_000
+"""Pairs of tokens at places that are compared, at most."""
+MOST_PLACES = 50_000
+"""Tokens at places that are looked at further, at most."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Tokens at places, with what they were found by."""
+
+    entry: TokenEntry
+    gradient: Named
+    span: Span
+    inputs: Tensor
+    room: int
+    places: tuple[tuple[int, ...], ...]
+
+
+@final
+@dataclass(frozen=True)
+class EmbeddingSpan(AbstractAttack[Tokens]):
+    """A token v stands at place t of the batch iff its input u(v, t) to the attention lies in the span of the gradient.
+
+    The first dense maps of the tokens (query, key, value) have gradients sum_n delta_n u_n^T, whose row space is
+    spanned by the inputs u_n of the batch's tokens, at most d - 1 of them (Petrov et al. 2024, DAGER, section 4). u is
+    public: embeddings, places and normalization of the model itself, which is run on every token of the vocabulary.
+    Sequences follow in the same way from a later layer: prefix by prefix where no token sees a later one; where all
+    see each other, by descending from random combinations until the layer confirms every token. A model that
+    predicts the next token shows the last one at its output.
+    The certificate replays the gradient of the claimed sequences and gives how often each occurs. There is none where
+    other texts would do as well: where the model does not see the order, or gives two tokens the same input.
+    Where sequences cannot be told apart, the set of tokens is claimed, as a bag.
+    Refuses where the rank of the gradient is that of all tokens: B * T >= d, or noise.
+    """
+
+    @property
+    def citation(self) -> str:
+        """Petrov et al. 2024."""
+        return citations.DAGER
+
+    def _refusal(self, seen: Observation) -> Refusal | None:
+        found = _tokens(seen)
+        return found if isinstance(found, Refusal) else None
+
+    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Tokens]:
+        del watch
+        found = _tokens(seen)
+        assert not isinstance(found, Refusal)
+        tolerance = EXACT.get(seen.release.by_name[found.entry.first.weights[0]].dtype, 0.0)
+        order = _ordered(seen, found, tolerance, key=key, clock=clock)
+        bag = self._bag(seen, found, tolerance, order.note)
+        if not order.whole:
+            return bag
+        best, proof = _explained(seen, order, tolerance)
+        residual = float("inf") if proof is None else proof.residual
+        if residual > tolerance and bag.certificate is not None and bag.certificate.holds:
+            # What is proved rather than more that is not.
+            return dataclasses.replace(bag, sentence=f"{bag.sentence}; the sequences found do not explain everything")
+        exact = residual <= tolerance
+        claimed = _repeated(seen, best, proof) if proof is not None and exact else best
+        sentence = f"{len(claimed)} sequences of {sum(map(len, claimed))} tokens, rank {found.span.rank}{order.note}"
+        if not exact:
+            sentence += f"; their gradient differs by {residual:.1e}: not all are found, or noise"
+        doubt = _doubt(seen, found, claimed) if exact else ""
+        sentence += doubt
+        certificate = None if doubt else Certificate(residual, tolerance, WHOLE)
+        confidence = torch.ones(len(claimed)) if exact and not doubt else None
+        return Attempt(repr(self), Outcome.CLAIMED, sentence, Tokens(claimed, confidence), certificate)
+
+    def _bag(self, seen: Observation, found: _Found, tolerance: float, note: str) -> Attempt[Tokens]:
+        pairs = [(token, place) for place, tokens in enumerate(found.places) for token in tokens]
+        vectors = torch.stack([found.inputs[token, place] for token, place in pairs])
+        gradients = [found.gradient[name] for name in found.entry.first.weights if name in found.gradient]
+        missed = max(covered(gradients, vectors), strangers(found.span, found.room, found.inputs[..., 0].numel()))
+        bag = tuple(sorted({token for token, _ in pairs}))
+        sentence = f"the set of {len(bag)} tokens at {len(pairs)} places, rank {found.span.rank}{note}"
+        if isinstance(seen.target.loss, NextToken):
+            sentence += "; the last token of a text sends no gradient and is there only if it stands elsewhere too"
+        doubt = _bag_doubt(seen, found, pairs)
+        sentence += doubt
+        certificate = None if doubt else Certificate(missed, tolerance, BAG)
+        confidence = torch.ones(1) if certificate is not None and certificate.holds else None
+        return Attempt(repr(self), Outcome.CLAIMED, sentence, Tokens((bag,), confidence, bag=True), certificate)
+
+
+def _tokens(seen: Observation) -> _Found | Refusal:
+    """The tokens at their places, or why they are not identifiable."""
+    try:
+        entry = token_entry(seen.target)
+    except NoSuchLayer as error:
+        return Refusal(str(error))
+    missing = [name for name in entry.first.weights if name not in seen.release.by_name]
+    if len(missing) == len(entry.first.weights):
+        return Refusal(f"the release lacks {', '.join(missing)}, the first dense layers that are fed the tokens")
+    gradient = {name: value.double() for name, value in seen.gradient().by_name.items()}
+    span = span_of([gradient[name] for name in entry.first.weights if name in gradient])
+    inputs = entry.table()
+    room = dimensions(inputs)
+    if span is None or span.rank >= room:
+        return Refusal(
+            f"not identifiable: the gradient fills all {room} dimensions that tokens have here, so every token fits; "
+            f"there are {room} tokens (B * T) or more, or noise"
+        )
+    inside = span.distance(inputs) <= span.tolerance
+    places = tuple(tuple(column.nonzero().flatten().tolist()) for column in inside.T)
+    count = sum(map(len, places))
+    if not count:
+        return Refusal(
+            f"the gradient has rank {span.rank}, and no token lies in its span: it has fewer directions than the batch "
+            "has tokens (one layer that is read at one token), or its entries were changed one by one"
+        )
+    if count > MOST_PLACES:
+        return Refusal(f"not identifiable: {count} tokens at places fit the span of rank {span.rank}")
+    return _Found(entry, gradient, span, inputs, room, places)
+
+
+@final
+@dataclass(frozen=True)
+class _Order:
+    """Sequences that a later layer confirms; parts of them that may be texts of their own; what there is to say."""
+
+    whole: tuple[Said, ...] = ()
+    parts: tuple[Said, ...] = ()
+    note: str = ""
+
+
+def _ordered(seen: Observation, found: _Found, tolerance: float, *, key: Key, clock: Clock) -> _Order:
+    entry = found.entry
+    context = context_of(entry, found.gradient, found.span.rank)
+    if context is None:
+        return _Order(note="; no later layer tells the order")
+    if not entry.causal:
+        whole = _descended(seen, found, context, tolerance, key=key, clock=clock)
+        return _Order(tuple(whole), note="" if whole else "; no combination of them is confirmed by a later layer")
+    known = prefixes(entry, context, found.places)
+    if not known:
+        return _Order(note="; no prefix is confirmed by a later layer")
+    if not isinstance(seen.target.loss, NextToken):
+        return _Order(tuple(leaves(known)), tuple(known))
+    output = None if entry.output is None else found.gradient.get(entry.output.weights[0])
+    last = None if output is None else with_last_tokens(entry, known, output)
+    if not last:
+        return _Order(tuple(leaves(known)), tuple(known), "; last tokens are not known")
+    return _Order(tuple(last), tuple(one for one in known if len(one) > 1))
+
+
+def _descended(
+    seen: Observation, found: _Found, context: Context, tolerance: float, *, key: Key, clock: Clock
+) -> list[Said]:
+    """Sequences of every length, until together they explain the gradient or time is up."""
+    known: dict[Said, None] = {}
+    idle = 0
+    lengths = [end for end in range(1, len(found.places) + 1) if all(found.places[:end])]
+    for turn in range(ROUNDS):
+        before = len(known)
+        for end in lengths:
+            parts = found.places[:end]
+            known.update(dict.fromkeys(descended(found.entry, context, parts, key=key.child("start", turn, end))))
+        proof = _replayed(seen, tuple(known)) if len(known) > before else None
+        idle = 0 if len(known) > before else idle + 1
+        if (proof is not None and proof.residual <= tolerance) or idle == PATIENCE or clock.exhausted(0):
+            break
+    return list(known)
+
+
+def _explained(seen: Observation, order: _Order, tolerance: float) -> tuple[tuple[Said, ...], Explained | None]:
+    """The sequences that have a share in the gradient, the largest first, and the explanation by them.
+
+    A text that begins a longer one leaves no trace in the order; it is tried where the longer ones do not suffice.
+    """
+    sequences, proof = order.whole, _replayed(seen, order.whole)
+    if order.parts and proof is not None and proof.residual > tolerance:
+        more = tuple(dict.fromkeys((*order.whole, *order.parts)))
+        second = _replayed(seen, more)
+        sequences, proof = (sequences, proof) if second is None else (more, second)
+    if proof is None:
+        return sequences, None
+    shares, least = proof.weights.sum(1), PRESENT * float(proof.weights.sum(1).max())
+    kept = [int(s) for s in shares.argsort(descending=True) if shares[s] > least and proof.parts[s] > tolerance]
+    return tuple(sequences[s] for s in kept), Explained(proof.weights[kept], proof.residual, proof.parts[kept])
+
+
+def _replayed(seen: Observation, sequences: tuple[Said, ...]) -> Explained | None:
+    return explained(seen, padded(sequences).to(seen.target.device()))
+
+
+def _repeated(seen: Observation, sequences: tuple[Said, ...], proof: Explained) -> tuple[Said, ...]:
+    """Each sequence as often as its share says, where the batch size was told and the shares are such numbers."""
+    if not seen.knows(BatchSize) or seen.told(BatchSize).count <= len(sequences):
+        return sequences
+    real = proof.weights.sum(1) * seen.told(BatchSize).count
+    if float((real - real.round()).abs().max()) > WHOLE_NUMBER or may_be_clipped(seen):
+        return sequences  # a clip, or a text with several labels that cancel in part: its share says nothing
+    return tuple(one for one, count in zip(sequences, real.round().long().tolist(), strict=True) for _ in range(count))
+
+
+def _doubt(seen: Observation, found: _Found, claimed: tuple[Said, ...]) -> str:
+    """Why sequences that explain the gradient need not be those of the batch; empty when they are."""
+    if seen.knows(BatchSize) and len(claimed) != seen.told(BatchSize).count:
+        return f"; no proof, since the batch holds {seen.told(BatchSize).count}"
+    pairs = [(token, place) for one in claimed for place, token in enumerate(one)]
+    if not keeps_ratios(seen.mechanism):
+        return "; no proof, since a defense changed entries one by one"
+    if not found.entry.causal and _twins(found, pairs, order=True):
+        return "; no proof, since the model does not see the order of the tokens"
+    if found.entry.embedding not in seen.release.by_name and _twins(found, pairs, order=False):
+        return "; no proof, since other tokens are the same to the model"
+    return ""
+
+
+def _bag_doubt(seen: Observation, found: _Found, pairs: list[tuple[int, int]]) -> str:
+    """Why tokens whose inputs span the gradient need not be those of the batch; empty when they are."""
+    if not keeps_ratios(seen.mechanism):
+        return "; no proof, since a defense changed entries one by one"
+    if not bool((found.inputs[1:] != 0).any(2).all()):
+        return "; no proof, since the model gives a token nothing"
+    if _twins(found, pairs, order=False):
+        return "; no proof, since some of them are the same to the model"
+    if _distinct(found, pairs) != found.span.rank:  # those of a batch are independent, as long as they are few
+        return "; no proof, since they are not as many as the rank"
+    return ""
+
+
+def _distinct(found: _Found, pairs: list[tuple[int, int]]) -> int:
+    """How many different inputs the tokens at places have: a model without places gives a token one of them."""
+    vectors = _unit(found.inputs, pairs)
+    return sum(not bool((torch.cdist(vectors[[i]], vectors[:i]) <= SAME).any()) for i in range(len(vectors)))
+
+
+def _twins(found: _Found, pairs: list[tuple[int, int]], *, order: bool) -> bool:
+    """Whether another token at the same place, or the same one at another place (`order`), is the same to the model.
+
+    Looked for among what lies in the span: a twin of what is there lies in it too.
+    """
+    inside = {(token, place) for place, tokens in enumerate(found.places) for token in tokens}
+    tried = sorted(set(pairs))
+    others = sorted(inside | set(pairs))
+    if len(tried) * len(others) > MOST_PAIRS:
+        return True
+    one, other = (_unit(found.inputs, chosen) for chosen in (tried, others))
+    same = (torch.cdist(one, other) <= SAME).nonzero().tolist()
+    varied = 1 if order else 0  # what of (token, place) must differ; the other must not
+    return any(tried[i][varied] != others[j][varied] and tried[i][1 - varied] == others[j][1 - varied] for i, j in same)
+
+
+def _unit(inputs: Tensor, pairs: list[tuple[int, int]]) -> Tensor:
+    vectors = torch.stack([inputs[token, place] for token, place in pairs]).double()
+    sizes: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return vectors / sizes.clamp_min(1e-300)

@@ -1,0 +1,1 @@
+"""How far a candidate's gradient is from the one that was seen."""

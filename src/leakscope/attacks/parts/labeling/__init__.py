@@ -1,0 +1,1 @@
+"""Where the labels and the transcripts of a search come from."""

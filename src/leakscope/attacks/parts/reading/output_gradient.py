@@ -1,0 +1,73 @@
+"""The output layer's gradient, read once for all label attacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from leakscope.core.attempt import Refusal
+from leakscope.core.errors import NoSuchLayer
+from leakscope.core.facts import BatchSize, TrueLabels
+from leakscope.core.observation import Observation
+from leakscope.core.target import CrossEntropy
+from leakscope.targets.looking.dense_ends import DenseLayer, output_layer
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class OutputGradient:
+    """The gradient of the mean cross entropy at the output layer, in float64.
+
+    weight: (C, d) = mean_b (p_b - y_b) h_b^T. bias: (C,) = mean_b (p_b - y_b), or None when it is not in the release.
+    Label smoothing is public and already taken out of `bias`: y is (1 - smoothing) times one-hot.
+    """
+
+    layer: DenseLayer
+    weight: Tensor
+    bias: Tensor | None
+    smoothing: float
+
+
+def told_one(seen: Observation) -> bool:
+    """Whether the adversary was told that there is one example, so that nothing can be mixed."""
+    if seen.knows(BatchSize):
+        return seen.told(BatchSize).count == 1
+    return seen.knows(TrueLabels) and len(seen.told(TrueLabels).values) == 1
+
+
+def read_output(seen: Observation) -> OutputGradient | Refusal:
+    """The output layer's gradient, or the reason why it cannot be read."""
+    loss = seen.target.loss
+    if not isinstance(loss, CrossEntropy):
+        return Refusal(f"reads the gradient of a cross entropy, but the target is trained with {loss!r}")
+    try:
+        layer = output_layer(seen.target)
+    except NoSuchLayer as error:
+        return Refusal(str(error))
+    gradient = seen.gradient().by_name
+    if layer.weight not in gradient:
+        return Refusal(f"the release lacks {layer.weight}, the output layer's weight")
+    bias = None
+    if layer.bias is not None and layer.bias in gradient:
+        bias = gradient[layer.bias].double() + loss.smoothing / layer.outputs
+    return OutputGradient(layer, gradient[layer.weight].double(), bias, loss.smoothing)
+
+
+def only_row_pattern(weight: Tensor) -> tuple[int, float]:
+    """The class of a single example from weight (C, d) = (p - y) h^T alone, and a residual in [0, 2].
+
+    Every row but the true one is a positive multiple of h, the true one a negative multiple, and it is the longest
+    (|1 - p_y| = sum of the others). The residual is the largest 1 + cos between the true row and another: 0 when the
+    gradient is that of one example. Rows below rounding say nothing and are left out.
+    """
+    norms = torch.linalg.vector_norm(weight, dim=1)
+    label = int(norms.argmax())
+    heard = norms > 1e-6 * norms[label]
+    heard[label] = False
+    if not bool(heard.any()):
+        return label, 2.0
+    cosine = (weight[heard] @ weight[label]) / (norms[heard] * norms[label])
+    return label, float((1 + cosine).max())

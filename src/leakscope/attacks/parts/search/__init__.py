@@ -1,0 +1,1 @@
+"""How a search moves, remembers, and goes on after it was killed."""

@@ -1,0 +1,297 @@
+"""The portfolio: what can be solved is solved, labels are read, and the rest of the budget is searched from there."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.inputs.dense.linear import LinearLayer
+from leakscope.attacks.inputs.dense.lowrank import LowRank
+from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames
+from leakscope.attacks.inputs.frames.long.long_frames import LongFrames
+from leakscope.attacks.inputs.frames.probable.frame_likelihood import FrameLikelihood
+from leakscope.attacks.inputs.layered.recursive import Recursive
+from leakscope.attacks.inputs.matching.image_recipes import idlg, inverting_gradients
+from leakscope.attacks.inputs.matching.stages import Stage, noise_of, stages
+from leakscope.attacks.inputs.patches.first_attention import FirstAttention
+from leakscope.attacks.labels.counts import LabelCounts
+from leakscope.attacks.parts.distance.distances import Squared
+from leakscope.attacks.parts.labeling.labeling import Inferred
+from leakscope.attacks.parts.priors.images import total_variation
+from leakscope.attacks.portfolio.in_turn import Several
+from leakscope.core.attempt import Attempt, Budget, Clock, Cost, Outcome, Refusal, Watch
+from leakscope.core.batch import Batch
+from leakscope.core.claim import Inputs
+from leakscope.core.errors import BadInput
+from leakscope.core.facts import BatchSize, Fact
+from leakscope.core.observation import Observation
+from leakscope.core.target import CrossEntropy
+from leakscope.domains.text import Text
+from leakscope.mechanisms.protocols.passes import quiet
+from leakscope.numerics import trees
+from leakscope.numerics.rng import Key
+
+EXACT: tuple[AbstractAttack[Inputs], ...] = (
+    *(LinearLayer(), LowRank(), FirstAttention()),
+    *(WindowedFrames(), LongFrames(), Recursive()),
+)
+"""In this order: each needs less of the model than the next, or costs less."""
+NEARLY: tuple[AbstractAttack[Inputs], ...] = (FrameLikelihood(),)
+"""What estimates in closed form where noise defeats the exact ones."""
+SOLVED = 1e-13
+"""Relative squared misfit below which nothing is left to be explained: rounding of float32."""
+SOLVING = 1e-4
+"""Relative squared misfit below which a search has found the valley, and another kind of search would leave it."""
+ROUGH = 3.0
+"""Orders of magnitude of misfit that total variation over the whole range is worth."""
+
+
+@final
+@dataclass(frozen=True)
+class Auto(AbstractAttack[Inputs]):
+    """Exact attacks first; where none proves its claim, searches, each started from the best that was found so far.
+
+    1. `LinearLayer`, `LowRank`, `FirstAttention`, `WindowedFrames`, `LongFrames`, `Recursive`: the first claim that
+       its own certificate proves, for as many inputs as there are, is handed on.
+    2. Labels: those that were told, else `LabelCounts`.
+    3. Searches. Without declared noise: L-BFGS on the squared distance, which solves small smooth nets to the last
+       digit, and else signed Adam on the cosine, which bears kinks, batches and lost scales, with less and less total
+       variation and smaller and smaller steps, each leg from the end of the one before it (for pruned entries first,
+       and for signs only, on the squared distance). With noise of standard deviation s: signed Adam on the cosine, and
+       from there the most probable images, squared distance + (2 s^2 / b) total variation with b = 0.05 of the range,
+       the usual difference of neighbors, and then b = 0.2.
+    4. The claim with the smallest misfit to the observed update is handed on, where ten times the misfit are worth a
+       third of the range of total variation; with noise the smoothest of those that fit. The private inputs play no
+       part in the choice. Inputs that an exact attack proved for a part of the batch take the places of the nearest.
+
+    Everything shares one budget; without one, searches do `evaluations` gradient evaluations altogether. The steps of
+    the attempt tell what each part did and why it refused. With a checkpoint, parts that had ended are not run again.
+    """
+
+    evaluations: int = 3000
+    needs: ClassVar[frozenset[type[Fact]]] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.evaluations < 10:
+            raise BadInput(f"expected evaluations >= 10, got {self.evaluations}")
+
+    @property
+    def citation(self) -> str:
+        """Those of its parts."""
+        parts = (*EXACT, *NEARLY, idlg(), inverting_gradients())
+        return "\n\n".join(dict.fromkeys(part.citation for part in parts if part.citation))
+
+    def _refusal(self, seen: Observation) -> Refusal | None:
+        if isinstance(seen.target.domain, Text):
+            return Refusal("tokens are not searched for; EmbeddingSpan and EmbeddingRows solve for them")
+        parts = [*EXACT, *NEARLY, *(stage.attack for stage in stages(seen))]
+        refusals = [(part, part.refusal(seen)) for part in parts]
+        if any(refusal is None for _, refusal in refusals):
+            return None
+        said = "; ".join(f"{_name(part)}: {refusal.sentence}" for part, refusal in refusals if refusal is not None)
+        return Refusal(f"no part applies: {said}")
+
+    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
+        several = Several(seen, clock, watch)
+        told: list[str] = []
+        partial: list[Attempt[Inputs]] = []
+        for attack in (*EXACT, *NEARLY):
+            attempt = several.run(attack, key=key.child(_name(attack)), budget=_left(clock, 1.0))
+            told.append(f"{_name(attack)}: {attempt.outcome.value}, {attempt.sentence}")
+            if _proves_all(attempt, seen) or attempt.outcome is Outcome.INTERRUPTED:
+                named = _labeled(attempt, seen, key.child("labels"))
+                return self._handed(named, told, _name(attack), attempt.cost.evaluations)
+            if attempt.claim is not None:
+                partial.append(attempt)
+        best, spent = self._searched(several, seen, key, (clock, told), _best(partial, seen))
+        if best is None:
+            outcome = Outcome.DIVERGED if spent else Outcome.REFUSED
+            sentence = f"nothing was found; {told[-1]}"
+            return Attempt(repr(self), outcome, sentence, cost=Cost(0.0, spent), steps=tuple(told))
+        proved = max((one for one in partial if _proves(one)), key=_claimed, default=None)
+        if proved is not None and best is not proved:
+            best = _with_proved(best, proved)
+            told.append(f"{proved.attack.partition('(')[0]}: the {_claimed(proved)} inputs that it proved are kept")
+        return self._handed(best, told, best.attack.partition("(")[0], spent)
+
+    def _searched(
+        self,
+        several: Several,
+        seen: Observation,
+        key: Key,
+        around: tuple[Clock, list[str]],
+        best: Attempt[Inputs] | None,
+    ) -> tuple[Attempt[Inputs] | None, int]:
+        """The best claim after the searches, and the evaluations that they took."""
+        clock, told = around
+        spent = 0
+        before: Attempt[Inputs] | None = None
+        for stage in stages(seen):
+            misfit = math.inf if best is None else _misfit(best, seen)
+            if clock.exhausted(spent) or misfit < SOLVED:
+                break
+            why = _left_out(stage, misfit, before)
+            if why:
+                told.append(f"{stage.name}: left out, {why}")
+                before = before if stage.follows or stage.polishes else None
+                continue
+            start = best if stage.polishes else before if stage.follows else None
+            attack = stage.started(None if start is None or start.claim is None else start.claim.values)
+            budget = _left(clock, stage.share, evaluations=round(stage.of_all * self.evaluations), spent=spent)
+            attempt = several.run(attack, key=key.child(stage.name), budget=budget)
+            spent += attempt.cost.evaluations
+            told.append(f"{stage.name}: {attempt.outcome.value}, {attempt.sentence}")
+            named = dataclasses.replace(attempt, attack=stage.name)
+            before = named if named.claim is not None and not stage.polishes else before
+            best = _best([one for one in (best, named) if one is not None and one.claim is not None], seen)
+            if attempt.outcome is Outcome.INTERRUPTED:
+                break
+        return best, spent
+
+    def _handed(self, attempt: Attempt[Inputs], told: list[str], name: str, evaluations: int) -> Attempt[Inputs]:
+        return dataclasses.replace(
+            attempt,
+            attack=repr(self),
+            sentence=f"{name}: {attempt.sentence}",
+            cost=Cost(0.0, evaluations),
+            steps=(*told, f"handed on: {name}"),
+        )
+
+
+def _labeled(attempt: Attempt[Inputs], seen: Observation, key: Key) -> Attempt[Inputs]:
+    """With labels, where the claim has none and they can be read: to each input the label that explains most.
+
+    The labels are those of `LabelCounts`; they are dealt out so that the summed inner products of the gradients of
+    (input, label) with the observed one are largest.
+    """
+    claim, target = attempt.claim, seen.target
+    if claim is None or claim.labels is not None or claim.lengths is not None:
+        return attempt
+    if not isinstance(target.loss, CrossEntropy) or not seen.knows(BatchSize):
+        return attempt
+    labels = Inferred(LabelCounts())
+    if labels.refusal(seen) is not None:
+        return attempt
+    values = labels.labels(seen, key=key, budget=Budget())
+    if not isinstance(values, Tensor) or len(values) != len(claim):
+        return attempt
+    observed, parameters = seen.gradient().by_name, target.parameters()
+    gains = torch.zeros(len(claim), len(values))
+    with quiet(target):
+        for row, one in enumerate(claim.values.to(target.device())):
+            for label in set(values.tolist()):
+                slope = torch.func.grad(target.loss_at)(parameters, Batch(one[None], torch.tensor([label])))
+                gain = sum(float((slope[name] * observed[name]).sum()) for name in observed)
+                gains[row, values == label] = gain / float(trees.norm(slope))
+    rows, columns = linear_sum_assignment(gains.numpy(), maximize=True)
+    dealt = values[torch.from_numpy(columns)[torch.from_numpy(rows).argsort()]]
+    return dataclasses.replace(attempt, claim=Inputs(claim.values, dealt.cpu(), claim.confidence))
+
+
+def _left_out(stage: Stage, misfit: float, before: Attempt[Inputs] | None) -> str:
+    """Why this search is not run; empty when it is."""
+    if stage.polishes:
+        return "" if misfit < SOLVING else "there is no smooth valley to go down"
+    if stage.follows:
+        return "" if before is not None else "there is nothing to go on from"
+    return "a search before it has all but solved" if misfit < SOLVING else ""
+
+
+def _with_proved(claim: Attempt[Inputs], proved: Attempt[Inputs]) -> Attempt[Inputs]:
+    """The claim with each proved input in the place of the nearest one that was searched for, with that one's label."""
+    assert claim.claim is not None
+    assert proved.claim is not None
+    values, sure = claim.claim.values, proved.claim.values
+    if values.shape[1:] != sure.shape[1:] or claim.claim.lengths is not None:
+        return claim
+    rows, columns = linear_sum_assignment(torch.cdist(sure.flatten(1), values.flatten(1)).numpy())
+    merged = values.clone()
+    merged[torch.from_numpy(columns)] = sure[torch.from_numpy(rows)].to(merged)
+    return dataclasses.replace(claim, claim=Inputs(merged, claim.claim.labels, claim.claim.confidence))
+
+
+def _name(attack: AbstractAttack[Inputs]) -> str:
+    return type(attack).__name__
+
+
+def _left(clock: Clock, share: float, *, evaluations: int | None = None, spent: int = 0) -> Budget:
+    """A share of the seconds that are left; of evaluations what the budget leaves, else `evaluations`."""
+    left = clock.remaining(spent)
+    seconds = None if left.seconds is None else max(share * left.seconds, 1e-3)
+    if left.evaluations is not None:
+        return Budget(seconds, max(round(share * left.evaluations), 1))
+    return Budget(seconds, evaluations if seconds is None else None)
+
+
+def _proves_all(attempt: Attempt[Inputs], seen: Observation) -> bool:
+    """Whether a certificate holds for as many inputs as there are, as far as their number is known."""
+    if not _proves(attempt):
+        return False
+    return not seen.knows(BatchSize) or _claimed(attempt) >= seen.told(BatchSize).count
+
+
+def _proves(attempt: Attempt[Inputs]) -> bool:
+    return attempt.claim is not None and attempt.certificate is not None and attempt.certificate.holds
+
+
+def _claimed(attempt: Attempt[Inputs]) -> int:
+    return 0 if attempt.claim is None else len(attempt.claim)
+
+
+def _implausible(squares: float, entries: int, inputs: Tensor) -> float:
+    """How unlikely a claim is under noise: first how far its misfit is above that of noise, then how rough it is.
+
+    At the truth |r|^2 / s^2 is n with standard deviation sqrt(2 n). Within three of them all claims fit as well as the
+    truth, and the smoothest is the best guess (Morozov's discrepancy principle).
+    """
+    beyond = max((squares - entries) / math.sqrt(2 * entries) - 3, 0.0)
+    return beyond + 1e-3 * float(total_variation(inputs))
+
+
+def _best(attempts: list[Attempt[Inputs]], seen: Observation) -> Attempt[Inputs] | None:
+    """The claim that fits best and is not rough; the first of several that cannot be compared."""
+    return min(attempts, key=lambda one: _odds(one, seen), default=None)
+
+
+def _odds(attempt: Attempt[Inputs], seen: Observation) -> float:
+    """log10 of the misfit plus `ROUGH` total variation, in units of the range; with noise `_misfit` itself.
+
+    A search without a prior drives the misfit down by noise in the image; one that really solves it goes much lower.
+    """
+    misfit = _misfit(attempt, seen)
+    if not math.isfinite(misfit) or attempt.claim is None or noise_of(seen) > 0:
+        return misfit
+    values = attempt.claim.values
+    low, high = seen.target.domain.bounds(values)
+    rough = float(total_variation((values - low) / (high - low))) if values.dim() > 2 else 0.0
+    return math.log10(misfit + 1e-16) + ROUGH * rough
+
+
+def _misfit(attempt: Attempt[Inputs], seen: Observation) -> float:
+    """|replay - observed|^2 / |observed|^2 on what was sent; with noise how unlikely the claim is.
+
+    Infinite for sequences, and for claims of another number of inputs than the batch has.
+    """
+    claim = attempt.claim
+    if claim is None or claim.labels is None or claim.lengths is not None:
+        return math.inf
+    if seen.knows(BatchSize) and len(claim) != seen.told(BatchSize).count:
+        return math.inf
+    device = seen.target.device()
+    observed = seen.gradient().by_name
+    batch = Batch(claim.values.to(device), claim.labels.to(device))
+    with torch.no_grad():
+        replayed = seen.mechanism.as_gradient(seen.mechanism.replay(seen.target, batch)).by_name
+        rest = float(Squared()(trees.select(replayed, observed), observed))
+        scale = float(trees.norm(observed)) ** 2
+        noise = noise_of(seen)
+        if noise > 0:
+            return _implausible(rest / noise**2, sum(value.numel() for value in observed.values()), batch.inputs)
+    return rest / max(scale, 1e-300)

@@ -1,0 +1,84 @@
+"""Which attacks `leakscope attack` runs when none is named, and which of their claims it hands on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.portfolio.auto import Auto
+from leakscope.core.attempt import Attempt
+from leakscope.core.claim import Attribute, Claim, Labels, Transcripts
+from leakscope.core.facts import Gallery
+from leakscope.core.observation import Observation
+from leakscope.domains.speech import Frames
+from leakscope.domains.vision import Images
+
+Attack = AbstractAttack[Any]
+
+SEARCHED = (Images, Frames)
+"""Domains whose inputs are numbers that a search can move; tokens are not."""
+
+LEAST: tuple[type[Claim], ...] = (Labels, Attribute, Transcripts)
+"""From the claim that says least to the one that says most; all other kinds claim the inputs themselves."""
+
+
+@final
+@dataclass(frozen=True)
+class Offer:
+    """An attack that could be tried, and what decides whether it is.
+
+    speech: it reads utterances. claims: the kind of its claim. exact: it solves, and proves what it claims.
+    """
+
+    attack: Attack
+    claims: type[Claim]
+    exact: bool = False
+    speech: bool = False
+
+
+@final
+@dataclass(frozen=True)
+class Portfolio:
+    """quick: run all of them. searches: run one after the other, and only where no inputs were proved before."""
+
+    quick: tuple[Attack, ...]
+    searches: tuple[Attack, ...]
+
+
+def portfolio(seen: Observation, offers: Sequence[Offer]) -> Portfolio:
+    """Every exact attack and every attack on labels, each with its own reason where it refuses; then `Auto`.
+
+    The one function to replace by something cleverer.
+    """
+    speech = isinstance(seen.target.domain, Frames)
+    listed = [offer for offer in offers if offer.speech is speech]
+    exact = [offer.attack for offer in listed if offer.exact]
+    labels = [offer.attack for offer in listed if offer.claims is Labels]
+    # Who it was, where there is a lineup to choose from.
+    who = [offer.attack for offer in listed if offer.claims is Attribute and seen.knows(Gallery)]
+    # What is run where nothing was proved: searches, each from the best that was found before.
+    return Portfolio((*exact, *labels, *who), (Auto(),) if isinstance(seen.target.domain, SEARCHED) else ())
+
+
+def proved(attempt: Attempt[Claim]) -> bool:
+    """Whether it claims something that its own equations prove."""
+    return attempt.claim is not None and attempt.certificate is not None and attempt.certificate.holds
+
+
+def solved(attempt: Attempt[Claim]) -> bool:
+    """Whether inputs are proved, so that nothing is left to be searched for; labels leave the inputs."""
+    return proved(attempt) and not isinstance(attempt.claim, LEAST)
+
+
+def best(tried: Sequence[Attempt[Claim]]) -> Attempt[Claim] | None:
+    """The claim to hand on: inputs before labels, then a proved one before others, the later of equals; or None."""
+    ranked = [((_told(one.claim), proved(one), place), one) for place, one in enumerate(tried) if one.claim is not None]
+    return max(ranked, key=lambda pair: pair[0])[1] if ranked else None
+
+
+def _told(claim: Claim) -> int:
+    """How much a claim of this kind tells."""
+    kind = type(claim)
+    return LEAST.index(kind) if kind in LEAST else len(LEAST)

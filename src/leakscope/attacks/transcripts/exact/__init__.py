@@ -1,0 +1,1 @@
+"""Transcripts decoded from the output layer's occupancies, with proof."""

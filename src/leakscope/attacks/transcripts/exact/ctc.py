@@ -1,0 +1,173 @@
+"""The transcript of every utterance behind one update of a model that is trained by CTC, with a certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+
+from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames
+from leakscope.attacks.transcripts.exact.dropout import Peeled, peeled
+from leakscope.attacks.transcripts.exact.occupancy import Occupied, Spoken, counted, last_layer, occupied
+from leakscope.attacks.transcripts.exact.reading import UNCLEAR, Reading, noise_of, read
+from leakscope.attacks.transcripts.exact.repairing import outright
+from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Progress, Refusal, Watch
+from leakscope.core.claim import Inputs, Transcripts
+from leakscope.core.errors import BadInput, NoSuchLayer
+from leakscope.core.observation import Observation
+from leakscope.numerics.rng import Key
+from leakscope.targets.losses import CTC
+
+MUDDLED = 1e-3
+"""Relative residual of a layer fed by dropout from which on its masks are wrong: right ones leave rounding or noise."""
+FOREIGN = 0.01
+"""Squared misfit per frame above which a string has nothing to do with the occupancies."""
+NEAR = 0.2
+"""How far the divisor that the first frame tells may be off the one that the loss declares."""
+MOST_DIVISORS = 6
+"""So many numbers of labels are tried for one utterance."""
+STATEMENT = "the transcript's CTC occupancies are those in the output layer's gradient (sum of squared differences)"
+
+
+@final
+@dataclass(frozen=True)
+class CtcTranscript(AbstractAttack[Transcripts]):
+    """The label string z whose CTC occupancies gamma_t(z) are those in the update; exact where the frames are.
+
+    The gradient of the output layer is dL/dW = sum_t (y_t - gamma_t) h_t^T / n. `frames` claims what the model was fed,
+    a pass of the known model gives h_t and y_t = softmax(W h_t + b), and linear least squares give gamma_t, for all
+    utterances of a batch together. n is 1 or the number of labels, as the loss says, or more where the update was
+    clipped; the first frame tells it. What dropout dropped is peeled off layer by layer (`peel`). z is then read from
+    left to right (`decode`): no language, lexicon or length is assumed.
+
+    The certificate is the sum over frames and classes of (gamma_t(z) - gamma_t)^2 for the utterance where it is
+    largest against its tolerance: 30 times what rounding explains (4 times what the noise of absent classes explains),
+    at most a quarter of what the same transcript costs with any two neighboring labels swapped and, under noise, half
+    of what any string one edit away costs.
+    Claims one tuple of labels per utterance.
+    """
+
+    frames: AbstractAttack[Inputs] = field(default_factory=WindowedFrames)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.frames, AbstractAttack):
+            raise BadInput(f"expected an attack that claims frames, got {self.frames!r}")
+
+    @property
+    def citation(self) -> str:
+        """That of the attack on the frames; the rest is leakscope's own."""
+        return self.frames.citation
+
+    def _refusal(self, seen: Observation) -> Refusal | None:
+        if not isinstance(seen.target.loss, CTC):
+            return Refusal(f"needs a model that is trained by CTC, got {seen.target.loss!r}")
+        try:
+            last_layer(seen)
+        except NoSuchLayer as error:
+            return Refusal(str(error))
+        return self.frames.refusal(seen)
+
+    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Transcripts]:
+        fed = self.frames.run(seen, key=key.child("frames"), budget=clock.remaining(), watch=watch)
+        if not isinstance(fed.claim, Inputs) or fed.claim.lengths is None:
+            return Attempt(repr(self), Outcome.REFUSED, f"no frames, so no transcript: {fed.sentence}", cost=fed.cost)
+        frames = [row[:count] for row, count in zip(fed.claim.values, fed.claim.lengths.tolist(), strict=True)]
+        try:
+            masks = peeled(seen, frames)
+        except NoSuchLayer as error:
+            return Attempt(repr(self), Outcome.REFUSED, str(error), cost=fed.cost)
+        if masks.worst > MUDDLED:
+            sentence = f"the masks of dropout are not exact: they leave {masks.worst:.1e} of the next layer's gradient"
+            return Attempt(repr(self), Outcome.REFUSED, sentence, cost=fed.cost)
+        found = occupied(seen, frames, masks.masks)
+        if isinstance(found, str):
+            return Attempt(repr(self), Outcome.REFUSED, found, cost=fed.cost)
+        mean = counted(seen)
+        divisors = [_divisors(one, mean) for one in found.utterances]
+        pairs = list(zip(found.utterances, divisors, strict=True))
+        noise = max(noise_of(one.evidence(likely[0])) for one, likely in pairs)
+        if not noise < UNCLEAR:
+            return Attempt(repr(self), Outcome.REFUSED, _unclear(noise, found), cost=fed.cost)
+        goings = [_going(clock, watch, place, len(frames)) for place in range(len(frames))]
+        readings = [_read(*pair, mean=mean, going=going) for pair, going in zip(pairs, goings, strict=True)]
+        return _attempted(repr(self), readings, found, fed, _steps(fed, masks))
+
+
+def _unclear(noise: float, found: Occupied) -> str:
+    return (
+        f"the occupancies are known to {noise:.1e} only, where {UNCLEAR} is legible: the output layer's inputs leave "
+        f"{found.residual:.1e} of its gradient, so there is noise in it, or there were several steps, or the frames "
+        "of an utterance that the model knows by heart are hidden behind the others"
+    )
+
+
+def _steps(fed: Attempt[Inputs], masks: Peeled) -> tuple[str, ...]:
+    peeled_off = f"masks of {len(masks.masks)} dropout layers, relative residual {masks.worst:.1e} of what they feed"
+    return (fed.sentence, peeled_off) if masks.masks else (fed.sentence,)
+
+
+def _going(clock: Clock, watch: Watch, place: int, count: int) -> Callable[[float], bool]:
+    def going(share: float) -> bool:
+        watch(Progress((place + share) / count, float("nan"), f"reading transcript {place + 1} of {count}"))
+        return not clock.exhausted(0)
+
+    return going
+
+
+def _divisors(one: Spoken, mean: bool) -> list[float]:
+    """What the loss may have been divided by, the likeliest first.
+
+    What the first frame says decides where it says it clearly: a clipped update is divided by more than the loss says.
+    Else it is what the loss says: 1, or the number of labels, which is about that of the string that is legible.
+    """
+    seen, deviation = one.divisor()
+    if deviation > NEAR * seen:
+        count = len(outright(one.evidence(1.0)))
+        return [float(n) for n in dict.fromkeys([max(1, count), count + 1, max(1, count - 1)])] if mean else [1.0]
+    declared = round(seen) if mean else 1
+    if 1 <= declared <= len(one.probabilities) and abs(seen - declared) < max(NEAR, 5 * deviation):
+        return [declared, declared + 1, max(1, declared - 1), seen] if mean else [1.0]
+    return [seen] if mean else [seen, 1.0]
+
+
+def _read(one: Spoken, divisors: list[float], *, mean: bool, going: Callable[[float], bool]) -> Reading:
+    """The best reading with any of the divisors; with a mean, also with the number of the labels that were read."""
+    best: Reading | None = None
+    divisors = list(divisors)
+    for divisor in divisors:
+        heard = one.evidence(divisor)
+        if best is not None and not noise_of(heard) < UNCLEAR:
+            continue
+        found = read(heard, going=going)
+        best = found if best is None or found.ratio < best.ratio else best
+        if best.certain or not going(1.0):
+            break
+        if mean and len(divisors) < MOST_DIVISORS and found.labels and len(found.labels) not in divisors:
+            divisors.append(float(len(found.labels)))
+    assert best is not None
+    return best
+
+
+def _attempted(
+    name: str, readings: list[Reading], found: Occupied, fed: Attempt[Inputs], steps: tuple[str, ...]
+) -> Attempt[Transcripts]:
+    frames = [len(spoken.probabilities) for spoken in found.utterances]
+    if all(one.misfit > FOREIGN * count for one, count in zip(readings, frames, strict=True)):
+        least = min(one.misfit for one in readings)
+        sentence = f"no string of labels explains the occupancies: the best one's misfit is {least:.1e}"
+        return Attempt(name, Outcome.DIVERGED, sentence, cost=fed.cost)
+    worst = max(readings, key=lambda one: one.ratio)
+    certificate = Certificate(worst.misfit, worst.tolerance, STATEMENT)
+    certain = sum(one.certain for one in readings)
+    confidence = torch.tensor([1.0 if one.certain else float("nan") for one in readings])
+    sizes = ", ".join(str(len(one.labels)) for one in readings)
+    sentence = (
+        f"transcripts of {sizes} labels, {certain} of {len(readings)} proved: misfit {worst.misfit:.1e} of the "
+        f"occupancies, {worst.swapped:.1e} with two neighbors swapped; relative residual {found.residual:.1e} of the "
+        f"output layer"
+    )
+    claim = Transcripts(tuple(one.labels for one in readings), confidence)
+    return Attempt(name, Outcome.CLAIMED, sentence, claim, certificate, fed.cost, steps=steps)

@@ -1,0 +1,1 @@
+"""Transcripts searched for until their gradient matches."""

@@ -1,0 +1,1 @@
+"""Attacks around attacks."""

@@ -1,0 +1,98 @@
+"""Units that were at rest while the client computed its update stay at rest while the adversary replays it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor, nn
+
+from leakscope.attacks.attack import AbstractAttack
+from leakscope.core.attempt import Attempt, Clock, Refusal, Watch
+from leakscope.core.claim import Inputs
+from leakscope.core.errors import NoSuchLayer
+from leakscope.core.observation import Observation
+from leakscope.core.target import Target
+from leakscope.numerics.rng import Key
+from leakscope.numerics.trees import Named
+from leakscope.targets.looking.dense_ends import output_layer
+
+
+@final
+@dataclass(frozen=True)
+class AtRest(AbstractAttack[Inputs]):
+    """`attack`, on a model in which the units with zero gradient give zero.
+
+    A unit of a dense layer, other than the last, is at rest when its bias gradient and all gradients of its incoming
+    weights are exactly zero: it was dropped, or dead, at every frame of every example. In the attack's own passes its
+    output is multiplied by zero, so that a candidate cannot wake it. Saturated units (beyond `relu_clip`) have no
+    gradient either and are silenced although they gave the clip. Where no unit is at rest it is `attack` itself: noise
+    on the update hides them all.
+    """
+
+    attack: AbstractAttack[Inputs]
+
+    @property
+    def citation(self) -> str:
+        """That of the attack inside."""
+        return self.attack.citation
+
+    def _refusal(self, seen: Observation) -> Refusal | None:
+        return self.attack.refusal(seen)
+
+    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
+        rest = units_at_rest(seen.target, seen.release.by_name)
+        silenced = dataclasses.replace(seen, target=silent(seen.target, rest))
+        attempt = self.attack._attempt(silenced, key=key, clock=clock, watch=watch)
+        counts = ", ".join(f"{int(units.sum())} of {len(units)} in {name}" for name, units in rest.items())
+        note = f"units at rest: {counts or 'none'}"
+        return dataclasses.replace(attempt, attack=repr(self), steps=(*attempt.steps, note))
+
+
+def units_at_rest(target: Target, update: Named) -> dict[str, Tensor]:
+    """Per dense layer with a bias, other than the last: which outputs (bool) have no gradient at all; layers with none
+    are left out.
+
+    >>> import torch
+    >>> from leakscope.domains.vision import Images
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 2))
+    >>> update = {"1.weight": torch.tensor([[0.0] * 4, [1.0] * 4]), "1.bias": torch.tensor([0.0, 1.0])}
+    >>> units_at_rest(Target(net, Images(1, 2, 2), 2), update)
+    {'1': tensor([ True, False])}
+    """
+    try:
+        last = output_layer(target).name
+    except NoSuchLayer:
+        last = None
+    found = {}
+    for name, module in target.module.named_modules():
+        weight, bias = f"{name}.weight", f"{name}.bias"
+        if isinstance(module, nn.Linear) and name != last and weight in update and bias in update:
+            still = (update[weight] == 0).all(1) & (update[bias] == 0)
+            if bool(still.any()):
+                found[name] = still
+    return found
+
+
+def silent(target: Target, rest: dict[str, Tensor]) -> Target:
+    """The target with the outputs of these units multiplied by zero; parameters keep their names."""
+    if not rest:
+        return target
+    module = copy.deepcopy(target.module)
+    for name, units in rest.items():
+        like = next(module.get_submodule(name).parameters())
+        module.get_submodule(name).register_forward_hook(_Silence((~units).to(like)))
+    return dataclasses.replace(target, module=module)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Silence:
+    """A forward hook."""
+
+    awake: Tensor
+
+    def __call__(self, module: nn.Module, given: tuple[Tensor, ...], returned: Tensor) -> Tensor:
+        return returned * self.awake

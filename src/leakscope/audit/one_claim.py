@@ -1,0 +1,96 @@
+"""One scored claim by itself: rules 1 and 2 of docs/verdicts.md, which need neither trials nor controls; its record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from numpy.typing import NDArray
+
+from leakscope.audit.display import Truth, certificate, claimed_fields, private_fields
+from leakscope.audit.evidence import DECIDING, MARGIN, SHARES, decibels, recovered
+from leakscope.core.attempt import Attempt, Certificate
+from leakscope.core.claim import Claim
+from leakscope.ledger.record import CellSpec, Ending, Record, Role, Word
+from leakscope.numerics.rng import Key
+from leakscope.scoring.score import Score
+
+ONE = (
+    "one update is one trial: it can show a leak, never that there is none; `leakscope audit` runs trials and controls"
+)
+
+
+def judged(scores: Iterable[Score], certificate: Certificate | None) -> tuple[Word, str]:
+    """LEAKS or INCONCLUSIVE, with the reason. The blind guess of each item is that of the chance level.
+
+    LEAKS where the certificate holds and the score confirms it (more than `MARGIN` dB above the blind guess, an exact
+    input, or all labels right), or where a single item is recovered far beyond blind guesses (`evidence.recovered`).
+
+    >>> judged([], None)[0]
+    <Word.INCONCLUSIVE: 'inconclusive'>
+    """
+    by_name = {score.metric: score for score in scores}
+    score = next((by_name[name] for name in DECIDING if name in by_name), None)
+    if score is None or not score.items or len(score.blind) != len(score.items):
+        return Word.INCONCLUSIVE, f"no metric that decides could be computed; {ONE}"
+    if certificate is not None and certificate.holds and _confirmed(score):
+        return Word.LEAKS, f"the attack's own equations hold (residual {certificate.residual:.1e}) and {_said(score)}"
+    count = 0 if score.metric in SHARES else recovered(*_both(score))
+    if count:
+        return Word.LEAKS, f"{count} of {len(score.items)} recovered far beyond blind guesses: {_said(score)}"
+    return Word.INCONCLUSIVE, f"{_said(score)}; {ONE}"
+
+
+def recorded(
+    attempt: Attempt[Claim], scores: Iterable[Score], truth: Truth, *, data: str, key: Key
+) -> tuple[Record, dict[str, NDArray[Any]]]:
+    """What a page shows of a claim that somebody else's attack made, as of a cell of an audit.
+
+    data: where the secret is from. What only an audit knows of its cells stays empty.
+    """
+    said, arrays = claimed_fields(attempt, scores, truth, key=key)
+    spec = CellSpec(
+        role=Role.AUDITED,
+        target="",
+        dataset=data,
+        mechanism="",
+        attack=attempt.attack,
+        batch_size=len(truth.secret.reveal()),
+        told=(),
+        metrics=(),
+        trial=1,
+        seed=0,
+    )
+    record = Record(
+        identity="claim",
+        spec=spec,
+        ending=Ending.CLAIMED,
+        sentence=attempt.sentence,
+        certificate=certificate(attempt.certificate),
+        seconds=attempt.cost.seconds,
+        evaluations=attempt.cost.evaluations,
+        trace_evaluations=attempt.trace.evaluations,
+        trace_losses=attempt.trace.losses,
+        steps=attempt.steps,
+        **private_fields(truth),
+        **said,
+    )
+    return record, arrays
+
+
+def _both(score: Score) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Items and blind guesses, errors in decibels."""
+    return decibels(score.metric, score.items), decibels(score.metric, score.blind)
+
+
+def _confirmed(score: Score) -> bool:
+    if score.metric in SHARES:
+        return all(item == score.perfect for item in score.items)
+    ours, blind = _both(score)
+    return score.exact > 0 or (math.fsum(ours) - math.fsum(blind)) / len(ours) > MARGIN
+
+
+def _said(score: Score) -> str:
+    unit = f" {score.unit}" if score.unit else ""
+    return f"{score.metric} {score.value:.4g}{unit}, chance {score.chance:.4g}"

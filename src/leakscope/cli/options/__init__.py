@@ -1,0 +1,1 @@
+"""What several commands ask for, as groups of options."""

@@ -1,0 +1,1 @@
+"""Model files and updates of other people."""

@@ -1,0 +1,1 @@
+"""What running a model shows of its layers."""

@@ -1,0 +1,1 @@
+"""Frozen descriptions from which a model can be rebuilt."""

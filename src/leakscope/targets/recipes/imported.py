@@ -1,0 +1,133 @@
+"""Anybody's model, by import path."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import os
+import sys
+from dataclasses import dataclass
+from typing import final
+
+from torch import nn
+
+from leakscope.core.domain import AbstractDomain
+from leakscope.core.errors import BadInput
+from leakscope.core.target import Target, differentiable
+from leakscope.numerics.rng import Key
+from leakscope.targets.looking.dense_ends import probe_inputs
+from leakscope.targets.looking.probe import run
+from leakscope.targets.recipes.architecture import AbstractArchitecture
+from leakscope.targets.recipes.trained import load_state
+from leakscope.targets.vetting.before_running import bare
+
+Argument = bool | int | float | str | None
+
+_ABSENT = object()
+
+
+@final
+@dataclass(frozen=True)
+class Imported(AbstractArchitecture):
+    """The `torch.nn.Module` at `package.module:name`: a module class, a function that returns one, or an instance.
+
+    arguments: (name, value) pairs, or a mapping, for the class or function. state: a file of weights, as in
+    `load_state`. training: audit the model in training mode. Importing runs the module's code, and the current
+    directory is put first on `sys.path` as `python -m` does, so that `mymodel:Net` finds `./mymodel.py`.
+
+    A class or function draws its weights from `build`'s key (through torch's stream); an instance has the weights
+    that it was imported with.
+
+    >>> from leakscope.domains.vision import Images
+    >>> net = Imported("torch.nn:Sequential")
+    >>> net.build(Images(1, 2, 2), 3, key=Key(0))
+    Traceback (most recent call last):
+    leakscope.core.errors.BadInput: torch.nn:Sequential has no parameters, so it has no gradient; expected a model
+    """
+
+    path: str
+    arguments: tuple[tuple[str, Argument], ...] = ()
+    state: str | None = None
+    training: bool = False
+
+    def __post_init__(self) -> None:
+        module, colon, name = self.path.partition(":")
+        if not colon or not module or not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+            raise BadInput(
+                f"expected package.module:factory, got {self.path!r}; for example mymodel:Net for ./mymodel.py"
+            )
+        object.__setattr__(self, "arguments", tuple(sorted(dict(self.arguments).items())))
+
+    def build(self, domain: AbstractDomain, classes: int, *, key: Key) -> Target:
+        """The target. Raises `BadInput` when the path, the arguments, the weights or the domain do not fit."""
+        module = self.module(key)
+        parameters = list(module.parameters())
+        if not parameters:
+            raise BadInput(f"{self.path} has no parameters, so it has no gradient; expected a model")
+        if not all(p.is_floating_point() for p in parameters):
+            raise BadInput(f"{self.path} has parameters that are not floating point; register them as buffers")
+        target = Target(module, domain, classes, name=repr(self), training=self.training)
+        if self.state is not None:
+            load_state(target.module, self.state)
+        self._probe(target)
+        return target
+
+    def module(self, key: Key) -> nn.Module:
+        """The module itself, out of its wrappers. Raises `BadInput` as `build` does, but for weights and domain."""
+        found = self._find()
+        if not isinstance(found, nn.Module):
+            module = self._call(found, key)
+        elif self.arguments:
+            raise BadInput(f"{self.path} is a module already and takes no arguments, got {dict(self.arguments)}")
+        else:
+            module = found
+        module = bare(module)
+        differentiable(module)
+        return module
+
+    def _find(self) -> object:
+        """The imported object; its import draws from a fixed stream, the same in every process."""
+        module_name, _, name = self.path.partition(":")
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
+        try:
+            with Key(0).child("import").isolated():
+                found: object = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+                raise BadInput(
+                    f"importing {module_name} needs {error.name}, which is not installed; install it"
+                ) from error
+            raise BadInput(
+                f"no module {error.name!r} in the current directory or among the installed packages; "
+                f"start leakscope in the folder that holds {error.name.split('.')[0]}.py, or install the package"
+            ) from error
+        for part in name.split("."):
+            inner = getattr(found, part, _ABSENT)
+            if inner is _ABSENT:
+                near = difflib.get_close_matches(part, dir(found), n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}?" if near else "check the name after the colon"
+                raise BadInput(f"{module_name} has no {part!r}; {hint}")
+            found = inner
+        return found
+
+    def _call(self, factory: object, key: Key) -> nn.Module:
+        if not callable(factory):
+            raise BadInput(f"{self.path} is a {type(factory).__name__}, expected a module, its class or a function")
+        arguments = dict(self.arguments)
+        try:
+            inspect.signature(factory).bind(**arguments)
+        except (TypeError, ValueError) as error:
+            raise BadInput(f"{self.path} does not take the arguments {arguments}: {error}") from error
+        with key.isolated():
+            module = factory(**arguments)
+        if not isinstance(module, nn.Module):
+            raise BadInput(f"{self.path} returned a {type(module).__name__}, expected a torch.nn.Module")
+        return module
+
+    def _probe(self, target: Target) -> None:
+        inputs = probe_inputs(target, 2, key=Key(0).child("probe"))
+        outputs = run(target, inputs, key=Key(0).child("probe"))
+        if isinstance(outputs, str):
+            raise BadInput(f"{self.path}: {outputs}; change the domain, the number of classes or the arguments")

@@ -1,0 +1,1 @@
+"""What to know of a model or an update before an audit."""
