@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 import leakscope as ls
+from leakscope.attacks.attack import Attack
 from leakscope.attacks.inputs.frames.window.window_span import affine_solution, span_of
 from leakscope.targets.looking.context_window import context_window
 
@@ -65,7 +66,7 @@ def report(
     mechanism: ls.AbstractMechanism,
     *,
     cast: torch.dtype | None = None,
-    attack: ls.AbstractAttack[ls.Inputs] | None = None,
+    attack: Attack[ls.Inputs] | None = None,
 ) -> None:
     """Print one line: release, attack, compare."""
     seen = ls.observe(target, batch, mechanism, key=ls.Key(3))

@@ -13,20 +13,22 @@ import torch
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.dense.linear import LinearLayer
 from leakscope.audit.plan import Plan, Scene
-from leakscope.core.attempt import Attempt, Cost, Outcome, Progress, Refusal
+from leakscope.core.attempt import Attempt, Cost, Outcome
 from leakscope.core.claim import Inputs
+from leakscope.core.effort import Progress
 from leakscope.core.facts import BatchSize
+from leakscope.core.refusal import Refusal
 from leakscope.datasets.sources.synthetic import Synthetic
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.targets.zoo.mlp import Linear
 
 
-class Toy(AbstractAttack[Inputs]):
+class Toy(AbstractAttack[None, Inputs]):
     @property
     def citation(self):
         return f"@misc{{{type(self).__name__}}}"
 
-    def _refusal(self, seen):
+    def _read(self, seen):
         return None
 
     def gray(self, seen):
@@ -38,7 +40,7 @@ class Toy(AbstractAttack[Inputs]):
 class Guesses(Toy):
     pause: float = 0.0
 
-    def _attempt(self, seen, *, key, clock, watch):
+    def _attempt(self, seen, read, *, key, clock, watch):
         time.sleep(self.pause)
         watch(Progress(1.0, 0.5))
         return Attempt(repr(self), Outcome.CLAIMED, "gray", self.gray(seen), cost=Cost(evaluations=3))
@@ -47,10 +49,10 @@ class Guesses(Toy):
 @final
 @dataclass(frozen=True)
 class Refuses(Toy):
-    def _refusal(self, seen):
+    def _read(self, seen):
         return Refusal("refuses on principle")
 
-    def _attempt(self, seen, *, key, clock, watch):
+    def _attempt(self, seen, read, *, key, clock, watch):
         raise AssertionError("an attack that refused was run")
 
 
@@ -59,14 +61,14 @@ class Refuses(Toy):
 class Needy(Toy):
     needs = frozenset({BatchSize})
 
-    def _attempt(self, seen, *, key, clock, watch):
+    def _attempt(self, seen, read, *, key, clock, watch):
         return Attempt(repr(self), Outcome.CLAIMED, "gray", self.gray(seen))
 
 
 @final
 @dataclass(frozen=True)
 class Diverges(Toy):
-    def _attempt(self, seen, *, key, clock, watch):
+    def _attempt(self, seen, read, *, key, clock, watch):
         return Attempt(repr(self), Outcome.DIVERGED, "the loss grew beyond every bound")
 
 
@@ -75,7 +77,7 @@ class Diverges(Toy):
 class Crashes(Toy):
     on: int = -1
 
-    def _attempt(self, seen, *, key, clock, watch):
+    def _attempt(self, seen, read, *, key, clock, watch):
         raise ZeroDivisionError("a bug of the attack")
 
 
@@ -86,7 +88,7 @@ class Dies(Toy):
 
     marker: str = ""
 
-    def _attempt(self, seen, *, key, clock, watch):
+    def _attempt(self, seen, read, *, key, clock, watch):
         if not self.marker or not os.path.exists(self.marker):
             if self.marker:
                 open(self.marker, "w").close()
@@ -99,14 +101,14 @@ class Dies(Toy):
 class Interrupts(Toy):
     """What a real search does on Ctrl-C: it ends early with the best so far."""
 
-    def _attempt(self, seen, *, key, clock, watch):
+    def _attempt(self, seen, read, *, key, clock, watch):
         return Attempt(repr(self), Outcome.INTERRUPTED, "stopped by a person", self.gray(seen))
 
 
 @final
 @dataclass(frozen=True)
 class WritesToTheRelease(Toy):
-    def _attempt(self, seen, *, key, clock, watch):
+    def _attempt(self, seen, read, *, key, clock, watch):
         next(iter(seen.release.by_name.values())).add_(1.0)
         return Attempt(repr(self), Outcome.CLAIMED, "gray", self.gray(seen))
 
@@ -119,7 +121,7 @@ SEEN = []
 class Looks(Toy):
     """Keeps what it saw, for the law of blindness."""
 
-    def _attempt(self, seen, *, key, clock, watch):
+    def _attempt(self, seen, read, *, key, clock, watch):
         SEEN.append(seen)
         return Attempt(repr(self), Outcome.CLAIMED, "gray", self.gray(seen))
 

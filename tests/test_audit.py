@@ -188,9 +188,9 @@ def test_a_secret_that_is_written_to_is_noticed(monkeypatch):
         stages.append(real(cell))
         return stages[-1]
 
-    def write(self, seen, *, key, clock, watch):
+    def write(self, seen, read, *, key, clock, watch):
         stages[-1].secret.reveal().inputs.add_(0.01)
-        return real_attempt(self, seen, key=key, clock=clock, watch=watch)
+        return real_attempt(self, seen, read, key=key, clock=clock, watch=watch)
 
     real_attempt = Guesses._attempt
     monkeypatch.setattr(cell_module, "set_up", keep)

@@ -11,7 +11,7 @@ from torch import nn
 import leakscope as ls
 from leakscope.attacks.parts.search.state_file import StateFile
 from leakscope.attacks.portfolio.auto import SOLVING
-from leakscope.core.attempt import State
+from leakscope.core.effort import State
 
 DOMAIN = ls.Images(1, 8, 8)
 DATA = ls.Synthetic(shape=(1, 8, 8), classes=4, count=64)

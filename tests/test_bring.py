@@ -445,12 +445,12 @@ def scored(items, blind, exact=0, metric="psnr"):
     ],
 )
 def test_the_word_is_that_of_rules_one_and_two(items, blind, residual, word):
-    certificate = None if residual is None else Certificate(residual, 1e-4, "equations")
+    certificate = None if residual is None else Certificate.alike(residual, 1e-4, "equations", items=len(items))
     assert judged([scored(items, blind)], certificate)[0] is word
 
 
 def test_an_exact_input_and_all_labels_confirm_a_proof():
-    proof = Certificate(0.0, 1e-4, "equations")
+    proof = Certificate.alike(0.0, 1e-4, "equations")
     assert judged([scored((12.0,), (12.0,), exact=1)], proof)[0] is Word.LEAKS
     labels = Score("label-accuracy", 1.0, "", Direction.HIGHER, 1.0, 1.0, 0.5, 1.0, (1.0, 1.0), 2, (0.5, 0.5))
     assert judged([labels], proof)[0] is Word.LEAKS
@@ -608,7 +608,14 @@ def test_every_kind_of_claim_survives_the_file(tmp_path, claim):
     trace = Trace((1, 2), (0.5, float("nan")), ((1, torch.zeros(2, 1, 2, 2)),))
     refused = Attempt("no()", Outcome.REFUSED, "because")
     made = Attempt(
-        "yes()", Outcome.CLAIMED, "so", claim, Certificate(float("inf"), 1.0, "x"), Cost(1.5, 3), trace, ("a",)
+        "yes()",
+        Outcome.CLAIMED,
+        "so",
+        claim,
+        Certificate.alike(float("inf"), 1.0, "x", items=len(claim)),
+        Cost(1.5, 3),
+        trace,
+        ("a",),
     )
     audit_files.write_claim(tmp_path / "c", seen, [refused, made], made)
     found = read_claim(tmp_path / "c")

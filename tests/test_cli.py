@@ -34,7 +34,7 @@ from leakscope.cli.ending import Exit
 from leakscope.cli.expressions import build
 from leakscope.cli.main import app
 from leakscope.cli.names import KINDS, Family, Trait
-from leakscope.core.attempt import Progress
+from leakscope.core.effort import Progress
 from leakscope.core.errors import BadInput, BadPlan, LeakscopeError
 from leakscope.core.facts import BatchSize, Gallery, TrueLabels
 from leakscope.datasets.sources.scaled import Scaled

@@ -16,7 +16,7 @@ from leakscope.attacks.parts.search.directions import By, steps_along
 from leakscope.attacks.parts.search.first_order import Problem
 from leakscope.attacks.parts.search.journal import Found, Stop
 from leakscope.attacks.parts.search.state_file import StateFile
-from leakscope.core.attempt import Budget, Progress, unwatched
+from leakscope.core.effort import Budget, Progress, unwatched
 
 CENTER = torch.tensor([[[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]]])
 SMALL = DirectSearch(iterations=200, directions=31, shrink=Shrink(steps=20, smallest=0.01))

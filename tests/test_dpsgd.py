@@ -10,9 +10,7 @@ import torch
 from tests.mechanisms_table import mlp, norm_net, secret
 from tests.tolerance import close, close_trees
 
-from leakscope.attacks.inputs.dense.linear import keeps_ratios
 from leakscope.attacks.inputs.matching.objective import splits
-from leakscope.attacks.inputs.text.embedding_rows import keeps_zeros
 from leakscope.attacks.parts.distance.distances import Cosine
 from leakscope.bounds.accounting import epsilon
 from leakscope.core.errors import BadInput
@@ -21,8 +19,10 @@ from leakscope.mechanisms.compose import accounting
 from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.mechanisms.defenses.noise import GaussianNoise
 from leakscope.mechanisms.defenses.prune import Prune
+from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.protocols.dpsgd import DPSGD
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
+from leakscope.mechanisms.reading import keeps_ratios, keeps_zeros
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 
@@ -116,12 +116,12 @@ def test_its_positive_control_is_the_gradient_without_clip():
 
 
 def test_attacks_that_rely_on_the_plain_gradient_see_that_it_is_none():
-    assert keeps_ratios(DPSGD(1.0, 0.0))
-    assert not keeps_ratios(DPSGD(1.0, 0.1))
-    assert not keeps_ratios(DPSGD(1.0, 0.1) >> Clip(1.0))
+    assert keeps_ratios(DPSGD(1.0, 0.0)) is Answer.YES
+    assert keeps_ratios(DPSGD(1.0, 0.1)) is Answer.NO
+    assert keeps_ratios(DPSGD(1.0, 0.1) >> Clip(1.0)) is Answer.NO
     for noisy in (DPSGD(1.0, 0.1), DPSGD(1.0, 0.1) >> Clip(1.0)):
         assert not splits(noisy, Cosine())
-        assert not keeps_zeros(noisy)
+        assert keeps_zeros(noisy) is Answer.NO
 
 
 def test_examples_that_are_mixed_have_no_gradient_of_their_own():

@@ -11,7 +11,7 @@ from torch import nn
 import leakscope as ls
 from leakscope.attacks.parts.search.first_order import Problem, gradients
 from leakscope.attacks.parts.search.journal import Stop
-from leakscope.core.attempt import Budget, Clock, Progress, unwatched
+from leakscope.core.effort import Budget, Clock, Progress, unwatched
 
 SMALL = ls.Images(1, 8, 8)
 

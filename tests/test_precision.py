@@ -9,7 +9,7 @@ from torch import Tensor
 import leakscope as ls
 from leakscope.attacks.parts.search.execution import Course, executed
 from leakscope.attacks.parts.search.first_order import Problem, gradients
-from leakscope.core.attempt import Clock, unwatched
+from leakscope.core.effort import Clock, unwatched
 
 GENERATOR = ls.Key(3).generator()
 MATRIX, GOAL = torch.randn(12, 12, generator=GENERATOR), torch.randn(12, generator=GENERATOR)

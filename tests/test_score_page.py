@@ -44,7 +44,7 @@ def handed(secret: Secret, target: ls.Target, claim: Claim | None, words: tuple[
     seen = ls.observe(target, secret.reveal(), ls.FedSGD(), key=ls.Key(0))
     write_update(Path("u.safetensors"), seen, Provenance("by hand"))
     write_secret(Path("s.safetensors"), secret, seen, data="by hand", words=words)
-    proof = None if claim is None else Certificate(1e-9, 1e-4, "by hand")
+    proof = None if claim is None else Certificate.alike(1e-9, 1e-4, "by hand", items=len(claim))
     outcome = Outcome.REFUSED if claim is None else Outcome.CLAIMED
     attempt: ls.Attempt[Claim] = ls.Attempt("Somebody()", outcome, "because <it> is so", claim, proof)
     write_claim(Path("c.safetensors"), seen, [attempt], None if claim is None else attempt)

@@ -30,8 +30,8 @@ from leakscope.audit.plan import Plan, Scene
 from leakscope.audit.run import run
 from leakscope.audit.telling import tell
 from leakscope.cli.main import app
-from leakscope.core.attempt import Progress
 from leakscope.core.claim import Attribute
+from leakscope.core.effort import Progress
 from leakscope.ledger.record import Word
 from leakscope.ledger.store import RunStore
 from leakscope.report.page_run import write_page

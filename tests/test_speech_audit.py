@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import leakscope as ls
-from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.attack import AbstractAttack, Attack
 from leakscope.audit import evidence
 from leakscope.audit.cell import run_cell
 from leakscope.audit.engines.inline import Inline
@@ -19,7 +19,7 @@ from leakscope.audit.plan import Plan, Scene
 from leakscope.audit.run import run
 from leakscope.cli.commands.demo import plan as demo_plan
 from leakscope.cli.options.demo import Subject
-from leakscope.core.attempt import Clock, Refusal, Watch
+from leakscope.core.effort import Clock, Watch
 from leakscope.domains.speech import ENGLISH
 from leakscope.ledger.record import Record, Role, Word
 from leakscope.ledger.store import RunStore
@@ -34,7 +34,7 @@ PHRASE = "it was a quiet evening"
 
 @final
 @dataclass(frozen=True)
-class Saying(AbstractAttack[ls.Transcripts]):
+class Saying(AbstractAttack[None, ls.Transcripts]):
     """Claims one sentence whatever it sees."""
 
     @property
@@ -42,14 +42,16 @@ class Saying(AbstractAttack[ls.Transcripts]):
         """None."""
         return ""
 
-    def _refusal(self, seen: ls.Observation) -> Refusal | None:
+    def _read(self, seen: ls.Observation) -> None:
         return None
 
-    def _attempt(self, seen: ls.Observation, *, key: ls.Key, clock: Clock, watch: Watch) -> ls.Attempt[ls.Transcripts]:
+    def _attempt(
+        self, seen: ls.Observation, read: None, *, key: ls.Key, clock: Clock, watch: Watch
+    ) -> ls.Attempt[ls.Transcripts]:
         return ls.Attempt(repr(self), ls.Outcome.CLAIMED, "said", ls.Transcripts((ENGLISH.encode(PHRASE),)))
 
 
-def planned(*attacks: AbstractAttack[ls.Inputs] | AbstractAttack[ls.Transcripts], size: int = 1) -> Plan:
+def planned(*attacks: Attack[ls.Inputs] | Attack[ls.Transcripts], size: int = 1) -> Plan:
     scene = Scene("two voices", SOURCE, ls.DeepSpeech(hidden=128))
     return Plan("speech", (scene,), (ls.FedSGD(),), attacks, batch_sizes=(size,), trials=3)
 

@@ -25,7 +25,8 @@ from leakscope.attacks.transcripts.matching.soft import _Expected
 from leakscope.attacks.wrapped.at_rest import silent, units_at_rest
 from leakscope.cli.config import read
 from leakscope.cli.scalars import scalars
-from leakscope.core.attempt import Progress, Refusal
+from leakscope.core.effort import Progress
+from leakscope.core.refusal import Refusal
 from leakscope.targets.restricted import only
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ import leakscope as ls
 from leakscope.attacks.parts.search.first_order import Problem
 from leakscope.attacks.parts.search.together import consensus
 from leakscope.audit.telling import tell
-from leakscope.core.attempt import unwatched
+from leakscope.core.effort import unwatched
 
 
 def test_translated_copies_agree_with_each_of_them() -> None:

@@ -25,10 +25,11 @@ from leakscope.attacks.transcripts.exact.alignment import (
     spelled,
     through,
 )
-from leakscope.attacks.transcripts.exact.dropout import Entries, as_trained, peeled, settled
+from leakscope.attacks.transcripts.exact.dropout import Entries, peeled, settled
 from leakscope.attacks.transcripts.exact.occupancy import Spoken
 from leakscope.attacks.transcripts.exact.reading import MANNERS, _Reader, judged, read
 from leakscope.attacks.transcripts.exact.repairing import beamed, first_and_worst, neighbors, outright, repaired, worst
+from leakscope.mechanisms.reading import as_run
 
 LETTERS = 4
 CONTEXT, FEATURES = 4, 5
@@ -336,7 +337,7 @@ def test_what_the_loss_divides_by_is_told_by_what_stands_out_of_the_noise(diviso
 
 def masks_of(seen: ls.Observation, batch: ls.Batch) -> dict[str, torch.Tensor]:
     """What each dropout layer multiplied the first utterance with, by running the client's pass again."""
-    target, masks = as_trained(seen), {}
+    target, masks = as_run(seen.mechanism, seen.target), {}
 
     def watch(name: str, module: nn.Module) -> None:
         def hook(_: nn.Module, given: tuple[torch.Tensor, ...], returned: torch.Tensor) -> None:

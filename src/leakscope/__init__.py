@@ -66,7 +66,6 @@ if TYPE_CHECKING:
     from leakscope.attacks.transcripts.exact.ctc import CtcTranscript as CtcTranscript
     from leakscope.bounds.accounting import epsilon as epsilon
     from leakscope.core.attempt import Attempt as Attempt
-    from leakscope.core.attempt import Budget as Budget
     from leakscope.core.attempt import Certificate as Certificate
     from leakscope.core.attempt import Outcome as Outcome
     from leakscope.core.batch import Batch as Batch
@@ -75,6 +74,7 @@ if TYPE_CHECKING:
     from leakscope.core.claim import Labels as Labels
     from leakscope.core.claim import Tokens as Tokens
     from leakscope.core.claim import Transcripts as Transcripts
+    from leakscope.core.effort import Budget as Budget
     from leakscope.core.errors import BadInput as BadInput
     from leakscope.core.errors import LeakscopeError as LeakscopeError
     from leakscope.core.errors import MissingExtra as MissingExtra
@@ -230,9 +230,9 @@ _HOME = {
         "Uniform",
     ),
     "bounds.accounting": ("epsilon",),
+    "core.effort": ("Budget",),
     "core.attempt": (
         "Attempt",
-        "Budget",
         "Certificate",
         "Outcome",
     ),

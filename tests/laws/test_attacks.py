@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 import leakscope as ls
-from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.attack import Attack
 from leakscope.cli.names import Family, Row, Trait, rows, vocabulary
 from leakscope.core.facts import Fact
+from leakscope.core.refusal import Refusal
 
 ROOT = Path(__file__).parents[2]
 SHAPE = (1, 8, 8)
@@ -49,13 +50,13 @@ def _domain() -> ls.Images:
     return ls.Images(*SHAPE)
 
 
-def built(row: Row) -> AbstractAttack[Any]:
+def built(row: Row) -> Attack[Any]:
     """The row's example with a search that ends at once."""
-    attack: AbstractAttack[Any] = eval(row.example, PUBLIC)
+    attack: Attack[Any] = eval(row.example, PUBLIC)
     return shortened(attack)
 
 
-def shortened(attack: AbstractAttack[Any], steps: int = 12) -> AbstractAttack[Any]:
+def shortened(attack: Attack[Any], steps: int = 12) -> Attack[Any]:
     if isinstance(attack, ls.AtRest | ls.AssumedLengths):
         return dataclasses.replace(attack, attack=shortened(attack.attack, steps))
     if isinstance(attack, ls.SoftTranscript):
@@ -158,10 +159,13 @@ def test_an_applicable_attack_runs_and_a_refused_one_has_a_reason(row: Row) -> N
         assert not forced(attack, untold)
 
 
-def forced(attack: AbstractAttack[Any], seen: ls.Observation) -> bool:
+def forced(attack: Attack[Any], seen: ls.Observation) -> bool:
     """Whether the attack claims anything when it is forced past its refusal."""
     try:
-        attempt = attack._attempt(seen, key=ls.Key(1), clock=ls.Budget().start(), watch=lambda progress: None)
+        read = attack._read(seen)
+        if isinstance(read, Refusal):
+            return False
+        attempt = attack._attempt(seen, read, key=ls.Key(1), clock=ls.Budget().start(), watch=lambda progress: None)
     except ls.NotTold:
         return False
     return attempt.claim is not None

@@ -1,37 +1,49 @@
-"""The contract of every attack: refuse, seed, time, attempt, classify."""
+"""The contract of every attack: read or refuse, seed, time, attempt, classify."""
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
 from abc import ABC, abstractmethod
-from typing import ClassVar, Generic, final
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar, final
 
-from leakscope.core.attempt import (
-    AbstractCheckpoint,
-    Attempt,
-    Budget,
-    ClaimT,
-    Clock,
-    Cost,
-    Outcome,
-    Refusal,
-    Watch,
-    unwatched,
-)
+from leakscope.core.attempt import Attempt, ClaimT, Cost, Outcome
+from leakscope.core.effort import AbstractCheckpoint, Budget, Clock, Watch, unwatched
+from leakscope.core.errors import NoSuchLayer
 from leakscope.core.facts import Fact
+from leakscope.core.mechanism import AbstractReplayable, AbstractStep
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
+from leakscope.core.release import AbstractRelease, Delta, Gradient
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 
+ReadT = TypeVar("ReadT")
 
-class AbstractAttack(ABC, Generic[ClaimT]):
+
+@final
+class Asks(enum.Enum):
+    """What an attack asks of the mechanism: that a release is a gradient in disguise, a replay, or nothing."""
+
+    GRADIENT = "gradient"
+    REPLAY = "replay"
+    NOTHING = "nothing"
+
+
+class AbstractAttack(ABC, Generic[ReadT, ClaimT]):
     """A small value: frozen, printable, repeatable. `run` is final and owns what all attacks share.
 
-    needs: the facts without which the attack refuses.
+    ReadT: what the attack reads off an observation before it works, such as its layers; None where there is nothing.
+    needs: the facts without which the attack refuses. reads: the kinds of release that it understands. asks: what the
+    mechanism has to be for it. several: whether it reads more than one round.
     """
 
     needs: ClassVar[frozenset[type[Fact]]] = frozenset()
+    reads: ClassVar[frozenset[type[AbstractRelease]]] = frozenset({Gradient, Delta})
+    asks: ClassVar[Asks] = Asks.GRADIENT
+    several: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -39,23 +51,41 @@ class AbstractAttack(ABC, Generic[ClaimT]):
         """BibTeX of the sources, printed by the report; empty when there is none."""
 
     @abstractmethod
-    def _refusal(self, seen: Observation) -> Refusal | None:
-        """Why this attack does not apply to `seen`, beyond missing facts; None when it does."""
+    def _read(self, seen: Observation) -> ReadT | Refusal:
+        """What the attack works on, or why it does not apply to `seen`, beyond what the base class checks.
+
+        A layer that the model lacks may be left to raise `NoSuchLayer`, whose sentence becomes the refusal.
+        """
 
     @abstractmethod
-    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[ClaimT]:
+    def _attempt(self, seen: Observation, read: ReadT, *, key: Key, clock: Clock, watch: Watch) -> Attempt[ClaimT]:
         """The attack itself. Draws only from `key`, stops when `clock` says so, never changes `seen`."""
 
     @final
+    def ready(self, seen: Observation) -> Ready[ClaimT] | Refusal:
+        """The attack with what it has read, or why it does not apply: nothing is read twice."""
+        refusal = self._unfit(seen)
+        if refusal is not None:
+            return refusal
+        try:
+            read = self._read(seen)
+        except NoSuchLayer as error:
+            return Refusal(str(error))
+        return read if isinstance(read, Refusal) else Ready(self, seen, read)
+
+    @final
     def refusal(self, seen: Observation) -> Refusal | None:
-        """A dry run: None when the attack applies, otherwise the missing fact or layer in a sentence."""
-        missing = sorted(kind.__name__ for kind in self.needs if not seen.knows(kind))
-        if missing:
-            told = ", ".join(type(fact).__name__ for fact in seen.facts) or "nothing"
-            return Refusal(f"needs to be told {' and '.join(missing)}; told: {told}")
-        if not trees.finite(seen.release.by_name):
-            return Refusal("the release holds values that are not finite")
-        return self._refusal(seen)
+        """A dry run: None when the attack applies, otherwise what is missing, in a sentence."""
+        found = self.ready(seen)
+        return found if isinstance(found, Refusal) else None
+
+    @final
+    def within(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch = unwatched) -> Attempt[ClaimT]:
+        """For attacks around attacks: under a clock that runs, with its checkpoint, drawing from `key` itself."""
+        found = self.ready(seen)
+        if isinstance(found, Refusal):
+            return Attempt(repr(self), Outcome.REFUSED, found.sentence)
+        return found.within(key=key, clock=clock, watch=watch)
 
     @final
     def run(
@@ -75,18 +105,63 @@ class AbstractAttack(ABC, Generic[ClaimT]):
         key.
         """
         clock = (budget or Budget()).start()
-        refusal = self.refusal(seen)
-        if refusal is not None:
-            return Attempt(repr(self), Outcome.REFUSED, refusal.sentence, cost=Cost(clock.spent()))
-        if checkpoint is not None:
-            checkpoint.open(self._owner(seen, key))
-            clock = clock.kept(checkpoint)
-        attempt = self._attempt(seen, key=key.child(type(self).__name__), clock=clock, watch=watch)
-        if checkpoint is not None and attempt.outcome is not Outcome.INTERRUPTED:
-            checkpoint.close()
-        return dataclasses.replace(attempt, cost=Cost(clock.spent(), attempt.cost.evaluations))
+        found = self.ready(seen)
+        if isinstance(found, Refusal):
+            return Attempt(repr(self), Outcome.REFUSED, found.sentence, cost=Cost(clock.spent()))
+        return found.run(key=key, clock=clock, watch=watch, checkpoint=checkpoint)
+
+    @final
+    def _unfit(self, seen: Observation) -> Refusal | None:
+        """What no attack of this kind can do, asked once for all: of the facts, the releases and the mechanism."""
+        missing = sorted(kind.__name__ for kind in self.needs if not seen.knows(kind))
+        if missing:
+            told = ", ".join(type(fact).__name__ for fact in seen.facts) or "nothing"
+            return Refusal(f"needs to be told {' and '.join(missing)}; told: {told}")
+        if len(seen.rounds) > 1 and not self.several:
+            return Refusal(f"reads one round, the observation has {len(seen.rounds)}; give it one of `seen.each()`")
+        kind = type(seen.rounds[0].release)
+        if kind not in self.reads:
+            wanted = " or ".join(sorted(one.__name__ for one in self.reads))
+            return Refusal(f"reads a {wanted}, the release is {kind.__name__}")
+        if self.asks is Asks.GRADIENT and not isinstance(seen.mechanism, AbstractStep):
+            return Refusal(f"what {seen.mechanism!r} releases cannot be read as a gradient")
+        if self.asks is Asks.REPLAY and not isinstance(seen.mechanism, AbstractReplayable):
+            return Refusal(f"the course of {seen.mechanism!r} is not known, so it cannot be repeated on a candidate")
+        if not all(trees.finite(one.release.by_name) for one in seen.rounds):
+            return Refusal("the release holds values that are not finite")
+        return None
 
     @final
     def _owner(self, seen: Observation, key: Key) -> str:
         """The hash of all that decides what a search does; the budget decides only when it ends."""
         return hashlib.blake2b(repr((self, seen.fingerprint(), key)).encode(), digest_size=16).hexdigest()
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Ready(Generic[ClaimT]):
+    """An attack that applies to an observation, with what it read of it."""
+
+    attack: AbstractAttack[Any, ClaimT]
+    seen: Observation
+    read: Any
+
+    def within(self, *, key: Key, clock: Clock, watch: Watch = unwatched) -> Attempt[ClaimT]:
+        """As `AbstractAttack.within`."""
+        return self.attack._attempt(self.seen, self.read, key=key, clock=clock, watch=watch)
+
+    def run(
+        self, *, key: Key, clock: Clock, watch: Watch = unwatched, checkpoint: AbstractCheckpoint | None = None
+    ) -> Attempt[ClaimT]:
+        """As `AbstractAttack.run`, from a clock that has started."""
+        if checkpoint is not None:
+            checkpoint.open(self.attack._owner(self.seen, key))
+            clock = clock.kept(checkpoint)
+        attempt = self.within(key=key.child(type(self.attack).__name__), clock=clock, watch=watch)
+        if checkpoint is not None and attempt.outcome is not Outcome.INTERRUPTED:
+            checkpoint.close()
+        return dataclasses.replace(attempt, cost=Cost(clock.spent(), attempt.cost.evaluations))
+
+
+Attack = AbstractAttack[Any, ClaimT]
+"""An attack as others see it, by its claim alone: `Attack[Inputs]`."""

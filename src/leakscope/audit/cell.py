@@ -14,8 +14,9 @@ from leakscope.audit.controls import BlindGuess
 from leakscope.audit.display import Truth, certificate, claimed_fields, private_fields
 from leakscope.audit.plan import Cell
 from leakscope.audit.telling import tell
-from leakscope.core.attempt import Attempt, Outcome, Watch, unwatched
+from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Claim
+from leakscope.core.effort import Watch, unwatched
 from leakscope.core.facts import Gallery
 from leakscope.core.observation import Observation
 from leakscope.core.secret import Secret

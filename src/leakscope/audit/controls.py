@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
-from leakscope.attacks.attack import AbstractAttack
-from leakscope.core.attempt import Attempt, Clock, Cost, Outcome, Refusal, Watch
+from leakscope.attacks.attack import AbstractAttack, Asks
+from leakscope.core.attempt import Attempt, Cost, Outcome
 from leakscope.core.batch import Batch
 from leakscope.core.claim import Attribute, Inputs, Labels, Tokens, Transcripts
+from leakscope.core.effort import Clock, Watch
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import Gallery
 from leakscope.core.observation import Observation
+from leakscope.core.release import AbstractRelease, Delta, Gradient, Weights
 from leakscope.datasets.draw import AbstractSource
 from leakscope.domains.text import sequences_of
 from leakscope.numerics.rng import Key
@@ -28,7 +30,7 @@ SENTENCE = "guessed from public data without looking"
 
 @final
 @dataclass(frozen=True)
-class BlindGuess(AbstractAttack[Inputs | Tokens]):
+class BlindGuess(AbstractAttack[None, Inputs | Tokens]):
     """claim = (mean of the public inputs) x count, labels drawn from the public ones; the release is not read.
 
     The mean is the single guess with the least expected squared error, hence the hardest blind guess to beat in
@@ -43,6 +45,11 @@ class BlindGuess(AbstractAttack[Inputs | Tokens]):
     source: AbstractSource
     count: int
 
+    # it looks at nothing, so nothing is asked of what there is to look at
+    reads: ClassVar[frozenset[type[AbstractRelease]]] = frozenset({Gradient, Delta, Weights})
+    asks: ClassVar[Asks] = Asks.NOTHING
+    several: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if self.count < 1:
             raise BadInput(f"expected a count of at least 1, got {self.count}")
@@ -52,10 +59,12 @@ class BlindGuess(AbstractAttack[Inputs | Tokens]):
         """None: it is no published attack."""
         return ""
 
-    def _refusal(self, seen: Observation) -> Refusal | None:
+    def _read(self, seen: Observation) -> None:
         return None
 
-    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs | Tokens]:
+    def _attempt(
+        self, seen: Observation, read: None, *, key: Key, clock: Clock, watch: Watch
+    ) -> Attempt[Inputs | Tokens]:
         public = self.source.public()
         if public.lengths is not None:
             return Attempt(repr(self), Outcome.CLAIMED, SENTENCE, self._frames(public, public.lengths), cost=Cost())

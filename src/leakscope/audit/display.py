@@ -139,7 +139,12 @@ def certificate(given: Certificate | None) -> CertificateRecord | None:
     if given is None:
         return None
     return CertificateRecord(
-        residual=given.residual, tolerance=given.tolerance, holds=given.holds, statement=given.statement
+        residual=given.residual,
+        tolerance=given.tolerance,
+        holds=given.holds,
+        statement=given.statement,
+        residuals=given.residuals,
+        tolerances=given.tolerances,
     )
 
 

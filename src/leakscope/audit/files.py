@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from leakscope.audit.display import certificate
 from leakscope.core.attempt import Attempt, Certificate, Cost, Outcome, Trace
 from leakscope.core.batch import Batch
 from leakscope.core.claim import Claim
@@ -183,13 +184,14 @@ def read_claim(path: Path) -> Made:
     found = _tensors(arrays, header.bfloat16)
     try:
         said = header.tried[header.chosen]
+        claim = _put_together(header, found)
         shown = tuple((at, found[f"picture.{i}"]) for i, at in enumerate(header.picture_evaluations))
         attempt = Attempt(
             said.attack,
             Outcome(said.outcome),
             said.sentence,
-            _put_together(header, found),
-            _certificate(said.certificate),
+            claim,
+            _certificate(said.certificate, items=0 if claim is None else len(claim)),
             Cost(said.seconds, said.evaluations),
             Trace(header.trace_evaluations, header.trace_losses, shown),
             header.steps,
@@ -222,22 +224,22 @@ def _frozen(value: Any) -> Any:
 
 
 def _tried(one: Attempt[Claim]) -> Tried:
-    proof = one.certificate
-    certificate = proof and CertificateRecord(
-        residual=proof.residual, tolerance=proof.tolerance, holds=proof.holds, statement=proof.statement
-    )
     return Tried(
         attack=one.attack,
         outcome=one.outcome.value,
         sentence=one.sentence,
-        certificate=certificate,
+        certificate=certificate(one.certificate),
         seconds=one.cost.seconds,
         evaluations=one.cost.evaluations,
     )
 
 
-def _certificate(said: CertificateRecord | None) -> Certificate | None:
-    return said and Certificate(said.residual, said.tolerance, said.statement)
+def _certificate(said: CertificateRecord | None, *, items: int) -> Certificate | None:
+    if said is None:
+        return None
+    if said.residuals:
+        return Certificate(said.residuals, said.tolerances, said.statement)
+    return Certificate.alike(said.residual, said.tolerance, said.statement, items=items)
 
 
 def _arrays(named: Named) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:

@@ -10,7 +10,7 @@ from typing import Any, final
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.audit.controls import BlindGuess
 from leakscope.audit.telling import MAKERS
-from leakscope.core.attempt import Budget
+from leakscope.core.effort import Budget
 from leakscope.core.errors import BadPlan
 from leakscope.core.facts import Fact, Gallery
 from leakscope.core.mechanism import AbstractMechanism
@@ -34,7 +34,7 @@ from leakscope.scoring.metrics.tokens import TokenError
 from leakscope.scoring.metrics.vision import PSNR
 from leakscope.targets.recipes.architecture import AbstractArchitecture
 
-Attack = AbstractAttack[Any]
+Attack = AbstractAttack[Any, Any]
 
 VERDICT_METRICS: tuple[AbstractMetric, ...] = (PSNR(), LabelAccuracy())
 """What verdicts are read from; scored in every audit."""

@@ -19,7 +19,7 @@ from leakscope.audit.engines.engine import AbstractEngine, Event, Finished, List
 from leakscope.audit.plan import Cell, Plan
 from leakscope.audit.shard import Shard
 from leakscope.audit.verdict import summarize
-from leakscope.core.attempt import Watch, unwatched
+from leakscope.core.effort import Watch, unwatched
 from leakscope.core.errors import BadInput, BadPlan, DamagedRecord
 from leakscope.ledger.lock import is_lock, one_at_a_time, sole_runner
 from leakscope.ledger.record import CellSpec, Ending, Record, Summary

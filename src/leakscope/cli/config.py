@@ -15,7 +15,7 @@ from leakscope.cli.expressions import build
 from leakscope.cli.models import recipe
 from leakscope.cli.names import Family
 from leakscope.cli.plan_keys import FIELDS
-from leakscope.core.attempt import Budget
+from leakscope.core.effort import Budget
 from leakscope.core.errors import BadInput, BadPlan, UnknownName
 from leakscope.core.facts import Fact
 from leakscope.core.mechanism import AbstractMechanism

@@ -15,8 +15,8 @@ from rich.table import Column
 
 from leakscope.audit.engines.engine import Event, Finished, Listen, Moved, Noticed, Started
 from leakscope.audit.evidence import DECIDING
-from leakscope.core.attempt import Progress as Said
-from leakscope.core.attempt import Watch
+from leakscope.core.effort import Progress as Said
+from leakscope.core.effort import Watch
 from leakscope.ledger.record import Ending, GroupVerdict, Record, Summary, Word
 
 STYLES = {Word.LEAKS: "bold red", Word.INCONCLUSIVE: "yellow", Word.NO_LEAK_FOUND: "green"}

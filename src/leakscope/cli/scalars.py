@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from leakscope.core.attempt import Progress, Watch
+from leakscope.core.effort import Progress, Watch
 from leakscope.core.errors import optional
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
-import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, final
+from typing import Generic, TypeVar, final
 
 from torch import Tensor
 
@@ -30,28 +27,61 @@ class Outcome(enum.Enum):
 
 @final
 @dataclass(frozen=True)
-class Refusal:
-    """Why an attack does not apply here; the sentence names the missing fact or layer."""
-
-    sentence: str
-
-
-@final
-@dataclass(frozen=True)
 class Certificate:
-    """The residual of an exact attack's own equations.
+    """What an exact attack's own equations leave over, for each claimed item, without knowing the secret.
 
-    `residual <= tolerance` proves the claim to within rounding, without knowing the secret.
+    residuals, tolerances: one for each claimed item, in the claim's order; residuals[i] <= tolerances[i] proves item i
+    to within rounding. statement: which equations these are, hence what is proved.
+    Raises `BadInput` when they are not equally many.
+
+    >>> one = Certificate((1e-7, 0.3), (1e-4, 1e-4), "relative residual of the first layer")
+    >>> one.proved, one.holds, one.residual
+    ((True, False), False, 0.3)
     """
 
-    residual: float
-    tolerance: float
+    residuals: tuple[float, ...]
+    tolerances: tuple[float, ...]
     statement: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "residuals", tuple(float(one) for one in self.residuals))
+        object.__setattr__(self, "tolerances", tuple(float(one) for one in self.tolerances))
+        if len(self.residuals) != len(self.tolerances):
+            raise BadInput(f"{len(self.residuals)} residuals do not fit {len(self.tolerances)} tolerances; one each")
+
+    @staticmethod
+    def alike(residual: float, tolerance: float, statement: str, *, items: int = 1) -> Certificate:
+        """One residual of equations in which all claimed items stand: it proves all of them or none."""
+        return Certificate((residual,) * items, (tolerance,) * items, statement)
+
+    @property
+    def proved(self) -> tuple[bool, ...]:
+        """Of each item whether its residual is within its tolerance; False for NaN."""
+        return tuple(left <= most for left, most in zip(self.residuals, self.tolerances, strict=True))
 
     @property
     def holds(self) -> bool:
-        """Whether the residual is within the tolerance; False for NaN."""
-        return self.residual <= self.tolerance
+        """Whether there are items and all of them are proved."""
+        return bool(self.residuals) and all(self.proved)
+
+    @property
+    def residual(self) -> float:
+        """That of the item that is farthest from being proved; NaN without items."""
+        return self._worst()[0]
+
+    @property
+    def tolerance(self) -> float:
+        """That of the item that is farthest from being proved; NaN without items."""
+        return self._worst()[1]
+
+    def _worst(self) -> tuple[float, float]:
+        pairs = zip(self.residuals, self.tolerances, strict=True)
+        # NaN is no proof, hence the worst; a tolerance of 0 leaves only the residual to compare
+        return max(
+            pairs,
+            key=lambda one: math.inf if math.isnan(one[0]) else one[0] / one[1] if one[1] > 0 else one[0],
+            default=(math.nan, math.nan),
+        )
 
 
 @final
@@ -100,134 +130,7 @@ class Attempt(Generic[ClaimT]):
             raise BadInput("an attempt that claims needs a claim")
         if self.outcome in (Outcome.REFUSED, Outcome.DIVERGED) and self.claim is not None:
             raise BadInput(f"a {self.outcome.value} attempt carries no claim")
-
-
-@final
-@dataclass(frozen=True)
-class Progress:
-    """One sign of life of a long search; `fraction` in [0, 1] of whatever bounds it.
-
-    evaluations: of the gradient, so far. scalars: what else moves, by name: the step, the radius, parts of the loss.
-    """
-
-    fraction: float
-    loss: float
-    note: str = ""
-    evaluations: int = 0
-    scalars: tuple[tuple[str, float], ...] = ()
-
-
-Watch = Callable[[Progress], None]
-
-
-def unwatched(progress: Progress) -> None:
-    """The watcher that watches nothing."""
-    del progress
-
-
-State = dict[str, Any]
-"""What a search needs to go on: tensors, numbers, texts and None, in dicts with text keys and in lists."""
-
-
-class AbstractCheckpoint(ABC):
-    """Where a search keeps its state, so that it can be killed at any moment and go on to the same answer.
-
-    It is handed in beside the budget and is no field of an attack: it changes neither repr nor result.
-    """
-
-    @abstractmethod
-    def open(self, owner: str) -> None:
-        """Declare whose state this is. Raises `BadInput` when a state of another owner is there."""
-
-    @abstractmethod
-    def load(self) -> State | None:
-        """The state that was saved last, None when there is none."""
-
-    @abstractmethod
-    def due(self) -> bool:
-        """Whether it is time to save again."""
-
-    @abstractmethod
-    def save(self, state: State, *, seconds: float) -> None:
-        """Keep `state`, all of it or nothing. seconds: what the search has spent in all its lives."""
-
-    @abstractmethod
-    def seconds(self) -> float:
-        """What earlier lives had spent when they saved last."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Forget the state: the search has ended by itself."""
-
-
-@final
-@dataclass(frozen=True)
-class Budget:
-    """What an attack may spend; `None` leaves that side open. The first bound that is reached ends the search.
-
-    >>> Budget(evaluations=10).start().exhausted(10)
-    True
-    """
-
-    seconds: float | None = None
-    evaluations: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.seconds is not None and not self.seconds > 0:
-            raise BadInput(f"expected a budget of more than 0 seconds, got {self.seconds}")
-        if self.evaluations is not None and self.evaluations < 1:
-            raise BadInput(f"expected a budget of at least 1 evaluation, got {self.evaluations}")
-
-    def start(self) -> Clock:
-        """A running clock of this budget."""
-        return Clock(self, time.perf_counter())
-
-
-@final
-@dataclass(frozen=True)
-class Clock:
-    """A budget that has started, and where a search under it keeps its state, if anywhere."""
-
-    budget: Budget
-    started: float
-    checkpoint: AbstractCheckpoint | None = None
-
-    def kept(self, checkpoint: AbstractCheckpoint) -> Clock:
-        """This clock with a checkpoint; what earlier lives have spent is spent."""
-        return dataclasses.replace(self, started=self.started - checkpoint.seconds(), checkpoint=checkpoint)
-
-    def saved(self) -> State | None:
-        """The state to go on from, None for a fresh start."""
-        return None if self.checkpoint is None else self.checkpoint.load()
-
-    def keep(self, state: Callable[[], State]) -> None:
-        """Save `state()` if it is time; call it where the state is consistent."""
-        if self.checkpoint is not None and self.checkpoint.due():
-            self.checkpoint.save(state(), seconds=self.spent())
-
-    def spent(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self.started
-
-    def remaining(self, evaluations: int = 0) -> Budget:
-        """What is left after `evaluations`, never less than a token millisecond and one evaluation."""
-        seconds, most = self.budget.seconds, self.budget.evaluations
-        return Budget(
-            None if seconds is None else max(seconds - self.spent(), 1e-3),
-            None if most is None else max(most - evaluations, 1),
-        )
-
-    def exhausted(self, evaluations: int) -> bool:
-        """Whether either bound is reached."""
-        seconds, most = self.budget.seconds, self.budget.evaluations
-        return (seconds is not None and self.spent() >= seconds) or (most is not None and evaluations >= most)
-
-    def fraction(self, evaluations: int, planned: int) -> float:
-        """How far the search is, by whichever bound is nearest, in [0, 1]."""
-        seconds, most = self.budget.seconds, self.budget.evaluations
-        shares = [evaluations / max(planned, 1)]
-        if seconds is not None:
-            shares.append(self.spent() / seconds)
-        if most is not None:
-            shares.append(evaluations / most)
-        return min(max(shares), 1.0)
+        if self.claim is not None and self.certificate is not None:
+            claimed, certified = len(self.claim), len(self.certificate.residuals)
+            if claimed != certified:
+                raise BadInput(f"a certificate of {certified} items does not fit a claim of {claimed}; give one each")

@@ -1,4 +1,9 @@
-"""One public description of what a client does, with three readers: client, adversary, accountant."""
+"""One public description of what a client does, in three steps: what all release, what can be replayed, what is a step.
+
+AbstractMechanism       release, event, undefended    a trained head, a whole training of unknown course
+└── AbstractReplayable  + replay                      a training whose course is known
+    └── AbstractStep    + as_gradient                 an update that can be read as one gradient
+"""
 
 from __future__ import annotations
 
@@ -15,25 +20,33 @@ if TYPE_CHECKING:
 
 
 class AbstractMechanism(ABC):
-    """A frozen description, read by the client (`release`), the adversary (`replay`) and the accountant (`event`)."""
+    """A frozen description, read by the client (`release`) and the accountant (`event`)."""
 
     @abstractmethod
     def release(self, target: Target, batch: Batch, *, key: Key) -> Release:
         """What the client really sends; may be random."""
 
     @abstractmethod
-    def replay(self, target: Target, batch: Batch) -> Release:
-        """What the adversary expects: differentiable in `batch.inputs` and soft labels, without randomness."""
-
-    @abstractmethod
     def event(self, *, rounds: int = 1) -> DpEvent:
         """The privacy event of `rounds` releases, for dp-accounting (`NonPrivateDpEvent` where nothing bounds it)."""
-
-    @abstractmethod
-    def as_gradient(self, release: Release) -> Gradient:
-        """The release read as one (mean) gradient, by the mechanism's own public constants."""
 
     @property
     @abstractmethod
     def undefended(self) -> AbstractMechanism:
         """The same protocol without any defense: the positive control."""
+
+
+class AbstractReplayable(AbstractMechanism):
+    """A mechanism whose course the adversary knows but for its randomness, and can therefore repeat on a candidate."""
+
+    @abstractmethod
+    def replay(self, target: Target, batch: Batch) -> Release:
+        """What the adversary expects: differentiable in `batch.inputs` and soft labels, without randomness."""
+
+
+class AbstractStep(AbstractReplayable):
+    """A mechanism whose release says, by public constants, what the mean gradient on the batch was."""
+
+    @abstractmethod
+    def as_gradient(self, release: Release) -> Gradient:
+        """The release read as one (mean) gradient, by the mechanism's own public constants."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import final
@@ -94,6 +95,26 @@ class Target:
     def parameters(self) -> dict[str, Tensor]:
         """The parameters by name, without copying."""
         return {name: value.detach() for name, value in self.module.named_parameters()}
+
+    def at(self, weights: Named) -> Target:
+        """The same model at other weights, by name: every parameter, and buffers where they moved as well.
+
+        Raises `BadInput` on a name that is missing or unknown, and on another shape.
+        """
+        module = copy.deepcopy(self.module)
+        own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        lacking = sorted(dict(module.named_parameters()).keys() - weights.keys())
+        odd = sorted(weights.keys() - own.keys())
+        if lacking or odd:
+            raise BadInput(
+                f"the weights do not fit {self.name}: without {lacking[:4]}, unknown {odd[:4]}; give all of it"
+            )
+        with torch.no_grad():
+            for name, value in weights.items():
+                if value.shape != own[name].shape:
+                    raise BadInput(f"{name}: expected {tuple(own[name].shape)}, got {tuple(value.shape)}")
+                own[name].copy_(value)
+        return dataclasses.replace(self, module=module)
 
     def buffers(self) -> dict[str, Tensor]:
         """Copies of the buffers by name: a forward pass in training mode writes to the copies only."""

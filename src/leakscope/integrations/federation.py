@@ -18,8 +18,10 @@ from safetensors.torch import save
 
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.audit.files import Provenance, fingerprint, write_claim, write_update
-from leakscope.core.attempt import Attempt, Budget, Outcome
+from leakscope.core.arguments import count
+from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Claim
+from leakscope.core.effort import Budget
 from leakscope.core.errors import BadInput, LeakscopeError
 from leakscope.core.facts import BatchSize, Fact
 from leakscope.core.mechanism import AbstractMechanism
@@ -27,7 +29,6 @@ from leakscope.core.observation import Observation
 from leakscope.core.release import Delta
 from leakscope.core.target import Target
 from leakscope.ledger.files import write_atomically
-from leakscope.mechanisms.arguments import count
 from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.numerics.rng import Key
 from leakscope.targets.files.foreign import Fitted, Foreign, fitted, load_fitted
@@ -65,7 +66,7 @@ class Setting:
     most: int = 1
     facts: tuple[Fact, ...] = ()
     tell_size: bool = True
-    attacks: tuple[AbstractAttack[Any], ...] = ()
+    attacks: tuple[AbstractAttack[Any, Any], ...] = ()
     budget: Budget | None = None
     key: Key = dataclasses.field(default_factory=lambda: Key(0))
 

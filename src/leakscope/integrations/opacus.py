@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch import nn
 
+from leakscope.core.arguments import count, number
 from leakscope.core.errors import BadInput, optional
 from leakscope.core.facts import Fact
 from leakscope.core.observation import Observation
 from leakscope.core.release import Gradient
 from leakscope.core.target import Target
-from leakscope.mechanisms.arguments import count, number
 from leakscope.mechanisms.compose import accounting
 from leakscope.mechanisms.protocols.dpsgd import DPSGD
 from leakscope.numerics import trees

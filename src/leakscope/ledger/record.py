@@ -87,12 +87,18 @@ class ScoreRecord(_Strict):
 
 @final
 class CertificateRecord(_Strict):
-    """The residual of an exact attack's own equations."""
+    """What an exact attack's own equations leave over.
+
+    residual, tolerance: of the claimed item that is farthest from being proved. holds: whether all are. residuals,
+    tolerances: of each item, in the claim's order; empty in records of versions that kept one for all.
+    """
 
     residual: float
     tolerance: float
     holds: bool
     statement: str
+    residuals: tuple[float, ...] = ()
+    tolerances: tuple[float, ...] = ()
 
 
 @final

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, final
 
 from torch import Tensor
 
+from leakscope.core.arguments import count
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput, optional
-from leakscope.core.mechanism import AbstractMechanism
+from leakscope.core.mechanism import AbstractStep
 from leakscope.core.release import Gradient, Release, same_kind
 from leakscope.core.target import Target
-from leakscope.mechanisms.arguments import count
+from leakscope.mechanisms.effects import InputEffect, ModelEffect, ProtocolEffect, UpdateEffect
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 
@@ -35,6 +36,10 @@ class Sensitivity:
     l2: float = math.inf
 
 
+Cells = tuple[Named, Named]
+"""The lowest and the highest value that each entry of an update may have had, equal where it is known."""
+
+
 class AbstractDefense(ABC):
     """Something that a client does against leakage. Exactly one of the three kinds below."""
 
@@ -50,6 +55,11 @@ class AbstractInputDefense(AbstractDefense):
     def replay(self, target: Target, batch: Batch) -> Batch:
         """What the adversary expects of `apply`: differentiable, without randomness."""
 
+    @property
+    def effect(self) -> InputEffect:
+        """What attacks may rely on; by default nothing."""
+        return InputEffect()
+
 
 class AbstractModelDefense(AbstractDefense):
     """Changes how the client runs the model."""
@@ -61,6 +71,11 @@ class AbstractModelDefense(AbstractDefense):
     @abstractmethod
     def replay(self, target: Target) -> Target:
         """The model as the adversary runs it, without randomness."""
+
+    @property
+    def effect(self) -> ModelEffect:
+        """What attacks may rely on; by default nothing."""
+        return ModelEffect()
 
 
 class AbstractUpdateDefense(AbstractDefense):
@@ -85,8 +100,26 @@ class AbstractUpdateDefense(AbstractDefense):
         A step that adds noise to something unbounded returns `NonPrivateDpEvent`.
         """
 
+    @property
+    def effect(self) -> UpdateEffect:
+        """What attacks may rely on; by default nothing."""
+        return UpdateEffect()
 
-class AbstractProtocol(AbstractMechanism):
+    def noise(self, sent: Tensor) -> float | None:
+        """The standard deviation of what was added to each entry of one tensor, in the units of what was `sent`.
+
+        0 where nothing is; None where it is not declared.
+        """
+        del sent
+        return None
+
+    def cells(self, sent: Named) -> Cells | None:
+        """The intervals that the entries must have come from, given what was `sent`; None where there are none."""
+        del sent
+        return None
+
+
+class AbstractProtocol(AbstractStep):
     """Computes an update from a batch; `protocol >> defense` defends it. Undefended by itself, but for `DPSGD`."""
 
     @abstractmethod
@@ -97,6 +130,19 @@ class AbstractProtocol(AbstractMechanism):
     def undefended(self) -> AbstractProtocol:
         """The protocol itself."""
         return self
+
+    @property
+    def effect(self) -> ProtocolEffect:
+        """What attacks may rely on; by default nothing."""
+        return ProtocolEffect()
+
+    def noise(self, examples: int | None) -> float | None:
+        """The standard deviation of what is added to each entry of the release, given the number of examples if told.
+
+        0 where nothing is; None where it is not declared or depends on what was not told.
+        """
+        del examples
+        return None
 
     def event(self, *, rounds: int = 1) -> DpEvent:
         """Nothing bounds or perturbs the update: not private."""
@@ -109,7 +155,7 @@ class AbstractProtocol(AbstractMechanism):
 
 @final
 @dataclass(frozen=True, repr=False)
-class Defended(AbstractMechanism):
+class Defended(AbstractStep):
     """A protocol followed by defenses, in the order in which they are written.
 
     Input and model defenses act before the update is computed, update defenses after; within a kind the
@@ -196,6 +242,14 @@ class Defended(AbstractMechanism):
             return dp.NonPrivateDpEvent()
         once = events[0] if len(events) == 1 else dp.ComposedDpEvent(events)
         return once if rounds == 1 else dp.SelfComposedDpEvent(once, rounds)
+
+
+def around(sent: Named, half: Named) -> Cells:
+    """The cells from `half` below to `half` above what was sent, in float64."""
+    return (
+        {name: value.double() - half[name] for name, value in sent.items()},
+        {name: value.double() + half[name] for name, value in sent.items()},
+    )
 
 
 def accounting() -> ModuleType:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
+from leakscope.core.arguments import number
 from leakscope.core.errors import BadInput
 from leakscope.core.release import Release, same_kind
-from leakscope.mechanisms.arguments import number
 from leakscope.numerics import trees
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from leakscope.attacks.attributes.encoder import checked
 from leakscope.attacks.attributes.rescnn import FRAMES, ResCNNNetwork, Shape, fresh, prepared
-from leakscope.core.attempt import Progress, Watch, unwatched
+from leakscope.core.effort import Progress, Watch, unwatched
 from leakscope.core.errors import BadInput
 from leakscope.numerics.rng import Key
 

@@ -12,15 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from leakscope.attacks import citations
-from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.attack import AbstractAttack, Attack, Ready
 from leakscope.attacks.attributes.encoder import AbstractSpeakerEncoder
 from leakscope.attacks.attributes.resemblyzer import Resemblyzer
 from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames
-from leakscope.core.attempt import Attempt, Clock, Outcome, Refusal, Watch
+from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Attribute, Inputs
+from leakscope.core.effort import Clock, Watch
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import Fact, Gallery
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.numerics.rng import Key
 
 SPEAKER = "speaker"
@@ -28,7 +30,7 @@ SPEAKER = "speaker"
 
 @final
 @dataclass(frozen=True)
-class SpeakerIdentity(AbstractAttack[Attribute]):
+class SpeakerIdentity(AbstractAttack[Ready[Inputs], Attribute]):
     """score(g) = cos(e(recovered frames), mean of e over enrollments of speaker g), for all speakers of the `Gallery`.
 
     of: the attack that recovers the frames; it refuses and fails for both. encoder: e. enrollments: how many public
@@ -39,7 +41,7 @@ class SpeakerIdentity(AbstractAttack[Attribute]):
     Raises `BadInput` on enrollments < 1 or fold < 0.
     """
 
-    of: AbstractAttack[Inputs] = field(default_factory=WindowedFrames)
+    of: Attack[Inputs] = field(default_factory=WindowedFrames)
     encoder: AbstractSpeakerEncoder = field(default_factory=Resemblyzer)
     enrollments: int = 1
     fold: int = 0
@@ -58,17 +60,18 @@ class SpeakerIdentity(AbstractAttack[Attribute]):
         parts = (citations.SPEECH_RECONSTRUCTION, self.encoder.citation, self.of.citation)
         return "\n\n".join(part for part in parts if part)
 
-    def _refusal(self, seen: Observation) -> Refusal | None:
+    def _read(self, seen: Observation) -> Ready[Inputs] | Refusal:
         gallery = seen.told(Gallery)
         if gallery.attribute != SPEAKER or gallery.examples.lengths is None:
             return Refusal(f"needs a gallery of speakers in utterances, was told one of {gallery.attribute!r}")
         if not seen.target.domain.fits(gallery.examples.inputs):
             return Refusal(f"the gallery holds frames that do not fit the target's domain {seen.target.domain}")
-        return self.of.refusal(seen)
+        return self.of.ready(seen)
 
-    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Attribute]:
-        # not `run`: its clock would not know of this one's checkpoint, and `_refusal` has asked already
-        inner = self.of._attempt(seen, key=key.child("of"), clock=clock, watch=watch)
+    def _attempt(
+        self, seen: Observation, read: Ready[Inputs], *, key: Key, clock: Clock, watch: Watch
+    ) -> Attempt[Attribute]:
+        inner = read.within(key=key.child("of"), clock=clock, watch=watch)
         utterances = None if inner.claim is None else _utterances(inner.claim)
         outcome, sentence = inner.outcome, inner.sentence
         if inner.claim is not None and utterances is None:

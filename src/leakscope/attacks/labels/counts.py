@@ -12,22 +12,22 @@ from torch import Tensor
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
-from leakscope.core.attempt import Attempt, Clock, Outcome, Refusal, Watch
+from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Labels
+from leakscope.core.effort import Clock, Watch
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import BatchSize, Fact
 from leakscope.core.observation import Observation
-from leakscope.mechanisms.compose import AbstractUpdateDefense, Defended
-from leakscope.mechanisms.defenses.clip import Clip
-from leakscope.mechanisms.protocols.dpsgd import DPSGD
-from leakscope.numerics import trees
+from leakscope.core.refusal import Refusal
+from leakscope.mechanisms.effects import Answer
+from leakscope.mechanisms.reading import clipped
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import features_at, probe_inputs
 
 
 @final
 @dataclass(frozen=True)
-class LabelCounts(AbstractAttack[Labels]):
+class LabelCounts(AbstractAttack[OutputGradient, Labels]):
     """Instance counts n from B g_b = (P - I) n, where column c of P is the softmax for an example of class c.
 
     g_b = mean_b (p_b - y_b) is the output layer's bias gradient. The feature vector of class c is read from the
@@ -50,7 +50,7 @@ class LabelCounts(AbstractAttack[Labels]):
         """Ma et al. 2023."""
         return citations.ILRG
 
-    def _refusal(self, seen: Observation) -> Refusal | None:
+    def _read(self, seen: Observation) -> OutputGradient | Refusal:
         output = read_output(seen)
         if isinstance(output, Refusal):
             return output
@@ -58,12 +58,13 @@ class LabelCounts(AbstractAttack[Labels]):
             return Refusal(
                 "the release has no bias gradient at the output layer, so features cannot be told from labels"
             )
-        return None
+        return output
 
-    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Labels]:
+    def _attempt(
+        self, seen: Observation, read: OutputGradient, *, key: Key, clock: Clock, watch: Watch
+    ) -> Attempt[Labels]:
         del key, clock, watch
-        output = read_output(seen)
-        assert not isinstance(output, Refusal)
+        output = read
         size = seen.told(BatchSize).count
         if size == 1:
             return self._one(output)
@@ -100,24 +101,12 @@ def solve_counts(seen: Observation, output: OutputGradient, size: int, ridge: fl
     equations = (softmax - (1 - output.smoothing) * torch.eye(len(bias), dtype=torch.float64).to(bias)).cpu()
     if not bool(torch.isfinite(equations).all()):
         return None
-    stretches = STRETCHES if may_be_clipped(seen) else (1.0,)
+    stretches = (1.0,) if clipped(seen) is Answer.NO else STRETCHES
     solved = [_nonnegative(equations, bias.cpu() * stretch, size) for stretch in stretches]
     # An unclipped release solves the system with stretch 1. A clipped one is a multiple of it: the multiple is the one
     # at which the counts come out as integers and the equations hold.
     best = min(solved, key=lambda one: one[1] + float((one[0] - one[0].round()).square().sum()))[0]
     return best if float(best.sum()) > 0 else None
-
-
-def may_be_clipped(seen: Observation) -> bool:
-    """Whether the release may be a multiple of the true update: a clip that, as far as one can see, was in force."""
-    described = seen.mechanism
-    defenses = described.defenses if isinstance(described, Defended) else ()
-    if isinstance(described.protocol if isinstance(described, Defended) else described, DPSGD):
-        return True
-    updates = [defense for defense in defenses if isinstance(defense, AbstractUpdateDefense)]
-    if len(updates) == 1 and isinstance(updates[0], Clip):
-        return float(trees.norm(seen.release.by_name, updates[0].order)) > 0.999 * updates[0].norm
-    return any(isinstance(defense, Clip) for defense in updates)
 
 
 def _nonnegative(equations: Tensor, bias: Tensor, size: int) -> tuple[Tensor, float]:

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
-from leakscope.attacks.inputs.dense.linear import keeps_ratios
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, only_row_pattern, read_output, told_one
-from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Refusal, Watch
+from leakscope.attacks.parts.reading.proof import bent
+from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Labels
+from leakscope.core.effort import Clock, Watch
 from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.numerics.rng import Key
 
 SINGLE = 1e-3
@@ -26,7 +28,7 @@ SIGNS = "the second most negative entry of dL/db, relative to the most negative 
 
 @final
 @dataclass(frozen=True)
-class LabelSigns(AbstractAttack[Labels]):
+class LabelSigns(AbstractAttack[OutputGradient, Labels]):
     """Class c is present if its bias gradient mean_b (p_bc - y_bc) is negative: p is never negative.
 
     One example (told, or with three classes or more seen from the rank): its label, exactly, with or without a bias
@@ -42,7 +44,7 @@ class LabelSigns(AbstractAttack[Labels]):
         """Zhao et al. 2020."""
         return citations.IDLG
 
-    def _refusal(self, seen: Observation) -> Refusal | None:
+    def _read(self, seen: Observation) -> OutputGradient | Refusal:
         output = read_output(seen)
         if isinstance(output, Refusal):
             return output
@@ -50,12 +52,13 @@ class LabelSigns(AbstractAttack[Labels]):
             return Refusal("the release has no bias gradient at the output layer, and holds more than one example")
         if seen.target.classes < 3 and output.bias is None:
             return Refusal("two classes without a bias gradient are mirror images: the sign cannot be told")
-        return None
+        return output
 
-    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Labels]:
+    def _attempt(
+        self, seen: Observation, read: OutputGradient, *, key: Key, clock: Clock, watch: Watch
+    ) -> Attempt[Labels]:
         del key, clock, watch
-        output = read_output(seen)
-        assert not isinstance(output, Refusal)
+        output = read
         if _single(seen, output):
             return self._one(seen, output)
         assert output.bias is not None
@@ -72,8 +75,8 @@ class LabelSigns(AbstractAttack[Labels]):
         if output.bias is not None:
             label, residual = int(output.bias.argmin()), _second(output.bias)
         certificate = None
-        if told_one(seen) and keeps_ratios(seen.mechanism):
-            certificate = Certificate(residual, SINGLE, STATEMENT if output.bias is None else SIGNS)
+        if told_one(seen) and bent(seen) is None:
+            certificate = Certificate.alike(residual, SINGLE, STATEMENT if output.bias is None else SIGNS)
         certified = certificate is not None and certificate.holds
         claim = Labels(torch.tensor([label]), torch.tensor([1.0]) if certified else None)
         return Attempt(repr(self), Outcome.CLAIMED, f"one example of class {label}", claim, certificate)

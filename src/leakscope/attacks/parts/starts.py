@@ -9,13 +9,14 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from leakscope.attacks.attack import AbstractAttack
-from leakscope.core.attempt import Budget, Refusal
+from leakscope.attacks.attack import Attack
 from leakscope.core.claim import Inputs
 from leakscope.core.domain import AbstractDomain
+from leakscope.core.effort import Budget
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import Lengths
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.numerics.rng import Key, normal, uniform
 
 
@@ -133,7 +134,7 @@ class Claimed(AbstractStart):
     zeros, and are taken in the order of their lengths. Raises `BadInput` on noise < 0.
     """
 
-    attack: AbstractAttack[Inputs]
+    attack: Attack[Inputs]
     noise: float = 0.0
 
     def __post_init__(self) -> None:

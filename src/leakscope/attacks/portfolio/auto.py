@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.attack import AbstractAttack, Attack, Ready
 from leakscope.attacks.inputs.dense.linear import LinearLayer
 from leakscope.attacks.inputs.dense.lowrank import LowRank
 from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames
@@ -19,31 +19,33 @@ from leakscope.attacks.inputs.frames.long.long_frames import LongFrames
 from leakscope.attacks.inputs.frames.probable.frame_likelihood import FrameLikelihood
 from leakscope.attacks.inputs.layered.recursive import Recursive
 from leakscope.attacks.inputs.matching.image_recipes import idlg, inverting_gradients
-from leakscope.attacks.inputs.matching.stages import Stage, noise_of, stages
+from leakscope.attacks.inputs.matching.stages import Stage, overall_noise, stages
 from leakscope.attacks.inputs.patches.first_attention import FirstAttention
 from leakscope.attacks.labels.counts import LabelCounts
 from leakscope.attacks.parts.distance.distances import Squared
 from leakscope.attacks.parts.labeling.labeling import Inferred
 from leakscope.attacks.parts.priors.images import total_variation
 from leakscope.attacks.portfolio.in_turn import Several
-from leakscope.core.attempt import Attempt, Budget, Clock, Cost, Outcome, Refusal, Watch
+from leakscope.core.attempt import Attempt, Cost, Outcome
 from leakscope.core.batch import Batch
 from leakscope.core.claim import Inputs
+from leakscope.core.effort import Budget, Clock, Watch
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import BatchSize, Fact
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy
 from leakscope.domains.text import Text
 from leakscope.mechanisms.protocols.passes import quiet
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 
-EXACT: tuple[AbstractAttack[Inputs], ...] = (
+EXACT: tuple[Attack[Inputs], ...] = (
     *(LinearLayer(), LowRank(), FirstAttention()),
     *(WindowedFrames(), LongFrames(), Recursive()),
 )
 """In this order: each needs less of the model than the next, or costs less."""
-NEARLY: tuple[AbstractAttack[Inputs], ...] = (FrameLikelihood(),)
+NEARLY: tuple[Attack[Inputs], ...] = (FrameLikelihood(),)
 """What estimates in closed form where noise defeats the exact ones."""
 SOLVED = 1e-13
 """Relative squared misfit below which nothing is left to be explained: rounding of float32."""
@@ -55,7 +57,7 @@ ROUGH = 3.0
 
 @final
 @dataclass(frozen=True)
-class Auto(AbstractAttack[Inputs]):
+class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
     """Exact attacks first; where none proves its claim, searches, each started from the best that was found so far.
 
     1. `LinearLayer`, `LowRank`, `FirstAttention`, `WindowedFrames`, `LongFrames`, `Recursive`: the first claim that
@@ -88,22 +90,32 @@ class Auto(AbstractAttack[Inputs]):
         parts = (*EXACT, *NEARLY, idlg(), inverting_gradients())
         return "\n\n".join(dict.fromkeys(part.citation for part in parts if part.citation))
 
-    def _refusal(self, seen: Observation) -> Refusal | None:
+    def _read(self, seen: Observation) -> tuple[Part, ...] | Refusal:
         if isinstance(seen.target.domain, Text):
             return Refusal("tokens are not searched for; EmbeddingSpan and EmbeddingRows solve for them")
-        parts = [*EXACT, *NEARLY, *(stage.attack for stage in stages(seen))]
-        refusals = [(part, part.refusal(seen)) for part in parts]
-        if any(refusal is None for _, refusal in refusals):
-            return None
-        said = "; ".join(f"{_name(part)}: {refusal.sentence}" for part, refusal in refusals if refusal is not None)
-        return Refusal(f"no part applies: {said}")
+        solving = tuple(Part(attack, attack.ready(seen)) for attack in (*EXACT, *NEARLY))
+        if any(isinstance(part.ready, Ready) for part in solving):
+            return solving
+        # only where nothing can be solved is it asked whether anything can be searched
+        searching = tuple(Part(stage.attack, stage.attack.ready(seen)) for stage in stages(seen))
+        if any(isinstance(part.ready, Ready) for part in searching):
+            return solving
+        said = [
+            f"{_name(one.attack)}: {one.ready.sentence}"
+            for one in (*solving, *searching)
+            if isinstance(one.ready, Refusal)
+        ]
+        return Refusal(f"no part applies: {'; '.join(said)}")
 
-    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
-        several = Several(seen, clock, watch)
+    def _attempt(
+        self, seen: Observation, read: tuple[Part, ...], *, key: Key, clock: Clock, watch: Watch
+    ) -> Attempt[Inputs]:
+        several = Several(clock, watch)
         told: list[str] = []
         partial: list[Attempt[Inputs]] = []
-        for attack in (*EXACT, *NEARLY):
-            attempt = several.run(attack, key=key.child(_name(attack)), budget=_left(clock, 1.0))
+        for part in read:
+            attack = part.attack
+            attempt = several.run(attack, part.ready, key=key.child(_name(attack)), budget=_left(clock, 1.0))
             told.append(f"{_name(attack)}: {attempt.outcome.value}, {attempt.sentence}")
             if _proves_all(attempt, seen) or attempt.outcome is Outcome.INTERRUPTED:
                 named = _labeled(attempt, seen, key.child("labels"))
@@ -145,7 +157,7 @@ class Auto(AbstractAttack[Inputs]):
             start = best if stage.polishes else before if stage.follows else None
             attack = stage.started(None if start is None or start.claim is None else start.claim.values)
             budget = _left(clock, stage.share, evaluations=round(stage.of_all * self.evaluations), spent=spent)
-            attempt = several.run(attack, key=key.child(stage.name), budget=budget)
+            attempt = several.run(attack, attack.ready(seen), key=key.child(stage.name), budget=budget)
             spent += attempt.cost.evaluations
             told.append(f"{stage.name}: {attempt.outcome.value}, {attempt.sentence}")
             named = dataclasses.replace(attempt, attack=stage.name)
@@ -163,6 +175,15 @@ class Auto(AbstractAttack[Inputs]):
             cost=Cost(0.0, evaluations),
             steps=(*told, f"handed on: {name}"),
         )
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Part:
+    """An attack of the portfolio with what it has read, or why it does not apply."""
+
+    attack: Attack[Inputs]
+    ready: Ready[Inputs] | Refusal
 
 
 def _labeled(attempt: Attempt[Inputs], seen: Observation, key: Key) -> Attempt[Inputs]:
@@ -217,7 +238,7 @@ def _with_proved(claim: Attempt[Inputs], proved: Attempt[Inputs]) -> Attempt[Inp
     return dataclasses.replace(claim, claim=Inputs(merged, claim.claim.labels, claim.claim.confidence))
 
 
-def _name(attack: AbstractAttack[Inputs]) -> str:
+def _name(attack: Attack[Inputs]) -> str:
     return type(attack).__name__
 
 
@@ -266,7 +287,7 @@ def _odds(attempt: Attempt[Inputs], seen: Observation) -> float:
     A search without a prior drives the misfit down by noise in the image; one that really solves it goes much lower.
     """
     misfit = _misfit(attempt, seen)
-    if not math.isfinite(misfit) or attempt.claim is None or noise_of(seen) > 0:
+    if not math.isfinite(misfit) or attempt.claim is None or overall_noise(seen) > 0:
         return misfit
     values = attempt.claim.values
     low, high = seen.target.domain.bounds(values)
@@ -288,10 +309,10 @@ def _misfit(attempt: Attempt[Inputs], seen: Observation) -> float:
     observed = seen.gradient().by_name
     batch = Batch(claim.values.to(device), claim.labels.to(device))
     with torch.no_grad():
-        replayed = seen.mechanism.as_gradient(seen.mechanism.replay(seen.target, batch)).by_name
+        replayed = seen.step.as_gradient(seen.step.replay(seen.target, batch)).by_name
         rest = float(Squared()(trees.select(replayed, observed), observed))
         scale = float(trees.norm(observed)) ** 2
-        noise = noise_of(seen)
+        noise = overall_noise(seen)
         if noise > 0:
             return _implausible(rest / noise**2, sum(value.numel() for value in observed.values()), batch.inputs)
     return rest / max(scale, 1e-300)

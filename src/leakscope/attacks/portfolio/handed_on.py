@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.attack import Attack
 from leakscope.attacks.portfolio.auto import Auto
 from leakscope.core.attempt import Attempt
 from leakscope.core.claim import Attribute, Claim, Labels, Transcripts
@@ -15,7 +15,7 @@ from leakscope.core.observation import Observation
 from leakscope.domains.speech import Frames
 from leakscope.domains.vision import Images
 
-Attack = AbstractAttack[Any]
+Anything = Attack[Any]
 
 SEARCHED = (Images, Frames)
 """Domains whose inputs are numbers that a search can move; tokens are not."""
@@ -32,7 +32,7 @@ class Offer:
     speech: it reads utterances. claims: the kind of its claim. exact: it solves, and proves what it claims.
     """
 
-    attack: Attack
+    attack: Anything
     claims: type[Claim]
     exact: bool = False
     speech: bool = False
@@ -43,8 +43,8 @@ class Offer:
 class Portfolio:
     """quick: run all of them. searches: run one after the other, and only where no inputs were proved before."""
 
-    quick: tuple[Attack, ...]
-    searches: tuple[Attack, ...]
+    quick: tuple[Anything, ...]
+    searches: tuple[Anything, ...]
 
 
 def portfolio(seen: Observation, offers: Sequence[Offer]) -> Portfolio:

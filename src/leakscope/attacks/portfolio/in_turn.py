@@ -6,21 +6,11 @@ from typing import final
 
 from torch import Tensor
 
-from leakscope.attacks.attack import AbstractAttack
-from leakscope.core.attempt import (
-    AbstractCheckpoint,
-    Attempt,
-    Budget,
-    Certificate,
-    Clock,
-    Cost,
-    Outcome,
-    State,
-    Trace,
-    Watch,
-)
+from leakscope.attacks.attack import Attack, Ready
+from leakscope.core.attempt import Attempt, Certificate, Cost, Outcome, Trace
 from leakscope.core.claim import Inputs
-from leakscope.core.observation import Observation
+from leakscope.core.effort import AbstractCheckpoint, Budget, Clock, State, Watch
+from leakscope.core.refusal import Refusal
 from leakscope.numerics.rng import Key
 
 
@@ -32,15 +22,17 @@ class Several:
     budget that it was given then.
     """
 
-    def __init__(self, seen: Observation, clock: Clock, watch: Watch) -> None:
-        self._seen, self._clock, self._watch = seen, clock, watch
+    def __init__(self, clock: Clock, watch: Watch) -> None:
+        self._clock, self._watch = clock, watch
         self._ended: list[State] = []
         saved = clock.saved() or {"ended": [], "part": None}
         self._earlier: list[State] = list(saved["ended"])
         self._cut: State | None = saved["part"]
 
-    def run(self, attack: AbstractAttack[Inputs], *, key: Key, budget: Budget) -> Attempt[Inputs]:
-        """The next part. Interrupted by Ctrl-C, it counts as cut off."""
+    def run(
+        self, attack: Attack[Inputs], ready: Ready[Inputs] | Refusal, *, key: Key, budget: Budget
+    ) -> Attempt[Inputs]:
+        """The next part: `attack` as it is `ready`. Interrupted by Ctrl-C, it counts as cut off."""
         place = len(self._ended)
         if place < len(self._earlier):
             self._ended.append(self._earlier[place])
@@ -48,7 +40,10 @@ class Several:
         cut = self._cut if place == len(self._earlier) else None
         given = budget if cut is None else Budget(cut["budget"][0], cut["budget"][1])
         checkpoint = None if self._clock.checkpoint is None else _Part(self._clock, self._ended, given, cut)
-        attempt = attack.run(self._seen, key=key, budget=given, watch=self._watch, checkpoint=checkpoint)
+        if isinstance(ready, Refusal):
+            attempt: Attempt[Inputs] = Attempt(repr(attack), Outcome.REFUSED, ready.sentence)
+        else:
+            attempt = ready.run(key=key, clock=given.start(), watch=self._watch, checkpoint=checkpoint)
         if attempt.outcome is not Outcome.INTERRUPTED:
             self._ended.append(_state(attempt))
             self._clock.keep(lambda: {"ended": list(self._ended), "part": None})
@@ -97,7 +92,7 @@ def _state(attempt: Attempt[Inputs]) -> State:
         "outcome": attempt.outcome.value,
         "sentence": attempt.sentence,
         "claim": None if claim is None else [claim.values, claim.labels, claim.confidence, claim.lengths],
-        "certificate": None if proof is None else [proof.residual, proof.tolerance, proof.statement],
+        "certificate": None if proof is None else [list(proof.residuals), list(proof.tolerances), proof.statement],
         "cost": [attempt.cost.seconds, attempt.cost.evaluations],
         "trace": [list(attempt.trace.evaluations), list(attempt.trace.losses), _listed(attempt.trace.pictures)],
         "steps": list(attempt.steps),

@@ -7,21 +7,23 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.attack import AbstractAttack, Attack, Ready
 from leakscope.attacks.inputs.frames.window.true_lengths import with_lengths
 from leakscope.attacks.parts.labeling.labeling import Spelled, spells
-from leakscope.core.attempt import Attempt, Clock, Refusal, Watch
+from leakscope.core.attempt import Attempt
 from leakscope.core.claim import Inputs
+from leakscope.core.effort import Clock, Watch
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import BatchSize, Fact, Lengths, TrueTranscripts
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.numerics.ctc import frames_needed
 from leakscope.numerics.rng import Key
 
 
 @final
 @dataclass(frozen=True)
-class AssumedLengths(AbstractAttack[Inputs]):
+class AssumedLengths(AbstractAttack[Ready[Inputs], Inputs]):
     """`attack`, told that each utterance has max(1, round(times * T) + plus) frames, T those that were told or found.
 
     For studies of wrong lengths: times 1 and plus 0 is `attack` itself. Of an attack that finds the length by itself,
@@ -29,7 +31,7 @@ class AssumedLengths(AbstractAttack[Inputs]):
     fit into so few frames. Raises `BadInput` unless times > 0.
     """
 
-    attack: AbstractAttack[Inputs]
+    attack: Attack[Inputs]
     times: float = 1.0
     plus: int = 0
     needs: ClassVar[frozenset[type[Fact]]] = frozenset({BatchSize})
@@ -43,15 +45,15 @@ class AssumedLengths(AbstractAttack[Inputs]):
         """That of the attack inside."""
         return self.attack.citation
 
-    def _refusal(self, seen: Observation) -> Refusal | None:
+    def _read(self, seen: Observation) -> Ready[Inputs] | Refusal:
         assumed = self._assumed(seen)
-        return assumed if isinstance(assumed, Refusal) else self.attack.refusal(assumed)
+        return assumed if isinstance(assumed, Refusal) else self.attack.ready(assumed)
 
-    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
-        assumed = self._assumed(seen)
-        assert isinstance(assumed, Observation)  # `run` has asked for the refusal
-        attempt = self.attack._attempt(assumed, key=key, clock=clock, watch=watch)
-        note = f"assumed {', '.join(str(count) for count in assumed.told(Lengths).values)} frames"
+    def _attempt(
+        self, seen: Observation, read: Ready[Inputs], *, key: Key, clock: Clock, watch: Watch
+    ) -> Attempt[Inputs]:
+        attempt = read.within(key=key, clock=clock, watch=watch)
+        note = f"assumed {', '.join(str(count) for count in read.seen.told(Lengths).values)} frames"
         return dataclasses.replace(attempt, attack=repr(self), steps=(*attempt.steps, note))
 
     def _assumed(self, seen: Observation) -> Observation | Refusal:

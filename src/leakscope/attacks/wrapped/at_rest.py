@@ -9,11 +9,13 @@ from typing import final
 
 from torch import Tensor, nn
 
-from leakscope.attacks.attack import AbstractAttack
-from leakscope.core.attempt import Attempt, Clock, Refusal, Watch
+from leakscope.attacks.attack import AbstractAttack, Attack, Ready
+from leakscope.core.attempt import Attempt
 from leakscope.core.claim import Inputs
+from leakscope.core.effort import Clock, Watch
 from leakscope.core.errors import NoSuchLayer
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
@@ -22,7 +24,7 @@ from leakscope.targets.looking.dense_ends import output_layer
 
 @final
 @dataclass(frozen=True)
-class AtRest(AbstractAttack[Inputs]):
+class AtRest(AbstractAttack["Silenced", Inputs]):
     """`attack`, on a model in which the units with zero gradient give zero.
 
     A unit of a dense layer, other than the last, is at rest when its bias gradient and all gradients of its incoming
@@ -32,23 +34,32 @@ class AtRest(AbstractAttack[Inputs]):
     on the update hides them all.
     """
 
-    attack: AbstractAttack[Inputs]
+    attack: Attack[Inputs]
 
     @property
     def citation(self) -> str:
         """That of the attack inside."""
         return self.attack.citation
 
-    def _refusal(self, seen: Observation) -> Refusal | None:
-        return self.attack.refusal(seen)
-
-    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
+    def _read(self, seen: Observation) -> Silenced | Refusal:
         rest = units_at_rest(seen.target, seen.release.by_name)
-        silenced = dataclasses.replace(seen, target=silent(seen.target, rest))
-        attempt = self.attack._attempt(silenced, key=key, clock=clock, watch=watch)
-        counts = ", ".join(f"{int(units.sum())} of {len(units)} in {name}" for name, units in rest.items())
+        ready = self.attack.ready(dataclasses.replace(seen, target=silent(seen.target, rest)))
+        return ready if isinstance(ready, Refusal) else Silenced(ready, rest)
+
+    def _attempt(self, seen: Observation, read: Silenced, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
+        attempt = read.ready.within(key=key, clock=clock, watch=watch)
+        counts = ", ".join(f"{int(units.sum())} of {len(units)} in {name}" for name, units in read.rest.items())
         note = f"units at rest: {counts or 'none'}"
         return dataclasses.replace(attempt, attack=repr(self), steps=(*attempt.steps, note))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Silenced:
+    """The attack inside, on the model with silent units; which these are, by layer."""
+
+    ready: Ready[Inputs]
+    rest: dict[str, Tensor]
 
 
 def units_at_rest(target: Target, update: Named) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import final
 
 from leakscope.audit.plan import Cell
-from leakscope.core.attempt import Progress
+from leakscope.core.effort import Progress
 from leakscope.ledger.record import Record
 from leakscope.ledger.store import RunStore
 

@@ -20,7 +20,7 @@ from typing import final
 from leakscope.audit.engines.engine import AbstractEngine, Event, Finished, Listen, Moved, Noticed, Started, title
 from leakscope.audit.plan import Cell
 from leakscope.audit.run import attempt, crashed
-from leakscope.core.attempt import Progress, Watch
+from leakscope.core.effort import Progress, Watch
 from leakscope.core.errors import BadInput, DamagedRecord
 from leakscope.ledger.lock import as_worker
 from leakscope.ledger.store import RunStore

@@ -6,10 +6,11 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
+from leakscope.attacks.attack import Attack
 from leakscope.attacks.parts.search.state_file import StateFile
-from leakscope.attacks.portfolio.handed_on import Attack, Offer, Portfolio, best, portfolio, proved, solved
+from leakscope.attacks.portfolio.handed_on import Offer, Portfolio, best, portfolio, proved, solved
 from leakscope.audit.display_speech import heard
 from leakscope.audit.files import display, read_update, write_claim
 from leakscope.audit.telling import tell
@@ -21,8 +22,9 @@ from leakscope.cli.expressions import build, domain
 from leakscope.cli.models import Brought
 from leakscope.cli.names import Family, Trait, rows
 from leakscope.cli.scalars import scalars
-from leakscope.core.attempt import Attempt, Budget, Outcome
+from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Attribute, Claim, Inputs, Labels, Tokens, Transcripts
+from leakscope.core.effort import Budget
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import Fact, Gallery
 from leakscope.core.observation import Observation
@@ -157,7 +159,7 @@ def _offers() -> list[Offer]:
     ]
 
 
-def _run(one: Attack, seen: Observation, effort: Effort, place: int) -> Attempt[Claim]:
+def _run(one: Attack[Any], seen: Observation, effort: Effort, place: int) -> Attempt[Claim]:
     """place: among the searches, whose states lie in files of their own; negative for an attack that is no search."""
     kept = effort.checkpoint if place <= 0 else _numbered(effort.checkpoint, place + 1)
     checkpoint = None if kept is None or place < 0 else StateFile(kept, every=EVERY)

@@ -19,7 +19,7 @@ from leakscope.cli.names import Family
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import Fact
-from leakscope.core.mechanism import AbstractMechanism
+from leakscope.core.mechanism import AbstractMechanism, AbstractStep
 from leakscope.core.observation import Observation
 from leakscope.core.release import Delta, Release
 from leakscope.core.secret import Secret
@@ -220,7 +220,8 @@ def _release(order: Order, target: Target, mechanism: AbstractMechanism) -> tupl
         assert given.after is not None
         before, after = (_fitted(path, order, target) for path in (given.before, given.after))
         release, notes = Delta.between(before.parameters, after.parameters), _said(given.after, after)
-    mechanism.as_gradient(release)  # raises where the protocol sends something else
+    if isinstance(mechanism, AbstractStep):
+        mechanism.as_gradient(release)  # raises where the protocol sends something else
     return release, notes
 
 

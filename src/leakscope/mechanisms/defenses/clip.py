@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor
 
-from leakscope.mechanisms.arguments import count, number
+from leakscope.core.arguments import count, number
 from leakscope.mechanisms.compose import AbstractUpdateDefense, Sensitivity
+from leakscope.mechanisms.effects import Answer, UpdateEffect
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
@@ -50,6 +51,24 @@ class Clip(AbstractUpdateDefense):
     def replay(self, update: Named) -> dict[str, Tensor]:
         """The same by the norm of the concatenation; inside the ball the factor is one and has gradient zero."""
         return trees.scale(update, self.norm / trees.norm(update, self.order).clamp_min(self.norm))
+
+    @property
+    def effect(self) -> UpdateEffect:
+        """One factor for the whole update: proportions and zeros stay."""
+        return UpdateEffect(
+            keeps_ratios=Answer.YES,
+            keeps_zeros=Answer.YES,
+            bends=Answer.NO,
+            signs=Answer.NO,
+            rounds=Answer.NO,
+            clips=Answer.YES,
+            unbiased=Answer.NO,
+        )
+
+    def noise(self, sent: Tensor) -> float | None:
+        """0: nothing is added."""
+        del sent
+        return 0.0
 
     def sensitivity(self, before: Sensitivity) -> Sensitivity:
         """Never above `norm` in this order, nor above what held before: scaling down enlarges no norm."""

@@ -9,10 +9,11 @@ from typing import final
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from leakscope.core.arguments import number
 from leakscope.core.errors import NoSuchLayer
 from leakscope.core.target import Target
-from leakscope.mechanisms.arguments import number
 from leakscope.mechanisms.compose import AbstractModelDefense
+from leakscope.mechanisms.effects import Answer, ModelEffect
 
 
 @final
@@ -49,6 +50,11 @@ class Dropout(AbstractModelDefense):
         """The target itself: every protocol's replay runs without dropout."""
         _layers(target)
         return target
+
+    @property
+    def effect(self) -> ModelEffect:
+        """Units are dropped at random; the replay runs without."""
+        return ModelEffect(keeps_model=Answer.NO, drops_units=Answer.YES, unbiased=Answer.YES)
 
 
 def _layers(target: Target) -> list[nn.Module]:

@@ -7,11 +7,12 @@ from typing import final
 
 import torch
 
+from leakscope.core.arguments import number
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
 from leakscope.core.target import Target
-from leakscope.mechanisms.arguments import number
 from leakscope.mechanisms.compose import AbstractInputDefense
+from leakscope.mechanisms.effects import Answer, InputEffect
 from leakscope.numerics.rng import Key, normal
 
 
@@ -48,3 +49,8 @@ class InputNoise(AbstractInputDefense):
         """The batch itself: the noise has mean zero (it shifts the mean update by what is of second order in std)."""
         del target
         return batch
+
+    @property
+    def effect(self) -> InputEffect:
+        """The client trains on other inputs: whatever is proved is proved of these."""
+        return InputEffect(keeps_inputs=Answer.YES if self.std == 0 else Answer.NO, unbiased=Answer.YES)

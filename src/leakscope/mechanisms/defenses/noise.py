@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor
 
-from leakscope.mechanisms.arguments import number
+from leakscope.core.arguments import number
 from leakscope.mechanisms.compose import AbstractUpdateDefense, Sensitivity, accounting
+from leakscope.mechanisms.effects import Answer, UpdateEffect
 from leakscope.numerics.rng import Key, normal
 from leakscope.numerics.trees import Named
 
@@ -42,6 +43,24 @@ class GaussianNoise(AbstractUpdateDefense):
     def replay(self, update: Named) -> dict[str, Tensor]:
         """The update itself: the noise has mean zero."""
         return dict(update)
+
+    @property
+    def effect(self) -> UpdateEffect:
+        """Each entry gets a draw of its own: no proportion and no zero survives."""
+        return UpdateEffect(
+            keeps_ratios=_without(self.std),
+            keeps_zeros=_without(self.std),
+            bends=Answer.NO,
+            signs=Answer.NO,
+            rounds=Answer.NO,
+            clips=Answer.NO,
+            unbiased=Answer.YES,
+        )
+
+    def noise(self, sent: Tensor) -> float | None:
+        """std, for every tensor alike."""
+        del sent
+        return self.std
 
     def sensitivity(self, before: Sensitivity) -> Sensitivity:
         """Nothing bounds a noisy update; without noise the bounds stay."""
@@ -80,6 +99,24 @@ class LaplaceNoise(AbstractUpdateDefense):
         """The update itself: the noise has mean zero."""
         return dict(update)
 
+    @property
+    def effect(self) -> UpdateEffect:
+        """Each entry gets a draw of its own: no proportion and no zero survives."""
+        return UpdateEffect(
+            keeps_ratios=_without(self.scale),
+            keeps_zeros=_without(self.scale),
+            bends=Answer.NO,
+            signs=Answer.NO,
+            rounds=Answer.NO,
+            clips=Answer.NO,
+            unbiased=Answer.YES,
+        )
+
+    def noise(self, sent: Tensor) -> float | None:
+        """sqrt(2) * scale: the difference of two exponential draws, each of variance scale^2."""
+        del sent
+        return math.sqrt(2) * self.scale
+
     def sensitivity(self, before: Sensitivity) -> Sensitivity:
         """Nothing bounds a noisy update; without noise the bounds stay."""
         return Sensitivity() if self.scale > 0 else before
@@ -90,6 +127,11 @@ class LaplaceNoise(AbstractUpdateDefense):
         if math.isinf(before.l1) or self.scale == 0:
             return dp.NonPrivateDpEvent()
         return dp.LaplaceDpEvent(noise_multiplier=self.scale / before.l1)
+
+
+def _without(noise: float) -> Answer:
+    """Noise of size 0 keeps everything."""
+    return Answer.NO if noise > 0 else Answer.YES
 
 
 def _laplace(like: Tensor, key: Key) -> Tensor:

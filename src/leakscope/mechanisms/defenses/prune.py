@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor
 
-from leakscope.mechanisms.arguments import flag, number
-from leakscope.mechanisms.compose import AbstractUpdateDefense, Sensitivity
+from leakscope.core.arguments import flag, number
+from leakscope.mechanisms.compose import AbstractUpdateDefense, Cells, Sensitivity, around
+from leakscope.mechanisms.effects import Answer, UpdateEffect
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key, uniform
 from leakscope.numerics.trees import Named
@@ -52,6 +53,34 @@ class Prune(AbstractUpdateDefense):
             return {name: value * self._mask(value.reshape(-1)).view_as(value) for name, value in update.items()}
         masks = self._mask(trees.flatten(update)).split([value.numel() for value in update.values()])
         return {name: value * mask.view_as(value) for mask, (name, value) in zip(masks, update.items(), strict=True)}
+
+    @property
+    def effect(self) -> UpdateEffect:
+        """What is left stands as it was, but which entries are left depends on their sizes."""
+        return UpdateEffect(
+            keeps_ratios=Answer.NO,
+            keeps_zeros=Answer.YES,
+            bends=Answer.YES,
+            signs=Answer.NO,
+            rounds=Answer.NO,
+            clips=Answer.NO,
+            unbiased=Answer.NO,
+        )
+
+    def noise(self, sent: Tensor) -> float | None:
+        """0: entries are left out, none is changed."""
+        del sent
+        return 0.0
+
+    def cells(self, sent: Named) -> Cells | None:
+        """What was not sent is at most as large as the smallest entry that was, of its tensor or of the update."""
+        smallest = {name: _smallest(value) for name, value in sent.items()}
+        if self.whole:
+            smallest = dict.fromkeys(smallest, min(smallest.values()))
+        # a tensor of which nothing was sent although its largest entries are: they are zero, hence all of it
+        most = {name: size if math.isfinite(size) else 0.0 for name, size in smallest.items()}
+        half = {name: (value == 0).double() * most[name] for name, value in sent.items()}
+        return around(sent, half)
 
     def sensitivity(self, before: Sensitivity) -> Sensitivity:
         """Unchanged: setting entries to zero enlarges no norm."""
@@ -109,6 +138,24 @@ class RandomDrop(AbstractUpdateDefense):
         """(1 - rate) * u, the mean over the masks."""
         return trees.scale(update, 1.0 - self.rate)
 
+    @property
+    def effect(self) -> UpdateEffect:
+        """Entries vanish at random, whatever they were."""
+        return UpdateEffect(
+            keeps_ratios=Answer.NO,
+            keeps_zeros=Answer.YES,
+            bends=Answer.YES,
+            signs=Answer.NO,
+            rounds=Answer.NO,
+            clips=Answer.NO,
+            unbiased=Answer.NO,
+        )
+
+    def noise(self, sent: Tensor) -> float | None:
+        """0: entries are left out, none is changed."""
+        del sent
+        return 0.0
+
     def sensitivity(self, before: Sensitivity) -> Sensitivity:
         """Unchanged: setting entries to zero enlarges no norm. The randomness of the mask is not counted."""
         return before
@@ -117,3 +164,9 @@ class RandomDrop(AbstractUpdateDefense):
         """None: a random mask hides no entry that it sends."""
         del before
         return None
+
+
+def _smallest(sent: Tensor) -> float:
+    """The smallest size that was sent; infinite where nothing was."""
+    kept = sent[sent != 0].abs()
+    return float(kept.amin()) if kept.numel() else math.inf

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import torch
 from torch import Tensor
 
-from leakscope.mechanisms.arguments import count, flag
-from leakscope.mechanisms.compose import AbstractUpdateDefense, Sensitivity
+from leakscope.core.arguments import count, flag
+from leakscope.mechanisms.compose import AbstractUpdateDefense, Cells, Sensitivity, around
+from leakscope.mechanisms.effects import Answer, UpdateEffect
 from leakscope.numerics.rng import Key, uniform
 from leakscope.numerics.trees import Named
 
@@ -47,6 +49,38 @@ class Quantize(AbstractUpdateDefense):
         if self.stochastic:
             return dict(update)
         return {name: _straight_through(self._nearest(value.detach()), value) for name, value in update.items()}
+
+    @property
+    def effect(self) -> UpdateEffect:
+        """Each entry moves by less than a step, in a direction that depends on all of them."""
+        return UpdateEffect(
+            keeps_ratios=Answer.NO,
+            keeps_zeros=Answer.YES,
+            bends=Answer.NO,
+            signs=Answer.NO,
+            rounds=Answer.YES,
+            clips=Answer.NO,
+            unbiased=Answer.YES if self.stochastic else Answer.NO,
+        )
+
+    def noise(self, sent: Tensor) -> float | None:
+        """step / sqrt(12), of an error that is uniform over one step; step / sqrt(6) where it is rounded at random.
+
+        At random an entry at the share s of a step errs by variance s (1 - s) step^2, which is step^2 / 6 on average.
+        """
+        step = float(sent.abs().max()) / (2 ** (self.bits - 1) - 1)
+        return float(step / math.sqrt(6 if self.stochastic else 12))
+
+    def cells(self, sent: Named) -> Cells | None:
+        """Half a step around each level; None for rounding at random, which may go a whole step either way."""
+        if self.stochastic:
+            return None
+        levels = 2 ** (self.bits - 1) - 1
+        half = {
+            name: torch.full_like(value, 0.5 * float(value.abs().max()) / levels, dtype=torch.float64)
+            for name, value in sent.items()
+        }
+        return around(sent, half)
 
     def sensitivity(self, before: Sensitivity) -> Sensitivity:
         """Twice the bounds if rounding is to the nearest, none if it is stochastic.
@@ -105,6 +139,24 @@ class Sign(AbstractUpdateDefense):
             name: _straight_through((value > 0).to(value.dtype) - (value < 0).to(value.dtype), value)
             for name, value in update.items()
         }
+
+    @property
+    def effect(self) -> UpdateEffect:
+        """The size of every entry is lost."""
+        return UpdateEffect(
+            keeps_ratios=Answer.NO,
+            keeps_zeros=Answer.YES,
+            bends=Answer.YES,
+            signs=Answer.YES,
+            rounds=Answer.NO,
+            clips=Answer.NO,
+            unbiased=Answer.NO,
+        )
+
+    def noise(self, sent: Tensor) -> float | None:
+        """0 by declaration: what is lost is no noise that could be averaged."""
+        del sent
+        return 0.0
 
     def sensitivity(self, before: Sensitivity) -> Sensitivity:
         """None: d signs have norm up to d (order 1) and sqrt(d) (order 2), and d is the model's, not the defense's."""

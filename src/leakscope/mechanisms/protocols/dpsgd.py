@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from leakscope.core.arguments import count, number
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
 from leakscope.core.release import Gradient, Release
 from leakscope.core.target import Target
-from leakscope.mechanisms.arguments import count, number
 from leakscope.mechanisms.compose import AbstractProtocol, accounting
+from leakscope.mechanisms.effects import Answer, ProtocolEffect
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.mechanisms.protocols.passes import client_gradient, own_module, quiet, replayed_gradient
 from leakscope.numerics import trees
@@ -58,6 +59,21 @@ class DPSGD(AbstractProtocol):
     def undefended(self) -> AbstractProtocol:
         """The same gradient without clipping and noise."""
         return FedSGD()
+
+    @property
+    def effect(self) -> ProtocolEffect:
+        """A weighted sum of the examples' gradients: each shortened by itself, noise on their sum."""
+        silent = Answer.NO if self.noise_multiplier > 0 else Answer.YES
+        return ProtocolEffect(
+            known_weights=Answer.YES, one_gradient=Answer.NO, keeps_ratios=silent, keeps_zeros=silent, clips=Answer.YES
+        )
+
+    def noise(self, examples: int | None) -> float | None:
+        """sigma C / E; None where E is the size of a batch that was not told."""
+        divisor = examples if self.expected is None else self.expected
+        if self.noise_multiplier == 0:
+            return 0.0
+        return None if divisor is None else self.noise_multiplier * self.clip / divisor
 
     def release(self, target: Target, batch: Batch, *, key: Key) -> Gradient:
         """Backward through a copy of the module, one example at a time; each tensor's noise from its name's key.

@@ -8,12 +8,13 @@ from typing import final
 import torch
 from torch import Tensor
 
+from leakscope.core.arguments import count, flag, number
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
 from leakscope.core.release import Delta, Gradient, Release
 from leakscope.core.target import Target
-from leakscope.mechanisms.arguments import count, flag, number
 from leakscope.mechanisms.compose import AbstractProtocol
+from leakscope.mechanisms.effects import Answer, ProtocolEffect
 from leakscope.mechanisms.protocols.passes import client_gradient, own_module, quiet, replayed_gradient
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
@@ -50,6 +51,22 @@ class FedAvg(AbstractProtocol):
             object.__setattr__(self, "batch_size", count("batch_size", self.batch_size))
         object.__setattr__(self, "momentum", number("momentum", self.momentum, low=0, high=1, high_open=True))
         flag("shuffle", self.shuffle)
+
+    @property
+    def effect(self) -> ProtocolEffect:
+        """A sum of gradients, of which all but the first are at weights that moved."""
+        return ProtocolEffect(
+            known_weights=Answer.NO,
+            one_gradient=Answer.NO,
+            keeps_ratios=Answer.YES,
+            keeps_zeros=Answer.YES,
+            clips=Answer.NO,
+        )
+
+    def noise(self, examples: int | None) -> float | None:
+        """0: nothing is added."""
+        del examples
+        return 0.0
 
     def release(self, target: Target, batch: Batch, *, key: Key) -> Delta:
         """The module is trained with `torch.optim.SGD`, as a client does, and compared with what it was.

@@ -12,6 +12,7 @@ from leakscope.core.errors import BadInput
 from leakscope.core.release import Gradient, Release
 from leakscope.core.target import Target
 from leakscope.mechanisms.compose import AbstractProtocol
+from leakscope.mechanisms.effects import Answer, ProtocolEffect
 from leakscope.mechanisms.protocols.passes import client_gradient, own_module, quiet, replayed_gradient
 from leakscope.numerics.rng import Key
 
@@ -24,6 +25,22 @@ class FedSGD(AbstractProtocol):
     >>> FedSGD()
     FedSGD()
     """
+
+    @property
+    def effect(self) -> ProtocolEffect:
+        """The mean gradient at the known weights, and nothing else."""
+        return ProtocolEffect(
+            known_weights=Answer.YES,
+            one_gradient=Answer.YES,
+            keeps_ratios=Answer.YES,
+            keeps_zeros=Answer.YES,
+            clips=Answer.NO,
+        )
+
+    def noise(self, examples: int | None) -> float | None:
+        """0: nothing is added."""
+        del examples
+        return 0.0
 
     def release(self, target: Target, batch: Batch, *, key: Key) -> Gradient:
         """Backward through a copy of the module itself, as a client does.

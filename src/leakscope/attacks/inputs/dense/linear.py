@@ -14,16 +14,15 @@ from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.dense.mixtures import Errors
 from leakscope.attacks.parts.reading.explained import explained
 from leakscope.attacks.parts.reading.output_gradient import told_one
-from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Refusal, Watch
+from leakscope.attacks.parts.reading.proof import bent, undeclared
+from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Inputs
-from leakscope.core.errors import NoSuchLayer
+from leakscope.core.effort import Clock, Watch
 from leakscope.core.facts import BatchSize
-from leakscope.core.mechanism import AbstractMechanism
 from leakscope.core.observation import Observation
-from leakscope.mechanisms.compose import AbstractUpdateDefense, Defended
-from leakscope.mechanisms.defenses.clip import Clip
-from leakscope.mechanisms.protocols.dpsgd import DPSGD
-from leakscope.mechanisms.protocols.fedsgd import FedSGD
+from leakscope.core.refusal import Refusal
+from leakscope.mechanisms.effects import Answer
+from leakscope.mechanisms.reading import keeps_ratios, known_weights
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import DenseLayer, input_layer
 
@@ -38,13 +37,15 @@ WITNESSES = 3
 """Units that must agree on an input. Two of a thousand units do so by chance when two examples are mixed along a
 line; three within `AGREE` do not."""
 
+STATEMENT = "relative residual of dL/dW = (dL/db) x^T on the units that one example alone activates"
+
 ALIKE = 0.3
 """Largest relative residual at which a rank-one fit is worth claiming when no proof is possible."""
 
 
 @final
 @dataclass(frozen=True)
-class LinearLayer(AbstractAttack[Inputs]):
+class LinearLayer(AbstractAttack["FirstLayer", Inputs]):
     """x = (dL/dW)_i / (dL/db)_i for every unit i that one example alone activates (Phong et al. 2017, section 3).
 
     dL/dW = sum_s delta_s x_s^T (H, D), dL/db = sum_s delta_s (H,). When the rows are all multiples of one vector there
@@ -65,25 +66,21 @@ class LinearLayer(AbstractAttack[Inputs]):
         """Phong et al. 2017."""
         return citations.PHONG
 
-    def _refusal(self, seen: Observation) -> Refusal | None:
-        found = _read(seen)
-        return found if isinstance(found, Refusal) else None
+    def _read(self, seen: Observation) -> FirstLayer | Refusal:
+        return first_layer(seen)
 
-    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
+    def _attempt(self, seen: Observation, read: FirstLayer, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
         del key, clock, watch
-        found = _read(seen)
-        assert not isinstance(found, Refusal)
-        weight, bias = found
-        dtype = seen.release.by_name[_first(seen).weight].dtype
+        weight, bias, dtype = read.weight, read.bias, read.dtype
         single, residual = ratio(weight, bias)
         alone = told_one(seen)
-        if not keeps_ratios(seen.mechanism):
+        if keeps_ratios(seen.mechanism) is not Answer.YES:
             return self._unproven(seen, single, residual, told_one=alone)
         if residual <= EXACT[dtype] or alone:
             values, residuals, units = single[None], [residual], weight.new_ones((1, len(weight)), dtype=torch.bool)
         else:
             values, residuals, units = agreeing(weight, bias, AGREE[dtype])
-        repeating = not alone and len(values) > 0 and _repeating(seen, weight, values, residuals, units)
+        repeating = not alone and len(values) > 0 and _repeating(seen, read, (values, residuals, units))
         if repeating:
             legal = [place for place, value in enumerate(values) if _legal(seen, value)]
             values, residuals = values[legal], [residuals[place] for place in legal]
@@ -94,35 +91,40 @@ class LinearLayer(AbstractAttack[Inputs]):
             return Attempt(repr(self), Outcome.CLAIMED, sentence, Inputs(_shaped(seen, values)))
         if not bool(torch.isfinite(values).all()):
             return Attempt(repr(self), Outcome.DIVERGED, "the bias gradient vanishes, so the ratio is not finite")
-        worst = max(residuals)
+        whole = 0.0
         if repeating:
             used, whole = _explaining(seen, _shaped(seen, values), EXACT[dtype])
             if not whole <= EXACT[dtype]:
                 sentence = f"{len(values)} inputs or mixtures of several: here units agree on mixtures as well"
                 return Attempt(repr(self), Outcome.CLAIMED, sentence, Inputs(_shaped(seen, values)))
-            values, worst = values[used], max(worst, whole)
-        statement = "relative residual of dL/dW = (dL/db) x^T on the units that one example alone activates"
-        certificate = Certificate(worst, EXACT[dtype], statement)
+            values, residuals = values[used], [residuals[place] for place in used]
+        # an input is proved by its own units; where mixtures repeat too, only together with the whole update
+        certificate = Certificate(tuple(max(one, whole) for one in residuals), (EXACT[dtype],) * len(values), STATEMENT)
+        sentence = f"{len(values)} inputs in closed form, worst relative residual {certificate.residual:.1e}"
+        doubt = undeclared(seen)
+        if doubt is not None:
+            claim = Inputs(_shaped(seen, values))
+            return Attempt(repr(self), Outcome.CLAIMED, f"{sentence}; no proof: {doubt.sentence}", claim)
         confidence = torch.ones(len(values)) if certificate.holds else None
-        sentence = f"{len(values)} inputs in closed form, worst relative residual {worst:.1e}"
-        return Attempt(
-            repr(self), Outcome.CLAIMED, sentence, Inputs(_shaped(seen, values), confidence=confidence), certificate
-        )
+        claim = Inputs(_shaped(seen, values), confidence=confidence)
+        return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
 
     def _unproven(self, seen: Observation, single: Tensor, residual: float, *, told_one: bool) -> Attempt[Inputs]:
         """The fit of a single example, without proof, where a defense changed the entries one by one."""
         if not (told_one or residual <= ALIKE) or not bool(torch.isfinite(single).all()):
-            sentence = f"{seen.mechanism!r} changes entries one by one, so agreement of units proves nothing"
+            sentence = f"{seen.mechanism!r} may change entries one by one, so agreement of units proves nothing"
             return Attempt(repr(self), Outcome.CLAIMED, sentence, Inputs(_shaped(seen, single[None][:0])))
         low, high = seen.target.domain.bounds(_shaped(seen, single[None]))
-        sentence = f"the fit of one example, relative residual {residual:.1e}; a defense changed entries one by one"
+        why = bent(seen)
+        sentence = f"the fit of one example, relative residual {residual:.1e}; {'' if why is None else why.sentence}"
         claim = Inputs(_shaped(seen, single[None]).clamp(low, high))
         return Attempt(repr(self), Outcome.CLAIMED, sentence, claim)
 
 
-def _repeating(seen: Observation, weight: Tensor, values: Tensor, residuals: list[float], units: Tensor) -> bool:
+def _repeating(seen: Observation, read: FirstLayer, found: tuple[Tensor, list[float], Tensor]) -> bool:
     """Whether some of the values (N, D) may be mixtures of several examples, by the units (N, H) that agree on them."""
-    sizes = torch.linalg.vector_norm(weight, dim=1)
+    values, residuals, units = found
+    sizes = torch.linalg.vector_norm(read.weight, dim=1)
     live = sizes > 1e-6 * sizes.max()
     agreed = (units & live).sum(1).tolist()
     if min(agreed) < WITNESSES or not bool(torch.isfinite(values).all()):
@@ -130,7 +132,7 @@ def _repeating(seen: Observation, weight: Tensor, values: Tensor, residuals: lis
     single = len(values) == 1 and bool(units.all())
     if seen.knows(BatchSize) and (single or len(values) > seen.told(BatchSize).count):
         return True  # one input that explains a batch is a mixture of all, rather than all the same
-    errors, awake = Errors(seen, _first(seen), values.cpu().numpy()), live.cpu().numpy()
+    errors, awake = Errors(seen, read.layer, values.cpu().numpy()), live.cpu().numpy()
     return any(
         errors.repeat(claim, awake, residual=one, agreed=None if single else agreed[claim])
         for claim, one in enumerate(residuals)
@@ -150,7 +152,7 @@ def _explaining(seen: Observation, values: Tensor, tolerance: float) -> tuple[li
 
     Infinite where it cannot be explained, or where they are not as many as the batch holds.
     """
-    if not isinstance(seen.mechanism.undefended, FedSGD) or not seen.knows(BatchSize):
+    if known_weights(seen.mechanism) is not Answer.YES or not seen.knows(BatchSize):
         return [], math.inf  # of an unknown number of examples, one in the middle may explain as much as all of them
     used = list(range(len(values)))
     left = _left(seen, values)
@@ -168,36 +170,26 @@ def _left(seen: Observation, values: Tensor) -> float:
     return math.inf if found is None else found.residual
 
 
-def keeps_ratios(mechanism: AbstractMechanism) -> bool:
-    """Whether the update is a multiple of the true one, example by example: no update defense, or clipping only.
-
-    >>> from leakscope import Clip, FedSGD, Sign
-    >>> keeps_ratios(FedSGD() >> Clip(1.0)), keeps_ratios(FedSGD() >> Sign())
-    (True, False)
-    """
-    protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
-    if isinstance(protocol, DPSGD) and protocol.noise_multiplier > 0:
-        return False
-    if not isinstance(mechanism, Defended):
-        return True
-    return all(isinstance(d, Clip) for d in mechanism.defenses if isinstance(d, AbstractUpdateDefense))
-
-
 def _shaped(seen: Observation, values: Tensor) -> Tensor:
     """(N, D) float64 to (N, *shape) in the model's own dtype."""
-    return values.reshape(-1, *seen.target.domain.shape).to(seen.target.parameters()[_first(seen).weight].dtype)
+    like = next(iter(seen.target.parameters().values()))
+    return values.reshape(-1, *seen.target.domain.shape).to(like.dtype)
 
 
-def _first(seen: Observation) -> DenseLayer:
-    return input_layer(seen.target)
+@final
+@dataclass(frozen=True, eq=False)
+class FirstLayer:
+    """The dense layer that is fed the input, its weight (H, D) and bias (H,) gradients in float64; as sent: dtype."""
+
+    layer: DenseLayer
+    weight: Tensor
+    bias: Tensor
+    dtype: torch.dtype
 
 
-def _read(seen: Observation) -> tuple[Tensor, Tensor] | Refusal:
-    """The first layer's weight (H, D) and bias (H,) gradients in float64, or why they cannot be read."""
-    try:
-        layer = _first(seen)
-    except NoSuchLayer as error:
-        return Refusal(str(error))
+def first_layer(seen: Observation) -> FirstLayer | Refusal:
+    """The first layer's gradients, or why they cannot be read. Raises `NoSuchLayer` where it is not dense."""
+    layer = input_layer(seen.target)
     if layer.bias is None:
         return Refusal(f"the dense layer {layer.name or 'of the model'} has no bias, so the scale of the input is lost")
     gradient = seen.gradient().by_name
@@ -209,7 +201,7 @@ def _read(seen: Observation) -> tuple[Tensor, Tensor] | Refusal:
     weight, bias = gradient[layer.weight].double(), gradient[layer.bias].double()
     if not bool((bias != 0).any()):
         return Refusal("the bias gradient is zero everywhere: no unit of the first layer was active")
-    return weight, bias
+    return FirstLayer(layer, weight, bias, seen.release.by_name[layer.weight].dtype)
 
 
 def ratio(weight: Tensor, bias: Tensor) -> tuple[Tensor, float]:

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
-from leakscope.attacks.inputs.dense.linear import keeps_ratios
 from leakscope.attacks.inputs.dense.mixtures import Errors, twins
 from leakscope.attacks.inputs.dense.silent_errors import STATEMENT, WITNESSES, Judged, Resting, labels_of
-from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Progress, Refusal, Watch
+from leakscope.attacks.parts.reading.proof import bent
+from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Inputs
-from leakscope.core.errors import NoSuchLayer
+from leakscope.core.effort import Clock, Progress, Watch
 from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.core.release import Delta
 from leakscope.numerics.lowrank import Factors, factor
 from leakscope.numerics.rng import Key
@@ -49,7 +50,7 @@ PROBES = 64
 
 @final
 @dataclass(frozen=True, eq=False)
-class _Read:
+class Separable:
     """gradient: (H, D + 1) = [dL/dW, dL/db] in float64. resting: the model, to ask which units rest."""
 
     layer: DenseLayer
@@ -61,7 +62,7 @@ class _Read:
 
 @final
 @dataclass(frozen=True)
-class LowRank(AbstractAttack[Inputs]):
+class LowRank(AbstractAttack["Separable", Inputs]):
     """All inputs of a batch from [dL/dW, dL/db] = delta^T [X, 1] (Dimitrov et al. 2024, arXiv:2403.03945, section 4).
 
     dL/dW: (H, D), X: (B, D), delta: (B, H), zero wherever a unit is at rest (ReLU, dropout). The matrix has rank B.
@@ -82,13 +83,10 @@ class LowRank(AbstractAttack[Inputs]):
         """Dimitrov et al. 2024."""
         return citations.SPEAR
 
-    def _refusal(self, seen: Observation) -> Refusal | None:
-        found = _read(seen)
-        return found if isinstance(found, Refusal) else None
+    def _read(self, seen: Observation) -> Separable | Refusal:
+        return separable(seen)
 
-    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
-        read = _read(seen)
-        assert not isinstance(read, Refusal)
+    def _attempt(self, seen: Observation, read: Separable, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
         rank = read.factors.rank
 
         def stop(turn: int, found: int) -> bool:
@@ -107,7 +105,7 @@ class LowRank(AbstractAttack[Inputs]):
         inputs, errors = solved
         return self._claim(seen, read, inputs, errors)
 
-    def _claim(self, seen: Observation, read: _Read, inputs: Array, errors: Array) -> Attempt[Inputs]:
+    def _claim(self, seen: Observation, read: Separable, inputs: Array, errors: Array) -> Attempt[Inputs]:
         dtype, rank = seen.release.by_name[read.layer.weight].dtype, read.factors.rank
         awake = read.resting.awake(inputs, _margin(seen, read.layer, inputs, SLACK[dtype]))
         judged = Judged(read.gradient, inputs, awake, read.problem.live)
@@ -116,10 +114,10 @@ class LowRank(AbstractAttack[Inputs]):
             sentence = f"the model contradicts the separated inputs: relative residual {residual:.1e}"
             return Attempt(repr(self), Outcome.DIVERGED, sentence)
         tolerance, mixed = _tolerance(seen, read), False
-        proving = keeps_ratios(seen.mechanism) and judged.witnesses() >= WITNESSES
+        proving = bent(seen) is None and judged.witnesses() >= WITNESSES
         if proving and residual <= tolerance:
             proving = not (mixed := _mixed(seen, read, inputs, residual))
-        certificate = Certificate(residual, tolerance, STATEMENT) if proving else None
+        certificate = Certificate.alike(residual, tolerance, STATEMENT, items=rank) if proving else None
         certified = certificate is not None and certificate.holds
         like = seen.target.parameters()[read.layer.weight]
         values = torch.from_numpy(inputs).reshape(-1, *seen.target.domain.shape).to(like.dtype)
@@ -131,7 +129,7 @@ class LowRank(AbstractAttack[Inputs]):
         return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
 
 
-def _mixed(seen: Observation, read: _Read, inputs: Array, residual: float) -> bool:
+def _mixed(seen: Observation, read: Separable, inputs: Array, residual: float) -> bool:
     """Whether one of the inputs may stand for several examples: not where there are as many as the batch holds."""
     if seen.knows(BatchSize) and (read.factors.rank in (1, seen.told(BatchSize).count)):
         return seen.told(BatchSize).count > read.factors.rank
@@ -139,20 +137,21 @@ def _mixed(seen: Observation, read: _Read, inputs: Array, residual: float) -> bo
     return any(errors.repeat(place, read.problem.live, residual=residual) for place in range(len(inputs)))
 
 
-def _sentence(seen: Observation, read: _Read, residual: float, witnesses: int) -> str:
+def _sentence(seen: Observation, read: Separable, residual: float, witnesses: int) -> str:
     rank = read.factors.rank
     parts = [f"{rank} input{'s' if rank > 1 else ''} in closed form: rank {rank} with a gap of {read.factors.gap:.1e}"]
     parts.append(f"relative residual {residual:.1e}, at least {witnesses} witnesses each")
     if seen.knows(BatchSize) and seen.told(BatchSize).count > rank:
         parts.append(f"{seen.told(BatchSize).count - rank} of the batch are repetitions or leave no trace")
-    if not keeps_ratios(seen.mechanism):
-        parts.append("no proof, since a defense changed entries one by one")
+    doubt = bent(seen)
+    if doubt is not None:
+        parts.append(f"no proof: {doubt.sentence}")
     elif witnesses < WITNESSES:
         parts.append(f"no proof, which takes {WITNESSES} witnesses")
     return "; ".join(parts)
 
 
-def _read(seen: Observation) -> _Read | Refusal:
+def separable(seen: Observation) -> Separable | Refusal:
     """Everything that does not depend on luck, or why the attack does not apply."""
     found = _matrix(seen)
     if isinstance(found, Refusal):
@@ -180,7 +179,7 @@ def _read(seen: Observation) -> _Read | Refusal:
             return Refusal(
                 f"rank {factors.rank} is too much for {alive} live units, of which {rest:.0%} are at rest: {crowded}"
             )
-    return _Read(layer, matrix, factors, problem, resting)
+    return Separable(layer, matrix, factors, problem, resting)
 
 
 def _crowded(seen: Observation, factors: Factors, resting_units: float, resting: Resting) -> str:
@@ -205,10 +204,7 @@ def _crowded(seen: Observation, factors: Factors, resting_units: float, resting:
 
 def _matrix(seen: Observation) -> tuple[DenseLayer, Array] | Refusal:
     """The input layer and [dL/dW, dL/db] (H, D + 1) in float64."""
-    try:
-        layer = input_layer(seen.target)
-    except NoSuchLayer as error:
-        return Refusal(str(error))
+    layer = input_layer(seen.target)
     if layer.bias is None:
         return Refusal(f"the dense layer {layer.name or 'of the model'} has no bias, so the scale of the input is lost")
     gradient = seen.gradient().by_name
@@ -221,7 +217,7 @@ def _matrix(seen: Observation) -> tuple[DenseLayer, Array] | Refusal:
     return layer, _joined(gradient, layer.weight, layer.bias)
 
 
-def _completed(read: _Read, directions: list[Direction]) -> list[Direction]:
+def _completed(read: Separable, directions: list[Direction]) -> list[Direction]:
     """With the last of r directions, when it alone is missing: its input is orthogonal to the others, so the model
     can be asked which units it leaves at rest."""
     factors, problem = read.factors, read.problem
@@ -240,7 +236,7 @@ def _completed(read: _Read, directions: list[Direction]) -> list[Direction]:
     return [*directions, *refitted(problem, vector)]
 
 
-def _inputs(read: _Read, directions: list[Direction]) -> tuple[Array, Array] | None:
+def _inputs(read: Separable, directions: list[Direction]) -> tuple[Array, Array] | None:
     """X (r, D) and delta (r, H), least squares in turn: delta with its zeros, then X. None when a scale is lost."""
     live, noise = read.problem.live, read.factors.noise
     mixing = np.stack([read.problem.turn @ one.vector for one in directions], axis=1)
@@ -272,7 +268,7 @@ def _joined(named: Named, weight: str, bias: str) -> Array:
     return np.asarray(torch.cat([named[weight], named[bias][:, None]], dim=1).double().cpu().numpy())
 
 
-def _tolerance(seen: Observation, read: _Read) -> float:
+def _tolerance(seen: Observation, read: Separable) -> float:
     """By the dtype; a difference of weights is also rounded to the last place of the weights."""
     assert read.layer.bias is not None
     sent = seen.release.by_name[read.layer.weight]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from leakscope.attacks.inputs.dense.silent_errors import Resting
 from leakscope.attacks.parts.reading.output_gradient import read_output
-from leakscope.core.attempt import Refusal
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy, Target
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import DenseLayer, probe_inputs

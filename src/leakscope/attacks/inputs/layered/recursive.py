@@ -14,18 +14,20 @@ from torch import Tensor, nn
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
-from leakscope.attacks.inputs.dense.linear import keeps_ratios
 from leakscope.attacks.inputs.layered.activations import Known, inverted
-from leakscope.attacks.labels.counts import may_be_clipped
 from leakscope.attacks.labels.signs import SINGLE, LabelSigns
 from leakscope.attacks.parts.reading.output_gradient import only_row_pattern, read_output, told_one
-from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Progress, Refusal, Watch
+from leakscope.attacks.parts.reading.proof import bent
+from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.batch import Batch
 from leakscope.core.claim import Inputs
-from leakscope.core.errors import NoSuchLayer
+from leakscope.core.effort import Clock, Progress, Watch
 from leakscope.core.facts import BatchSize, TrueLabels
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy
+from leakscope.mechanisms.effects import Answer
+from leakscope.mechanisms.reading import clipped, keeps_ratios
 from leakscope.numerics import trees
 from leakscope.numerics.convolution import System, Unfolded
 from leakscope.numerics.rng import Key, normal
@@ -63,7 +65,7 @@ class _Undone:
 
 @final
 @dataclass(frozen=True)
-class Recursive(AbstractAttack[Inputs]):
+class Recursive(AbstractAttack[tuple[Link, ...], Inputs]):
     """The image behind the gradient of one example, from the last layer to the first (Zhu and Blaschko 2021, R-GAP).
 
     At each layer z = W x (+ b) the error delta = dL/dz and the values z are known from the layer after it, as far as
@@ -85,20 +87,20 @@ class Recursive(AbstractAttack[Inputs]):
         """Zhu and Blaschko 2021."""
         return citations.RGAP
 
-    def _refusal(self, seen: Observation) -> Refusal | None:
-        found = _links(seen)
-        return found if isinstance(found, Refusal) else None
+    def _read(self, seen: Observation) -> tuple[Link, ...] | Refusal:
+        return _links(seen)
 
-    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
-        links = _links(seen)
-        assert not isinstance(links, Refusal)
+    def _attempt(
+        self, seen: Observation, read: tuple[Link, ...], *, key: Key, clock: Clock, watch: Watch
+    ) -> Attempt[Inputs]:
+        links = read
         label = _label(seen, key)
         if isinstance(label, Refusal):
             return Attempt(repr(self), Outcome.REFUSED, label.sentence)
         gradient = {name: value.double().cpu() for name, value in seen.gradient().by_name.items()}
         undone, steps = _recursion(seen, links, gradient, label, watch)
-        if isinstance(undone, str):
-            return Attempt(repr(self), Outcome.REFUSED, undone, steps=steps)
+        if isinstance(undone, Refusal):
+            return Attempt(repr(self), Outcome.REFUSED, undone.sentence, steps=steps)
         like = next(iter(seen.target.parameters().values()))
         values = torch.from_numpy(undone).reshape(1, *seen.target.domain.shape).to(like.dtype)
         if not bool(torch.isfinite(values).all()):
@@ -109,19 +111,19 @@ class Recursive(AbstractAttack[Inputs]):
             sentence = f"the gradient at the image found differs from the release by {residual:.1e} of its norm"
             return Attempt(repr(self), Outcome.DIVERGED, sentence, steps=steps)
         certificate = None
-        if keeps_ratios(seen.mechanism) and told_one(seen) and _scale_known(seen, links):
+        if bent(seen) is None and told_one(seen) and _scale_known(seen, links):
             shaken = [_shaken(replayed, apart, key.child("shaken", turn)) for turn in range(TURNS)]
             moved = max(_moved(_recursion(seen, links, one, label, watch)[0], undone) for one in shaken)
-            certificate = Certificate(CAUTION * moved, EXACT, STATEMENT)
+            certificate = Certificate.alike(CAUTION * moved, EXACT, STATEMENT)
         certified = certificate is not None and certificate.holds
         claim = Inputs(values, torch.tensor([label]), torch.ones(1) if certified else None)
         sentence = f"one image through {len(links)} layers; the gradient at it is the release to {residual:.1e}"
         return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate, steps=steps)
 
 
-def _moved(again: Array | str, undone: Array) -> float:
+def _moved(again: Array | Refusal, undone: Array) -> float:
     """The relative change of the image; infinite where the recursion ended early, or the image is zero."""
-    if isinstance(again, str):
+    if isinstance(again, Refusal):
         return float("inf")
     size = float(np.linalg.norm(undone))
     return float(np.linalg.norm(again - undone)) / size if size > 0 else float("inf")
@@ -132,22 +134,22 @@ def _scale_known(seen: Observation, links: tuple[Link, ...]) -> bool:
 
     Without the output layer's bias gradient the scale of its input is found from the size.
     """
-    return links[-1].bias in seen.release.by_name or not may_be_clipped(seen)
+    return links[-1].bias in seen.release.by_name or clipped(seen) is Answer.NO
 
 
 def _recursion(
     seen: Observation, links: tuple[Link, ...], gradient: dict[str, Tensor], label: int, watch: Watch
-) -> tuple[Array | str, tuple[str, ...]]:
+) -> tuple[Array | Refusal, tuple[str, ...]]:
     """The input of the first layer, flat, or the sentence that says where it ended; and what each layer gave."""
     undone = _output(seen, links[-1], gradient, label)
     steps: list[str] = []
     for done, link in enumerate(reversed(links[:-1]), start=1):
-        if isinstance(undone, str):
+        if isinstance(undone, Refusal):
             break
         steps.append(undone.sentence)
         watch(Progress(done / len(links), float("nan"), f"layer {link.name!r}"))
         undone = _undo(link, undone, gradient)
-    if isinstance(undone, str):
+    if isinstance(undone, Refusal):
         return undone, tuple(steps)
     return undone.x, (*steps, undone.sentence)
 
@@ -156,7 +158,7 @@ def _replayed(seen: Observation, values: Tensor, label: int) -> tuple[dict[str, 
     """The gradient at an image by the mechanism's own replay, and its difference from the observed one, in float64."""
     batch = Batch(values, torch.tensor([label], device=values.device))
     sent = seen.gradient().by_name
-    replayed = seen.mechanism.as_gradient(seen.mechanism.replay(seen.target, batch)).by_name
+    replayed = seen.step.as_gradient(seen.step.replay(seen.target, batch)).by_name
     gradient = {n: v.detach().double().cpu() for n, v in replayed.items() if n in sent}
     return gradient, {n: v - sent[n].double().cpu() for n, v in gradient.items()}
 
@@ -175,10 +177,7 @@ def _links(seen: Observation) -> tuple[Link, ...] | Refusal:
     """The chain of layers, or why it cannot be undone; by counting, without looking at a number."""
     if seen.knows(BatchSize) and seen.told(BatchSize).count > 1:
         return Refusal(f"undoes the gradient of one example, told BatchSize({seen.told(BatchSize).count})")
-    try:
-        links = chain(seen.target)
-    except NoSuchLayer as error:
-        return Refusal(str(error))
+    links = chain(seen.target)
     gradient = seen.gradient().by_name
     missing = [link.weight for link in links if link.weight not in gradient]
     if missing:
@@ -191,29 +190,34 @@ def _links(seen: Observation) -> tuple[Link, ...] | Refusal:
         if isinstance(output, Refusal):
             return output
         alike = only_row_pattern(output.weight)[1]
-        if seen.target.classes > 2 and not seen.knows(BatchSize) and alike > SINGLE and keeps_ratios(seen.mechanism):
+        if (
+            seen.target.classes > 2
+            and not seen.knows(BatchSize)
+            and alike > SINGLE
+            and keeps_ratios(seen.mechanism) is not Answer.NO
+        ):
             return Refusal("the gradient of the output layer is not that of one example")
     for link in links[:-1]:
         short = _short(link)
-        if short:
-            return Refusal(short)
+        if short is not None:
+            return short
     return links
 
 
-def _short(link: Link) -> str | None:
+def _short(link: Link) -> Refusal | None:
     """Why the equations of a layer cannot suffice, by their number alone."""
     unknowns, values = int(np.prod(link.given)), int(np.prod(link.returned))
     if isinstance(link.layer, nn.Linear):
         return None  # delta x^T gives x as soon as one delta is not zero
     equations = values + link.layer.weight.numel()
     if equations < unknowns:
-        return (
+        return Refusal(
             f"layer {link.name!r} has {values} weight and {link.layer.weight.numel()} gradient constraints "
             f"for {unknowns} unknowns: its input is not determined"
         )
     pixels = int(np.prod(link.given[1:]))
     if unknowns > LARGEST and pixels > values * link.layer.weight[0, 0].numel():
-        return f"layer {link.name!r} has {unknowns} unknowns, more than the {LARGEST} that fit in memory"
+        return Refusal(f"layer {link.name!r} has {unknowns} unknowns, more than the {LARGEST} that fit in memory")
     return None
 
 
@@ -226,7 +230,7 @@ def _label(seen: Observation, key: Key) -> int | Refusal:
     return int(attempt.claim.values[0])
 
 
-def _output(seen: Observation, link: Link, gradient: dict[str, Tensor], label: int) -> _Undone | str:
+def _output(seen: Observation, link: Link, gradient: dict[str, Tensor], label: int) -> _Undone | Refusal:
     """The output layer: dL/dW = delta x^T, with delta from the bias or from the loss."""
     weight = link.layer.weight.detach().double().cpu().numpy()
     slope = gradient[link.weight].numpy()
@@ -234,22 +238,22 @@ def _output(seen: Observation, link: Link, gradient: dict[str, Tensor], label: i
         errors = gradient[link.bias].numpy()
     else:
         found = _scaled_errors(seen, link, slope, label)
-        if isinstance(found, str):
+        if isinstance(found, Refusal):
             return found
         errors = found
     if not errors.any():
-        return f"the error at the output layer {link.name!r} is zero: the gradient says nothing"
+        return Refusal(f"the error at the output layer {link.name!r} is zero: the gradient says nothing")
     x = errors @ slope / (errors @ errors)
     return _Undone(x, weight.T @ errors, f"layer {link.name!r}: {x.size} values from the ratio of its gradients")
 
 
-def _scaled_errors(seen: Observation, link: Link, slope: Array, label: int) -> Array | str:
+def _scaled_errors(seen: Observation, link: Link, slope: Array, label: int) -> Array | Refusal:
     """delta (C,) without a bias gradient: slope = delta x^T fixes x up to a factor s, and delta = softmax(W x + b) - q.
 
     Zhu and Blaschko (section 3.1) solve the same for a binary loss; more than one s may do.
     """
     if not isinstance(seen.target.loss, CrossEntropy):
-        return f"layer {link.name!r} has no bias gradient, and {seen.target.loss!r} gives no scale"
+        return Refusal(f"layer {link.name!r} has no bias gradient, and {seen.target.loss!r} gives no scale")
     left, values, right = np.linalg.svd(slope, full_matrices=False)
     wanted = np.full(len(left), seen.target.loss.smoothing / len(left))
     wanted[label] += 1 - seen.target.loss.smoothing
@@ -270,12 +274,12 @@ def _scaled_errors(seen: Observation, link: Link, slope: Array, label: int) -> A
                 root = float(brentq(lambda log, sign=sign: float(missing(log, sign)[label]), low, high, xtol=1e-14))
                 found.append((float(np.linalg.norm(missing(root, sign))), root, sign))
     if not found:
-        return f"no scale of the input of the output layer {link.name!r} agrees with label {label}"
+        return Refusal(f"no scale of the input of the output layer {link.name!r} agrees with label {label}")
     _, root, sign = min(found)
     return np.asarray(along / (sign * np.exp(root)))
 
 
-def _undo(link: Link, after: _Undone, gradient: dict[str, Tensor]) -> _Undone | str:
+def _undo(link: Link, after: _Undone, gradient: dict[str, Tensor]) -> _Undone | Refusal:
     """The input of a layer from what is known of its output."""
     known = inverted(link.activation, after.x, after.slope)
     slope = gradient[link.weight].flatten(1).numpy()
@@ -286,7 +290,7 @@ def _undo(link: Link, after: _Undone, gradient: dict[str, Tensor]) -> _Undone | 
     system = System(layer, known.values.reshape(shape), known.sure.reshape(shape), known.errors.reshape(shape), slope)
     solved = system.solve()
     if solved is None:
-        return (
+        return Refusal(
             f"layer {link.name!r}: its {int((known.sure > 0).sum())} weight and {slope.size} gradient constraints are "
             f"dependent, they leave some of its {layer.channels * layer.pixels} unknowns open"
         )
@@ -297,12 +301,12 @@ def _undo(link: Link, after: _Undone, gradient: dict[str, Tensor]) -> _Undone | 
     return _Undone(solved.x.reshape(-1), layer.back(system.errors).reshape(-1), said)
 
 
-def _dense(link: Link, known: Known, slope: Array, gradient: dict[str, Tensor]) -> _Undone | str:
+def _dense(link: Link, known: Known, slope: Array, gradient: dict[str, Tensor]) -> _Undone | Refusal:
     errors = known.errors
     if link.bias is not None and link.bias in gradient:
         errors = gradient[link.bias].numpy()
     if not errors.any():
-        return f"layer {link.name!r}: no unit is active, its gradient is zero"
+        return Refusal(f"layer {link.name!r}: no unit is active, its gradient is zero")
     x = errors @ slope / (errors @ errors)
     weight = link.layer.weight.detach().double().cpu().numpy()
     return _Undone(x, weight.T @ errors, f"layer {link.name!r}: {x.size} values from the ratio of its gradients")

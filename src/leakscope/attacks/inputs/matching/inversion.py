@@ -22,11 +22,13 @@ from leakscope.attacks.parts.search.first_order import AbstractSearch, Adam, Pro
 from leakscope.attacks.parts.search.journal import Found, Point, Stop
 from leakscope.attacks.parts.spaces import AbstractSpace, Pixels
 from leakscope.attacks.parts.starts import AbstractStart, Uniform
-from leakscope.core.attempt import Attempt, Clock, Cost, Outcome, Refusal, Trace, Watch
+from leakscope.core.attempt import Attempt, Cost, Outcome, Trace
 from leakscope.core.claim import Inputs
-from leakscope.core.errors import BadInput, NoSuchLayer
+from leakscope.core.effort import Clock, Watch
+from leakscope.core.errors import BadInput
 from leakscope.core.facts import BatchSize, Fact, Lengths
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.domains.text import Text
 from leakscope.numerics.ctc import frames_needed
 from leakscope.numerics.rng import Key, normal
@@ -34,7 +36,7 @@ from leakscope.numerics.rng import Key, normal
 
 @final
 @dataclass(frozen=True)
-class GradientInversion(AbstractAttack[Inputs]):
+class GradientInversion(AbstractAttack[Observation, Inputs]):
     """min over x of distance(replay(x), observed) + prior(x); replay runs the client's own public mechanism.
 
     Five orthogonal parts and a labeling; a published attack is a value of this class (see `recipes`).
@@ -64,7 +66,8 @@ class GradientInversion(AbstractAttack[Inputs]):
         parts = (citations.DLG, *(part.citation for part in (of.distance, of.prior, of.search, of.labeling)))
         return "\n\n".join(dict.fromkeys(part for part in parts if part))
 
-    def _refusal(self, seen: Observation) -> Refusal | None:
+    def _read(self, seen: Observation) -> Observation | Refusal:
+        """The observation with the lengths of its utterances, told or found."""
         unknown = sorted(set(seen.release.by_name) - set(seen.target.parameters()))
         if unknown:
             return Refusal(f"the release names {', '.join(unknown[:3])}, which the model does not have")
@@ -74,19 +77,16 @@ class GradientInversion(AbstractAttack[Inputs]):
             return Refusal(f"{self.search!r} cannot follow a loss whose transcript changes; use Adam or DirectSearch")
         if self.search.apart and not rows_apart(seen, self.distance):
             return Refusal("one utterance at a time needs speech and an update that is a mean over utterances")
-        try:
-            self.prior.penalty(seen)
-        except NoSuchLayer as error:
-            return Refusal(str(error))
+        self.prior.penalty(seen)
         informed = with_lengths(seen) if spells(seen) else seen
         if isinstance(informed, Refusal):
             return informed
-        return self.labeling.refusal(informed) or self.start.refusal(informed)
+        return self.labeling.refusal(informed) or self.start.refusal(informed) or informed
 
-    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
-        informed = with_lengths(seen) if spells(seen) else seen
-        if isinstance(informed, Refusal):
-            return Attempt(repr(self), Outcome.REFUSED, informed.sentence)
+    def _attempt(
+        self, seen: Observation, read: Observation, *, key: Key, clock: Clock, watch: Watch
+    ) -> Attempt[Inputs]:
+        informed = read
         labels = self.labeling.labels(informed, key=key.child("labels"), budget=clock.remaining())
         if isinstance(labels, Refusal):
             return Attempt(repr(self), Outcome.REFUSED, labels.sentence)

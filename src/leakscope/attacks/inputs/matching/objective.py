@@ -20,22 +20,15 @@ from leakscope.attacks.parts.spaces import AbstractSpace
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import Lengths
-from leakscope.core.mechanism import AbstractMechanism
+from leakscope.core.mechanism import AbstractMechanism, AbstractStep
 from leakscope.core.observation import Observation
 from leakscope.core.target import Target
-from leakscope.mechanisms.compose import AbstractDefense, Defended
-from leakscope.mechanisms.defenses.clip import Clip
-from leakscope.mechanisms.defenses.dropout import Dropout
-from leakscope.mechanisms.defenses.inputs import InputNoise
-from leakscope.mechanisms.defenses.noise import GaussianNoise, LaplaceNoise
-from leakscope.mechanisms.protocols.fedsgd import FedSGD
+from leakscope.mechanisms.effects import Answer
+from leakscope.mechanisms.reading import one_gradient, replayed_as_protocol
 from leakscope.numerics import trees
 from leakscope.numerics.trees import Named
 from leakscope.targets.losses import CTC
 from leakscope.targets.restricted import only
-
-AS_IT_IS: tuple[type[AbstractDefense], ...] = (GaussianNoise, LaplaceNoise, InputNoise, Dropout)
-"""Defenses whose replay is that of the protocol alone, because their randomness has mean zero or is off."""
 
 MEMORY = 2 * 10**8
 """Numbers that the gradients of a chunk of candidates may hold."""
@@ -48,20 +41,14 @@ def splits(mechanism: AbstractMechanism, distance: AbstractDistance) -> bool:
     Then gradients of layers that the distance does not read need not be computed. So it is for `FedSGD` by itself and
     with noise; with clipping, which couples all layers by one factor, only for a distance that is blind to factors.
 
+    >>> from leakscope import Clip, FedSGD, GaussianNoise
     >>> from leakscope.attacks.parts.distance.distances import Cosine, Squared
     >>> clipped = FedSGD() >> Clip(1.0) >> GaussianNoise(0.1)
     >>> splits(clipped, Cosine()), splits(clipped, Squared()), splits(FedSGD(), Squared())
     (True, False, True)
     """
-    protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
-    if not isinstance(protocol, FedSGD):  # `undefended` says nothing of what a protocol has inside (DPSGD)
-        return False
-    if not isinstance(mechanism, Defended):
-        return True
-    return all(
-        isinstance(defense, AS_IT_IS) or (distance.scale_free and isinstance(defense, Clip))
-        for defense in mechanism.defenses
-    )
+    plain = replayed_as_protocol(mechanism, up_to_scale=distance.scale_free)
+    return one_gradient(mechanism) is plain is Answer.YES
 
 
 def rows_apart(seen: Observation, distance: AbstractDistance) -> bool:
@@ -81,7 +68,7 @@ class Objective:
     """
 
     target: Target
-    mechanism: AbstractMechanism
+    mechanism: AbstractStep
     observed: Named
     distance: AbstractDistance
     penalty: Penalty
@@ -204,7 +191,7 @@ def objective(
     moving = space.searched(lengths, int(lengths.max())) if lengths is not None else None
     return Objective(
         target=laid_out(only(seen.target, names) if split else seen.target),
-        mechanism=seen.mechanism.undefended if split else seen.mechanism,
+        mechanism=_undefended(seen) if split else seen.step,
         observed=trees.detached(trees.select(seen.gradient().by_name, names)),
         distance=distance,
         penalty=penalty,
@@ -214,6 +201,12 @@ def objective(
         searched=moving,
         split=split,
     )
+
+
+def _undefended(seen: Observation) -> AbstractStep:
+    """The protocol alone, of which the replay is that of the whole mechanism (`splits`)."""
+    plain = seen.mechanism.undefended
+    return plain if isinstance(plain, AbstractStep) else seen.step
 
 
 def _placed(labels: Tensor | Spelled | None, device: torch.device) -> Tensor | Spelled | None:

@@ -10,7 +10,6 @@ from typing import final
 
 from torch import Tensor
 
-from leakscope.attacks.inputs.frames.probable.noise import bent, declared_noise, signs
 from leakscope.attacks.inputs.matching.inversion import GradientInversion
 from leakscope.attacks.labels.counts import LabelCounts
 from leakscope.attacks.parts.distance.distances import AbstractDistance, Cosine, Squared, Weighted
@@ -20,6 +19,8 @@ from leakscope.attacks.parts.search.first_order import LBFGS, Adam
 from leakscope.attacks.parts.spaces import Pixels
 from leakscope.attacks.parts.starts import Given, Gray
 from leakscope.core.observation import Observation
+from leakscope.mechanisms.effects import Answer
+from leakscope.mechanisms.reading import bends, noise, signs
 from leakscope.numerics import trees
 
 EDGES = 0.05
@@ -65,17 +66,19 @@ class Stage:
 
 def stages(seen: Observation) -> Iterator[Stage]:
     """The searches for this observation, in order."""
-    if noise_of(seen) > 0:
+    if overall_noise(seen) > 0:
         yield from _probable(seen)
         return
     labeling = Inferred(LabelCounts())
     smooth = GradientInversion(Squared(), start=Gray(0.02), search=LBFGS(evaluations=100_000), labeling=labeling)
     yield Stage("L-BFGS on the squared distance", smooth, 0.1, 0.1)
     yield Stage("L-BFGS from the best", smooth, 1.0, 0.9, polishes=True)
-    if bent(seen.mechanism):
+    if bends(seen.mechanism) is Answer.YES:
         scale = float(trees.norm(seen.gradient().by_name)) ** 2
-        yield from _legs("squared distance", Squared(), BENT, unit=scale, part=1.0 if signs(seen.mechanism) else 0.5)
-    if not signs(seen.mechanism):
+        yield from _legs(
+            "squared distance", Squared(), BENT, unit=scale, part=1.0 if signs(seen.mechanism) is Answer.YES else 0.5
+        )
+    if signs(seen.mechanism) is not Answer.YES:
         yield from _legs("cosine", _COSINE, LEGS)
 
 
@@ -98,7 +101,7 @@ def _probable(seen: Observation) -> Iterator[Stage]:
     """
     yield Stage("signed Adam on the cosine", _signed(_COSINE, 1e-3, Adam(lr=0.1, steps=100_000, signed=True)), 0.6, 0.5)
     for place, edges in enumerate((EDGES, 4 * EDGES)):
-        belief = 2 * noise_of(seen) ** 2 / edges * math.prod(seen.target.domain.shape)
+        belief = 2 * overall_noise(seen) ** 2 / edges * math.prod(seen.target.domain.shape)
         step = (0.01, 0.003)[place]
         search = _signed(Squared(), belief, Adam(lr=step, steps=100_000, signed=True, decay=()))
         yield Stage(f"most probable images, edges of {edges:g}", search, (0.5, 1.0)[place], 0.25, follows=True)
@@ -109,10 +112,10 @@ def _signed(distance: AbstractDistance, weight: float, search: Adam) -> Gradient
     return GradientInversion(distance, prior, space, Gray(), search, labeling)
 
 
-def noise_of(seen: Observation) -> float:
+def overall_noise(seen: Observation) -> float:
     """Root mean square of the declared noise over all entries of the gradient."""
     squares = entries = 0.0
     for name, value in seen.release.by_name.items():
-        squares += declared_noise(seen, name) ** 2 * value.numel()
+        squares += (noise(seen, name) or 0.0) ** 2 * value.numel()
         entries += value.numel()
     return math.sqrt(squares / max(entries, 1.0))

@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from leakscope.core.refusal import Refusal
 from leakscope.targets.looking.patch_entry import PatchEntry
 
 DEAD = 3e-7
@@ -86,7 +87,7 @@ def span_rank(stacked: Tensor) -> int:
     return int((values > 10 * DEAD * values[0]).sum())
 
 
-def span_system(entry: PatchEntry, stacked: Tensor, near: Tensor | None) -> Spanned | str:
+def span_system(entry: PatchEntry, stacked: Tensor, near: Tensor | None) -> Spanned | Refusal:
     """(I - Pi) u_i = 0 with Pi the row space of the readers' gradients and u_i = z_i or LayerNorm(z_i).
 
     With a LayerNorm, u_i = scale * (z_i - mean) / s_i + shift: linear in p_i where the shift is zero or s_i is known
@@ -94,11 +95,13 @@ def span_system(entry: PatchEntry, stacked: Tensor, near: Tensor | None) -> Span
     """
     rank, tokens = span_rank(stacked), entry.tokens
     if rank != tokens:
-        return f"the attention's gradient has rank {rank}, with {tokens} tokens"
+        return Refusal(f"the attention's gradient has rank {rank}, with {tokens} tokens")
     null = torch.linalg.svd(stacked, full_matrices=True).Vh[tokens:]
     values = entry.matrix.shape[1]
     if len(null) < values:
-        return f"{tokens} tokens and {values} values per patch need {tokens + values} dimensions, there are {entry.dim}"
+        return Refusal(
+            f"{tokens} tokens and {values} values per patch need {tokens + values} dimensions, there are {entry.dim}"
+        )
     offsets = entry.offsets[entry.rows]
     matrix, right = null @ entry.matrix, -(offsets @ null.T)
     if entry.scale is not None and entry.shift is not None:
@@ -107,11 +110,11 @@ def span_system(entry: PatchEntry, stacked: Tensor, near: Tensor | None) -> Span
         matrix, right = scaled @ entry.matrix, -(offsets @ scaled.T)
         if float(entry.shift.abs().max()) > 0:
             if near is None:
-                return "the LayerNorm before the attention has a shift, and nothing tells the size of a token"
+                return Refusal("the LayerNorm before the attention has a shift, and nothing tells the size of a token")
             size = (near @ entry.matrix.T + offsets).std(1, correction=0)
             right = right - size[:, None] * (null @ entry.shift)
     if not condition(matrix) < 1e5:
-        return "the equations of the span do not determine a patch: several examples share it"
+        return Refusal("the equations of the span do not determine a patch: several examples share it")
     return Spanned(matrix, right)
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
-from leakscope.attacks.inputs.dense.linear import keeps_ratios
 from leakscope.attacks.inputs.patches.equations import (
     DEAD,
     Slopes,
@@ -25,11 +24,13 @@ from leakscope.attacks.inputs.patches.equations import (
 )
 from leakscope.attacks.parts.reading.explained import explained
 from leakscope.attacks.parts.reading.output_gradient import told_one
-from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Refusal, Watch
+from leakscope.attacks.parts.reading.proof import bent
+from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Inputs
-from leakscope.core.errors import NoSuchLayer
+from leakscope.core.effort import Clock, Watch
 from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 from leakscope.targets.looking.patch_entry import PatchEntry, patch_entry
@@ -41,7 +42,7 @@ STATEMENT = "|observed - gradient of the claimed image with the best label| / |o
 
 @final
 @dataclass(frozen=True)
-class FirstAttention(AbstractAttack[Inputs]):
+class FirstAttention(AbstractAttack[tuple[PatchEntry, Solution], Inputs]):
     """The image of a batch of one, from linear equations at the entrance of a transformer; no label is needed.
 
     Tokens z_i = E p_i + c_i, i = 1..N, of d numbers; p_i (P values) is a patch, c_i holds the position embedding, whose
@@ -63,15 +64,14 @@ class FirstAttention(AbstractAttack[Inputs]):
         """Lu et al. 2022."""
         return citations.APRIL
 
-    def _refusal(self, seen: Observation) -> Refusal | None:
-        found = _solved(seen)
-        return found if isinstance(found, Refusal) else None
+    def _read(self, seen: Observation) -> tuple[PatchEntry, Solution] | Refusal:
+        return _solved(seen)
 
-    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
+    def _attempt(
+        self, seen: Observation, read: tuple[PatchEntry, Solution], *, key: Key, clock: Clock, watch: Watch
+    ) -> Attempt[Inputs]:
         del key, clock, watch
-        found = _solved(seen)
-        assert not isinstance(found, Refusal)
-        entry, solution = found
+        entry, solution = read
         image = entry.image(solution.patches, seen.target.domain.shape)
         if not bool(torch.isfinite(image).all()):
             return Attempt(repr(self), Outcome.DIVERGED, "the equations have no finite solution")
@@ -85,12 +85,14 @@ class FirstAttention(AbstractAttack[Inputs]):
             sentence += "; too many classes to replay it for a proof"
             return Attempt(repr(self), Outcome.CLAIMED, sentence, Inputs(image))
         tolerance = EXACT.get(dtype, 0.0)
-        proving = told_one(seen) and keeps_ratios(seen.mechanism)
+        doubt = bent(seen)
+        proving = told_one(seen) and doubt is None
         if not replayed.residual <= tolerance:
             sentence += f"; its gradient differs by {replayed.residual:.1e}: several examples, several steps, or noise"
         elif not proving:
-            sentence += "; no proof, which takes to be told of one example, and no defense that changes single entries"
-        certificate = Certificate(replayed.residual, tolerance, STATEMENT) if proving else None
+            why = "it takes to be told of one example" if doubt is None else doubt.sentence
+            sentence += f"; no proof: {why}"
+        certificate = Certificate.alike(replayed.residual, tolerance, STATEMENT) if proving else None
         confidence = torch.ones(1) if certificate is not None and certificate.holds else None
         claim = Inputs(image, replayed.weights.argmax(1), confidence=confidence)
         return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
@@ -101,26 +103,29 @@ def _solved(seen: Observation) -> tuple[PatchEntry, Solution] | Refusal:
     if seen.knows(BatchSize) and seen.told(BatchSize).count > 1:
         count = seen.told(BatchSize).count
         return Refusal(f"{count} examples share every gradient here; the equations hold for a batch of one")
-    try:
-        entry = patch_entry(seen.target)
-    except NoSuchLayer as error:
-        return Refusal(str(error))
+    entry = patch_entry(seen.target)
     gradient = {name: value.double() for name, value in seen.gradient().by_name.items()}
     stacked = _stacked(entry, gradient)
     if stacked is not None and entry.tokens < span_rank(stacked) < entry.dim - 1:
         rank = span_rank(stacked)
         return Refusal(f"the attention's gradient has rank {rank}, above the {entry.tokens} tokens of one example")
     slopes = _slopes(entry, gradient)
-    near = None if isinstance(slopes, str) else solve(slopes, None, entry).patches
-    spanned = "its weights' gradients are not released" if stacked is None else span_system(entry, stacked, near)
-    if isinstance(slopes, str) and isinstance(spanned, str):
-        return Refusal(f"rank-deficient: by the position embedding: {slopes}; by the attention's span: {spanned}")
+    near = None if isinstance(slopes, Refusal) else solve(slopes, None, entry).patches
+    spanned = _not_released() if stacked is None else span_system(entry, stacked, near)
+    if isinstance(slopes, Refusal) and isinstance(spanned, Refusal):
+        return Refusal(
+            f"rank-deficient: by the position embedding: {slopes.sentence}; by the attention's span: {spanned.sentence}"
+        )
     return entry, _best(slopes, spanned, entry)
 
 
-def _best(slopes: Slopes | str, spanned: Spanned | str, entry: PatchEntry) -> Solution:
+def _not_released() -> Spanned | Refusal:
+    return Refusal("its weights' gradients are not released")
+
+
+def _best(slopes: Slopes | Refusal, spanned: Spanned | Refusal, entry: PatchEntry) -> Solution:
     return solve(
-        None if isinstance(slopes, str) else slopes, None if isinstance(spanned, str) else spanned, entry
+        None if isinstance(slopes, Refusal) else slopes, None if isinstance(spanned, Refusal) else spanned, entry
     )  # fmt: skip
 
 
@@ -131,28 +136,28 @@ def _stacked(entry: PatchEntry, gradient: Named) -> Tensor | None:
     return torch.cat(scaled) if scaled else None
 
 
-def _slopes(entry: PatchEntry, gradient: Named) -> Slopes | str:
+def _slopes(entry: PatchEntry, gradient: Named) -> Slopes | Refusal:
     """The equations that need dL/dz, or why there are none of full rank."""
     if entry.position is None:
-        return "no parameter is added to the tokens, whose gradient would be theirs"
+        return Refusal("no parameter is added to the tokens, whose gradient would be theirs")
     if entry.position not in gradient:
-        return f"the release lacks {entry.position}"
+        return Refusal(f"the release lacks {entry.position}")
     if entry.tokens > entry.dim:
-        return f"{entry.tokens} tokens have at most rank {entry.dim}, the dimension"
+        return Refusal(f"{entry.tokens} tokens have at most rank {entry.dim}, the dimension")
     position = gradient[entry.position].reshape(-1, entry.dim)[: entry.tokens]
     slope = position[entry.rows]
     if not condition(slope) < 1 / DEAD:
         values = torch.linalg.svdvals(slope)
         rank = int((values > DEAD * values[0]).sum())
-        return f"the gradient of the {len(slope)} patches has rank {rank}"
+        return Refusal(f"the gradient of the {len(slope)} patches has rank {rank}")
     if entry.embedding in gradient:
         return embedding_system(entry, position, gradient[entry.embedding].flatten(1))
     missing = [name for name in entry.readers if name not in gradient]
     if not entry.attention_only or missing:
         why = f"{', '.join(missing)} are missing" if missing else "the tokens reach the loss past the attention too"
-        return f"the release lacks {entry.embedding}, and {why}"
+        return Refusal(f"the release lacks {entry.embedding}, and {why}")
     if entry.matrix.shape[1] > entry.dim:
-        return f"{entry.matrix.shape[1]} values per patch do not fit into {entry.dim} dimensions"
+        return Refusal(f"{entry.matrix.shape[1]} values per patch do not fit into {entry.dim} dimensions")
     return attention_system(entry, position, _product(entry, gradient))
 
 

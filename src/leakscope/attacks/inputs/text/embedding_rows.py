@@ -10,27 +10,23 @@ from torch import Tensor
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
-from leakscope.core.attempt import Attempt, Clock, Outcome, Refusal, Watch
+from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.batch import Batch
 from leakscope.core.claim import Tokens
-from leakscope.core.errors import NoSuchLayer
-from leakscope.core.mechanism import AbstractMechanism
+from leakscope.core.effort import Clock, Watch
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.domains.text import PAD
-from leakscope.mechanisms.compose import AbstractInputDefense, AbstractModelDefense, Defended
-from leakscope.mechanisms.defenses.clip import Clip
-from leakscope.mechanisms.defenses.prune import Prune, RandomDrop
-from leakscope.mechanisms.defenses.quantize import Quantize, Sign
-from leakscope.mechanisms.protocols.fedavg import FedAvg
-from leakscope.mechanisms.protocols.fedsgd import FedSGD
+from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.protocols.passes import quiet
+from leakscope.mechanisms.reading import keeps_zeros
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.token_entry import token_entry
 
 
 @final
 @dataclass(frozen=True)
-class EmbeddingRows(AbstractAttack[Tokens]):
+class EmbeddingRows(AbstractAttack[Tensor, Tokens]):
     """Token v is in the batch if row v of dL/dE is not zero: only its own lookups reach it (Melis et al. 2019, 3.2).
 
     Claims the set of tokens as a bag, however large the batch. A row is zero although its token is there only if the
@@ -44,51 +40,30 @@ class EmbeddingRows(AbstractAttack[Tokens]):
         """Melis et al. 2019."""
         return citations.MELIS
 
-    def _refusal(self, seen: Observation) -> Refusal | None:
-        found = _rows(seen)
-        return found if isinstance(found, Refusal) else None
+    def _read(self, seen: Observation) -> Tensor | Refusal:
+        return _rows(seen)
 
-    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Tokens]:
+    def _attempt(self, seen: Observation, read: Tensor, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Tokens]:
         del key, clock, watch
-        found = _rows(seen)
-        assert not isinstance(found, Refusal)
-        bag = tuple(found.nonzero().flatten().tolist())
-        sentence = f"{len(bag)} of {len(found) - 1} rows of the embedding's gradient are not zero"
+        bag = tuple(read.nonzero().flatten().tolist())
+        sentence = f"{len(bag)} of {len(read) - 1} rows of the embedding's gradient are not zero"
         return Attempt(repr(self), Outcome.CLAIMED, sentence, Tokens((bag,), bag=True))
 
 
 def _rows(seen: Observation) -> Tensor | Refusal:
     """(V,) True for tokens whose row is not zero, or why that says nothing."""
-    try:
-        name = token_entry(seen.target).embedding
-    except NoSuchLayer as error:
-        return Refusal(str(error))
+    name = token_entry(seen.target).embedding
     if name is None or name not in seen.release.by_name:
         return Refusal(f"the release lacks {name or 'an embedding that the tokens are looked up in'}")
     if _reached(seen, name) != {1}:
         return Refusal(f"every row of {name} has a gradient, whatever the tokens: it is used for the output as well")
-    if not keeps_zeros(seen.mechanism):
-        return Refusal(f"{seen.mechanism!r} adds noise, so a row that is not zero proves nothing")
+    if keeps_zeros(seen.mechanism) is not Answer.YES:
+        return Refusal(f"{seen.mechanism!r} may add something to zeros, so a row that is not zero proves nothing")
     rows = (seen.release.by_name[name] != 0).any(1)
     rows[PAD] = False
     if bool(rows[1:].all()):
         return Refusal(f"no row of the gradient of {name} is zero: noise was added, or every token occurs")
     return rows
-
-
-def keeps_zeros(mechanism: AbstractMechanism) -> bool:
-    """Whether what is zero in the true update is zero in the released one, for certain.
-
-    >>> from leakscope import FedSGD, GaussianNoise, Sign
-    >>> keeps_zeros(FedSGD() >> Sign()), keeps_zeros(FedSGD() >> GaussianNoise(0.1) >> Sign())
-    (True, False)
-    """
-    protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
-    if not isinstance(protocol, FedSGD | FedAvg):  # `undefended` says nothing of what a protocol has inside (DPSGD)
-        return False
-    defenses = mechanism.defenses if isinstance(mechanism, Defended) else ()
-    known = AbstractInputDefense | AbstractModelDefense | Clip | Prune | Quantize | RandomDrop | Sign
-    return all(isinstance(defense, known) for defense in defenses)
 
 
 def _reached(seen: Observation, name: str) -> set[int]:

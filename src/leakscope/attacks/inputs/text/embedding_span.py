@@ -11,7 +11,6 @@ from torch import Tensor
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
-from leakscope.attacks.inputs.dense.linear import keeps_ratios
 from leakscope.attacks.inputs.text.ordering import (
     PATIENCE,
     ROUNDS,
@@ -24,14 +23,17 @@ from leakscope.attacks.inputs.text.ordering import (
     with_last_tokens,
 )
 from leakscope.attacks.inputs.text.row_span import Span, covered, dimensions, span_of, strangers
-from leakscope.attacks.labels.counts import may_be_clipped
 from leakscope.attacks.parts.reading.explained import Explained, explained
-from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Refusal, Watch
+from leakscope.attacks.parts.reading.proof import bent
+from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Tokens
-from leakscope.core.errors import NoSuchLayer
+from leakscope.core.effort import Clock, Watch
 from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.domains.text import padded
+from leakscope.mechanisms.effects import Answer
+from leakscope.mechanisms.reading import clipped
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 from leakscope.targets.looking.token_entry import TokenEntry, token_entry
@@ -55,7 +57,7 @@ MOST_PLACES = 50_000
 
 @final
 @dataclass(frozen=True, eq=False)
-class _Found:
+class Spanned:
     """Tokens at places, with what they were found by."""
 
     entry: TokenEntry
@@ -68,7 +70,7 @@ class _Found:
 
 @final
 @dataclass(frozen=True)
-class EmbeddingSpan(AbstractAttack[Tokens]):
+class EmbeddingSpan(AbstractAttack["Spanned", Tokens]):
     """A token v stands at place t of the batch iff its input u(v, t) to the attention lies in the span of the gradient.
 
     The first dense maps of the tokens (query, key, value) have gradients sum_n delta_n u_n^T, whose row space is
@@ -88,14 +90,12 @@ class EmbeddingSpan(AbstractAttack[Tokens]):
         """Petrov et al. 2024."""
         return citations.DAGER
 
-    def _refusal(self, seen: Observation) -> Refusal | None:
-        found = _tokens(seen)
-        return found if isinstance(found, Refusal) else None
+    def _read(self, seen: Observation) -> Spanned | Refusal:
+        return _tokens(seen)
 
-    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Tokens]:
+    def _attempt(self, seen: Observation, read: Spanned, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Tokens]:
         del watch
-        found = _tokens(seen)
-        assert not isinstance(found, Refusal)
+        found = read
         tolerance = EXACT.get(seen.release.by_name[found.entry.first.weights[0]].dtype, 0.0)
         order = _ordered(seen, found, tolerance, key=key, clock=clock)
         bag = self._bag(seen, found, tolerance, order.note)
@@ -113,11 +113,11 @@ class EmbeddingSpan(AbstractAttack[Tokens]):
             sentence += f"; their gradient differs by {residual:.1e}: not all are found, or noise"
         doubt = _doubt(seen, found, claimed) if exact else ""
         sentence += doubt
-        certificate = None if doubt else Certificate(residual, tolerance, WHOLE)
+        certificate = None if doubt else Certificate.alike(residual, tolerance, WHOLE, items=len(claimed))
         confidence = torch.ones(len(claimed)) if exact and not doubt else None
         return Attempt(repr(self), Outcome.CLAIMED, sentence, Tokens(claimed, confidence), certificate)
 
-    def _bag(self, seen: Observation, found: _Found, tolerance: float, note: str) -> Attempt[Tokens]:
+    def _bag(self, seen: Observation, found: Spanned, tolerance: float, note: str) -> Attempt[Tokens]:
         pairs = [(token, place) for place, tokens in enumerate(found.places) for token in tokens]
         vectors = torch.stack([found.inputs[token, place] for token, place in pairs])
         gradients = [found.gradient[name] for name in found.entry.first.weights if name in found.gradient]
@@ -128,17 +128,14 @@ class EmbeddingSpan(AbstractAttack[Tokens]):
             sentence += "; the last token of a text sends no gradient and is there only if it stands elsewhere too"
         doubt = _bag_doubt(seen, found, pairs)
         sentence += doubt
-        certificate = None if doubt else Certificate(missed, tolerance, BAG)
+        certificate = None if doubt else Certificate.alike(missed, tolerance, BAG)
         confidence = torch.ones(1) if certificate is not None and certificate.holds else None
         return Attempt(repr(self), Outcome.CLAIMED, sentence, Tokens((bag,), confidence, bag=True), certificate)
 
 
-def _tokens(seen: Observation) -> _Found | Refusal:
+def _tokens(seen: Observation) -> Spanned | Refusal:
     """The tokens at their places, or why they are not identifiable."""
-    try:
-        entry = token_entry(seen.target)
-    except NoSuchLayer as error:
-        return Refusal(str(error))
+    entry = token_entry(seen.target)
     missing = [name for name in entry.first.weights if name not in seen.release.by_name]
     if len(missing) == len(entry.first.weights):
         return Refusal(f"the release lacks {', '.join(missing)}, the first dense layers that are fed the tokens")
@@ -161,7 +158,7 @@ def _tokens(seen: Observation) -> _Found | Refusal:
         )
     if count > MOST_PLACES:
         return Refusal(f"not identifiable: {count} tokens at places fit the span of rank {span.rank}")
-    return _Found(entry, gradient, span, inputs, room, places)
+    return Spanned(entry, gradient, span, inputs, room, places)
 
 
 @final
@@ -174,7 +171,7 @@ class _Order:
     note: str = ""
 
 
-def _ordered(seen: Observation, found: _Found, tolerance: float, *, key: Key, clock: Clock) -> _Order:
+def _ordered(seen: Observation, found: Spanned, tolerance: float, *, key: Key, clock: Clock) -> _Order:
     entry = found.entry
     context = context_of(entry, found.gradient, found.span.rank)
     if context is None:
@@ -195,7 +192,7 @@ def _ordered(seen: Observation, found: _Found, tolerance: float, *, key: Key, cl
 
 
 def _descended(
-    seen: Observation, found: _Found, context: Context, tolerance: float, *, key: Key, clock: Clock
+    seen: Observation, found: Spanned, context: Context, tolerance: float, *, key: Key, clock: Clock
 ) -> list[Said]:
     """Sequences of every length, until together they explain the gradient or time is up."""
     known: dict[Said, None] = {}
@@ -239,18 +236,19 @@ def _repeated(seen: Observation, sequences: tuple[Said, ...], proof: Explained) 
     if not seen.knows(BatchSize) or seen.told(BatchSize).count <= len(sequences):
         return sequences
     real = proof.weights.sum(1) * seen.told(BatchSize).count
-    if float((real - real.round()).abs().max()) > WHOLE_NUMBER or may_be_clipped(seen):
+    if float((real - real.round()).abs().max()) > WHOLE_NUMBER or clipped(seen) is not Answer.NO:
         return sequences  # a clip, or a text with several labels that cancel in part: its share says nothing
     return tuple(one for one, count in zip(sequences, real.round().long().tolist(), strict=True) for _ in range(count))
 
 
-def _doubt(seen: Observation, found: _Found, claimed: tuple[Said, ...]) -> str:
+def _doubt(seen: Observation, found: Spanned, claimed: tuple[Said, ...]) -> str:
     """Why sequences that explain the gradient need not be those of the batch; empty when they are."""
     if seen.knows(BatchSize) and len(claimed) != seen.told(BatchSize).count:
         return f"; no proof, since the batch holds {seen.told(BatchSize).count}"
     pairs = [(token, place) for one in claimed for place, token in enumerate(one)]
-    if not keeps_ratios(seen.mechanism):
-        return "; no proof, since a defense changed entries one by one"
+    why = bent(seen)
+    if why is not None:
+        return f"; no proof: {why.sentence}"
     if not found.entry.causal and _twins(found, pairs, order=True):
         return "; no proof, since the model does not see the order of the tokens"
     if found.entry.embedding not in seen.release.by_name and _twins(found, pairs, order=False):
@@ -258,10 +256,11 @@ def _doubt(seen: Observation, found: _Found, claimed: tuple[Said, ...]) -> str:
     return ""
 
 
-def _bag_doubt(seen: Observation, found: _Found, pairs: list[tuple[int, int]]) -> str:
+def _bag_doubt(seen: Observation, found: Spanned, pairs: list[tuple[int, int]]) -> str:
     """Why tokens whose inputs span the gradient need not be those of the batch; empty when they are."""
-    if not keeps_ratios(seen.mechanism):
-        return "; no proof, since a defense changed entries one by one"
+    why = bent(seen)
+    if why is not None:
+        return f"; no proof: {why.sentence}"
     if not bool((found.inputs[1:] != 0).any(2).all()):
         return "; no proof, since the model gives a token nothing"
     if _twins(found, pairs, order=False):
@@ -271,13 +270,13 @@ def _bag_doubt(seen: Observation, found: _Found, pairs: list[tuple[int, int]]) -
     return ""
 
 
-def _distinct(found: _Found, pairs: list[tuple[int, int]]) -> int:
+def _distinct(found: Spanned, pairs: list[tuple[int, int]]) -> int:
     """How many different inputs the tokens at places have: a model without places gives a token one of them."""
     vectors = _unit(found.inputs, pairs)
     return sum(not bool((torch.cdist(vectors[[i]], vectors[:i]) <= SAME).any()) for i in range(len(vectors)))
 
 
-def _twins(found: _Found, pairs: list[tuple[int, int]], *, order: bool) -> bool:
+def _twins(found: Spanned, pairs: list[tuple[int, int]], *, order: bool) -> bool:
     """Whether another token at the same place, or the same one at another place (`order`), is the same to the model.
 
     Looked for among what lies in the span: a twin of what is there lies in it too.

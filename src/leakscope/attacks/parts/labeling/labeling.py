@@ -10,10 +10,12 @@ from typing import final
 import torch
 from torch import Tensor
 
-from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.attack import Attack
 from leakscope.core import claim, facts
-from leakscope.core.attempt import Budget, Outcome, Refusal
+from leakscope.core.attempt import Outcome
+from leakscope.core.effort import Budget
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.numerics.rng import Key
 from leakscope.targets.losses import CTC
 
@@ -98,7 +100,7 @@ def _told(seen: Observation) -> Tensor | Spelled | None:
 class Inferred(AbstractLabeling):
     """The labels or transcripts that `attack` claims, unless they were told. Refuses where that attack refuses."""
 
-    attack: AbstractAttack[claim.Labels] | AbstractAttack[claim.Transcripts]
+    attack: Attack[claim.Labels] | Attack[claim.Transcripts]
 
     @property
     def citation(self) -> str:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from leakscope.attacks.parts.labeling.labeling import AbstractLabeling, Spelled, spells
-from leakscope.core.attempt import Budget, Refusal
+from leakscope.core.effort import Budget
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import Lengths
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.domains.speech import ENGLISH
 from leakscope.numerics.ctc import frames_needed
 from leakscope.numerics.rng import Key

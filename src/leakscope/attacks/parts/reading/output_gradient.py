@@ -8,10 +8,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from leakscope.core.attempt import Refusal
 from leakscope.core.errors import NoSuchLayer
 from leakscope.core.facts import BatchSize, TrueLabels
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy
 from leakscope.targets.looking.dense_ends import DenseLayer, output_layer
 

@@ -16,7 +16,7 @@ from leakscope.attacks import citations
 from leakscope.attacks.parts.search.directions import By, Steps, steps_along
 from leakscope.attacks.parts.search.first_order import AbstractSearch, Problem
 from leakscope.attacks.parts.search.journal import Found, Journal, Point, Stop
-from leakscope.core.attempt import Clock, State, Watch
+from leakscope.core.effort import Clock, State, Watch
 from leakscope.core.errors import BadInput
 from leakscope.numerics.rng import Key, normal
 

@@ -14,7 +14,7 @@ from torch.func import grad_and_value, vmap
 
 from leakscope.attacks.parts.search.execution import Slope, prepared
 from leakscope.attacks.parts.search.journal import Found, Journal, Point, Stop
-from leakscope.core.attempt import Clock, State, Watch, unwatched
+from leakscope.core.effort import Clock, State, Watch, unwatched
 from leakscope.core.errors import BadInput
 from leakscope.numerics.rng import Key
 

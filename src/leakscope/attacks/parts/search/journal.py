@@ -11,7 +11,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from leakscope.core.attempt import Clock, Progress, State, Trace, Watch
+from leakscope.core.attempt import Trace
+from leakscope.core.effort import Clock, Progress, State, Watch
 
 Point = dict[str, Tensor]
 """The searched variables by name."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from leakscope.attacks.parts.search.first_order import AbstractSearch, Adam, Problem
 from leakscope.attacks.parts.search.journal import Found, Point
 from leakscope.attacks.parts.search.together import Together
-from leakscope.core.attempt import Clock, Watch
+from leakscope.core.effort import Clock, Watch
 from leakscope.core.errors import BadInput
 
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from leakscope.core.attempt import AbstractCheckpoint, State
+from leakscope.core.effort import AbstractCheckpoint, State
 from leakscope.core.errors import BadInput
 from leakscope.ledger.files import write_atomically
 

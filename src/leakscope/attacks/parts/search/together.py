@@ -12,7 +12,7 @@ from torch import Tensor
 from leakscope.attacks import citations
 from leakscope.attacks.parts.search.first_order import AbstractSearch, Problem
 from leakscope.attacks.parts.search.journal import Found, Point
-from leakscope.core.attempt import Clock, Watch
+from leakscope.core.effort import Clock, Watch
 from leakscope.core.errors import BadInput
 
 CONSENSUS = "consensus"

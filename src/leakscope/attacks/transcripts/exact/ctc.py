@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import final
 
 import torch
 
-from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.attack import AbstractAttack, Attack, Ready
 from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames
+from leakscope.attacks.parts.reading.proof import undeclared
 from leakscope.attacks.transcripts.exact.dropout import Peeled, peeled
 from leakscope.attacks.transcripts.exact.occupancy import Occupied, Spoken, counted, last_layer, occupied
 from leakscope.attacks.transcripts.exact.reading import UNCLEAR, Reading, noise_of, read
 from leakscope.attacks.transcripts.exact.repairing import outright
-from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Progress, Refusal, Watch
+from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Inputs, Transcripts
+from leakscope.core.effort import Clock, Progress, Watch
 from leakscope.core.errors import BadInput, NoSuchLayer
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.numerics.rng import Key
 from leakscope.targets.losses import CTC
 
@@ -34,7 +38,7 @@ STATEMENT = "the transcript's CTC occupancies are those in the output layer's gr
 
 @final
 @dataclass(frozen=True)
-class CtcTranscript(AbstractAttack[Transcripts]):
+class CtcTranscript(AbstractAttack[Ready[Inputs], Transcripts]):
     """The label string z whose CTC occupancies gamma_t(z) are those in the update; exact where the frames are.
 
     The gradient of the output layer is dL/dW = sum_t (y_t - gamma_t) h_t^T / n. `frames` claims what the model was fed,
@@ -50,7 +54,7 @@ class CtcTranscript(AbstractAttack[Transcripts]):
     Claims one tuple of labels per utterance.
     """
 
-    frames: AbstractAttack[Inputs] = field(default_factory=WindowedFrames)
+    frames: Attack[Inputs] = field(default_factory=WindowedFrames)
 
     def __post_init__(self) -> None:
         if not isinstance(self.frames, AbstractAttack):
@@ -61,17 +65,16 @@ class CtcTranscript(AbstractAttack[Transcripts]):
         """That of the attack on the frames; the rest is leakscope's own."""
         return self.frames.citation
 
-    def _refusal(self, seen: Observation) -> Refusal | None:
+    def _read(self, seen: Observation) -> Ready[Inputs] | Refusal:
         if not isinstance(seen.target.loss, CTC):
             return Refusal(f"needs a model that is trained by CTC, got {seen.target.loss!r}")
-        try:
-            last_layer(seen)
-        except NoSuchLayer as error:
-            return Refusal(str(error))
-        return self.frames.refusal(seen)
+        last_layer(seen)
+        return self.frames.ready(seen)
 
-    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Transcripts]:
-        fed = self.frames.run(seen, key=key.child("frames"), budget=clock.remaining(), watch=watch)
+    def _attempt(
+        self, seen: Observation, read: Ready[Inputs], *, key: Key, clock: Clock, watch: Watch
+    ) -> Attempt[Transcripts]:
+        fed = read.run(key=key.child("frames"), clock=clock.remaining().start(), watch=watch)
         if not isinstance(fed.claim, Inputs) or fed.claim.lengths is None:
             return Attempt(repr(self), Outcome.REFUSED, f"no frames, so no transcript: {fed.sentence}", cost=fed.cost)
         frames = [row[:count] for row, count in zip(fed.claim.values, fed.claim.lengths.tolist(), strict=True)]
@@ -83,8 +86,8 @@ class CtcTranscript(AbstractAttack[Transcripts]):
             sentence = f"the masks of dropout are not exact: they leave {masks.worst:.1e} of the next layer's gradient"
             return Attempt(repr(self), Outcome.REFUSED, sentence, cost=fed.cost)
         found = occupied(seen, frames, masks.masks)
-        if isinstance(found, str):
-            return Attempt(repr(self), Outcome.REFUSED, found, cost=fed.cost)
+        if isinstance(found, Refusal):
+            return Attempt(repr(self), Outcome.REFUSED, found.sentence, cost=fed.cost)
         mean = counted(seen)
         divisors = [_divisors(one, mean) for one in found.utterances]
         pairs = list(zip(found.utterances, divisors, strict=True))
@@ -93,7 +96,13 @@ class CtcTranscript(AbstractAttack[Transcripts]):
             return Attempt(repr(self), Outcome.REFUSED, _unclear(noise, found), cost=fed.cost)
         goings = [_going(clock, watch, place, len(frames)) for place in range(len(frames))]
         readings = [_read(*pair, mean=mean, going=going) for pair, going in zip(pairs, goings, strict=True)]
-        return _attempted(repr(self), readings, found, fed, _steps(fed, masks))
+        attempt = _attempted(repr(self), readings, found, fed, _steps(fed, masks))
+        doubt = undeclared(seen)
+        if doubt is None or attempt.claim is None:
+            return attempt
+        claim = Transcripts(attempt.claim.labels)
+        sentence = f"{attempt.sentence}; no proof: {doubt.sentence}"
+        return dataclasses.replace(attempt, claim=claim, certificate=None, sentence=sentence)
 
 
 def _unclear(noise: float, found: Occupied) -> str:
@@ -160,7 +169,9 @@ def _attempted(
         sentence = f"no string of labels explains the occupancies: the best one's misfit is {least:.1e}"
         return Attempt(name, Outcome.DIVERGED, sentence, cost=fed.cost)
     worst = max(readings, key=lambda one: one.ratio)
-    certificate = Certificate(worst.misfit, worst.tolerance, STATEMENT)
+    certificate = Certificate(
+        tuple(one.misfit for one in readings), tuple(one.tolerance for one in readings), STATEMENT
+    )
     certain = sum(one.certain for one in readings)
     confidence = torch.tensor([1.0 if one.certain else float("nan") for one in readings])
     sizes = ", ".join(str(len(one.labels)) for one in readings)

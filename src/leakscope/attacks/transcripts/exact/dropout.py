@@ -23,7 +23,7 @@ from leakscope.attacks.transcripts.exact.occupancy import stacked_gradient
 from leakscope.core.errors import NoSuchLayer
 from leakscope.core.observation import Observation
 from leakscope.core.target import Target
-from leakscope.mechanisms.compose import AbstractModelDefense, Defended
+from leakscope.mechanisms.reading import as_run
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 from leakscope.targets.looking.dense_ends import probe_inputs
@@ -88,16 +88,6 @@ class Peeled:
         return max(self.residuals, default=0.0)
 
 
-def as_trained(seen: Observation) -> Target:
-    """The target as the client ran it, by the mechanism's public description."""
-    target = seen.target
-    if isinstance(seen.mechanism, Defended):
-        for defense in seen.mechanism.defenses:
-            if isinstance(defense, AbstractModelDefense):
-                target = defense.apply(target)
-    return target
-
-
 def active(target: Target) -> tuple[tuple[str, float], ...]:
     """The dropout layers that drop, with their rates. Raises `NoSuchLayer` for recurrent layers that drop inside."""
     for name, module in target.module.named_modules():
@@ -118,7 +108,7 @@ def peeled(seen: Observation, frames: Sequence[Tensor]) -> Peeled:
     """
     masks: dict[str, Tensor] = {}
     residuals: list[float] = []
-    target = as_trained(seen)
+    target = as_run(seen.mechanism, seen.target)
     for layer in _found(target, active(target)):
         missing = {f"{layer.source}.weight", layer.fed} - seen.release.by_name.keys()
         if missing:

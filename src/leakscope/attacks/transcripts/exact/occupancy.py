@@ -12,6 +12,7 @@ from leakscope.attacks.transcripts.exact.alignment import Array, Evidence, Indic
 from leakscope.attacks.transcripts.exact.forward import passed
 from leakscope.core.errors import NoSuchLayer
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.numerics.trees import Named
 from leakscope.targets.looking.dense_ends import DenseLayer, output_layer
 from leakscope.targets.losses import CTC, Reduction
@@ -86,7 +87,7 @@ def last_layer(seen: Observation) -> DenseLayer:
     return layer
 
 
-def occupied(seen: Observation, frames: list[Tensor], masks: Named | None = None) -> Occupied | str:
+def occupied(seen: Observation, frames: list[Tensor], masks: Named | None = None) -> Occupied | Refusal:
     """Errors e_t with dL/dW = sum_t e_t [h_t; 1]^T in the least squares, h_t what the output layer is fed.
 
     frames: (T_u, F) each. masks: for each dropout layer by name what it multiplies all frames (sum T_u, H) with.
@@ -100,11 +101,11 @@ def occupied(seen: Observation, frames: list[Tensor], masks: Named | None = None
     if gradient.shape[0] > layer.features:
         inputs = np.hstack([inputs, np.ones((count, 1))])
     if count > inputs.shape[1]:
-        return f"{count} frames are more than the {inputs.shape[1]} inputs of {layer.name} tell apart"
+        return Refusal(f"{count} frames are more than the {inputs.shape[1]} inputs of {layer.name} tell apart")
     errors = np.linalg.lstsq(inputs.T, gradient, rcond=None)[0]
     size = float(np.linalg.norm(gradient))
     if not size > 0:
-        return f"the gradient of {layer.weight} is zero"
+        return Refusal(f"the gradient of {layer.weight} is zero")
     rest = float(np.linalg.norm(inputs.T @ errors - gradient))
     spread = rest / np.sqrt(max(1, inputs.shape[1] - count) * gradient.shape[1])
     noise = len(frames) * spread * np.linalg.norm(np.linalg.pinv(inputs), axis=0)

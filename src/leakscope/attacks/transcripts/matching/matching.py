@@ -10,31 +10,33 @@ from typing import final
 from torch import Tensor
 
 from leakscope.attacks import citations
-from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.attack import AbstractAttack, Attack, Ready
 from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames
 from leakscope.attacks.inputs.matching.objective import Objective, objective
 from leakscope.attacks.parts.distance.distances import AbstractDistance, Layers, Squared
 from leakscope.attacks.parts.labeling.labeling import Spelled, spells
 from leakscope.attacks.parts.labeling.spelling import AbstractSpelling, Edits
 from leakscope.attacks.parts.spaces import Pixels
-from leakscope.core.attempt import Attempt, Clock, Cost, Outcome, Progress, Refusal, State, Trace, Watch
+from leakscope.core.attempt import Attempt, Cost, Outcome, Trace
 from leakscope.core.claim import Inputs, Transcripts
+from leakscope.core.effort import Clock, Progress, State, Watch
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import Lengths
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.numerics.rng import Key
 
 
 @final
 @dataclass(frozen=True)
-class TranscriptMatching(AbstractAttack[Transcripts]):
+class TranscriptMatching(AbstractAttack[Ready[Inputs], Transcripts]):
     """min over transcripts y of distance(replay(x, y), observed), with the frames x that `frames` claims.
 
     `rounds` times the transcripts are changed as `spelling` does (its `every` is of no account here: the frames stay).
     Local: it ends at a transcript that the tried edits do not improve. Refuses where `frames` refuses or claims none.
     """
 
-    frames: AbstractAttack[Inputs] = field(default_factory=WindowedFrames)
+    frames: Attack[Inputs] = field(default_factory=WindowedFrames)
     distance: AbstractDistance = field(default_factory=lambda: Layers(Squared(), ("layer_6.*",)))
     spelling: AbstractSpelling = field(default_factory=lambda: Edits(width=16, rounds=3, resize=True))
     rounds: int = 200
@@ -49,13 +51,15 @@ class TranscriptMatching(AbstractAttack[Transcripts]):
         parts = (citations.SPEECH_RECONSTRUCTION, self.distance.citation, self.frames.citation)
         return "\n\n".join(dict.fromkeys(part for part in parts if part))
 
-    def _refusal(self, seen: Observation) -> Refusal | None:
+    def _read(self, seen: Observation) -> Ready[Inputs] | Refusal:
         if not spells(seen):
             return Refusal(f"{seen.target.name} is not trained on transcripts")
-        return self.spelling.refusal(seen) or self.frames.refusal(seen)
+        return self.spelling.refusal(seen) or self.frames.ready(seen)
 
-    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Transcripts]:
-        known = self.frames.run(seen, key=key.child("frames"), budget=clock.remaining()).claim
+    def _attempt(
+        self, seen: Observation, read: Ready[Inputs], *, key: Key, clock: Clock, watch: Watch
+    ) -> Attempt[Transcripts]:
+        known = read.run(key=key.child("frames"), clock=clock.remaining().start()).claim
         if known is None or known.lengths is None:
             return Attempt(repr(self), Outcome.REFUSED, f"{self.frames!r} claims no frames to begin with")
         # in the order of the claim, whatever was told

@@ -12,19 +12,21 @@ import torch
 from torch import Tensor
 
 from leakscope.attacks import citations
-from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.attack import AbstractAttack, Attack, Ready
 from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames
 from leakscope.attacks.inputs.matching.objective import Objective, objective, rows_apart
 from leakscope.attacks.parts.distance.distances import AbstractDistance, Layers, Squared
 from leakscope.attacks.parts.labeling.labeling import Spelled, spells
 from leakscope.attacks.parts.search.direct import Shrink
 from leakscope.attacks.parts.spaces import Pixels
-from leakscope.core.attempt import Attempt, Clock, Cost, Outcome, Progress, Refusal, State, Trace, Watch
+from leakscope.core.attempt import Attempt, Cost, Outcome, Trace
 from leakscope.core.batch import Batch
 from leakscope.core.claim import Inputs, Transcripts
+from leakscope.core.effort import Clock, Progress, State, Watch
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import Lengths
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.numerics.beams import String, likeliest
 from leakscope.numerics.rng import Key, normal
 from leakscope.targets.losses import CTC
@@ -32,7 +34,7 @@ from leakscope.targets.losses import CTC
 
 @final
 @dataclass(frozen=True)
-class SoftTranscript(AbstractAttack[Transcripts]):
+class SoftTranscript(AbstractAttack[Ready[Inputs], Transcripts]):
     """min over logits y_t of distance(sum_i w_i g(x, z_i), observed), with the frames x that `frames` claims.
 
     z_i are the `paths` likeliest strings of the logits (T, C) of an utterance by a prefix beam of `width`, w_i their
@@ -44,7 +46,7 @@ class SoftTranscript(AbstractAttack[Transcripts]):
     Evaluations count updates of one utterance and one string.
     """
 
-    frames: AbstractAttack[Inputs] = field(default_factory=WindowedFrames)
+    frames: Attack[Inputs] = field(default_factory=WindowedFrames)
     distance: AbstractDistance = field(default_factory=lambda: Layers(Squared(), ("layer_6.*",)))
     iterations: int = 1000
     directions: int = 15
@@ -66,15 +68,17 @@ class SoftTranscript(AbstractAttack[Transcripts]):
         parts = (citations.SPEECH_RECONSTRUCTION, self.distance.citation, self.frames.citation)
         return "\n\n".join(dict.fromkeys(part for part in parts if part))
 
-    def _refusal(self, seen: Observation) -> Refusal | None:
+    def _read(self, seen: Observation) -> Ready[Inputs] | Refusal:
         if not spells(seen):
             return Refusal(f"{seen.target.name} is not trained on transcripts")
         if not rows_apart(seen, self.distance):
             return Refusal("an expected loss needs an update that is a mean over utterances")
-        return self.frames.refusal(seen)
+        return self.frames.ready(seen)
 
-    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Transcripts]:
-        known = self.frames.run(seen, key=key.child("frames"), budget=clock.remaining()).claim
+    def _attempt(
+        self, seen: Observation, read: Ready[Inputs], *, key: Key, clock: Clock, watch: Watch
+    ) -> Attempt[Transcripts]:
+        known = read.run(key=key.child("frames"), clock=clock.remaining().start()).claim
         if known is None or known.lengths is None:
             return Attempt(repr(self), Outcome.REFUSED, f"{self.frames!r} claims no frames to begin with")
         others = tuple(fact for fact in seen.facts if not isinstance(fact, Lengths))

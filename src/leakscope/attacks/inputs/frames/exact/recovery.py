@@ -13,6 +13,7 @@ from leakscope.attacks.inputs.frames.exact.polish import polished
 from leakscope.attacks.inputs.frames.exact.unmixing import unmix
 from leakscope.attacks.inputs.frames.window.null_space import lengths_of, null_space
 from leakscope.attacks.inputs.frames.window.window_span import Span, affine_solution, spans_of
+from leakscope.core.refusal import Refusal
 from leakscope.numerics import banded
 from leakscope.targets.looking.context_window import ContextWindow
 
@@ -50,7 +51,7 @@ def residual_of(span: Span, utterances: tuple[Array, ...], window: ContextWindow
 
 def recover(
     weight: Array, bias: Array, window: ContextWindow, *, single: float = ROUNDED, polish: bool = True
-) -> Recovery | str:
+) -> Recovery | Refusal:
     """The utterances behind dL/dW (D, H) and dL/db (H,), or a sentence that says why there are none to be had.
 
     One utterance is tried first, with as many frames as the rank; when its residual is above `single`, every length.
@@ -81,14 +82,14 @@ def _solved(matrix: Array, span: Span, window: ContextWindow, single: float) -> 
     return found
 
 
-def _too_many(span: Span, size: int, window: ContextWindow) -> str | None:
+def _too_many(span: Span, size: int, window: ContextWindow) -> Refusal | None:
     if span.rank == 0:
-        return f"the gradient of {window.weight} is zero"
+        return Refusal(f"the gradient of {window.weight} is zero")
     limit = window.most_frames
     if span.rank >= min(size, len(span.spectrum)):
         return _unexplained(window)
     if span.rank > limit:
-        return (
+        return Refusal(
             f"{span.rank} frames (gap {span.gap:.1e} in the spectrum) are more than the {limit} that windows of "
             f"{window.width} x {window.features} determine: {window.dimension} + 1 - {window.features}; "
             "LongFrames solves for more from the second layer, where the weights are known"
@@ -96,8 +97,8 @@ def _too_many(span: Span, size: int, window: ContextWindow) -> str | None:
     return None
 
 
-def _unexplained(window: ContextWindow) -> str:
-    return (
+def _unexplained(window: ContextWindow) -> Refusal:
+    return Refusal(
         f"no number of frames explains the gradient of {window.weight}: more frames than the {window.most_frames} that "
         f"windows of {window.width} x {window.features} determine, or more noise than the closed form bears; "
         "LongFrames solves for more frames from the second layer, FrameLikelihood weighs noise"

@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.inputs.frames.claimed import claimed
 from leakscope.attacks.inputs.frames.exact.recovery import ROUNDED, Recovery, recover
-from leakscope.core.attempt import Attempt, Certificate, Clock, Outcome, Refusal, Watch
+from leakscope.attacks.parts.reading.proof import undeclared
+from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Inputs
-from leakscope.core.errors import BadInput, NoSuchLayer
+from leakscope.core.effort import Clock, Watch
+from leakscope.core.errors import BadInput
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.context_window import ContextWindow, context_window
 
@@ -26,7 +28,7 @@ STATEMENT = "windows [x_t; 1] lie in the span of [dL/dW; dL/db], and the errors 
 
 @final
 @dataclass(frozen=True)
-class WindowedFrames(AbstractAttack[Inputs]):
+class WindowedFrames(AbstractAttack[ContextWindow, Inputs]):
     """Solves (I - U U^T) [x_t; 1] = 0 for all frames of all utterances at once; x_t is the window at frame t.
 
     The layer's gradient [dL/dW; dL/db] = sum_t [x_t; 1] delta_t^T has the windows in its column space, with basis U and
@@ -56,35 +58,36 @@ class WindowedFrames(AbstractAttack[Inputs]):
         """None: leakscope's own."""
         return ""
 
-    def _refusal(self, seen: Observation) -> Refusal | None:
-        found = self._found(seen)
-        return found if isinstance(found, Refusal) else None
+    def _read(self, seen: Observation) -> ContextWindow | Refusal:
+        try:
+            window = self.window or context_window(seen.target)
+            window.read(seen.gradient().by_name)
+        except BadInput as error:
+            return Refusal(str(error))
+        return window
 
-    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
+    def _attempt(
+        self, seen: Observation, read: ContextWindow, *, key: Key, clock: Clock, watch: Watch
+    ) -> Attempt[Inputs]:
         del key, clock, watch
-        window = self._found(seen)
-        assert not isinstance(window, Refusal)
-        found = self.recovered(seen, window)
-        if isinstance(found, str):
-            return Attempt(repr(self), Outcome.REFUSED, found)
+        found = self.recovered(seen, read)
+        if isinstance(found, Refusal):
+            return Attempt(repr(self), Outcome.REFUSED, found.sentence)
         worst = max(found.residual, found.bias_residual)
-        certificate = Certificate(worst, _tolerance(seen, window), STATEMENT)
-        claim = _claim(found, certificate.holds, seen.target.parameters()[window.weight])
-        return Attempt(repr(self), Outcome.CLAIMED, _sentence(found, certificate), claim, certificate)
+        certificate = Certificate.alike(worst, _tolerance(seen, read), STATEMENT, items=len(found.utterances))
+        sentence, doubt = _sentence(found, certificate), undeclared(seen)
+        like = seen.target.parameters()[read.weight]
+        if doubt is not None:
+            claim = claimed(found.utterances, like)
+            return Attempt(repr(self), Outcome.CLAIMED, f"{sentence}; no proof: {doubt.sentence}", claim)
+        claim = claimed(found.utterances, like, proved=certificate.holds)
+        return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
 
-    def recovered(self, seen: Observation, window: ContextWindow) -> Recovery | str:
+    def recovered(self, seen: Observation, window: ContextWindow) -> Recovery | Refusal:
         """What the claim is made of, in float64, or why there is nothing."""
         weight, bias = window.read(seen.gradient().by_name)
         single = min(ROUNDED, _tolerance(seen, window))
         return recover(weight, bias, window, single=single, polish=self.polish)
-
-    def _found(self, seen: Observation) -> ContextWindow | Refusal:
-        try:
-            window = self.window or context_window(seen.target)
-            window.read(seen.gradient().by_name)
-        except (NoSuchLayer, BadInput) as error:
-            return Refusal(str(error))
-        return window
 
 
 def _tolerance(seen: Observation, window: ContextWindow) -> float:
@@ -100,13 +103,3 @@ def _sentence(found: Recovery, certificate: Certificate) -> str:
     if not certificate.holds:
         sentence += f" where exact frames leave {certificate.tolerance:.0e} at most: an estimate, its length included"
     return "; ".join((sentence, *found.notes))
-
-
-def _claim(found: Recovery, certified: bool, like: Tensor) -> Inputs:
-    lengths = [len(frames) for frames in found.utterances]
-    padded = np.zeros((len(lengths), max(lengths), found.utterances[0].shape[1]))
-    for row, frames in zip(padded, found.utterances, strict=True):
-        row[: len(frames)] = frames
-    confidence = torch.ones(len(lengths)) if certified else None
-    values = torch.from_numpy(padded).to(like.dtype)
-    return Inputs(values, confidence=confidence, lengths=torch.tensor(lengths))

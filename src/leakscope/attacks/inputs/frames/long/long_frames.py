@@ -11,16 +11,20 @@ import torch
 from numpy.typing import NDArray
 
 from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.inputs.frames.claimed import claimed
 from leakscope.attacks.inputs.frames.exact.windowed_frames import EXACT, WindowedFrames
 from leakscope.attacks.inputs.frames.long.growing import Grower, Piece, seeds, utterances
 from leakscope.attacks.inputs.frames.long.hidden_span import HiddenSpan
 from leakscope.attacks.inputs.frames.window.window_span import CLEAR, Span, span_of
-from leakscope.core.attempt import Attempt, Certificate, Clock, Cost, Outcome, Progress, Refusal, Watch
+from leakscope.attacks.parts.reading.proof import undeclared
+from leakscope.core.attempt import Attempt, Certificate, Cost, Outcome
 from leakscope.core.claim import Inputs
-from leakscope.core.errors import BadInput, NoSuchLayer
+from leakscope.core.effort import Clock, Progress, Watch
+from leakscope.core.errors import BadInput
 from leakscope.core.observation import Observation
-from leakscope.mechanisms.compose import AbstractModelDefense, Defended
-from leakscope.mechanisms.protocols.fedsgd import FedSGD
+from leakscope.core.refusal import Refusal
+from leakscope.mechanisms.effects import Answer
+from leakscope.mechanisms.reading import keeps_model, one_gradient
 from leakscope.numerics import banded
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.context_window import ContextWindow, context_window
@@ -33,7 +37,7 @@ STATEMENT = "[h(x_t); 1] of every window lies in the span of [dL/dW_2; dL/db_2],
 
 @final
 @dataclass(frozen=True)
-class LongFrames(AbstractAttack[Inputs]):
+class LongFrames(AbstractAttack[tuple[ContextWindow, DenseStack], Inputs]):
     """Solves (I - U U^T) [h(x_t); 1] = 0, h(x) = min(max(W_1^T x + b_1, 0), clip), one window x_t after the other.
 
     The second dense layer's gradient [dL/dW_2; dL/db_2] (H + 1, H_2) = sum_t [h_t; 1] delta_t^T has the hidden units of
@@ -62,14 +66,10 @@ class LongFrames(AbstractAttack[Inputs]):
         """None: leakscope's own."""
         return ""
 
-    def _refusal(self, seen: Observation) -> Refusal | None:
-        found = self._found(seen)
-        return found if isinstance(found, Refusal) else None
-
-    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
-        found = self._found(seen)
-        assert not isinstance(found, Refusal)
-        window, stack = found
+    def _attempt(
+        self, seen: Observation, read: tuple[ContextWindow, DenseStack], *, key: Key, clock: Clock, watch: Watch
+    ) -> Attempt[Inputs]:
+        window, stack = read
         short = None
         if span_of(np.vstack(window.read(seen.gradient().by_name))).rank <= window.most_frames:
             easy = WindowedFrames(window).run(seen, key=key, budget=clock.remaining(), watch=watch)
@@ -88,7 +88,7 @@ class LongFrames(AbstractAttack[Inputs]):
         span = span_of(matrix)
         refused = _unsolvable(span, matrix, window)
         if refused is not None:
-            return Attempt(repr(self), Outcome.REFUSED, refused)
+            return Attempt(repr(self), Outcome.REFUSED, refused.sentence)
         problem = HiddenSpan(stack.layers[0], stack.clip, span)
         log.total = span.rank
         grower = Grower(problem, window, key.child("near").numpy(), log)
@@ -106,34 +106,28 @@ class LongFrames(AbstractAttack[Inputs]):
         whole, span = found
         dtype = seen.release.by_name[window.weight].dtype
         tolerance = EXACT.get(dtype, EXACT[torch.bfloat16])
-        certificate = Certificate(residual, tolerance, STATEMENT)
-        lengths = [len(frames) for frames in whole]
-        padded = np.zeros((len(lengths), max(lengths), window.features))
-        for row, frames in zip(padded, whole, strict=True):
-            row[: len(frames)] = frames
-        values = torch.from_numpy(padded).to(seen.target.parameters()[window.weight].dtype)
-        confidence = torch.ones(len(lengths)) if certificate.holds else None
-        claim = Inputs(values, confidence=confidence, lengths=torch.tensor(lengths))
+        certificate = Certificate.alike(residual, tolerance, STATEMENT, items=len(whole))
+        lengths, like = [len(frames) for frames in whole], seen.target.parameters()[window.weight]
         sentence = (
             f"utterances of {', '.join(map(str, lengths))} frames, grown from single windows: {sum(lengths)} of "
             f"{span.rank} by rank (gap {span.gap:.1e}), relative residual {residual:.1e}"
         )
+        doubt = undeclared(seen)
+        if doubt is not None:
+            sentence += f"; no proof: {doubt.sentence}"
+            return Attempt(repr(self), Outcome.CLAIMED, sentence, claimed(whole, like))
+        claim = claimed(whole, like, proved=certificate.holds)
         return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
 
-    def _found(self, seen: Observation) -> tuple[ContextWindow, DenseStack] | Refusal:
-        """The layers, or why this attack does not apply."""
-        mechanism = seen.mechanism
-        protocol, defenses = (
-            (mechanism.protocol, mechanism.defenses) if isinstance(mechanism, Defended) else (mechanism, ())
-        )
-        if not isinstance(protocol, FedSGD):
-            return Refusal(f"{protocol!r} moves the weights between steps; this needs one gradient (FedSGD)")
-        if any(isinstance(one, AbstractModelDefense) for one in defenses):
-            return Refusal("the client drops units at random: the hidden units are no function of the frames alone")
+    def _read(self, seen: Observation) -> tuple[ContextWindow, DenseStack] | Refusal:
+        if one_gradient(seen.mechanism) is not Answer.YES:
+            return Refusal(f"{seen.mechanism!r} is not known to send one gradient, at weights that have not moved")
+        if keeps_model(seen.mechanism) is not Answer.YES:
+            return Refusal("the client may drop units: the hidden units are no function of the frames alone")
         try:
             window = self.window or context_window(seen.target)
             window.read(seen.gradient().by_name)
-        except (NoSuchLayer, BadInput) as error:
+        except BadInput as error:
             return Refusal(str(error))
         if window.width < 2:
             return Refusal(f"{window.weight} sees one frame at a time: no window leads to the next")
@@ -168,18 +162,18 @@ def _second(seen: Observation, stack: DenseStack) -> Array:
     return np.vstack([weight.T if weight.shape == (len(bias), len(stack.layers[0].bias)) else weight, bias])
 
 
-def _unsolvable(span: Span, matrix: Array, window: ContextWindow) -> str | None:
+def _unsolvable(span: Span, matrix: Array, window: ContextWindow) -> Refusal | None:
     if span.rank == 0:
-        return "the gradient of the second layer is zero"
+        return Refusal("the gradient of the second layer is zero")
     if span.rank >= min(matrix.shape) or span.gap < CLEAR:
-        return (
+        return Refusal(
             f"the second layer's gradient ({matrix.shape[0]} x {matrix.shape[1]}) has no clear gap in its spectrum: "
             "as many frames as units, or more noise than rounding; FrameLikelihood weighs noise"
         )
     edge = window.dimension - max(window.left, window.right) * window.features
     left = len(matrix) - span.rank
     if left <= edge:
-        return (
+        return Refusal(
             f"{span.rank} frames leave {left} equations in {len(matrix) - 1} hidden units, not more than the "
             f"{edge} unknowns of the first or last window"
         )

@@ -8,32 +8,27 @@ from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.inputs.frames.claimed import claimed
 from leakscope.attacks.inputs.frames.probable.agreement import agreed
 from leakscope.attacks.inputs.frames.probable.climbing import Point, Problem, climb, linear_start
-from leakscope.attacks.inputs.frames.probable.noise import (
-    bent,
-    counted,
-    declared_noise,
-    matrices,
-    remaining_noise,
-    rounds,
-)
+from leakscope.attacks.inputs.frames.probable.noise import counted, matrices, remaining_noise
 from leakscope.attacks.inputs.frames.probable.rehearsal import rehearsed
 from leakscope.attacks.inputs.frames.probable.reordering import reordered
 from leakscope.attacks.inputs.frames.probable.rounding import Cells, Imputed, cells, imputed
 from leakscope.attacks.inputs.frames.probable.terms import Term
 from leakscope.attacks.parts.priors.speech import SpeechPrior
-from leakscope.core.attempt import Attempt, Clock, Cost, Outcome, Progress, Refusal, Trace, Watch
+from leakscope.core.attempt import Attempt, Cost, Outcome, Trace
 from leakscope.core.claim import Inputs
-from leakscope.core.errors import BadInput, NoSuchLayer
+from leakscope.core.effort import Clock, Progress, Watch
+from leakscope.core.errors import BadInput
 from leakscope.core.facts import Lengths
 from leakscope.core.observation import Observation
-from leakscope.mechanisms.compose import AbstractModelDefense, Defended
-from leakscope.mechanisms.protocols.fedsgd import FedSGD
+from leakscope.core.refusal import Refusal
+from leakscope.mechanisms.effects import Answer
+from leakscope.mechanisms.reading import bends, keeps_model, noise, one_gradient, rounds
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.context_window import ContextWindow, context_window
 from leakscope.targets.looking.dense_stack import DenseStack, dense_stack
@@ -67,7 +62,7 @@ ROUNDING = 100.0
 
 @final
 @dataclass(frozen=True)
-class FrameLikelihood(AbstractAttack[Inputs]):
+class FrameLikelihood(AbstractAttack[ContextWindow, Inputs]):
     """Maximizes p(m | update) over all frames m (T, F): marginal likelihood of dense layers' gradients, and a prior.
 
     Each dense layer gives [dL/dW; dL/db] = [h; 1]^T Delta + noise, h (T, n) its inputs, a known function of the frames
@@ -102,19 +97,21 @@ class FrameLikelihood(AbstractAttack[Inputs]):
         """None: leakscope's own."""
         return ""
 
-    def _refusal(self, seen: Observation) -> Refusal | None:
+    def _read(self, seen: Observation) -> ContextWindow | Refusal:
         try:
             window = self.window or context_window(seen.target)
             window.read(seen.gradient().by_name)
             self.speech.chain(window.features)
-        except (NoSuchLayer, BadInput) as error:
+        except BadInput as error:
             return Refusal(str(error))
-        return None
+        return window
 
-    def _attempt(self, seen: Observation, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
-        scene = self._scene(seen)
-        if isinstance(scene, str):
-            return Attempt(repr(self), Outcome.REFUSED, scene)
+    def _attempt(
+        self, seen: Observation, read: ContextWindow, *, key: Key, clock: Clock, watch: Watch
+    ) -> Attempt[Inputs]:
+        scene = self._scene(seen, read)
+        if isinstance(scene, Refusal):
+            return Attempt(repr(self), Outcome.REFUSED, scene.sentence)
         log = _Log(clock, watch)
         outcome, left = Outcome.CLAIMED, math.nan
         others: list[Point] = []
@@ -139,20 +136,20 @@ class FrameLikelihood(AbstractAttack[Inputs]):
         if not np.isfinite(best.frames).all():
             return Attempt(repr(self), Outcome.DIVERGED, "the frames are not finite", cost=cost, trace=trace)
         frames, doubt = _doubted(scene, best, others, left)
-        claim = _claim(frames, scene.problem.lengths, seen)
+        parts = np.split(frames, np.cumsum(scene.problem.lengths)[:-1])
+        claim = claimed(parts, next(iter(seen.target.parameters().values())))
         sentence = _sentence(scene, best, left) + doubt
         return Attempt(repr(self), outcome, sentence, claim, cost=cost, trace=trace, steps=tuple(log.notes))
 
-    def _scene(self, seen: Observation) -> _Scene | str:
+    def _scene(self, seen: Observation, window: ContextWindow) -> _Scene | Refusal:
         """The problem, or why there is none."""
-        window = self.window or context_window(seen.target)
         stack = _trusted(dense_stack(seen.target, window), seen, self.depth)
         first = np.vstack(window.read(seen.gradient().by_name))
         found = [first, *matrices(seen, stack)]
-        declared = [declared_noise(seen, layer.names[0]) for layer, _ in zip(stack.layers, found, strict=False)]
+        declared = [noise(seen, layer.names[0]) or 0.0 for layer, _ in zip(stack.layers, found, strict=False)]
         lengths, how = _lengths(seen, found, declared)
         if not lengths:
-            return how
+            return Refusal(how)
         count = sum(lengths)
         terms: dict[int, Term] = {}
         noises: dict[int, float] = {}
@@ -161,16 +158,19 @@ class FrameLikelihood(AbstractAttack[Inputs]):
                 least = 1e-12 * float(np.abs(matrix).max())
                 left = max(remaining_noise(matrix, count), least, 1e-300)
                 # rounding of what is mostly below a level errs by less than a level's share
-                noises[place] = left if rounds(seen.mechanism) else max(known, left)
+                noises[place] = left if rounds(seen.mechanism) is Answer.YES else max(known, left)
                 terms[place] = Term(matrix @ matrix.T / (matrix.shape[1] * noises[place] ** 2), matrix.shape[1])
         if not terms:
             sizes = ", ".join(f"{matrix.shape[0]} x {matrix.shape[1]}" for matrix in found)
-            return (
+            return Refusal(
                 f"{count} frames fill the gradients of all layers that are used ({sizes}): nothing is outside the span"
             )
         chain = self.speech.chain(window.features)
         return _Scene(
-            Problem(terms, stack, window, chain, lengths), noises, how, max(declared) > 0 or bent(seen.mechanism)
+            Problem(terms, stack, window, chain, lengths),
+            noises,
+            how,
+            max(declared) > 0 or bends(seen.mechanism) is Answer.YES,
         )
 
     def _searched(
@@ -278,11 +278,7 @@ def _celled(where: list[Cells], scene: _Scene, best: Point, log: _Log) -> tuple[
 
 def _trusted(stack: DenseStack, seen: Observation, depth: int) -> DenseStack:
     """The layers whose inputs are a known function of the frames."""
-    mechanism = seen.mechanism
-    protocol, defenses = (
-        (mechanism.protocol, mechanism.defenses) if isinstance(mechanism, Defended) else (mechanism, ())
-    )
-    known = isinstance(protocol, FedSGD) and not any(isinstance(one, AbstractModelDefense) for one in defenses)
+    known = one_gradient(seen.mechanism) is keeps_model(seen.mechanism) is Answer.YES
     return DenseStack(stack.layers[: depth if known else 1], stack.clip)
 
 
@@ -290,7 +286,7 @@ def _lengths(seen: Observation, found: list[Array], declared: list[float]) -> tu
     """Frames of each utterance and where that comes from; () and why when nothing says."""
     if seen.knows(Lengths):
         return seen.told(Lengths).values, "as told"
-    if bent(seen.mechanism):
+    if bends(seen.mechanism) is Answer.YES:
         return (), "signs and missing entries leave no rank to count frames by; tell Lengths"
     counts = [counted(matrix, noise) for matrix, noise in zip(found, declared, strict=True)]
     sure = [count for count in counts if count.surely]
@@ -385,12 +381,3 @@ def _doubted(scene: _Scene, best: Point, others: list[Point], share: float) -> t
     if kept <= chance:
         return frames, "; another search contradicts them, and the claim is no better than the prior alone"
     return frames, f"; another search confirms {kept:.0%} of how they differ from the prior's mean, which is claimed"
-
-
-def _claim(frames: Array, lengths: tuple[int, ...], seen: Observation) -> Inputs:
-    padded = np.zeros((len(lengths), max(lengths), frames.shape[1]))
-    parts = np.split(frames, np.cumsum(lengths)[:-1])
-    for row, part in zip(padded, parts, strict=True):
-        row[: len(part)] = part
-    like = next(iter(seen.target.parameters().values()))
-    return Inputs(torch.from_numpy(padded).to(like.dtype), lengths=torch.tensor(lengths))

@@ -7,17 +7,10 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from leakscope.attacks.inputs.frames.window.window_span import compressed, span_of
-from leakscope.core.mechanism import AbstractMechanism
 from leakscope.core.observation import Observation
-from leakscope.core.release import same_kind
-from leakscope.mechanisms.compose import Defended
-from leakscope.mechanisms.defenses.noise import GaussianNoise, LaplaceNoise
-from leakscope.mechanisms.defenses.prune import Prune, RandomDrop
-from leakscope.mechanisms.defenses.quantize import Quantize, Sign
 from leakscope.targets.looking.dense_stack import DenseStack
 
 Array = NDArray[np.float64]
@@ -28,47 +21,6 @@ CLEAR = 1.5
 """With this factor between the last value above the edge and the next one, nothing is hidden in the noise."""
 DROP = 3.0
 """The same where the noise is not declared: spectra of rounded signs have steps of 1.5 that no frames make."""
-
-
-def bent(mechanism: AbstractMechanism) -> bool:
-    """Whether entries are replaced by signs or zeros, which is no noise: their ranks have nothing to do with frames."""
-    defenses = mechanism.defenses if isinstance(mechanism, Defended) else ()
-    return any(isinstance(defense, Sign | Prune | RandomDrop) for defense in defenses)
-
-
-def signs(mechanism: AbstractMechanism) -> bool:
-    """Whether entries are replaced by signs: no size is left to compare."""
-    return isinstance(mechanism, Defended) and any(isinstance(defense, Sign) for defense in mechanism.defenses)
-
-
-def rounds(mechanism: AbstractMechanism) -> bool:
-    """Whether entries are rounded to levels."""
-    return isinstance(mechanism, Defended) and any(isinstance(defense, Quantize) for defense in mechanism.defenses)
-
-
-def declared_noise(seen: Observation, name: str) -> float:
-    """The standard deviation of what the mechanism adds to one tensor, as a gradient; 0 where it adds nothing.
-
-    Rounding to levels of distance q counts as q / sqrt(12), at random as q / sqrt(6).
-    """
-    sent = seen.release.by_name[name]
-    defenses = seen.mechanism.defenses if isinstance(seen.mechanism, Defended) else ()
-    squares = 0.0
-    for defense in defenses:
-        if isinstance(defense, GaussianNoise):
-            squares += defense.std**2
-        elif isinstance(defense, LaplaceNoise):
-            squares += 2 * defense.scale**2
-        elif isinstance(defense, Quantize):
-            step = float(sent.abs().max()) / (2 ** (defense.bits - 1) - 1)
-            squares += step**2 / (6 if defense.stochastic else 12)
-    return math.sqrt(squares) * _unit(seen.mechanism, seen, name)
-
-
-def _unit(mechanism: AbstractMechanism, seen: Observation, name: str) -> float:
-    """How many units of the gradient are one of the release."""
-    one = same_kind(seen.release, {name: torch.ones((), dtype=torch.float64)})
-    return abs(float(mechanism.as_gradient(one).by_name[name]))
 
 
 @final

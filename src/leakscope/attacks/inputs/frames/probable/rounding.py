@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.special import log_ndtr
-from torch import Tensor
 
-from leakscope.attacks.inputs.frames.probable.noise import bent, matrices, rounds
+from leakscope.attacks.inputs.frames.probable.noise import matrices
 from leakscope.attacks.inputs.frames.probable.terms import Term
 from leakscope.core.observation import Observation
 from leakscope.core.release import same_kind
-from leakscope.mechanisms.compose import Defended
-from leakscope.mechanisms.defenses.prune import Prune
-from leakscope.mechanisms.defenses.quantize import Quantize
+from leakscope.mechanisms import reading
 from leakscope.targets.looking.context_window import ContextWindow
 from leakscope.targets.looking.dense_stack import DenseStack
 
 Array = NDArray[np.float64]
-Edges = tuple[Tensor, Tensor]
 
 REFITS = 10
 """Rounds of imputing and fitting the errors for one set of frames."""
@@ -76,54 +69,18 @@ def _truncated(low: Array, high: Array) -> tuple[Array, Array]:
 def cells(seen: Observation, window: ContextWindow, stack: DenseStack) -> list[Cells] | None:
     """The cells of the first layer and those behind it, in the order of `stack`; None where entries have none.
 
-    They have where the last defense is `Prune` (what is not sent is at most as large as the smallest that is) or
-    `Quantize` to the nearest level (half a step around it), and none before it does the like.
+    They have where the last defense declares them, such as pruning (what is not sent is at most as large as the
+    smallest that is) or rounding to the nearest level (half a step around it), and none before it does the like.
     """
-    edges = _edges(seen)
+    edges = reading.cells(seen)
     if edges is None:
         return None
     found: list[list[Array]] = []
-    for side in (0, 1):
-        release = same_kind(
-            seen.release, {name: edges(name, sent)[side] for name, sent in seen.release.by_name.items()}
-        )
-        moved = Observation(seen.target, release, seen.mechanism, seen.facts)
+    for side in edges:
+        moved = Observation(seen.target, same_kind(seen.release, dict(side)), seen.mechanism, seen.facts)
         found.append([np.vstack(window.read(moved.gradient().by_name)), *matrices(moved, stack)])
     # a difference of weights is minus a gradient, and turns the edges around
     return [Cells(np.minimum(one, other), np.maximum(one, other)) for one, other in zip(*found, strict=True)]
-
-
-def _edges(seen: Observation) -> Callable[[str, Tensor], Edges] | None:
-    """The lowest and the highest value that each entry of a tensor may have had."""
-    if not isinstance(seen.mechanism, Defended):
-        return None
-    *earlier, last = seen.mechanism.defenses
-    before = Defended(seen.mechanism.protocol, tuple(earlier)) if earlier else seen.mechanism.protocol
-    if bent(before) or rounds(before):
-        return None
-    if isinstance(last, Prune):
-        smallest = {name: _smallest(sent) for name, sent in seen.release.by_name.items()}
-        if last.whole:
-            smallest = dict.fromkeys(smallest, min(smallest.values()))
-        # where the largest entries are zero, all are
-        most = {name: size if math.isfinite(size) else 0.0 for name, size in smallest.items()}
-        return lambda name, sent: _around(sent, (sent == 0).double() * most[name])
-    if isinstance(last, Quantize) and not last.stochastic:
-        levels = 2 ** (last.bits - 1) - 1
-        return lambda name, sent: _around(
-            sent, torch.full_like(sent, 0.5 * float(sent.abs().max()) / levels, dtype=torch.float64)
-        )
-    return None
-
-
-def _around(sent: Tensor, half: Tensor) -> Edges:
-    return sent.double() - half, sent.double() + half
-
-
-def _smallest(sent: Tensor) -> float:
-    """The smallest size that was sent; infinite where nothing was."""
-    kept = sent[sent != 0].abs()
-    return float(kept.amin()) if kept.numel() else math.inf
 
 
 @final

@@ -8,10 +8,10 @@ import numpy as np
 
 from leakscope.attacks.inputs.frames.window.null_space import lengths_of
 from leakscope.attacks.inputs.frames.window.window_span import span_of
-from leakscope.core.attempt import Refusal
 from leakscope.core.errors import BadInput, NoSuchLayer
 from leakscope.core.facts import BatchSize, Lengths
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.targets.looking.context_window import context_window
 
 

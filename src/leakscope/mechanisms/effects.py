@@ -1,0 +1,106 @@
+"""What a protocol or a defense does to an update, declared beside its code, as far as it is declared at all.
+
+Attacks never ask which defense it is, they ask for these traits (`mechanisms.reading`). Whatever a class does not
+declare is unknown, and of what is unknown nothing is proved: a mechanism that somebody else wrote costs certificates
+until it says what it keeps, never a false one.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NoReturn, final
+
+
+@final
+class Answer(enum.Enum):
+    """Yes, no, or not declared. It has no truth value: `if answer:` would make one of two out of three."""
+
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError("an Answer is yes, no or unknown; compare it: answer is Answer.YES")
+
+
+def all_yes(answers: Iterable[Answer]) -> Answer:
+    """Whether all are yes: one no decides, else one unknown.
+
+    >>> all_yes([Answer.YES, Answer.UNKNOWN, Answer.NO]), all_yes([])
+    (<Answer.NO: 'no'>, <Answer.YES: 'yes'>)
+    """
+    given = set(answers)
+    return Answer.NO if Answer.NO in given else Answer.UNKNOWN if Answer.UNKNOWN in given else Answer.YES
+
+
+def any_yes(answers: Iterable[Answer]) -> Answer:
+    """Whether one is yes: one yes decides, else one unknown.
+
+    >>> any_yes([Answer.NO, Answer.UNKNOWN]), any_yes([])
+    (<Answer.UNKNOWN: 'unknown'>, <Answer.NO: 'no'>)
+    """
+    given = set(answers)
+    return Answer.YES if Answer.YES in given else Answer.UNKNOWN if Answer.UNKNOWN in given else Answer.NO
+
+
+@final
+@dataclass(frozen=True)
+class UpdateEffect:
+    """What an update defense makes of an update u.
+
+    keeps_ratios: it sends one multiple of u. keeps_zeros: what is zero in u is zero in what is sent. bends: entries
+    become signs or zeros whatever the rest is, so that ranks have nothing to do with examples. signs: only signs are
+    sent, no size is left. rounds: entries go to levels. clips: what is sent may be a multiple of u below one. unbiased:
+    its replay is u itself.
+    """
+
+    keeps_ratios: Answer = Answer.UNKNOWN
+    keeps_zeros: Answer = Answer.UNKNOWN
+    bends: Answer = Answer.UNKNOWN
+    signs: Answer = Answer.UNKNOWN
+    rounds: Answer = Answer.UNKNOWN
+    clips: Answer = Answer.UNKNOWN
+    unbiased: Answer = Answer.UNKNOWN
+
+
+@final
+@dataclass(frozen=True)
+class InputEffect:
+    """What an input defense makes of a batch. keeps_inputs: the client trains on the private inputs and labels
+    themselves. unbiased: its replay is the batch itself.
+    """
+
+    keeps_inputs: Answer = Answer.UNKNOWN
+    unbiased: Answer = Answer.UNKNOWN
+
+
+@final
+@dataclass(frozen=True)
+class ModelEffect:
+    """What a model defense makes of the model. keeps_model: the client runs it as the adversary does. drops_units: what
+    differs is that units of dropout layers are multiplied by zero or by a constant. unbiased: its replay is the model.
+    """
+
+    keeps_model: Answer = Answer.UNKNOWN
+    drops_units: Answer = Answer.UNKNOWN
+    unbiased: Answer = Answer.UNKNOWN
+
+
+@final
+@dataclass(frozen=True)
+class ProtocolEffect:
+    """What a protocol makes of the examples' gradients.
+
+    known_weights: all of them are at the weights that the adversary knows. one_gradient: it sends their mean, and
+    nothing else. keeps_ratios: a weighted sum of gradients of the
+    examples, without anything added. keeps_zeros: what is zero in all of them is zero in what is sent. clips: an
+    example's gradient may be shortened.
+    """
+
+    known_weights: Answer = Answer.UNKNOWN
+    one_gradient: Answer = Answer.UNKNOWN
+    keeps_ratios: Answer = Answer.UNKNOWN
+    keeps_zeros: Answer = Answer.UNKNOWN
+    clips: Answer = Answer.UNKNOWN

@@ -1,0 +1,213 @@
+"""What an adversary reads off a mechanism, as named traits: yes, no, or unknown.
+
+The one place where a mechanism is taken apart. Attacks ask here and never which defense it is, so that a new one costs
+no attack a line: it declares its effect beside its own code (`mechanisms.effects`). Whatever is not declared is
+unknown, and `doubt` turns that into the sentence with which an exact attack withholds its certificate.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from leakscope.core.facts import BatchSize
+from leakscope.core.mechanism import AbstractMechanism, AbstractStep
+from leakscope.core.observation import Observation
+from leakscope.core.release import Gradient, same_kind
+from leakscope.core.target import Target
+from leakscope.mechanisms.compose import (
+    AbstractDefense,
+    AbstractInputDefense,
+    AbstractModelDefense,
+    AbstractProtocol,
+    AbstractUpdateDefense,
+    Cells,
+    Defended,
+    Sensitivity,
+)
+from leakscope.mechanisms.effects import Answer, ProtocolEffect, UpdateEffect, all_yes, any_yes
+from leakscope.numerics import trees
+
+
+def keeps_ratios(mechanism: AbstractMechanism) -> Answer:
+    """Whether the update is a multiple of a weighted sum of the examples' gradients, with nothing added or bent.
+
+    >>> from leakscope import Clip, FedSGD, Sign
+    >>> keeps_ratios(FedSGD() >> Clip(1.0)), keeps_ratios(FedSGD() >> Sign())
+    (<Answer.YES: 'yes'>, <Answer.NO: 'no'>)
+    """
+    return all_yes([_protocol(mechanism).keeps_ratios, *(one.keeps_ratios for one in _updates(mechanism))])
+
+
+def keeps_inputs(mechanism: AbstractMechanism) -> Answer:
+    """Whether the client trains on the private inputs themselves."""
+    own = () if _known(mechanism) else (Answer.UNKNOWN,)
+    changed = (one.effect.keeps_inputs for one in _defenses(mechanism) if isinstance(one, AbstractInputDefense))
+    return all_yes([*own, *changed])
+
+
+def keeps_model(mechanism: AbstractMechanism) -> Answer:
+    """Whether the client runs the model as the adversary does."""
+    own = () if _known(mechanism) else (Answer.UNKNOWN,)
+    return all_yes([*own, *(one.effect.keeps_model for one in _models(mechanism))])
+
+
+def keeps_zeros(mechanism: AbstractMechanism) -> Answer:
+    """Whether what is zero in every example's gradient is zero in the release, for certain.
+
+    >>> from leakscope import FedSGD, GaussianNoise, Sign
+    >>> keeps_zeros(FedSGD() >> Sign()), keeps_zeros(FedSGD() >> GaussianNoise(0.1) >> Sign())
+    (<Answer.YES: 'yes'>, <Answer.NO: 'no'>)
+    """
+    return all_yes([_protocol(mechanism).keeps_zeros, *(one.keeps_zeros for one in _updates(mechanism))])
+
+
+def known_weights(mechanism: AbstractMechanism) -> Answer:
+    """Whether all gradients in the update are at the weights that the adversary knows: no local steps."""
+    return _protocol(mechanism).known_weights
+
+
+def one_gradient(mechanism: AbstractMechanism) -> Answer:
+    """Whether the protocol sends the mean gradient at the known weights, whatever defenses follow."""
+    return _protocol(mechanism).one_gradient
+
+
+def bends(mechanism: AbstractMechanism) -> Answer:
+    """Whether entries become signs or zeros, which is no noise: ranks have nothing to do with examples then."""
+    return any_yes(one.bends for one in _updates(mechanism))
+
+
+def signs(mechanism: AbstractMechanism) -> Answer:
+    """Whether entries are replaced by signs: no size is left to compare."""
+    return any_yes(one.signs for one in _updates(mechanism))
+
+
+def rounds(mechanism: AbstractMechanism) -> Answer:
+    """Whether entries are rounded to levels."""
+    return any_yes(one.rounds for one in _updates(mechanism))
+
+
+def clipped(seen: Observation) -> Answer:
+    """Whether the release may be a multiple below one of the true update: a clip that may have been in force.
+
+    A lone clip whose bound the release does not reach was not: what it scales has that norm exactly. (A thousandth of
+    slack for rounding.)
+    """
+    mechanism = seen.mechanism
+    updates = [one for one in _defenses(mechanism) if isinstance(one, AbstractUpdateDefense)]
+    answer = any_yes([_protocol(mechanism).clips, *(one.clips for one in _updates(mechanism))])
+    if answer is not Answer.YES or len(updates) != 1 or _protocol(mechanism).clips is not Answer.NO:
+        return answer
+    bound = updates[0].sensitivity(Sensitivity())
+    order, most = (1, bound.l1) if math.isfinite(bound.l1) else (2, bound.l2)
+    return Answer.YES if float(trees.norm(seen.release.by_name, order)) > 0.999 * most else Answer.NO
+
+
+def replayed_as_protocol(mechanism: AbstractMechanism, *, up_to_scale: bool = False) -> Answer:
+    """Whether the replay is that of the protocol alone, since what the defenses do has mean zero or is off.
+
+    up_to_scale: a common factor counts as nothing, for a distance that is blind to it.
+    """
+    if not _known(mechanism):
+        return Answer.UNKNOWN
+    return all_yes(_unbiased(one, up_to_scale=up_to_scale) for one in _defenses(mechanism))
+
+
+def noise(seen: Observation, name: str) -> float | None:
+    """The standard deviation of what the mechanism adds to one tensor, in units of the gradient; 0 where nothing is.
+
+    Rounding to levels counts as noise of the same variance. None where it is not declared.
+    """
+    mechanism, sent = seen.mechanism, seen.release.by_name[name]
+    if not isinstance(mechanism, AbstractStep) or not _known(mechanism):
+        return None
+    examples = seen.told(BatchSize).count if seen.knows(BatchSize) else None
+    protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
+    parts = [protocol.noise(examples) if isinstance(protocol, AbstractProtocol) else None]
+    parts += [one.noise(sent) for one in _defenses(mechanism) if isinstance(one, AbstractUpdateDefense)]
+    if any(part is None for part in parts):
+        return None
+    # independent draws: variances add
+    return math.sqrt(math.fsum(part**2 for part in parts if part is not None)) * _unit(mechanism, seen, name)
+
+
+def cells(seen: Observation) -> Cells | None:
+    """The intervals in which the entries of the release lay before the last defense; None where there are none.
+
+    None too where an earlier defense bends or rounds: the interval would be around what that one left.
+    """
+    mechanism = seen.mechanism
+    if not isinstance(mechanism, Defended):
+        return None
+    *earlier, last = mechanism.defenses
+    before = Defended(mechanism.protocol, tuple(earlier)) if earlier else mechanism.protocol
+    if not (bends(before) is rounds(before) is Answer.NO) or not isinstance(last, AbstractUpdateDefense):
+        return None
+    return last.cells(seen.release.by_name)
+
+
+def as_run(mechanism: AbstractMechanism, target: Target) -> Target:
+    """The target as the client ran it, by the public description: with the dropout that it had switched on."""
+    for defense in _models(mechanism):
+        target = defense.apply(target)
+    return target
+
+
+def doubt(mechanism: AbstractMechanism) -> str | None:
+    """Why nothing about private inputs can be proved from what this mechanism sends; None where nothing speaks against.
+
+    An undeclared effect is a doubt. So is a batch that the client changed: what is proved then is what it trained on.
+    What is declared to be noisy, bent or rounded is no doubt by itself, it is the business of each attack's equations.
+    """
+    if not _known(mechanism):
+        return f"{mechanism!r} declares nothing of what it does to an update, so nothing is proved"
+    for one in _defenses(mechanism):
+        if not isinstance(one, AbstractInputDefense | AbstractModelDefense | AbstractUpdateDefense):
+            return f"{one!r} is no defense of a known kind, so nothing is proved"
+        if isinstance(one, AbstractUpdateDefense) and one.effect.keeps_ratios is Answer.UNKNOWN:
+            return f"{one!r} does not declare what it does to an update, so nothing is proved"
+        if isinstance(one, AbstractModelDefense) and one.effect.keeps_model is Answer.UNKNOWN:
+            return f"{one!r} does not declare what it does to the model, so nothing is proved"
+    if keeps_inputs(mechanism) is not Answer.YES:
+        return f"the client trained on inputs that {mechanism!r} had changed, so nothing is proved of the private ones"
+    return None
+
+
+def _known(mechanism: AbstractMechanism) -> bool:
+    """Whether protocol and defenses are taken apart below; a mechanism of another build is a closed box."""
+    return _protocol(mechanism).keeps_ratios is not Answer.UNKNOWN
+
+
+def _protocol(mechanism: AbstractMechanism) -> ProtocolEffect:
+    protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
+    return protocol.effect if isinstance(protocol, AbstractProtocol) else ProtocolEffect()
+
+
+def _defenses(mechanism: AbstractMechanism) -> tuple[AbstractDefense, ...]:
+    return mechanism.defenses if isinstance(mechanism, Defended) else ()
+
+
+def _models(mechanism: AbstractMechanism) -> list[AbstractModelDefense]:
+    return [one for one in _defenses(mechanism) if isinstance(one, AbstractModelDefense)]
+
+
+def _updates(mechanism: AbstractMechanism) -> list[UpdateEffect]:
+    """The effects of the update defenses, in their order; one unknown effect of a mechanism of another build."""
+    own = [] if _known(mechanism) else [UpdateEffect()]
+    return own + [one.effect for one in _defenses(mechanism) if isinstance(one, AbstractUpdateDefense)]
+
+
+def _unbiased(defense: AbstractDefense, *, up_to_scale: bool) -> Answer:
+    if isinstance(defense, AbstractUpdateDefense) and up_to_scale and defense.effect.keeps_ratios is Answer.YES:
+        return Answer.YES
+    if isinstance(defense, AbstractInputDefense | AbstractModelDefense | AbstractUpdateDefense):
+        return defense.effect.unbiased
+    return Answer.UNKNOWN
+
+
+def _unit(mechanism: AbstractStep, seen: Observation, name: str) -> float:
+    """How many units of the gradient are one of the release (1 / (lr S) for a change of weights)."""
+    one = same_kind(seen.release, {name: torch.ones((), dtype=torch.float64)})
+    gradient: Gradient = mechanism.as_gradient(one)
+    return abs(float(gradient.by_name[name]))
