@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import final
@@ -17,11 +16,11 @@ from leakscope.attacks.parts.distance.distances import AbstractDistance, Layers,
 from leakscope.attacks.parts.labeling.labeling import Spelled, spells
 from leakscope.attacks.parts.labeling.spelling import AbstractSpelling, Edits
 from leakscope.attacks.parts.spaces import Pixels
+from leakscope.attacks.transcripts.matching.heard import heard
 from leakscope.core.attempt import Attempt, Cost, Outcome, Trace
 from leakscope.core.claim import Inputs, Transcripts
 from leakscope.core.effort import Clock, Progress, State, Watch
 from leakscope.core.errors import BadInput
-from leakscope.core.facts import Lengths
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.numerics.rng import Key
@@ -59,12 +58,10 @@ class TranscriptMatching(AbstractAttack[Ready[Inputs], Transcripts]):
     def _attempt(
         self, seen: Observation, read: Ready[Inputs], *, key: Key, clock: Clock, watch: Watch
     ) -> Attempt[Transcripts]:
-        known = read.run(key=key.child("frames"), clock=clock.remaining().start()).claim
-        if known is None or known.lengths is None:
-            return Attempt(repr(self), Outcome.REFUSED, f"{self.frames!r} claims no frames to begin with")
-        # in the order of the claim, whatever was told
-        others = tuple(fact for fact in seen.facts if not isinstance(fact, Lengths))
-        seen = dataclasses.replace(seen, facts=(*others, Lengths(tuple(known.lengths.tolist()))))
+        found = heard(read, key=key, clock=clock)
+        if isinstance(found, Refusal):
+            return Attempt(repr(self), Outcome.REFUSED, found.sentence)
+        seen, known = found
         start = self.spelling.labels(seen, key=key.child("start"), budget=clock.remaining())
         if not isinstance(start, Spelled):
             sentence = start.sentence if isinstance(start, Refusal) else "the spelling gives no transcripts"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,12 +18,12 @@ from leakscope.attacks.parts.distance.distances import AbstractDistance, Layers,
 from leakscope.attacks.parts.labeling.labeling import Spelled, spells
 from leakscope.attacks.parts.search.direct import Shrink
 from leakscope.attacks.parts.spaces import Pixels
+from leakscope.attacks.transcripts.matching.heard import heard
 from leakscope.core.attempt import Attempt, Cost, Outcome, Trace
 from leakscope.core.batch import Batch
 from leakscope.core.claim import Inputs, Transcripts
 from leakscope.core.effort import Clock, Progress, State, Watch
 from leakscope.core.errors import BadInput
-from leakscope.core.facts import Lengths
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.numerics.beams import String, likeliest
@@ -78,11 +77,10 @@ class SoftTranscript(AbstractAttack[Ready[Inputs], Transcripts]):
     def _attempt(
         self, seen: Observation, read: Ready[Inputs], *, key: Key, clock: Clock, watch: Watch
     ) -> Attempt[Transcripts]:
-        known = read.run(key=key.child("frames"), clock=clock.remaining().start()).claim
-        if known is None or known.lengths is None:
-            return Attempt(repr(self), Outcome.REFUSED, f"{self.frames!r} claims no frames to begin with")
-        others = tuple(fact for fact in seen.facts if not isinstance(fact, Lengths))
-        seen = dataclasses.replace(seen, facts=(*others, Lengths(tuple(known.lengths.tolist()))))
+        found = heard(read, key=key, clock=clock)
+        if isinstance(found, Refusal):
+            return Attempt(repr(self), Outcome.REFUSED, found.sentence)
+        seen, known = found
         matched = objective(seen, self.distance, lambda inputs: inputs.new_zeros(()), Pixels(), None)
         inputs = known.values.to(matched.target.device())
         shape = (*inputs.shape[:2], seen.target.classes)
