@@ -151,8 +151,8 @@ def _within(found: Interval, least: float, most: float) -> Interval:
 def _resampled_means(sample: Floats, generator: np.random.Generator, resamples: int) -> Floats:
     if resamples < 100:
         raise ValueError(f"expected at least 100 resamples for a percentile, got {resamples}")
-    # Not scipy.stats.bootstrap: records hold what these draws gave, in this order, by the cell's key, and a sorted sample
-    # makes them the same for every order of the items. Nor does it widen percentiles or redraw groups.
+    # Not scipy.stats.bootstrap: records hold what these draws gave, in this order, by the cell's key, and a sorted
+    # sample makes them the same for every order of the items. Nor does it widen percentiles or redraw groups.
     rows = max(1, _CELLS // len(sample))
     parts = [
         sample[generator.integers(len(sample), size=(min(rows, resamples - done), len(sample)))].mean(1)
@@ -163,7 +163,7 @@ def _resampled_means(sample: Floats, generator: np.random.Generator, resamples: 
 
 def _tail(count: int, level: float) -> float:
     # Student's quantile (negative) instead of the normal one: few items. sqrt(n / (n - 1)): a resampled mean varies by
-    # the variance over n, the unbiased one is over n - 1. Together Hesterberg's alpha' / 2, smaller than (1 - level) / 2.
+    # the variance over n, the unbiased one is over n - 1. Together Hesterberg's alpha' / 2, below (1 - level) / 2.
     quantile = float(special.stdtrit(count - 1, (1 - _level(level)) / 2))
     return float(special.ndtr(math.sqrt(count / (count - 1)) * quantile))
 

@@ -102,11 +102,21 @@ def _spectrum(matrix: Array, size: int, rng: np.random.Generator) -> tuple[Array
     if size == min(matrix.shape):
         _, values, right = np.linalg.svd(matrix, full_matrices=False)
         return values, right
-    basis = np.linalg.qr((rng.standard_normal((size, len(matrix))) @ matrix).T)[0]
-    for _ in range(2):  # each pass cubes the ratio by which noise is suppressed
-        basis = np.linalg.qr(matrix.T @ (matrix @ basis))[0]
-    _, values, turned = np.linalg.svd(matrix @ basis, full_matrices=False)
-    return values, turned @ basis.T
+    from sklearn.utils.extmath import randomized_svd  # takes seconds, and small matrices need none of it
+
+    # No oversampling: `_cut` believes a rank only `SPARE` below the size. Two passes suppress what is beyond the size
+    # by the fifth power of its ratio to what is wanted; made orthonormal in between, else all below 1e-3 of the
+    # largest would be rounded away. Signs cancel in left @ right. sklearn wants a seed for a generator.
+    _, values, right = randomized_svd(
+        matrix,
+        size,
+        n_oversamples=0,
+        n_iter=2,
+        power_iteration_normalizer="QR",
+        flip_sign=False,
+        random_state=int(rng.integers(2**32)),
+    )
+    return values, right
 
 
 def _rank(values: Array, rows: int, columns: int, total: float) -> int | None:

@@ -26,6 +26,7 @@ NOT_A_NUMBER = (255, 0, 255)
 FULL = 32767
 """The largest 16-bit sample. +1 and -1 are both drawn this far from 0, so -32768 is not used and 0 stays silence."""
 
+
 def uri(kind: str, content: bytes) -> str:
     """`data:KIND;base64,...`
 

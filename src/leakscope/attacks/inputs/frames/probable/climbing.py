@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from leakscope.attacks.inputs.frames.probable.terms import Fit, Term
 from leakscope.attacks.parts.priors.speech import Chain
-from leakscope.numerics import banded
+from leakscope.numerics import banded, conjugate
 from leakscope.targets.looking.context_window import ContextWindow
 from leakscope.targets.looking.dense_stack import DenseStack
 
@@ -189,21 +189,9 @@ class _System:
 
     def solved(self, inner: int) -> Array:
         """To a hundredth of the slope, or `inner` products."""
-        solution, rest = np.zeros_like(self.slope), -self.slope
-        direction = self._preconditioned(rest)
-        energy = first = float((rest * direction).sum())
-        for _ in range(inner):
-            image = self._normal(direction)
-            curvature = float((direction * image).sum())
-            if not curvature > 0 or energy <= 1e-4 * first:
-                break
-            length = energy / curvature
-            solution += length * direction
-            rest = rest - length * image
-            following = self._preconditioned(rest)
-            before, energy = energy, float((rest * following).sum())
-            direction = following + energy / before * direction
-        return np.asarray(solution)
+        # Minus: the value falls against its slope. A tenth would lose up to 1 % of what the step gains, a thousandth
+        # gains 1e-4 more for a quarter more products.
+        return conjugate.solved(self._normal, -self.slope, within=1e-2, most=inner, near=self._preconditioned)
 
 
 def linear_start(problem: Problem, span: Term) -> Array:
