@@ -16,7 +16,7 @@ import leakscope as ls
 from leakscope.attacks.inputs.dense.mixtures import twins
 from leakscope.attacks.inputs.dense.silent_errors import Judged, Resting
 from leakscope.numerics.lowrank import factor
-from leakscope.numerics.sparse import scaled, sparse_directions
+from leakscope.numerics.sparse import sparse_directions, whitened
 from leakscope.targets.looking.dense_ends import input_layer
 
 SMALL = ls.Images(1, 8, 8)
@@ -349,7 +349,7 @@ def test_sparse_directions_are_those_of_brute_force(seed: int) -> None:
         zeros = np.flatnonzero(np.abs(matrix @ kernel) < 1e-9)
         counts[tuple(zeros.tolist())] = len(zeros)
     best = sorted(counts, key=lambda zeros: -counts[zeros])[:rank]
-    problem = scaled(matrix, np.full(rows, 1e-14))
+    problem = whitened(matrix, np.full(rows, 1e-14))
     assert problem is not None
     found = sparse_directions(problem, rng, stop=lambda turn, count: turn > 20)
     dead = set(np.flatnonzero(~problem.live).tolist())
@@ -360,6 +360,6 @@ def test_sparse_directions_are_those_of_brute_force(seed: int) -> None:
 
 def test_a_dense_basis_has_no_sparse_directions() -> None:
     rng = np.random.default_rng(0)
-    problem = scaled(rng.standard_normal((60, 6)), np.full(60, 1e-14))
+    problem = whitened(rng.standard_normal((60, 6)), np.full(60, 1e-14))
     assert problem is not None
     assert sparse_directions(problem, rng, stop=lambda turn, count: turn > 4) == []

@@ -55,7 +55,7 @@ class Direction:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Scaled:
+class Whitened:
     """The rows that stand clear of noise, each of unit length, in coordinates in which their columns are orthonormal.
 
     rows: (m, r), columns of norm sqrt(m). turn: (r, r), original q = turn @ q. noise: (m,) relative to the row.
@@ -78,7 +78,7 @@ class Scaled:
         return np.asarray(np.abs(self.rows @ vectors) <= ZERO * self.noise[:, None] * turned)
 
 
-def scaled(matrix: Array, noise: Array) -> Scaled | None:
+def whitened(matrix: Array, noise: Array) -> Whitened | None:
     """`matrix` (m, r) with noise (m,) per entry of a row, ready for the search; None when its rank is lower."""
     norms = np.linalg.norm(matrix, axis=1)
     live = norms > 2 * ZERO * noise
@@ -90,11 +90,11 @@ def scaled(matrix: Array, noise: Array) -> Scaled | None:
     if values[-1] <= 10 * float(np.median(relative)) * math.sqrt(len(unit)):
         return None
     grow = math.sqrt(len(unit))
-    return Scaled(left * grow, right.T / values * grow, relative, live)
+    return Whitened(left * grow, right.T / values * grow, relative, live)
 
 
 def sparse_directions(
-    problem: Scaled, rng: np.random.Generator, *, stop: Callable[[int, int], bool]
+    problem: Whitened, rng: np.random.Generator, *, stop: Callable[[int, int], bool]
 ) -> list[Direction]:
     """Independent directions, most zeros first, of which the sparsest basis of the column space is made.
 
@@ -121,7 +121,7 @@ def sparse_directions(
     raise AssertionError("the count of rounds has no end")
 
 
-def refitted(problem: Scaled, vector: Array) -> list[Direction]:
+def refitted(problem: Whitened, vector: Array) -> list[Direction]:
     """The direction `vector`, given in the coordinates of the original matrix, if it is a sparse one; else nothing."""
     return _direction(problem, _unit(np.linalg.solve(problem.turn, vector)[:, None])[:, 0])
 
@@ -151,7 +151,7 @@ def _merge(pool: list[Direction], found: list[Direction]) -> None:
             pool.append(one)
 
 
-def _search(problem: Scaled, found: list[Direction], turn: int, rng: np.random.Generator) -> Array:
+def _search(problem: Whitened, found: list[Direction], turn: int, rng: np.random.Generator) -> Array:
     """Candidates (r, n): fixed points of q <- A^T shrink(A q), different from each other."""
     rows, threshold = problem.rows, THRESHOLDS[turn % len(THRESHOLDS)]
     vectors = _unit(rng.standard_normal((problem.rank, STARTS)))
@@ -168,7 +168,7 @@ def _search(problem: Scaled, found: list[Direction], turn: int, rng: np.random.G
     return vectors[:, first]
 
 
-def _walls(problem: Scaled, found: list[Direction], turn: int, rng: np.random.Generator) -> list[Array]:
+def _walls(problem: Whitened, found: list[Direction], turn: int, rng: np.random.Generator) -> list[Array]:
     """Orthonormal vectors (r, 1 or STARTS) from which a search keeps away, so that it finds something else."""
     if turn % 2 == 0:
         if not found:
@@ -183,7 +183,7 @@ def _walls(problem: Scaled, found: list[Direction], turn: int, rng: np.random.Ge
     return walls[: problem.rank - 1]
 
 
-def _sharpened(problem: Scaled, vectors: Array) -> Array:
+def _sharpened(problem: Whitened, vectors: Array) -> Array:
     """min sum_i (y_i^2 + e^2)^(1/4), y = A q, |q| = 1, by inverse iteration on reweighted squares, e from coarse to
     fine."""
     rows, floor = problem.rows, float(np.median(problem.noise))
@@ -197,7 +197,7 @@ def _sharpened(problem: Scaled, vectors: Array) -> Array:
     return vectors
 
 
-def _kernel(problem: Scaled, vector: Array) -> Array | None:
+def _kernel(problem: Whitened, vector: Array) -> Array | None:
     """The directions (r, k) that vanish wherever `vector` does for a reason shared by several rows."""
     zeros = problem.zeros(vector[:, None])[:, 0]
     if int(zeros.sum()) < problem.rank - 1 + SURPLUS:
@@ -216,7 +216,7 @@ def _kernel(problem: Scaled, vector: Array) -> Array | None:
     return right[problem.rank - size :].T if 1 <= size <= LARGEST_PLANE else None
 
 
-def _direction(problem: Scaled, vector: Array) -> list[Direction]:
+def _direction(problem: Whitened, vector: Array) -> list[Direction]:
     """`vector` refitted to all rows at which it vanishes, if these are more than chance."""
     for _ in range(2):
         zeros = problem.zeros(vector[:, None])[:, 0]
@@ -232,7 +232,7 @@ def _direction(problem: Scaled, vector: Array) -> list[Direction]:
     return [Direction(vector, everywhere)]
 
 
-def _inside(problem: Scaled, plane: Array, rng: np.random.Generator) -> list[Direction]:
+def _inside(problem: Whitened, plane: Array, rng: np.random.Generator) -> list[Direction]:
     """The sparse directions within a small plane (r, k): each is orthogonal to some k - 1 of the rows."""
     size = plane.shape[1]
     if size == 1:
