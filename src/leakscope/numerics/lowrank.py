@@ -67,8 +67,9 @@ def factor(matrix: Array, rng: np.random.Generator) -> Factors | str:
     if rank is None:
         return f"no rank stands out from noise among {len(values) - 1} of the {rows} x {columns} matrix"
     right = right[:rank]
-    left = matrix @ right.T
+    left = matrix @ right.T  # least squares, since the rows of `right` are orthonormal
     rest = matrix - left @ right
+    # columns - rank: what is left of a row has lost the r directions that were fitted.
     noise = np.linalg.norm(rest, axis=1) / math.sqrt(columns - rank)
     floor = ROUNDED * np.linalg.norm(matrix, axis=1) / math.sqrt(columns)
     gap = values[rank - 1] / max(values[rank], ROUNDED * values[0])
@@ -84,6 +85,7 @@ def _cut(matrix: Array, rows: int, columns: int, rng: np.random.Generator) -> tu
             rank = _rank(values, rows, columns, total)
             if rank is not None and rank <= size - SPARE:
                 return rank, values, right
+    # The largest sketch shows no rank, and beyond it none is looked for.
     if least > 2 * SKETCHES[-1]:
         return None, values, right
     values, right = _spectrum(matrix, least, rng)
@@ -121,6 +123,7 @@ def _spectrum(matrix: Array, size: int, rng: np.random.Generator) -> tuple[Array
 
 def _rank(values: Array, rows: int, columns: int, total: float) -> int | None:
     floor = ROUNDED * values[0]
+    # sum_(j>k) s_j^2, with what a sketch did not see: |matrix|^2 less that of the values at hand.
     tails = np.concatenate([np.cumsum(values[::-1] ** 2)[::-1], [0.0]]) + max(0.0, total - float(np.sum(values**2)))
     best, found = GAP, None
     # As many values as rows or columns are no low rank: a zero column more would make the gap infinite.

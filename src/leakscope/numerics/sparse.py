@@ -82,13 +82,18 @@ def whitened(matrix: Array, noise: Array) -> Whitened | None:
     """`matrix` (m, r) with noise (m,) per entry of a row, ready for the search; None when its rank is lower."""
     norms = np.linalg.norm(matrix, axis=1)
     live = norms > 2 * ZERO * noise
+    # No more rows than columns: any r - 1 of them give a direction that vanishes there, and nothing stands out.
     if int(live.sum()) <= matrix.shape[1]:
         return None
     unit = matrix[live] / norms[live, None]
     left, values, right = np.linalg.svd(unit, full_matrices=False)
+    # A row of unit length has its noise relative to it; below ROUNDED no residual can be told from that of the solver.
     relative = np.maximum(noise[live] / norms[live], ROUNDED)
+    # Noise alone would have singular values of sqrt(m) times its size; the smallest must stand clear of that.
     if values[-1] <= 10 * float(np.median(relative)) * math.sqrt(len(unit)):
         return None
+    # unit = U S V^T, so unit (V S^-1 sqrt(m)) = sqrt(m) U: columns are orthonormal but for sqrt(m), which makes the
+    # root mean square entry 1, the unit of THRESHOLDS.
     grow = math.sqrt(len(unit))
     return Whitened(left * grow, right.T / values * grow, relative, live)
 
@@ -111,6 +116,7 @@ def sparse_directions(
         chosen = independent(pool, problem.rank)
         if len(chosen) == problem.rank or stop(turn, len(chosen)):
             return chosen
+        # At first and every third time, where dimensions are few: what is found so the searches keep away from.
         if turn % 3 == 0 and problem.rank <= SAMPLED:
             _merge(pool, _inside(problem, np.eye(problem.rank), rng))
             continue
@@ -131,6 +137,7 @@ def independent(pool: list[Direction], most: int) -> list[Direction]:
     chosen: list[Direction] = []
     basis = np.zeros((0, 0))
     for one in sorted(pool, key=lambda one: -one.count):
+        # Gram and Schmidt, the sparsest first: a mixture of two sparse vectors is dependent on them and comes after.
         rest = one.vector - (basis.T @ (basis @ one.vector) if len(chosen) else 0)
         length = float(np.linalg.norm(rest))
         if length > 1e-3 and len(chosen) < most:
@@ -158,11 +165,14 @@ def _search(problem: Whitened, found: list[Direction], turn: int, rng: np.random
     walls = _walls(problem, found, turn, rng)
     for step in range(STEPS):
         entries = rows @ vectors
+        # q <- A^T shrink(A q): entries below the threshold pull no more, so q turns to where they vanish.
         vectors = rows.T @ (np.sign(entries) * np.maximum(np.abs(entries) - threshold, 0))
+        # The walls lead away from what is known; the last steps are free, since a vector need not be orthogonal to it.
         if step < 0.6 * STEPS:
             for wall in walls:
                 vectors = vectors - wall * (wall * vectors).sum(0)
         vectors = _unit(vectors)
+    # q and -q are the same direction.
     close = np.abs(vectors.T @ vectors) > 0.999
     first = [place for place in range(vectors.shape[1]) if not close[place, :place].any()]
     return vectors[:, first]
@@ -173,7 +183,9 @@ def _walls(problem: Whitened, found: list[Direction], turn: int, rng: np.random.
     if turn % 2 == 0:
         if not found:
             return []
+        # Every other round: away from all that is known.
         return list(np.linalg.qr(np.stack([one.vector for one in found], axis=1))[0].T[:, :, None])
+    # In between: orthogonal to some rows, that is, vanishing there. Different rows for each start.
     walls: list[Array] = []
     for _ in range(WALLS[turn // 2 % len(WALLS)]):
         wall = problem.rows[rng.integers(0, len(problem.rows), STARTS)].T
@@ -191,6 +203,8 @@ def _sharpened(problem: Whitened, vectors: Array) -> Array:
         if scale < floor:
             break
         for _ in range(2):
+            # The derivative of (y^2 + e^2)^(1/4) by y^2 but for a constant: the weights of least squares with the same
+            # slope. One step of inverse iteration with A^T W A, one r by r system for each candidate.
             weights = ((rows @ vectors) ** 2 + scale**2) ** -0.75
             systems = (rows.T[None] * weights.T[:, None, :]) @ rows
             vectors = _unit(np.linalg.solve(systems, vectors.T[..., None])[..., 0].T)
@@ -222,11 +236,13 @@ def _direction(problem: Whitened, vector: Array) -> list[Direction]:
         zeros = problem.zeros(vector[:, None])[:, 0]
         if int(zeros.sum()) < problem.rank - 1 + SURPLUS:
             return []
+        # The least right singular vector: what the rows where it vanishes agree on, each by its own noise.
         weighted = problem.rows[zeros] / problem.noise[zeros, None]
         vector = np.linalg.svd(weighted, full_matrices=True)[2][-1]
     kernel = _kernel(problem, vector)
     if kernel is None or kernel.shape[1] != 1:
         return []
+    # Among all rows of the original matrix; those that noise hides are no zeros, nothing is known of them.
     everywhere = np.zeros(len(problem.live), dtype=bool)
     everywhere[problem.live] = problem.zeros(vector[:, None])[:, 0]
     return [Direction(vector, everywhere)]
@@ -242,10 +258,13 @@ def _inside(problem: Whitened, plane: Array, rng: np.random.Generator) -> list[D
     awake = np.flatnonzero(norms > 1e-6 * np.linalg.norm(problem.rows, axis=1))
     if len(awake) < size:
         return []
+    # k - 1 rows of the plane and a random last equation that sets the length: one system for each sample. Where
+    # half of the entries vanish it hits with a chance of 2^-(k - 1), so 60 2^k of them hit each vector a hundred times.
     picks = awake[rng.integers(0, len(awake), (min(60 * 2**size, SAMPLES), size - 1))]
     systems = np.concatenate([entries[picks] / norms[picks][..., None], rng.standard_normal((len(picks), 1, size))], 1)
     sides = np.zeros((len(picks), size, 1))
     sides[:, -1] = 1
+    # The same row twice, or rows that are alike, fix no direction.
     usable = np.abs(np.linalg.det(systems)) > 1e-9
     vectors = plane @ _unit(np.linalg.solve(systems[usable], sides[usable])[..., 0].T)
     counts = problem.zeros(vectors).sum(0)
@@ -262,4 +281,4 @@ def _inside(problem: Whitened, plane: Array, rng: np.random.Generator) -> list[D
 
 
 def _unit(vectors: NDArray[np.floating[Any]]) -> Array:
-    return np.asarray(vectors / (np.linalg.norm(vectors, axis=0) + 1e-300))
+    return np.asarray(vectors / (np.linalg.norm(vectors, axis=0) + 1e-300))  # zero stays zero
