@@ -56,6 +56,7 @@ def png(pixels: Pixels) -> bytes:
 def _unit_to_bytes(image: Array) -> Pixels:
     """(H, W) or (H, W, 3) in [0, 1] to bytes; values outside are clipped, NaN is painted."""
     values = np.asarray(image, np.float64)
+    # Asked for first: clip keeps NaN, and a cast of NaN to a byte is whatever the processor makes of it.
     broken = np.isnan(values)
     bytes_: Pixels = np.rint(np.clip(np.where(broken, 0.0, values), 0.0, 1.0) * 255).astype(np.uint8)
     if not broken.any():
@@ -75,6 +76,7 @@ def shrink(image: Array, edge: int = LARGEST_EDGE) -> Array:
     step = -(-max(image.shape[1:]) // edge)
     if step <= 1:
         return image
+    # Each block is summed and divided by what is in it: those at the right and lower edge hold fewer pixels.
     rows = np.arange(0, image.shape[1], step)
     columns = np.arange(0, image.shape[2], step)
     sums = np.add.reduceat(np.add.reduceat(image.astype(np.float64), rows, axis=1), columns, axis=2)
@@ -150,6 +152,7 @@ def matrix(array: Array, scale: Scale | None = None) -> Array:
     low, high = scale or scale_of(array)
     unit = (np.asarray(array, np.float64) - low) / (high - low)
     colors = np.asarray(colormaps["cividis"](np.clip(unit, 0, 1)))[..., :3]
+    # The color map makes NaN black, which looks like a low value; `_unit_to_bytes` paints it as broken.
     colors[np.isnan(unit)] = np.nan
     return np.moveaxis(colors, 2, 0).transpose(0, 2, 1)[:, ::-1]
 
