@@ -363,3 +363,18 @@ def test_a_dense_basis_has_no_sparse_directions() -> None:
     problem = whitened(rng.standard_normal((60, 6)), np.full(60, 1e-14))
     assert problem is not None
     assert sparse_directions(problem, rng, stop=lambda turn, count: turn > 4) == []
+
+
+@pytest.mark.parametrize(("decay", "noise"), [(1.0, 0.03), (1e6, 1e-9)], ids=["little-room", "six-decades"])
+def test_a_sketch_finds_the_signal_of_the_whole_decomposition(decay: float, noise: float) -> None:
+    """Noise right below the signal takes the passes, a signal of very different sizes that they are orthonormal."""
+    random = np.random.default_rng(3)
+    left, right = random.standard_normal((300, 12)) * np.geomspace(1, 1 / decay, 12), random.standard_normal((12, 500))
+    matrix = left @ right + noise * random.standard_normal((300, 500))
+    found = factor(matrix, np.random.default_rng(0))
+    assert not isinstance(found, str), found
+    assert found.rank == 12
+    _, values, whole = np.linalg.svd(matrix, full_matrices=False)
+    assert found.gap == pytest.approx(values[11] / values[12], rel=0.1)  # the noise is that of a sketch
+    signal = matrix @ whole[:12].T @ whole[:12]
+    np.testing.assert_allclose(found.left @ found.right, signal, atol=1e-3 * noise)
