@@ -159,6 +159,27 @@ def test_proportions_agree_with_scipy(trials, level):
             assert found.high == pytest.approx(wanted.high, abs=1e-9)
 
 
+@pytest.mark.parametrize("trials", [1, 7, 1000, 10**9])
+@pytest.mark.parametrize("level", [1e-9, 0.8, 0.999])
+def test_a_wilson_bound_is_where_the_share_is_z_standard_deviations_away(trials, level):
+    """Its definition, |p - k/n| = z sqrt(p (1 - p) / n), which has no root below 0 or above 1."""
+    z = stats.norm.isf((1 - level) / 2)
+    for successes in {0, 1, trials // 3, trials}:
+        found = intervals.wilson(successes, trials, level=level)
+        for bound in (found.low, found.high):
+            away, step = abs(bound - successes / trials), z * math.sqrt(bound * (1 - bound) / trials)
+            assert away == pytest.approx(step, rel=1e-7, abs=1e-15)
+
+
+@pytest.mark.parametrize("trials", [5, 10**6, 10**9])
+def test_a_clopper_pearson_bound_leaves_its_tail_even_of_one_success_among_very_many(trials):
+    """Its definition, P(k or more | low) = P(k or fewer | high) = (1 - level) / 2."""
+    for successes in (1, trials // 2):
+        found = intervals.clopper_pearson(successes, trials, level=0.9)
+        assert stats.binom.sf(successes - 1, trials, found.low) == pytest.approx(0.05, rel=1e-6)
+        assert stats.binom.cdf(successes, trials, found.high) == pytest.approx(0.05, rel=1e-6)
+
+
 @pytest.mark.parametrize("trials", [5, 23])
 def test_clopper_pearson_never_covers_less_than_it_says(trials):
     for truth in np.linspace(0.01, 0.99, 25):

@@ -16,7 +16,7 @@ import leakscope as ls
 from leakscope.attacks.inputs.dense.mixtures import twins
 from leakscope.attacks.inputs.dense.silent_errors import Judged, Resting
 from leakscope.numerics.lowrank import factor
-from leakscope.numerics.sparse import scaled, sparse_directions
+from leakscope.numerics.sparse import sparse_directions, whitened
 from leakscope.targets.looking.dense_ends import input_layer
 
 SMALL = ls.Images(1, 8, 8)
@@ -349,7 +349,7 @@ def test_sparse_directions_are_those_of_brute_force(seed: int) -> None:
         zeros = np.flatnonzero(np.abs(matrix @ kernel) < 1e-9)
         counts[tuple(zeros.tolist())] = len(zeros)
     best = sorted(counts, key=lambda zeros: -counts[zeros])[:rank]
-    problem = scaled(matrix, np.full(rows, 1e-14))
+    problem = whitened(matrix, np.full(rows, 1e-14))
     assert problem is not None
     found = sparse_directions(problem, rng, stop=lambda turn, count: turn > 20)
     dead = set(np.flatnonzero(~problem.live).tolist())
@@ -360,6 +360,21 @@ def test_sparse_directions_are_those_of_brute_force(seed: int) -> None:
 
 def test_a_dense_basis_has_no_sparse_directions() -> None:
     rng = np.random.default_rng(0)
-    problem = scaled(rng.standard_normal((60, 6)), np.full(60, 1e-14))
+    problem = whitened(rng.standard_normal((60, 6)), np.full(60, 1e-14))
     assert problem is not None
     assert sparse_directions(problem, rng, stop=lambda turn, count: turn > 4) == []
+
+
+@pytest.mark.parametrize(("decay", "noise"), [(1.0, 0.03), (1e6, 1e-9)], ids=["little-room", "six-decades"])
+def test_a_sketch_finds_the_signal_of_the_whole_decomposition(decay: float, noise: float) -> None:
+    """Noise right below the signal takes the passes, a signal of very different sizes that they are orthonormal."""
+    random = np.random.default_rng(3)
+    left, right = random.standard_normal((300, 12)) * np.geomspace(1, 1 / decay, 12), random.standard_normal((12, 500))
+    matrix = left @ right + noise * random.standard_normal((300, 500))
+    found = factor(matrix, np.random.default_rng(0))
+    assert not isinstance(found, str), found
+    assert found.rank == 12
+    _, values, whole = np.linalg.svd(matrix, full_matrices=False)
+    assert found.gap == pytest.approx(values[11] / values[12], rel=0.1)  # the noise is that of a sketch
+    signal = matrix @ whole[:12].T @ whole[:12]
+    np.testing.assert_allclose(found.left @ found.right, signal, atol=1e-3 * noise)

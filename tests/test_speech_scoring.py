@@ -120,6 +120,26 @@ def test_edit_rates_are_those_of_jiwer(claimed: str, true: str) -> None:
     assert ls.WordErrorRate().items(*pair)[0] == pytest.approx(jiwer.wer(*plain))
 
 
+def by_definition(one: tuple[object, ...], other: tuple[object, ...]) -> int:
+    """Levenshtein's recursion as it is defined: jiwer counts by rapidfuzz too, so it is no second opinion."""
+    if not one or not other:
+        return len(one) + len(other)
+    same = by_definition(one[1:], other[1:])
+    return same if one[0] == other[0] else 1 + min(same, by_definition(one[1:], other), by_definition(one, other[1:]))
+
+
+# what a hash cannot tell apart: 0 and 2**61 - 1, -1 and -2, and to rapidfuzz "a" and 97
+ITEMS = st.lists(st.sampled_from([0, 2**61 - 1, -1, -2, "a", 97]), max_size=5).map(tuple)
+
+
+@settings(max_examples=200, deadline=None)
+@given(ITEMS, ITEMS)
+def test_edits_are_those_of_the_definition_and_equal_hashes_are_not_equal_items(
+    one: tuple[object, ...], other: tuple[object, ...]
+) -> None:
+    assert edits(one, other) == by_definition(one, other)
+
+
 @settings(max_examples=60, deadline=None)
 @given(WORDS, WORDS, WORDS)
 def test_edits_are_a_distance(one: str, two: str, three: str) -> None:

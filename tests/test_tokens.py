@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import leakscope as ls
 from leakscope.attacks.inputs.text.ordering import context_of, prefixes
-from leakscope.attacks.inputs.text.row_span import dimensions, span_of, strangers
+from leakscope.attacks.inputs.text.row_span import dimensions, row_span_of, strangers
 from leakscope.audit.cell import run_cell
 from leakscope.audit.plan import Plan, Scene
 from leakscope.audit.verdict import summarize
@@ -75,7 +75,7 @@ def test_the_tokens_found_are_those_of_brute_force() -> None:
     batch = texts(2)
     target = ls.TextEncoder(dim=24, heads=2).build(DOMAIN, 2, key=ls.Key(0))
     entry = token_entry(target)
-    span = span_of([observed(target, batch).gradient().by_name[name].double() for name in entry.first.weights])
+    span = row_span_of([observed(target, batch).gradient().by_name[name].double() for name in entry.first.weights])
     module = target.module.double()
     lookup = module.token_embedding.weight[:, None] + module.position_embedding.weight[None]
     inputs = module.blocks[0].norm_1(lookup).detach()
@@ -183,7 +183,7 @@ def test_spans_of_known_rank(rank: int, seed: int, noise: float) -> None:
     generator = ls.Key(seed).generator()
     basis = torch.randn(rank, 12, generator=generator, dtype=torch.float64)
     matrix = torch.randn(30, rank, generator=generator, dtype=torch.float64) @ basis
-    span = span_of([matrix + noise * matrix.std() * torch.randn(30, 12, generator=generator, dtype=torch.float64)])
+    span = row_span_of([matrix + noise * matrix.std() * torch.randn(30, 12, generator=generator, dtype=torch.float64)])
     if span is None:  # an ill-conditioned basis: the gap drowned in the noise
         assert noise > 0
         return
@@ -193,7 +193,7 @@ def test_spans_of_known_rank(rank: int, seed: int, noise: float) -> None:
     fit = int((span.distance(other) <= span.tolerance).sum())
     assert fit <= 5 + 3 * strangers(span, 12, 500)
     assert dimensions(other[:, None]) == 12
-    assert span_of([torch.randn(30, 12, generator=generator, dtype=torch.float64)]) is None
+    assert row_span_of([torch.randn(30, 12, generator=generator, dtype=torch.float64)]) is None
 
 
 # --- the rows -------------------------------------------------------------------------------------------------------

@@ -100,6 +100,8 @@ def _read(text: str, what: str, example: str) -> Any:
     return _value(tree.body, what)
 
 
+# Ours and not `eval`, however restricted: a plan is a file from somebody else, and whatever reaches an attribute or an
+# # index of a Python object can run code. Each form that is allowed has its line here; everything else is refused.
 def _value(node: ast.expr, what: str) -> Any:
     if isinstance(node, ast.Constant):
         return node.value

@@ -155,6 +155,8 @@ def mfcc(samples: Tensor, *, coefficients: int = 26) -> Tensor:
     >>> round(mfcc(torch.zeros(512))[0, 0].item(), 3)  # silence: 40 * sqrt(2/40) * log(1e-12)
     -247.139
     """
+    # Ours, digit by digit what the audited models were trained on: speech libraries start from powers, pad the ends or
+    # # scale k = 0 apart, and a frame that is off by a constant counts as not recovered.
     _checked_count(coefficients)
     transform = _dct()[:coefficients].to(samples.device)
     return (log_mel(samples).double() @ transform.T).to(samples.dtype)

@@ -31,7 +31,7 @@ from leakscope.core.target import Target
 from leakscope.ledger.files import write_atomically
 from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.numerics.rng import Key
-from leakscope.targets.files.foreign import Fitted, Foreign, fitted, load_fitted
+from leakscope.targets.files.foreign import Foreign, ModelTensors, fitted, load_fitted
 from leakscope.targets.looking.probe import FORWARD_ERRORS, first_line
 from leakscope.targets.vetting.update import vet_update
 
@@ -90,7 +90,7 @@ class Arrays:
     values: Sequence[NDArray[Any]]
     names: Sequence[str] | None = None
 
-    def fitted(self, target: Target, said: str) -> Fitted:
+    def fitted(self, target: Target, said: str) -> ModelTensors:
         """Under the target's names. Raises `BadInput` when they do not fit its model."""
         tensors = tuple(torch.from_numpy(np.array(value)) for value in self.values)
         named = None if self.names is None else dict(zip(self.names, tensors, strict=True))

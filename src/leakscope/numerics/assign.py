@@ -23,10 +23,12 @@ def assign(costs: ArrayLike) -> tuple[Indices, Indices]:
     matrix = np.asarray(costs, dtype=np.float64)
     if matrix.ndim != 2:
         raise ValueError(f"expected a matrix of costs (rows, columns), got shape {matrix.shape}")
+    # scipy raises on NaN too, but takes an infinite cost for a pair that is forbidden.
     bad = int((~np.isfinite(matrix)).sum())
     if bad:
         raise ValueError(
             f"expected finite costs, got {bad} of {matrix.size} that are NaN or infinite; repair them first"
         )
     rows, columns = linear_sum_assignment(matrix)
+    # They come as intp, whose size is that of the platform.
     return rows.astype(np.int64), columns.astype(np.int64)

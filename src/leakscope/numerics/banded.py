@@ -24,6 +24,7 @@ def windows(frames: Array, *, left: int, right: int) -> Array:
     """
     count = len(frames)
     padded = np.pad(frames, ((left, right), (0, 0)))
+    # Block j of window t is frame t - left + j, which stands at t + j in the padded sequence.
     return np.concatenate([padded[j : j + count] for j in range(left + 1 + right)], axis=1)
 
 
@@ -37,6 +38,7 @@ def overlap_add(parts: Array, *, left: int, features: int) -> Array:
     count, width = len(parts), parts.shape[1] // features
     padded = np.zeros((count + width - 1, features))
     for j in range(width):
+        # The transpose of a copy is a sum: here a frame collects from every window in which it is block j.
         padded[j : j + count] += parts[:, j * features : (j + 1) * features]
     return padded[left : left + count]
 
@@ -52,12 +54,14 @@ def assemble(form: Array, weights: Array, *, left: int, features: int) -> Array:
     reach = np.zeros((count, width))  # the weight of the window in which frame a is block j
     for j in range(width):
         first, last = max(0, j - left), max(0, min(count, count + j - left))
+        # An utterance that is no longer than |j - left| frames: none of them is ever block j.
         if first >= last:
             continue
         reach[first:last, j] = weights[first - j + left : last - j + left]
     band = np.zeros((width * features, count * features))
     for k in range(min(width, count)):
         inner = width - k
+        # Sum over j as a product of matrices: (frames, j) by (j, F F), instead of W blocks for each of T frames.
         diagonal = blocks[np.arange(k, width), :, np.arange(inner), :].reshape(inner, features * features)
         product = (reach[: count - k, :inner] @ diagonal).reshape(count - k, features, features)
         for g in range(features):
@@ -100,6 +104,7 @@ def solve(factored: Array, right_hand: Array) -> Array:
 def corner(factored: Array, start: int, size: int) -> Array:
     """The dense lower triangle L[start : start + size, start : start + size] of a banded factor."""
     rows, columns = np.tril_indices(size)
+    # Farther from the diagonal than the band reaches, L is zero as N is: a band factor does not fill in.
     near = rows - columns < len(factored)
     rows, columns = rows[near], columns[near]
     lower = np.zeros((size, size))

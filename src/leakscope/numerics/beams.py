@@ -23,6 +23,8 @@ def likeliest(logits: Floats, *, blank: int, width: int, count: int) -> list[tup
     >>> likeliest(np.log([[0.6, 0.4], [0.6, 0.4]]), blank=1, width=5, count=1)[0][0]
     (0,)
     """
+    # Ours: decoders of speech libraries rank strings with a language model, and here the probability of each is wanted,
+    # which the tests compare with the sum over all alignments.
     if width < 1 or count < 1:
         raise ValueError(f"expected width and count >= 1, got {width} and {count}")
     shares = np.exp(logits - logits.max(1, keepdims=True))
@@ -31,6 +33,7 @@ def likeliest(logits: Floats, *, blank: int, width: int, count: int) -> list[tup
     masses, scale = np.array([[1.0, 0.0]]), 0.0
     for frame in shares:
         strings, masses = _extended(strings, masses, frame, blank=blank, width=width)
+        # Divided out at each frame: a beam that keeps a third of the mass every time would underflow after 700.
         total = float(masses.sum())
         scale += math.log(total)
         masses = masses / total
@@ -44,10 +47,12 @@ def _extended(
     """The likeliest prefixes one frame later, with the masses (N, 2) of those that end in a blank and in a label."""
     rows = {string: row for row, string in enumerate(strings)}
     grown = masses.sum(1)[:, None] * frame
+    # The same prefix, after a blank: by another blank, from either mass.
     stay = np.stack([grown[:, blank], np.zeros(len(strings))], 1)
     grown[:, blank] = 0.0
     full = [row for row, string in enumerate(strings) if string]
     last = [strings[row][-1] for row in full]
+    # ... and after its last label: by the same label again, which is no new one.
     stay[full, 1] = masses[full, 1] * frame[last]
     grown[full, last] = masses[full, 0] * frame[last]  # the same label again only after a blank
     for row, label in zip(full, last, strict=True):

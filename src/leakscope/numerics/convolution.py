@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
+from leakscope.numerics import conjugate
+
 Array = NDArray[np.float64]
 Places = NDArray[np.int64]
 
@@ -42,6 +44,7 @@ class Unfolded:
     def of(layer: nn.Conv2d, given: tuple[int, ...]) -> Unfolded:
         """The layer on an input (C, height, width). The padding is given in numbers: zeros."""
         channels, height, width = given
+        # torch unfolds the positions themselves, counted from 1: its zeros of padding then become -1.
         positions = torch.arange(1, height * width + 1, dtype=torch.float64).reshape(1, 1, height, width)
         padding = (0, 0) if isinstance(layer.padding, str) else layer.padding
         places = F.unfold(positions, layer.kernel_size, layer.dilation, padding, layer.stride)[0].long() - 1
@@ -51,12 +54,14 @@ class Unfolded:
 
     def gathered(self, x: Array) -> Array:
         """(C, pixels) to (C K, P), zeros for padding."""
+        # A last column of zeros is what place -1 refers to.
         padded = np.hstack([x, np.zeros((len(x), 1))])
         return padded[:, self.places].reshape(len(x) * len(self.places), -1)
 
     def scattered(self, columns: Array) -> Array:
         """(C K, P) to (C, pixels): the transpose of `gathered`."""
         flat = columns.reshape(self.channels, -1)
+        # What the padding would get goes into one position more, which is cut off. bincount adds where a place repeats.
         targets = np.where(self.places < 0, self.pixels, self.places).reshape(-1)
         return np.stack([np.bincount(targets, row, self.pixels + 1)[: self.pixels] for row in flat])
 
@@ -99,6 +104,8 @@ class System:
     def shared(self) -> Array:
         """(pixels, pixels): A^T A of the gradient constraints, the same for each channel of x."""
         layer = self.layer
+        # Row (o, k) has sum_p errors[o, p] x[places[k, p]], the equations of one channel of x, which meets no other.
+        # Padding goes into the last column, cut off below.
         mixed = np.zeros((len(self.errors), len(layer.places), layer.pixels + 1))
         for place in range(layer.places.shape[1]):
             mixed[:, np.arange(len(layer.places)), layer.places[:, place]] += self.errors[:, place, None]
@@ -110,6 +117,7 @@ class System:
         layer, forward = self.layer, self.scales()[0]
         normal: Array = scipy.linalg.block_diag(*[shared] * layer.channels)
         offsets = layer.pixels * np.arange(layer.channels)[:, None]
+        # One position p of y at a time: its O equations involve only what its window sees, a block of C K by C K.
         for place in range(layer.places.shape[1]):
             inside = np.tile(layer.places[:, place] >= 0, layer.channels)
             seen = (offsets + layer.places[:, place]).reshape(-1)[inside]
@@ -123,8 +131,10 @@ class System:
         gathered = layer.gathered(x)
         values = forward * self.sure * (self.values - layer.bias[:, None] - layer.weight @ gathered)
         gradient = backward * (self.gradient - self.errors @ gathered.T)
+        # Each block's factor enters twice, once in its residual and once in A^T.
         columns = layer.weight.T @ (forward * self.sure * values) + backward * gradient.T @ self.errors
         right = forward * self.sure * (self.values - layer.bias[:, None])
+        # Relative to the right sides as they are scaled, so that neither block can hide behind the other's size.
         total = np.sum(right**2) + np.sum((backward * self.gradient) ** 2)
         return layer.scattered(columns), float(np.sqrt((np.sum(values**2) + np.sum(gradient**2)) / total))
 
@@ -142,12 +152,15 @@ class System:
         conjugate gradients solve it. Otherwise by the normal equations, refined on the equations themselves.
         """
         shared = self.shared()
+        # The weight constraints only add to A^T A, so the smallest eigenvalue of the gradient block is a lower bound.
         lowest, largest = float(np.linalg.eigvalsh(shared)[0]), self._largest()
         if not largest > 0:
             return None  # no unit is awake, and nothing is an equation
         least = math.sqrt(max(lowest, 0.0) / largest)
         if least > EASY:
-            x = self._conjugate()
+            # A^T A x = A^T right. A condition of 1 / EASY^2 = 400 at most lets a few hundred products reach rounding.
+            start = np.zeros((self.layer.channels, self.layer.pixels))
+            x = conjugate.solved(self.times, self.remainder(start)[0], within=1e-14, most=1000)
             return Solved(x, least, self.remainder(x)[1])
         return self._direct(shared)
 
@@ -155,6 +168,7 @@ class System:
         """The largest eigenvalue of A^T A, from a fixed start."""
         x = np.random.default_rng(0).standard_normal((self.layer.channels, self.layer.pixels))
         size = 1.0
+        # Power iteration, from below; some percent are enough, since EASY is no sharp line.
         for _ in range(20):
             x = self.times(x / np.linalg.norm(x))
             size = float(np.linalg.norm(x))
@@ -162,28 +176,12 @@ class System:
                 break
         return size
 
-    def _conjugate(self) -> Array:
-        """Conjugate gradients on A^T A x = A^T right."""
-        x = np.zeros((self.layer.channels, self.layer.pixels))
-        rest = self.remainder(x)[0]
-        along, size = rest, float(np.sum(rest**2))
-        enough = 1e-28 * size
-        for _ in range(1000):
-            if size <= enough:
-                break
-            turned = self.times(along)
-            step = size / float(np.sum(along * turned))
-            x = x + step * along
-            rest = rest - step * turned
-            size, before = float(np.sum(rest**2)), size
-            along = rest + size / before * along
-        return x
-
     def _direct(self, shared: Array) -> Solved | None:
         normal = self.normal(shared)
         diagonal = np.sqrt(np.diag(normal))
         if not (diagonal > 0).all():
             return None
+        # Unit diagonal: what is left of the condition is not that of pixels seen by few windows.
         normal /= diagonal[:, None]
         normal /= diagonal
         try:
@@ -194,6 +192,7 @@ class System:
         if not least > SINGULAR:
             return None
         x = np.zeros((self.layer.channels, self.layer.pixels))
+        # Refined on the equations themselves: the normal matrix has the condition squared, and four steps take it back.
         for _ in range(4):
             down, _ = self.remainder(x)
             step = scipy.linalg.cho_solve(factor, down.reshape(-1) / diagonal, check_finite=False) / diagonal
@@ -209,6 +208,7 @@ def _scale(right: Array, left: Array) -> float:
 
 def _least(normal: Array, factor: tuple[Array, bool]) -> float:
     """sqrt(smallest / largest eigenvalue) of a positive definite matrix, by iteration from a fixed start."""
+    # A fixed start: whether a layer is refused may not depend on a key.
     start = np.random.default_rng(0).standard_normal(len(normal))
     high, low = start / np.linalg.norm(start), start / np.linalg.norm(start)
     largest = smallest = 1.0
@@ -216,6 +216,7 @@ def _least(normal: Array, factor: tuple[Array, bool]) -> float:
         high = normal @ high
         largest = float(np.linalg.norm(high))
         high /= largest
+        # Inverse iteration, by the factor that the solution needs anyway.
         low = scipy.linalg.cho_solve(factor, low, check_finite=False)
         smallest = 1 / float(np.linalg.norm(low))
         low *= smallest

@@ -26,11 +26,13 @@ def negative_log_likelihood(
     >>> round(nll.exp().item(), 6)
     1.333333
     """
+    # Ours: torch's own has no second derivative (aten::_ctc_loss_backward), and gradient matching needs one.
     real = torch.arange(labels.shape[1], device=labels.device) < label_lengths.unsqueeze(1)
     states, skips = _states(torch.where(real, labels, blank), blank)
     emitted = _emissions(logits, states)
     alpha = _start(emitted)
     for t in range(logits.shape[1]):
+        # An utterance that has ended keeps its alpha; by `where`, since vmap allows no shapes that depend on data.
         alpha = torch.where((t < lengths).unsqueeze(1), _step(alpha, skips) + emitted[:, t], alpha)
     end = (2 * label_lengths).unsqueeze(1)
     last = alpha.gather(1, end)
@@ -55,6 +57,7 @@ def _states(labels: Tensor, blank: int) -> tuple[Tensor, Tensor]:
     """The states blank, l1, blank, l2, ..., blank (B, 2L + 1), and whether each may be entered from two before."""
     paired = torch.stack([torch.full_like(labels, blank), labels], 2).flatten(1)
     states = F.pad(paired, (0, 1), value=blank)
+    # l' of section 4.1. A blank may be left out, but not the one between two equal labels: it is what tells them apart.
     two_before = F.pad(states, (2, 0), value=blank)[:, :-2]
     return states, (states != blank) & (states != two_before)
 
@@ -67,6 +70,7 @@ def _emissions(logits: Tensor, states: Tensor) -> Tensor:
 
 def _start(emitted: Tensor) -> Tensor:
     """Before the first frame, in the first blank."""
+    # log 1 there and log 0 elsewhere: the first step then stays at the first blank or moves on to the first label.
     return F.pad(torch.zeros_like(emitted[:, 0, :1]), (0, emitted.shape[2] - 1), value=NEVER)
 
 

@@ -97,8 +97,10 @@ def clustered_mean(
     value = _exact_mean(np.array([item for sample in samples for item in sample]))
     if len(samples) == 1:
         return Interval(value, value, value)
+    # The mean over items of a resample is a ratio of two sums over its groups, both drawn: sizes differ.
     sums, sizes = np.array([math.fsum(s) for s in samples]), np.array([float(len(s)) for s in samples])
     chosen = np.random.default_rng(seed).integers(len(samples), size=(resamples, len(samples)))
+    # The number of groups counts, not that of items: it is groups that are independent.
     return _percentiles(value, sums[chosen].sum(1) / sizes[chosen].sum(1), _tail(len(samples), level))
 
 
@@ -112,6 +114,8 @@ def clopper_pearson(successes: int, trials: int, *, level: float = 0.95) -> Inte
     """
     share, tail = _share(successes, trials), (1 - _level(level)) / 2
     failures = trials - successes
+    # scipy's own beta quantile and not its binomtest, which solves for the bound only to 2e-12 in absolute size (of one
+    # success in 10^9 the lower bound is off by 0.1 %) and takes 15 ms instead of 0.05. At 0 and n the bound is exact.
     low = float(special.betaincinv(successes, failures + 1, tail)) if successes else 0.0
     high = float(special.betaincinv(successes + 1, failures, 1 - tail)) if failures else 1.0
     return Interval(share, low, high)
@@ -125,14 +129,12 @@ def wilson(successes: int, trials: int, *, level: float = 0.95) -> Interval:
     >>> round(wilson(10, 10).low, 4)
     0.7225
     """
-    share, z = _share(successes, trials), float(special.ndtri((1 + _level(level)) / 2))
-    center = share + z * z / (2 * trials)
-    half = z * math.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
-    scale = 1 + z * z / trials
-    # At 0 and at n the bound is exactly 0 or 1; rounding must not push it past the value.
-    low = 0.0 if successes == 0 else (center - half) / scale
-    high = 1.0 if successes == trials else (center + half) / scale
-    return Interval(share, low, high)
+    from scipy import stats  # takes half a second, and the other intervals need none of it
+
+    share = _share(successes, trials)
+    found = stats.binomtest(successes, trials).proportion_ci(_level(level), method="wilson")
+    # At a level near 0 both bounds meet at the share, and rounding must not push one past it.
+    return Interval(share, min(float(found.low), share), max(float(found.high), share))
 
 
 def _percentiles(value: float, means: Floats, tail: float) -> Interval:
@@ -149,6 +151,8 @@ def _within(found: Interval, least: float, most: float) -> Interval:
 def _resampled_means(sample: Floats, generator: np.random.Generator, resamples: int) -> Floats:
     if resamples < 100:
         raise ValueError(f"expected at least 100 resamples for a percentile, got {resamples}")
+    # Not scipy.stats.bootstrap: records hold what these draws gave, in this order, by the cell's key, and a sorted
+    # sample makes them the same for every order of the items. Nor does it widen percentiles or redraw groups.
     rows = max(1, _CELLS // len(sample))
     parts = [
         sample[generator.integers(len(sample), size=(min(rows, resamples - done), len(sample)))].mean(1)
@@ -158,6 +162,8 @@ def _resampled_means(sample: Floats, generator: np.random.Generator, resamples: 
 
 
 def _tail(count: int, level: float) -> float:
+    # Student's quantile (negative) instead of the normal one: few items. sqrt(n / (n - 1)): a resampled mean varies by
+    # the variance over n, the unbiased one is over n - 1. Together Hesterberg's alpha' / 2, below (1 - level) / 2.
     quantile = float(special.stdtrit(count - 1, (1 - _level(level)) / 2))
     return float(special.ndtr(math.sqrt(count / (count - 1)) * quantile))
 

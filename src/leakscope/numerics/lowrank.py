@@ -67,8 +67,9 @@ def factor(matrix: Array, rng: np.random.Generator) -> Factors | str:
     if rank is None:
         return f"no rank stands out from noise among {len(values) - 1} of the {rows} x {columns} matrix"
     right = right[:rank]
-    left = matrix @ right.T
+    left = matrix @ right.T  # least squares, since the rows of `right` are orthonormal
     rest = matrix - left @ right
+    # columns - rank: what is left of a row has lost the r directions that were fitted.
     noise = np.linalg.norm(rest, axis=1) / math.sqrt(columns - rank)
     floor = ROUNDED * np.linalg.norm(matrix, axis=1) / math.sqrt(columns)
     gap = values[rank - 1] / max(values[rank], ROUNDED * values[0])
@@ -84,6 +85,7 @@ def _cut(matrix: Array, rows: int, columns: int, rng: np.random.Generator) -> tu
             rank = _rank(values, rows, columns, total)
             if rank is not None and rank <= size - SPARE:
                 return rank, values, right
+    # The largest sketch shows no rank, and beyond it none is looked for.
     if least > 2 * SKETCHES[-1]:
         return None, values, right
     values, right = _spectrum(matrix, least, rng)
@@ -102,15 +104,26 @@ def _spectrum(matrix: Array, size: int, rng: np.random.Generator) -> tuple[Array
     if size == min(matrix.shape):
         _, values, right = np.linalg.svd(matrix, full_matrices=False)
         return values, right
-    basis = np.linalg.qr((rng.standard_normal((size, len(matrix))) @ matrix).T)[0]
-    for _ in range(2):  # each pass cubes the ratio by which noise is suppressed
-        basis = np.linalg.qr(matrix.T @ (matrix @ basis))[0]
-    _, values, turned = np.linalg.svd(matrix @ basis, full_matrices=False)
-    return values, turned @ basis.T
+    from sklearn.utils.extmath import randomized_svd  # takes seconds, and small matrices need none of it
+
+    # No oversampling: `_cut` believes a rank only `SPARE` below the size. Two passes suppress what is beyond the size
+    # by the fifth power of its ratio to what is wanted; made orthonormal in between, else all below 1e-3 of the
+    # largest would be rounded away. Signs cancel in left @ right. sklearn wants a seed for a generator.
+    _, values, right = randomized_svd(
+        matrix,
+        size,
+        n_oversamples=0,
+        n_iter=2,
+        power_iteration_normalizer="QR",
+        flip_sign=False,
+        random_state=int(rng.integers(2**32)),
+    )
+    return values, right
 
 
 def _rank(values: Array, rows: int, columns: int, total: float) -> int | None:
     floor = ROUNDED * values[0]
+    # sum_(j>k) s_j^2, with what a sketch did not see: |matrix|^2 less that of the values at hand.
     tails = np.concatenate([np.cumsum(values[::-1] ** 2)[::-1], [0.0]]) + max(0.0, total - float(np.sum(values**2)))
     best, found = GAP, None
     # As many values as rows or columns are no low rank: a zero column more would make the gap infinite.

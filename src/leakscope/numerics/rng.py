@@ -38,7 +38,9 @@ class Key:
 
     def number(self) -> int:
         """A 63-bit integer, the hash of seed and path (BLAKE2b)."""
+        # The repr tells 1 from "1" and ("a", "b") from ("ab",), so that different purposes never hash the same text.
         text = repr((self.seed, self.path)).encode()
+        # 63 bits fit into a signed integer of 64, and every generator takes them.
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
     def generator(self, device: torch.device | str = "cpu") -> torch.Generator:
@@ -55,6 +57,7 @@ class Key:
 
         For code that cannot take a generator (dropout layers, weight initializers).
         """
+        # All devices: what runs inside may draw on any of them.
         with torch.random.fork_rng():
             torch.manual_seed(self.number())
             yield

@@ -55,7 +55,7 @@ class Direction:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Scaled:
+class Whitened:
     """The rows that stand clear of noise, each of unit length, in coordinates in which their columns are orthonormal.
 
     rows: (m, r), columns of norm sqrt(m). turn: (r, r), original q = turn @ q. noise: (m,) relative to the row.
@@ -78,23 +78,28 @@ class Scaled:
         return np.asarray(np.abs(self.rows @ vectors) <= ZERO * self.noise[:, None] * turned)
 
 
-def scaled(matrix: Array, noise: Array) -> Scaled | None:
+def whitened(matrix: Array, noise: Array) -> Whitened | None:
     """`matrix` (m, r) with noise (m,) per entry of a row, ready for the search; None when its rank is lower."""
     norms = np.linalg.norm(matrix, axis=1)
     live = norms > 2 * ZERO * noise
+    # No more rows than columns: any r - 1 of them give a direction that vanishes there, and nothing stands out.
     if int(live.sum()) <= matrix.shape[1]:
         return None
     unit = matrix[live] / norms[live, None]
     left, values, right = np.linalg.svd(unit, full_matrices=False)
+    # A row of unit length has its noise relative to it; below ROUNDED no residual can be told from that of the solver.
     relative = np.maximum(noise[live] / norms[live], ROUNDED)
+    # Noise alone would have singular values of sqrt(m) times its size; the smallest must stand clear of that.
     if values[-1] <= 10 * float(np.median(relative)) * math.sqrt(len(unit)):
         return None
+    # unit = U S V^T, so unit (V S^-1 sqrt(m)) = sqrt(m) U: columns are orthonormal but for sqrt(m), which makes the
+    # root mean square entry 1, the unit of THRESHOLDS.
     grow = math.sqrt(len(unit))
-    return Scaled(left * grow, right.T / values * grow, relative, live)
+    return Whitened(left * grow, right.T / values * grow, relative, live)
 
 
 def sparse_directions(
-    problem: Scaled, rng: np.random.Generator, *, stop: Callable[[int, int], bool]
+    problem: Whitened, rng: np.random.Generator, *, stop: Callable[[int, int], bool]
 ) -> list[Direction]:
     """Independent directions, most zeros first, of which the sparsest basis of the column space is made.
 
@@ -111,6 +116,7 @@ def sparse_directions(
         chosen = independent(pool, problem.rank)
         if len(chosen) == problem.rank or stop(turn, len(chosen)):
             return chosen
+        # At first and every third time, where dimensions are few: what is found so the searches keep away from.
         if turn % 3 == 0 and problem.rank <= SAMPLED:
             _merge(pool, _inside(problem, np.eye(problem.rank), rng))
             continue
@@ -121,7 +127,7 @@ def sparse_directions(
     raise AssertionError("the count of rounds has no end")
 
 
-def refitted(problem: Scaled, vector: Array) -> list[Direction]:
+def refitted(problem: Whitened, vector: Array) -> list[Direction]:
     """The direction `vector`, given in the coordinates of the original matrix, if it is a sparse one; else nothing."""
     return _direction(problem, _unit(np.linalg.solve(problem.turn, vector)[:, None])[:, 0])
 
@@ -131,6 +137,7 @@ def independent(pool: list[Direction], most: int) -> list[Direction]:
     chosen: list[Direction] = []
     basis = np.zeros((0, 0))
     for one in sorted(pool, key=lambda one: -one.count):
+        # Gram and Schmidt, the sparsest first: a mixture of two sparse vectors is dependent on them and comes after.
         rest = one.vector - (basis.T @ (basis @ one.vector) if len(chosen) else 0)
         length = float(np.linalg.norm(rest))
         if length > 1e-3 and len(chosen) < most:
@@ -151,29 +158,34 @@ def _merge(pool: list[Direction], found: list[Direction]) -> None:
             pool.append(one)
 
 
-def _search(problem: Scaled, found: list[Direction], turn: int, rng: np.random.Generator) -> Array:
+def _search(problem: Whitened, found: list[Direction], turn: int, rng: np.random.Generator) -> Array:
     """Candidates (r, n): fixed points of q <- A^T shrink(A q), different from each other."""
     rows, threshold = problem.rows, THRESHOLDS[turn % len(THRESHOLDS)]
     vectors = _unit(rng.standard_normal((problem.rank, STARTS)))
     walls = _walls(problem, found, turn, rng)
     for step in range(STEPS):
         entries = rows @ vectors
+        # q <- A^T shrink(A q): entries below the threshold pull no more, so q turns to where they vanish.
         vectors = rows.T @ (np.sign(entries) * np.maximum(np.abs(entries) - threshold, 0))
+        # The walls lead away from what is known; the last steps are free, since a vector need not be orthogonal to it.
         if step < 0.6 * STEPS:
             for wall in walls:
                 vectors = vectors - wall * (wall * vectors).sum(0)
         vectors = _unit(vectors)
+    # q and -q are the same direction.
     close = np.abs(vectors.T @ vectors) > 0.999
     first = [place for place in range(vectors.shape[1]) if not close[place, :place].any()]
     return vectors[:, first]
 
 
-def _walls(problem: Scaled, found: list[Direction], turn: int, rng: np.random.Generator) -> list[Array]:
+def _walls(problem: Whitened, found: list[Direction], turn: int, rng: np.random.Generator) -> list[Array]:
     """Orthonormal vectors (r, 1 or STARTS) from which a search keeps away, so that it finds something else."""
     if turn % 2 == 0:
         if not found:
             return []
+        # Every other round: away from all that is known.
         return list(np.linalg.qr(np.stack([one.vector for one in found], axis=1))[0].T[:, :, None])
+    # In between: orthogonal to some rows, that is, vanishing there. Different rows for each start.
     walls: list[Array] = []
     for _ in range(WALLS[turn // 2 % len(WALLS)]):
         wall = problem.rows[rng.integers(0, len(problem.rows), STARTS)].T
@@ -183,7 +195,7 @@ def _walls(problem: Scaled, found: list[Direction], turn: int, rng: np.random.Ge
     return walls[: problem.rank - 1]
 
 
-def _sharpened(problem: Scaled, vectors: Array) -> Array:
+def _sharpened(problem: Whitened, vectors: Array) -> Array:
     """min sum_i (y_i^2 + e^2)^(1/4), y = A q, |q| = 1, by inverse iteration on reweighted squares, e from coarse to
     fine."""
     rows, floor = problem.rows, float(np.median(problem.noise))
@@ -191,13 +203,15 @@ def _sharpened(problem: Scaled, vectors: Array) -> Array:
         if scale < floor:
             break
         for _ in range(2):
+            # The derivative of (y^2 + e^2)^(1/4) by y^2 but for a constant: the weights of least squares with the same
+            # slope. One step of inverse iteration with A^T W A, one r by r system for each candidate.
             weights = ((rows @ vectors) ** 2 + scale**2) ** -0.75
             systems = (rows.T[None] * weights.T[:, None, :]) @ rows
             vectors = _unit(np.linalg.solve(systems, vectors.T[..., None])[..., 0].T)
     return vectors
 
 
-def _kernel(problem: Scaled, vector: Array) -> Array | None:
+def _kernel(problem: Whitened, vector: Array) -> Array | None:
     """The directions (r, k) that vanish wherever `vector` does for a reason shared by several rows."""
     zeros = problem.zeros(vector[:, None])[:, 0]
     if int(zeros.sum()) < problem.rank - 1 + SURPLUS:
@@ -216,23 +230,25 @@ def _kernel(problem: Scaled, vector: Array) -> Array | None:
     return right[problem.rank - size :].T if 1 <= size <= LARGEST_PLANE else None
 
 
-def _direction(problem: Scaled, vector: Array) -> list[Direction]:
+def _direction(problem: Whitened, vector: Array) -> list[Direction]:
     """`vector` refitted to all rows at which it vanishes, if these are more than chance."""
     for _ in range(2):
         zeros = problem.zeros(vector[:, None])[:, 0]
         if int(zeros.sum()) < problem.rank - 1 + SURPLUS:
             return []
+        # The least right singular vector: what the rows where it vanishes agree on, each by its own noise.
         weighted = problem.rows[zeros] / problem.noise[zeros, None]
         vector = np.linalg.svd(weighted, full_matrices=True)[2][-1]
     kernel = _kernel(problem, vector)
     if kernel is None or kernel.shape[1] != 1:
         return []
+    # Among all rows of the original matrix; those that noise hides are no zeros, nothing is known of them.
     everywhere = np.zeros(len(problem.live), dtype=bool)
     everywhere[problem.live] = problem.zeros(vector[:, None])[:, 0]
     return [Direction(vector, everywhere)]
 
 
-def _inside(problem: Scaled, plane: Array, rng: np.random.Generator) -> list[Direction]:
+def _inside(problem: Whitened, plane: Array, rng: np.random.Generator) -> list[Direction]:
     """The sparse directions within a small plane (r, k): each is orthogonal to some k - 1 of the rows."""
     size = plane.shape[1]
     if size == 1:
@@ -242,10 +258,13 @@ def _inside(problem: Scaled, plane: Array, rng: np.random.Generator) -> list[Dir
     awake = np.flatnonzero(norms > 1e-6 * np.linalg.norm(problem.rows, axis=1))
     if len(awake) < size:
         return []
+    # k - 1 rows of the plane and a random last equation that sets the length: one system for each sample. Where
+    # half of the entries vanish it hits with a chance of 2^-(k - 1), so 60 2^k of them hit each vector a hundred times.
     picks = awake[rng.integers(0, len(awake), (min(60 * 2**size, SAMPLES), size - 1))]
     systems = np.concatenate([entries[picks] / norms[picks][..., None], rng.standard_normal((len(picks), 1, size))], 1)
     sides = np.zeros((len(picks), size, 1))
     sides[:, -1] = 1
+    # The same row twice, or rows that are alike, fix no direction.
     usable = np.abs(np.linalg.det(systems)) > 1e-9
     vectors = plane @ _unit(np.linalg.solve(systems[usable], sides[usable])[..., 0].T)
     counts = problem.zeros(vectors).sum(0)
@@ -262,4 +281,4 @@ def _inside(problem: Scaled, plane: Array, rng: np.random.Generator) -> list[Dir
 
 
 def _unit(vectors: NDArray[np.floating[Any]]) -> Array:
-    return np.asarray(vectors / (np.linalg.norm(vectors, axis=0) + 1e-300))
+    return np.asarray(vectors / (np.linalg.norm(vectors, axis=0) + 1e-300))  # zero stays zero

@@ -54,6 +54,7 @@ class Shelf(Mapping[str, Cell]):
 
     def _hold(self, name: str, arrays: Mapping[str, Array]) -> None:
         """Keep these; let go of the oldest ones when it becomes too much, never of the newest."""
+        # A dict keeps the order of insertion, so its first key was read longest ago.
         self._held[name] = arrays
         while len(self._held) > 1 and sum(map(_size, self._held.values())) > self._held_bytes:
             del self._held[next(iter(self._held))]
@@ -73,6 +74,7 @@ class Drawer(Mapping[str, Array]):
     def __getitem__(self, array: str) -> Array:
         if array not in self._names:
             raise KeyError(array)
+        # Asked for at each access and not kept: a drawer that is held on to must not hold the arrays of its cell.
         return self._shelf.arrays(self._name)[array]
 
     def __contains__(self, array: object) -> bool:

@@ -41,8 +41,8 @@ STYLE: Any = {
     "ytick.color": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "leakscope",
+    "svg.fonttype": "none",  # letters stay letters: searchable, and a fraction of the bytes of their outlines
+    "svg.hashsalt": "leakscope",  # else the ids, and with them the page, differ from run to run
     "axes.unicode_minus": True,
     "path.simplify": True,
 }
@@ -53,6 +53,7 @@ def svg(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
+    # An image in a data URI sees none of the page's styles, so both palettes travel inside it.
     names = {color: f"var(--c{index})" for index, color in enumerate(_DARK)}
     for color, name in names.items():
         text = text.replace(color, name)
@@ -60,6 +61,7 @@ def svg(figure: Figure) -> str:
     dark = ";".join(f"--c{index}:{color}" for index, color in enumerate(_DARK.values()))
     style = f"<style>:root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}</style>"
     text = text.replace("'DejaVu Sans'", "system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif")
+    # What stands before <svg is for files of their own. The style comes first, before anything that uses it.
     opening, closing, rest = text[text.index("<svg") :].partition(">")
     return uri("image/svg+xml", (opening + closing + style + rest).encode())
 
@@ -102,6 +104,7 @@ def _panel(axes: Axes, marks: Sequence[Mark]) -> None:
     if math.isfinite(first.chance):
         axes.axvline(first.chance, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         axes.annotate("chance", (first.chance, 0.62), ha="center", va="bottom", fontsize=8, annotation_clip=False)
+    # Line k is at -k, so that the attack is on top and its controls are below it.
     axes.set_ylim(-len(marks) + 0.4, 0.6)
     axes.set_yticks([-line for line in range(len(marks))], [mark.label for mark in marks])
     axes.tick_params(axis="y", length=0)
@@ -173,10 +176,12 @@ def _points(curve: Curve) -> tuple[Array, Array]:
 
 def curves(searches: Sequence[Curve]) -> Drawing | None:
     """Loss against gradient evaluations, logarithmic; None where no search left two positive finite losses."""
+    # Controls last: when there are too many curves, it is theirs that are left out.
     thinned = ((curve, _points(curve)) for curve in sorted(searches, key=lambda c: c.control)[:MOST_CURVES])
     kept = [(curve, x, y) for curve, (x, y) in thinned if len(x) > 1]
     if not kept:
         return None
+    # By the first losses, not by the smallest: a search that only diverges still shows where it began.
     top = HIGHEST * max(float(y[0]) for _, _, y in kept)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH, 2.5))

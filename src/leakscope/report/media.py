@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-import struct
-import zlib
+import io
+import wave
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
+from PIL import Image
 
 from leakscope.core.errors import BadInput
 
@@ -22,7 +23,8 @@ LARGEST_EDGE = 96
 NOT_A_NUMBER = (255, 0, 255)
 """The color of pixels that are NaN: no photograph holds it, so a broken claim cannot pass for a gray one."""
 
-_WAV_HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
+FULL = 32767
+"""The largest 16-bit sample. +1 and -1 are both drawn this far from 0, so -32768 is not used and 0 stays silence."""
 
 
 def uri(kind: str, content: bytes) -> str:
@@ -35,28 +37,26 @@ def uri(kind: str, content: bytes) -> str:
 
 
 def png(pixels: Pixels) -> bytes:
-    """A PNG file of (H, W) gray or (H, W, 3) RGB bytes, rows unfiltered (PNG specification, sections 4 and 9).
+    """A PNG file of (H, W) gray or (H, W, 3) RGB bytes, written by Pillow.
 
     Raises `BadInput` for any other shape or type. The same pixels give the same bytes.
+
+    >>> png(np.zeros((2, 2), np.uint8))[:4]
+    b'\x89PNG'
     """
     rank_fits = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
     if not rank_fits or pixels.dtype != np.uint8 or 0 in pixels.shape:
         raise BadInput(f"expected uint8 pixels (H, W) or (H, W, 3), got {pixels.dtype} {pixels.shape}")
-    height, width = pixels.shape[:2]
-    rows = np.zeros((height, 1 + pixels[0].size), np.uint8)
-    rows[:, 1:] = pixels.reshape(height, -1)
-
-    def chunk(tag: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + tag + body + struct.pack(">I", zlib.crc32(tag + body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
-    body = zlib.compress(rows.tobytes(), 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    file = io.BytesIO()
+    # A page holds hundreds of pictures: the smallest file is worth the slowest level of compression.
+    Image.fromarray(pixels).save(file, "PNG", compress_level=9)
+    return file.getvalue()
 
 
 def _unit_to_bytes(image: Array) -> Pixels:
     """(H, W) or (H, W, 3) in [0, 1] to bytes; values outside are clipped, NaN is painted."""
     values = np.asarray(image, np.float64)
+    # Asked for first: clip keeps NaN, and a cast of NaN to a byte is whatever the processor makes of it.
     broken = np.isnan(values)
     bytes_: Pixels = np.rint(np.clip(np.where(broken, 0.0, values), 0.0, 1.0) * 255).astype(np.uint8)
     if not broken.any():
@@ -76,6 +76,7 @@ def shrink(image: Array, edge: int = LARGEST_EDGE) -> Array:
     step = -(-max(image.shape[1:]) // edge)
     if step <= 1:
         return image
+    # Each block is summed and divided by what is in it: those at the right and lower edge hold fewer pixels.
     rows = np.arange(0, image.shape[1], step)
     columns = np.arange(0, image.shape[2], step)
     sums = np.add.reduceat(np.add.reduceat(image.astype(np.float64), rows, axis=1), columns, axis=2)
@@ -151,6 +152,7 @@ def matrix(array: Array, scale: Scale | None = None) -> Array:
     low, high = scale or scale_of(array)
     unit = (np.asarray(array, np.float64) - low) / (high - low)
     colors = np.asarray(colormaps["cividis"](np.clip(unit, 0, 1)))[..., :3]
+    # The color map makes NaN black, which looks like a low value; `_unit_to_bytes` paints it as broken.
     colors[np.isnan(unit)] = np.nan
     return np.moveaxis(colors, 2, 0).transpose(0, 2, 1)[:, ::-1]
 
@@ -181,9 +183,12 @@ def wav(samples: Array, rate: int) -> bytes:
     if samples.ndim != 1 or not samples.size or rate < 1:
         raise BadInput(f"expected samples (S,) and a positive rate, got {samples.shape} at {rate} Hz")
     sound = np.nan_to_num(np.asarray(samples, np.float64), nan=0.0, posinf=1.0, neginf=-1.0)
-    body = np.rint(np.clip(sound, -1, 1) * 32767).astype("<i2").tobytes()
-    sizes = len(body) + _WAV_HEADER.size - 8, 16, 1, 1, rate, rate * 2, 2, 16
-    return _WAV_HEADER.pack(b"RIFF", sizes[0], b"WAVE", b"fmt ", *sizes[1:], b"data", len(body)) + body
+    body = np.rint(np.clip(sound, -1, 1) * FULL).astype("<i2").tobytes()
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setparams((1, 2, rate, len(samples), "NONE", ""))  # one channel of two bytes, not compressed
+        writer.writeframes(body)
+    return file.getvalue()
 
 
 def audio_player(samples: Array, rate: int, *, label: str = "recording") -> Markup:

@@ -57,6 +57,7 @@ def render(
 def _view(summary: Summary, records: Cells, damaged: Mapping[str, str], veil: Veil) -> dict[str, object]:
     """What the template shows, by name."""
     overview = tables.overview(summary)
+    # Every group gets as much room: the last ones on the page must not be without pictures.
     share = PAGE_BYTES // max(len(summary.groups), 1)
     built = {
         row.anchor: sections.section(row, sections.Desk(records, damaged, veil, share))
@@ -71,6 +72,7 @@ def _view(summary: Summary, records: Cells, damaged: Mapping[str, str], veil: Ve
         "sweep": sweep.figures(_in_order(summary, overview)),
         "sections": built,
         "tally": counts,
+        # What the runner counted and the folder does not hold any more: deleted since, or damaged.
         "lost": max(summary.finished - counts.finished, 0),
         "words": tables.words(summary),
         "exhibit": _exhibit(built),

@@ -38,6 +38,7 @@ def coarse(picture: Array) -> Array:
     >>> coarse(np.eye(8)[None]).shape
     (1, 1, 1)
     """
+    # NaN is as telling as a number, so it becomes gray here and is not painted.
     values = np.nan_to_num(np.clip(np.asarray(picture, np.float64), 0.0, 1.0), nan=0.5)
     for axis in (1, 2):
         parts = np.array_split(values, int(np.clip(picture.shape[axis] // SPAN, 1, GRID)), axis=axis)

@@ -155,6 +155,7 @@ def section(row: Row, desk: Desk) -> Section:
     triples = _triples(group)
     easel = Easel(group, desk.cells, desk.veil, desk.share)
     labeled = [record for record in members if record.labels_true or record.labels_claimed]
+    # The true labels alone compare with nothing: they are shown beside claimed ones or not at all.
     labeled = labeled if any(record.labels_claimed for record in labeled) else []
     return Section(
         row=row,
@@ -185,8 +186,10 @@ def section(row: Row, desk: Desk) -> Section:
 def _sentence(group: GroupVerdict, desk: Desk) -> str:
     """The verdict's sentence. It may quote the sentences of cells, and those pass through the veil."""
     said, names = group.sentence, [identity for _, identity in _roles(group)]
+    # A record that is gone may be quoted, and then nobody knows which words are the quotation.
     if any(name not in desk.cells for name in names):
         return desk.veil.text(said)
+    # The longest first, since one may be part of another.
     for quoted in sorted({desk.cells[name][0].sentence for name in names}, key=len, reverse=True):
         said = said.replace(quoted, desk.veil.text(quoted)) if quoted else said
     return said
@@ -217,6 +220,7 @@ def _certifications(records: Sequence[Record], veil: Veil) -> tuple[Certificatio
         if record.certificate is not None:
             given = record.certificate
             found.setdefault(given.statement, []).append((given.holds, given.residual, given.tolerance))
+    # One that does not hold is worse than any that does; then the larger residual, and one that is no number first.
     worst = {
         statement: min(rows, key=lambda row: (row[0], -row[1] if math.isfinite(row[1]) else -math.inf))
         for statement, rows in found.items()
@@ -263,6 +267,7 @@ def _failures(group: GroupVerdict, desk: Desk) -> tuple[Failure, ...]:
     """Cells without a claim, those that ended alike together; none is left out."""
     alike: dict[tuple[str, Ending | None, str], tuple[list[str], str]] = {}
     for role, identity in _roles(group):
+        # A cell without a record is a failure like any other: left out, the page would look better than the run.
         if identity not in desk.cells:
             name = desk.veil.token(identity)
             why = desk.damaged.get(identity)

@@ -98,6 +98,7 @@ def _leak(record: Record, item: int, metric: str) -> float:
     score = matching(record.scores, metric)
     if score is None or item >= len(score.items) or math.isnan(score.items[item]):
         return -math.inf
+    # Upwards is more leak for every metric, so an error counts with a minus.
     return score.items[item] if score.higher_is_better else -score.items[item]
 
 
@@ -117,6 +118,7 @@ def places(group: GroupVerdict, cells: Cells) -> tuple[Place, ...]:
             Place(identity, record.spec.trial, item, _leak(record, item, metric))
             for item in range(len(arrays["original"]))
         ]
+    # Examples of trials without a claim fill a strip only where there is nothing else: their tiles say "no claim".
     return tuple(sorted(claimed, key=lambda place: -place.leak) or unclaimed)
 
 
@@ -140,6 +142,7 @@ class Easel:
     share: int = PAGE_BYTES
 
     def _controls(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        # Without a defense the group is its own control, and the same picture would stand there twice.
         undefended = () if set(self.group.undefended) <= set(self.group.members) else self.group.undefended
         named = (("blind guess", self.group.blind), ("undefended", undefended))
         return tuple((kind, members) for kind, members in named if members)
@@ -151,6 +154,7 @@ class Easel:
             return Tile(kind, "", alt, (), "no claim")
         if name == "claim" and "unclaimed" in arrays and bool(arrays["unclaimed"][place.item]):
             return Tile(kind, "", alt, (), "not claimed")
+        # One scale for both: drawn each by its own, a claim that is off by a factor would look right.
         scale = _scale([arrays[n][place.item] for n in ("original", "claim") if n in arrays])
         picture = media.shrink(media.drawable(arrays[name][place.item], scale))
         source = media.image(self.veil.picture(picture))
@@ -178,6 +182,7 @@ class Easel:
         """How many items fit this group's share of the page; at least one."""
         picture = media.shrink(media.drawable(one, (0.0, 1.0)))
         columns = 2 + len(self._controls())
+        # 4 // 3: base64. As if nothing were compressed, so that noise as a picture cannot burst the page.
         return int(np.clip(self.share // (picture.size * columns * 4 // 3 + 1), 1, MOST_PICTURES))
 
     def strip(self) -> Strip | None:
@@ -222,6 +227,7 @@ class Easel:
         return tuple(found)
 
     def _player(self, arrays: Mapping[str, Array], kind: str, item: int, named: tuple[int, str]) -> Markup:
+        # No coarse remains of sound: a voice is known by seconds of anything that is left of it.
         if self.veil.on or kind not in arrays or item >= len(arrays[kind]):
             return Markup()
         label = f"{kind.removeprefix('audio_')}, {named[1]}"

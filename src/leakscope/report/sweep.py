@@ -52,6 +52,7 @@ def lanes(rows: Sequence[Row]) -> tuple[Lane, ...]:
         siblings = [one[1:] for one in coordinates if one[0] == scene]
         varying = [part for at, part in enumerate(rest) if part and len({one[at] for one in siblings}) > 1]
         main = row.main if row.main is not None and math.isfinite(row.main.value) else None
+        # A blind guess claims in every trial, so it has the items of all; a mean over fewer flatters.
         partial = main is not None and row.blind is not None and len(main.items) < len(row.blind.items)
         found.append(Lane(" · ".join(varying) or scene, main, scene if several else "", partial))
     return tuple(found)
@@ -77,6 +78,7 @@ def _shortened(coordinates: Sequence[tuple[str, str, str, str]]) -> list[tuple[s
     """
     attacks = {attack for *_, attack in coordinates}
     bare = {attack: attack.partition("(")[0] for attack in attacks}
+    # Two settings of one attack would get the same name.
     if len(set(bare.values())) < len(attacks):
         return list(coordinates)
     return [(scene, batch, mechanism, bare[attack]) for scene, batch, mechanism, attack in coordinates]
@@ -101,6 +103,7 @@ def _drawn(shown: Sequence[Lane]) -> Drawing:
     lines = _lines(shown)
     first = next(lane.score for lane in shown if lane.score is not None)
     tall = LINE * len(lines) + 0.75
+    # The room for labels is estimated from their letters: to measure it would take drawing everything twice.
     left = (LETTER * max(len(_short(text)) for text, _ in lines) + 0.25) / WIDE
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDE, tall))

@@ -44,6 +44,7 @@ def number(value: float | int | None) -> str:
         return "∞" if value > 0 else "−∞"
     if isinstance(value, int) and abs(value) < 10**7:
         return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}").replace("-", "−")
+    # %g goes over to powers at 1e-5 only; 0.0001234 is harder to read than 1.234 x 10^-4.
     digits, _, power = f"{value:.4g}".partition("e")
     if not power and abs(value) < 1e-3 and value:
         digits, _, power = f"{value:.3e}".partition("e")
@@ -150,6 +151,7 @@ def _gauge(row: Row, axis: tuple[float, float] | None) -> Gauge | None:
         if value is None or not math.isfinite(value):
             return None
         share = (value - start) / span
+        # 3 % to 97 %: a mark at the very edge would be cut in half. Turned around where less is more leak.
         return round(3 + 94 * min(max(share if rises else 1 - share, 0.0), 1.0), 2)
 
     low, value, high = (place(v) or 0.0 for v in (row.main.low, row.main.value, row.main.high))
@@ -209,6 +211,7 @@ def tally(endings: Iterable[Ending], planned: int) -> Tally:
     1
     """
     counts = Counter(endings)
+    # Not below zero: shards that were merged from another plan may hold more than this one asked for.
     missing = max(planned - counts.total(), 0)
     return Tally(
         planned,

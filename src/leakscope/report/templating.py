@@ -16,8 +16,8 @@ def rendered(template: str, veil: Veil, view: Mapping[str, object]) -> str:
     """The page as HTML: `template` with what `view` names, and what every page has."""
     environment = Environment(
         loader=PackageLoader("leakscope.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
+        autoescape=True,  # sentences and names come from cells and plans of other people
+        undefined=StrictUndefined,  # a name that is misspelled in a template ends it, instead of an empty place
         trim_blocks=True,
         lstrip_blocks=True,
     )

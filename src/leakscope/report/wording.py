@@ -110,6 +110,8 @@ def _said(name: str, true: Sequence[str], claimed: Sequence[str] | None, veil: V
         return Said(name, _pieces(true, agreed=isinstance(true, str)), (), None)
     left: list[Piece] = []
     right: list[Piece] = []
+    # autojunk would take the commonest letters of a long text for noise and call them wrong. Not the edit distance: a
+    # # reader wants long runs that agree, the score counts edits.
     for kind, i, j, k, m in difflib.SequenceMatcher(None, true, claimed, autojunk=False).get_opcodes():
         left += _pieces(true[i:j], agreed=kind == "equal")
         right += _pieces(claimed[k:m], agreed=kind == "equal")

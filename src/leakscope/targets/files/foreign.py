@@ -45,7 +45,7 @@ class Foreign:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Fitted:
+class ModelTensors:
     """The same under the names of a model: what is trained, what is not (running statistics), and what was done."""
 
     parameters: dict[str, Tensor]
@@ -139,7 +139,7 @@ def _tensor(path: str, where: str, value: object) -> Tensor:
     raise BadInput(f"{where} in {path} is a {type(value).__name__}, expected a plain array; save the state dict itself")
 
 
-def fitted(found: Foreign, module: nn.Module) -> Fitted:
+def fitted(found: Foreign, module: nn.Module) -> ModelTensors:
     """`found` under the names of `module`, parameters and buffers apart.
 
     A list is taken in the order of the state dict (as Flower sends it), or of the parameters alone. Prefixes that
@@ -165,7 +165,7 @@ def fitted(found: Foreign, module: nn.Module) -> Fitted:
     missing = [name for name in parameters if name not in known]
     if missing:
         notes = (*notes, f"a partial update: it lacks {_some(missing)}")
-    return Fitted({n: _kept(v, parameters[n]) for n, v in known.items()}, rest, (*found.notes, *notes))
+    return ModelTensors({n: _kept(v, parameters[n]) for n, v in known.items()}, rest, (*found.notes, *notes))
 
 
 def _listed(found: Foreign, module: nn.Module) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -226,7 +226,7 @@ def _kept(value: Tensor, like: Tensor) -> Tensor:
     return value.to(like.dtype) if torch.finfo(value.dtype).eps < torch.finfo(like.dtype).eps else value
 
 
-def load_fitted(module: nn.Module, values: Fitted, path: str) -> None:
+def load_fitted(module: nn.Module, values: ModelTensors, path: str) -> None:
     """Copy weights into `module`. Raises `BadInput` when a parameter is missing: weights must be whole."""
     missing = [name for name, _ in module.named_parameters() if name not in values.parameters]
     if missing:

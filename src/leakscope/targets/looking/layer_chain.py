@@ -53,7 +53,7 @@ class _Call:
     returned: Tensor
 
 
-def chain(target: Target) -> tuple[Link, ...]:
+def layer_chain(target: Target) -> tuple[Link, ...]:
     """The layers from the input to the logits. Each is fed what the activation of the one before returns, reshaped.
 
     Raises `NoSuchLayer` with the name of the first thing that is neither: a residual connection, pooling,

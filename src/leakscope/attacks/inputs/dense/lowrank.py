@@ -23,7 +23,7 @@ from leakscope.core.refusal import Refusal
 from leakscope.core.release import Delta
 from leakscope.numerics.lowrank import Factors, factor
 from leakscope.numerics.rng import Key
-from leakscope.numerics.sparse import Direction, Scaled, refitted, scaled, sparse_directions
+from leakscope.numerics.sparse import Direction, Whitened, refitted, sparse_directions, whitened
 from leakscope.numerics.trees import Named
 from leakscope.targets.looking.dense_ends import DenseLayer, input_layer, probe_inputs
 
@@ -56,7 +56,7 @@ class Separable:
     layer: DenseLayer
     gradient: Array
     factors: Factors
-    problem: Scaled
+    problem: Whitened
     resting: Resting
 
 
@@ -171,7 +171,7 @@ def separable(seen: Observation) -> Separable | Refusal:
     if seen.knows(BatchSize) and factors.rank > seen.told(BatchSize).count:
         told = seen.told(BatchSize).count
         return Refusal(f"the update has rank {factors.rank}, more than its {told} examples: something was added to it")
-    problem = scaled(factors.left, factors.noise)
+    problem = whitened(factors.left, factors.noise)
     if problem is None or factors.rank > 1:
         crowded = _crowded(seen, factors, rest * int(problem.live.sum()) if problem else 0.0, resting)
         if problem is None or crowded:

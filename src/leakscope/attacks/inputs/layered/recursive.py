@@ -31,7 +31,7 @@ from leakscope.mechanisms.reading import clipped, keeps_ratios
 from leakscope.numerics import trees
 from leakscope.numerics.convolution import System, Unfolded
 from leakscope.numerics.rng import Key, normal
-from leakscope.targets.looking.layer_chain import Link, chain
+from leakscope.targets.looking.layer_chain import Link, layer_chain
 
 Array = NDArray[np.float64]
 
@@ -177,7 +177,7 @@ def _links(seen: Observation) -> tuple[Link, ...] | Refusal:
     """The chain of layers, or why it cannot be undone; by counting, without looking at a number."""
     if seen.knows(BatchSize) and seen.told(BatchSize).count > 1:
         return Refusal(f"undoes the gradient of one example, told BatchSize({seen.told(BatchSize).count})")
-    links = chain(seen.target)
+    links = layer_chain(seen.target)
     gradient = seen.gradient().by_name
     missing = [link.weight for link in links if link.weight not in gradient]
     if missing:

@@ -22,7 +22,7 @@ from leakscope.attacks.inputs.text.ordering import (
     prefixes,
     with_last_tokens,
 )
-from leakscope.attacks.inputs.text.row_span import Span, covered, dimensions, span_of, strangers
+from leakscope.attacks.inputs.text.row_span import RowSpan, covered, dimensions, row_span_of, strangers
 from leakscope.attacks.parts.reading.explained import Explained, explained
 from leakscope.attacks.parts.reading.proof import bent
 from leakscope.core.attempt import Attempt, Certificate, Outcome
@@ -62,7 +62,7 @@ class Spanned:
 
     entry: TokenEntry
     gradient: Named
-    span: Span
+    span: RowSpan
     inputs: Tensor
     room: int
     places: tuple[tuple[int, ...], ...]
@@ -140,7 +140,7 @@ def _tokens(seen: Observation) -> Spanned | Refusal:
     if len(missing) == len(entry.first.weights):
         return Refusal(f"the release lacks {', '.join(missing)}, the first dense layers that are fed the tokens")
     gradient = {name: value.double() for name, value in seen.gradient().by_name.items()}
-    span = span_of([gradient[name] for name in entry.first.weights if name in gradient])
+    span = row_span_of([gradient[name] for name in entry.first.weights if name in gradient])
     inputs = entry.table()
     room = dimensions(inputs)
     if span is None or span.rank >= room:

@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from leakscope.attacks.inputs.text.row_span import Span, span_of
+from leakscope.attacks.inputs.text.row_span import RowSpan, row_span_of
 from leakscope.domains.text import padded
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
@@ -33,7 +33,7 @@ class Context:
     """Dense layers that see a token together with others, and the span of what they were fed."""
 
     readers: Readers
-    span: Span
+    span: RowSpan
 
 
 def context_of(entry: TokenEntry, gradient: Named, least: int) -> Context | None:
@@ -42,7 +42,7 @@ def context_of(entry: TokenEntry, gradient: Named, least: int) -> Context | None
     for readers in entry.later:
         if not set(readers.weights) <= gradient.keys():
             continue
-        span = span_of([gradient[name] for name in readers.weights])
+        span = row_span_of([gradient[name] for name in readers.weights])
         if span is not None and span.rank <= readers.features - 2:
             found.append(Context(readers, span))
             if span.rank >= least:

@@ -20,7 +20,7 @@ LOOSEST, TIGHTEST = 1e-2, 1e-5
 
 @final
 @dataclass(frozen=True, eq=False)
-class Span:
+class RowSpan:
     """The row space of a gradient (rows, d), up to rounding.
 
     null: (d, d - rank) orthonormal, what is outside. gap: the ratio of singular values that shows the rank.
@@ -43,11 +43,11 @@ class Span:
         return torch.where(size > 0, outside / size.clamp_min(1e-300), torch.ones_like(size))
 
 
-def span_of(gradients: Sequence[Tensor]) -> Span | None:
+def row_span_of(gradients: Sequence[Tensor]) -> RowSpan | None:
     """The common row space of gradients (., d), each scaled to norm 1; None where no gap shows a rank below d.
 
     >>> rows = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]).double()
-    >>> found = span_of([rows])
+    >>> found = row_span_of([rows])
     >>> found.rank, found.distance(torch.eye(3).double()).tolist()
     (2, [0.0, 0.0, 1.0])
     """
@@ -61,7 +61,7 @@ def span_of(gradients: Sequence[Tensor]) -> Span | None:
     if not len(ratios) or not float(ratios.max()) >= GAP:
         return None
     rank = int(ratios.argmax()) + 1
-    return Span(rows[rank:].T, rank, float(ratios.max()))
+    return RowSpan(rows[rank:].T, rank, float(ratios.max()))
 
 
 def dimensions(table: Tensor) -> int:
@@ -75,7 +75,7 @@ def dimensions(table: Tensor) -> int:
     return int((values > 1e-12 * values[-1]).sum())
 
 
-def strangers(span: Span, room: int, candidates: int) -> float:
+def strangers(span: RowSpan, room: int, candidates: int) -> float:
     """How many of `candidates` random vectors of a space of `room` dimensions are expected to fit by chance.
 
     The squared part outside of a random direction follows Beta((room - rank) / 2, rank / 2).

@@ -29,8 +29,8 @@ class AbstractPrior(ABC):
         """The differentiable penalty for this observation."""
 
     @final
-    def __rmul__(self, weight: float) -> Scaled:
-        return Scaled(float(weight), self)
+    def __rmul__(self, weight: float) -> WeightedPrior:
+        return WeightedPrior(float(weight), self)
 
     @final
     def __add__(self, other: AbstractPrior) -> Sum:
@@ -44,7 +44,7 @@ class AbstractPrior(ABC):
 
 @final
 @dataclass(frozen=True, repr=False)
-class Scaled(AbstractPrior):
+class WeightedPrior(AbstractPrior):
     """`weight * prior`."""
 
     weight: float
@@ -60,7 +60,7 @@ class Scaled(AbstractPrior):
             raise BadInput(f"a prior's weight must be >= 0, got {self.weight}")
 
     def __repr__(self) -> str:
-        inner = f"({self.prior!r})" if isinstance(self.prior, (Sum, Scaled)) else repr(self.prior)
+        inner = f"({self.prior!r})" if isinstance(self.prior, (Sum, WeightedPrior)) else repr(self.prior)
         return f"{self.weight!r} * {inner}"
 
     def penalty(self, seen: Observation) -> Penalty:

@@ -50,6 +50,7 @@ class StateFile(AbstractCheckpoint):
         header = self._header()
         if header is None:
             return None
+        # Not torch.load: a state may come from another machine, and a pickle runs what code it holds.
         with safe_open(self.path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         state = unpacked(json.loads(header["layout"]), tensors)

@@ -1,4 +1,4 @@
-"""The chain of CTC states blank, l1, blank, l2, ..., blank, for strings that may still be soft.
+"""The sequence of CTC states blank, l1, blank, l2, ..., blank, for strings that may still be soft.
 
 A soft string has a distribution over letters at each position; a state emits the mean probability of its letters. At a
 string proper this is the forward-backward recursion of Graves et al. 2006 (doi:10.1145/1143844.1143891), section 4.

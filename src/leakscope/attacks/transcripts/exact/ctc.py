@@ -14,7 +14,7 @@ from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames
 from leakscope.attacks.parts.reading.proof import undeclared
 from leakscope.attacks.transcripts.exact.dropout import Peeled, peeled
 from leakscope.attacks.transcripts.exact.occupancy import Occupied, Spoken, counted, last_layer, occupied
-from leakscope.attacks.transcripts.exact.reading import UNCLEAR, Reading, noise_of, read
+from leakscope.attacks.transcripts.exact.reading import UNCLEAR, Reading, occupancy_noise, read
 from leakscope.attacks.transcripts.exact.repairing import outright
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Inputs, Transcripts
@@ -91,7 +91,7 @@ class CtcTranscript(AbstractAttack[Ready[Inputs], Transcripts]):
         mean = counted(seen)
         divisors = [_divisors(one, mean) for one in found.utterances]
         pairs = list(zip(found.utterances, divisors, strict=True))
-        noise = max(noise_of(one.evidence(likely[0])) for one, likely in pairs)
+        noise = max(occupancy_noise(one.evidence(likely[0])) for one, likely in pairs)
         if not noise < UNCLEAR:
             return Attempt(repr(self), Outcome.REFUSED, _unclear(noise, found), cost=fed.cost)
         goings = [_going(clock, watch, place, len(frames)) for place in range(len(frames))]
@@ -148,7 +148,7 @@ def _read(one: Spoken, divisors: list[float], *, mean: bool, going: Callable[[fl
     divisors = list(divisors)
     for divisor in divisors:
         heard = one.evidence(divisor)
-        if best is not None and not noise_of(heard) < UNCLEAR:
+        if best is not None and not occupancy_noise(heard) < UNCLEAR:
             continue
         found = read(heard, going=going)
         best = found if best is None or found.ratio < best.ratio else best

@@ -2,8 +2,8 @@
 
 The first frames can only be in the first states, so they reveal the first labels, and every label that is known lets
 the next ones show. What is not known yet enters the occupancies of earlier frames only through the weights of the
-states at some horizon; up to there the chain is exact. So the labels ahead are fitted as distributions, stretch after
-stretch (`relax`), the first of them become certain, and the horizon moves on.
+states at some horizon; up to there the sums over alignments are exact. So the labels ahead are fitted as
+distributions, stretch after stretch (`relax`), the first of them become certain, and the horizon moves on.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ MANNERS = (
 @final
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """labels: classes. misfit: as in `chain.misfit`. swapped: the least misfit when two neighbors change places.
+    """labels: classes. misfit: as in `alignment.misfit`. swapped: the least misfit when two neighbors change places.
 
     tolerance: the largest misfit that proves the string.
     """
@@ -116,7 +116,7 @@ class Reading:
         return self.misfit / self.tolerance if self.tolerance > 0 else np.inf
 
 
-def noise_of(evidence: Evidence) -> float:
+def occupancy_noise(evidence: Evidence) -> float:
     """Root mean square of the occupancies of classes that are not in the string; not less than was known before."""
     absent = evidence.seen[:, :-1].sum(0) <= PRESENT
     values = evidence.seen[:, :-1][:, absent]
@@ -136,7 +136,7 @@ def judged(labels: Labels, evidence: Evidence) -> Reading:
     passes = through(spelled(labels, evidence.letters.shape[1]), evidence)
     if not passes.possible:
         return Reading(labels, np.inf, np.inf, 0.0)
-    shares, size, noise = passes.shares(evidence), evidence.seen.size, noise_of(evidence)
+    shares, size, noise = passes.shares(evidence), evidence.seen.size, occupancy_noise(evidence)
     found = float(((shares - evidence.seen) ** 2).sum())
     if not noise < UNCLEAR:
         return Reading(labels, found, np.inf, 0.0)
@@ -164,7 +164,7 @@ def read(evidence: Evidence, *, going: Going) -> Reading:
     """
     classes = np.flatnonzero(evidence.seen[:, :-1].sum(0) > PRESENT)
     heard, best = evidence.only(classes), judged((), evidence)
-    for found in _candidates(heard, noise_of(evidence), going):
+    for found in _candidates(heard, occupancy_noise(evidence), going):
         reading = judged(tuple(int(classes[label]) for label in found), evidence)
         if reading.misfit < best.misfit or not best.labels:
             best = reading

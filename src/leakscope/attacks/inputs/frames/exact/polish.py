@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leakscope.attacks.inputs.frames.window.window_span import Span, compressed
-from leakscope.numerics import banded
+from leakscope.numerics import banded, conjugate
 from leakscope.targets.looking.context_window import ContextWindow
 
 Array = NDArray[np.float64]
@@ -31,6 +31,7 @@ def polished(
         following = _Step(small, best.taken(inner), span.scale, window)
         if not following.value < best.value:
             break
+        # A step that gains less than a thousandth is the last: the next would gain a millionth.
         done = following.value > 0.999 * best.value
         best = following
         if done:
@@ -45,16 +46,21 @@ class _Step:
     def __init__(self, matrix: Array, utterances: tuple[Array, ...], scale: Array, window: ContextWindow) -> None:
         self.window, self.utterances = window, utterances
         self.edges = np.cumsum([0, *(len(frames) for frames in utterances)])
+        # S [X; 1] = Q R by the transpose's QR: Q Q^T projects on the span of the windows, and Delta = R^-1 Q^T A.
         stacked = np.hstack([self.windows(np.vstack(utterances)), np.ones((self.edges[-1], 1))]) * scale
         inside, triangle = np.linalg.qr(stacked.T)
         seen = inside.T @ matrix
         errors = np.linalg.solve(triangle, seen)
         rest = matrix - inside @ seen
         self.value = float((rest**2).sum())
+        # The derivative of the residual by X is -(I - Q Q^T) S dX Delta; that through Delta is left out (Kaufman 1975).
+        # Gauss-Newton matrix: (I - Q Q^T between the rows' scales) (x) Delta Delta^T, the 1 cannot move.
         self.gram = errors @ errors.T
         within = inside[:-1] * scale[:-1, None]
         self.outside = np.diag(scale[:-1] ** 2) - within @ within.T
+        # Minus half the derivative of |rest|^2 by the frames, so it points downhill.
         self.slope = self.folded((errors @ rest.T)[:, :-1] * scale[:-1])
+        # Delta Delta^T without what couples two frames: each utterance has one weight per window, and is banded.
         self.factors = [
             banded.factor(banded.assemble(self.outside, weights, left=window.left, features=window.features))
             for weights in np.split(np.diag(self.gram), self.edges[1:-1])
@@ -87,20 +93,7 @@ class _Step:
 
     def taken(self, inner: int) -> tuple[Array, ...]:
         """The utterances after the step, by preconditioned conjugate gradients."""
-        solution, rest = np.zeros_like(self.slope), self.slope.copy()
-        preconditioned = self.preconditioned(rest)
-        direction, energy = preconditioned.copy(), float((rest * preconditioned).sum())
-        first = energy
-        for _ in range(inner):
-            image = self.normal(direction)
-            curvature = float((direction * image).sum())
-            if not curvature > 0 or energy <= 1e-10 * first:
-                break
-            length = energy / curvature
-            solution += length * direction
-            rest -= length * image
-            preconditioned = self.preconditioned(rest)
-            before, energy = energy, float((rest * preconditioned).sum())
-            direction = preconditioned + energy / before * direction
-        moved = np.vstack(self.utterances) + solution
-        return tuple(np.split(moved, self.edges[1:-1]))
+        # The slope is minus half the derivative, so the step is added. To 1e-5: nothing is refined after this, and to
+        # 1e-3 would save a third of the products and lose 5e-7 of what the step gains.
+        change = conjugate.solved(self.normal, self.slope, within=1e-5, most=inner, near=self.preconditioned)
+        return tuple(np.split(np.vstack(self.utterances) + change, self.edges[1:-1]))

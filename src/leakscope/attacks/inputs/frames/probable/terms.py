@@ -34,6 +34,7 @@ class Term:
     def inflated(self, factor: float) -> Term:
         """As if the noise were `factor` >= 1 times as strong, in the mean over that noise: coarse before fine."""
         size = len(self.gram)
+        # In units of the stronger noise: S in the mean over what is added is (S + (f^2 - 1) I) / f^2, and G is G / f^2.
         root = None if self.prior is None else self.prior / factor
         return Term((self.gram + (factor**2 - 1) * np.eye(size)) / factor**2, self.columns, root)
 
@@ -53,6 +54,8 @@ class Term:
 
     def _most_probable(self, inputs: Array) -> Fit:
         """In the span of X, eigenvalues of S above 1 are signal of their own size, and the others noise."""
+        # X = P D V^T. In the span V, G can make C any covariance above 1; the best has the eigenvectors of S there, and
+        # its eigenvalues s where they exceed 1: -log p falls by H / 2 (s - 1 - log s) for each.
         times, sizes, axes = np.linalg.svd(inputs, full_matrices=False)
         kept = sizes > SINGULAR * sizes[0]
         times, sizes, axes = times[:, kept], sizes[kept], axes[kept]
@@ -60,15 +63,18 @@ class Term:
         values, turn = np.linalg.eigh(axes @ seen)
         above = values > 1
         values, turn = values[above], turn[:, above]
+        # Relative to noise alone, C = I, so never positive.
         value = 0.5 * self.columns * float(np.sum(np.log(values) - (values - 1)))
         outer = axes.T @ turn
         return Fit(value, (times / sizes) @ turn * np.sqrt(values - 1), outer, values - 1, seen @ turn, self.columns)
 
     def _expected(self, inputs: Array, root: Array) -> Fit:
+        # X^T G X = (R^T X)^T (R^T X): its eigenvalues are squares of these, and only k of them are not zero.
         turn, sizes, outer = np.linalg.svd(root.T @ inputs, full_matrices=False)
         signal = sizes**2
         seen = self.gram @ outer.T
         shrunk = signal / (1 + signal)
+        # log det C = sum log(1 + signal); tr C^-1 S = tr S - sum shrunk v^T S v, tr S left out.
         value = 0.5 * self.columns * float((np.log1p(signal) - shrunk * (outer.T * seen).sum(0)).sum())
         return Fit(value, root @ turn, outer.T, signal, seen, self.columns)
 
