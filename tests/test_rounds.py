@@ -78,7 +78,7 @@ def test_weights_of_a_round_reach_the_fingerprint() -> None:
             "several kinds",
         ),
         (lambda target, sent: Round(-1, sent), "number >= 0"),
-        (lambda target, sent: Round(0, dict(sent.by_name)), "wrap the named tensors"),
+        (lambda target, sent: Round(0, dict(sent.by_name)), "wrap the tensors"),
         (
             lambda target, sent: Round(0, sent, {"odd": torch.zeros(1)}) and target.at({"odd": torch.zeros(1)}),
             "do not fit",
