@@ -95,6 +95,8 @@ def private(row: Row, seed: int = 0) -> ls.Batch:
     if Trait.TEXT in row.traits:
         ids = torch.randint(1, 30, (1, 6), generator=ls.Key(seed).child("text").generator())
         return ls.Batch(ids, torch.zeros(1, dtype=torch.int64))
+    if row.name == "SoftTranscript":  # more frames than these leave it hills on which it ends as rounding decides
+        return short(utterances(seed=seed), frames=5)
     if Trait.SPEECH in row.traits and Trait.SEARCH in row.traits:
         return short(utterances(seed=seed))
     return utterances(seed=seed) if Trait.SPEECH in row.traits else secret(seed)
@@ -110,9 +112,10 @@ def facts(row: Row) -> list[Fact]:
     return [ls.BatchSize(1), *([lineup()] if Trait.NEEDS_GALLERY in row.traits else []), *words]
 
 
-def short(batch: ls.Batch) -> ls.Batch:
+def short(batch: ls.Batch, frames: int = 4) -> ls.Batch:
     """A few large frames: as many unknowns as a search settles in some hundred steps."""
-    return ls.Batch(3 * batch.inputs[:, :4], batch.labels, torch.tensor([4] * len(batch)), batch.label_lengths)
+    lengths = torch.tensor([frames] * len(batch))
+    return ls.Batch(3 * batch.inputs[:, :frames], batch.labels, lengths, batch.label_lengths)
 
 
 PERSONS = ("ada", "ben", "cy", "di")
