@@ -1,1 +1,1 @@
-"""What can be judged from text alone: a misspelled name is answered before anything heavy is imported."""
+"""What can be judged from text alone, before anything heavy is imported."""

@@ -35,6 +35,9 @@ DOMAINS = {
 NOUNS = {**{name: Home("leakscope.core.facts", name) for name in (*FACTS, "LayerStatistics")}, **DOMAINS}
 """What else has a name in an expression: domains and facts, which are in no list of `leakscope list`."""
 
+OTHERS = {"domain": tuple(DOMAINS), "fact": FACTS}
+"""What is known where no name of the table is meant."""
+
 OPERATORS = (ast.RShift, ast.Add, ast.Mult)
 
 DEEPEST = 100
@@ -120,7 +123,7 @@ def home(name: str, what: str) -> Home:
         return NOUNS[name]
     row = row_named(name)
     if row is None:
-        raise UnknownName(what, name, [one.name for one in rows()])
+        raise UnknownName(what, name, OTHERS.get(what) or [one.name for one in rows()])
     return Home(row.home, row.name)
 
 
