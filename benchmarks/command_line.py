@@ -76,8 +76,10 @@ def furnish(folder: Path) -> None:
     for name, (old, new) in CHANGES.items():
         (folder / f"{name.replace(' ', '-')}.toml").write_text(PLAN.replace(old, new))
     (folder / "begun" / "cells").mkdir(parents=True)
-    (folder / "begun" / "plan.json").write_text(json.dumps({"cells": {"a": {}, "b": {}}}))
+    (folder / "begun" / "plan.json").write_text(json.dumps({"leakscope": "0", "cells": {"a": {}, "b": {}}}))
     (folder / "begun" / "cells" / "a.safetensors").touch()
+    (folder / "strange").mkdir()
+    (folder / "strange" / "plan.json").write_text("[]")
     (folder / "full").mkdir()
     (folder / "full" / "novel.txt").touch()
     (folder / "empty").mkdir()
@@ -116,6 +118,8 @@ CASES = (
     Case("audit good.toml --out begun", 2, "already holds 1 of 2 records; go on with --resume"),
     Case("audit good.toml --out full", 2, "is not empty and holds no audit (novel.txt, ...)"),
     Case("audit good.toml --out good.toml", 2, "good.toml is a file; choose a folder"),
+    Case("audit good.toml --out good.toml/run", 2, "good.toml is a file; choose a folder"),
+    Case("audit good.toml --out strange --resume", 2, "is not the plan that an audit writes"),
     Case("audit goood.toml", 2, "goood.toml is not a file"),
     Case("audit key.toml", 2, "line 2: unknown key 'trails'; did you mean 'trials'"),
     Case("audit nested.toml", 2, "line 8: unknown key in [budget] 'second'"),
@@ -141,6 +145,7 @@ CASES = (
     Case("audit model.toml", 2, "no module 'no_such_module' in the current directory"),
     Case("merge good.toml", 2, "Missing argument"),
     Case("merge good.toml empty --out whole", 2, "empty holds no audit"),
+    Case("merge good.toml strange --out whole", 2, "is not the plan that an audit writes"),
     Case("merge goood.toml begun --out whole", 2, "goood.toml is not a file"),
     Case("demo faces", 2, "'faces'"),
     Case("demo --out full", 2, "is not empty and holds no audit"),
@@ -164,6 +169,7 @@ CASES = (
     Case(f"{CAPTURE} --update numbers.npz --kind sum", 2, "'sum'"),
     Case(f"{CAPTURE} --update numbers.pkl --kind delta", 2, "give --allow-pickle if you trust"),
     Case(f"{CAPTURE} --before numbers.npz", 2, "--before and --after belong together"),
+    Case(f"{CAPTURE} --secret u.safetensors", 2, "the secret is to be kept apart"),
     Case(f"{CAPTURE} --out empty", 2, "empty is a folder; give the name of a file for --out"),
     Case("capture --model LeNet() --data Faecs() --out u.safetensors", 2, "did you mean 'Faces'"),
     Case("capture --model LeNet() --data no/folder --out u.safetensors", 2, "no folder no/folder"),

@@ -194,6 +194,27 @@ def test_a_bug_does_not_look_like_a_leak():
     assert "ZeroDivisionError" in result.stderr
 
 
+def test_a_place_that_may_not_be_used_is_the_users_choice(monkeypatch, tmp_path):
+    monkeypatch.setattr("leakscope.report.page_run.write_atomically", forbidden)
+    (tmp_path / "plan.json").write_text("{}")
+    result = call("report", tmp_path)
+    assert result.exit_code == Exit.USAGE
+    assert result.stderr == "leakscope: page: Permission denied; choose another place\n"
+
+
+def forbidden(*_):
+    raise PermissionError(13, "Permission denied", "page")
+
+
+def test_a_module_that_is_no_python_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("no_python.py").write_text("def (:\n")
+    result = call("audit", plan_file(tmp_path), "--model", "no_python:Net")
+    assert result.exit_code == Exit.USAGE
+    assert "no_python is no Python: invalid syntax (no_python.py, line 1); mend the file" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path):
     attacks = '["inverting_gradients(steps=100)"]'
     plan = plan_file(tmp_path, attacks=attacks, target='"MLP((8,))"', trials="40")

@@ -155,7 +155,7 @@ def test_libraries_are_those_that_can_be_built() -> None:
         ("Clip(*(1,))", Family.DEFENSES, "'*(1,)' cannot stand in a plan"),
         ("FedSGD() >> FedSGD()", Family.PROTOCOLS, "does not combine: FedSGD with FedSGD; >> puts a defense after"),
         ("Clip(1.0) + Clip(1.0)", Family.DEFENSES, "does not combine: Clip with Clip"),
-        ("FedSGD() >> Clip(1.0)", Family.ATTACKS, "expected a attack, got"),
+        ("FedSGD() >> Clip(1.0)", Family.ATTACKS, "expected an attack, got"),
         ("3", Family.PARTS, "expected a part, got '3'"),
         ("('a' * 99999999999999, 1)", Family.PARTS, "expected a part"),
         ("MLP(('a' * 99999999999999,))", Family.TARGETS, "does not combine: str with int"),

@@ -52,6 +52,10 @@ def orderly() -> Iterator[None]:
     except LeakscopeError as error:
         print(f"leakscope: {error}", file=sys.stderr)
         raise typer.Exit(Exit.USAGE) from None
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        # Where to read and write is the user's choice. That a disk is full is not, and keeps its traceback.
+        print(f"leakscope: {error.filename}: {error.strerror}; choose another place", file=sys.stderr)
+        raise typer.Exit(Exit.USAGE) from None
     except KeyboardInterrupt:
         print("leakscope: stopped", file=sys.stderr)
         raise typer.Exit(Exit.INCOMPLETE) from None

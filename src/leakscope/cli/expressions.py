@@ -41,7 +41,8 @@ def build(text: str, family: Family) -> Any:
     built = _value(spelling.expression(text, family))
     if not isinstance(built, KINDS[family]):
         raise BadInput(
-            f"expected a {spelling.SINGULAR[family]}, got {text!r}; write for example {spelling.example(family)}"
+            f"expected {spelling.an(spelling.SINGULAR[family])}, got {text!r}; write for example "
+            f"{spelling.example(family)}"
         )
     return built
 

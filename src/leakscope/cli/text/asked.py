@@ -134,6 +134,8 @@ class Capture:
         _check_facts(self.tell, unknown=unknown)
         files.parent(self.out, "--out")
         files.parent(self.secret, "--secret")
+        if self.secret is not None and self.secret.resolve() == self.out.resolve():
+            raise BadInput(f"--out and --secret are both {self.out}; the secret is to be kept apart from the update")
 
 
 def _check_facts(told: Sequence[str], *, unknown: bool) -> None:

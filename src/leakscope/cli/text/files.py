@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import final
 
-from leakscope.core.errors import BadInput
+from leakscope.core.errors import BadInput, DamagedRecord
 from leakscope.ledger.lock import is_lock
 
 TENSORS, PICKLES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt"), (".pkl", ".pickle")
@@ -16,7 +16,7 @@ TENSORS, PICKLES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt"), (".
 LONGEST = 100 * 2**20
 """Bytes of a safetensors header; the library refuses longer ones."""
 
-RECORD = ".safetensors"
+PLAN, RECORD = "plan.json", ".safetensors"
 
 
 @final
@@ -87,39 +87,45 @@ def folder(path: Path, option: str) -> None:
         raise BadInput(f"{blocked} is a file; choose a folder for {option}")
 
 
-def room(folder: Path, *, resume: bool, shared: bool) -> None:
-    """Raises `BadInput` where an audit cannot begin in `folder`. shared: by shards, each of which goes on by itself."""
-    if folder.exists() and not folder.is_dir():
-        raise BadInput(f"{folder} is a file; choose a folder")
-    plan = folder / "plan.json"
-    if not plan.is_file():
+def room(place: Path, *, resume: bool, shared: bool) -> None:
+    """Raises `BadInput` where an audit cannot begin in `place`. shared: by shards, each of which goes on by itself."""
+    folder(place, "the run")
+    planned = _planned(place)
+    if planned is None:
         # What a runner leaves that is killed before it writes the plan is not in the way.
-        names = [one.name for one in folder.glob("*") if not is_lock(one.name) and not one.name.startswith(".")]
+        names = [one.name for one in place.glob("*") if not is_lock(one.name) and not one.name.startswith(".")]
         if names:
-            raise BadInput(f"{folder} is not empty and holds no audit ({min(names)}, ...); choose another folder")
+            raise BadInput(f"{place} is not empty and holds no audit ({min(names)}, ...); choose another folder")
     elif not resume and not shared:
-        have = len(list((folder / "cells").glob(f"*{RECORD}")))
+        have = len(list((place / "cells").glob(f"*{RECORD}")))
         raise BadInput(
-            f"{folder} already holds {have} of {_planned(plan)} records; go on with --resume or choose another folder"
+            f"{place} already holds {have} of {planned} records; go on with --resume or choose another folder"
         )
 
 
-def _planned(plan: Path) -> str:
+def _planned(place: Path) -> int | None:
+    """How many cells the audit in a folder has, None where there is none. Raises `DamagedRecord`."""
+    plan = place / PLAN
+    if not plan.is_file():
+        return None
     try:
-        return str(len(json.loads(plan.read_text(encoding="utf-8"))["cells"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return "an unknown number of"
+        said = json.loads(plan.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedRecord(f"{plan} is not JSON: {error}") from None
+    if not (isinstance(said, dict) and isinstance(said.get("cells"), dict) and "leakscope" in said):
+        raise DamagedRecord(f"{plan} is not the plan that an audit writes; choose another folder")
+    return len(said["cells"])
 
 
 def run(folder: Path) -> None:
     """Raises `BadInput` unless an audit has left something in `folder`."""
     if not folder.is_dir():
         raise BadInput(f"{folder} is not a folder; give the folder of an audit, such as runs/demo")
-    if not any((folder / name).exists() for name in ("summary.json", "plan.json", "cells")):
+    if not any((folder / name).exists() for name in ("summary.json", PLAN, "cells")):
         raise BadInput(f"{folder} holds no run: found neither summary.json nor cells; give the folder of an audit")
 
 
 def part(folder: Path) -> None:
-    """Raises `BadInput` unless `leakscope audit` has begun in `folder`, so that it can be merged."""
-    if not (folder / "plan.json").is_file():
+    """Raises `BadInput` or `DamagedRecord` unless an audit has begun in `folder`, so that it can be merged."""
+    if _planned(folder) is None:
         raise BadInput(f"{folder} holds no audit; give the folders that `leakscope audit --shard` wrote")

@@ -60,9 +60,9 @@ def expression(text: str, family: Family) -> ast.expr:
     tree = read(text, what, example(family))
     if isinstance(tree, ast.Name):
         row = row_named(tree.id)
-        raise BadInput(f"{text} is a name, not yet a {what}; write {row.example if row else example(family)}")
+        raise BadInput(f"{text} is a name, not yet {an(what)}; write {row.example if row else example(family)}")
     if _family(tree) is not family:
-        raise BadInput(f"expected a {what}, got {text!r}; write for example {example(family)}")
+        raise BadInput(f"expected {an(what)}, got {text!r}; write for example {example(family)}")
     return tree
 
 
@@ -110,6 +110,15 @@ def read(text: str, what: str, instead: str) -> ast.expr:
         why = error.msg if isinstance(error, SyntaxError) else str(error) or "too deeply nested"
         raise BadInput(f"cannot read the {what} {text!r}: {why}; write for example {instead}") from None
     return tree
+
+
+def an(what: str) -> str:
+    """With its article.
+
+    >>> an("attack"), an("part")
+    ('an attack', 'a part')
+    """
+    return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
 
 
 def example(family: Family) -> str:
