@@ -12,6 +12,7 @@ import json
 import runpy
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,51 @@ def test_a_signature_that_is_read_is_that_of_the_object(place: Home) -> None:
         assert (shown is empty) is (one.default is empty)
         if isinstance(one.default, int | str | None):
             assert ast.literal_eval(repr(shown)) == one.default or repr(shown).isupper()  # or the name of a constant
+
+
+TOYS = """
+from dataclasses import KW_ONLY, dataclass, field
+from enum import Enum, auto
+from typing import ClassVar
+
+@dataclass(frozen=True)
+class Above:
+    size: int
+    depth: int = 2
+    kind: ClassVar[int] = 7
+
+@dataclass(frozen=True)
+class Below(Above):
+    size: int = 1
+    later: tuple = field(default_factory=lambda: (1, 2), kw_only=True)
+    hidden: int = field(default=3, init=False)
+    made: list = field(default_factory=list)
+    plain: int = field(default=5, repr=False)
+
+class Bare(Above):
+    note: str = "no field, since this is no dataclass"
+
+def function(a, /, b, c=1, *, d, e=2): ...
+"""
+
+
+@pytest.mark.parametrize("name", ["Above", "Below", "Bare", "function"])
+def test_whatever_dataclasses_do_is_read(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    toys = types.ModuleType("leakscope.toys")
+    monkeypatch.setitem(sys.modules, toys.__name__, toys)  # dataclasses look their module up
+    exec(TOYS, toys.__dict__)
+    monkeypatch.setattr("leakscope.cli.text.signatures.source", lambda module: ast.parse(TOYS))
+    read, real = signature.__wrapped__(Home("leakscope.toys", name)), inspect.signature(getattr(toys, name))
+    assert list(read.parameters) == list(real.parameters)
+    for one, other in zip(read.parameters.values(), real.parameters.values(), strict=True):
+        empty = inspect.Parameter.empty
+        assert (one.kind, one.default is empty) == (other.kind, other.default is empty)
+
+
+def test_a_default_is_shown_as_one_would_write_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leakscope.cli.text.signatures.source", lambda module: ast.parse(TOYS))
+    shown = str(signature.__wrapped__(Home("leakscope.toys", "Below")))
+    assert shown == "(size=1, depth=2, made=list(), plain=5, *, later=(1, 2))"
 
 
 @pytest.mark.parametrize(

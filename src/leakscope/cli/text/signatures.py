@@ -89,8 +89,9 @@ def _name(base: ast.expr) -> str:
 def _of_function(given: ast.arguments) -> Iterator[Parameter]:
     positional = [*given.posonlyargs, *given.args]
     without: list[ast.expr | None] = [None] * (len(positional) - len(given.defaults))
-    for one, default in zip(positional, [*without, *given.defaults], strict=True):
-        yield _parameter(one.arg, default, Parameter.POSITIONAL_OR_KEYWORD)
+    for place, (one, default) in enumerate(zip(positional, [*without, *given.defaults], strict=True)):
+        alone = place < len(given.posonlyargs)  # what stands before a slash has no name for the caller
+        yield _parameter(one.arg, default, Parameter.POSITIONAL_ONLY if alone else Parameter.POSITIONAL_OR_KEYWORD)
     for one, default in zip(given.kwonlyargs, given.kw_defaults, strict=True):
         yield _parameter(one.arg, default, Parameter.KEYWORD_ONLY)
 
