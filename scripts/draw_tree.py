@@ -11,7 +11,7 @@ import ast
 import re
 from pathlib import Path
 
-from leakscope.cli.names import ROWS
+from leakscope.cli.text.index import rows
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "leakscope"
@@ -47,7 +47,7 @@ def drawn(folder: Path, tabled: set[Path], depth: int) -> list[str]:
 
 def main() -> None:
     """Write the tree in place."""
-    tabled = {ROOT / "src" / f"{row.build.__module__.replace('.', '/')}.py" for row in ROWS}
+    tabled = {ROOT / "src" / f"{row.home.replace('.', '/')}.py" for row in rows()}
     tree = "\n".join(["leakscope/", *drawn(PACKAGE, tabled, 1)])
     path = ROOT / "ARCHITECTURE.md"
     text = path.read_text(encoding="utf-8")

@@ -22,7 +22,8 @@ from tests.tolerance import close_trees
 
 import leakscope as ls
 from leakscope.cli import names
-from leakscope.cli.names import KINDS, Family, Trait
+from leakscope.cli.names import KINDS
+from leakscope.cli.rows import Family, Trait
 from leakscope.core import errors
 from leakscope.scoring.score import Direction
 
@@ -73,6 +74,19 @@ def test_every_export_is_the_object_of_its_module(name: str) -> None:
     assert any(one is value for one in vars(home).values())
     if inspect.isclass(value) or inspect.isfunction(value):
         assert value.__module__ == home.__name__, f"import {name} from where it is made, {value.__module__}"
+
+
+def test_type_checkers_and_the_interpreter_read_the_same_list() -> None:
+    """There is one list: the imports of the block; a second one beside it would be an assignment of names."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    assert not texts & set(imported_for_types()), "a name is written out beside its import"
+
+
+def test_what_is_in_the_table_alone_is_public_too() -> None:
+    """A new attack costs three files, of which the root is none."""
+    alone = [row for row in names.ROWS if row.name not in ls.__all__]
+    assert all(getattr(ls, row.name) is row.build for row in alone)
 
 
 def test_an_unknown_name_is_an_attribute_error_that_helps() -> None:

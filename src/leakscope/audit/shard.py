@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import TYPE_CHECKING, final
 
-from leakscope.audit.plan import Cell
 from leakscope.core.errors import BadInput
+
+if TYPE_CHECKING:  # so that a misspelled --shard is answered without torch
+    from leakscope.audit.plan import Cell
 
 
 @final

@@ -7,7 +7,8 @@ from pathlib import Path
 from torch import Tensor
 
 from leakscope.cli.expressions import build
-from leakscope.cli.names import Family
+from leakscope.cli.rows import Family
+from leakscope.cli.text.data import LIST, data
 from leakscope.core.batch import Batch
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
@@ -29,13 +30,12 @@ def source(text: str, domain: AbstractDomain | None = None) -> AbstractSource:
     A folder is LibriSpeech where it holds *.trans.txt, recordings where it holds sound files, else pictures; these
     need the `domain` for their size. Raises `BadInput` when it is none of them.
     """
+    data(text)
     path = Path(text)
     if path.is_dir():
         return _folder(path, domain)
-    if path.suffix.lower() == ".csv":
+    if path.suffix.lower() == LIST:
         return DeepSpeechCsv(text)
-    if "(" not in text and ("/" in text or path.suffix):
-        raise BadInput(f"no folder {text}; give a folder, a CSV file of recordings, or an expression such as Faces()")
     built: AbstractSource = build(text, Family.DATASETS)
     return built
 

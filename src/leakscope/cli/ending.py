@@ -7,12 +7,14 @@ import enum
 import os
 import sys
 from collections.abc import Iterator
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import typer
 
 from leakscope.core.errors import LeakscopeError
-from leakscope.ledger.record import Summary, Word
+
+if TYPE_CHECKING:
+    from leakscope.ledger.record import Word
 
 
 @final
@@ -25,18 +27,18 @@ class Exit(enum.IntEnum):
     INCOMPLETE = 3
 
 
-WORDS = {
-    Word.NO_LEAK_FOUND: Exit.NO_LEAK_FOUND,
-    Word.LEAKS: Exit.LEAK,
-    Word.INCONCLUSIVE: Exit.INCOMPLETE,
-}
-
 LEGEND = "Exit codes: 0 no leak found, 1 leak, 2 usage, 3 inconclusive or incomplete."
 
 
-def code(summary: Summary) -> Exit:
-    """The code for an audit that ran to its end."""
-    return WORDS[summary.word]
+def code(word: Word) -> Exit:
+    """The code for an audit, or a comparison, that ran to its end."""
+    from leakscope.ledger.record import Word  # here, since help and usage errors need no pydantic
+
+    return {
+        Word.NO_LEAK_FOUND: Exit.NO_LEAK_FOUND,
+        Word.LEAKS: Exit.LEAK,
+        Word.INCONCLUSIVE: Exit.INCOMPLETE,
+    }[word]
 
 
 @contextlib.contextmanager
@@ -49,6 +51,10 @@ def orderly() -> Iterator[None]:
         yield
     except LeakscopeError as error:
         print(f"leakscope: {error}", file=sys.stderr)
+        raise typer.Exit(Exit.USAGE) from None
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        # Where to read and write is the user's choice. That a disk is full is not, and keeps its traceback.
+        print(f"leakscope: {error.filename}: {error.strerror}; choose another place", file=sys.stderr)
         raise typer.Exit(Exit.USAGE) from None
     except KeyboardInterrupt:
         print("leakscope: stopped", file=sys.stderr)

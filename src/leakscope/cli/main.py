@@ -1,4 +1,7 @@
-"""The entry point. Commands import what they need when they run: `--help` must not wait for torch."""
+"""The entry point. What was asked is judged as text first (`cli.text`), and only then is imported what it needs.
+
+So help, lists and every usage error answer at once: none of them waits for torch.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,17 @@ from typing import TYPE_CHECKING, Annotated, final
 
 import typer
 
+from leakscope.audit.shard import Shard
 from leakscope.cli import plan_keys
 from leakscope.cli.ending import LEGEND, Exit
 from leakscope.cli.ending import orderly as _orderly
 from leakscope.cli.options import train as train_options
 from leakscope.cli.options import update as update_options
 from leakscope.cli.options.demo import Subject
+from leakscope.cli.rows import Family
+from leakscope.cli.rows import family as family_named
+from leakscope.cli.text import files, models, spelling
+from leakscope.cli.text import plan as reading
 from leakscope.version import VERSION
 
 if TYPE_CHECKING:
@@ -84,10 +92,11 @@ def demo(
     Goes on where an earlier demo was stopped. Exits with 0 when it ran to its end, whatever it found.
     """
     with _orderly():
+        folder = out or Path("runs") / subject.folder
+        files.room(folder, resume=True, shared=False)
         from leakscope.cli.commands import audit as auditing
         from leakscope.cli.commands import demo as demonstrating
 
-        folder = out or Path("runs") / subject.folder
         order = auditing.Order(folder, _engine(engine, workers), resume=True, as_json=as_json, again=_again())
         raise typer.Exit(demonstrating.demo(subject, order))
 
@@ -108,13 +117,14 @@ def audit(  # noqa: PLR0913, one argument for each option
     With --shard, the exit code is 3 until the last part is done.
     """
     with _orderly():
-        from leakscope.audit.shard import Shard
-        from leakscope.cli.commands import audit as auditing
-
+        written = reading.read(plan, instead=model).findable()
         folder = out or Path("runs") / plan.stem
         part = None if shard is None else Shard.read(shard)
+        files.room(folder, resume=resume, shared=part is not None)
+        from leakscope.cli.commands import audit as auditing
+
         order = auditing.Order(folder, _engine(engine, workers), resume, as_json, _again("--resume"), part)
-        raise typer.Exit(auditing.audit(plan, order, model=model))
+        raise typer.Exit(auditing.audit(written, order))
 
 
 @app.command(epilog=f"{update_options.MODEL}\n\n{LEGEND}")
@@ -127,9 +137,13 @@ def merge(
 ) -> None:
     """Put shards that were run in folders of their own together: one run, one verdict, one page. Nothing is run."""
     with _orderly():
+        written = reading.read(plan, instead=model)
+        for run in runs:
+            files.part(run)
+        files.folder(out, "--out")
         from leakscope.cli.commands import merge as merging
 
-        raise typer.Exit(merging.merge(merging.Order(plan, tuple(runs), out, model, as_json)))
+        raise typer.Exit(merging.merge(merging.Order(written, tuple(runs), out, as_json)))
 
 
 @app.command("list", epilog=LEGEND)
@@ -143,7 +157,7 @@ def list_(
     with _orderly():
         from leakscope.cli.commands import list as listing
 
-        raise typer.Exit(listing.list_names(family, as_json=as_json))
+        raise typer.Exit(listing.list_names(None if family is None else family_named(family), as_json=as_json))
 
 
 @app.command(epilog=LEGEND)
@@ -156,6 +170,7 @@ def report(
 ) -> None:
     """Write the page of a run anew and print its path."""
     with _orderly():
+        files.run(run)
         from leakscope.cli.commands import report as reporting
 
         raise typer.Exit(reporting.report(run, redact=redact, as_json=as_json))
@@ -169,6 +184,10 @@ def doctor(
 ) -> None:
     """Check this machine and, with --model, whether a model is fit for an audit."""
     with _orderly():
+        spelling.expression(dataset, Family.DATASETS)
+        if model is not None:
+            models.model(model)
+            models.findable(model)
         from leakscope.cli.commands import doctor as examining
 
         raise typer.Exit(examining.doctor(model=model, dataset=dataset, as_json=as_json))

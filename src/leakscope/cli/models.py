@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
@@ -11,8 +10,10 @@ from typing import final
 from leakscope.audit.files import fingerprint
 from leakscope.audit.plan import Plan
 from leakscope.cli import console
-from leakscope.cli.expressions import SINGULAR, build
-from leakscope.cli.names import Family, rows
+from leakscope.cli.expressions import build
+from leakscope.cli.rows import Family
+from leakscope.cli.text.asked import Model
+from leakscope.cli.text.models import expression, library, otherwise, split
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput, MissingExtra, UnknownName, optional
 from leakscope.core.target import Target
@@ -38,7 +39,7 @@ LIBRARIES: dict[str, Library] = {
     "torchvision": Library("torchvision", "models", lambda name, classes: Torchvision(*_parts(name))),
     "timm": Library("timm", "models", lambda name, classes: Timm(*_parts(name))),
 }
-"""What may stand before the colon besides a module: a new library is a line. These take the classes at `build`."""
+"""What may stand before the colon besides a module (`cli.text.models.EXTRAS`); they take the classes at `build`."""
 
 BROUGHT = (Imported, Torchvision, Timm)
 """Models that leakscope does not bring itself: whether they can be built shows when they are."""
@@ -77,13 +78,12 @@ def recipe(text: str, classes: int) -> AbstractArchitecture:
     >>> recipe("torchvision:resnet18", 10)
     Torchvision(name='resnet18', arguments=(), state=None, training=False)
     """
-    prefix, colon, name = text.strip().partition(":")
-    if not colon or "(" in prefix:
+    prefix, name = split(text)
+    if not prefix:
         return _expression(text)
     if prefix not in LIBRARIES:
         return Imported(text.strip())
-    if not re.fullmatch(r"[\w.\-/]+(@[\w.\-/=,+]+)?", name):
-        raise BadInput(f"expected {prefix}:NAME such as {prefix}:resnet18, got {text!r}")
+    library(prefix, name)
     return LIBRARIES[prefix].build(name, classes)
 
 
@@ -93,24 +93,21 @@ def architecture(text: str, classes: int) -> AbstractArchitecture:
     Raises `BadInput` on a text that names nothing, `MissingExtra` when the library is not installed.
     """
     made = recipe(text, classes)
-    prefix, colon, _ = text.strip().partition(":")
-    if colon and prefix in LIBRARIES:
+    prefix, _ = split(text)
+    if prefix in LIBRARIES:
         declare_operators()
         optional(LIBRARIES[prefix].package, extra=LIBRARIES[prefix].extra, purpose=f"--model {text}")
     return made
 
 
 def _expression(text: str) -> AbstractArchitecture:
+    expression(text)  # with the list of targets where the name is misspelled
     try:
         built: AbstractArchitecture = build(text, Family.TARGETS)
-    except UnknownName as error:
-        # A misspelled argument is another unknown name, and has its own list.
-        targets = [row.name for row in rows(Family.TARGETS)]
-        raise (UnknownName("target", error.got, targets) if error.kind == SINGULAR[Family.TARGETS] else error) from None
+    except UnknownName:
+        raise
     except BadInput as error:
-        raise BadInput(
-            f"{error}; or give PACKAGE.MODULE:FACTORY, or one of {', '.join(f'{prefix}:NAME' for prefix in LIBRARIES)}"
-        ) from None
+        raise BadInput(f"{error}; or {otherwise()}") from None
     return built
 
 
@@ -132,32 +129,26 @@ def tried_out(plan: Plan) -> Plan:
     return plan
 
 
-@final
-@dataclass(frozen=True)
-class Brought:
-    """A model as it was asked for. state: a file of weights, as in `read_foreign`; seed: else they are drawn."""
+def brought(asked: Model, domain: AbstractDomain, classes: int) -> tuple[Target, tuple[str, ...]]:
+    """The target that was asked for, and what was done to the names of its weights.
 
-    model: str
-    state: str | None = None
-    seed: int = 0
-    allow_pickle: bool = False
+    Raises `BadInput` when they do not fit.
+    """
+    made = architecture(asked.model, classes).build(domain, classes, key=Key(asked.seed).child("weights"))
+    if asked.allow_pickle:
+        console.say("warning: --allow-pickle runs whatever code is in the files that it reads; use files you trust")
+    if asked.state is None:
+        return made, ()
+    values = fitted(read_foreign(asked.state, allow_pickle=asked.allow_pickle), made.module)
+    load_fitted(made.module, values, asked.state)
+    return made, tuple(f"{asked.state}: {note}" for note in values.notes)
 
-    def target(self, domain: AbstractDomain, classes: int) -> tuple[Target, tuple[str, ...]]:
-        """The target, and what was done to the names of its weights. Raises `BadInput` when they do not fit."""
-        made = architecture(self.model, classes).build(domain, classes, key=Key(self.seed).child("weights"))
-        if self.allow_pickle:
-            console.say("warning: --allow-pickle runs whatever code is in the files that it reads; use files you trust")
-        if self.state is None:
-            return made, ()
-        values = fitted(read_foreign(self.state, allow_pickle=self.allow_pickle), made.module)
-        load_fitted(made.module, values, self.state)
-        return made, tuple(f"{self.state}: {note}" for note in values.notes)
 
-    def check(self, target: Target, wanted: str) -> None:
-        """Raises `BadInput` when the weights are not those of the fingerprint; an empty one says nothing."""
-        if wanted and fingerprint(target) != wanted:
-            given = "the weights of " + self.state if self.state is not None else f"weights drawn from seed {self.seed}"
-            raise BadInput(
-                f"{self.model} with {given} is not the model that this update was computed at: the fingerprints of "
-                "the weights differ; give the file of those weights with --state"
-            )
+def check_weights(asked: Model, target: Target, wanted: str) -> None:
+    """Raises `BadInput` when the weights are not those of the fingerprint `wanted`; an empty one says nothing."""
+    if wanted and fingerprint(target) != wanted:
+        given = f"the weights of {asked.state}" if asked.state is not None else f"weights drawn from seed {asked.seed}"
+        raise BadInput(
+            f"{asked.model} with {given} is not the model that this update was computed at: the fingerprints of "
+            "the weights differ; give the file of those weights with --state"
+        )

@@ -1,11 +1,13 @@
-"""The one table from names to objects. What is not in it can neither be listed nor planned; every test crosses it."""
+"""The one table from names to objects. What is not in it can neither be listed nor planned; every test crosses it.
+
+Importing it imports all of leakscope, torch included. What only asks for names, examples and traits reads the same
+rows off this file's source (`cli.text.index`); so a row is written in literals: a name, texts, traits.
+"""
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, final
+from typing import Any
 
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.attributes.encoder import AbstractSpeakerEncoder, CepstralMoments
@@ -61,7 +63,7 @@ from leakscope.attacks.transcripts.matching.matching import TranscriptMatching
 from leakscope.attacks.transcripts.matching.soft import SoftTranscript
 from leakscope.attacks.wrapped.assumed_lengths import AssumedLengths
 from leakscope.attacks.wrapped.at_rest import AtRest
-from leakscope.core.errors import UnknownName
+from leakscope.cli.rows import Family, Row, Trait
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.datasets.draw import AbstractSource
 from leakscope.datasets.sources.cifar import Cifar10
@@ -110,74 +112,9 @@ from leakscope.targets.zoo.text import TextDecoder, TextEncoder
 from leakscope.targets.zoo.transformer import ViT
 
 
-@final
-class Family(enum.Enum):
-    """What a row is; the value is what one types after `leakscope list`."""
-
-    ATTACKS = "attacks"
-    DEFENSES = "defenses"
-    PROTOCOLS = "protocols"
-    METRICS = "metrics"
-    TARGETS = "targets"
-    DATASETS = "datasets"
-    PARTS = "parts"
-
-
-WITH_CARDS = frozenset({Family.ATTACKS, Family.DEFENSES, Family.PROTOCOLS, Family.METRICS})
-"""What a reader has to know the failures of before trusting it."""
-
-
-@final
-class Trait(enum.Enum):
-    """What a test or a reader has to know about a row before it is run."""
-
-    CLAIMS_INPUTS = "claims inputs"
-    CLAIMS_LABELS = "claims labels"
-    CLAIMS_TRANSCRIPTS = "claims transcripts"
-    CLAIMS_ATTRIBUTES = "claims attributes"
-    EXACT = "exact, with a certificate"
-    SEARCH = "a search"
-    NEEDS_BATCH_SIZE = "needs BatchSize"
-    NEEDS_TRANSCRIPTS = "needs TrueTranscripts"
-    NEEDS_GALLERY = "needs Gallery"
-    NEEDS_BATCH_NORM = "needs batch normalization"
-    RANDOM = "random"
-    PRIVATE = "a privacy event"
-    LOCAL_STEPS = "releases a Delta"
-    NEEDS_FILES = "needs files on disk"
-    NEEDS_EXTRA = "needs an extra"
-    NEEDS_COLOR = "needs 3 channels"
-    SMALL = "small enough for a quick audit"
-    SPEECH = "for speech"
-    PATCHES = "for transformers on images"
-    TEXT = "for text"
-    CLAIMS_TOKENS = "claims tokens"
-
-
-@final
-@dataclass(frozen=True)
-class Row:
-    """One name.
-
-    build: the class or function. example: an expression that evaluates to an object with reasonable settings, given
-    the public names of `leakscope`. traits: facts that tests rely on.
-    """
-
-    name: str
-    family: Family
-    build: Callable[..., Any]
-    summary: str
-    example: str
-    traits: frozenset[Trait] = frozenset()
-
-    @property
-    def card(self) -> str:
-        """The path of its card, from the root of the repository; empty for families that have none."""
-        return f"docs/cards/{self.name}.md" if self.family in WITH_CARDS else ""
-
-
 def _row(family: Family, build: Callable[..., Any], summary: str, example: str = "", *traits: Trait) -> Row:
-    return Row(build.__name__, family, build, summary, example or f"{build.__name__}()", frozenset(traits))
+    name = build.__name__
+    return Row(name, family, build.__module__, summary, example or f"{name}()", frozenset(traits))
 
 
 _A, _D, _P, _M, _T, _S, _X = Family
@@ -374,7 +311,7 @@ ROWS: tuple[Row, ...] = (
     _row(_X, TopGradients, "distance: another one on the largest entries of each layer",
          "TopGradients(Cosine(), ratio=0.5)"),
     _row(_X, Clipped, "distance: another one after both sides were clipped", "Clipped(Euclidean(), 1.0)"),
-    Row("Limit", _X, Limit, "of Clipped: NORM or VALUE", 'Limit("norm")'),
+    _row(_X, Limit, "of Clipped: NORM or VALUE", 'Limit("norm")'),
     _row(_X, TotalVariation, "prior: neighboring pixels are alike"),
     _row(_X, Range, "prior: values lie in the domain's range"),
     _row(_X, Energy, "prior: values are small"),
@@ -382,14 +319,14 @@ ROWS: tuple[Row, ...] = (
     _row(_X, NormalizedVariation, "prior: neighboring frames are alike, whatever the size of values"),
     _row(_X, Variance, "prior: coefficients vary little over time"),
     _row(_X, TimeMean, "prior: coefficients have a small mean over time"),
-    Row("Order", _X, Order, "of TimeMean: TWO or MAX", 'Order("two")'),
+    _row(_X, Order, "of TimeMean: TWO or MAX", 'Order("two")'),
     _row(_X, BatchNorm, "prior: normalization layers see what they see on real data"),
     _row(_X, SpeechPrior, "prior: frames are distributed and follow each other as in public speech"),
     _row(_X, Flat, "prior: none"),
     _row(_X, Pixels, "space: the inputs themselves"),
     _row(_X, Squashed, "space: a squashing function keeps the inputs in range"),
     _row(_X, SomeFrames, "space: only some frames of each utterance", "SomeFrames(10)"),
-    Row("Where", _X, Where, "of SomeFrames: START, END, RANDOM or SPREAD", 'Where("start")'),
+    _row(_X, Where, "of SomeFrames: START, END, RANDOM or SPREAD", 'Where("start")'),
     _row(_X, Gaussian, "start: normal noise"),
     _row(_X, Uniform, "start: uniform noise in range"),
     _row(_X, Gray, "start: the middle of the range"),
@@ -400,8 +337,8 @@ ROWS: tuple[Row, ...] = (
     _row(_X, Adam, "search: Adam, signed on request"),
     _row(_X, DirectSearch, "search: random steps that lower the loss, without second derivatives",
          "DirectSearch(iterations=500)"),
-    Row("By", _X, By, "of DirectSearch: FRAME, COEFFICIENT, ENTRY or ALL", 'By("frame")'),
-    Row("Take", _X, Take, "of DirectSearch: ALL, BEST or LINE", 'Take("all")'),
+    _row(_X, By, "of DirectSearch: FRAME, COEFFICIENT, ENTRY or ALL", 'By("frame")'),
+    _row(_X, Take, "of DirectSearch: ALL, BEST or LINE", 'Take("all")'),
     _row(_X, Shrink, "search: when the radius of a direct search falls", "Shrink(steps=500)"),
     _row(_X, Scales, "search: radii by coefficient for a direct search"),
     _row(_X, Together, "search: restarts of another one pull each other together", "Together(Adam(steps=500))"),
@@ -417,8 +354,8 @@ ROWS: tuple[Row, ...] = (
     _row(_X, Guessed, "labels: a random transcript"),
     _row(_X, Listed, "labels: the best transcript of a list, tried again and again", 'Listed(("yes", "no"))'),
     _row(_X, Edits, "labels: the transcript is searched along, a character at a time or by a beam"),
-    Row("Activation", _X, Activation, "of a target: RELU, SIGMOID, TANH, ...", 'Activation("relu")'),
-    Row("Reduction", _X, Reduction, "of a CTC loss: SUM or MEAN over the labels", 'Reduction("sum")'),
+    _row(_X, Activation, "of a target: RELU, SIGMOID, TANH, ...", 'Activation("relu")'),
+    _row(_X, Reduction, "of a CTC loss: SUM or MEAN over the labels", 'Reduction("sum")'),
     _row(_X, ContextWindow, "which dense layer is fed windows of frames",
          'ContextWindow("layer_1.weight", "layer_1.bias", features=26, left=9, right=9)'),
 )  # fmt: skip
@@ -457,18 +394,6 @@ KINDS: dict[Family, tuple[type, ...]] = {
 def rows(family: Family | None = None) -> tuple[Row, ...]:
     """The rows of a family, or all, in the table's order."""
     return tuple(row for row in ROWS if family is None or row.family is family)
-
-
-def family(name: str) -> Family:
-    """The family with this name. Raises `UnknownName`.
-
-    >>> family("attacks")
-    <Family.ATTACKS: 'attacks'>
-    """
-    known = {one.value: one for one in Family}
-    if name not in known:
-        raise UnknownName("family", name, known)
-    return known[name]
 
 
 def vocabulary() -> dict[str, Callable[..., Any]]:

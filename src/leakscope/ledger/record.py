@@ -46,9 +46,9 @@ class Word(enum.Enum):
 class CellSpec(_Strict):
     """What a cell is: everything that changes its answer. Its identity is the hash of this (`ledger.identity`).
 
-    group: cells with the same group differ in `trial` only (and belong to one row of the report).
-    target, dataset, mechanism, attack: the reprs, which rebuild the objects. The `*_name`s are for people.
-    told: the reprs of the kinds of facts that the adversary is told.
+    target, dataset, mechanism, attack, metrics: the reprs, which rebuild the objects. told: the names of the kinds of
+    facts that the adversary is told. seconds, evaluations: the budget of the attempt, None where it is open. Cells
+    that differ in role and trial only belong to one row of the report.
     """
 
     role: Role

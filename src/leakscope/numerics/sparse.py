@@ -59,7 +59,7 @@ class Whitened:
     """The rows that stand clear of noise, each of unit length, in coordinates in which their columns are orthonormal.
 
     rows: (m, r), columns of norm sqrt(m). turn: (r, r), original q = turn @ q. noise: (m,) relative to the row.
-    spread: (m,) row norms in the new coordinates. live: (all rows,) which rows these are.
+    live: (all rows,) which rows these are.
     """
 
     rows: Array

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 from leakscope.attacks.attack import Attack
 from leakscope.attacks.parts.search.state_file import StateFile
@@ -19,9 +18,11 @@ from leakscope.cli.commands.capture import fact_of
 from leakscope.cli.data import source
 from leakscope.cli.ending import Exit
 from leakscope.cli.expressions import build, domain
-from leakscope.cli.models import Brought
-from leakscope.cli.names import Family, Trait, rows
+from leakscope.cli.models import brought, check_weights
+from leakscope.cli.names import rows
+from leakscope.cli.rows import Family, Trait
 from leakscope.cli.scalars import scalars
+from leakscope.cli.text.asked import Effort, Recovery
 from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Attribute, Claim, Inputs, Labels, Tokens, Transcripts
 from leakscope.core.effort import Budget
@@ -38,47 +39,8 @@ EVERY = 10.0
 """Seconds between two states of a search on the disk."""
 
 
-@final
-@dataclass(frozen=True)
-class Effort:
-    """How long and by which attacks. attacks: expressions; none for the portfolio. checkpoint: of a search's state.
-
-    tensorboard: a folder for the scalars of each search.
-    """
-
-    attacks: tuple[str, ...] = ()
-    seconds: float | None = None
-    evaluations: int | None = None
-    seed: int = 0
-    checkpoint: Path | None = None
-    resume: bool = False
-    tensorboard: Path | None = None
-
-    def check(self) -> None:
-        """Raises `BadInput` where a state would be overwritten, or where there is nothing to go on with."""
-        if self.resume and self.checkpoint is None:
-            raise BadInput("--resume goes on with the state in --checkpoint FILE; give that file")
-        if self.checkpoint is not None and self.checkpoint.exists() and not self.resume:
-            raise BadInput(f"{self.checkpoint} is there already; go on with --resume, or delete it")
-
-
-@final
-@dataclass(frozen=True)
-class Order:
-    """What is attacked, with which model, how, and where the claim goes to."""
-
-    update: Path
-    brought: Brought
-    effort: Effort
-    out: Path
-    gallery: str | None = None
-    report: Path | None = None
-    as_json: bool = False
-
-
-def attack(order: Order) -> Exit:
+def attack(order: Recovery) -> Exit:
     """Attack, write the claim, say for each attack how it ended. 1 only for what is proved; nothing here is scored."""
-    order.effort.check()
     header, seen = _observation(order)
     tried, stopped = _tried(seen, order.effort)
     chosen = best(tried)
@@ -97,15 +59,15 @@ def attack(order: Order) -> Exit:
     return Exit.LEAK if any(proved(one) for one in tried) else Exit.INCOMPLETE
 
 
-def _observation(order: Order) -> tuple[UpdateHeader, Observation]:
+def _observation(order: Recovery) -> tuple[UpdateHeader, Observation]:
     """What the file says, beside the model that belongs to it. Raises `BadInput` when the weights are others."""
     update = read_update(order.update)
     header = update.header
-    brought = dataclasses.replace(order.brought, seed=header.weights_seed or 0)
-    target, notes = brought.target(domain(header.domain), header.classes)
+    asked = dataclasses.replace(order.model, seed=header.weights_seed or 0)
+    target, notes = brought(asked, domain(header.domain), header.classes)
     for note in (*header.notes, *notes):
         console.say(f"note: {note}")
-    brought.check(target, header.weights)
+    check_weights(asked, target, header.weights)
     facts: list[Fact] = []
     for text in header.told:
         found = fact_of(text)
@@ -201,7 +163,7 @@ def _proof(certificate: CertificateRecord | None) -> str:
     return "; proved by its own equations" if certificate.holds else "; its own equations do not hold"
 
 
-def _conclusion(chosen: Attempt[Claim] | None, order: Order) -> str:
+def _conclusion(chosen: Attempt[Claim] | None, order: Recovery) -> str:
     if chosen is None:
         return f"nothing was claimed; this does not show that nothing leaks ({order.out} has the reasons)"
     kind = type(chosen.claim).__name__.lower()

@@ -14,9 +14,10 @@ from leakscope.audit.plan import Plan
 from leakscope.audit.run import Interrupted, Resumption, run
 from leakscope.audit.shard import Shard
 from leakscope.cli import console, ending
-from leakscope.cli.config import read
+from leakscope.cli.config import built
 from leakscope.cli.ending import Exit
 from leakscope.cli.models import tried_out
+from leakscope.cli.text.plan import WrittenPlan
 from leakscope.ledger.record import Summary
 from leakscope.ledger.store import RunStore
 from leakscope.report.page_run import write_page
@@ -35,10 +36,10 @@ class Order:
     shard: Shard | None = None
 
 
-def audit(path: Path, order: Order, *, model: str | None) -> Exit:
-    """Read the plan, run it, write the page, say what was found."""
-    summary, whole = conduct(tried_out(read(path, model=model)), order)
-    return ending.code(summary) if whole else Exit.INCOMPLETE
+def audit(written: WrittenPlan, order: Order) -> Exit:
+    """Run the plan, write the page, say what was found."""
+    summary, whole = conduct(tried_out(built(written)), order)
+    return ending.code(summary.word) if whole else Exit.INCOMPLETE
 
 
 def conduct(plan: Plan, order: Order) -> tuple[Summary, bool]:

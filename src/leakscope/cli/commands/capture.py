@@ -14,8 +14,9 @@ from leakscope.cli import console
 from leakscope.cli.data import batch_file, in_units, source
 from leakscope.cli.ending import Exit
 from leakscope.cli.expressions import build, domain, fact
-from leakscope.cli.models import Brought
-from leakscope.cli.names import Family
+from leakscope.cli.models import brought
+from leakscope.cli.rows import Family
+from leakscope.cli.text.asked import Capture
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import Fact
@@ -37,60 +38,6 @@ UNSURE = (
 
 
 @final
-@dataclass(frozen=True)
-class Private:
-    """Whose data. data: where `count` examples are drawn from by `seed`; batch: or a file that holds them all."""
-
-    data: str | None = None
-    batch: str | None = None
-    count: int | None = None
-    seed: int = 0
-
-
-@final
-@dataclass(frozen=True)
-class Elsewhere:
-    """An update that was made elsewhere: a file and the kind of its numbers, or two files of weights."""
-
-    update: str | None = None
-    kind: ReleaseKind | None = None
-    before: str | None = None
-    after: str | None = None
-
-    def check(self) -> bool:
-        """Whether there is one. Raises `BadInput` on half of one."""
-        if (self.before is None) is not (self.after is None):
-            raise BadInput("--before and --after belong together: the weights before and after local training")
-        if self.update is not None and self.before is not None:
-            raise BadInput("give either --update, or --before and --after; not both")
-        if self.update is not None and self.kind is None:
-            raise BadInput(
-                "say what the numbers of --update are: --kind gradient, or --kind delta (weights after minus before); "
-                "they differ in sign and scale, and nothing in the file tells which"
-            )
-        if self.update is None and self.kind is not None:
-            raise BadInput("--kind says what the numbers of --update are; give --update, or leave --kind out")
-        return self.update is not None or self.before is not None
-
-
-@final
-@dataclass(frozen=True)
-class Order:
-    """What is to be captured and where to. domain, classes: instead of what the data say, or without data."""
-
-    brought: Brought
-    private: Private
-    elsewhere: Elsewhere
-    mechanism: str
-    tell: tuple[str, ...]
-    out: Path
-    secret: Path | None
-    domain: str | None = None
-    classes: int | None = None
-    as_json: bool = False
-
-
-@final
 @dataclass(frozen=True, eq=False)
 class _Scene:
     """What an input is, and what is private. secret: None where it is not known."""
@@ -101,11 +48,11 @@ class _Scene:
     secret: Secret | None
 
 
-def capture(order: Order) -> Exit:
+def capture(order: Capture) -> Exit:
     """Write the update and, if asked, the secret; say what was written."""
-    imported = order.elsewhere.check()
-    scene = _scene(order, imported=imported)
-    target, notes = order.brought.target(scene.domain, scene.classes)
+    imported = order.elsewhere.given
+    scene = _scene(order)
+    target, notes = brought(order.model, scene.domain, scene.classes)
     mechanism: AbstractMechanism = build(order.mechanism, Family.PROTOCOLS)
     facts = _facts(order.tell, target, scene)
     if imported:
@@ -116,8 +63,8 @@ def capture(order: Order) -> Exit:
         key = Key(order.private.seed).child("capture", "release")
         seen = observe(target, scene.secret.reveal(), mechanism, key=key, tell=facts)
     # Weights that a file brings have no seed; those of an expression such as Trained(...) do not mind one.
-    seed = order.brought.seed if order.brought.state is None else None
-    header = write_update(order.out, seen, Provenance(order.brought.model, seed, notes))
+    seed = order.model.seed if order.model.state is None else None
+    header = write_update(order.out, seen, Provenance(order.model.model, seed, notes))
     if order.secret is not None and scene.secret is not None:
         words = () if scene.source is None else scene.source.words()
         write_secret(
@@ -134,37 +81,26 @@ def capture(order: Order) -> Exit:
     return Exit.NO_LEAK_FOUND
 
 
-def _scene(order: Order, *, imported: bool) -> _Scene:
+def _scene(order: Capture) -> _Scene:
     given, private = order.domain and domain(order.domain), order.private
     where = None if private.data is None else source(private.data, given or None)
     takes = given or (where and where.domain)
     classes = order.classes or (where and where.classes)
-    if not takes or not classes:
-        raise BadInput(
-            "say what the model takes and tells apart: --data, or --domain (such as 3x32x32) and --classes (such as 10)"
-        )
-    secret = _secret(private, where, takes, imported=imported)
-    if order.secret is not None and secret is None:
-        raise BadInput(
-            "--secret needs the private examples behind the update: give them as a file with --batch; --data only "
-            "draws others"
-        )
-    return _Scene(takes, classes, where, secret)
+    assert takes  # what is neither given nor in data was refused when the order was checked
+    assert classes
+    return _Scene(takes, classes, where, _secret(order, where, takes))
 
 
-def _secret(private: Private, where: AbstractSource | None, takes: AbstractDomain, *, imported: bool) -> Secret | None:
+def _secret(order: Capture, where: AbstractSource | None, takes: AbstractDomain) -> Secret | None:
     """The private examples, None for an update from elsewhere whose examples are not given."""
+    private = order.private
     if private.batch is not None:
         batch = batch_file(private.batch, allow_pickle=False)
         if private.count is not None and private.count != len(batch):
             raise BadInput(f"{private.batch} holds {len(batch)} examples, --count says {private.count}; leave it out")
         return Secret(batch)
-    if imported:
-        if private.count is not None:
-            raise BadInput("--count draws examples; what the adversary knows is told: --tell 'BatchSize(4)'")
+    if order.elsewhere.given or where is None:
         return None
-    if where is None:
-        raise BadInput("whose data? give --data to draw examples, --batch with a file of them, or an update: --update")
     drawn = where.draw(private.count or 1, key=Key(private.seed).child("capture", "secret"))
     return Secret(in_units(drawn.reveal(), where.domain, takes), drawn.annotations)
 
@@ -175,8 +111,7 @@ def _facts(texts: Sequence[str], target: Target, scene: _Scene) -> tuple[Fact, .
     for text in texts:
         one = fact(text)
         if isinstance(one, type):
-            if scene.secret is None:
-                raise BadInput(f"--tell {text}: the examples are not known; write its value, such as BatchSize(4)")
+            assert scene.secret is not None  # else only facts with their values pass the check of the order
             (one,) = tell([one], target, scene.secret.reveal(), source=scene.source)
         if fact_of(repr(one)) is None:
             raise BadInput(
@@ -205,15 +140,15 @@ def _declared(seen: Observation, scene: _Scene) -> Observation:
     return seen
 
 
-def _release(order: Order, target: Target, mechanism: AbstractMechanism) -> tuple[Release, tuple[str, ...]]:
+def _release(order: Capture, target: Target, mechanism: AbstractMechanism) -> tuple[Release, tuple[str, ...]]:
     """The update from elsewhere. Raises `BadInput` when the mechanism sends another kind."""
     given = order.elsewhere
     release: Release
     if given.update is not None:
         assert given.kind is not None
         values = _fitted(given.update, order, target)
-        release, notes = RELEASES[given.kind](values.parameters), _said(given.update, values)
-        if order.brought.state is None:
+        release, notes = RELEASES[ReleaseKind(given.kind.value)](values.parameters), _said(given.update, values)
+        if order.model.state is None:
             notes = (*notes, UNSURE)
     else:
         assert given.before is not None
@@ -225,8 +160,8 @@ def _release(order: Order, target: Target, mechanism: AbstractMechanism) -> tupl
     return release, notes
 
 
-def _fitted(path: str, order: Order, target: Target) -> ModelTensors:
-    return fitted(read_foreign(path, allow_pickle=order.brought.allow_pickle), target.module)
+def _fitted(path: str, order: Capture, target: Target) -> ModelTensors:
+    return fitted(read_foreign(path, allow_pickle=order.model.allow_pickle), target.module)
 
 
 def _said(path: str, values: ModelTensors) -> tuple[str, ...]:
@@ -234,7 +169,7 @@ def _said(path: str, values: ModelTensors) -> tuple[str, ...]:
     return tuple(f"{Path(path).name}: {note}" for note in (*values.notes, *((apart,) if values.buffers else ())))
 
 
-def _lines(order: Order, seen: Observation, told: tuple[str, ...]) -> list[str]:
+def _lines(order: Capture, seen: Observation, told: tuple[str, ...]) -> list[str]:
     lines = [f"{order.out}: {seen.release!r} of {seen.mechanism!r}; told: {', '.join(told) or 'nothing'}"]
     if order.secret is not None:
         lines.append(f"{order.secret}: the secret behind it; keep it apart, it is for `leakscope score` only")

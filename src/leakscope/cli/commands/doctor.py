@@ -14,7 +14,7 @@ from leakscope.audit.run import machine, versions
 from leakscope.cli.ending import Exit
 from leakscope.cli.expressions import build
 from leakscope.cli.models import architecture
-from leakscope.cli.names import Family
+from leakscope.cli.rows import Family
 from leakscope.datasets.draw import AbstractSource
 from leakscope.numerics.rng import Key
 from leakscope.targets.recipes.imported import Imported

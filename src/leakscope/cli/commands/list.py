@@ -1,4 +1,4 @@
-"""`leakscope list`: the rows of the table."""
+"""`leakscope list`: the rows of the table, which is not imported for it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from leakscope.cli import names
 from leakscope.cli.ending import Exit
-from leakscope.cli.names import Row
+from leakscope.cli.rows import Family, Row
+from leakscope.cli.text import index
 
 
-def list_names(family: str | None, *, as_json: bool) -> Exit:
+def list_names(family: Family | None, *, as_json: bool) -> Exit:
     """Print the rows of one family, or of all."""
-    rows = names.rows(None if family is None else names.family(family))
+    rows = index.rows(family)
     if as_json:
         print(json.dumps([_said(row) for row in rows], indent=2))
         return Exit.NO_LEAK_FOUND

@@ -11,28 +11,28 @@ from typing import final
 from leakscope.audit.merge import merge as gather
 from leakscope.cli import console, ending
 from leakscope.cli.commands.audit import finish
-from leakscope.cli.config import read
+from leakscope.cli.config import built
 from leakscope.cli.ending import Exit
+from leakscope.cli.text.plan import WrittenPlan
 
 
 @final
 @dataclass(frozen=True)
 class Order:
-    """Which runs of which plan become one in `out`. model: as for audit."""
+    """Which runs of which plan become one in `out`."""
 
-    plan: Path
+    plan: WrittenPlan
     runs: tuple[Path, ...]
     out: Path
-    model: str | None
     as_json: bool
 
 
 def merge(order: Order) -> Exit:
     """Copy the records, judge them, write the page."""
     command = shlex.join(["leakscope", *sys.argv[1:]])
-    summary = gather(read(order.plan, model=order.model), order.runs, order.out, command=command)
+    summary = gather(built(order.plan), order.runs, order.out, command=command)
     finish(summary, order.out, as_json=order.as_json)
     left = summary.planned - summary.finished
     if left:
         console.say(f"{left} of {summary.planned} cells are in none of these folders; run their shards first")
-    return Exit.INCOMPLETE if left else ending.code(summary)
+    return Exit.INCOMPLETE if left else ending.code(summary.word)

@@ -6,14 +6,11 @@ import json
 from pathlib import Path
 
 from leakscope.cli.ending import Exit
-from leakscope.core.errors import BadInput
 from leakscope.report.page_run import write_page
 
 
 def report(folder: Path, *, redact: bool, as_json: bool) -> Exit:
     """Write the page and print its path."""
-    if not folder.is_dir():
-        raise BadInput(f"{folder} is not a folder; give the folder of an audit, such as runs/demo")
     page = write_page(folder, redact=redact)
     print(json.dumps({"run": str(folder), "report": str(page)}) if as_json else page.resolve())
     return Exit.NO_LEAK_FOUND

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -17,9 +16,10 @@ from leakscope.audit.files import Kept, Made, read_claim, read_secret
 from leakscope.audit.one_claim import judged, recorded
 from leakscope.cli import console
 from leakscope.cli.data import in_units, source
-from leakscope.cli.ending import WORDS, Exit
+from leakscope.cli.ending import Exit, code
 from leakscope.cli.expressions import build, domain
-from leakscope.cli.names import Family
+from leakscope.cli.rows import Family
+from leakscope.cli.text.asked import Comparison
 from leakscope.core.batch import Batch
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
@@ -31,24 +31,7 @@ from leakscope.scoring.referee import score as compare
 from leakscope.scoring.score import Direction, Score
 
 
-@final
-@dataclass(frozen=True)
-class Order:
-    """What is compared. public: what blind guesses may know. metrics: none for those that fit the claim.
-
-    report: a folder for a page with the private examples and what was claimed of them.
-    """
-
-    claim: Path
-    secret: Path
-    public: str | None = None
-    metrics: tuple[str, ...] = ()
-    seed: int = 0
-    report: Path | None = None
-    as_json: bool = False
-
-
-def score(order: Order) -> Exit:
+def score(order: Comparison) -> Exit:
     """Print each metric with its interval and its chance level, and what follows from them."""
     made, kept = read_claim(order.claim), read_secret(order.secret)
     _belong_together(order, made, kept)
@@ -69,10 +52,10 @@ def score(order: Order) -> Exit:
     else:
         _show(scores, verdict)
         _mention(page)
-    return WORDS[verdict.word]
+    return code(verdict.word)
 
 
-def _belong_together(order: Order, made: Made, kept: Kept) -> None:
+def _belong_together(order: Comparison, made: Made, kept: Kept) -> None:
     if made.header.update != kept.header.update:
         raise BadInput(
             f"{order.claim} was made of another update than the one that {order.secret} is behind; give two files that "
@@ -87,7 +70,7 @@ def _public(text: str | None, takes: AbstractDomain) -> Batch | None:
     return in_units(where.public(), where.domain, takes)
 
 
-def _nothing(order: Order, made: Made) -> Exit:
+def _nothing(order: Comparison, made: Made) -> Exit:
     reasons = "; ".join(f"{one.attack}: {one.sentence}" for one in made.header.tried) or "nothing was tried"
     verdict = Verdict(Word.INCONCLUSIVE, f"nothing was claimed, so there is nothing to score: {reasons}")
     page = None if order.report is None else write_score_page(order.report, verdict, None, made.header.tried)
@@ -104,7 +87,7 @@ def _mention(page: Path | None) -> None:
         print(f"report: {page.resolve()}")
 
 
-def _said(order: Order, verdict: Verdict, scores: Iterable[Score], page: Path | None) -> dict[str, Any]:
+def _said(order: Comparison, verdict: Verdict, scores: Iterable[Score], page: Path | None) -> dict[str, Any]:
     return {
         "claim": str(order.claim),
         "report": page and str(page),

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import final
 
 from leakscope.attacks.attributes.learning import Course, Recipe, learn
 from leakscope.attacks.attributes.rescnn import ResCNN, Shape, save
@@ -14,31 +11,15 @@ from leakscope.audit.telling import SPEAKER
 from leakscope.cli import data
 from leakscope.cli.console import say, watching
 from leakscope.cli.ending import Exit
+from leakscope.cli.text.asked import Training
 from leakscope.core.errors import BadInput
 
 
-@final
-@dataclass(frozen=True)
-class Order:
-    """What is trained on, where the result goes, and how it is told."""
-
-    data: str
-    out: Path
-    resume: bool = False
-    as_json: bool = False
-
-    @property
-    def checkpoint(self) -> Path:
-        """Beside the result, until that is there."""
-        return self.out.with_name(f"{self.out.name}.checkpoint")
-
-
-def speaker(order: Order, shape: Shape, recipe: Recipe) -> Exit:
+def speaker(order: Training, shape: Shape, recipe: Recipe) -> Exit:
     """Train, write the encoder, and print how many of the utterances it has seen it names.
 
-    Raises `BadInput` when something is in the way of --out, or the data does not tell its speakers.
+    Raises `BadInput` when the data does not tell its speakers.
     """
-    _check(order)
     course = _course(order, shape, recipe)
     began = time.perf_counter()
     try:
@@ -66,18 +47,7 @@ def speaker(order: Order, shape: Shape, recipe: Recipe) -> Exit:
     return Exit.NO_LEAK_FOUND
 
 
-def _check(order: Order) -> None:
-    if order.out.suffix != ".safetensors":
-        raise BadInput(f"expected a file *.safetensors for --out, got {order.out}")
-    if not order.out.parent.is_dir():
-        raise BadInput(f"no folder {order.out.parent} for --out; make it first")
-    if order.out.exists():
-        raise BadInput(f"{order.out} is there already; remove it or choose another --out")
-    if order.checkpoint.exists() and not order.resume:
-        raise BadInput(f"{order.checkpoint} is there already; go on with --resume or remove it")
-
-
-def _course(order: Order, shape: Shape, recipe: Recipe) -> Course:
+def _course(order: Training, shape: Shape, recipe: Recipe) -> Course:
     source = data.source(order.data)
     public, known = source.public(), [one for one in source.public_annotations() if one.name == SPEAKER]
     if not known or public.lengths is None:

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from leakscope.cli.ending import LEGEND, orderly
+from leakscope.cli.text.asked import Training
+from leakscope.core.errors import BadInput
 
 app = typer.Typer(
     name="train",
@@ -46,11 +48,16 @@ def speaker(  # noqa: PLR0913, one argument for each option
     stopped and resumed ends with the same bytes.
     """
     with orderly():
+        order = Training(data, out, resume=resume, as_json=as_json)
+        order.check()
+        if softmax + triplet < 1:
+            raise BadInput("expected at least one step, got --softmax 0 --triplet 0; leave one of them out")
+        if not rate > 0:
+            raise BadInput(f"expected a learning rate > 0, got --rate {rate}")
         from leakscope.attacks.attributes.learning import Recipe
         from leakscope.attacks.attributes.rescnn import Shape
         from leakscope.cli.commands import train as training
 
         shape = Shape(width, blocks, dimensions)
         recipe = Recipe(softmax, triplet, batch, rate, seed)
-        order = training.Order(data, out, resume=resume, as_json=as_json)
         raise typer.Exit(training.speaker(order, shape, recipe))

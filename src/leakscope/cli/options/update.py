@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
-from typing import Annotated, final
+from typing import Annotated
 
 import typer
 
 from leakscope.cli.ending import LEGEND, orderly
+from leakscope.cli.text import asked
+from leakscope.cli.text.asked import Kind
 
 MODEL = """\b
 What --model takes:
   DeepSpeech(hidden=512)      an expression, see `leakscope list targets`
   package.module:factory      your own torch.nn.Module: a class, a function, an instance
   torchvision:NAME timm:NAME  a model of an installed library"""
-
-
-@final
-class Kind(enum.StrEnum):
-    """What the numbers of an update are."""
-
-    GRADIENT = "gradient"
-    DELTA = "delta"
 
 
 Model = Annotated[str, typer.Option(metavar="SPEC", help="The model; what it can be is listed below.")]
@@ -70,16 +63,11 @@ def capture(  # noqa: PLR0913, one argument for each option
     The update file holds the numbers, the mechanism and the facts that are told; nothing else of the secret.
     """
     with orderly():
-        from leakscope.cli.commands import capture as capturing
-        from leakscope.cli.models import Brought
-        from leakscope.ledger.exchange import ReleaseKind
-
-        # The weights before training are the server's own, and what the update is relative to.
-        brought = Brought(model, state or before, weights_seed, allow_pickle)
-        order = capturing.Order(
-            brought,
-            capturing.Private(data, batch, count, seed),
-            capturing.Elsewhere(update, None if kind is None else ReleaseKind(kind.value), before, after),
+        order = asked.Capture(
+            # The weights before training are the server's own, and what the update is relative to.
+            asked.Model(model, state or before, weights_seed, allow_pickle),
+            asked.Private(data, batch, count, seed),
+            asked.Elsewhere(update, kind, before, after),
             mechanism,
             tuple(tell or ()),
             out,
@@ -88,6 +76,9 @@ def capture(  # noqa: PLR0913, one argument for each option
             classes,
             as_json,
         )
+        order.check()
+        from leakscope.cli.commands import capture as capturing
+
         raise typer.Exit(capturing.capture(order))
 
 
@@ -125,12 +116,12 @@ def attack(  # noqa: PLR0913, one argument for each option
     own equations, else with 3: what is only claimed has to be scored.
     """
     with orderly():
+        effort = asked.Effort(tuple(with_ or ()), seconds, evaluations, seed, checkpoint, resume, tensorboard)
+        given = asked.Model(model, state, 0, allow_pickle)
+        order = asked.Recovery(update, given, effort, out, gallery, report, as_json)
+        order.check()
         from leakscope.cli.commands import attack as attacking
-        from leakscope.cli.models import Brought
 
-        effort = attacking.Effort(tuple(with_ or ()), seconds, evaluations, seed, checkpoint, resume, tensorboard)
-        brought = Brought(model, state, 0, allow_pickle)
-        order = attacking.Order(update, brought, effort, out, gallery, report, as_json)
         raise typer.Exit(attacking.attack(order))
 
 
@@ -155,9 +146,10 @@ def score(
     Exits with 1 where something private was recovered beyond doubt, else with 3: one update cannot clear a mechanism.
     """
     with orderly():
+        order = asked.Comparison(claim, secret, public, tuple(metric or ()), seed, report, as_json)
+        order.check()
         from leakscope.cli.commands import score as scoring
 
-        order = scoring.Order(claim, secret, public, tuple(metric or ()), seed, report, as_json)
         raise typer.Exit(scoring.score(order))
 
 

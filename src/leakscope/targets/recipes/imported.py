@@ -103,6 +103,8 @@ class Imported(AbstractArchitecture):
                 f"no module {error.name!r} in the current directory or among the installed packages; "
                 f"start leakscope in the folder that holds {error.name.split('.')[0]}.py, or install the package"
             ) from error
+        except SyntaxError as error:
+            raise BadInput(f"{module_name} is no Python: {error}; mend the file") from error
         for part in name.split("."):
             inner = getattr(found, part, _ABSENT)
             if inner is _ABSENT:

@@ -1,0 +1,231 @@
+"""How long the command line takes to answer where nothing is run: help, lists, and every kind of mistake.
+
+    python benchmarks/command_line.py [--limit 0.7] [--command leakscope]
+
+A line per command: processor seconds of the whole process (user and system, start of Python included), the exit code,
+the end of what it said. Ends with 1 where a command takes longer than the limit, ends with another code, or does not
+say what it should. `--command` is what is measured: the installed entry point, else this Python with `-m`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+PLAN = """\
+title = "Faces behind one gradient"
+trials = 4
+told = ["BatchSize"]
+attacks = ["idlg(evaluations=300)"]
+mechanisms = ["FedSGD() >> Clip(1.0)"]
+
+[budget]
+seconds = 60
+
+[[scene]]
+dataset = "Faces()"
+target = "LeNet()"
+"""
+
+CHANGES = {
+    "key": ("trials = 4", "trails = 4"),
+    "nested": ("seconds = 60", "second = 60"),
+    "attack": ("idlg(", "idgl("),
+    "argument": ("evaluations=300", "evaluation=300"),
+    "defense": ("Clip(1.0)", "Clib(1.0)"),
+    "missing": ("Clip(1.0)", "Clip()"),
+    "protocol": ("FedSGD()", "FedSDG()"),
+    "order": ("FedSGD() >> Clip(1.0)", "Clip(1.0) >> FedSGD()"),
+    "dataset": ("Faces()", "Faecs()"),
+    "target": ("LeNet()", "LeNte()"),
+    "fact": ("BatchSize", "BatchSise"),
+    "metric": ("trials = 4", 'trials = 4\nmetrics = ["PNSR()"]'),
+    "trials": ("trials = 4", "trials = 0"),
+    "seed": ("trials = 4", "seed = -1"),
+    "delta": ("trials = 4", "delta = 2"),
+    "range": ("trials = 4", "input_range = [1, -1]"),
+    "size": ("trials = 4", "batch_size = [0]"),
+    "budget": ("seconds = 60", "seconds = -1"),
+    "no attack": ('attacks = ["idlg(evaluations=300)"]\n', ""),
+    "no scene": ("[[scene]]", "[[scenes]]"),
+    "toml": ("trials = 4", "trials ="),
+    "model": ("LeNet()", "no_such_module:Net"),
+}
+"""What is wrong in each plan: the text that is exchanged, and for what."""
+
+
+class Case(NamedTuple):
+    """A command line with its exit code and a part of what it says. Run in the folder that `furnish` fills."""
+
+    line: str
+    code: int
+    says: str
+
+
+def furnish(folder: Path) -> None:
+    """Write what the cases name: plans, a run, files that are something else."""
+    (folder / "good.toml").write_text(PLAN)
+    for name, (old, new) in CHANGES.items():
+        (folder / f"{name.replace(' ', '-')}.toml").write_text(PLAN.replace(old, new))
+    (folder / "begun" / "cells").mkdir(parents=True)
+    (folder / "begun" / "plan.json").write_text(json.dumps({"leakscope": "0", "cells": {"a": {}, "b": {}}}))
+    (folder / "begun" / "cells" / "a.safetensors").touch()
+    (folder / "strange").mkdir()
+    (folder / "strange" / "plan.json").write_text("[]")
+    (folder / "full").mkdir()
+    (folder / "full" / "novel.txt").touch()
+    (folder / "empty").mkdir()
+    for name in ("update", "secret", "claim"):
+        header = json.dumps({"__metadata__": {"leakscope": json.dumps({"kind": name})}}).encode()
+        (folder / f"{name}.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    for name in ("numbers.npz", "numbers.pkl", "numbers.txt", "state"):
+        (folder / name).touch()
+
+
+COMMANDS = ("demo", "audit", "capture", "attack", "score", "merge", "train", "list", "report", "doctor")
+FAMILIES = ("attacks", "defenses", "protocols", "metrics", "targets", "datasets", "parts")
+CAPTURE = "capture --model LeNet() --data Faces() --out u.safetensors"
+ATTACK = "attack update.safetensors --model LeNet()"
+TRAIN = "train speaker --data Spoken() --out e.safetensors"
+
+CASES = (
+    Case("--help", 0, "Exit codes"),
+    Case("--version", 0, "."),
+    *(Case(f"{command} --help", 0, "Exit codes") for command in COMMANDS),
+    Case("train speaker --help", 0, "Exit codes"),
+    Case("list", 0, "LinearLayer"),
+    Case("list --json", 0, "LinearLayer"),
+    *(Case(f"list {family}", 0, family) for family in FAMILIES),
+    *(Case(f"list {family} --json", 0, family) for family in FAMILIES),
+    Case("audti", 2, "Did you mean 'audit'"),
+    Case("list atacks", 2, "did you mean 'attacks'"),
+    Case("audit", 2, "Missing argument"),
+    Case("audit good.toml --resum", 2, "--resume"),
+    Case("audit good.toml --engine ray", 2, "'ray'"),
+    Case("audit good.toml --workers 0", 2, "--workers"),
+    Case("audit good.toml --shard 3/2", 2, "expected a shard from 1/2 to the last"),
+    Case("audit good.toml --shard a", 2, "expected a shard such as 2/3"),
+    Case("audit good.toml --model LeNte()", 2, "did you mean 'LeNet'"),
+    Case("audit good.toml --model no_such_module:Net", 2, "no module 'no_such_module'"),
+    Case("audit good.toml --out begun", 2, "already holds 1 of 2 records; go on with --resume"),
+    Case("audit good.toml --out full", 2, "is not empty and holds no audit (novel.txt, ...)"),
+    Case("audit good.toml --out good.toml", 2, "good.toml is a file; choose a folder"),
+    Case("audit good.toml --out good.toml/run", 2, "good.toml is a file; choose a folder"),
+    Case("audit good.toml --out strange --resume", 2, "is not the plan that an audit writes"),
+    Case("audit goood.toml", 2, "goood.toml is not a file"),
+    Case("audit key.toml", 2, "line 2: unknown key 'trails'; did you mean 'trials'"),
+    Case("audit nested.toml", 2, "line 8: unknown key in [budget] 'second'"),
+    Case("audit attack.toml", 2, "line 4: attacks: unknown attack 'idgl'; did you mean 'idlg'"),
+    Case("audit argument.toml", 2, "unknown argument of idlg 'evaluation'; did you mean 'evaluations'"),
+    Case("audit defense.toml", 2, "did you mean 'Clip'"),
+    Case("audit missing.toml", 2, "missing a required argument: 'norm'; it takes Clip(norm, order=2)"),
+    Case("audit protocol.toml", 2, "unknown mechanism 'FedSDG'; did you mean 'FedSGD'"),
+    Case("audit order.toml", 2, "does not combine: Clip with FedSGD"),
+    Case("audit dataset.toml", 2, "line 11: scene[0].dataset: unknown dataset 'Faecs'; did you mean 'Faces'"),
+    Case("audit target.toml", 2, "line 12: scene[0].target: unknown target 'LeNte'; did you mean 'LeNet'"),
+    Case("audit fact.toml", 2, "line 3: told: unknown fact 'BatchSise'; did you mean 'BatchSize'"),
+    Case("audit metric.toml", 2, "metrics: unknown metric 'PNSR'; did you mean 'PSNR'"),
+    Case("audit trials.toml", 2, "line 2: trials: expected trials >= 1, got 0"),
+    Case("audit seed.toml", 2, "seed: expected seed >= 0, got -1"),
+    Case("audit delta.toml", 2, "delta: expected 0 < delta < 1, got 2"),
+    Case("audit range.toml", 2, "input_range: expected a finite range with low < high"),
+    Case("audit size.toml", 2, "batch_size: expected batch sizes >= 1, got 0"),
+    Case("audit budget.toml", 2, "line 8: budget.seconds: expected a budget of more than 0 seconds"),
+    Case("audit no-attack.toml", 2, "has no attack; give one to the plan or to the scene"),
+    Case("audit no-scene.toml", 2, "unknown key 'scenes'; did you mean 'scene'"),
+    Case("audit toml.toml", 2, "not TOML"),
+    Case("audit model.toml", 2, "no module 'no_such_module' in the current directory"),
+    Case("merge good.toml", 2, "Missing argument"),
+    Case("merge good.toml empty --out whole", 2, "empty holds no audit"),
+    Case("merge good.toml strange --out whole", 2, "is not the plan that an audit writes"),
+    Case("merge goood.toml begun --out whole", 2, "goood.toml is not a file"),
+    Case("demo faces", 2, "'faces'"),
+    Case("demo --out full", 2, "is not empty and holds no audit"),
+    Case("report none", 2, "none is not a folder"),
+    Case("report empty", 2, "empty holds no run"),
+    Case("doctor --model LeNte()", 2, "did you mean 'LeNet'"),
+    Case("doctor --model torchvision:", 2, "expected torchvision:NAME"),
+    Case("doctor --dataset Faecs()", 2, "did you mean 'Faces'"),
+    Case("capture", 2, "Missing option"),
+    Case("capture --model LeNet() --out u.safetensors", 2, "say what the model takes"),
+    Case("capture --model LeNet() --domain 3x32x32 --classes 10 --out u.safetensors", 2, "whose data? give --data"),
+    Case(f"{CAPTURE} --mechanism FedSDG()", 2, "did you mean 'FedSGD'"),
+    Case(f"{CAPTURE} --domain 3x32", 2, "cannot read the domain '3x32'"),
+    Case(f"{CAPTURE} --domain Image(3,32,32)", 2, "did you mean 'Images'"),
+    Case(f"{CAPTURE} --tell BatchSise", 2, "did you mean 'BatchSize'"),
+    Case(f"{CAPTURE} --count 0", 2, "--count"),
+    Case(f"{CAPTURE} --state none.pt", 2, "no file none.pt"),
+    Case(f"{CAPTURE} --state numbers.txt", 2, "has the suffix '.txt'; expected .safetensors, .npz or .pt"),
+    Case(f"{CAPTURE} --batch none.npz", 2, "no file none.npz"),
+    Case(f"{CAPTURE} --update numbers.npz", 2, "say what the numbers of --update are"),
+    Case(f"{CAPTURE} --update numbers.npz --kind sum", 2, "'sum'"),
+    Case(f"{CAPTURE} --update numbers.pkl --kind delta", 2, "give --allow-pickle if you trust"),
+    Case(f"{CAPTURE} --before numbers.npz", 2, "--before and --after belong together"),
+    Case(f"{CAPTURE} --secret u.safetensors", 2, "the secret is to be kept apart"),
+    Case(f"{CAPTURE} --out empty", 2, "empty is a folder; give the name of a file for --out"),
+    Case("capture --model LeNet() --data Faecs() --out u.safetensors", 2, "did you mean 'Faces'"),
+    Case("capture --model LeNet() --data no/folder --out u.safetensors", 2, "no folder no/folder"),
+    Case("capture --model LeNet() --data none.csv --out u.safetensors", 2, "no file none.csv"),
+    Case("attack none.safetensors --model LeNet()", 2, "no file none.safetensors; expected an update"),
+    Case("attack secret.safetensors --model LeNet()", 2, "secret.safetensors is a secret, expected an update"),
+    Case("attack update.safetensors --model LeNte()", 2, "did you mean 'LeNet'"),
+    Case(f"{ATTACK} --with LinerLayer()", 2, "did you mean 'LinearLayer'"),
+    Case(f"{ATTACK} --seconds -1", 2, "more than 0 seconds"),
+    Case(f"{ATTACK} --evaluations 0", 2, "at least 1 evaluation"),
+    Case(f"{ATTACK} --resume", 2, "--resume goes on with the state in --checkpoint"),
+    Case(f"{ATTACK} --checkpoint state", 2, "state is there already"),
+    Case(f"{ATTACK} --gallery no/folder", 2, "no folder no/folder"),
+    Case("score none.safetensors secret.safetensors", 2, "no file none.safetensors; expected a claim"),
+    Case("score claim.safetensors none.safetensors", 2, "no file none.safetensors; expected a secret"),
+    Case("score secret.safetensors claim.safetensors", 2, "secret.safetensors is a secret, expected a claim"),
+    Case("score claim.safetensors secret.safetensors --metric PNSR()", 2, "did you mean 'PSNR'"),
+    Case(f"{TRAIN} --rate 0", 2, "expected a learning rate > 0"),
+    Case(f"{TRAIN} --softmax 0 --triplet 0", 2, "expected at least one step"),
+    Case("train speaker --data Spoekn() --out e.safetensors", 2, "did you mean 'Spoken'"),
+    Case("train speaker --data Spoken() --out e.pt", 2, "expected a file *.safetensors for --out"),
+)
+
+
+def measured(command: list[str], folder: Path) -> tuple[float, int, str]:
+    """Processor seconds of one process, its exit code, and what it said."""
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, cwd=folder, stdout=said, stderr=said)
+        _, status, spent = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)  # else Popen would wait for it again
+        said.seek(0)
+        return spent.ru_utime + spent.ru_stime, process.returncode, " ".join(said.read().split())
+
+
+def main() -> None:
+    """All cases; the exit code says whether each is as it should be."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--limit", type=float, default=0.7, help="processor seconds that a command may take")
+    parser.add_argument("--command", default=shlex.join([sys.executable, "-m", "leakscope.cli.main"]))
+    given = parser.parse_args()
+    wrong, most, began = 0, 0.0, time.perf_counter()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        furnish(folder)
+        for case in CASES:
+            seconds, code, said = measured([*shlex.split(given.command), *case.line.split()], folder)
+            good = seconds <= given.limit and code == case.code and case.says in said
+            wrong, most = wrong + (not good), max(most, seconds)
+            mark = "" if good else f"  WRONG: expected code {case.code} and {case.says!r}"
+            print(
+                f"{seconds:5.2f} s  limit {given.limit:.2f}  code {code}  {case.line:<64} {said[-60:]}{mark}",
+                flush=True,
+            )
+    print(f"{len(CASES)} commands, {wrong} wrong, at most {most:.2f} s; {time.perf_counter() - began:.0f} s in all")
+    raise SystemExit(wrong > 0)
+
+
+if __name__ == "__main__":
+    main()

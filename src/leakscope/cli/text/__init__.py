@@ -1,0 +1,1 @@
+"""What can be judged from text alone, before anything heavy is imported."""

@@ -1,0 +1,27 @@
+"""What may stand where data are asked for, as far as that shows in the text and on the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from leakscope.cli.rows import Family
+from leakscope.cli.text import spelling
+from leakscope.core.errors import BadInput
+
+LIST = ".csv"
+
+
+def data(text: str | None) -> None:
+    """Raises `BadInput` unless `text` is None, a folder, a CSV file or an expression for a source.
+
+    What is in a folder shows when it is read.
+    """
+    if text is None or Path(text).is_dir():
+        return
+    if Path(text).suffix.lower() == LIST:
+        if not Path(text).is_file():
+            raise BadInput(f"no file {text}; give a CSV file of recordings, a folder, or an expression such as Faces()")
+        return
+    if "(" not in text and ("/" in text or Path(text).suffix):
+        raise BadInput(f"no folder {text}; give a folder, a CSV file of recordings, or an expression such as Faces()")
+    spelling.expression(text, Family.DATASETS)

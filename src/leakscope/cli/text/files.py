@@ -1,0 +1,131 @@
+"""Whether the files and folders of a command are there and of the right kind, by name, header and place alone."""
+
+from __future__ import annotations
+
+import enum
+import json
+from pathlib import Path
+from typing import final
+
+from leakscope.core.errors import BadInput, DamagedRecord
+from leakscope.ledger.lock import is_lock
+
+TENSORS, PICKLES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt"), (".pkl", ".pickle")
+"""Suffixes of what `read_foreign` reads, and of what it reads only where that is allowed."""
+
+LONGEST = 100 * 2**20
+"""Bytes of a safetensors header; the library refuses longer ones."""
+
+PLAN, RECORD = "plan.json", ".safetensors"
+
+
+@final
+class Exchanged(enum.Enum):
+    """A kind of file that goes from hand to hand: its name in the file, and what a person calls it.
+
+    As in the headers of `ledger.exchange`, which need numpy; a test compares them.
+    """
+
+    UPDATE = ("update", "an update, as `leakscope capture` writes it")
+    SECRET = ("secret", "a secret, as `leakscope capture --secret` writes it")
+    CLAIM = ("claim", "a claim, as `leakscope attack` writes it")
+
+
+def exchanged(path: Path, kind: Exchanged) -> None:
+    """Raises `BadInput` unless `path` says of itself that it is of this kind. Damage is seen when it is read."""
+    name, wanted = kind.value
+    if not path.is_file():
+        raise BadInput(f"no file {path}; expected {wanted}")
+    found = _kind(path)
+    if found and found != name:
+        raise BadInput(f"{path.name} is {'an' if found.startswith('u') else 'a'} {found}, expected {wanted}")
+
+
+def _kind(path: Path) -> str:
+    """What a file calls itself; empty where it does not say so in a way that can be read."""
+    try:
+        with path.open("rb") as file:
+            # safetensors: eight bytes with the length of the header, least first, then the header as JSON
+            length = int.from_bytes(file.read(8), "little")
+            said = json.loads(file.read(length)) if length <= LONGEST else {}
+        return str(json.loads(said["__metadata__"]["leakscope"])["kind"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+
+
+def tensors(path: str | None, *, allow_pickle: bool = False) -> None:
+    """Raises `BadInput` unless `path` is None or a file of tensors, as its name says."""
+    if path is None:
+        return
+    place = Path(path)
+    if not place.is_file():
+        raise BadInput(f"no file {place}; expected .safetensors, .npz or .pt")
+    if place.suffix in PICKLES and not allow_pickle:
+        raise BadInput(
+            f"{path} is a pickle: reading it runs whatever code is in it; save it as .safetensors or .npz, or give "
+            "--allow-pickle if you trust who wrote it"
+        )
+    if place.suffix not in (*TENSORS, *PICKLES):
+        raise BadInput(f"{path} has the suffix {place.suffix!r}; expected .safetensors, .npz or .pt")
+
+
+def parent(path: Path | None, option: str) -> None:
+    """Raises `BadInput` where what is to be written to `path` would have a file for a folder, or be a folder."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder; give the name of a file for {option}")
+    blocked = next((above for above in path.parents if above.exists() and not above.is_dir()), None)
+    if blocked is not None:
+        raise BadInput(f"{blocked} is a file, so {path} cannot be in it; choose another {option}")
+
+
+def folder(path: Path, option: str) -> None:
+    """Raises `BadInput` where `path` cannot be a folder."""
+    blocked = next((one for one in (path, *path.parents) if one.exists() and not one.is_dir()), None)
+    if blocked is not None:
+        raise BadInput(f"{blocked} is a file; choose a folder for {option}")
+
+
+def room(place: Path, *, resume: bool, shared: bool) -> None:
+    """Raises `BadInput` where an audit cannot begin in `place`. shared: by shards, each of which goes on by itself."""
+    folder(place, "the run")
+    planned = _planned(place)
+    if planned is None:
+        # What a runner leaves that is killed before it writes the plan is not in the way.
+        names = [one.name for one in place.glob("*") if not is_lock(one.name) and not one.name.startswith(".")]
+        if names:
+            raise BadInput(f"{place} is not empty and holds no audit ({min(names)}, ...); choose another folder")
+    elif not resume and not shared:
+        have = len(list((place / "cells").glob(f"*{RECORD}")))
+        raise BadInput(
+            f"{place} already holds {have} of {planned} records; go on with --resume or choose another folder"
+        )
+
+
+def _planned(place: Path) -> int | None:
+    """How many cells the audit in a folder has, None where there is none. Raises `DamagedRecord`."""
+    plan = place / PLAN
+    if not plan.is_file():
+        return None
+    try:
+        said = json.loads(plan.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedRecord(f"{plan} is not JSON: {error}") from None
+    if not (isinstance(said, dict) and isinstance(said.get("cells"), dict) and "leakscope" in said):
+        raise DamagedRecord(f"{plan} is not the plan that an audit writes; choose another folder")
+    return len(said["cells"])
+
+
+def run(folder: Path) -> None:
+    """Raises `BadInput` unless an audit has left something in `folder`."""
+    if not folder.is_dir():
+        raise BadInput(f"{folder} is not a folder; give the folder of an audit, such as runs/demo")
+    if not any((folder / name).exists() for name in ("summary.json", PLAN, "cells")):
+        raise BadInput(f"{folder} holds no run: found neither summary.json nor cells; give the folder of an audit")
+
+
+def part(folder: Path) -> None:
+    """Raises `BadInput` or `DamagedRecord` unless an audit has begun in `folder`, so that it can be merged."""
+    if _planned(folder) is None:
+        raise BadInput(f"{folder} holds no audit; give the folders that `leakscope audit --shard` wrote")

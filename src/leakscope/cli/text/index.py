@@ -1,0 +1,59 @@
+"""The rows of the one table, read off the source of `cli/names.py` without importing what it imports.
+
+There is no second list that could fall behind: a row that is added there is found here, and a test compares the two.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+
+from leakscope.cli.rows import Family, Row, Trait
+from leakscope.cli.text.sources import source
+from leakscope.homes import Home, homes
+
+TABLE = "leakscope.cli.names"
+
+
+def rows(family: Family | None = None) -> tuple[Row, ...]:
+    """The rows of a family, or all, in the table's order: those of `names.rows`.
+
+    >>> [row.name for row in rows(Family.PROTOCOLS)]
+    ['FedSGD', 'FedAvg', 'DPSGD']
+    """
+    return tuple(row for row in _table() if family is None or row.family is family)
+
+
+def row_named(name: str) -> Row | None:
+    """The row with this name; None where there is none.
+
+    >>> row_named("Clip").summary, row_named("Clib")
+    ('scales the update down to a largest norm', None)
+    """
+    return next((row for row in _table() if row.name == name), None)
+
+
+@functools.cache
+def _table() -> tuple[Row, ...]:
+    body = source(TABLE).body
+    known, short = homes(body), _short(body)
+    (table,) = (node for node in body if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "ROWS")
+    assert isinstance(table.value, ast.Tuple)
+    return tuple(_row(line, known, short) for line in table.value.elts)
+
+
+def _short(body: list[ast.stmt]) -> dict[str, Family]:
+    """What `_A, _D, ... = Family` calls the families: the members, in their order."""
+    (line,) = (node for node in body if isinstance(node, ast.Assign) and ast.unparse(node.value) == Family.__name__)
+    assert isinstance(line.targets[0], ast.Tuple)
+    return {ast.unparse(name): one for name, one in zip(line.targets[0].elts, Family, strict=True)}
+
+
+def _row(node: ast.expr, known: dict[str, Home], short: dict[str, Family]) -> Row:
+    """`_row(FAMILY, BUILD, summary, example, *traits)`, as `names._row` understands it."""
+    assert isinstance(node, ast.Call)
+    family, build, *texts = node.args[:4]
+    summary, example = (*(ast.literal_eval(text) for text in texts), "")[:2]
+    home = known[ast.unparse(build)]
+    traits = frozenset(Trait[trait.attr] for trait in node.args[4:] if isinstance(trait, ast.Attribute))
+    return Row(home.name, short[ast.unparse(family)], home.module, summary, example or f"{home.name}()", traits)

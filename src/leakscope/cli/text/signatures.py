@@ -1,0 +1,141 @@
+"""What a class or function of leakscope takes, read off its source: a misspelled argument must not wait for torch.
+
+A second reading of what `inspect.signature` says of the imported object; a test compares them for every name that can
+stand in a plan.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from inspect import Parameter
+from typing import final
+
+from leakscope.cli.text.sources import source
+from leakscope.homes import Home, homes
+
+ENUMERATIONS = frozenset({"Enum", "StrEnum", "IntEnum"})
+
+
+@final
+@dataclass(frozen=True)
+class _Written:
+    """A default as it stands in the source; its repr is what a signature shows."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+@functools.cache
+def signature(home: Home) -> inspect.Signature | None:
+    """What the class or function at `home` takes; None where that does not show in the source.
+
+    >>> signature(Home("leakscope.mechanisms.defenses.clip", "Clip"))
+    <Signature (norm, order=2)>
+    """
+    place, node = _defined(home)
+    if isinstance(node, ast.FunctionDef):
+        return inspect.Signature(list(_of_function(node.args)))
+    if members(home) is not None:
+        return inspect.Signature([Parameter("value", Parameter.POSITIONAL_OR_KEYWORD)])
+    if not isinstance(node, ast.ClassDef):
+        return None
+    fields = _fields(place, node)
+    # As dataclasses do: what is given by keyword only comes last.
+    return None if fields is None else inspect.Signature(sorted(fields.values(), key=lambda one: one.kind))
+
+
+@functools.cache
+def members(home: Home) -> dict[str, object] | None:
+    """The members of an enumeration with their values; None of what is none.
+
+    >>> members(Home("leakscope.targets.losses", "Reduction"))
+    {'SUM': 'sum', 'MEAN': 'mean'}
+    """
+    _, node = _defined(home)
+    if not isinstance(node, ast.ClassDef) or not {_name(base) for base in node.bases} & ENUMERATIONS:
+        return None
+    return {
+        ast.unparse(line.targets[0]): ast.literal_eval(line.value) for line in node.body if isinstance(line, ast.Assign)
+    }
+
+
+def _defined(home: Home) -> tuple[Home, ast.stmt | None]:
+    """The class or function, where it is made; a name that is only handed on leads there."""
+    body = source(home.module).body
+    for line in body:
+        if isinstance(line, ast.ClassDef | ast.FunctionDef) and line.name == home.name:
+            return home, line
+    further = homes(body).get(home.name)
+    return _defined(further) if further is not None and _ours(further) else (home, None)
+
+
+def _ours(home: Home) -> bool:
+    return home.module.partition(".")[0] == __name__.partition(".")[0]
+
+
+def _name(base: ast.expr) -> str:
+    """The last name of a base class: `Enum` of `enum.Enum`, `AbstractAttack` of `AbstractAttack[Inputs]`."""
+    if isinstance(base, ast.Subscript):
+        return _name(base.value)
+    return base.attr if isinstance(base, ast.Attribute) else ast.unparse(base)
+
+
+def _of_function(given: ast.arguments) -> Iterator[Parameter]:
+    positional = [*given.posonlyargs, *given.args]
+    without: list[ast.expr | None] = [None] * (len(positional) - len(given.defaults))
+    for place, (one, default) in enumerate(zip(positional, [*without, *given.defaults], strict=True)):
+        alone = place < len(given.posonlyargs)  # what stands before a slash has no name for the caller
+        yield _parameter(one.arg, default, Parameter.POSITIONAL_ONLY if alone else Parameter.POSITIONAL_OR_KEYWORD)
+    for one, default in zip(given.kwonlyargs, given.kw_defaults, strict=True):
+        yield _parameter(one.arg, default, Parameter.KEYWORD_ONLY)
+
+
+def _parameter(name: str, default: ast.expr | None, kind: inspect._ParameterKind) -> Parameter:
+    shown = Parameter.empty if default is None else _Written(ast.unparse(default))
+    return Parameter(name, kind, default=shown)
+
+
+def _fields(place: Home, node: ast.ClassDef) -> dict[str, Parameter] | None:
+    """The fields of a dataclass, those of its bases first; a field that is declared again keeps its first place.
+
+    None where the class is no dataclass, or writes its own `__init__`.
+    """
+    found: dict[str, Parameter] = {}
+    for base in reversed(node.bases):
+        above, parent = _defined(Home(place.module, _name(base)))
+        if isinstance(parent, ast.ClassDef):
+            found |= _fields(above, parent) or {}
+    marks = [mark for mark in node.decorator_list if "dataclass" in ast.unparse(mark).partition("(")[0]]
+    own = [line for line in node.body if isinstance(line, ast.FunctionDef) and line.name == "__init__"]
+    if own or not (marks or found):
+        return None
+    for line in node.body if marks else []:
+        if isinstance(line, ast.AnnAssign) and not ast.unparse(line.annotation).startswith(("ClassVar", "Final")):
+            one = _field(line)
+            found |= {} if one is None else {one.name: one}
+    return found
+
+
+def _field(line: ast.AnnAssign) -> Parameter | None:
+    """One declared field; None of one that is not given to the constructor."""
+    default, name = line.value, ast.unparse(line.target)
+    if not (isinstance(default, ast.Call) and ast.unparse(default.func) in ("field", "dataclasses.field")):
+        return _parameter(name, default, Parameter.POSITIONAL_OR_KEYWORD)
+    said = {one.arg: one.value for one in default.keywords}
+    if "init" in said and not ast.literal_eval(said["init"]):
+        return None
+    kind = Parameter.KEYWORD_ONLY if "kw_only" in said else Parameter.POSITIONAL_OR_KEYWORD
+    return _parameter(name, said.get("default") or _made(said.get("default_factory")), kind)
+
+
+def _made(factory: ast.expr | None) -> ast.expr | None:
+    """What a factory makes, as a person would write it: `Adam()` of `Adam`, `Shrink(9)` of `lambda: Shrink(9)`."""
+    if factory is None:
+        return None
+    return factory.body if isinstance(factory, ast.Lambda) else ast.Call(factory, [], [])

@@ -1,0 +1,236 @@
+"""Whether an expression such as `FedAvg(steps=4, lr=0.1) >> Clip(1.0)` is well written, before anything is imported.
+
+Names, arguments, members and what may be combined with what are judged here; whether a value is in range only the
+object itself can say (`cli.expressions`).
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+
+from leakscope.cli.plan_keys import FACTS
+from leakscope.cli.rows import Family
+from leakscope.cli.text.index import row_named, rows
+from leakscope.cli.text.signatures import members, signature
+from leakscope.core.errors import BadInput, UnknownName
+from leakscope.homes import Home
+
+SINGULAR = {
+    Family.ATTACKS: "attack",
+    Family.DEFENSES: "defense",
+    Family.PROTOCOLS: "mechanism",
+    Family.METRICS: "metric",
+    Family.TARGETS: "target",
+    Family.DATASETS: "dataset",
+    Family.PARTS: "part",
+}
+
+DOMAINS = {
+    "Images": Home("leakscope.domains.vision", "Images"),
+    "Frames": Home("leakscope.domains.speech", "Frames"),
+    "Text": Home("leakscope.domains.text", "Text"),
+}
+
+NOUNS = {**{name: Home("leakscope.core.facts", name) for name in (*FACTS, "LayerStatistics")}, **DOMAINS}
+"""What else has a name in an expression: domains and facts, which are in no list of `leakscope list`."""
+
+OTHERS = {"domain": tuple(DOMAINS), "fact": FACTS}
+"""What is known where no name of the table is meant."""
+
+OPERATORS = (ast.RShift, ast.Add, ast.Mult)
+
+DEEPEST = 100
+"""Calls inside of calls, and terms in a row: far more than anybody writes, far fewer than Python's stack holds."""
+
+UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
+"""What Python's parser raises: a null byte is a `ValueError`, a thousand brackets are one of the last two."""
+
+
+def expression(text: str, family: Family) -> ast.expr:
+    """The syntax tree of `text`, if it can be an object of the family as far as that shows in the text.
+
+    Raises `UnknownName` for a name, an argument or a member that does not exist, `BadInput` for anything else.
+
+    >>> expression("FedSGD() >> Clip(nrom=1.0)", Family.PROTOCOLS)
+    Traceback (most recent call last):
+    leakscope.core.errors.UnknownName: unknown argument of Clip 'nrom'; did you mean 'norm'? known: norm, order
+    """
+    what = SINGULAR[family]
+    tree = read(text, what, example(family))
+    if isinstance(tree, ast.Name):
+        row = row_named(tree.id)
+        raise BadInput(f"{text} is a name, not yet {an(what)}; write {row.example if row else example(family)}")
+    if _family(tree) is not family:
+        raise BadInput(f"expected {an(what)}, got {text!r}; write for example {example(family)}")
+    return tree
+
+
+def domain(text: str) -> ast.expr:
+    """The syntax tree of a domain: `Images(3, 32, 32)`, `Frames(26)`, or in short 3x32x32. Raises `BadInput`."""
+    instead = "3x32x32, or Images(3, 32, 32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)), or Frames(26)"
+    short = re.fullmatch(r"(\d+)[x,](\d+)[x,](\d+)", text.replace(" ", ""))
+    tree = read(f"Images({','.join(short.groups())})" if short else text, "domain", instead)
+    if not (isinstance(tree, ast.Call) and ast.unparse(tree.func) in DOMAINS):
+        raise BadInput(f"expected a domain, got {text!r}; write for example {instead}")
+    return tree
+
+
+def fact(text: str) -> ast.expr:
+    """The syntax tree of a fact with its value, `BatchSize(4)`, or of the name of a kind. Raises `BadInput`.
+
+    >>> ast.unparse(fact("TrueLabels"))
+    'TrueLabels'
+    """
+    if text.strip().isidentifier():
+        kind(text.strip())
+    tree = read(text, "fact", "BatchSize(4)")
+    named = tree.func if isinstance(tree, ast.Call) else tree
+    if ast.unparse(named) not in FACTS:
+        raise BadInput(f"expected a fact, got {text!r}; write for example BatchSize(4)")
+    return tree
+
+
+def kind(name: str) -> None:
+    """Raises `UnknownName` unless `name` is a kind of fact that can be told."""
+    if name not in FACTS:
+        raise UnknownName("fact", name, FACTS)
+
+
+def read(text: str, what: str, instead: str) -> ast.expr:
+    """The syntax tree of `text`, which is to be a `what` such as `instead`. Raises `BadInput`, `UnknownName`."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+        if _depth(tree) > DEEPEST:
+            raise BadInput(f"the {what} {text[:60]!r}... is nested more than {DEEPEST} deep; write it shorter")
+        _judge(tree, what)
+    except BadInput:
+        raise
+    except UNREADABLE as error:
+        why = error.msg if isinstance(error, SyntaxError) else str(error) or "too deeply nested"
+        raise BadInput(f"cannot read the {what} {text!r}: {why}; write for example {instead}") from None
+    return tree
+
+
+def an(what: str) -> str:
+    """With its article.
+
+    >>> an("attack"), an("part")
+    ('an attack', 'a part')
+    """
+    return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
+
+
+def example(family: Family) -> str:
+    """How one may be written: the first of the table."""
+    return rows(family)[0].example
+
+
+def home(name: str, what: str) -> Home:
+    """Where a name of an expression is from. Raises `UnknownName` for one that is neither in the table nor a noun."""
+    if name in NOUNS:
+        return NOUNS[name]
+    row = row_named(name)
+    if row is None:
+        raise UnknownName(what, name, OTHERS.get(what) or [one.name for one in rows()])
+    return Home(row.home, row.name)
+
+
+def _depth(node: ast.AST) -> int:
+    return 1 + max(map(_depth, ast.iter_child_nodes(node)), default=0)
+
+
+def _judge(node: ast.expr, what: str) -> None:
+    """Raises for what cannot be, from the inside out, so that the first mistake of several is told."""
+    # Ours and not `eval`, however restricted: a plan is a file from somebody else, and whatever reaches an attribute or
+    # an index of a Python object can run code. Each form that is allowed has its line here; everything else is refused.
+    if isinstance(node, ast.Constant):
+        return
+    if isinstance(node, ast.Name):
+        home(node.id, what)
+    elif isinstance(node, ast.Tuple | ast.List):
+        for item in node.elts:
+            _judge(item, what)
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
+        _judge_number(node.operand)
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, OPERATORS):
+        _judge_combined(node, what)
+    elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        _judge_member(node, node.value, what)
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        _judge_call(node, node.func.id, what)
+    else:
+        raise BadInput(
+            f"{ast.unparse(node)!r} cannot stand in a plan; use names of `leakscope list`, calls, numbers and >>"
+        )
+
+
+def _judge_number(node: ast.Constant) -> None:
+    if isinstance(node.value, bool) or not isinstance(node.value, int | float):
+        raise BadInput(f"expected a number after the minus sign, got {node.value!r}")
+
+
+def _judge_combined(node: ast.BinOp, what: str) -> None:
+    for side in (node.left, node.right):
+        _judge(side, what)
+    for side in (node.left, node.right):
+        if isinstance(side, ast.Name):
+            raise BadInput(f"{ast.unparse(node)!r} names {side.id} only; add parentheses with its arguments")
+    left, right = _family(node.left), _family(node.right)
+    if isinstance(node.op, ast.RShift):
+        fits = left is Family.PROTOCOLS and right is Family.DEFENSES
+    else:
+        fits = {left, right} <= {Family.PARTS, None}
+    if not fits:
+        raise BadInput(
+            f"{ast.unparse(node)!r} does not combine: {_kind(node.left)} with {_kind(node.right)}; "
+            ">> puts a defense after a protocol, + and * combine priors"
+        )
+
+
+def _judge_member(node: ast.Attribute, owner: ast.Name, what: str) -> None:
+    known = members(home(owner.id, what))
+    if known is None:
+        raise BadInput(f"{ast.unparse(node)!r} cannot stand in a plan: only enumerations have members")
+    if node.attr not in known:
+        raise UnknownName(owner.id, node.attr, known)
+
+
+def _judge_call(node: ast.Call, name: str, what: str) -> None:
+    place = home(name, what)
+    takes = signature(place)
+    for item in node.args:
+        _judge(item, what)
+    for keyword in node.keywords:
+        if keyword.arg is None:
+            raise BadInput(f"{ast.unparse(node)!r}: ** cannot stand in a plan; write the arguments out")
+        if takes is not None and keyword.arg not in takes.parameters:
+            raise UnknownName(f"argument of {name}", keyword.arg, takes.parameters)
+        _judge(keyword.value, what)
+    try:
+        if takes is not None:
+            takes.bind(*node.args, **{str(keyword.arg): keyword.value for keyword in node.keywords})
+    except TypeError as error:
+        raise BadInput(f"{ast.unparse(node)}: {error}; it takes {name}{takes}") from None
+    values, given = members(place), [*node.args, *(keyword.value for keyword in node.keywords)]
+    if values is not None and isinstance(given[0], ast.Constant) and given[0].value not in values.values():
+        raise UnknownName(name, str(given[0].value), map(str, values.values()))
+
+
+def _family(node: ast.expr) -> Family | None:
+    """Whose object it will be; None of what is in no family: numbers, texts, domains, facts."""
+    if isinstance(node, ast.BinOp):
+        if isinstance(node.op, ast.RShift):
+            return Family.PROTOCOLS
+        return Family.PARTS if Family.PARTS in (_family(node.left), _family(node.right)) else None
+    # A call is an object of the family of its name, and so is the member of an enumeration.
+    named = node.func if isinstance(node, ast.Call) else node.value if isinstance(node, ast.Attribute) else None
+    row = row_named(named.id) if isinstance(named, ast.Name) else None
+    return None if row is None else row.family
+
+
+def _kind(node: ast.expr) -> str:
+    """What a person calls it: the name before the brackets, or the type of a value."""
+    if isinstance(node, ast.Call):
+        return ast.unparse(node.func)
+    return type(node.value).__name__ if isinstance(node, ast.Constant) else ast.unparse(node)

@@ -1,0 +1,304 @@
+"""What is judged from text alone: the rows, signatures and kinds of the objects, and nothing heavy is loaded for it.
+
+The oracle is what is imported: the table, `inspect.signature`, enumerations, headers, suffixes.
+"""
+
+from __future__ import annotations
+
+import ast
+import enum
+import inspect
+import json
+import runpy
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from leakscope.cli import models, names
+from leakscope.cli.expressions import build
+from leakscope.cli.main import app
+from leakscope.cli.rows import Family, Row, Trait
+from leakscope.cli.text import files, index, spelling
+from leakscope.cli.text import models as model_texts
+from leakscope.cli.text import plan as plan_text
+from leakscope.cli.text.asked import Kind
+from leakscope.cli.text.signatures import members, signature
+from leakscope.core.errors import BadInput, BadPlan, LeakscopeError
+from leakscope.homes import Home
+from leakscope.ledger.exchange import ClaimHeader, ReleaseKind, SecretHeader, UpdateHeader
+from leakscope.targets.files import foreign
+
+ROOT = Path(__file__).parents[1]
+COMMAND_LINE = runpy.run_path(str(ROOT / "benchmarks" / "command_line.py"))
+HEAVY = ("torch", "numpy", "scipy", "sklearn", "pydantic", "matplotlib", "jinja2")
+
+
+def home(row: Row) -> Home:
+    return Home(row.home, row.name)
+
+
+# --- the table without its imports ----------------------------------------------------------------------------------
+
+
+def test_the_rows_that_are_read_are_those_of_the_table() -> None:
+    assert index.rows() == names.ROWS
+    assert [index.rows(family) for family in Family] == [names.rows(family) for family in Family]
+    assert all(index.row_named(row.name) == row for row in names.ROWS)
+
+
+def test_a_row_imports_what_it_names() -> None:
+    for row in names.ROWS:
+        assert (row.build.__name__, row.build.__module__) == home(row)[::-1]
+
+
+def test_a_new_row_is_read_without_a_second_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source alone: one import, one row."""
+    text = (
+        "from leakscope.a import Old\nfrom leakscope.b import Fresh, Older as Aged\n"
+        "_A, _D, _P, _M, _T, _S, _X = Family\n"
+        "ROWS: tuple[Row, ...] = (_row(_A, Old, 'old'), _row(_D, Fresh, 'a ' 'b', 'Fresh(1)', T.RANDOM, T.SMALL),\n"
+        "    _row(_X, Aged, 'x', '', T.TEXT))"
+    )
+    monkeypatch.setattr(index, "source", lambda module: ast.parse(text))
+    assert index._table.__wrapped__() == (
+        Row("Old", Family.ATTACKS, "leakscope.a", "old", "Old()"),
+        Row("Fresh", Family.DEFENSES, "leakscope.b", "a b", "Fresh(1)", frozenset({Trait.RANDOM, Trait.SMALL})),
+        Row("Older", Family.PARTS, "leakscope.b", "x", "Older()", frozenset({Trait.TEXT})),
+    )
+
+
+PLACES = [*(home(row) for row in names.ROWS), *spelling.NOUNS.values()]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
+def test_a_signature_that_is_read_is_that_of_the_object(place: Home) -> None:
+    made = getattr(__import__(place.module, fromlist=[place.name]), place.name)
+    read = signature(place)
+    assert read is not None
+    if isinstance(made, type) and issubclass(made, enum.Enum):
+        assert members(place) == {name: one.value for name, one in made.__members__.items()}
+        return
+    assert members(place) is None
+    real = inspect.signature(made).parameters
+    assert [(one.name, one.kind) for one in read.parameters.values()] == [(o.name, o.kind) for o in real.values()]
+    for name, one in real.items():
+        shown, empty = read.parameters[name].default, inspect.Parameter.empty
+        assert (shown is empty) is (one.default is empty)
+        if isinstance(one.default, int | str | None):
+            assert ast.literal_eval(repr(shown)) == one.default or repr(shown).isupper()  # or the name of a constant
+
+
+TOYS = """
+from dataclasses import KW_ONLY, dataclass, field
+from enum import Enum, auto
+from typing import ClassVar
+
+@dataclass(frozen=True)
+class Above:
+    size: int
+    depth: int = 2
+    kind: ClassVar[int] = 7
+
+@dataclass(frozen=True)
+class Below(Above):
+    size: int = 1
+    later: tuple = field(default_factory=lambda: (1, 2), kw_only=True)
+    hidden: int = field(default=3, init=False)
+    made: list = field(default_factory=list)
+    plain: int = field(default=5, repr=False)
+
+class Bare(Above):
+    note: str = "no field, since this is no dataclass"
+
+def function(a, /, b, c=1, *, d, e=2): ...
+"""
+
+
+@pytest.mark.parametrize("name", ["Above", "Below", "Bare", "function"])
+def test_whatever_dataclasses_do_is_read(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    toys = types.ModuleType("leakscope.toys")
+    monkeypatch.setitem(sys.modules, toys.__name__, toys)  # dataclasses look their module up
+    exec(TOYS, toys.__dict__)
+    monkeypatch.setattr("leakscope.cli.text.signatures.source", lambda module: ast.parse(TOYS))
+    read, real = signature.__wrapped__(Home("leakscope.toys", name)), inspect.signature(getattr(toys, name))
+    assert list(read.parameters) == list(real.parameters)
+    for one, other in zip(read.parameters.values(), real.parameters.values(), strict=True):
+        empty = inspect.Parameter.empty
+        assert (one.kind, one.default is empty) == (other.kind, other.default is empty)
+
+
+def test_a_default_is_shown_as_one_would_write_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leakscope.cli.text.signatures.source", lambda module: ast.parse(TOYS))
+    shown = str(signature.__wrapped__(Home("leakscope.toys", "Below")))
+    assert shown == "(size=1, depth=2, made=list(), plain=5, *, later=(1, 2))"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "class A:\n    x: int\n",
+        "from dataclasses import dataclass\n@dataclass\nclass A:\n    def __init__(self, *args): ...\n",
+        "A = 3\n",
+        "from elsewhere import A\n",
+    ],
+)
+def test_what_does_not_show_in_the_source_is_left_to_the_object(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr("leakscope.cli.text.signatures.source", lambda module: ast.parse(text))
+    assert signature.__wrapped__(Home("leakscope.toys", "A")) is None
+
+
+# --- kinds and suffixes ---------------------------------------------------------------------------------------------
+
+
+def test_kinds_of_files_are_called_as_their_headers_call_them() -> None:
+    headers = (UpdateHeader, SecretHeader, ClaimHeader)
+    assert [one.value for one in files.Exchanged] == [(header.kind, header.wanted) for header in headers]
+    assert {one.value for one in Kind} < {one.value for one in ReleaseKind}
+
+
+def test_suffixes_are_those_that_are_read(tmp_path: Path) -> None:
+    for suffix in (*files.TENSORS, *files.PICKLES, ".txt", ""):
+        path = tmp_path / f"file{suffix}"
+        path.write_bytes(b"nothing")
+        with pytest.raises(BadInput) as real:
+            foreign.read_foreign(path)
+        by_name = str(real.value).startswith((f"{path} has the suffix", f"{path} is a pickle:"))
+        if by_name:
+            with pytest.raises(BadInput) as early:
+                files.tensors(str(path))
+            assert str(early.value) == str(real.value)
+        else:
+            files.tensors(str(path))
+
+
+def test_a_file_that_says_nothing_of_itself_is_left_to_its_reader(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    for content in (b"", b"\xff" * 20, b"\x02" + b"\0" * 7 + b"{}", json.dumps([1]).encode()):
+        path.write_bytes(content)
+        files.exchanged(path, files.Exchanged.UPDATE)
+    np.savez(tmp_path / "y.npz", np.zeros(3))
+    files.exchanged(tmp_path / "y.npz", files.Exchanged.UPDATE)
+
+
+def test_libraries_are_those_that_can_be_built() -> None:
+    assert {prefix: one.extra for prefix, one in models.LIBRARIES.items()} == model_texts.EXTRAS
+    assert all(prefix == one.package for prefix, one in models.LIBRARIES.items())
+
+
+# --- expressions ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "family", "says"),
+    [
+        ("Limit('nrom')", Family.PARTS, "unknown Limit 'nrom'; did you mean 'norm'"),
+        ("GaussianNoise(0.1, std=2)", Family.DEFENSES, "multiple values for argument 'std'"),
+        ("Clip(*(1,))", Family.DEFENSES, "'*(1,)' cannot stand in a plan"),
+        ("FedSGD() >> FedSGD()", Family.PROTOCOLS, "does not combine: FedSGD with FedSGD; >> puts a defense after"),
+        ("Clip(1.0) + Clip(1.0)", Family.DEFENSES, "does not combine: Clip with Clip"),
+        ("FedSGD() >> Clip(1.0)", Family.ATTACKS, "expected an attack, got"),
+        ("3", Family.PARTS, "expected a part, got '3'"),
+        ("('a' * 99999999999999, 1)", Family.PARTS, "expected a part"),
+        ("MLP(('a' * 99999999999999,))", Family.TARGETS, "does not combine: str with int"),
+        ("(" * 300, Family.PARTS, "cannot read the part"),
+        ("-" * 9000 + "1", Family.PARTS, "cannot read the part"),
+        ("FedSGD()" + " >> Clip(1.0)" * 300, Family.PROTOCOLS, "is nested more than 100 deep"),
+        ("\0", Family.PARTS, "null bytes"),
+        ("", Family.DEFENSES, "cannot read the defense ''"),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else None,
+)
+def test_texts_that_end_in_one_sentence(text: str, family: Family, says: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        build(text, family)
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("row", names.ROWS, ids=lambda row: row.name)
+def test_what_can_be_built_is_well_written(row: Row) -> None:
+    """The examples, and what objects print of themselves, which records and files hold."""
+    spelling.expression(row.example, row.family)
+    spelling.expression(repr(build(row.example, row.family)), row.family)
+
+
+@pytest.mark.parametrize("text", ["0.1 * TotalVariation() + 2 * Range()", "Limit(value='norm')", "By.FRAME"])
+def test_parts_may_be_combined(text: str) -> None:
+    assert isinstance(spelling.expression(text, Family.PARTS), ast.expr)
+
+
+@pytest.mark.parametrize("text", ["LeNet()", "torchvision:resnet18", "timm:a/b@img_size=32", "here.there:Net.inner"])
+def test_every_way_to_name_a_model_is_known(text: str) -> None:
+    model_texts.model(text)
+
+
+# --- plans ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "plans").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_plans_of_the_repository_are_well_written(path: Path) -> None:
+    assert plan_text.read(path).scenes
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\xff\xfe", "cannot be read as text"),
+        (b"a = " + b"[" * 5000, "not TOML"),
+        (b'title = " "\n[[scene]]\ndataset = "Faces()"\ntarget = "LeNet()"\n', "the plan needs a title"),
+        (b'title = "a"\n', "the plan needs at least one scene"),
+    ],
+)
+def test_files_that_are_no_plans(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "p.toml"
+    path.write_bytes(content)
+    with pytest.raises((BadInput, BadPlan), match=says):
+        plan_text.read(path)
+
+
+# --- nothing heavy --------------------------------------------------------------------------------------------------
+
+
+def test_no_mistake_waits_for_torch(tmp_path: Path) -> None:
+    """All cases of the benchmark in one process, which must not have loaded anything heavy in the end."""
+    code = f"""
+        import json, runpy, sys
+        from pathlib import Path
+        from typer.testing import CliRunner
+        from leakscope.cli.main import app
+        given = runpy.run_path({str(ROOT / "benchmarks" / "command_line.py")!r})
+        given["furnish"](Path())
+        for case in given["CASES"]:
+            result = CliRunner().invoke(app, case.line.split())
+            said = " ".join((result.stdout + result.stderr).split())
+            loaded = sorted(set({HEAVY!r}) & set(sys.modules))
+            print(json.dumps([case.line, result.exit_code == case.code, case.says in said, loaded, said[-300:]]))
+    """
+    lines = [line.removeprefix("        ") for line in code.splitlines()]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(said) == len(COMMAND_LINE["CASES"]) > 100
+    assert [one for one in said if one[1:4] != [True, True, []]] == []
+
+
+@pytest.mark.parametrize("case", [one for one in COMMAND_LINE["CASES"] if one.code], ids=lambda case: case.line)
+def test_a_mistake_is_told_on_stderr_without_a_traceback(
+    case: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    COMMAND_LINE["furnish"](tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    result = CliRunner().invoke(app, case.line.split())
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Traceback" not in result.stderr
+    own = result.stderr.startswith("leakscope: ")
+    assert len(result.stderr.splitlines()) == 1 or not own, "our own errors are one line; click's show the usage first"
+    assert sorted(tmp_path.rglob("*")) == before, "nothing was written"
+    assert isinstance(result.exception, SystemExit | LeakscopeError)
