@@ -343,7 +343,7 @@ def whole():
 def lists():
     class Two(Net):
         def forward(self, x):
-            return [Net.forward(self, x)]
+            return [Net.forward(self, x), Net.forward(self, x)]
     return Two()
 """
 SMALL = Images(3, 2, 2)
@@ -605,10 +605,21 @@ DEFECTS = {
         around(torch.no_grad()(torch.tanh), after=torch.detach), dense, E, "gradient", "any parameter"
     ),
     "dictionary": Defect(
-        around(after=lambda y: {"logits": y, "loss": y.sum()}), around(), E, "output shape", "one of its logits, loss"
+        around(after=lambda y: {"logits": y, "other": -y}),
+        around(after=lambda y: {"logits": y, "loss": y.sum()}),
+        E,
+        "output shape",
+        r"it has logits \(3, 4\), other \(3, 4\): name the right one, as in feed=InputsOnly\(pick='logits'\)",
     ),
-    "object": Defect(around(after=Logits), around(), E, "output shape", r"forward returns its \.logits"),
-    "tuple": Defect(around(after=lambda y: (y, None)), around(), E, "output shape", "forward returns one of them"),
+    "object": Defect(
+        around(after=lambda y: Logits(y[:, :3])), around(after=Logits), E, "output shape", r"it has logits \(3, 3\)"
+    ),
+    "tuple": Defect(
+        around(after=lambda y: (y, y)), around(after=lambda y: (y, None)), E, "output shape", r"InputsOnly\(pick=0\)"
+    ),
+    "nothing": Defect(
+        around(after=lambda y: None), around(), E, "output shape", "returns a NoneType, expected one tensor of logits"
+    ),
     "a class per step": Defect(
         around(after=lambda y: y[:, None].expand(-1, 5, -1)), around(), E, "output shape", r"loss of sequences \(CTC\)"
     ),

@@ -32,7 +32,7 @@ def client_gradient(module: nn.Module, target: Target, batch: Batch) -> dict[str
     """
     copied = dataclasses.replace(batch, inputs=batch.inputs.detach().clone(), labels=batch.labels.detach().clone())
     module.zero_grad(set_to_none=True)
-    loss = target.loss(module(copied.inputs), copied)
+    loss = target.loss(target.through(module, copied), copied)
     if not loss.requires_grad:
         raise BadInput("the loss does not depend on any parameter; check the model's forward")
     loss.backward()

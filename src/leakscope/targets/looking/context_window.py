@@ -15,6 +15,7 @@ from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 from leakscope.targets.looking.dense_ends import probe_inputs
+from leakscope.targets.looking.tape import Call, named, recorded
 
 
 @final
@@ -94,10 +95,12 @@ def context_window(target: Target) -> ContextWindow:
     """
     inputs, calls = _calls(target)
     frames = inputs[0].cpu().double().numpy()
-    for name, module, given in calls:
-        if module.bias is None or given.numel() != len(frames) * module.in_features:
+    for call in calls:
+        given = call.given
+        # one window per frame: a layer that is fed fewer or more numbers than T * D sees something else
+        if call.bias is None or given.numel() != len(frames) * given.shape[-1]:
             continue
-        window = _traced(given.reshape(len(frames), -1).cpu().double().numpy(), frames, f"{name}." if name else "")
+        window = _traced(given.reshape(len(frames), -1).cpu().double().numpy(), frames, call.prefix)
         if window is not None:
             return window
     raise NoSuchLayer(
@@ -106,30 +109,18 @@ def context_window(target: Target) -> ContextWindow:
     )
 
 
-def _calls(target: Target) -> tuple[Tensor, list[tuple[str, nn.Linear, Tensor]]]:
-    """A probing utterance (1, T, F) and every dense layer's input for it, in the order of the calls."""
+def _calls(target: Target) -> tuple[Tensor, list[Call]]:
+    """A probing utterance (1, T, F) and every call of a dense layer on it, in their order."""
     if len(target.domain.shape) != 2:
         raise NoSuchLayer(f"{target.name} takes inputs of shape {target.domain.shape}, not frames (T, F)")
-    calls: list[tuple[str, nn.Linear, Tensor]] = []
-    handles = []
-
-    def watch(name: str, module: nn.Linear) -> None:
-        def hook(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            calls.append((name, module, given[0].detach().clone()))
-
-        handles.append(module.register_forward_pre_hook(hook))
-
     key = Key(0).child("windows")
-    try:
-        for name, module in target.module.named_modules():
-            if isinstance(module, nn.Linear):
-                watch(name, module)
-        inputs = probe_inputs(target, 1, key=key)
-        with key.child("model").isolated(), torch.no_grad():
-            target.outputs(target.parameters(), inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    inputs = probe_inputs(target, 1, key=key)
+    with (
+        recorded(target.module, named(target.module, nn.Linear)) as calls,
+        key.child("model").isolated(),
+        torch.no_grad(),
+    ):
+        target.outputs(target.parameters(), inputs)
     return inputs, calls
 
 

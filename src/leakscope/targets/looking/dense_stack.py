@@ -14,6 +14,7 @@ from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.context_window import ContextWindow
 from leakscope.targets.looking.dense_ends import probe_inputs
+from leakscope.targets.looking.tape import named, recorded
 
 Array = NDArray[np.float64]
 
@@ -93,38 +94,25 @@ class _Layer:
 
 @final
 @dataclass(frozen=True, eq=False)
-class _Call:
+class _Numbers:
+    """What a dense layer was given and produced, a row per frame; the name of its bias or nothing."""
+
     bias: str
     given: Array
     produced: Array
 
 
-def _dense_calls(target: Target, loudness: float) -> dict[str, _Call]:
+def _dense_calls(target: Target, loudness: float) -> dict[str, _Numbers]:
     """Every dense layer by the name of its weight, in the order of the calls, on noise of that loudness."""
-    calls: dict[str, _Call] = {}
-    handles = []
-
-    def watch(name: str, module: nn.Linear) -> None:
-        prefix = f"{name}." if name else ""
-
-        def hook(_: nn.Module, given: tuple[Tensor, ...], returned: Tensor) -> None:
-            bias = "" if module.bias is None else f"{prefix}bias"
-            calls[f"{prefix}weight"] = _Call(bias, _numbers(given[0]), _numbers(returned))
-
-        handles.append(module.register_forward_hook(hook))
-
     key = Key(0).child("stack")
-    try:
-        for name, module in target.module.named_modules():
-            if isinstance(module, nn.Linear):
-                watch(name, module)
-        inputs = loudness * probe_inputs(target, 1, key=key)
-        with key.child("model").isolated(), torch.no_grad():
-            target.outputs(target.parameters(), inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls
+    inputs = loudness * probe_inputs(target, 1, key=key)
+    with (
+        recorded(target.module, named(target.module, nn.Linear)) as calls,
+        key.child("model").isolated(),
+        torch.no_grad(),
+    ):
+        target.outputs(target.parameters(), inputs)
+    return {call.weights[0]: _Numbers(call.bias or "", _numbers(call.given), _numbers(call.returned)) for call in calls}
 
 
 def _numbers(values: Tensor) -> Array:

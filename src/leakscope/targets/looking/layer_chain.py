@@ -9,12 +9,12 @@ from typing import final
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from leakscope.core.errors import NoSuchLayer
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import probe_inputs
+from leakscope.targets.looking.tape import Call, leaves, recorded
 
 Layer = nn.Conv2d | nn.Linear
 Activation = nn.ReLU | nn.LeakyReLU | nn.ELU | nn.Tanh | nn.Sigmoid | nn.Softplus
@@ -42,15 +42,6 @@ class Link:
     given: tuple[int, ...]
     returned: tuple[int, ...]
     activation: Activation | None = None
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class _Call:
-    name: str
-    module: nn.Module
-    given: Tensor
-    returned: Tensor
 
 
 def chain(target: Target) -> tuple[Link, ...]:
@@ -85,37 +76,21 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return one.numel() == other.numel() and torch.equal(one.flatten(1), other.flatten(1))
 
 
-def _calls(target: Target) -> tuple[list[_Call], Tensor, Tensor]:
+def _calls(target: Target) -> tuple[list[Call], Tensor, Tensor]:
     """Every call of a module without children on two probing inputs, with the model's input and output."""
-    calls: list[_Call] = []
-    given: list[Tensor] = []
-    handles: list[RemovableHandle] = []
-
-    def watch(name: str, module: nn.Module) -> None:
-        # Copied on the way in and out: a layer in place overwrites what the one before returned.
-        def before(_: nn.Module, fed: tuple[Tensor, ...]) -> None:
-            given.append(fed[0].detach().clone())
-
-        def after(_: nn.Module, fed: tuple[Tensor, ...], returned: Tensor) -> None:
-            calls.append(_Call(name, module, given.pop(), returned.detach().clone()))
-
-        handles.extend((module.register_forward_pre_hook(before), module.register_forward_hook(after)))
-
     key = Key(0).child("chain")
-    try:
-        for name, module in target.module.named_modules():
-            if not any(module.children()):
-                watch(name, module)
-        inputs = probe_inputs(target, 2, key=key)
-        with key.child("model").isolated(), torch.no_grad():
-            outputs = target.outputs(target.parameters(), inputs.clone())
-    finally:
-        for handle in handles:
-            handle.remove()
+    inputs = probe_inputs(target, 2, key=key)
+    with (
+        recorded(target.module, leaves(target.module)) as calls,
+        key.child("model").isolated(),
+        torch.no_grad(),
+    ):
+        # a copy: a model that begins in place must not change what its first layer is compared with
+        outputs = target.outputs(target.parameters(), inputs.clone())
     return calls, inputs, outputs
 
 
-def _link(call: _Call, links: list[Link]) -> Link:
+def _link(call: Call, links: list[Link]) -> Link:
     """Raises `NoSuchLayer` when it is a layer that the recursion does not know."""
     module = call.module
     assert isinstance(module, Layer)
@@ -128,9 +103,8 @@ def _link(call: _Call, links: list[Link]) -> Link:
         raise NoSuchLayer(f"{said} pads by {module.padding!r}; give the padding in numbers")
     if isinstance(module, nn.Linear) and call.given.dim() != 2:
         raise NoSuchLayer(f"{said} is applied to several places of one example, {tuple(call.given.shape[1:])}")
-    prefix = f"{call.name}." if call.name else ""
-    bias = None if module.bias is None else f"{prefix}bias"
-    return Link(call.name, module, f"{prefix}weight", bias, tuple(call.given.shape[1:]), tuple(call.returned.shape[1:]))
+    shapes = tuple(call.given.shape[1:]), tuple(call.returned.shape[1:])
+    return Link(call.name, module, call.weights[0], call.bias, *shapes)
 
 
 def _activated(links: list[Link], activation: Activation, said: str) -> list[Link]:

@@ -72,9 +72,9 @@ def patch_entry(target: Target) -> PatchEntry:
     if len(target.domain.shape) != 3:
         raise NoSuchLayer(f"{target.name} takes inputs of shape {target.domain.shape}, not images")
     images = distinct(target, 3)
-    with running(target) as (module, calls):
+    with running(target) as (model, calls):
         try:
-            outputs = module(images)
+            outputs = model(images)
         except FORWARD_ERRORS as error:
             raise NoSuchLayer(f"the model fails in double precision: {first_line(error)}") from error
         first, places, embedded = _patches(target, calls, images)
@@ -90,8 +90,8 @@ def patch_entry(target: Target) -> PatchEntry:
         tokens, scale, shift = _normalized(calls, fed)
         rows, offsets = _offsets(target, tokens.detach(), embedded)
         names = tuple(name for call in readers for name in call.weights)
-        position, alone = _gradients(module, (tokens, outputs), names, normed=scale is not None)
-    weights = {name: dict(module.named_parameters())[name].detach() for name in names}
+        position, alone = _gradients(model.module, (tokens, outputs), names, normed=scale is not None)
+    weights = {name: dict(model.module.named_parameters())[name].detach() for name in names}
     return PatchEntry(first.weights[0], first.matrix, places, rows, offsets, weights, scale, shift, position, alone)
 
 

@@ -14,7 +14,7 @@ from leakscope.domains.text import Text
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import probe_inputs
 from leakscope.targets.looking.probe import FORWARD_ERRORS, first_line
-from leakscope.targets.looking.tape import Call, doubled, given_to, running
+from leakscope.targets.looking.tape import Call, Doubled, given_to, running
 
 SAME = 1e-9
 """Relative difference of two float64 tensors that counts as rounding."""
@@ -46,7 +46,7 @@ class TokenEntry:
     """
 
     domain: Text
-    model: nn.Module
+    model: Doubled
     first: Readers
     later: tuple[Readers, ...]
     causal: bool
@@ -55,7 +55,7 @@ class TokenEntry:
 
     def fed(self, readers: Readers, ids: Tensor) -> Tensor:
         """What `readers` are fed for `ids` (S, T): (S, T, features) float64."""
-        device = next(self.model.parameters()).device
+        device = self.model.target.device()
         parts = (given_to(self.model, readers.layer, part, turn=readers.turn) for part in ids.to(device).split(CHUNK))
         return torch.cat(list(parts))
 
@@ -92,13 +92,13 @@ def token_entry(target: Target) -> TokenEntry:
     tables = [c for c in calls if isinstance(c.module, nn.Embedding) and torch.equal(c.given, ids)]
     later = tuple(readers[place] for place in groups if place not in lonely)
     embedding = tables[0].weights[0] if tables else None
-    return TokenEntry(target.domain, doubled(target), readers[groups[0]], later, causal, output, embedding)
+    return TokenEntry(target.domain, Doubled.of(target), readers[groups[0]], later, causal, output, embedding)
 
 
 def _run(target: Target, ids: Tensor) -> tuple[list[Call], Tensor]:
-    with running(target) as (module, calls):
+    with running(target) as (model, calls):
         try:
-            return calls, module(ids).detach()
+            return calls, model(ids).detach()
         except FORWARD_ERRORS as error:
             raise NoSuchLayer(f"the model fails on tokens in double precision: {first_line(error)}") from error
 

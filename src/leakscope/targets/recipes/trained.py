@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import struct
 from collections.abc import Mapping
@@ -43,7 +44,7 @@ class Trained(AbstractArchitecture):
         """The target with the weights of the file. Raises `BadInput` when they do not fit."""
         target = self.architecture.build(domain, classes, key=key)
         load_state(target.module, self.state)
-        return Target(target.module, domain, classes, repr(self), target.training, target.loss)
+        return dataclasses.replace(target, name=repr(self))
 
 
 def load_state(module: nn.Module, path: str) -> None:

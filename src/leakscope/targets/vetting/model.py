@@ -15,14 +15,12 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput, NoSuchLayer
 from leakscope.core.target import CrossEntropy, Target
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key, normal
 from leakscope.targets.looking.dense_ends import output_layer, probe_inputs
 from leakscope.targets.looking.probe import FORWARD_ERRORS, first_line, run
-from leakscope.targets.losses import CTC
 from leakscope.targets.vetting.before_running import structure
 from leakscope.targets.vetting.finding import Finding, Level, some
 
@@ -185,7 +183,7 @@ def _in_place(seen: _Seen) -> Iterator[Finding]:
     given = seen.inputs.clone().requires_grad_(True) * 1.0  # not a leaf: autograd forbids writing to leaves
     before, writes = given.detach().clone(), _Writes()
     with KEY.isolated(), torch.enable_grad(), writes:
-        module(given)
+        seen.target.through(module, given)
     if not torch.equal(given.detach(), before):
         sentence = f"the model overwrites its input (by {writes.names[0] if writes.names else 'an operation in place'})"
         yield Finding(Level.ERROR, "in-place operations", sentence, "build the layers with inplace=False")
@@ -200,7 +198,7 @@ def _reach(seen: _Seen) -> Iterator[Finding]:
     target = seen.target
     parameters = {name: value.clone().requires_grad_(True) for name, value in target.parameters().items()}
     with KEY.isolated(), torch.enable_grad():
-        loss = target.loss_at(parameters, _batch(target, seen.inputs))
+        loss = target.loss_at(parameters, target.loss.labeled(seen.inputs, target.classes))
     if not loss.requires_grad:
         sentence = "the loss does not depend on any parameter"
         yield Finding(Level.ERROR, "gradient", sentence, "take torch.no_grad and .detach() out of the model's forward")
@@ -212,16 +210,6 @@ def _reach(seen: _Seen) -> Iterator[Finding]:
         yield Finding(
             Level.NOTE, "gradient", sentence, "nothing needs to change; where they should count, check forward"
         )
-
-
-def _batch(target: Target, inputs: Tensor) -> Batch:
-    """`inputs` with labels that the target's loss can read: each class in turn, or two symbols per utterance."""
-    if isinstance(target.loss, CTC):
-        symbols = [symbol for symbol in range(target.classes) if symbol != target.loss.blank][:2]
-        labels = torch.tensor([symbols] * len(inputs), device=inputs.device)
-        whole = torch.full((len(inputs),), inputs.shape[1], device=inputs.device)
-        return Batch(inputs, labels, whole, torch.full_like(whole, len(symbols)))
-    return Batch(inputs, torch.arange(len(inputs), device=inputs.device) % target.classes)
 
 
 def _head(seen: _Seen) -> Iterator[Finding]:
@@ -270,7 +258,8 @@ def _slope(target: Target, inputs: Tensor, key: Key) -> _Slope:
 
     def projected(candidate: Tensor) -> Tensor:
         with KEY.isolated():
-            gradient = torch.func.grad(target.loss_at)(parameters, _batch(target, candidate))
+            batch = target.loss.labeled(candidate, target.classes)
+            gradient = torch.func.grad(target.loss_at)(parameters, batch)
         return trees.dot(gradient, along)
 
     step = 1e-7
@@ -314,7 +303,8 @@ def _vectorized(seen: _Seen) -> Iterator[Finding]:
     candidates = torch.stack([seen.inputs[:2], seen.inputs[1:]])
 
     def size(candidate: Tensor) -> Tensor:
-        return trees.norm(torch.func.grad(target.loss_at)(parameters, _batch(target, candidate)))
+        batch = target.loss.labeled(candidate, target.classes)
+        return trees.norm(torch.func.grad(target.loss_at)(parameters, batch))
 
     try:
         with KEY.isolated():
