@@ -38,7 +38,8 @@ def probabilities(batch: Batch, classes: int) -> None:
     if tuple(labels.shape[1:]) != (classes,):
         raise BadInput(f"expected {classes} probabilities per example, got labels of shape {tuple(labels.shape)}")
     sums = labels.sum(1)
-    if bool((labels < 0).any()) or bool(((sums - 1).abs() > ROUNDED).any()):
+    # asked for what is right, not for what is wrong: a value that is not a number is neither
+    if not bool((labels >= 0).all()) or not bool(((sums - 1).abs() <= ROUNDED).all()):
         raise BadInput(
             f"expected probabilities, got labels from {float(labels.min()):.4g} to {float(labels.max()):.4g} with sums "
             f"from {float(sums.min()):.4g} to {float(sums.max()):.4g}; for several labels at once use "
