@@ -80,6 +80,7 @@ SHARES = torch.tensor([[0.2, 0.3, 0.5], [0.0, 0.0, 1.0]], dtype=torch.float64)
         (CrossEntropy(), CLASSES - 1, "got -1 to 1"),
         (CrossEntropy(), SHARES[:, :2], r"3 probabilities per example, got labels of shape \(2, 2\)"),
         (CrossEntropy(), HAS, r"from 0 to 1 with sums from 0 to 2; for several labels at once use loss=BinaryCross"),
+        (CrossEntropy(), SHARES + torch.tensor([-0.3, 0.3, 0.0]), "got labels from -0.3 to 1 with sums from 1 to 1"),
         (CrossEntropy(), NUMBERS, "got labels from -2 to 1000"),
         (CrossEntropy(), SHARES * math.nan, "expected probabilities"),
         (BinaryCrossEntropy(), HAS, None),

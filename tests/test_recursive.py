@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import leakscope as ls
 from leakscope.attacks.inputs.layered.activations import inverted
 from leakscope.numerics.convolution import System, Unfolded
-from leakscope.targets.looking.layer_chain import Link, chain
+from leakscope.targets.looking.layer_chain import Link, layer_chain
 
 DOMAIN = ls.Images(2, 8, 8)
 Plan = tuple[tuple[int, int, int], ...]
@@ -188,8 +188,8 @@ class Functional(nn.Module):
 def test_a_forward_with_functions_is_understood() -> None:
     with ls.Key(0).isolated():
         target = ls.Target(Functional(residual=False), DOMAIN, 5)
-    assert [link.name for link in chain(target)] == ["first", "second", "head"]
-    assert [type(link.activation) for link in chain(target)] == [nn.Tanh, nn.Tanh, type(None)]
+    assert [link.name for link in layer_chain(target)] == ["first", "second", "head"]
+    assert [type(link.activation) for link in layer_chain(target)] == [nn.Tanh, nn.Tanh, type(None)]
 
 
 def broken(*layers: nn.Module, training: bool = False) -> ls.Target:
@@ -287,7 +287,7 @@ def test_the_rank_test_agrees_with_the_truth(
 ) -> None:
     target = net((first,) if second is None else (first, second), act, seed=seed)
     batch = one(seed)
-    least, attempt = spectrum(target, chain(target), batch), attacked(target, batch)
+    least, attempt = spectrum(target, layer_chain(target), batch), attacked(target, batch)
     if least < 1e-9:
         assert attempt.outcome is ls.Outcome.REFUSED
     elif least > 1e-3:

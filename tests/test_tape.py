@@ -19,9 +19,9 @@ from leakscope.targets.looking.tape import (
     Doubled,
     copied,
     given_to,
-    heard,
+    innermost,
     itself,
-    leaves,
+    listening,
     multiplied,
     named,
     recorded,
@@ -81,7 +81,7 @@ def test_copies_are_made_before_a_layer_in_place_overwrites_them():
 
 def test_the_tensors_themselves_are_in_the_graph_and_one_layers_output_is_the_nexts_input():
     module = net(nn.Tanh())
-    with recorded(module, leaves(module), keep=itself) as calls:
+    with recorded(module, innermost(module), keep=itself) as calls:
         outputs = module(X)
     assert calls[1].given is calls[0].returned
     assert calls[2].given is calls[1].returned
@@ -101,11 +101,11 @@ class Failing(nn.Module):
 @pytest.mark.parametrize(
     "opened",
     [
-        lambda module: recorded(module, leaves(module)),
-        lambda module: heard(module, {"0": lambda given: None}),
+        lambda module: recorded(module, innermost(module)),
+        lambda module: listening(module, {"0": lambda given: None}),
         lambda module: rewritten(module, {"0": lambda given, returned: returned}),
     ],
-    ids=["recorded", "heard", "rewritten"],
+    ids=["recorded", "listening", "rewritten"],
 )
 def test_nothing_stays_however_the_block_ends(opened):
     module = net(Failing())
@@ -186,7 +186,7 @@ def test_what_is_returned_instead_goes_on_and_is_what_a_later_recorder_sees():
 
 def test_listeners_are_told_before_the_layer_runs():
     module, heard_of = net(nn.ReLU(inplace=True)), []
-    with heard(module, {"1": lambda given: heard_of.append(float(given.detach().min()))}):
+    with listening(module, {"1": lambda given: heard_of.append(float(given.detach().min()))}):
         module(X)
     assert heard_of[0] < 0
 

@@ -31,7 +31,7 @@ from leakscope.targets.recipes.imported import Imported
 from leakscope.targets.recipes.trained import Trained
 from leakscope.targets.vetting import model as vetting
 from leakscope.targets.vetting.before_running import bare, frozen
-from leakscope.targets.vetting.finding import Level
+from leakscope.targets.vetting.finding import Severity
 from leakscope.targets.vetting.model import vet
 from leakscope.targets.vetting.update import vet_update
 from leakscope.targets.zoo.convnet import ConvNet
@@ -580,13 +580,13 @@ class Defect:
 
     sick: Callable[[], nn.Module]
     healthy: Callable[[], nn.Module]
-    level: Level
+    level: Severity
     about: str
     words: str
     training: bool = False
 
 
-E, W, N = Level.ERROR, Level.WARNING, Level.NOTE
+E, W, N = Severity.ERROR, Severity.WARNING, Severity.NOTE
 SECOND, INPLACE = "second derivative", "in-place operations"
 DEFECTS = {
     "no parameters": Defect(nn.Flatten, dense, E, "parameters", "no parameters"),
@@ -786,7 +786,7 @@ def test_size_is_counted_in_operations_and_parameters(monkeypatch):
     (size,) = [f for f in vet(Target(module, Images(3, 8, 8), 4)) if f.about == "size"]
     # two operations per multiply-add: 64 places x 9 x 3 x 64, and the dense layer
     assert f"takes {2 * (64 * 9 * 3 * 64 + 64 * 4) / 1e9:.3g} GFLOP" in size.sentence
-    assert size.level is Level.WARNING
+    assert size.level is Severity.WARNING
     monkeypatch.setattr(vetting, "MUCH_WORK", 1e9)
     assert "size" not in {f.about for f in vet(Target(module, Images(3, 8, 8), 4))}
     monkeypatch.setattr(vetting, "MANY_PARAMETERS", module[0].weight.numel())
@@ -820,6 +820,6 @@ def test_errors_come_first():
     with Key(0).isolated():
         module = Function(OnceDifferentiable.apply, after=lambda x: 2 * x)
     levels = [finding.level for finding in vet(Target(module, SMALL, 4))]
-    assert levels == sorted(levels, key=list(Level).index)
-    assert levels[0] is Level.ERROR
+    assert levels == sorted(levels, key=list(Severity).index)
+    assert levels[0] is Severity.ERROR
     assert len(levels) >= 2

@@ -19,7 +19,7 @@ from leakscope.core.target import Target
 from leakscope.integrations.timm import Timm
 from leakscope.integrations.torchvision import Torchvision, declare_operators
 from leakscope.numerics.rng import Key
-from leakscope.targets.files.foreign import fitted, load_fitted, read_foreign
+from leakscope.targets.files.foreign import for_model, load_tensors, read_foreign
 from leakscope.targets.recipes.architecture import AbstractArchitecture
 from leakscope.targets.recipes.imported import Argument, Imported
 
@@ -149,8 +149,8 @@ class Brought:
             console.say("warning: --allow-pickle runs whatever code is in the files that it reads; use files you trust")
         if self.state is None:
             return made, ()
-        values = fitted(read_foreign(self.state, allow_pickle=self.allow_pickle), made.module)
-        load_fitted(made.module, values, self.state)
+        values = for_model(read_foreign(self.state, allow_pickle=self.allow_pickle), made.module)
+        load_tensors(made.module, values, self.state)
         return made, tuple(f"{self.state}: {note}" for note in values.notes)
 
     def check(self, target: Target, wanted: str) -> None:

@@ -28,7 +28,7 @@ from leakscope.datasets.draw import AbstractSource
 from leakscope.ledger.exchange import ReleaseKind
 from leakscope.mechanisms.observe import observe
 from leakscope.numerics.rng import Key
-from leakscope.targets.files.foreign import Fitted, fitted, read_foreign
+from leakscope.targets.files.foreign import ModelTensors, for_model, read_foreign
 
 UNSURE = (
     "the weights are those that --model comes with; if the update was computed at others, give them with --state, or "
@@ -224,11 +224,11 @@ def _release(order: Order, target: Target, mechanism: AbstractMechanism) -> tupl
     return release, notes
 
 
-def _fitted(path: str, order: Order, target: Target) -> Fitted:
-    return fitted(read_foreign(path, allow_pickle=order.brought.allow_pickle), target.module)
+def _fitted(path: str, order: Order, target: Target) -> ModelTensors:
+    return for_model(read_foreign(path, allow_pickle=order.brought.allow_pickle), target.module)
 
 
-def _said(path: str, values: Fitted) -> tuple[str, ...]:
+def _said(path: str, values: ModelTensors) -> tuple[str, ...]:
     apart = f"{len(values.buffers)} running statistics are not part of the update"
     return tuple(f"{Path(path).name}: {note}" for note in (*values.notes, *((apart,) if values.buffers else ())))
 

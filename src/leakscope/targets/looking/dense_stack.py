@@ -18,7 +18,7 @@ from leakscope.targets.looking.tape import named, recorded
 
 Array = NDArray[np.float64]
 
-LOUD = 1e4
+LOUDNESS = 1e4
 """A probe so loud that whatever clips, clips."""
 
 
@@ -60,7 +60,7 @@ def dense_stack(target: Target, window: ContextWindow) -> DenseStack:
     parameters = target.parameters()
     layers = [_Layer(window.weight, window.bias)]
     clip = np.inf
-    probes = [_dense_calls(target, loudness) for loudness in (1.0, LOUD)]
+    probes = [_dense_calls(target, loudness) for loudness in (1.0, LOUDNESS)]
     names = list(probes[0])
     while layers[-1].weight in names:
         place = names.index(layers[-1].weight)

@@ -14,12 +14,12 @@ from leakscope.core.errors import NoSuchLayer
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import probe_inputs
-from leakscope.targets.looking.tape import Call, leaves, recorded
+from leakscope.targets.looking.tape import Call, innermost, recorded
 
 Layer = nn.Conv2d | nn.Linear
-Activation = nn.ReLU | nn.LeakyReLU | nn.ELU | nn.Tanh | nn.Sigmoid | nn.Softplus
+Elementwise = nn.ReLU | nn.LeakyReLU | nn.ELU | nn.Tanh | nn.Sigmoid | nn.Softplus
 PASSING = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
-FUNCTIONAL: tuple[tuple[Callable[[Tensor], Tensor], Activation], ...] = (
+FUNCTIONAL: tuple[tuple[Callable[[Tensor], Tensor], Elementwise], ...] = (
     (F.relu, nn.ReLU()),
     (torch.tanh, nn.Tanh()),
     (torch.sigmoid, nn.Sigmoid()),
@@ -41,10 +41,10 @@ class Link:
     bias: str | None
     given: tuple[int, ...]
     returned: tuple[int, ...]
-    activation: Activation | None = None
+    activation: Elementwise | None = None
 
 
-def chain(target: Target) -> tuple[Link, ...]:
+def layer_chain(target: Target) -> tuple[Link, ...]:
     """The layers from the input to the logits. Each is fed what the activation of the one before returns, reshaped.
 
     Raises `NoSuchLayer` with the name of the first thing that is neither: a residual connection, pooling,
@@ -59,7 +59,7 @@ def chain(target: Target) -> tuple[Link, ...]:
         current = call.returned
         if isinstance(call.module, Layer):
             links.append(_link(call, links))
-        elif isinstance(call.module, Activation):
+        elif isinstance(call.module, Elementwise):
             links = _activated(links, call.module, f"{type(call.module).__name__} {call.name!r}")
         elif not isinstance(call.module, PASSING):
             raise NoSuchLayer(f"{type(call.module).__name__} {call.name!r} cannot be undone layer by layer")
@@ -81,7 +81,7 @@ def _calls(target: Target) -> tuple[list[Call], Tensor, Tensor]:
     key = Key(0).child("chain")
     inputs = probe_inputs(target, 2, key=key)
     with (
-        recorded(target.module, leaves(target.module)) as calls,
+        recorded(target.module, innermost(target.module)) as calls,
         key.child("model").isolated(),
         torch.no_grad(),
     ):
@@ -107,7 +107,7 @@ def _link(call: Call, links: list[Link]) -> Link:
     return Link(call.name, module, call.weights[0], call.bias, *shapes)
 
 
-def _activated(links: list[Link], activation: Activation, said: str) -> list[Link]:
+def _activated(links: list[Link], activation: Elementwise, said: str) -> list[Link]:
     if not links or links[-1].activation is not None:
         raise NoSuchLayer(f"{said} does not follow a dense or convolutional layer directly")
     last = links[-1]

@@ -22,7 +22,7 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
-def run(target: Target, inputs: Tensor, *, key: Key) -> Tensor | str:
+def probed(target: Target, inputs: Tensor, *, key: Key) -> Tensor | str:
     """The outputs, (B, classes) for cross-entropy and (B, ..., classes) else, or a sentence that says why not."""
     try:
         with key.isolated(), torch.no_grad():

@@ -75,10 +75,10 @@ def named(module: nn.Module, *kinds: type[nn.Module]) -> tuple[str, ...]:
     return tuple(name for name, layer in module.named_modules() if isinstance(layer, kinds))
 
 
-def leaves(module: nn.Module) -> tuple[str, ...]:
+def innermost(module: nn.Module) -> tuple[str, ...]:
     """The names of the layers without layers inside.
 
-    >>> leaves(nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.ReLU())))
+    >>> innermost(nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.ReLU())))
     ('0', '1.0')
     """
     return tuple(name for name, layer in module.named_modules() if not any(layer.children()))
@@ -141,7 +141,7 @@ def _record(
 
 
 @contextmanager
-def heard(module: nn.Module, listeners: Mapping[str, Callable[[Tensor], None]]) -> Iterator[None]:
+def listening(module: nn.Module, listeners: Mapping[str, Callable[[Tensor], None]]) -> Iterator[None]:
     """Inside the block, each listener is told what the layer of its name is given, before that layer runs.
 
     For what must be computed on the way (statistics of a tensor that is overwritten later) or end the run.
@@ -260,7 +260,7 @@ def given_to(model: Doubled, name: str, inputs: Tensor, *, turn: int = 0) -> Ten
             raise _ReachedError
 
     with (
-        heard(model.module, {name: until}),
+        listening(model.module, {name: until}),
         Key(0).child("running").isolated(),
         torch.enable_grad(),
         contextlib.suppress(_ReachedError),

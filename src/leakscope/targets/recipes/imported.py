@@ -18,7 +18,7 @@ from leakscope.core.feed import AbstractFeed, InputsOnly
 from leakscope.core.target import AbstractLoss, CrossEntropy, Target, differentiable
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import probe_inputs
-from leakscope.targets.looking.probe import run
+from leakscope.targets.looking.probe import probed
 from leakscope.targets.recipes.architecture import AbstractArchitecture
 from leakscope.targets.recipes.trained import load_state
 from leakscope.targets.vetting.before_running import bare
@@ -144,6 +144,6 @@ class Imported(AbstractArchitecture):
 
     def _probe(self, target: Target) -> None:
         inputs = probe_inputs(target, 2, key=Key(0).child("probe"))
-        outputs = run(target, inputs, key=Key(0).child("probe"))
+        outputs = probed(target, inputs, key=Key(0).child("probe"))
         if isinstance(outputs, str):
             raise BadInput(f"{self.path}: {outputs}; change the domain, the number of classes or the arguments")

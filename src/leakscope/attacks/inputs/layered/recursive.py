@@ -29,7 +29,7 @@ from leakscope.core.target import CrossEntropy
 from leakscope.numerics import trees
 from leakscope.numerics.convolution import System, Unfolded
 from leakscope.numerics.rng import Key, normal
-from leakscope.targets.looking.layer_chain import Link, chain
+from leakscope.targets.looking.layer_chain import Link, layer_chain
 
 Array = NDArray[np.float64]
 
@@ -176,7 +176,7 @@ def _links(seen: Observation) -> tuple[Link, ...] | Refusal:
     if seen.knows(BatchSize) and seen.told(BatchSize).count > 1:
         return Refusal(f"undoes the gradient of one example, told BatchSize({seen.told(BatchSize).count})")
     try:
-        links = chain(seen.target)
+        links = layer_chain(seen.target)
     except NoSuchLayer as error:
         return Refusal(str(error))
     gradient = seen.gradient().by_name

@@ -16,7 +16,7 @@ from leakscope.core.errors import NoSuchLayer
 from leakscope.core.facts import BatchNormStatistics, PublicStatistics
 from leakscope.core.observation import Observation
 from leakscope.core.target import Target
-from leakscope.targets.looking.tape import heard, named
+from leakscope.targets.looking.tape import listening, named
 
 
 @final
@@ -80,6 +80,6 @@ def layer_statistics(target: Target, parameters: dict[str, Tensor], inputs: Tens
 
         return note
 
-    with heard(target.module, {name: listener(name) for name in named(target.module, _BatchNorm)}):
+    with listening(target.module, {name: listener(name) for name in named(target.module, _BatchNorm)}):
         target.outputs(parameters, inputs)
     return found

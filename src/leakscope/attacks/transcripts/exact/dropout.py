@@ -27,7 +27,7 @@ from leakscope.mechanisms.compose import AbstractModelDefense, Defended
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 from leakscope.targets.looking.dense_ends import probe_inputs
-from leakscope.targets.looking.tape import Call, heard, itself, leaves, recorded, rewritten
+from leakscope.targets.looking.tape import Call, innermost, itself, listening, recorded, rewritten
 
 Mask = NDArray[np.bool_]
 
@@ -202,7 +202,7 @@ def _awake(target: Target, frames: Sequence[Tensor], masks: Named, layer: Droppe
 
     module = target.module
     like, first = next(module.parameters()), 0
-    with rewritten(module, {layer.source: start}), heard(module, {layer.name: end}):
+    with rewritten(module, {layer.source: start}), listening(module, {layer.name: end}):
         for utterance in frames:
             here = {name: mask[first : first + len(utterance)] for name, mask in masks.items()}
             first += len(utterance)
@@ -216,7 +216,7 @@ def _found(target: Target, dropping: Sequence[tuple[str, float]]) -> list[Droppe
     with (
         masked(target, {}),
         # the tensors themselves: what feeds what is told by identity
-        recorded(target.module, leaves(target.module), keep=itself) as calls,
+        recorded(target.module, innermost(target.module), keep=itself) as calls,
         Key(0).child("peel").isolated(),
         torch.no_grad(),
     ):
