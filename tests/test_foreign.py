@@ -261,7 +261,7 @@ def test_the_weights_of_a_recipe_are_read_from_every_plain_format(tmp_path, suff
     load_state(other, str(path))
     same(other.state_dict(), state)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(BadInput, match="cannot be read as plain tensors .* save the state dict itself: torch.save"):
+    with pytest.raises(BadInput, match=r"cannot be read as plain tensors .* save the state dict itself: torch\.save"):
         load_state(other, str(path))
 
 

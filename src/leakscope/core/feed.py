@@ -51,6 +51,7 @@ class AbstractFeed(ABC):
     @final
     def run(self, forward: Callable[[Arguments], object], given: Tensor | Batch, classes: int) -> Tensor:
         """The logits that `forward` gives for inputs alone or for a batch. Raises `BadInput` as `picked` does."""
+        # inputs alone where the model is only looked at; then `arguments` fills in what can be known
         inputs, rest = (given.inputs, given) if isinstance(given, Batch) else (given, None)
         return picked(forward(self.arguments(inputs, rest)), self.pick, (len(inputs), classes))
 
@@ -74,6 +75,7 @@ def picked(returned: object, pick: Pick, wanted: tuple[int, int]) -> Tensor:
         if pick is not None:
             raise BadInput(f"the model returns one tensor {tuple(returned.shape)}; leave out pick={pick!r} of its feed")
         return returned
+    # what is not one tensor has to be chosen from: a wrong choice is a wrong loss, so nothing is guessed where two fit
     found = _tensors(returned, by_place=isinstance(pick, int))
     if isinstance(pick, str) and not isinstance(returned, Mapping):
         found |= _tensors({pick: getattr(returned, pick, None)}, by_place=False)  # a property is in no list
@@ -126,6 +128,7 @@ def _lengths(inputs: Tensor, rest: Batch | None) -> Tensor:
         return rest.lengths
     if inputs.dim() < 2:
         raise BadInput(f"lengths need sequences (B, T, ...), got inputs of shape {tuple(inputs.shape)}")
+    # all frames real: the model then reads padding as silence, as a model without lengths does
     return torch.full((len(inputs),), inputs.shape[1], device=inputs.device)
 
 
@@ -204,6 +207,7 @@ class TeacherForced(AbstractFeed):
         if rest is not None:
             if rest.label_lengths is None:
                 raise BadInput("a teacher-forced model needs label sequences: give the batch lengths and label_lengths")
+            # shifted by one: were output i given label i, it would copy it, and the gradient would say little
             tokens = torch.cat([first, rest.labels[:, :-1]], 1)
         between = (_lengths(inputs, rest),) if self.lengths else ()
         return Arguments((inputs, *between, tokens))
@@ -243,12 +247,14 @@ class Keywords(AbstractFeed):
             by_name[self.lengths] = _lengths(inputs, rest)
         if self.mask is not None:
             by_name[self.mask] = _mask(inputs, rest)
+        # left out where there are none: a model that wants labels computes a loss of its own, which is not read
         if self.labels is not None and rest is not None:
             by_name[self.labels] = rest.labels
         return Arguments((), by_name)
 
 
 def _mask(inputs: Tensor, rest: Batch | None) -> Tensor:
+    # padding that attention may look at changes the outputs of every short text
     if inputs.dim() == 2 and not inputs.is_floating_point():
         return (inputs != FILLING).long()
     return (torch.arange(inputs.shape[1], device=inputs.device) < _lengths(inputs, rest)[:, None]).long()

@@ -14,6 +14,7 @@ ROUNDED = 1e-3
 
 def classes_or_probabilities(batch: Batch, classes: int) -> None:
     """Raises `BadInput` unless labels are (B,) indices from 0 to classes - 1, or (B, classes) probabilities."""
+    # one axis is a class per example, two are numbers per class: the rank tells
     if batch.labels.dim() == 1:
         class_indices(batch, classes)
     else:
@@ -55,6 +56,7 @@ def several_at_once(batch: Batch, classes: int) -> None:
             f"expected for each example {classes} numbers 0.0 or 1.0, which labels it has, got labels of shape "
             f"{tuple(labels.shape)} {labels.dtype}"
         )
+    # soft labels too would give a loss, but of another meaning: how much, not whether
     odd = labels[(labels != 0) & (labels != 1)]
     if len(odd):
         raise BadInput(

@@ -103,8 +103,10 @@ class Target:
         if self.classes < 1:
             raise BadInput(f"expected at least one class, got {self.classes}")
         differentiable(self.module)
+        # a copy, so that neither an attack nor a later training step of the caller changes what was audited
         module = copy.deepcopy(self.module).train(self.training)
         for parameter in module.parameters():
+            # derivatives are taken by torch.func at given parameters; a graph from the own ones would only cost memory
             parameter.requires_grad_(False)
         object.__setattr__(self, "module", module)
 
@@ -141,6 +143,7 @@ class Target:
 
     def through(self, module: nn.Module, given: Tensor | Batch) -> Tensor:
         """The outputs of `module`, a copy of the model with weights of its own, that is fed as the model is."""
+        # not functional: a client trains a module, and the two routes must share no code but the feed
         return self.feed.run(lambda call: module(*call.by_place, **call.by_name), given, self.classes)
 
     def loss_at(self, parameters: Named, batch: Batch) -> Tensor:
@@ -149,6 +152,7 @@ class Target:
 
     def fingerprint(self) -> str:
         """A hash of the weights, the buffers, the mode and everything that was declared."""
+        # buffers too: running statistics change the outputs as weights do
         weights = trees.fingerprint({**self.parameters(), **self.buffers()})
         said = f"{self.name}|{self.domain}|{self.classes}|{self.training}|{self.loss}|{weights}"
         # the usual feed is not named: searches that were interrupted before there were feeds go on

@@ -70,6 +70,7 @@ def input_layer(target: Target) -> DenseLayer:
     calls, inputs, _ = _calls(target)
     flat = inputs.flatten(1)
     for call in calls:
+        # to the last bit: what only resembles the input (normalized, quantized) would be read as the input itself
         if call.given.shape == flat.shape and torch.equal(call.given, flat):
             uses = sum(other.name == call.name for other in calls)
             if uses > 1 or not _alone(target, call, inputs):
@@ -97,7 +98,9 @@ def _alone(target: Target, first: Call, inputs: Tensor) -> bool:
     if weight not in parameters or not loss.requires_grad:
         return True  # nothing can be read of it, which its readers say themselves
     read = (parameters[weight], calls[0].returned)
+    # zeros where the loss does not reach: a layer off the path has gradient zero, as its one call says
     slope, error = torch.autograd.grad(loss, read, allow_unused=True, materialize_grads=True)
+    # dL/dW = sum_b (dL/dz_b) x_b^T for one call; a second use of the weight would add its own sum
     wanted = error.flatten(1).T @ inputs.flatten(1)
     return float((slope - wanted).norm()) <= ALONE * float(slope.norm())
 
@@ -105,6 +108,7 @@ def _alone(target: Target, first: Call, inputs: Tensor) -> bool:
 def output_layer(target: Target) -> DenseLayer:
     """The dense layer whose output is the model's output. Raises `NoSuchLayer` when there is none."""
     calls, _, outputs = _calls(target)
+    # from the end: of a layer that is called twice, the last call gives the output
     for call in reversed(calls):
         if call.returned.shape == outputs.shape and torch.equal(call.returned, outputs):
             return _dense_layer(call)

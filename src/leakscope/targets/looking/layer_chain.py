@@ -54,6 +54,7 @@ def layer_chain(target: Target) -> tuple[Link, ...]:
     links: list[Link] = []
     current = inputs
     for call in calls:
+        # what this layer is fed is not what the last one returned: something without a module happened between
         if not _same(call.given, current):
             links = _functional(links, current, call.given, f"before {type(call.module).__name__} {call.name!r}")
         current = call.returned
@@ -63,8 +64,10 @@ def layer_chain(target: Target) -> tuple[Link, ...]:
             links = _activated(links, call.module, f"{type(call.module).__name__} {call.name!r}")
         elif not isinstance(call.module, PASSING):
             raise NoSuchLayer(f"{type(call.module).__name__} {call.name!r} cannot be undone layer by layer")
+        # a layer that passes values on at this probe may still drop: equal values prove that it did nothing
         elif not _same(call.given, current):
             raise NoSuchLayer(f"{type(call.module).__name__} {call.name!r} is active: what it dropped is unknown")
+    # a softmax or a scale after the last layer would be taken for a part of the loss
     if not _same(current, outputs):
         raise NoSuchLayer(f"{target.name} changes the output of {calls[-1].name!r} before it returns it")
     if not links or links[-1].activation is not None or not isinstance(links[-1].layer, nn.Linear):
@@ -73,6 +76,7 @@ def layer_chain(target: Target) -> tuple[Link, ...]:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
+    # values in their order, whatever the shape: flattening and unflattening are no steps of their own
     return one.numel() == other.numel() and torch.equal(one.flatten(1), other.flatten(1))
 
 
@@ -95,12 +99,14 @@ def _link(call: Call, links: list[Link]) -> Link:
     module = call.module
     assert isinstance(module, Layer)
     said = f"{type(module).__name__} {call.name!r}"
+    # R-GAP reads each weight's gradient as that of one place; a sum over two cannot be taken apart
     if any(link.name == call.name for link in links):
         raise NoSuchLayer(f"{said} is called twice, so its gradient is a sum of two")
     if isinstance(module, nn.Conv2d) and (module.groups != 1 or module.padding_mode != "zeros"):
         raise NoSuchLayer(f"{said} has groups or a padding other than zeros")
     if isinstance(module, nn.Conv2d) and isinstance(module.padding, str):
         raise NoSuchLayer(f"{said} pads by {module.padding!r}; give the padding in numbers")
+    # the same weight at several places: again its gradient is a sum
     if isinstance(module, nn.Linear) and call.given.dim() != 2:
         raise NoSuchLayer(f"{said} is applied to several places of one example, {tuple(call.given.shape[1:])}")
     shapes = tuple(call.given.shape[1:]), tuple(call.returned.shape[1:])
@@ -117,6 +123,7 @@ def _activated(links: list[Link], activation: Elementwise, said: str) -> list[Li
 def _functional(links: list[Link], current: Tensor, given: Tensor, where: str) -> list[Link]:
     """With the activation that the forward calls as a function, if that is what happens there."""
     for function, module in FUNCTIONAL:
+        # by values: nothing else says which function a forward called
         if _same(function(current), given):
             return _activated(links, module, f"{type(module).__name__} {where}")
     raise NoSuchLayer(f"something else than an activation happens {where}: a residual connection, pooling or the like")

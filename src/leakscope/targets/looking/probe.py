@@ -32,6 +32,7 @@ def probed(target: Target, inputs: Tensor, *, key: Key) -> Tensor | str:
     except FORWARD_ERRORS as error:
         return f"the model fails on inputs of shape {tuple(inputs.shape)}: {first_line(error)}"
     wanted = (len(inputs), target.classes)
+    # cross-entropy wants one row per example; other losses read one per frame, token or example
     if isinstance(target.loss, CrossEntropy):
         fits, per_step = tuple(outputs.shape) == wanted, outputs.dim() == 3
         hint = "; one output per frame or token needs the loss of sequences (CTC), or the logits of one position"

@@ -110,6 +110,7 @@ def recorded(
     [('1', (2, 3, 4), (2, 12))]
     """
     calls: list[Call] = []
+    # the stack undoes what was registered, also where a later name is wrong or the model fails
     with contextlib.ExitStack() as handles:
         for name in names:
             _record(handles, name, module.get_submodule(name), calls, keep)
@@ -133,6 +134,7 @@ def _record(
 
     def after(_: nn.Module, __: tuple[Any, ...], returned: Any) -> None:
         given, out = open_calls.pop(), returned[0] if isinstance(returned, tuple) and returned else returned
+        # nothing to read of a call without tensors; its neighbors are recorded all the same
         if given is not None and isinstance(out, Tensor):
             calls.append(Call(name, layer, given, keep(out)))
 
@@ -195,6 +197,7 @@ def multiplied(module: nn.Module, factors: Named) -> nn.Module:
     >>> net(torch.ones(2))
     tensor([0., 1.])
     """
+    # the caller's model goes on as it is
     changed = copy.deepcopy(module)
     for name, factor in factors.items():
         changed.get_submodule(name).register_forward_hook(_Times(factor))
@@ -255,8 +258,10 @@ def given_to(model: Doubled, name: str, inputs: Tensor, *, turn: int = 0) -> Ten
     seen: list[Tensor] = []
 
     def until(given: Tensor) -> None:
+        # out of the graph: it is compared or solved for, never differentiated through
         seen.append(given.detach())
         if len(seen) > turn:
+            # the rest of the model may be the larger part, and is not asked for
             raise _ReachedError
 
     with (
@@ -280,6 +285,7 @@ def _first(layer: nn.Module, given: tuple[Any, ...], by_name: dict[str, Any]) ->
     first = inputs[0]
     if not isinstance(layer, nn.MultiheadAttention):
         return first
+    # attention to other tokens, or with three widths, multiplies several inputs by several matrices
     if not (inputs[0] is inputs[1] is inputs[2]) or layer.in_proj_weight is None:
         return None
     return first if layer.batch_first else first.transpose(0, 1)
