@@ -71,7 +71,7 @@ def quiet(target: Target) -> Iterator[None]:
             if isinstance(module, _DropoutNd):
                 _set(undo, module, "training", False)
             elif isinstance(module, nn.RNNBase | nn.MultiheadAttention):
-                # not the flag: fast kernels give a backward in training mode only; the rate alone says whether units drop
+                # not the flag: fast kernels give a backward in training mode only; the rate alone decides what drops
                 _set(undo, module, "dropout", 0.0)
             elif isinstance(module, _BatchNorm | _InstanceNorm):
                 # without running statistics the batch's are used, which is what training mode does anyway
