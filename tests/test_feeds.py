@@ -6,6 +6,7 @@ import dataclasses
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from torch import nn
 import leakscope as ls
 from leakscope.attacks.parts.search.execution import Course, executed, laid_out
 from leakscope.cli.expressions import build
+from leakscope.cli.models import recipe
 from leakscope.cli.names import Family
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
@@ -377,10 +379,10 @@ def test_trained_and_fitted_targets_keep_feed_loss_and_classes(tmp_path):
     path, domain = str(tmp_path / "w.pt"), Images(3, 2, 2)
     torch.save(Family().build(domain, 4, key=Key(0)).module.state_dict(), path)
     data = ls.Synthetic((3, 2, 2), classes=4, count=8)
-    for recipe in (Trained(Family(), path), ls.Fitted(Family(), data, epochs=1)):
-        made = recipe.build(domain, 4, key=Key(1))
+    for family in (Trained(Family(), path), ls.Fitted(Family(), data, epochs=1)):
+        made = family.build(domain, 4, key=Key(1))
         assert (made.feed, made.loss, made.classes) == (InputsOnly("logits"), CrossEntropy(0.1), 4)
-        assert made.name == repr(recipe)
+        assert made.name == repr(family)
 
 
 # ---- looks and attacks
@@ -467,3 +469,46 @@ def test_a_recipe_says_how_its_model_is_called(tmp_path, monkeypatch):
 def test_recipes_of_earlier_records_keep_their_text():
     wanted = "Imported(path='a:b', arguments=(('c', 1),), state=None, training=True)"
     assert repr(Imported("a:b", {"c": 1}, training=True)) == wanted
+
+
+RECOGNIZER = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.dense = nn.Linear(3, 4)
+    def forward(self, frames, lengths):
+        real = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
+        return self.dense(frames) * real[..., None], lengths
+"""
+
+
+def test_a_recognizer_by_import_path_is_trained_by_ctc_and_told_its_lengths(tmp_path, monkeypatch):
+    (tmp_path / "fed_recognizer.py").write_text(RECOGNIZER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    made = recipe('Imported("fed_recognizer:Net", loss=CTC(blank=3), feed=WithLengths())', 4)
+    target = made.build(Frames(3), 4, key=Key(0))
+    said = torch.tensor([[0, 1], [2, 0], [1, 0]])
+    batch = Batch(SOUND.float(), said, LENGTHS, torch.tensor([2, 1, 1]))
+    sent = observe(target, batch, FedSGD(), key=Key(0)).release.by_name
+    close_trees(FedSGD().replay(target, batch).by_name, sent)
+    module = target.module.requires_grad_(True)
+    loss = F.ctc_loss(
+        module(batch.inputs, LENGTHS)[0].log_softmax(-1).transpose(0, 1), said, LENGTHS, batch.label_lengths, 3, "none"
+    ).mean()
+    slopes = torch.autograd.grad(loss, list(module.parameters()))
+    close_trees(sent, dict(zip(("dense.weight", "dense.bias"), slopes, strict=True)))
+
+
+def test_the_model_is_called_functionally_in_one_place():
+    """So that no pass of an attack forgets the feed; what trains a module of its own asks `Target.through`."""
+    package = Path(ls.__file__).parent
+    where = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if "functional_call" in path.read_text(encoding="utf-8").replace("`functional_call`", "")
+    }
+    assert where == {"core/target.py"}

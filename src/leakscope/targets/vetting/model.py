@@ -59,7 +59,7 @@ def vet(target: Target) -> tuple[Finding, ...]:
     inputs = probe_inputs(target, 3, key=KEY.child("inputs"))
     outputs = probed(target, inputs, key=KEY)
     if isinstance(outputs, str):
-        remedy = "declare the domain, the number of classes and the loss that the model has; it must return one tensor"
+        remedy = "declare the domain, the number of classes, the loss and the feed that the model has"
         return (*found, Finding(Severity.ERROR, "output shape", outputs, remedy))
     seen = _Seen(target, inputs, outputs)
     looks: tuple[Callable[[_Seen], Iterator[Finding]], ...] = (
