@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import pickle
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +19,9 @@ from torch import nn
 
 from leakscope.core.errors import BadInput
 from leakscope.numerics.rng import Key
-from leakscope.targets.files import foreign
-from leakscope.targets.files.foreign import fitted, load_fitted, read_foreign
+from leakscope.targets.files import tensors
+from leakscope.targets.files.foreign import for_model, load_tensors, read_foreign
+from leakscope.targets.recipes.trained import load_state
 
 
 def net():
@@ -54,14 +57,14 @@ def written(tmp_path, suffix, state):
 def test_every_format_gives_the_same_tensors_and_buffers_apart(tmp_path, suffix):
     state = net().state_dict()
     path = written(tmp_path, suffix, state)
-    values = fitted(read_foreign(path, allow_pickle=suffix == ".pkl"), net())
+    values = for_model(read_foreign(path, allow_pickle=suffix == ".pkl"), net())
     same(values.parameters, {name: state[name] for name in TRAINED})
     same(values.buffers, {name: state[name] for name in RUNNING})
     assert values.notes == ()
     other = net()
     for value in other.state_dict().values():
         value.zero_()
-    load_fitted(other, values, "a")
+    load_tensors(other, values, "a")
     same(other.state_dict(), state)
 
 
@@ -72,7 +75,7 @@ def test_lists_without_names_are_taken_in_the_models_order(tmp_path, trained_onl
     np.savez(tmp_path / "a.npz", *arrays)
     torch.save([torch.from_numpy(np.array(one)) for one in arrays], tmp_path / "a.pt")
     for name in ("a.npz", "a.pt"):
-        values = fitted(read_foreign(tmp_path / name), net())
+        values = for_model(read_foreign(tmp_path / name), net())
         same(values.parameters, {name: state[name] for name in TRAINED})
         assert set(values.buffers) == (set() if trained_only else RUNNING)
         assert values.notes == (f"{len(arrays)} arrays without names, taken in the model's order",)
@@ -80,16 +83,16 @@ def test_lists_without_names_are_taken_in_the_models_order(tmp_path, trained_onl
     with pytest.raises(
         BadInput, match=rf"a list of {len(arrays) - 1} arrays .* the model has 9 \(or 6 without buffers\)"
     ):
-        fitted(read_foreign(tmp_path / "short.npz"), net())
+        for_model(read_foreign(tmp_path / "short.npz"), net())
     np.savez(tmp_path / "turned.npz", *reversed(arrays))
     with pytest.raises(BadInput, match=r"0\.weight has shape \(3,\) in .*turned\.npz, the model has \(2, 1, 3, 3\)"):
-        fitted(read_foreign(tmp_path / "turned.npz"), net())
+        for_model(read_foreign(tmp_path / "turned.npz"), net())
 
 
 def test_more_than_ten_arrays_keep_their_order(tmp_path):
     deep = nn.Sequential(*(nn.Linear(1, 1) for _ in range(6)))
     np.savez(tmp_path / "a.npz", *[np.full(value.shape, i, np.float32) for i, value in enumerate(deep.parameters())])
-    values = fitted(read_foreign(tmp_path / "a.npz"), deep)
+    values = for_model(read_foreign(tmp_path / "a.npz"), deep)
     assert [value.item() for value in values.parameters.values()] == list(range(12))
 
 
@@ -101,35 +104,35 @@ def test_more_than_ten_arrays_keep_their_order(tmp_path):
 def test_wrappers_are_taken_off_and_said(tmp_path, wrapped):
     state = net().state_dict()
     torch.save({"epoch": 3, "state_dict": {wrapped + name: value for name, value in state.items()}}, tmp_path / "a.pt")
-    values = fitted(read_foreign(tmp_path / "a.pt"), net())
+    values = for_model(read_foreign(tmp_path / "a.pt"), net())
     same(values.parameters, {name: state[name] for name in TRAINED})
     took, off = values.notes
     assert "took 'state_dict' out of the checkpoint" in took
     assert f"'{wrapped}'" in off
     inner = {"0._orig_mod.weight": state["0.weight"]}
     save_file(inner, tmp_path / "inner.safetensors")
-    assert fitted(read_foreign(tmp_path / "inner.safetensors"), net()).parameters.keys() == {"0.weight"}
+    assert for_model(read_foreign(tmp_path / "inner.safetensors"), net()).parameters.keys() == {"0.weight"}
     model = nn.Sequential()
     model.add_module("module", nn.Linear(2, 2))  # a model may have such a name itself
     save_file(model.state_dict(), tmp_path / "own.safetensors")
-    assert fitted(read_foreign(tmp_path / "own.safetensors"), model).notes == ()
+    assert for_model(read_foreign(tmp_path / "own.safetensors"), model).notes == ()
 
 
 def test_partial_and_unknown_names_are_said(tmp_path):
     state = net().state_dict()
     save_file({"3.weight": state["3.weight"], "head.bias": torch.zeros(2)}, tmp_path / "a.safetensors")
     found = read_foreign(tmp_path / "a.safetensors")
-    values = fitted(found, net())
+    values = for_model(found, net())
     assert values.parameters.keys() == {"3.weight"}
     unknown, partial = values.notes
     assert unknown == "left out head.bias, which the model does not have"
     assert partial == "a partial update: it lacks 0.weight, 0.bias, 1.weight, 1.bias and 1 more"
     with pytest.raises(BadInput, match=r"lacks 0\.weight"):
-        load_fitted(net(), values, "a.safetensors")
+        load_tensors(net(), values, "a.safetensors")
     with pytest.raises(
         BadInput, match=r"no name in common with the model: it has 3\.weight, head\.bias, the model weight"
     ):
-        fitted(found, nn.Linear(2, 2))
+        for_model(found, nn.Linear(2, 2))
 
 
 def test_a_shared_parameter_is_counted_once(tmp_path):
@@ -138,7 +141,7 @@ def test_a_shared_parameter_is_counted_once(tmp_path):
     np.savez(tmp_path / "named.npz", **{name: value.numpy() for name, value in tied.state_dict().items()})
     np.savez(tmp_path / "listed.npz", *[value.numpy() for value in tied.state_dict().values()])
     for name, notes in (("named.npz", ()), ("listed.npz", ("4 arrays without names, taken in the model's order",))):
-        values = fitted(read_foreign(tmp_path / name), tied)
+        values = for_model(read_foreign(tmp_path / name), tied)
         assert values.parameters.keys() == {"0.weight", "0.bias", "1.bias"}
         assert values.notes == notes
 
@@ -151,7 +154,7 @@ def test_precision_is_never_made_up(tmp_path):
         (torch.bfloat16, torch.bfloat16),
     ):
         save_file({"3.weight": state["3.weight"].to(dtype)}, tmp_path / "a.safetensors")
-        assert fitted(read_foreign(tmp_path / "a.safetensors"), net()).parameters["3.weight"].dtype is kept
+        assert for_model(read_foreign(tmp_path / "a.safetensors"), net()).parameters["3.weight"].dtype is kept
 
 
 @pytest.mark.parametrize(
@@ -173,7 +176,7 @@ def test_precision_is_never_made_up(tmp_path):
 def test_what_is_no_update_is_refused(tmp_path, content, says):
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(BadInput, match=says):
-        fitted(read_foreign(tmp_path / "a.pt"), net())
+        for_model(read_foreign(tmp_path / "a.pt"), net())
 
 
 class Bomb:
@@ -198,7 +201,7 @@ def test_pickles_are_for_those_who_ask(tmp_path, capsys):
 
 
 def test_an_archive_that_promises_too_much_is_not_opened(tmp_path, monkeypatch):
-    monkeypatch.setattr(foreign, "LARGEST", 1000)
+    monkeypatch.setattr(tensors, "MOST_BYTES", 1000)
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.npy", bytes(2000))
     with pytest.raises(BadInput, match="would unpack to"):
@@ -242,4 +245,34 @@ def test_no_bytes_break_the_reader(tmp_path, suffix, data):
     path = tmp_path / f"damaged{suffix}"
     path.write_bytes(bytes(damaged))
     with contextlib.suppress(BadInput):
-        fitted(read_foreign(path), net())
+        for_model(read_foreign(path), net())
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pt", ".weights"])
+def test_the_weights_of_a_recipe_are_read_from_every_plain_format(tmp_path, suffix):
+    """By the reader of `Trained`, which asks for every name; any other suffix is torch's own format."""
+    state = net().state_dict()
+    path = written(tmp_path, suffix if suffix != ".weights" else ".pt", state)
+    if suffix == ".weights":
+        path = path.rename(path.with_suffix(suffix))
+    other = net()
+    for value in other.state_dict().values():
+        value.zero_()
+    load_state(other, str(path))
+    same(other.state_dict(), state)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(BadInput, match=r"cannot be read as plain tensors .* save the state dict itself: torch\.save"):
+        load_state(other, str(path))
+
+
+def test_tensor_files_are_opened_in_one_place_of_the_targets():
+    """By the names of the calls that open one."""
+    package = Path(tensors.__file__).parents[1]
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("torch.load", "np.load", "load_file", "safe_open", "pickle.load")
+    }
+    assert found == {"files/tensors.py"}

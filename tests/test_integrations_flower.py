@@ -27,7 +27,7 @@ from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.numerics.rng import Key
-from leakscope.targets.files.foreign import fitted, load_fitted, read_foreign
+from leakscope.targets.files.foreign import for_model, load_tensors, read_foreign
 
 os.environ.update(FLWR_TELEMETRY_ENABLED="0", RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
 pytest.importorskip("flwr", reason="the extra flower is not installed")
@@ -170,7 +170,7 @@ def test_two_rounds_of_a_simulated_federation_are_seen_and_inverted(tmp_path, mo
     )
     # the mean of what was seen is what the federation went on with: the updates are the real ones
     moved = [read_update(tmp_path / entry.update).release.by_name for entry in watched.entries[2:]]
-    state = fitted(read_foreign(tmp_path / f"weights-{weights[2][:16]}.safetensors"), own_network()).parameters
+    state = for_model(read_foreign(tmp_path / f"weights-{weights[2][:16]}.safetensors"), own_network()).parameters
     final = results[0].arrays.to_torch_state_dict()
     assert apart({name: state[name] + (moved[0][name] + moved[1][name]) / 2 for name in state}, final) < 1e-6
     monkeypatch.chdir(tmp_path)
@@ -283,7 +283,7 @@ def test_the_older_interface_gives_the_same_updates_and_trains_the_same(tmp_path
     expected = FedAvg(steps=1, lr=LR).release(target, batch(1), key=Key(0)).by_name
     assert apart(update.release.by_name, expected) < 1e-6
     second = network()
-    load_fitted(second, fitted(read_foreign(next(iter(later(tmp_path, watched)))), second), "")
+    load_tensors(second, for_model(read_foreign(next(iter(later(tmp_path, watched)))), second), "")
     expected = FedAvg(steps=1, lr=LR).release(Target(second, PLACE, 4), batch(1), key=Key(0)).by_name
     assert apart(read_update(tmp_path / watched.entries[1].update).release.by_name, expected) < 1e-6
 

@@ -21,7 +21,7 @@ from leakscope.domains.vision import Images
 from leakscope.integrations.timm import Timm
 from leakscope.integrations.torchvision import Torchvision
 from leakscope.numerics.rng import Key
-from leakscope.targets.vetting.finding import Level
+from leakscope.targets.vetting.finding import Severity
 from leakscope.targets.vetting.model import vet
 
 COLOR, GRAY = Images(3, 32, 32), Images(1, 32, 32)
@@ -85,7 +85,7 @@ def test_a_torchvision_model_is_built_from_the_key_and_takes_weights_of_a_file(t
 def test_what_a_model_of_torchvision_lacks_is_said():
     target = Torchvision("resnet18", training=True).build(COLOR, 5, key=Key(0))
     found = {finding.about: finding.level for finding in vet(target)}
-    assert found["batch normalization"] is Level.WARNING
+    assert found["batch normalization"] is Severity.WARNING
     with pytest.raises(BadInput, match=r"expected input.* to have 3 channels, but got 1 channels"):
         Torchvision("resnet18").build(GRAY, 5, key=Key(0))
 

@@ -31,7 +31,7 @@ from leakscope.targets.recipes.imported import Imported
 from leakscope.targets.recipes.trained import Trained
 from leakscope.targets.vetting import model as vetting
 from leakscope.targets.vetting.before_running import bare, frozen
-from leakscope.targets.vetting.finding import Level
+from leakscope.targets.vetting.finding import Severity
 from leakscope.targets.vetting.model import vet
 from leakscope.targets.vetting.update import vet_update
 from leakscope.targets.zoo.convnet import ConvNet
@@ -343,7 +343,7 @@ def whole():
 def lists():
     class Two(Net):
         def forward(self, x):
-            return [Net.forward(self, x)]
+            return [Net.forward(self, x), Net.forward(self, x)]
     return Two()
 """
 SMALL = Images(3, 2, 2)
@@ -580,13 +580,13 @@ class Defect:
 
     sick: Callable[[], nn.Module]
     healthy: Callable[[], nn.Module]
-    level: Level
+    level: Severity
     about: str
     words: str
     training: bool = False
 
 
-E, W, N = Level.ERROR, Level.WARNING, Level.NOTE
+E, W, N = Severity.ERROR, Severity.WARNING, Severity.NOTE
 SECOND, INPLACE = "second derivative", "in-place operations"
 DEFECTS = {
     "no parameters": Defect(nn.Flatten, dense, E, "parameters", "no parameters"),
@@ -605,10 +605,21 @@ DEFECTS = {
         around(torch.no_grad()(torch.tanh), after=torch.detach), dense, E, "gradient", "any parameter"
     ),
     "dictionary": Defect(
-        around(after=lambda y: {"logits": y, "loss": y.sum()}), around(), E, "output shape", "one of its logits, loss"
+        around(after=lambda y: {"logits": y, "other": -y}),
+        around(after=lambda y: {"logits": y, "loss": y.sum()}),
+        E,
+        "output shape",
+        r"it has logits \(3, 4\), other \(3, 4\): name the right one, as in feed=InputsOnly\(pick='logits'\)",
     ),
-    "object": Defect(around(after=Logits), around(), E, "output shape", r"forward returns its \.logits"),
-    "tuple": Defect(around(after=lambda y: (y, None)), around(), E, "output shape", "forward returns one of them"),
+    "object": Defect(
+        around(after=lambda y: Logits(y[:, :3])), around(after=Logits), E, "output shape", r"it has logits \(3, 3\)"
+    ),
+    "tuple": Defect(
+        around(after=lambda y: (y, y)), around(after=lambda y: (y, None)), E, "output shape", r"InputsOnly\(pick=0\)"
+    ),
+    "nothing": Defect(
+        around(after=lambda y: None), around(), E, "output shape", "returns a NoneType, expected one tensor of logits"
+    ),
     "a class per step": Defect(
         around(after=lambda y: y[:, None].expand(-1, 5, -1)), around(), E, "output shape", r"loss of sequences \(CTC\)"
     ),
@@ -775,7 +786,7 @@ def test_size_is_counted_in_operations_and_parameters(monkeypatch):
     (size,) = [f for f in vet(Target(module, Images(3, 8, 8), 4)) if f.about == "size"]
     # two operations per multiply-add: 64 places x 9 x 3 x 64, and the dense layer
     assert f"takes {2 * (64 * 9 * 3 * 64 + 64 * 4) / 1e9:.3g} GFLOP" in size.sentence
-    assert size.level is Level.WARNING
+    assert size.level is Severity.WARNING
     monkeypatch.setattr(vetting, "MUCH_WORK", 1e9)
     assert "size" not in {f.about for f in vet(Target(module, Images(3, 8, 8), 4))}
     monkeypatch.setattr(vetting, "MANY_PARAMETERS", module[0].weight.numel())
@@ -809,6 +820,6 @@ def test_errors_come_first():
     with Key(0).isolated():
         module = Function(OnceDifferentiable.apply, after=lambda x: 2 * x)
     levels = [finding.level for finding in vet(Target(module, SMALL, 4))]
-    assert levels == sorted(levels, key=list(Level).index)
-    assert levels[0] is Level.ERROR
+    assert levels == sorted(levels, key=list(Severity).index)
+    assert levels[0] is Severity.ERROR
     assert len(levels) >= 2

@@ -20,7 +20,7 @@ from leakscope.core.target import Target
 from leakscope.integrations.timm import Timm
 from leakscope.integrations.torchvision import Torchvision, declare_operators
 from leakscope.numerics.rng import Key
-from leakscope.targets.files.foreign import fitted, load_fitted, read_foreign
+from leakscope.targets.files.foreign import for_model, load_tensors, read_foreign
 from leakscope.targets.recipes.architecture import AbstractArchitecture
 from leakscope.targets.recipes.imported import Argument, Imported
 
@@ -139,8 +139,8 @@ def brought(asked: Model, domain: AbstractDomain, classes: int) -> tuple[Target,
         console.say("warning: --allow-pickle runs whatever code is in the files that it reads; use files you trust")
     if asked.state is None:
         return made, ()
-    values = fitted(read_foreign(asked.state, allow_pickle=asked.allow_pickle), made.module)
-    load_fitted(made.module, values, asked.state)
+    values = for_model(read_foreign(asked.state, allow_pickle=asked.allow_pickle), made.module)
+    load_tensors(made.module, values, asked.state)
     return made, tuple(f"{asked.state}: {note}" for note in values.notes)
 
 

@@ -64,7 +64,9 @@ from leakscope.attacks.transcripts.matching.soft import SoftTranscript
 from leakscope.attacks.wrapped.assumed_lengths import AssumedLengths
 from leakscope.attacks.wrapped.at_rest import AtRest
 from leakscope.cli.rows import Family, Row, Trait
+from leakscope.core.feed import AbstractFeed, InputsOnly, Keywords, TeacherForced, WithLengths
 from leakscope.core.mechanism import AbstractMechanism
+from leakscope.core.target import AbstractLoss, CrossEntropy
 from leakscope.datasets.draw import AbstractSource
 from leakscope.datasets.sources.cifar import Cifar10
 from leakscope.datasets.sources.digits import Digits, MnistSample
@@ -96,7 +98,7 @@ from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError, Wor
 from leakscope.scoring.metrics.tokens import ExactText, TokenError, TokenOrder, TokenOverlap
 from leakscope.scoring.metrics.vision import LPIPS, MSE, PSNR, SSIM
 from leakscope.targets.looking.context_window import ContextWindow
-from leakscope.targets.losses import Reduction
+from leakscope.targets.losses import CTC, BinaryCrossEntropy, NextToken, Reduction, SquaredError
 from leakscope.targets.recipes.architecture import AbstractArchitecture
 from leakscope.targets.recipes.fitted import Fitted
 from leakscope.targets.recipes.imported import Imported
@@ -356,6 +358,15 @@ ROWS: tuple[Row, ...] = (
     _row(_X, Edits, "labels: the transcript is searched along, a character at a time or by a beam"),
     _row(_X, Activation, "of a target: RELU, SIGMOID, TANH, ...", 'Activation("relu")'),
     _row(_X, Reduction, "of a CTC loss: SUM or MEAN over the labels", 'Reduction("sum")'),
+    _row(_X, CrossEntropy, "loss: of classes or probabilities"),
+    _row(_X, BinaryCrossEntropy, "loss: of several labels at once"),
+    _row(_X, SquaredError, "loss: of real numbers"),
+    _row(_X, CTC, "loss: of transcripts, one output per frame", "CTC(blank=28)"),
+    _row(_X, NextToken, "loss: of the next token, at every token"),
+    _row(_X, InputsOnly, "feed: the model takes the inputs alone"),
+    _row(_X, WithLengths, "feed: the model takes sequences and their lengths"),
+    _row(_X, TeacherForced, "feed: a decoder also takes what was said so far", "TeacherForced(start=1)"),
+    _row(_X, Keywords, "feed: the model takes its inputs by name", 'Keywords(mask="attention_mask", pick="logits")'),
     _row(_X, ContextWindow, "which dense layer is fed windows of frames",
          'ContextWindow("layer_1.weight", "layer_1.bias", features=26, left=9, right=9)'),
 )  # fmt: skip
@@ -385,6 +396,8 @@ KINDS: dict[Family, tuple[type, ...]] = {
         Patience,
         Activation,
         Reduction,
+        AbstractLoss,
+        AbstractFeed,
         ContextWindow,
     ),
 }

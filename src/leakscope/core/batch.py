@@ -18,7 +18,8 @@ from leakscope.numerics import trees
 class Batch:
     """Inputs with their labels.
 
-    inputs: (B, ...) floating, or (B, T) int64 token ids. labels: (B,) int64 class indices, or (B, C) probabilities.
+    inputs: (B, ...) floating, or (B, T) int64 token ids. labels: (B,) int64 class indices, or (B, C) floating that the
+    loss reads: probabilities, several labels at once (0 or 1 each), real numbers.
     For sequences, inputs are (B, T, F) padded with zeros, lengths (B,) int64 counts the real frames, labels are
     (B, L) int64 padded, and label_lengths (B,) int64 counts the labels that are real; both are given or neither.
     Shapes are checked here, values by `checked` (values cannot be read inside a traced function).
@@ -53,7 +54,10 @@ class Batch:
         if self.lengths is not None and self.label_lengths is not None:
             self._check_sequences(self.lengths, self.label_lengths)
         elif self.labels.dim() > 1 and not self.labels.is_floating_point():
-            raise BadInput(f"labels of shape {tuple(self.labels.shape)} must be probabilities, got {self.labels.dtype}")
+            raise BadInput(
+                f"labels of shape {tuple(self.labels.shape)} must be probabilities or other floating numbers, got "
+                f"{self.labels.dtype}; convert with .float()"
+            )
 
     def _check_sequences(self, lengths: Tensor, label_lengths: Tensor) -> None:
         count = (self.inputs.shape[0],)

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parameter import UninitializedParameter
 
+from leakscope.core import labels
 from leakscope.core.batch import Batch
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
+from leakscope.core.feed import AbstractFeed, Arguments, InputsOnly
 from leakscope.numerics import trees
 from leakscope.numerics.trees import Named
 
@@ -27,6 +29,18 @@ class AbstractLoss(ABC):
     @abstractmethod
     def __call__(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The scalar loss of the model's `outputs` on `batch`."""
+
+    @abstractmethod
+    def check(self, batch: Batch, classes: int) -> None:
+        """Raises `BadInput` on labels that this loss cannot read, or would read as something else.
+
+        For the challenger, before a release: values are read here, so not inside a traced function. `core.labels`
+        has the usual kinds.
+        """
+
+    @abstractmethod
+    def labeled(self, inputs: Tensor, classes: int) -> Batch:
+        """`inputs` (B, *shape) with labels that `check` lets pass, always the same: for a look at a model."""
 
 
 @final
@@ -50,6 +64,14 @@ class CrossEntropy(AbstractLoss):
         """The scalar loss."""
         return F.cross_entropy(outputs, batch.labels, label_smoothing=self.smoothing)
 
+    def check(self, batch: Batch, classes: int) -> None:
+        """Class indices or probabilities."""
+        labels.classes_or_probabilities(batch, classes)
+
+    def labeled(self, inputs: Tensor, classes: int) -> Batch:
+        """Each class in turn."""
+        return Batch(inputs, torch.arange(len(inputs), device=inputs.device) % classes)
+
 
 def differentiable(module: nn.Module) -> None:
     """Raises `BadInput` for a module that no target can be made of: TorchScript, or lazy layers without weights."""
@@ -67,6 +89,7 @@ class Target:
 
     The module is copied, its parameters are frozen; the caller's own module is never changed.
     training: run the model in training mode (dropout layers drop, batch normalization uses batch statistics).
+    feed: how the model is called on a batch and where it returns its logits; by default on the inputs alone.
     """
 
     module: nn.Module
@@ -75,18 +98,22 @@ class Target:
     name: str = "custom"
     training: bool = False
     loss: AbstractLoss = field(default_factory=CrossEntropy)
+    feed: AbstractFeed = field(default_factory=InputsOnly)
 
     def __post_init__(self) -> None:
         if self.classes < 1:
             raise BadInput(f"expected at least one class, got {self.classes}")
         differentiable(self.module)
+        # a copy, so that neither an attack nor a later training step of the caller changes what was audited
         module = copy.deepcopy(self.module).train(self.training)
         for parameter in module.parameters():
+            # derivatives are taken by torch.func at given parameters; a graph from the own ones would only cost memory
             parameter.requires_grad_(False)
         object.__setattr__(self, "module", module)
 
     def __repr__(self) -> str:
-        return f"Target({self.name}, {self.count():,} parameters, {self.classes} classes, {self.domain})"
+        fed = "" if self.feed == InputsOnly() else f", {self.feed}"
+        return f"Target({self.name}, {self.count():,} parameters, {self.classes} classes, {self.domain}{fed})"
 
     def count(self) -> int:
         """The number of parameters."""
@@ -120,19 +147,37 @@ class Target:
         """Copies of the buffers by name: a forward pass in training mode writes to the copies only."""
         return trees.detached(dict(self.module.named_buffers()))
 
-    def outputs(self, parameters: Named, inputs: Tensor) -> Tensor:
-        """The model's outputs on `inputs` (B, *shape) at `parameters`; differentiable in both."""
-        result: Tensor = functional_call(self.module, {**parameters, **self.buffers()}, (inputs,))
-        return result
+    def outputs(self, parameters: Named, given: Tensor | Batch) -> Tensor:
+        """The model's outputs at `parameters`, for inputs (B, *shape) or for a batch; differentiable in both.
+
+        Inputs alone are enough unless the feed reads lengths or labels; see `AbstractFeed.arguments`.
+        Raises `BadInput` when what the model returns holds no logits, or several.
+        """
+        # buffers are copies: what a pass in training mode writes to them must not reach the next pass
+        state = {**parameters, **self.buffers()}
+
+        def forward(call: Arguments) -> object:
+            returned: object = functional_call(self.module, state, call.by_place, call.by_name)
+            return returned
+
+        return self.feed.run(forward, given, self.classes)
+
+    def through(self, module: nn.Module, given: Tensor | Batch) -> Tensor:
+        """The outputs of `module`, a copy of the model with weights of its own, that is fed as the model is."""
+        # not functional: a client trains a module, and the two routes must share no code but the feed
+        return self.feed.run(lambda call: module(*call.by_place, **call.by_name), given, self.classes)
 
     def loss_at(self, parameters: Named, batch: Batch) -> Tensor:
         """The scalar training loss at `parameters`; differentiable in parameters, inputs and soft labels."""
-        return self.loss(self.outputs(parameters, batch.inputs), batch)
+        return self.loss(self.outputs(parameters, batch), batch)
 
     def fingerprint(self) -> str:
         """A hash of the weights, the buffers, the mode and everything that was declared."""
+        # buffers too: running statistics change the outputs as weights do
         weights = trees.fingerprint({**self.parameters(), **self.buffers()})
-        return f"{self.name}|{self.domain}|{self.classes}|{self.training}|{self.loss}|{weights}"
+        said = f"{self.name}|{self.domain}|{self.classes}|{self.training}|{self.loss}|{weights}"
+        # the usual feed is not named: searches that were interrupted before there were feeds go on
+        return said if self.feed == InputsOnly() else f"{said}|{self.feed}"
 
     def device(self) -> torch.device:
         """Where the model lives."""

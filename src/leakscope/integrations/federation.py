@@ -31,7 +31,7 @@ from leakscope.core.target import Target
 from leakscope.ledger.files import write_atomically
 from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.numerics.rng import Key
-from leakscope.targets.files.foreign import Foreign, ModelTensors, fitted, load_fitted
+from leakscope.targets.files.foreign import Foreign, ModelTensors, for_model, load_tensors
 from leakscope.targets.looking.probe import FORWARD_ERRORS, first_line
 from leakscope.targets.vetting.update import vet_update
 
@@ -94,7 +94,7 @@ class Arrays:
         """Under the target's names. Raises `BadInput` when they do not fit its model."""
         tensors = tuple(torch.from_numpy(np.array(value)) for value in self.values)
         named = None if self.names is None else dict(zip(self.names, tensors, strict=True))
-        return fitted(Foreign(said, named, () if named else tensors), target.module)
+        return for_model(Foreign(said, named, () if named else tensors), target.module)
 
 
 @final
@@ -126,7 +126,7 @@ def observe(setting: Setting, one: Exchange) -> tuple[Observation, tuple[str, ..
     before = one.sent.fitted(setting.target, "what the server sent")
     after = one.returned.fitted(setting.target, "what the client returned")
     module = copy.deepcopy(setting.target.module)
-    load_fitted(module, before, "what the server sent")
+    load_tensors(module, before, "what the server sent")
     target = dataclasses.replace(setting.target, module=module)
     release = Delta.between(target.parameters(), after.parameters)
     notes = [*before.notes, *after.notes]

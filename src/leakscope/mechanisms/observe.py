@@ -9,9 +9,8 @@ from leakscope.core.errors import BadInput
 from leakscope.core.facts import Fact
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.core.observation import Observation
-from leakscope.core.target import CrossEntropy, Target
+from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
-from leakscope.targets.losses import CTC
 
 
 def observe(
@@ -27,28 +26,10 @@ def observe(
             f"inputs of shape {tuple(batch.inputs.shape[1:])} do not fit the target's domain {target.domain}; "
             "reshape or resize them"
         )
-    _labels_fit(target, batch)
+    target.loss.check(batch, target.classes)
     for fact in tell:
         contradiction = fact.contradiction(batch)
         if contradiction is not None:
             raise BadInput(f"{contradiction}; tell what is true or nothing")
     release = mechanism.release(target, batch.checked(), key=key.child("release"))
     return Observation(target, release, mechanism, tuple(tell))
-
-
-def _labels_fit(target: Target, batch: Batch) -> None:
-    """Refuse labels that cross-entropy or CTC cannot read; what another loss reads is its own affair."""
-    if isinstance(target.loss, CTC):
-        target.loss.check(batch, target.classes)
-    if not isinstance(target.loss, CrossEntropy):
-        return
-    if batch.labels.dim() > 1:
-        if tuple(batch.labels.shape[1:]) != (target.classes,):
-            raise BadInput(
-                f"expected {target.classes} probabilities per example, got labels of shape {tuple(batch.labels.shape)}"
-            )
-    elif bool(((batch.labels < 0) | (batch.labels >= target.classes)).any()):
-        raise BadInput(
-            f"expected labels from 0 to {target.classes - 1}, got {int(batch.labels.min())} to "
-            f"{int(batch.labels.max())}; give the target as many classes as the data has"
-        )

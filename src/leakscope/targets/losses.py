@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from leakscope.core import labels
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
 from leakscope.core.target import AbstractLoss
@@ -75,7 +76,7 @@ class CTC(AbstractLoss):
             raise BadInput("CTC needs a batch of sequences: give lengths and label_lengths")
         if not self.blank < classes:
             raise BadInput(f"the blank {self.blank} is no output of a model with {classes} classes; use the last one")
-        self._check_labels(batch.labels, batch.label_lengths, classes)
+        self._check_labels(batch, batch.label_lengths, classes)
         frames = batch.inputs.shape[1]
         if bool(((batch.lengths < 1) | (batch.lengths > frames)).any()):
             raise BadInput(f"expected lengths from 1 to {frames}, got {batch.lengths.tolist()}")
@@ -90,10 +91,18 @@ class CTC(AbstractLoss):
                 f"{int(needed[short[0]])}; use longer sound or a shorter transcript"
             )
 
-    def _check_labels(self, labels: Tensor, label_lengths: Tensor, classes: int) -> None:
-        if bool(((label_lengths < 0) | (label_lengths > labels.shape[1])).any()):
-            raise BadInput(f"expected label lengths from 0 to {labels.shape[1]}, got {label_lengths.tolist()}")
-        real = labels[torch.arange(labels.shape[1], device=labels.device) < label_lengths.unsqueeze(1)]
+    def labeled(self, inputs: Tensor, classes: int) -> Batch:
+        """Whole utterances with two symbols each, the first that are not the blank."""
+        symbols = [symbol for symbol in range(classes) if symbol != self.blank][:2]
+        said = torch.tensor([symbols] * len(inputs), device=inputs.device)
+        whole = torch.full((len(inputs),), inputs.shape[1], device=inputs.device)
+        return Batch(inputs, said, whole, torch.full_like(whole, len(symbols)))
+
+    def _check_labels(self, batch: Batch, label_lengths: Tensor, classes: int) -> None:
+        said = batch.labels
+        if bool(((label_lengths < 0) | (label_lengths > said.shape[1])).any()):
+            raise BadInput(f"expected label lengths from 0 to {said.shape[1]}, got {label_lengths.tolist()}")
+        real = said[torch.arange(said.shape[1], device=said.device) < label_lengths.unsqueeze(1)]
         wrong = real[(real < 0) | (real >= classes) | (real == self.blank)]
         if len(wrong):
             raise BadInput(
@@ -125,3 +134,80 @@ class NextToken(AbstractLoss):
         real = (following != PAD).to(outputs.dtype)
         each = F.cross_entropy(outputs[:, :-1].transpose(1, 2), following, reduction="none") * real
         return (each.sum(1) / real.sum(1).clamp(min=1)).mean()
+
+    def check(self, batch: Batch, classes: int) -> None:
+        """Token ids; labels are not read, so any will do."""
+        del classes
+        if not batch.holds_tokens:
+            raise BadInput(f"NextToken needs token ids (B, T) int64, got inputs {tuple(batch.inputs.shape)}")
+
+    def labeled(self, inputs: Tensor, classes: int) -> Batch:
+        """Each class in turn, which nobody reads."""
+        return Batch(inputs, torch.arange(len(inputs), device=inputs.device) % classes)
+
+
+@final
+@dataclass(frozen=True)
+class BinaryCrossEntropy(AbstractLoss):
+    """mean_b mean_c log(1 + exp(z_bc)) - y_bc z_bc: several labels at once, each there or not by itself. In nats.
+
+    outputs z: (B, C) logits. labels y: (B, C), 1 where example b has label c and 0 elsewhere. Its slope by z_bc is
+    (sigmoid(z_bc) - y_bc) / (B C): negative exactly where the label is there.
+    Raises `BadInput` when the two shapes differ.
+
+    >>> loss = BinaryCrossEntropy()(torch.zeros(1, 2), Batch(torch.zeros(1, 3), torch.tensor([[1.0, 0.0]])))
+    >>> round(loss.exp().item(), 4)
+    2.0
+    """
+
+    def __call__(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The scalar loss."""
+        _alike(self, outputs, batch)
+        return F.binary_cross_entropy_with_logits(outputs, batch.labels.to(outputs.dtype))
+
+    def check(self, batch: Batch, classes: int) -> None:
+        """Which labels each example has, 0 or 1 each."""
+        labels.several_at_once(batch, classes)
+
+    def labeled(self, inputs: Tensor, classes: int) -> Batch:
+        """Every other label, beginning with the second for the first example."""
+        return Batch(inputs, (_table(inputs, classes) % 2).to(torch.get_default_dtype()))
+
+
+@final
+@dataclass(frozen=True)
+class SquaredError(AbstractLoss):
+    """mean_b mean_k (z_bk - y_bk)^2: real numbers are predicted, K for each example.
+
+    outputs z and labels y: (B, K), in the labels' own unit; K is the target's number of classes, 1 for one number.
+    Raises `BadInput` when the two shapes differ: (B,) beside (B, 1) would be broadcast to (B, B).
+
+    >>> SquaredError()(torch.zeros(1, 2), Batch(torch.zeros(1, 3), torch.tensor([[1.0, 3.0]])))
+    tensor(5.)
+    """
+
+    def __call__(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The scalar loss."""
+        _alike(self, outputs, batch)
+        return F.mse_loss(outputs, batch.labels.to(outputs.dtype))
+
+    def check(self, batch: Batch, classes: int) -> None:
+        """Real numbers, as many as the model gives."""
+        labels.real_numbers(batch, classes)
+
+    def labeled(self, inputs: Tensor, classes: int) -> Batch:
+        """Minus one, zero and one in turn."""
+        return Batch(inputs, (_table(inputs, classes) % 3 - 1).to(torch.get_default_dtype()))
+
+
+def _table(inputs: Tensor, classes: int) -> Tensor:
+    """(B, classes) whole numbers, entry b, c is b + c."""
+    return torch.arange(len(inputs), device=inputs.device)[:, None] + torch.arange(classes, device=inputs.device)
+
+
+def _alike(loss: AbstractLoss, outputs: Tensor, batch: Batch) -> None:
+    if outputs.shape != batch.labels.shape:
+        raise BadInput(
+            f"{loss!r} compares outputs and labels one by one, got {tuple(outputs.shape)} and "
+            f"{tuple(batch.labels.shape)}; give the labels the shape of the outputs"
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from dataclasses import dataclass
 from typing import final
@@ -20,6 +19,7 @@ from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 from leakscope.targets.looking.dense_ends import output_layer
+from leakscope.targets.looking.tape import multiplied
 
 
 @final
@@ -91,19 +91,6 @@ def silent(target: Target, rest: dict[str, Tensor]) -> Target:
     """The target with the outputs of these units multiplied by zero; parameters keep their names."""
     if not rest:
         return target
-    module = copy.deepcopy(target.module)
-    for name, units in rest.items():
-        like = next(module.get_submodule(name).parameters())
-        module.get_submodule(name).register_forward_hook(_Silence((~units).to(like)))
-    return dataclasses.replace(target, module=module)
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class _Silence:
-    """A forward hook."""
-
-    awake: Tensor
-
-    def __call__(self, module: nn.Module, given: tuple[Tensor, ...], returned: Tensor) -> Tensor:
-        return returned * self.awake
+    likes = {name: next(target.module.get_submodule(name).parameters()) for name in rest}
+    awake = {name: (~units).to(likes[name]) for name, units in rest.items()}
+    return dataclasses.replace(target, module=multiplied(target.module, awake))

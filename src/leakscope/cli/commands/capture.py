@@ -29,7 +29,7 @@ from leakscope.datasets.draw import AbstractSource
 from leakscope.ledger.exchange import ReleaseKind
 from leakscope.mechanisms.observe import observe
 from leakscope.numerics.rng import Key
-from leakscope.targets.files.foreign import ModelTensors, fitted, read_foreign
+from leakscope.targets.files.foreign import ModelTensors, for_model, read_foreign
 
 UNSURE = (
     "the weights are those that --model comes with; if the update was computed at others, give them with --state, or "
@@ -161,7 +161,7 @@ def _release(order: Capture, target: Target, mechanism: AbstractMechanism) -> tu
 
 
 def _fitted(path: str, order: Capture, target: Target) -> ModelTensors:
-    return fitted(read_foreign(path, allow_pickle=order.model.allow_pickle), target.module)
+    return for_model(read_foreign(path, allow_pickle=order.model.allow_pickle), target.module)
 
 
 def _said(path: str, values: ModelTensors) -> tuple[str, ...]:

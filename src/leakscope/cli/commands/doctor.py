@@ -19,7 +19,7 @@ from leakscope.datasets.draw import AbstractSource
 from leakscope.numerics.rng import Key
 from leakscope.targets.recipes.imported import Imported
 from leakscope.targets.vetting.before_running import frozen
-from leakscope.targets.vetting.finding import Finding, Level
+from leakscope.targets.vetting.finding import Finding, Severity
 from leakscope.targets.vetting.model import vet
 
 EXTRAS = (
@@ -46,7 +46,7 @@ def doctor(*, model: str | None, dataset: str, as_json: bool) -> Exit:
         print(json.dumps(_said(findings), indent=2))
     else:
         print("\n".join(_lines(findings, model)))
-    broken = any(finding.level is Level.ERROR for finding in findings)
+    broken = any(finding.level is Severity.ERROR for finding in findings)
     return Exit.INCOMPLETE if broken else Exit.NO_LEAK_FOUND
 
 

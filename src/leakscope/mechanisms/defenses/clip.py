@@ -45,11 +45,13 @@ class Clip(AbstractUpdateDefense):
         """The norm of the tensors' norms decides whether the update is scaled, as clients do it."""
         del key
         per_tensor = [float(torch.linalg.vector_norm(value, ord=self.order)) for value in update.values()]
+        # ||u||_2 = hypot of the tensors' norms, ||u||_1 = their sum: another route than the concatenation of `replay`
         total = math.hypot(*per_tensor) if self.order == 2 else math.fsum(per_tensor)
         return trees.scale(update, self.norm / total) if total > self.norm else trees.detached(update)
 
     def replay(self, update: Named) -> dict[str, Tensor]:
         """The same by the norm of the concatenation; inside the ball the factor is one and has gradient zero."""
+        # norm / max(||u||, norm): never above one, and without a branch on values, which vmap cannot take
         return trees.scale(update, self.norm / trees.norm(update, self.order).clamp_min(self.norm))
 
     @property
@@ -72,6 +74,7 @@ class Clip(AbstractUpdateDefense):
 
     def sensitivity(self, before: Sensitivity) -> Sensitivity:
         """Never above `norm` in this order, nor above what held before: scaling down enlarges no norm."""
+        # ||u||_2 bounds ||u||_1 only by sqrt(d), and d is not known here
         l1 = min(before.l1, self.norm) if self.order == 1 else before.l1
         return Sensitivity(l1=l1, l2=min(before.l2, self.norm))
 

@@ -39,6 +39,7 @@ class Dropout(AbstractModelDefense):
         """A copy of the target whose dropout layers drop; they draw from torch's stream, which the protocol keys."""
         copied = dataclasses.replace(target)  # a target copies its module, so the caller's keeps its mode
         for layer in _layers(copied):
+            # this layer alone: a batch normalization in training mode would be another mechanism
             layer.train()
             if isinstance(layer, _DropoutNd):
                 layer.p = self.rate
@@ -48,6 +49,7 @@ class Dropout(AbstractModelDefense):
 
     def replay(self, target: Target) -> Target:
         """The target itself: every protocol's replay runs without dropout."""
+        # raises where `apply` would: an attack must not replay a defense that cannot be there
         _layers(target)
         return target
 

@@ -41,8 +41,10 @@ class InputNoise(AbstractInputDefense):
             raise BadInput("tokens are whole numbers, to which no noise can be added; choose another defense")
         noise = normal(batch.inputs, key)
         if batch.lengths is not None:
+            # noise in the padding would tell the model, and the adversary, where an utterance ends
             real = torch.arange(batch.inputs.shape[1], device=batch.inputs.device) < batch.lengths.unsqueeze(1)
             noise = noise * real.unsqueeze(2)
+        # a new tensor: scored against noised inputs, noise would look like protection
         return batch.with_inputs(batch.inputs.detach() + self.std * noise)
 
     def replay(self, target: Target, batch: Batch) -> Batch:

@@ -64,6 +64,7 @@ class GaussianNoise(AbstractUpdateDefense):
 
     def sensitivity(self, before: Sensitivity) -> Sensitivity:
         """Nothing bounds a noisy update; without noise the bounds stay."""
+        # one draw can be of any size, so a later step cannot count on the clip before
         return Sensitivity() if self.std > 0 else before
 
     def event(self, before: Sensitivity) -> DpEvent | None:
@@ -71,6 +72,7 @@ class GaussianNoise(AbstractUpdateDefense):
         dp = accounting()
         if math.isinf(before.l2) or self.std == 0:
             return dp.NonPrivateDpEvent()
+        # in units of what one client changes at most (adding or removing it), the l2 bound
         return dp.GaussianDpEvent(noise_multiplier=self.std / before.l2)
 
 
@@ -126,6 +128,7 @@ class LaplaceNoise(AbstractUpdateDefense):
         dp = accounting()
         if math.isinf(before.l1) or self.scale == 0:
             return dp.NonPrivateDpEvent()
+        # the Laplace mechanism is calibrated to order 1: epsilon = l1 / scale per release
         return dp.LaplaceDpEvent(noise_multiplier=self.scale / before.l1)
 
 
@@ -137,5 +140,6 @@ def _without(noise: float) -> Answer:
 def _laplace(like: Tensor, key: Key) -> Tensor:
     """The difference of two exponential draws. (The inverse of the distribution function is infinite at u = 0.)"""
     generator = key.generator(like.device)
+    # two independent Exp(1): their difference has density exp(-|n|) / 2
     draws = torch.empty((2, *like.shape), dtype=like.dtype, device=like.device).exponential_(generator=generator)
     return draws[0] - draws[1]

@@ -96,6 +96,7 @@ class Prune(AbstractUpdateDefense):
         return min(entries, max(1, math.ceil(self.keep * entries - 1e-9)))
 
     def _sorted(self, flat: Tensor) -> Tensor:
+        # stable: of equal values the first stays, as in the other route
         places = torch.sort(flat.abs(), descending=True, stable=True).indices[: self._count(flat.numel())]
         sent = torch.zeros_like(flat)
         sent[places] = flat[places]
@@ -105,8 +106,10 @@ class Prune(AbstractUpdateDefense):
         if not flat.numel():
             return flat
         size, kept = flat.detach().abs(), self._count(flat.numel())
+        # the smallest size that is kept; several entries may have it
         threshold = torch.topk(size, kept).values.amin()
         above, level = size > threshold, size == threshold
+        # of those at the threshold, the first ones that still have room
         first = level.cumsum(0) <= kept - above.sum()
         return (above | (level & first)).to(flat.dtype)
 
@@ -130,6 +133,7 @@ class RandomDrop(AbstractUpdateDefense):
     def apply(self, update: Named, *, key: Key) -> dict[str, Tensor]:
         """Each tensor draws from the key's child of its name."""
         return {
+            # not divided by 1 - rate: the client sends what it computed, and the mean shrinks
             name: torch.where(uniform(value, key.child(name)) < self.rate, torch.zeros_like(value), value.detach())
             for name, value in update.items()
         }

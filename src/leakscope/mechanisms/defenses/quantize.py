@@ -103,7 +103,9 @@ class Quantize(AbstractUpdateDefense):
     def _sent(self, value: Tensor, key: Key) -> Tensor:
         step = self._step(value)
         if not self.stochastic:
+            # half to even, as IEEE and torch round
             return (value / step).round() * step
+        # P(up) = the remainder, so the mean is the value: floor(a + U) with U ~ U[0, 1)
         return torch.floor(value / step + uniform(value, key)) * step
 
     def _nearest(self, value: Tensor) -> Tensor:
@@ -111,6 +113,7 @@ class Quantize(AbstractUpdateDefense):
         step = self._step(value)
         whole = torch.floor(value / step)
         rest = value / step - whole
+        # a tie goes to the even neighbor: up exactly where the whole part is odd
         odd = torch.remainder(whole, 2) == 1
         return (whole + ((rest > 0.5) | ((rest == 0.5) & odd)).to(value.dtype)) * step
 
@@ -136,6 +139,7 @@ class Sign(AbstractUpdateDefense):
     def replay(self, update: Named) -> dict[str, Tensor]:
         """By comparison with zero; the gradient is straight through."""
         return {
+            # the true slope is zero almost everywhere, and a search could not follow it
             name: _straight_through((value > 0).to(value.dtype) - (value < 0).to(value.dtype), value)
             for name, value in update.items()
         }

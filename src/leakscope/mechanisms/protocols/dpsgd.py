@@ -86,11 +86,15 @@ class DPSGD(AbstractProtocol):
             total: dict[str, Tensor] = {}
             for index in range(len(batch)):
                 slope = client_gradient(module, target, batch.rows(_row(batch, index)))
+                # one norm over all parameters of this example, from the norms of its tensors
                 size = float(torch.linalg.vector_norm(torch.stack([value.norm() for value in slope.values()])))
                 for name, value in slope.items():
+                    # min(1, C / ||g_b||): a short gradient is never stretched, else rounding of zero would get norm C
                     clipped = value * (self.clip / size) if size > self.clip else value.clone()
                     total[name] = total[name] + clipped if name in total else clipped
+        # sigma C: one example changes the sum by at most C, so noise is counted in units of it
         scale, noise = self.noise_multiplier * self.clip, key.child("noise")
+        # on the sum, once, before it is divided: the divisor is public and costs no privacy
         noisy = {name: value + scale * normal(value, noise.child(name)) for name, value in total.items()}
         return Gradient(trees.scale(noisy, 1.0 / self._divisor(batch)))
 
@@ -123,6 +127,7 @@ class DPSGD(AbstractProtocol):
         if self.noise_multiplier == 0:
             return dp.NonPrivateDpEvent()
         once = dp.GaussianDpEvent(noise_multiplier=self.noise_multiplier)
+        # amplification: who is not in the sample has no influence, and nobody knows who is in it
         if self.rate < 1:
             once = dp.PoissonSampledDpEvent(sampling_probability=self.rate, event=once)
         return once if rounds == 1 else dp.SelfComposedDpEvent(once, rounds)
@@ -151,4 +156,5 @@ def _separable(target: Target) -> None:
 
 
 def _mixes(layer: nn.Module) -> bool:
+    # in evaluation with running statistics each example is normalized by constants
     return isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None)

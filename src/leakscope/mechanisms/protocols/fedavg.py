@@ -76,9 +76,11 @@ class FedAvg(AbstractProtocol):
         order = key.child("order") if self.shuffle else None
         with key.child("model").isolated(), torch.enable_grad():
             module = own_module(target)
+            # torch's own optimizer, and not the recursion of `replay`: a law compares the two
             optimizer = torch.optim.SGD(module.parameters(), lr=self.lr, momentum=self.momentum)
             for rows in self._schedule(len(batch), order):
                 client_gradient(module, target, _part(batch, rows))
+                # reads the gradients that `client_gradient` left in .grad
                 optimizer.step()
         return Delta.between(target.parameters(), {name: p.detach() for name, p in module.named_parameters()})
 
@@ -90,11 +92,15 @@ class FedAvg(AbstractProtocol):
         """
         start = target.parameters()
         moved: dict[str, Tensor] = {name: torch.zeros_like(value) for name, value in start.items()}
+        # zeros as well: v_0 = 0
         velocity = moved
         with quiet(target):
             for rows in self._schedule(len(batch), None):
+                # g(w_(k-1)) with w_(k-1) = w_0 + moved
                 slope = replayed_gradient(target, trees.over(torch.add, start, moved), _part(batch, rows))
+                # v_k = momentum * v_(k-1) + g, without dampening: the first step is the whole gradient
                 velocity = trees.over(torch.add, trees.scale(velocity, self.momentum), slope)
+                # minus: the weights go against the gradient, hence delta = -lr * gradient after one step
                 moved = trees.subtract(moved, trees.scale(velocity, self.lr))
         return Delta(moved)
 
@@ -110,6 +116,7 @@ class FedAvg(AbstractProtocol):
                 f"FedAvg releases a Delta (weights after minus before), got {release!r}; wrap the change of the "
                 "weights in Delta, or declare the mechanism that made this release"
             )
+        # as_gradient divides by lr * steps; the factor makes of it lr * S
         return release.as_gradient(lr=self.lr * (self._travel() / self.steps), steps=self.steps)
 
     def _travel(self) -> float:
@@ -125,6 +132,7 @@ class FedAvg(AbstractProtocol):
         size = examples if self.batch_size is None else min(self.batch_size, examples)
         if size == examples:
             return [None] * self.steps
+        # rounded up: enough passes over the examples for all steps
         passes = -(-self.steps * size // examples)
         if order is None:
             stream = torch.arange(examples).repeat(passes)

@@ -48,11 +48,13 @@ class FedSGD(AbstractProtocol):
         Raises `BadInput` when the loss does not depend on any parameter.
         """
         with key.child("model").isolated(), torch.enable_grad():
+            # a copy in the target's own mode: dropout draws from the key, running statistics change on the copy alone
             return Gradient(client_gradient(own_module(target), target, batch))
 
     def replay(self, target: Target, batch: Batch) -> Gradient:
         """The same by functional differentiation, differentiable in the candidate; dropout is off."""
         with quiet(target):
+            # quiet: the adversary knows the layers, but not what they drew
             return Gradient(replayed_gradient(target, target.parameters(), batch))
 
     def as_gradient(self, release: Release) -> Gradient:

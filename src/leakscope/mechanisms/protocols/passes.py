@@ -31,12 +31,14 @@ def client_gradient(module: nn.Module, target: Target, batch: Batch) -> dict[str
     A parameter that the loss does not reach has gradient zero. Raises `BadInput` when it reaches none.
     """
     copied = dataclasses.replace(batch, inputs=batch.inputs.detach().clone(), labels=batch.labels.detach().clone())
+    # to None, not to zero: a parameter that the loss does not reach is then told apart below
     module.zero_grad(set_to_none=True)
-    loss = target.loss(module(copied.inputs), copied)
+    loss = target.loss(target.through(module, copied), copied)
     if not loss.requires_grad:
         raise BadInput("the loss does not depend on any parameter; check the model's forward")
     loss.backward()
     named = dict(module.named_parameters())
+    # zero, and not absent: a client sends a tensor for each parameter, whatever the loss reached
     return {n: torch.zeros_like(p) if p.grad is None else p.grad.detach() for n, p in named.items()}
 
 
@@ -65,11 +67,14 @@ def quiet(target: Target) -> Iterator[None]:
         for module in target.module.modules():
             if not module.training:
                 continue
+            # its own flag, not the model's: normalization layers keep their mode
             if isinstance(module, _DropoutNd):
                 _set(undo, module, "training", False)
             elif isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+                # not the flag: fast kernels give a backward in training mode only; the rate alone decides what drops
                 _set(undo, module, "dropout", 0.0)
             elif isinstance(module, _BatchNorm | _InstanceNorm):
+                # without running statistics the batch's are used, which is what training mode does anyway
                 _set(undo, module, "running_mean", None)
                 _set(undo, module, "running_var", None)
         yield

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-import warnings
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from leakscope.core.errors import BadInput
 from leakscope.numerics.trees import Named
-from leakscope.targets.looking.probe import first_line
-from leakscope.targets.recipes.trained import DAMAGE
+from leakscope.targets.files.tensors import content, listed, plain, unpickled
 
-LARGEST = 2**34
-"""Bytes that an archive may promise to unpack to: a few kilobytes can promise anything."""
-
-INNER = ("state_dict", "model_state_dict", "model", "net")
+STATE_KEYS = ("state_dict", "model_state_dict", "model", "net")
 """Where training scripts put the state dict inside a checkpoint."""
 
-_TORCH, _PICKLE = (".pt", ".pth", ".bin", ".ckpt"), (".pkl", ".pickle")
-_UNREADABLE = (*DAMAGE, zipfile.BadZipFile, zlib.error, EOFError, MemoryError, ImportError, RecursionError)
+_PLAIN = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt")
+_PICKLE = (".pkl", ".pickle")
 
 
 @final
@@ -63,83 +54,45 @@ def read_foreign(path: str | Path, *, allow_pickle: bool = False) -> Foreign:
     place = Path(path)
     if not place.is_file():
         raise BadInput(f"no file {place}; expected .safetensors, .npz or .pt")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old headers and protocols, which are read all the same
-            content = _content(place, allow_pickle)
-    except BadInput:
-        raise
-    except _UNREADABLE as error:
-        trust = "" if allow_pickle else "; if it needs pickle and you trust who wrote it, --allow-pickle"
-        raise BadInput(
-            f"{place} cannot be read as plain tensors ({first_line(error)}): it is cut short, damaged or of another "
-            f"kind; save it again{trust}"
-        ) from None
-    return _sorted_out(str(place), content)
-
-
-def _content(path: Path, allow_pickle: bool) -> object:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    if path.suffix == ".npz":
-        return _archive(path)
-    if path.suffix in _TORCH:
-        return torch.load(path, map_location="cpu", weights_only=not allow_pickle)
-    if path.suffix not in _PICKLE:
-        raise BadInput(f"{path} has the suffix {path.suffix!r}; expected .safetensors, .npz or .pt")
+    trust = "" if allow_pickle else "; if it needs pickle and you trust who wrote it, --allow-pickle"
+    advice = f": it is cut short, damaged or of another kind; save it again{trust}"
+    if place.suffix in _PLAIN:
+        return _sorted_out(str(place), content(place, advice=advice, allow_pickle=allow_pickle))
+    if place.suffix not in _PICKLE:
+        raise BadInput(f"{place} has the suffix {place.suffix!r}; expected .safetensors, .npz or .pt")
     if not allow_pickle:
         raise BadInput(
-            f"{path} is a pickle: reading it runs whatever code is in it; save it as .safetensors or .npz, or give "
+            f"{place} is a pickle: reading it runs whatever code is in it; save it as .safetensors or .npz, or give "
             "--allow-pickle if you trust who wrote it"
         )
-    with path.open("rb") as file:
-        return pickle.load(file)  # noqa: S301, asked for
+    return _sorted_out(str(place), unpickled(place, advice=advice))
 
 
-def _archive(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    with zipfile.ZipFile(path) as archive:
-        promised = sum(member.file_size for member in archive.infolist())
-    if promised > LARGEST:
-        raise BadInput(f"{path} would unpack to {promised / 2**30:.0f} GiB, more than {LARGEST / 2**30:.0f}; refused")
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
-
-
-def _sorted_out(path: str, content: object) -> Foreign:
+def _sorted_out(path: str, found: object) -> Foreign:
     notes: tuple[str, ...] = ()
-    if isinstance(content, Mapping):
-        inner = next((key for key in INNER if isinstance(content.get(key), Mapping)), None)
+    if isinstance(found, Mapping):
+        inner = next((key for key in STATE_KEYS if isinstance(found.get(key), Mapping)), None)
         if inner is not None:
-            content, notes = content[inner], (f"took {inner!r} out of the checkpoint {Path(path).name}",)
-    if isinstance(content, np.ndarray) and content.dtype == object:
-        content = list(content)
-    if isinstance(content, Mapping):
-        named = {str(name): _tensor(path, f"{name!r}", value) for name, value in content.items()}
+            found, notes = found[inner], (f"took {inner!r} out of the checkpoint {Path(path).name}",)
+    if isinstance(found, np.ndarray) and found.dtype == object:
+        found = list(found)
+    if isinstance(found, Mapping):
+        named = {str(name): plain(path, f"{name!r}", value) for name, value in found.items()}
         if named and all(re.fullmatch(r"arr_\d+", name) for name in named):
             order = sorted(named, key=lambda name: int(name.removeprefix("arr_")))
             return Foreign(path, None, tuple(named[name] for name in order), notes)
         if named:
             return Foreign(path, named, (), notes)
-    if isinstance(content, Sequence) and not isinstance(content, str | bytes) and len(content):
-        return Foreign(path, None, tuple(_tensor(path, f"entry {i}", value) for i, value in enumerate(content)), notes)
-    raise BadInput(f"{path} holds {_kind(content)}, expected tensors by name or a list of arrays; save the state dict")
+    if isinstance(found, Sequence) and not isinstance(found, str | bytes) and len(found):
+        return Foreign(path, None, tuple(plain(path, f"entry {i}", value) for i, value in enumerate(found)), notes)
+    raise BadInput(f"{path} holds {_kind(found)}, expected tensors by name or a list of arrays; save the state dict")
 
 
 def _kind(content: object) -> str:
     return "nothing" if isinstance(content, Mapping | Sequence) and not content else f"a {type(content).__name__}"
 
 
-def _tensor(path: str, where: str, value: object) -> Tensor:
-    """A tensor, off its graph and its device. Raises `BadInput` for what is none, or is sparse or quantized."""
-    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "fiub":
-        array = np.asarray(value)
-        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
-    if isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized:
-        return value.detach().cpu()
-    raise BadInput(f"{where} in {path} is a {type(value).__name__}, expected a plain array; save the state dict itself")
-
-
-def fitted(found: Foreign, module: nn.Module) -> ModelTensors:
+def for_model(found: Foreign, module: nn.Module) -> ModelTensors:
     """`found` under the names of `module`, parameters and buffers apart.
 
     A list is taken in the order of the state dict (as Flower sends it), or of the parameters alone. Prefixes that
@@ -147,28 +100,28 @@ def fitted(found: Foreign, module: nn.Module) -> ModelTensors:
     not have are left out, names that are missing are allowed: both are said in `notes`.
     Raises `BadInput` on another shape, another count, no common name, or numbers that are not finite or no floats.
     """
-    named, notes = _listed(found, module) if found.by_name is None else _stripped(found.by_name, module)
+    named, notes = _in_order(found, module) if found.by_name is None else _stripped(found.by_name, module)
     parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
     aliases = module.state_dict().keys() - parameters.keys() - buffers.keys()
     strange = [name for name in named if name not in parameters and name not in buffers and name not in aliases]
     if strange:
-        notes = (*notes, f"left out {_some(strange)}, which the model does not have")
+        notes = (*notes, f"left out {listed(strange)}, which the model does not have")
     known = {name: value for name, value in named.items() if name in parameters}
     if not known:
         raise BadInput(
-            f"{found.path} has no name in common with the model: it has {_some(list(named))}, the model "
-            f"{_some(list(parameters))}; give the model that this update belongs to"
+            f"{found.path} has no name in common with the model: it has {listed(list(named))}, the model "
+            f"{listed(list(parameters))}; give the model that this update belongs to"
         )
     rest = {name: value for name, value in named.items() if name in buffers}
     for name, value in {**known, **rest}.items():
         _check(found.path, name, value, {**parameters, **buffers}[name])
     missing = [name for name in parameters if name not in known]
     if missing:
-        notes = (*notes, f"a partial update: it lacks {_some(missing)}")
+        notes = (*notes, f"a partial update: it lacks {listed(missing)}")
     return ModelTensors({n: _kept(v, parameters[n]) for n, v in known.items()}, rest, (*found.notes, *notes))
 
 
-def _listed(found: Foreign, module: nn.Module) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _in_order(found: Foreign, module: nn.Module) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     whole, trained = list(module.state_dict()), [name for name, _ in module.named_parameters()]
     count = len(found.listed)
     names = {len(trained): trained, len(whole): whole}.get(count)
@@ -226,17 +179,13 @@ def _kept(value: Tensor, like: Tensor) -> Tensor:
     return value.to(like.dtype) if torch.finfo(value.dtype).eps < torch.finfo(like.dtype).eps else value
 
 
-def load_fitted(module: nn.Module, values: ModelTensors, path: str) -> None:
+def load_tensors(module: nn.Module, values: ModelTensors, path: str) -> None:
     """Copy weights into `module`. Raises `BadInput` when a parameter is missing: weights must be whole."""
     missing = [name for name, _ in module.named_parameters() if name not in values.parameters]
     if missing:
-        raise BadInput(f"{path} lacks {_some(missing)}; give a file with all weights of the model")
+        raise BadInput(f"{path} lacks {listed(missing)}; give a file with all weights of the model")
     with torch.no_grad():
         for name, own in (*module.named_parameters(), *module.named_buffers()):
             value = values.parameters.get(name, values.buffers.get(name))
             if value is not None:
                 own.copy_(value)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(list(names)[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -15,6 +15,7 @@ from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 from leakscope.targets.looking.dense_ends import probe_inputs
+from leakscope.targets.looking.tape import Call, named, recorded
 
 
 @final
@@ -72,6 +73,7 @@ class ContextWindow:
             raise NoSuchLayer(f"the release lacks {' and '.join(missing)}")
         weight = gradient[self.weight].detach().double().cpu().numpy()
         bias = gradient[self.bias].detach().double().cpu().numpy()
+        # torch keeps (outputs, inputs); a layer that is written x @ W keeps the transpose
         if weight.shape == (len(bias), self.dimension):
             weight = weight.T
         if weight.shape != (self.dimension, len(bias)):
@@ -82,6 +84,7 @@ class ContextWindow:
         if not self.order:
             return weight, bias
         ordered = np.empty_like(weight)
+        # the layer's input d is entry order[d] of the window, so row d of its weight belongs to row order[d]
         ordered[list(self.order)] = weight
         return ordered, bias
 
@@ -94,10 +97,13 @@ def context_window(target: Target) -> ContextWindow:
     """
     inputs, calls = _calls(target)
     frames = inputs[0].cpu().double().numpy()
-    for name, module, given in calls:
-        if module.bias is None or given.numel() != len(frames) * module.in_features:
+    for call in calls:
+        given = call.given
+        # one window per frame: a layer that is fed fewer or more numbers than T * D sees something else
+        if call.bias is None or given.numel() != len(frames) * given.shape[-1]:
             continue
-        window = _traced(given.reshape(len(frames), -1).cpu().double().numpy(), frames, f"{name}." if name else "")
+        # the first in the order of the calls: a later layer sees the window only through an earlier one
+        window = _traced(given.reshape(len(frames), -1).cpu().double().numpy(), frames, call.prefix)
         if window is not None:
             return window
     raise NoSuchLayer(
@@ -106,30 +112,18 @@ def context_window(target: Target) -> ContextWindow:
     )
 
 
-def _calls(target: Target) -> tuple[Tensor, list[tuple[str, nn.Linear, Tensor]]]:
-    """A probing utterance (1, T, F) and every dense layer's input for it, in the order of the calls."""
+def _calls(target: Target) -> tuple[Tensor, list[Call]]:
+    """A probing utterance (1, T, F) and every call of a dense layer on it, in their order."""
     if len(target.domain.shape) != 2:
         raise NoSuchLayer(f"{target.name} takes inputs of shape {target.domain.shape}, not frames (T, F)")
-    calls: list[tuple[str, nn.Linear, Tensor]] = []
-    handles = []
-
-    def watch(name: str, module: nn.Linear) -> None:
-        def hook(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            calls.append((name, module, given[0].detach().clone()))
-
-        handles.append(module.register_forward_pre_hook(hook))
-
     key = Key(0).child("windows")
-    try:
-        for name, module in target.module.named_modules():
-            if isinstance(module, nn.Linear):
-                watch(name, module)
-        inputs = probe_inputs(target, 1, key=key)
-        with key.child("model").isolated(), torch.no_grad():
-            target.outputs(target.parameters(), inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    inputs = probe_inputs(target, 1, key=key)
+    with (
+        recorded(target.module, named(target.module, nn.Linear)) as calls,
+        key.child("model").isolated(),
+        torch.no_grad(),
+    ):
+        target.outputs(target.parameters(), inputs)
     return inputs, calls
 
 
@@ -137,15 +131,21 @@ def _traced(given: NDArray[np.float64], frames: NDArray[np.float64], prefix: str
     """The window of which `given` (T, D) consists, or None when it is not one."""
     count, features = frames.shape
     middle = count // 2
+    # noise hardly repeats a value, so each names its frame and coefficient; one that does fails the comparison below
     place = {float(value): (t, f) for t, row in enumerate(frames) for f, value in enumerate(row)}
+    # the middle frame: its window meets no zeros beyond the ends, unless it is wider than the utterance
     found = [place.get(float(value)) for value in given[middle]]
     if None in found:
         return None
+    # frame relative to its own, and coefficient
     shifts = [(entry[0] - middle, entry[1]) for entry in found if entry is not None]
+    # never below 0: a window wholly in the past spans its own frame too, and is refused for lacking it
     left, right = max(0, -min(s for s, _ in shifts)), max(0, *(s for s, _ in shifts))
     order = tuple((s + left) * features + f for s, f in shifts)
+    # each entry of the window once; a gap (a dilated window) or a repetition is another layer
     if sorted(order) != list(range((left + 1 + right) * features)):
         return None
+    # one frame could fit by chance: at every frame the window must be this one, with zeros outside
     padded = np.pad(frames, ((left, right), (0, 0)))
     for t in range(count):
         if not np.array_equal(padded[t : t + left + 1 + right].ravel()[list(order)], given[t]):

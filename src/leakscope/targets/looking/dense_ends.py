@@ -12,6 +12,7 @@ from leakscope.core.errors import NoSuchLayer
 from leakscope.core.target import Target
 from leakscope.domains.text import Text
 from leakscope.numerics.rng import Key, normal
+from leakscope.targets.looking.tape import Call, itself, named, recorded
 
 ALONE = 1e-3
 """Relative difference between a layer's gradient and what one call of it gives that counts as rounding."""
@@ -29,16 +30,6 @@ class DenseLayer:
     outputs: int
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class _Call:
-    """One call of a dense layer during the probe."""
-
-    layer: DenseLayer
-    given: Tensor
-    returned: Tensor
-
-
 def probe_inputs(target: Target, count: int, *, key: Key) -> Tensor:
     """(count, *shape) uniform noise within the domain, on the target's device; random tokens where it is text."""
     like = next(p for p in target.module.parameters())
@@ -51,33 +42,23 @@ def probe_inputs(target: Target, count: int, *, key: Key) -> Tensor:
     return low + (high - low) * noise
 
 
-def _calls(target: Target) -> tuple[list[_Call], Tensor, Tensor]:
+def _calls(target: Target) -> tuple[list[Call], Tensor, Tensor]:
     """Every call of a dense layer on one probing input, with the model's own input and output."""
-    calls: list[_Call] = []
-    handles = []
-
-    def watch(name: str, module: nn.Linear) -> None:
-        prefix = f"{name}." if name else ""
-        bias = None if module.bias is None else f"{prefix}bias"
-        layer = DenseLayer(name, f"{prefix}weight", bias, module.in_features, module.out_features)
-
-        def hook(_: nn.Module, given: tuple[Tensor, ...], returned: Tensor) -> None:
-            calls.append(_Call(layer, given[0].detach().clone(), returned.detach().clone()))
-
-        handles.append(module.register_forward_hook(hook))
-
     key = Key(0).child("anatomy")
-    try:
-        for name, module in target.module.named_modules():
-            if isinstance(module, nn.Linear):
-                watch(name, module)
-        inputs = probe_inputs(target, 2, key=key)
-        with key.child("model").isolated(), torch.no_grad():
-            outputs = target.outputs(target.parameters(), inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    inputs = probe_inputs(target, 2, key=key)
+    with (
+        recorded(target.module, named(target.module, nn.Linear)) as calls,
+        key.child("model").isolated(),
+        torch.no_grad(),
+    ):
+        outputs = target.outputs(target.parameters(), inputs)
     return calls, inputs, outputs
+
+
+def _dense_layer(call: Call) -> DenseLayer:
+    module = call.module
+    assert isinstance(module, nn.Linear)
+    return DenseLayer(call.name, call.weights[0], call.bias, module.in_features, module.out_features)
 
 
 def input_layer(target: Target) -> DenseLayer:
@@ -89,35 +70,37 @@ def input_layer(target: Target) -> DenseLayer:
     calls, inputs, _ = _calls(target)
     flat = inputs.flatten(1)
     for call in calls:
+        # to the last bit: what only resembles the input (normalized, quantized) would be read as the input itself
         if call.given.shape == flat.shape and torch.equal(call.given, flat):
-            uses = sum(other.layer.name == call.layer.name for other in calls)
-            if uses > 1 or not _alone(target, call.layer, inputs):
+            uses = sum(other.name == call.name for other in calls)
+            if uses > 1 or not _alone(target, call, inputs):
                 raise NoSuchLayer(
-                    f"the weight of the dense layer {call.layer.name or target.name} is used elsewhere too (called "
+                    f"the weight of the dense layer {call.name or target.name} is used elsewhere too (called "
                     "twice, or tied), so its gradient is a sum"
                 )
-            return call.layer
+            return _dense_layer(call)
     raise NoSuchLayer(f"{target.name} has no dense layer (torch.nn.Linear) that is fed the flattened input itself")
 
 
-def _alone(target: Target, layer: DenseLayer, inputs: Tensor) -> bool:
+def _alone(target: Target, first: Call, inputs: Tensor) -> bool:
     """Whether dL/dW is what the layer's first call gives, (dL/dz)^T x, at two inputs and for some loss."""
-    named = {name: value.detach().requires_grad_(True) for name, value in target.parameters().items()}
-    returned: list[Tensor] = []
-    handle = target.module.get_submodule(layer.name).register_forward_hook(
-        lambda _, given, returns: returned.append(returns)
-    )
+    parameters = {name: value.detach().requires_grad_(True) for name, value in target.parameters().items()}
     key = Key(0).child("anatomy")
-    try:
-        with key.child("model").isolated(), torch.enable_grad():
-            outputs = target.outputs(named, inputs)
-            loss = (outputs * normal(outputs.detach(), key.child("loss"))).sum()
-    finally:
-        handle.remove()
-    if layer.weight not in named or not loss.requires_grad:
+    with (
+        recorded(target.module, [first.name], keep=itself) as calls,
+        key.child("model").isolated(),
+        torch.enable_grad(),
+    ):
+        outputs = target.outputs(parameters, inputs)
+        # a random sum of the outputs: no unit cancels in it, as one could in their plain sum
+        loss = (outputs * normal(outputs.detach(), key.child("loss"))).sum()
+    weight = first.weights[0]
+    if weight not in parameters or not loss.requires_grad:
         return True  # nothing can be read of it, which its readers say themselves
-    read = (named[layer.weight], returned[0])
+    read = (parameters[weight], calls[0].returned)
+    # zeros where the loss does not reach: a layer off the path has gradient zero, as its one call says
     slope, error = torch.autograd.grad(loss, read, allow_unused=True, materialize_grads=True)
+    # dL/dW = sum_b (dL/dz_b) x_b^T for one call; a second use of the weight would add its own sum
     wanted = error.flatten(1).T @ inputs.flatten(1)
     return float((slope - wanted).norm()) <= ALONE * float(slope.norm())
 
@@ -125,21 +108,20 @@ def _alone(target: Target, layer: DenseLayer, inputs: Tensor) -> bool:
 def output_layer(target: Target) -> DenseLayer:
     """The dense layer whose output is the model's output. Raises `NoSuchLayer` when there is none."""
     calls, _, outputs = _calls(target)
+    # from the end: of a layer that is called twice, the last call gives the output
     for call in reversed(calls):
         if call.returned.shape == outputs.shape and torch.equal(call.returned, outputs):
-            return call.layer
+            return _dense_layer(call)
     raise NoSuchLayer(f"{target.name} does not end in a dense layer (torch.nn.Linear) that gives the logits")
 
 
 def features_at(target: Target, inputs: Tensor) -> Tensor:
     """What the output layer is fed for `inputs` (B, *shape): (B, d). Raises `NoSuchLayer` as `output_layer` does."""
     layer = output_layer(target)
-    seen: list[Tensor] = []
-    module = target.module.get_submodule(layer.name)
-    handle = module.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
-    try:
-        with Key(0).child("features").isolated(), torch.no_grad():
-            target.outputs(target.parameters(), inputs)
-    finally:
-        handle.remove()
-    return seen[-1]
+    with (
+        recorded(target.module, [layer.name]) as calls,
+        Key(0).child("features").isolated(),
+        torch.no_grad(),
+    ):
+        target.outputs(target.parameters(), inputs)
+    return calls[-1].given

@@ -14,10 +14,11 @@ from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.context_window import ContextWindow
 from leakscope.targets.looking.dense_ends import probe_inputs
+from leakscope.targets.looking.tape import named, recorded
 
 Array = NDArray[np.float64]
 
-LOUD = 1e4
+LOUDNESS = 1e4
 """A probe so loud that whatever clips, clips."""
 
 
@@ -45,6 +46,7 @@ class DenseStack:
         active: list[NDArray[np.bool_]] = []
         for layer in self.layers[: depth - 1]:
             z = entering[-1] @ layer.weight + layer.bias
+            # strictly between: at a kink the slope is torch's choice, and no probability is lost by leaving it out
             active.append((z > 0) & (z < self.clip))
             entering.append(np.clip(z, 0.0, self.clip))
         return entering, active
@@ -59,10 +61,12 @@ def dense_stack(target: Target, window: ContextWindow) -> DenseStack:
     parameters = target.parameters()
     layers = [_Layer(window.weight, window.bias)]
     clip = np.inf
-    probes = [_dense_calls(target, loudness) for loudness in (1.0, LOUD)]
+    # the quiet one shows the ReLU, the loud one drives units beyond any clip that is worth its name
+    probes = [_dense_calls(target, loudness) for loudness in (1.0, LOUDNESS)]
     names = list(probes[0])
     while layers[-1].weight in names:
         place = names.index(layers[-1].weight)
+        # only layers that run later can be fed by this one
         produced = [calls[names[place]].produced for calls in probes]
         joined = {
             name: _joined(produced, [calls[name].given for calls in probes])
@@ -70,8 +74,10 @@ def dense_stack(target: Target, window: ContextWindow) -> DenseStack:
             if probes[0][name].bias
         }
         found = [(name, level) for name, level in joined.items() if level is not None]
+        # one clip for the whole stack: that is how `DenseStack.inputs` computes
         if not found or (len(layers) > 1 and found[0][1] != clip):
             break
+        # the first: a layer further on that is fed the same would skip this one
         name, clip = found[0]
         layers.append(_Layer(name, probes[0][name].bias))
     first = Dense((window.weight, window.bias), *window.read(parameters))
@@ -93,38 +99,25 @@ class _Layer:
 
 @final
 @dataclass(frozen=True, eq=False)
-class _Call:
+class _Numbers:
+    """What a dense layer was given and produced, a row per frame; the name of its bias or nothing."""
+
     bias: str
     given: Array
     produced: Array
 
 
-def _dense_calls(target: Target, loudness: float) -> dict[str, _Call]:
+def _dense_calls(target: Target, loudness: float) -> dict[str, _Numbers]:
     """Every dense layer by the name of its weight, in the order of the calls, on noise of that loudness."""
-    calls: dict[str, _Call] = {}
-    handles = []
-
-    def watch(name: str, module: nn.Linear) -> None:
-        prefix = f"{name}." if name else ""
-
-        def hook(_: nn.Module, given: tuple[Tensor, ...], returned: Tensor) -> None:
-            bias = "" if module.bias is None else f"{prefix}bias"
-            calls[f"{prefix}weight"] = _Call(bias, _numbers(given[0]), _numbers(returned))
-
-        handles.append(module.register_forward_hook(hook))
-
     key = Key(0).child("stack")
-    try:
-        for name, module in target.module.named_modules():
-            if isinstance(module, nn.Linear):
-                watch(name, module)
-        inputs = loudness * probe_inputs(target, 1, key=key)
-        with key.child("model").isolated(), torch.no_grad():
-            target.outputs(target.parameters(), inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls
+    inputs = loudness * probe_inputs(target, 1, key=key)
+    with (
+        recorded(target.module, named(target.module, nn.Linear)) as calls,
+        key.child("model").isolated(),
+        torch.no_grad(),
+    ):
+        target.outputs(target.parameters(), inputs)
+    return {call.weights[0]: _Numbers(call.bias or "", _numbers(call.given), _numbers(call.returned)) for call in calls}
 
 
 def _numbers(values: Tensor) -> Array:
@@ -135,7 +128,9 @@ def _joined(before: list[Array], given: list[Array]) -> float | None:
     """The level at which a ReLU between the two is clipped, infinity for none; None when there is no such ReLU."""
     if any(left.shape != right.shape for left, right in zip(before, given, strict=True)):
         return None
+    # the loud probe tells: where the next layer's largest input is below what was produced, that is the clip
     highest = float(given[1].max())
     level = highest if highest < before[1].max() else np.inf
+    # in the same arithmetic, so equal to the last bit; dropout, normalization or an LSTM in between is not
     same = (np.array_equal(np.clip(z, 0.0, level), h) for z, h in zip(before, given, strict=True))
     return level if all(same) else None

@@ -63,6 +63,7 @@ class PatchEntry:
     def image(self, patches: Tensor, shape: tuple[int, ...]) -> Tensor:
         """(n, P) patches to one input (1, *shape); values that several patches hold are averaged."""
         flat = patches.new_zeros(math.prod(shape))
+        # how many patches hold each pixel: more than one where they overlap
         seen = torch.bincount(self.places.flatten(), minlength=len(flat))
         return (flat.index_add(0, self.places.flatten(), patches.flatten()) / seen).reshape(1, *shape)
 
@@ -72,11 +73,12 @@ def patch_entry(target: Target) -> PatchEntry:
     if len(target.domain.shape) != 3:
         raise NoSuchLayer(f"{target.name} takes inputs of shape {target.domain.shape}, not images")
     images = distinct(target, 3)
-    with running(target) as (module, calls):
+    with running(target) as (model, calls):
         try:
-            outputs = module(images)
+            outputs = model(images)
         except FORWARD_ERRORS as error:
             raise NoSuchLayer(f"the model fails in double precision: {first_line(error)}") from error
+        # everything below compares tensors of this one run, so equality is exact and needs no tolerance
         first, places, embedded = _patches(target, calls, images)
         entry = [
             call
@@ -86,12 +88,13 @@ def patch_entry(target: Target) -> PatchEntry:
         if not entry:
             raise NoSuchLayer(f"no dense layer of {target.name} is fed the tokens of {first.name or 'its patches'}")
         fed = entry[0].given
+        # query, key and value are fed the same tokens; their gradients add up to more equations
         readers = [call for call in entry if call.given.shape == fed.shape and torch.equal(call.given, fed)]
         tokens, scale, shift = _normalized(calls, fed)
         rows, offsets = _offsets(target, tokens.detach(), embedded)
         names = tuple(name for call in readers for name in call.weights)
-        position, alone = _gradients(module, (tokens, outputs), names, normed=scale is not None)
-    weights = {name: dict(module.named_parameters())[name].detach() for name in names}
+        position, alone = _gradients(model.module, (tokens, outputs), names, normed=scale is not None)
+    weights = {name: dict(model.module.named_parameters())[name].detach() for name in names}
     return PatchEntry(first.weights[0], first.matrix, places, rows, offsets, weights, scale, shift, position, alone)
 
 
@@ -99,6 +102,7 @@ def distinct(target: Target, count: int) -> Tensor:
     """(count, *shape) float64 inputs within the domain whose values can be told apart."""
     size = math.prod(target.domain.shape)
     generator = Key(0).child("patches").generator()
+    # a permutation of ranks: no two values of an image are equal, which random draws could not promise
     ranks = torch.stack([torch.randperm(size, generator=generator) for _ in range(count)]).double()
     shares = ((ranks + 0.5) / size).reshape(count, *target.domain.shape).to(target.device())
     low, high = target.domain.bounds(shares)
@@ -113,6 +117,7 @@ def _patches(target: Target, calls: list[Call], images: Tensor) -> tuple[Call, T
             places = _of_convolution(call.module, images)
         elif isinstance(call.module, nn.Linear) and call.given.dim() == 3:
             places = _of_rearrangement(call.given.detach(), images)
+        # every pixel in some patch, else the image is not determined
         if places is not None and bool((torch.bincount(places.flatten(), minlength=images[0].numel()) > 0).all()):
             return call, places, images.flatten(1)[:, places] @ call.matrix.T
     raise NoSuchLayer(
@@ -124,6 +129,7 @@ def _patches(target: Target, calls: list[Call], images: Tensor) -> tuple[Call, T
 def _of_convolution(layer: nn.Conv2d, images: Tensor) -> Tensor | None:
     if layer.groups != 1 or set(layer.dilation) != {1} or layer.padding not in ((0, 0), "valid"):
         return None
+    # the same unfolding, of the pixels' own numbers: float64 holds them exactly
     index = torch.arange(images[0].numel(), dtype=torch.float64, device=images.device).reshape(1, *images.shape[1:])
     return F.unfold(index, layer.kernel_size, stride=layer.stride)[0].T.round().long()
 
@@ -131,6 +137,7 @@ def _of_convolution(layer: nn.Conv2d, images: Tensor) -> Tensor | None:
 def _of_rearrangement(given: Tensor, images: Tensor) -> Tensor | None:
     if given[0].numel() != images[0].numel():
         return None
+    # values are distinct, so each is found at one place; the other images must confirm it
     known, order = images[0].flatten().sort()
     found = torch.searchsorted(known, given[0].flatten()).clamp(max=len(known) - 1)
     places = order[found].reshape(given[0].shape)
@@ -152,9 +159,11 @@ def _offsets(target: Target, tokens: Tensor, embedded: Tensor) -> tuple[Tensor, 
     """Where the patches stand among the tokens, and what is added to them."""
     patches = embedded.shape[1]
     size = float(tokens.abs().max())
+    # z_i - E p_i = c_i must be the same for all images; a class token may stand before or after the patches
     for start in range(tokens.shape[1] - patches + 1):
         rest = tokens.clone()
         rest[:, start : start + patches] -= embedded
+        # a difference of nearly equal sums: relative to the tokens, not to what is left of them
         if float((rest - rest[:1]).abs().max()) <= SAME * size:
             return torch.arange(start, start + patches), rest[0]
     raise NoSuchLayer(
@@ -169,21 +178,26 @@ def _gradients(
     """The position embedding, and whether the tokens reach the loss through the readers alone: by their gradients."""
     tokens, outputs = run
     named = dict(module.named_parameters())
+    # random weights: a plain sum has gradient zero behind a softmax or a normalization
     loss = (outputs * normal(outputs.detach(), Key(0).child("position"))).sum()
     slopes = torch.autograd.grad(loss, [tokens, *named.values()], allow_unused=True)
     slope: Tensor | None = slopes[0]
     by_name: dict[str, Tensor | None] = dict(zip(named, slopes[1:], strict=True))
     if slope is None:
         return None, False
+    # c_i = b + position_i, so dL/dposition_i = sum_b dL/dz_bi
     position = next((n for n, found in by_name.items() if _positions(found, slope.sum(0))), None)
+    # behind a LayerNorm the readers' gradients say W^T dL/dW of normalized tokens: the identity below is another
     if normed:
         return position, False
     total = torch.zeros(slope.shape[-1], slope.shape[-1], dtype=slope.dtype, device=slope.device)
+    # per reader y = W z: dL/dz += W^T dL/dy and dL/dW = sum dL/dy z^T, hence sum W^T dL/dW = sum dL/dz z^T
     for name in readers:
         found = by_name[name]
         if found is not None:
             total = total + named[name].detach().T @ found
     through = torch.einsum("bnd,bne->de", slope, tokens.detach())
+    # 1e3: sums over batch and tokens in another order than autograd's
     return position, float((total - through).abs().max()) <= 1e3 * SAME * float(total.abs().max())
 
 
@@ -192,6 +206,7 @@ def _positions(found: Tensor | None, slope: Tensor) -> bool:
         return False
     rows = found.reshape(-1, slope.shape[-1])
     count = len(slope)
+    # a table may be longer than the image: rows that were not used have gradient zero
     if len(rows) < count or bool(rows[count:].any()):
         return False
     return float((rows[:count] - slope).abs().max()) <= SAME * float(slope.abs().max())

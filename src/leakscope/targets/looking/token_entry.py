@@ -14,7 +14,7 @@ from leakscope.domains.text import Text
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import probe_inputs
 from leakscope.targets.looking.probe import FORWARD_ERRORS, first_line
-from leakscope.targets.looking.tape import Call, doubled, given_to, running
+from leakscope.targets.looking.tape import Call, Doubled, given_to, running
 
 SAME = 1e-9
 """Relative difference of two float64 tensors that counts as rounding."""
@@ -46,7 +46,7 @@ class TokenEntry:
     """
 
     domain: Text
-    model: nn.Module
+    model: Doubled
     first: Readers
     later: tuple[Readers, ...]
     causal: bool
@@ -55,13 +55,14 @@ class TokenEntry:
 
     def fed(self, readers: Readers, ids: Tensor) -> Tensor:
         """What `readers` are fed for `ids` (S, T): (S, T, features) float64."""
-        device = next(self.model.parameters()).device
+        device = self.model.target.device()
         parts = (given_to(self.model, readers.layer, part, turn=readers.turn) for part in ids.to(device).split(CHUNK))
         return torch.cat(list(parts))
 
     def table(self) -> Tensor:
         """What the first readers are fed for token v at place t: (V, T, features); zeros for the filling."""
         ids = torch.arange(1, self.domain.vocabulary)
+        # one token, repeated at all places: enough where tokens do not see one another
         found = self.fed(self.first, ids[:, None].expand(-1, self.domain.length))
         return torch.cat([torch.zeros_like(found[:1]), found])
 
@@ -72,6 +73,7 @@ def token_entry(target: Target) -> TokenEntry:
         raise NoSuchLayer(f"{target.name} takes {target.domain}, not text of two tokens or more")
     ids = probe_inputs(target, 2, key=Key(0).child("tokens"))
     ids[1] = 1 + ids[0] % (target.domain.vocabulary - 1)  # another token at every place
+    # three runs: the texts as they are, mixed place by place, and with their last tokens exchanged
     even = torch.arange(ids.shape[1], device=ids.device) % 2 == 0
     mixed, ended = torch.where(even, ids, ids.flip(0)), ids.clone()
     ended[:, -1] = ids.flip(0)[:, -1]
@@ -79,6 +81,7 @@ def token_entry(target: Target) -> TokenEntry:
     dense, dense_mixed = _dense(calls, ids), _dense(swapped, mixed)
     groups = [place for place, call in enumerate(dense) if not any(_same(call, other) for other in dense[:place])]
     readers = {place: _readers(dense, place) for place in groups}
+    # fed token by token: then mixing the texts mixes what is fed in the same way
     lonely = [p for p in groups if _near(dense_mixed[p].given, _mixture(dense[p].given, even))]
     if not groups or groups[0] not in lonely:
         raise NoSuchLayer(
@@ -86,19 +89,22 @@ def token_entry(target: Target) -> TokenEntry:
             "before tokens see one another"
         )
     ends = _dense(others, ended)
+    # another last token must change nothing before it, at any layer
     causal = all(_near(dense[place].given[:, :-1], ends[place].given[:, :-1]) for place in groups)
+    # the last readers whose product is the model's output, if there are any: a pooled head has none per token
     last = [p for p, call in enumerate(dense) if call.returned.shape == outputs.shape and _near(call.returned, outputs)]
     output = next((one for one in readers.values() if last and dense[last[-1]].weights[0] in one.weights), None)
+    # the table that the ids themselves are looked up in; positions are looked up in another
     tables = [c for c in calls if isinstance(c.module, nn.Embedding) and torch.equal(c.given, ids)]
     later = tuple(readers[place] for place in groups if place not in lonely)
     embedding = tables[0].weights[0] if tables else None
-    return TokenEntry(target.domain, doubled(target), readers[groups[0]], later, causal, output, embedding)
+    return TokenEntry(target.domain, Doubled.of(target), readers[groups[0]], later, causal, output, embedding)
 
 
 def _run(target: Target, ids: Tensor) -> tuple[list[Call], Tensor]:
-    with running(target) as (module, calls):
+    with running(target) as (model, calls):
         try:
-            return calls, module(ids).detach()
+            return calls, model(ids).detach()
         except FORWARD_ERRORS as error:
             raise NoSuchLayer(f"the model fails on tokens in double precision: {first_line(error)}") from error
 
@@ -113,6 +119,7 @@ def _same(call: Call, other: Call) -> bool:
 
 def _near(one: Tensor, other: Tensor) -> bool:
     one, other = one.detach(), other.detach()
+    # not to the last bit: batches of other texts may be multiplied in another order
     return float((one - other).abs().max()) <= SAME * float(one.abs().max())
 
 
@@ -123,5 +130,6 @@ def _mixture(given: Tensor, even: Tensor) -> Tensor:
 def _readers(dense: list[Call], place: int) -> Readers:
     call = dense[place]
     weights = tuple(name for other in dense if _same(call, other) for name in other.weights)
+    # a shared layer is called several times; this one is told from the others by its turn
     turn = sum(other.name == call.name for other in dense[:place])
     return Readers(weights, int(call.given.shape[-1]), call.name, turn)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 from dataclasses import dataclass
 from typing import Protocol, final
@@ -81,12 +82,12 @@ def _built(recipe: Fitted, key: Key) -> Target:
         for order in _orders(recipe, len(examples), key):
             rows = examples.rows(order).trimmed()
             optimizer.zero_grad()
-            loss = fresh.loss(module(rows.inputs), rows)
+            loss = fresh.loss(fresh.through(module, rows), rows)
             if not bool(torch.isfinite(loss.detach())):
                 raise BadInput(f"the training of {recipe!r} diverged; give it a smaller lr")
             loss.backward()
             optimizer.step()
-    return Target(module, data.domain, data.classes, repr(recipe), fresh.training, fresh.loss)
+    return dataclasses.replace(fresh, module=module, name=repr(recipe))
 
 
 def _orders(recipe: Fitted, count: int, key: Key) -> list[Tensor]:

@@ -7,17 +7,18 @@ import importlib
 import inspect
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 from torch import nn
 
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
-from leakscope.core.target import Target, differentiable
+from leakscope.core.feed import AbstractFeed, InputsOnly
+from leakscope.core.target import AbstractLoss, CrossEntropy, Target, differentiable
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import probe_inputs
-from leakscope.targets.looking.probe import run
+from leakscope.targets.looking.probe import probed
 from leakscope.targets.recipes.architecture import AbstractArchitecture
 from leakscope.targets.recipes.trained import load_state
 from leakscope.targets.vetting.before_running import bare
@@ -28,13 +29,14 @@ _ABSENT = object()
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Imported(AbstractArchitecture):
     """The `torch.nn.Module` at `package.module:name`: a module class, a function that returns one, or an instance.
 
     arguments: (name, value) pairs, or a mapping, for the class or function. state: a file of weights, as in
-    `load_state`. training: audit the model in training mode. Importing runs the module's code, and the current
-    directory is put first on `sys.path` as `python -m` does, so that `mymodel:Net` finds `./mymodel.py`.
+    `load_state`. training: audit the model in training mode. loss: what it is trained with. feed: how it is called, and
+    where it returns its logits. Importing runs the module's code, and the current directory is put first on
+    `sys.path` as `python -m` does, so that `mymodel:Net` finds `./mymodel.py`.
 
     A class or function draws its weights from `build`'s key (through torch's stream); an instance has the weights
     that it was imported with.
@@ -50,6 +52,8 @@ class Imported(AbstractArchitecture):
     arguments: tuple[tuple[str, Argument], ...] = ()
     state: str | None = None
     training: bool = False
+    loss: AbstractLoss = field(default_factory=CrossEntropy)
+    feed: AbstractFeed = field(default_factory=InputsOnly)
 
     def __post_init__(self) -> None:
         module, colon, name = self.path.partition(":")
@@ -58,6 +62,18 @@ class Imported(AbstractArchitecture):
                 f"expected package.module:factory, got {self.path!r}; for example mymodel:Net for ./mymodel.py"
             )
         object.__setattr__(self, "arguments", tuple(sorted(dict(self.arguments).items())))
+        if not isinstance(self.loss, AbstractLoss) or not isinstance(self.feed, AbstractFeed):
+            raise BadInput(
+                f"expected a loss and a feed, such as CTC() and WithLengths(), got {self.loss!r} and {self.feed!r}"
+            )
+
+    def __repr__(self) -> str:
+        # The usual loss and feed are not named: a cell's identity is made of this text, and cells that were recorded
+        # before there was a choice stay what they were.
+        said = [f"{name}={getattr(self, name)!r}" for name in ("path", "arguments", "state", "training")]
+        said += [f"loss={self.loss!r}"] if self.loss != CrossEntropy() else []
+        said += [f"feed={self.feed!r}"] if self.feed != InputsOnly() else []
+        return f"Imported({', '.join(said)})"
 
     def build(self, domain: AbstractDomain, classes: int, *, key: Key) -> Target:
         """The target. Raises `BadInput` when the path, the arguments, the weights or the domain do not fit."""
@@ -67,7 +83,7 @@ class Imported(AbstractArchitecture):
             raise BadInput(f"{self.path} has no parameters, so it has no gradient; expected a model")
         if not all(p.is_floating_point() for p in parameters):
             raise BadInput(f"{self.path} has parameters that are not floating point; register them as buffers")
-        target = Target(module, domain, classes, name=repr(self), training=self.training)
+        target = Target(module, domain, classes, repr(self), self.training, self.loss, self.feed)
         if self.state is not None:
             load_state(target.module, self.state)
         self._probe(target)
@@ -130,6 +146,6 @@ class Imported(AbstractArchitecture):
 
     def _probe(self, target: Target) -> None:
         inputs = probe_inputs(target, 2, key=Key(0).child("probe"))
-        outputs = run(target, inputs, key=Key(0).child("probe"))
+        outputs = probed(target, inputs, key=Key(0).child("probe"))
         if isinstance(outputs, str):
             raise BadInput(f"{self.path}: {outputs}; change the domain, the number of classes or the arguments")

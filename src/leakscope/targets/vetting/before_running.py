@@ -8,7 +8,7 @@ from torch import nn
 from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from leakscope.targets.vetting.finding import Finding, Level, some
+from leakscope.targets.vetting.finding import Finding, Severity, some
 
 QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
 """Where torch keeps layers whose weights are no parameters; their packed weights have no gradient."""
@@ -34,10 +34,10 @@ def structure(module: nn.Module) -> Iterator[Finding]:
     """What a `Target` of this module still shows."""
     if isinstance(module, nn.DataParallel | DistributedDataParallel):
         sentence = f"the model is wrapped in {type(module).__name__}, which torch.func cannot call"
-        yield Finding(Level.ERROR, "wrapper", sentence, "give the model inside: model.module")
+        yield Finding(Severity.ERROR, "wrapper", sentence, "give the model inside: model.module")
     elif isinstance(module, OptimizedModule):
         sentence = "the model is compiled: its names begin with '_orig_mod.', and its layers cannot be looked at"
-        yield Finding(Level.ERROR, "wrapper", sentence, "give the model inside: model._orig_mod")
+        yield Finding(Severity.ERROR, "wrapper", sentence, "give the model inside: model._orig_mod")
     rounded = [name for name, layer in module.named_modules() if type(layer).__module__.startswith(QUANTIZED)]
     quantized = [name for name in rounded if name.rpartition(".")[0] not in rounded]  # without what they are made of
     if quantized:
@@ -45,7 +45,7 @@ def structure(module: nn.Module) -> Iterator[Finding]:
         remedy = (
             "audit the model that is trained, before quantization; for rounded updates there is the defense Quantize"
         )
-        yield Finding(Level.ERROR, "quantized layers", sentence, remedy)
+        yield Finding(Severity.ERROR, "quantized layers", sentence, remedy)
     names: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -53,7 +53,7 @@ def structure(module: nn.Module) -> Iterator[Finding]:
         if len(shared) > 1:
             sentence = f"{some(shared)} are one tensor: the update has it once, as {shared[0]!r}"
             remedy = "nothing needs to change; attacks that read one layer see the sum of what its uses give"
-            yield Finding(Level.NOTE, "shared parameters", sentence, remedy)
+            yield Finding(Severity.NOTE, "shared parameters", sentence, remedy)
 
 
 def frozen(module: nn.Module) -> Iterator[Finding]:
@@ -65,4 +65,4 @@ def frozen(module: nn.Module) -> Iterator[Finding]:
             "a simulated audit sends the gradient of every parameter and shows more than such clients leak; capture an "
             "update of a real client, which lacks them"
         )
-        yield Finding(Level.WARNING, "frozen parameters", sentence, remedy)
+        yield Finding(Severity.WARNING, "frozen parameters", sentence, remedy)

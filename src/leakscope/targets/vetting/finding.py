@@ -9,7 +9,7 @@ from typing import final
 
 
 @final
-class Level(enum.Enum):
+class Severity(enum.Enum):
     """How much a finding matters."""
 
     ERROR = "error"
@@ -25,7 +25,7 @@ class Level(enum.Enum):
 class Finding:
     """One thing about a target: what was seen (`sentence`), and what to do (`remedy`)."""
 
-    level: Level
+    level: Severity
     about: str
     sentence: str
     remedy: str

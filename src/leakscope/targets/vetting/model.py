@@ -15,16 +15,14 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput, NoSuchLayer
 from leakscope.core.target import CrossEntropy, Target
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key, normal
 from leakscope.targets.looking.dense_ends import output_layer, probe_inputs
-from leakscope.targets.looking.probe import FORWARD_ERRORS, first_line, run
-from leakscope.targets.losses import CTC
+from leakscope.targets.looking.probe import FORWARD_ERRORS, first_line, probed
 from leakscope.targets.vetting.before_running import structure
-from leakscope.targets.vetting.finding import Finding, Level, some
+from leakscope.targets.vetting.finding import Finding, Severity, some
 
 KEY = Key(0).child("vet")
 MANY_PARAMETERS = 50_000_000
@@ -56,13 +54,13 @@ def vet(target: Target) -> tuple[Finding, ...]:
     ()
     """
     found = [*structure(target.module), *_parameters(target)]
-    if any(finding.level is Level.ERROR for finding in found):
+    if any(finding.level is Severity.ERROR for finding in found):
         return tuple(found)
     inputs = probe_inputs(target, 3, key=KEY.child("inputs"))
-    outputs = run(target, inputs, key=KEY)
+    outputs = probed(target, inputs, key=KEY)
     if isinstance(outputs, str):
-        remedy = "declare the domain, the number of classes and the loss that the model has; it must return one tensor"
-        return (*found, Finding(Level.ERROR, "output shape", outputs, remedy))
+        remedy = "declare the domain, the number of classes, the loss and the feed that the model has"
+        return (*found, Finding(Severity.ERROR, "output shape", outputs, remedy))
     seen = _Seen(target, inputs, outputs)
     looks: tuple[Callable[[_Seen], Iterator[Finding]], ...] = (
         _finite, _probabilities, _coupling, _randomness, _in_place, _reach, _head, _derivatives, _vectorized, _work,
@@ -70,23 +68,25 @@ def vet(target: Target) -> tuple[Finding, ...]:
     for look in looks:
         if inputs.is_floating_point() or look not in (_in_place, _derivatives, _vectorized):  # tokens have no slope
             found.extend(look(seen))
-    return tuple(sorted(found, key=lambda finding: list(Level).index(finding.level)))
+    return tuple(sorted(found, key=lambda finding: list(Severity).index(finding.level)))
 
 
 def _parameters(target: Target) -> Iterator[Finding]:
     parameters = target.parameters()
     if not parameters:
-        yield Finding(Level.ERROR, "parameters", "the model has no parameters, so it has no gradient", "give a model")
+        yield Finding(
+            Severity.ERROR, "parameters", "the model has no parameters, so it has no gradient", "give a model"
+        )
     complex_ = [name for name, value in parameters.items() if value.is_complex()]
     if complex_:
         sentence = f"the parameters {some(complex_)} are {parameters[complex_[0]].dtype}: updates here are real numbers"
         remedy = "hold the real and the imaginary part as two parameters"
-        yield Finding(Level.ERROR, "parameter types", sentence, remedy)
+        yield Finding(Severity.ERROR, "parameter types", sentence, remedy)
     whole = [n for n, value in parameters.items() if not value.is_floating_point() and not value.is_complex()]
     if whole:
         sentence = f"the parameters {some(whole)} are {parameters[whole[0]].dtype}: they have no gradient"
         yield Finding(
-            Level.ERROR, "parameter types", sentence, "register them as buffers or convert the model by .float()"
+            Severity.ERROR, "parameter types", sentence, "register them as buffers or convert the model by .float()"
         )
     short = [name for name, value in parameters.items() if value.is_floating_point() and value.element_size() < 4]
     if short:
@@ -94,19 +94,19 @@ def _parameters(target: Target) -> Iterator[Finding]:
             f"the parameters {some(short)} are {parameters[short[0]].dtype}: rounding hides what attacks look for"
         )
         yield Finding(
-            Level.WARNING, "parameter types", sentence, "audit model.float(): it shows what exact clients leak"
+            Severity.WARNING, "parameter types", sentence, "audit model.float(): it shows what exact clients leak"
         )
     infinite = [name for name, value in parameters.items() if not bool(torch.isfinite(value).all())]
     if infinite:
         sentence = f"the parameters {some(infinite)} hold values that are not finite"
-        yield Finding(Level.ERROR, "parameter values", sentence, "load weights from before the training diverged")
+        yield Finding(Severity.ERROR, "parameter values", sentence, "load weights from before the training diverged")
 
 
 def _finite(seen: _Seen) -> Iterator[Finding]:
     bad = int((~torch.isfinite(seen.outputs)).sum())
     if bad:
         sentence = f"{bad} of {seen.outputs.numel()} outputs on legal inputs are not finite"
-        yield Finding(Level.ERROR, "output values", sentence, "check the weights and the domain's mean and std")
+        yield Finding(Severity.ERROR, "output values", sentence, "check the weights and the domain's mean and std")
 
 
 def _probabilities(seen: _Seen) -> Iterator[Finding]:
@@ -115,7 +115,7 @@ def _probabilities(seen: _Seen) -> Iterator[Finding]:
         return
     if bool((seen.outputs >= 0).all()) and bool(torch.isclose(sums, torch.ones_like(sums), atol=1e-3).all()):
         sentence = "the outputs are probabilities, but cross-entropy applies a softmax to logits"
-        yield Finding(Level.WARNING, "output values", sentence, "return the logits from before the softmax")
+        yield Finding(Severity.WARNING, "output values", sentence, "return the logits from before the softmax")
 
 
 def _coupling(seen: _Seen) -> Iterator[Finding]:
@@ -127,13 +127,13 @@ def _coupling(seen: _Seen) -> Iterator[Finding]:
     if layers:
         sentence = f"the batch normalization {some(layers)} uses the statistics of the private batch"
         remedy = "if clients freeze the statistics, set training=False; if they do not, expect weaker attacks on inputs"
-        yield Finding(Level.WARNING, "batch normalization", sentence, remedy)
+        yield Finding(Severity.WARNING, "batch normalization", sentence, remedy)
         return
-    one, other = (run(seen.target, seen.inputs[[0, i]], key=KEY) for i in (1, 2))
+    one, other = (probed(seen.target, seen.inputs[[0, i]], key=KEY) for i in (1, 2))
     if isinstance(one, Tensor) and isinstance(other, Tensor) and _differ(one[0], other[0]):
         sentence = "the output on one example changes with the other examples of the batch"
         remedy = "attacks that take examples apart (linear, labels) do not hold; normalize each example by itself"
-        yield Finding(Level.WARNING, "coupled examples", sentence, remedy)
+        yield Finding(Severity.WARNING, "coupled examples", sentence, remedy)
 
 
 def _randomness(seen: _Seen) -> Iterator[Finding]:
@@ -145,13 +145,13 @@ def _randomness(seen: _Seen) -> Iterator[Finding]:
     if layers:
         sentence = f"the dropout {some(layers)} is active: the adversary does not know which units were dropped"
         remedy = "set training=False to audit the model without dropout, or declare dropout as a defense"
-        yield Finding(Level.WARNING, "active dropout", sentence, remedy)
+        yield Finding(Severity.WARNING, "active dropout", sentence, remedy)
         return
-    again = [run(seen.target, seen.inputs, key=KEY.child("again", i)) for i in range(3)]
+    again = [probed(seen.target, seen.inputs, key=KEY.child("again", i)) for i in range(3)]
     if any(isinstance(outputs, str) or _differ(outputs, seen.outputs) for outputs in again):
         sentence = "two forward passes on the same inputs give different outputs"
         yield Finding(
-            Level.WARNING, "random outputs", sentence, "set training=False, or take the random part out of forward"
+            Severity.WARNING, "random outputs", sentence, "set training=False, or take the random part out of forward"
         )
 
 
@@ -185,14 +185,14 @@ def _in_place(seen: _Seen) -> Iterator[Finding]:
     given = seen.inputs.clone().requires_grad_(True) * 1.0  # not a leaf: autograd forbids writing to leaves
     before, writes = given.detach().clone(), _Writes()
     with KEY.isolated(), torch.enable_grad(), writes:
-        module(given)
+        seen.target.through(module, given)
     if not torch.equal(given.detach(), before):
         sentence = f"the model overwrites its input (by {writes.names[0] if writes.names else 'an operation in place'})"
-        yield Finding(Level.ERROR, "in-place operations", sentence, "build the layers with inplace=False")
+        yield Finding(Severity.ERROR, "in-place operations", sentence, "build the layers with inplace=False")
     elif writes.names:
         sentence = f"activations are changed in place (by {', '.join(dict.fromkeys(writes.names))})"
         remedy = "build the layers with inplace=False: saved activations are read again by the second derivative"
-        yield Finding(Level.NOTE, "in-place operations", sentence, remedy)
+        yield Finding(Severity.NOTE, "in-place operations", sentence, remedy)
 
 
 def _reach(seen: _Seen) -> Iterator[Finding]:
@@ -200,28 +200,20 @@ def _reach(seen: _Seen) -> Iterator[Finding]:
     target = seen.target
     parameters = {name: value.clone().requires_grad_(True) for name, value in target.parameters().items()}
     with KEY.isolated(), torch.enable_grad():
-        loss = target.loss_at(parameters, _batch(target, seen.inputs))
+        loss = target.loss_at(parameters, target.loss.labeled(seen.inputs, target.classes))
     if not loss.requires_grad:
         sentence = "the loss does not depend on any parameter"
-        yield Finding(Level.ERROR, "gradient", sentence, "take torch.no_grad and .detach() out of the model's forward")
+        yield Finding(
+            Severity.ERROR, "gradient", sentence, "take torch.no_grad and .detach() out of the model's forward"
+        )
         return
     slopes = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     unused = [name for name, slope in zip(parameters, slopes, strict=True) if slope is None]
     if unused:
         sentence = f"the loss does not depend on {some(unused)}: their update is zero and says nothing"
         yield Finding(
-            Level.NOTE, "gradient", sentence, "nothing needs to change; where they should count, check forward"
+            Severity.NOTE, "gradient", sentence, "nothing needs to change; where they should count, check forward"
         )
-
-
-def _batch(target: Target, inputs: Tensor) -> Batch:
-    """`inputs` with labels that the target's loss can read: each class in turn, or two symbols per utterance."""
-    if isinstance(target.loss, CTC):
-        symbols = [symbol for symbol in range(target.classes) if symbol != target.loss.blank][:2]
-        labels = torch.tensor([symbols] * len(inputs), device=inputs.device)
-        whole = torch.full((len(inputs),), inputs.shape[1], device=inputs.device)
-        return Batch(inputs, labels, whole, torch.full_like(whole, len(symbols)))
-    return Batch(inputs, torch.arange(len(inputs), device=inputs.device) % target.classes)
 
 
 def _head(seen: _Seen) -> Iterator[Finding]:
@@ -233,12 +225,12 @@ def _head(seen: _Seen) -> Iterator[Finding]:
         remedy = (
             "labels cannot be read from the output layer; where it is dense, make it a torch.nn.Linear that runs last"
         )
-        yield Finding(Level.WARNING, "output layer", str(error), remedy)
+        yield Finding(Severity.WARNING, "output layer", str(error), remedy)
         return
     if layer.bias is None:
         sentence = f"the output layer {layer.name!r} has no bias, whose gradient gives away the counts of the labels"
         remedy = "nothing needs to change; attacks that read that gradient do not apply, the others have to be run"
-        yield Finding(Level.WARNING, "output bias", sentence, remedy)
+        yield Finding(Severity.WARNING, "output bias", sentence, remedy)
 
 
 @final
@@ -270,7 +262,8 @@ def _slope(target: Target, inputs: Tensor, key: Key) -> _Slope:
 
     def projected(candidate: Tensor) -> Tensor:
         with KEY.isolated():
-            gradient = torch.func.grad(target.loss_at)(parameters, _batch(target, candidate))
+            batch = target.loss.labeled(candidate, target.classes)
+            gradient = torch.func.grad(target.loss_at)(parameters, batch)
         return trees.dot(gradient, along)
 
     step = 1e-7
@@ -294,19 +287,19 @@ def _derivatives(seen: _Seen) -> Iterator[Finding]:
     except (*FORWARD_ERRORS, BadInput) as error:
         sentence = f"the gradient cannot be differentiated again in double precision: {first_line(error)}"
         remedy = "write the layer with torch operations that keep the dtype (autograd functions need setup_context)"
-        yield Finding(Level.ERROR, "second derivative", sentence, remedy)
+        yield Finding(Severity.ERROR, "second derivative", sentence, remedy)
         return
     if all(slope.flat for slope in slopes):
         sentence = "the gradient does not change with the input, so that no search can follow it"
         remedy = "the inputs pass a step function, are rounded, or are detached; only attacks that do not search apply"
-        yield Finding(Level.WARNING, "second derivative", sentence, remedy)
+        yield Finding(Severity.WARNING, "second derivative", sentence, remedy)
     elif not any(slope.agrees for slope in slopes):
         sentence = (
             f"autograd says that the gradient changes by {slopes[0].autograd:.3g} along a line, "
             f"differences say {slopes[0].differences:.3g}"
         )
         remedy = "a layer's backward is not differentiable itself; write it with torch operations"
-        yield Finding(Level.ERROR, "second derivative", sentence, remedy)
+        yield Finding(Severity.ERROR, "second derivative", sentence, remedy)
 
 
 def _vectorized(seen: _Seen) -> Iterator[Finding]:
@@ -314,7 +307,8 @@ def _vectorized(seen: _Seen) -> Iterator[Finding]:
     candidates = torch.stack([seen.inputs[:2], seen.inputs[1:]])
 
     def size(candidate: Tensor) -> Tensor:
-        return trees.norm(torch.func.grad(target.loss_at)(parameters, _batch(target, candidate)))
+        batch = target.loss.labeled(candidate, target.classes)
+        return trees.norm(torch.func.grad(target.loss_at)(parameters, batch))
 
     try:
         with KEY.isolated():
@@ -324,7 +318,7 @@ def _vectorized(seen: _Seen) -> Iterator[Finding]:
         remedy = (
             "restarts run one after the other; operations in place and Python branches on values are the usual reason"
         )
-        yield Finding(Level.NOTE, "vectorization", sentence, remedy)
+        yield Finding(Severity.NOTE, "vectorization", sentence, remedy)
 
 
 def _work(seen: _Seen) -> Iterator[Finding]:
@@ -332,7 +326,7 @@ def _work(seen: _Seen) -> Iterator[Finding]:
         return
     counter = FlopCounterMode(display=False)
     with counter:
-        run(seen.target, seen.inputs, key=KEY)
+        probed(seen.target, seen.inputs, key=KEY)
     operations, count = counter.get_total_flops() / len(seen.inputs), seen.target.count()
     if operations > MUCH_WORK or count > MANY_PARAMETERS:
         minutes = 1000 * PASSES * operations / CPU_SPEED / 60
@@ -340,4 +334,4 @@ def _work(seen: _Seen) -> Iterator[Finding]:
             f"one forward pass of one example takes {operations / 1e9:.3g} GFLOP, the model has {count:,} parameters: "
             f"on two cores 1000 gradient evaluations take about {minutes:.0f} minutes"
         )
-        yield Finding(Level.WARNING, "size", sentence, "use a GPU, smaller inputs or fewer evaluations")
+        yield Finding(Severity.WARNING, "size", sentence, "use a GPU, smaller inputs or fewer evaluations")

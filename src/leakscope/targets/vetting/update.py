@@ -10,7 +10,7 @@ from leakscope.core.errors import NoSuchLayer
 from leakscope.core.release import Release
 from leakscope.core.target import Target
 from leakscope.targets.looking.dense_ends import DenseLayer, input_layer, output_layer
-from leakscope.targets.vetting.finding import Finding, Level, some
+from leakscope.targets.vetting.finding import Finding, Severity, some
 
 
 def vet_update(target: Target, release: Release) -> tuple[Finding, ...]:
@@ -26,7 +26,7 @@ def vet_update(target: Target, release: Release) -> tuple[Finding, ...]:
     'every number of the update is zero: nothing was trained'
     """
     found = [*_numbers(release), *_names(target, release)]
-    return tuple(sorted(found, key=lambda finding: list(Level).index(finding.level)))
+    return tuple(sorted(found, key=lambda finding: list(Severity).index(finding.level)))
 
 
 def _numbers(release: Release) -> Iterator[Finding]:
@@ -34,16 +34,18 @@ def _numbers(release: Release) -> Iterator[Finding]:
     infinite = [name for name, value in values.items() if not bool(torch.isfinite(value).all())]
     if infinite:
         sentence = f"the update of {some(infinite)} holds numbers that are not finite"
-        yield Finding(Level.ERROR, "update values", sentence, "the training diverged; take an earlier round")
+        yield Finding(Severity.ERROR, "update values", sentence, "the training diverged; take an earlier round")
     elif not any(bool((value != 0).any()) for value in values.values()):
         sentence = "every number of the update is zero: nothing was trained"
         yield Finding(
-            Level.ERROR, "update values", sentence, "check that it is of a client that trained, and after it did"
+            Severity.ERROR, "update values", sentence, "check that it is of a client that trained, and after it did"
         )
     short = [name for name, value in values.items() if value.is_floating_point() and value.element_size() < 4]
     if short:
         sentence = f"the update of {some(short)} is {values[short[0]].dtype}: attacks in closed form ask for float32"
-        yield Finding(Level.WARNING, "update types", sentence, "take the update before it was rounded, if there is one")
+        yield Finding(
+            Severity.WARNING, "update types", sentence, "take the update before it was rounded, if there is one"
+        )
 
 
 def _names(target: Target, release: Release) -> Iterator[Finding]:
@@ -51,12 +53,12 @@ def _names(target: Target, release: Release) -> Iterator[Finding]:
     strange = [name for name in release.by_name if name not in known]
     if strange:
         sentence = f"the update has {some(strange)}, which the model has not"
-        yield Finding(Level.ERROR, "update names", sentence, "give the model that the update belongs to")
+        yield Finding(Severity.ERROR, "update names", sentence, "give the model that the update belongs to")
         return
     missing = [name for name in known if name not in release.by_name]
     if missing:
         sentence = f"a partial update: {len(missing)} of {len(known)} tensors are missing, {some(missing)}"
-        yield Finding(Level.WARNING, "partial update", sentence, _left(target, set(release.by_name)))
+        yield Finding(Severity.WARNING, "partial update", sentence, _left(target, set(release.by_name)))
 
 
 def _left(target: Target, names: set[str]) -> str:

@@ -33,9 +33,11 @@ class Attention(nn.Module):
         scores = query @ key.transpose(-1, -2) / math.sqrt(dim // self.heads)
         lowest = torch.finfo(scores.dtype).min  # not minus infinity: a row of nothing but padding stays finite
         if self.causal:
+            # row: who looks; column: at whom; above the diagonal is what comes later
             later = torch.ones(count, count, dtype=torch.bool, device=tokens.device).triu(1)
             scores = scores.masked_fill(later, lowest)
         if hidden is not None:
+            # by columns: nobody looks at padding; what padding looks at itself is never read
             scores = scores.masked_fill(hidden[:, None, None, :], lowest)
         mixed: Tensor = self.output((torch.softmax(scores, -1) @ value).transpose(-2, -3).flatten(-2))
         return mixed
@@ -59,6 +61,7 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tensor, hidden: Tensor | None = None) -> Tensor:
         """(B, N, d) to (B, N, d)."""
+        # normalized before and not after (pre-norm): the residual stream stays a sum
         attended = self.attention(self.norm_1(tokens), hidden)
         tokens = tokens + attended if self.skip else attended
         result: Tensor = tokens + self.mlp(self.norm_2(tokens))

@@ -43,8 +43,10 @@ class ConvNet(AbstractArchitecture):
         w = self.width
         layers: list[nn.Module] = []
         with key.isolated():
+            # channels double where the picture is halved
             for before, after, stride in ((channels, w, 1), (w, 2 * w, 2), (2 * w, 2 * w, 1), (2 * w, 4 * w, 2)):
                 layers += [nn.Conv2d(before, after, 3, padding=1, stride=stride), self.activation.layer()]
+            # two strides of 2, each rounding up because of the padding of 1
             places = math.ceil(height / 4) * math.ceil(width / 4)
             module = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * w * places, classes))
         return Target(module, domain, classes, name=repr(self))

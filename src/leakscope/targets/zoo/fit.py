@@ -35,6 +35,7 @@ class Activation(enum.Enum):
         return _LAYERS[self]()
 
 
+# torch's defaults, hence never in place: a second derivative reads the activations again
 _LAYERS: dict[Activation, type[nn.Module]] = {
     Activation.RELU: nn.ReLU,
     Activation.SIGMOID: nn.Sigmoid,
@@ -47,6 +48,7 @@ _LAYERS: dict[Activation, type[nn.Module]] = {
 
 def image_shape(domain: AbstractDomain, family: object) -> tuple[int, int, int]:
     """(channels, height, width). Raises `BadInput` when the domain's inputs are not images."""
+    # by the rank of the shape, not by the kind of domain: a user's own domain of pictures is as good
     if len(domain.shape) != 3:
         raise BadInput(
             f"{family!r} takes images (channels, height, width), got inputs of shape {domain.shape}; use MLP or Linear"

@@ -45,6 +45,7 @@ class LeNet(AbstractArchitecture):
         """The target with weights drawn from `key`. Raises `BadInput` when the inputs are not images."""
         channels, height, width = image_shape(domain, self)
         checked_classes(classes)
+        # a stride of 2 with padding 2 and kernel 5 halves, rounding up; twice
         rows, columns = math.ceil(math.ceil(height / 2) / 2), math.ceil(math.ceil(width / 2) / 2)
         with key.isolated():
             module = nn.Sequential(
@@ -57,6 +58,7 @@ class LeNet(AbstractArchitecture):
                 nn.Flatten(),
                 nn.Linear(WIDTH * rows * columns, classes),
             )
+            # wide weights, as published: with torch's own the sigmoids stay near their middle, and inputs hardly show
             if self.init_range is not None:
                 with torch.no_grad():
                     for parameter in module.parameters():

@@ -43,10 +43,12 @@ class MLP(AbstractArchitecture):
     def build(self, domain: AbstractDomain, classes: int, *, key: Key) -> Target:
         """The target with weights drawn from `key`."""
         checked_classes(classes)
+        # inside the model, so that the first dense layer is fed the input itself, which exact attacks look for
         layers: list[nn.Module] = [nn.Flatten()]
         before = flat_size(domain)
         with key.isolated():
             for width in self.widths:
+                # also at rate 0: the names of the parameters are then the same with and without dropout
                 layers += [nn.Linear(before, width), self.activation.layer(), nn.Dropout(self.dropout)]
                 before = width
             module = nn.Sequential(*layers, nn.Linear(before, classes))

@@ -24,6 +24,7 @@ class _Block(nn.Module):
         nn.Module.__init__(self)
         self.stride = 1 if before == after else 2
         self.added = after - before
+        # no bias: the normalization that follows would subtract it
         self.conv1 = nn.Conv2d(before, after, 3, stride=self.stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(after)
         self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
@@ -33,6 +34,7 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, before, H, W) to (B, after, ceil(H / stride), ceil(W / stride))."""
         residual = self.bn2(self.conv2(self.activation(self.bn1(self.conv1(x)))))
+        # option A of the paper: every second pixel, new channels zero, no parameters
         shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.added))
         result: Tensor = self.activation(residual + shortcut)
         return result
@@ -59,6 +61,7 @@ class ResNet20(AbstractArchitecture):
         """The target with weights drawn from `key`. Raises `BadInput` when the inputs are not images."""
         channels, _, _ = image_shape(domain, self)
         checked_classes(classes)
+        # neighbors give the blocks: three per stage, of which the first of stages two and three widens
         widths = [16] * 4 + [32] * 3 + [64] * 3
         with key.isolated():
             module = nn.Sequential(

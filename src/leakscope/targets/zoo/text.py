@@ -76,6 +76,7 @@ class TextDecoder(AbstractArchitecture):
         with key.isolated():
             blocks = _blocks(self.dim, self.depth, self.heads, causal=True, norm=self.norm)
             module = _Text(text, self.dim, blocks, text.vocabulary, norm=self.norm, mean=False)
+        # every token is a class, whatever the source calls its classes
         return Target(module, domain, text.vocabulary, name=repr(self), loss=NextToken())
 
 
@@ -96,12 +97,14 @@ class _Text(nn.Module):
         self.mean = mean
         self.token_embedding = nn.Embedding(domain.vocabulary, dim)
         self.position_embedding = nn.Embedding(domain.length, dim)
+        # torch draws N(0, 1) for both tables; positions of half that size do not drown out the tokens
         self.position_embedding.weight.data.mul_(SPREAD)
         self.blocks = blocks
         self.norm = nn.LayerNorm(dim) if norm else nn.Identity()
         self.head = nn.Linear(dim, outputs)
 
     def forward(self, ids: Tensor) -> Tensor:
+        # in the model and not as an argument: nobody can forget to hand it over
         hidden = ids == PAD
         places = torch.arange(ids.shape[1], device=ids.device)
         tokens = self.token_embedding(ids) + self.position_embedding(places)
@@ -109,6 +112,7 @@ class _Text(nn.Module):
             tokens = block(tokens, hidden)
         tokens = self.norm(tokens)
         if self.mean:
+            # the mean of the real tokens; a text of padding alone divides by one instead of by zero
             real = (~hidden).unsqueeze(-1).to(tokens.dtype)
             tokens = (tokens * real).sum(1) / real.sum(1).clamp(min=1)
         logits: Tensor = self.head(tokens)

@@ -72,16 +72,21 @@ class _ViT(nn.Module):
     def __init__(self, sizes: ViT, channels: int, tokens: int, classes: int) -> None:
         nn.Module.__init__(self)
         dim, extra = sizes.dim, int(sizes.class_token)
+        # kernel = stride: each patch by itself, which is a dense layer on its pixels
         self.patch_embedding = nn.Conv2d(channels, dim, sizes.patch, stride=sizes.patch)
         self.class_token = nn.Parameter(SPREAD * torch.randn(1, 1, dim)) if extra else None
+        # learnable: its gradient is dL/dz, which APRIL reads; fixed positions would not give it away
         self.position_embedding = nn.Parameter(SPREAD * torch.randn(1, tokens + extra, dim))
         self.blocks = nn.ModuleList(
-            Block(dim, sizes.heads, norm=sizes.norm, skip=sizes.skip or place > 0) for place in range(sizes.depth)
+            # APRIL's model differs from the usual one in its first block alone
+            Block(dim, sizes.heads, norm=sizes.norm, skip=sizes.skip or place > 0)
+            for place in range(sizes.depth)
         )
         self.norm = nn.LayerNorm(dim) if sizes.norm else nn.Identity()
         self.head = nn.Linear(dim, classes)
 
     def forward(self, images: Tensor) -> Tensor:
+        # (B, d, rows, columns) to (B, N, d), row by row
         tokens = self.patch_embedding(images).flatten(2).transpose(1, 2)
         if self.class_token is not None:
             tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], 1)

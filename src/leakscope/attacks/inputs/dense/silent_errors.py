@@ -10,13 +10,14 @@ from typing import final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from leakscope.core.batch import Batch
 from leakscope.core.target import CrossEntropy, Target
 from leakscope.mechanisms.protocols.passes import quiet
 from leakscope.numerics.rng import Key, normal
 from leakscope.targets.looking.dense_ends import DenseLayer
+from leakscope.targets.looking.tape import rewritten
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -46,23 +47,25 @@ class Resting:
         given = torch.from_numpy(inputs).reshape(-1, *self._target.domain.shape).to(self._target.device())
         outputs: list[Tensor] = []
 
-        def hook(_: nn.Module, fed: tuple[Tensor, ...], returned: Tensor) -> Tensor:
+        def start(fed: Tensor, returned: Tensor) -> Tensor:
+            del fed
             moved = returned.detach() if shift is None else returned.detach() + torch.from_numpy(shift).to(returned)
             outputs.append(moved.requires_grad_(True))
             return outputs[-1]
 
-        handle = self._target.module.get_submodule(self._layer.name).register_forward_hook(hook)
         key = Key(0).child("resting")
-        try:
-            with key.isolated(), quiet(self._target), torch.enable_grad():
-                logits = self._target.outputs(self._target.parameters(), given)
-                if labels is None:
-                    scalar = (logits * normal(logits, key)).sum()
-                else:
-                    scalar = len(given) * self._target.loss(logits, Batch(given, labels.to(given.device)))
-                (slope,) = torch.autograd.grad(scalar, outputs[0])
-        finally:
-            handle.remove()
+        with (
+            rewritten(self._target.module, {self._layer.name: start}),
+            key.isolated(),
+            quiet(self._target),
+            torch.enable_grad(),
+        ):
+            logits = self._target.outputs(self._target.parameters(), given)
+            if labels is None:
+                scalar = (logits * normal(logits, key)).sum()
+            else:
+                scalar = len(given) * self._target.loss(logits, Batch(given, labels.to(given.device)))
+            (slope,) = torch.autograd.grad(scalar, outputs[0])
         return np.asarray(slope.detach().cpu().numpy(), dtype=np.float64)
 
     def awake(self, inputs: Array, margin: Array | None = None) -> Flags:

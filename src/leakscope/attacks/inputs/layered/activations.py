@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from leakscope.targets.looking.layer_chain import Activation
+from leakscope.targets.looking.layer_chain import Elementwise
 
 Array = NDArray[np.float64]
 
@@ -29,7 +29,7 @@ class Known:
     errors: Array
 
 
-def inverted(activation: Activation | None, outputs: Array, slopes: Array) -> Known:
+def inverted(activation: Elementwise | None, outputs: Array, slopes: Array) -> Known:
     """z, dy/dz and dL/dz = dL/dy * dy/dz from y = activation(z), (n,), and dL/dy, (n,).
 
     >>> inverted(nn.LeakyReLU(0.5), np.array([2.0, -1.0]), np.array([1.0, 1.0])).values.tolist()
@@ -39,7 +39,7 @@ def inverted(activation: Activation | None, outputs: Array, slopes: Array) -> Kn
     return Known(values, sure, slopes * sure)
 
 
-def _inverse(activation: Activation | None, y: Array) -> tuple[Array, Array]:
+def _inverse(activation: Elementwise | None, y: Array) -> tuple[Array, Array]:
     if activation is None:
         return y, np.ones_like(y)
     if isinstance(activation, nn.ReLU):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from leakscope.attacks import citations
@@ -15,6 +16,7 @@ from leakscope.core.errors import NoSuchLayer
 from leakscope.core.facts import BatchNormStatistics, PublicStatistics
 from leakscope.core.observation import Observation
 from leakscope.core.target import Target
+from leakscope.targets.looking.tape import listening, named
 
 
 @final
@@ -69,21 +71,15 @@ def _wanted(seen: Observation) -> dict[str, tuple[Tensor, Tensor]]:
 def layer_statistics(target: Target, parameters: dict[str, Tensor], inputs: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """Mean and biased variance per channel of every batch-norm layer's input, by layer name; differentiable."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
-    handles = []
 
-    def watch(name: str, module: nn.Module) -> None:
-        def hook(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            axes = [d for d in range(given[0].dim()) if d != 1]
-            found[name] = (given[0].mean(axes), given[0].var(axes, correction=0))
+    def listener(name: str) -> Callable[[Tensor], None]:
+        # at once, not afterwards: a later layer in place may overwrite what this one is given
+        def note(given: Tensor) -> None:
+            axes = [d for d in range(given.dim()) if d != 1]
+            found[name] = (given.mean(axes), given.var(axes, correction=0))
 
-        handles.append(module.register_forward_pre_hook(hook))
+        return note
 
-    try:
-        for name, module in target.module.named_modules():
-            if isinstance(module, _BatchNorm):
-                watch(name, module)
+    with listening(target.module, {name: listener(name) for name in named(target.module, _BatchNorm)}):
         target.outputs(parameters, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found

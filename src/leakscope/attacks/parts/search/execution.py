@@ -8,6 +8,7 @@ so that the same run takes the same course again and a resumed one goes on with 
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import shutil
 import warnings
@@ -138,7 +139,7 @@ def laid_out(target: Target) -> Target:
     convolutions = [m for m in target.module.modules() if isinstance(m, nn.Conv2d)]
     if not convolutions or max(m.out_channels for m in convolutions) < WIDE:
         return target
-    last = Target(target.module, target.domain, target.classes, target.name, target.training, target.loss)
+    last = dataclasses.replace(target)  # which copies the module: the layout of the caller's stays
     last.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return last
 

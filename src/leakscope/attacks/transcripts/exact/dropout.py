@@ -27,6 +27,7 @@ from leakscope.mechanisms.reading import as_run
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 from leakscope.targets.looking.dense_ends import probe_inputs
+from leakscope.targets.looking.tape import Call, innermost, itself, listening, recorded, rewritten
 
 Mask = NDArray[np.bool_]
 
@@ -63,15 +64,6 @@ class Entries:
     units: Array
     kept: Mask
     open: Mask
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class _Call:
-    name: str
-    module: nn.Module
-    given: Tensor
-    returned: Tensor
 
 
 @final
@@ -189,57 +181,41 @@ def _awake(target: Target, frames: Sequence[Tensor], masks: Named, layer: Droppe
     slopes: list[Tensor] = []
     leaf: list[Tensor] = []
 
-    def start(_: nn.Module, __: tuple[Tensor, ...], returned: Tensor) -> Tensor:
+    def start(given: Tensor, returned: Tensor) -> Tensor:
+        del given
         leaf[:] = [returned.detach().requires_grad_()]
         return leaf[0]
 
-    def end(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-        (slope,) = torch.autograd.grad(given[0].sum(), leaf[0], allow_unused=True)
+    def end(given: Tensor) -> None:
+        (slope,) = torch.autograd.grad(given.sum(), leaf[0], allow_unused=True)
         slopes.append(flat(torch.zeros_like(leaf[0]) if slope is None else slope))
 
     module = target.module
-    handles = [module.get_submodule(layer.source).register_forward_hook(start)]
-    handles += [module.get_submodule(layer.name).register_forward_pre_hook(end)]
     like, first = next(module.parameters()), 0
-    try:
+    with rewritten(module, {layer.source: start}), listening(module, {layer.name: end}):
         for utterance in frames:
             here = {name: mask[first : first + len(utterance)] for name, mask in masks.items()}
             first += len(utterance)
-            others = [masked(name, one, here) for name, one in dropouts(target)]
-            handles += others
-            with Key(0).child("passed").isolated(), torch.enable_grad():
+            with masked(target, here), Key(0).child("passed").isolated(), torch.enable_grad():
                 target.outputs(target.parameters(), utterance[None].to(like))
-            for handle in others:
-                handle.remove()
-    finally:
-        for handle in handles:
-            handle.remove()
     return torch.cat(slopes) != 0
 
 
 def _found(target: Target, dropping: Sequence[tuple[str, float]]) -> list[Dropped]:
     """The dropout layers in the order in which they are called, with their neighbors; found by running the model."""
-    calls: list[_Call] = []
-    handles = [masked(name, module, {}) for name, module in dropouts(target)]
-
-    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def hook(_: nn.Module, given: tuple[Tensor, ...], returned: Tensor | tuple[Tensor, ...]) -> None:
-            calls.append(_Call(name, module, given[0], returned[0] if isinstance(returned, tuple) else returned))
-
-        return module.register_forward_hook(hook)
-
-    handles += [watch(name, one) for name, one in target.module.named_modules() if not any(one.children())]
-    try:
-        with Key(0).child("peel").isolated(), torch.no_grad():
-            target.outputs(target.parameters(), probe_inputs(target, 1, key=Key(0).child("peel")))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with (
+        masked(target, {}),
+        # the tensors themselves: what feeds what is told by identity
+        recorded(target.module, innermost(target.module), keep=itself) as calls,
+        Key(0).child("peel").isolated(),
+        torch.no_grad(),
+    ):
+        target.outputs(target.parameters(), probe_inputs(target, 1, key=Key(0).child("peel")))
     rates = dict(dropping)
     return [_between(calls, place, rates[call.name]) for place, call in enumerate(calls) if call.name in rates]
 
 
-def _between(calls: Sequence[_Call], place: int, rate: float) -> Dropped:
+def _between(calls: Sequence[Call], place: int, rate: float) -> Dropped:
     """Raises `NoSuchLayer` when the neighbors are not dense."""
     call = calls[place]
     before = [one for one in calls[:place] if isinstance(one.module, nn.Linear)]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
+from leakscope.targets.looking.tape import recorded, rewritten
 
 
 @final
@@ -44,24 +46,15 @@ def flat(values: Tensor) -> Tensor:
 
 
 def _calls(target: Target, utterance: Tensor, masks: Named, names: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
-    calls: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def hook(_: nn.Module, given: tuple[Tensor, ...], returned: Any) -> None:
-            calls[name] = given[0].detach().clone(), (returned[0] if isinstance(returned, tuple) else returned).detach()
-
-        return module.register_forward_hook(hook)
-
-    handles = [masked(name, module, masks) for name, module in dropouts(target)]
-    handles += [watch(name, target.module.get_submodule(name)) for name in names]
     like = next(target.module.parameters())
-    try:
-        with Key(0).child("passed").isolated(), torch.no_grad():
-            target.outputs(target.parameters(), utterance[None].to(like))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls
+    with (
+        masked(target, masks),  # before the recorder, which is to see what the masks leave
+        recorded(target.module, names) as calls,
+        Key(0).child("passed").isolated(),
+        torch.no_grad(),
+    ):
+        target.outputs(target.parameters(), utterance[None].to(like))
+    return {call.name: (call.given, call.returned) for call in calls}
 
 
 def dropouts(target: Target) -> list[tuple[str, nn.Module]]:
@@ -69,10 +62,14 @@ def dropouts(target: Target) -> list[tuple[str, nn.Module]]:
     return [(name, module) for name, module in target.module.named_modules() if isinstance(module, nn.Dropout)]
 
 
-def masked(name: str, module: nn.Module, masks: Named) -> torch.utils.hooks.RemovableHandle:
-    """Makes a dropout layer multiply with its mask, or pass on what it is given."""
+def masked(target: Target, masks: Named) -> AbstractContextManager[None]:
+    """Inside the block, dropout layers multiply with their mask, or pass on what they are given."""
+    return rewritten(target.module, {name: _masking(masks.get(name)) for name, _ in dropouts(target)})
 
-    def hook(_: nn.Module, given: tuple[Tensor, ...], __: Tensor) -> Tensor:
-        return given[0] * masks[name].to(given[0]).reshape(given[0].shape) if name in masks else given[0]
 
-    return module.register_forward_hook(hook)
+def _masking(mask: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+    def function(given: Tensor, returned: Tensor) -> Tensor:
+        del returned  # what torch drew for itself
+        return given if mask is None else given * mask.to(given).reshape(given.shape)
+
+    return function

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from leakscope.attacks.parts.priors.speech import Chain
 from leakscope.core.batch import Batch
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_stack import DenseStack
+from leakscope.targets.looking.tape import rewritten
 from leakscope.targets.losses import CTC
 
 Array = NDArray[np.float64]
@@ -61,21 +61,14 @@ def _errors(target: Target, stack: DenseStack, frames: Array, said: Array, key: 
     labels = torch.from_numpy(said).to(like.device).unsqueeze(0)
     batch = Batch(inputs, labels, torch.tensor([len(frames)]), torch.tensor([len(said)]))
     produced: list[torch.Tensor] = []
-    handles: list[RemovableHandle] = []
-    modules = dict(target.module.named_modules())
 
-    def hook(_: nn.Module, given: tuple[torch.Tensor, ...], returned: torch.Tensor) -> torch.Tensor:
-        del given
+    def start(given: torch.Tensor, returned: torch.Tensor) -> torch.Tensor:
+        del given  # the model's parameters are constants here, so that the first layer's output is a leaf
         produced.append(returned if returned.requires_grad else returned.detach().requires_grad_())
         return produced[-1]
 
-    try:
-        names = [layer.names[0].rpartition(".")[0] for layer in stack.layers]
-        handles += [modules[name].register_forward_hook(hook) for name in names]
-        with key.child("model").isolated(), torch.enable_grad():
-            loss = target.loss_at(target.parameters(), batch)
-            slopes = torch.autograd.grad(loss, produced)
-    finally:
-        for handle in handles:
-            handle.remove()
+    names = [layer.names[0].rpartition(".")[0] for layer in stack.layers]
+    with rewritten(target.module, dict.fromkeys(names, start)), key.child("model").isolated(), torch.enable_grad():
+        loss = target.loss_at(target.parameters(), batch)
+        slopes = torch.autograd.grad(loss, produced)
     return [slope[0].double().cpu().numpy() for slope in slopes]
