@@ -636,9 +636,9 @@ def test_a_file_from_another_time_is_refused(tmp_path):
     target = ls.Linear().build(ls.Images(1, 2, 2), 3, key=ls.Key(0))
     seen = ls.Observation(target, ls.Gradient(target.parameters()), ls.FedSGD())
     header = audit_files.write_update(tmp_path / "u", seen, audit_files.Provenance("Linear()"))
-    from leakscope.ledger import exchange
+    from leakscope.ledger import container
 
-    exchange.write(tmp_path / "u", header.model_copy(update={"format": 99}), {"w": np.zeros(1)})
+    container.write(tmp_path / "u", header.model_copy(update={"format": 99}), {"w": np.zeros(1)})
     with pytest.raises(BadInput, match="has format 99, this leakscope reads 1"):
         read_update(tmp_path / "u")
 

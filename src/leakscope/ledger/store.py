@@ -2,7 +2,7 @@
 
 RUN/
     plan.json               what was planned; compared on resume
-    cells/<identity>.safetensors   arrays by name, the record (JSON) and a checksum in the header
+    cells/<identity>.safetensors   a container (`ledger.container`): arrays by name, described by the record
     index.jsonl             one line per record, for people and scripts; written by the runner alone
     summary.json            the verdicts
     damaged/                files that were not what was written, moved aside
@@ -16,14 +16,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from leakscope.core.errors import DamagedRecord
-from leakscope.ledger.files import Arrays, checksum, write_atomically
+from leakscope.ledger.container import RECORD, Content, Damage, Fault, first_fault, read_content, write_content
+from leakscope.ledger.files import Arrays, write_atomically
 from leakscope.ledger.identity import identity
 from leakscope.ledger.record import Record, Summary
 
@@ -52,12 +50,8 @@ class RunStore:
         """Write one cell. Raises `DamagedRecord` when the record's identity is not that of its specification."""
         if record.identity != identity(record.spec):
             raise DamagedRecord(f"record {record.identity} does not describe its own cell {identity(record.spec)}")
-        # safetensors writes a strided view as if it were contiguous
-        plain = {name: np.ascontiguousarray(value) for name, value in (arrays or {}).items()}
-        text = record.model_dump_json()
-        header = {"record": text, "checksum": checksum(text, plain)}
         path = self.path(record.identity)
-        write_atomically(path, save(plain, metadata=header))
+        write_content(path, RECORD, record.model_dump_json(), arrays or {})
         return path
 
     def read(self, name: str) -> tuple[Record, dict[str, NDArray[Any]]]:
@@ -66,18 +60,14 @@ class RunStore:
         Raises `DamagedRecord` when the file is absent, cut short, changed, of another schema or another cell's.
         """
         path = self.path(name)
-        text, mark, arrays = _open(path)
+        found = _opened(path)
         try:
-            record = Record.model_validate_json(text)
+            record = Record.model_validate_json(found.text)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise DamagedRecord(f"{path} holds no valid record: {place}: {first['msg']}") from None
-        if mark != checksum(text, arrays):
-            raise DamagedRecord(f"{path} is not what was written: its checksum differs")
+            raise DamagedRecord(f"{path} holds no valid record: {first_fault(error)}") from None
         if record.identity != name or identity(record.spec) != name:
             raise DamagedRecord(f"{path} holds the record of another cell, {identity(record.spec)}")
-        return record, arrays
+        return record, found.arrays
 
     def record(self, name: str) -> Record:
         """The record of a cell; raises as `read`."""
@@ -157,18 +147,16 @@ class RunStore:
             raise DamagedRecord(f"{path} is no valid summary: {error.errors()[0]['msg']}") from None
 
 
-def _open(path: Path) -> tuple[str, str, dict[str, NDArray[Any]]]:
+def _opened(path: Path) -> Content:
     if not path.exists():
         raise DamagedRecord(f"{path} does not exist")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DamagedRecord(f"{path} cannot be read: {error}") from None
-    if not {"record", "checksum"} <= header.keys():
-        raise DamagedRecord(f"{path} was not written by leakscope: its header holds no record")
-    return header["record"], header["checksum"], arrays
+    found = read_content(path)
+    if isinstance(found, Damage):
+        how = f"cannot be read: {found.why}" if found.fault is Fault.UNREADABLE else f"is {found.fault.value}"
+        raise DamagedRecord(f"{path} {how}")
+    if found.kind != RECORD:
+        raise DamagedRecord(f"{path} holds no record but a {found.kind}")
+    return found
 
 
 def _line(record: Record) -> str:
