@@ -36,7 +36,8 @@ from leakscope.cli.models import LIBRARIES, Library, architecture
 from leakscope.cli.names import Family, Trait, rows
 from leakscope.core.attempt import Attempt, Certificate, Cost, Outcome, Trace
 from leakscope.core.errors import BadInput, MissingExtra
-from leakscope.ledger.exchange import ClaimHeader, SecretHeader, UpdateHeader, read
+from leakscope.ledger.container import read
+from leakscope.ledger.exchange import ClaimHeader, SecretHeader, UpdateHeader
 from leakscope.ledger.record import Word
 from leakscope.scoring.score import Direction, Score
 

@@ -9,6 +9,7 @@ from typing import Any, final
 
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.audit.controls import BlindGuess
+from leakscope.audit.resources import Resources
 from leakscope.audit.telling import MAKERS
 from leakscope.core.attempt import Budget
 from leakscope.core.errors import BadPlan
@@ -67,7 +68,10 @@ class Scene:
 @final
 @dataclass(frozen=True)
 class Cell:
-    """One attempt: a scene, a mechanism, an attack, a trial. The unit of resuming and of sharding."""
+    """One attempt: a scene, a mechanism, an attack, a trial. The unit of resuming and of sharding.
+
+    resources: what it may use of the machine; no part of `spec`, hence of its identity.
+    """
 
     role: Role
     scene: Scene
@@ -79,6 +83,7 @@ class Cell:
     told: tuple[type[Fact], ...]
     metrics: tuple[AbstractMetric, ...]
     budget: Budget
+    resources: Resources = field(default_factory=Resources)
 
     @property
     def spec(self) -> CellSpec:
@@ -132,9 +137,10 @@ class Group:
 class Plan:
     """Scenes crossed with mechanisms, attacks, batch sizes and trials.
 
-    told: the kinds of facts that the adversary is told. budget: of each attempt. trials: draws of secret and
-    weights; at least 3 are needed for an interval. metrics: what is scored besides `VERDICT_METRICS`.
-    delta: at which epsilon is given. names: (repr, name) pairs, what a person calls an attack or a mechanism.
+    told: the kinds of facts that the adversary is told. budget: of each attempt. resources: of each cell.
+    trials: draws of secret and weights; at least 3 are needed for an interval.
+    metrics: what is scored besides `VERDICT_METRICS`. delta: at which epsilon is given.
+    names: (repr, name) pairs, what a person calls an attack or a mechanism.
     Raises `BadPlan` on anything that could not be run.
     """
 
@@ -148,6 +154,7 @@ class Plan:
     seed: int = 0
     told: tuple[type[Fact], ...] = ()
     budget: Budget = field(default_factory=Budget)
+    resources: Resources = field(default_factory=Resources)
     delta: float = 1e-5
     names: tuple[tuple[str, str], ...] = ()
 
@@ -245,7 +252,7 @@ class Plan:
 
     def _group(self, scene: Scene, mechanism: AbstractMechanism, attack: Attack, size: int) -> Group:
         def trials(role: Role, mechanism: AbstractMechanism, attack: Attack) -> tuple[Cell, ...]:
-            first = Cell(role, scene, mechanism, attack, size, 0, self.seed, told, scored, self.budget)
+            first = Cell(role, scene, mechanism, attack, size, 0, self.seed, told, scored, self.budget, self.resources)
             return tuple(dataclasses.replace(first, trial=trial) for trial in range(self.trials))
 
         told, scored = self.told_in(scene), self.metrics_in(scene)

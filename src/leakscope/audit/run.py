@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import time
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +13,13 @@ from typing import Any, final
 import numpy as np
 import torch
 
-from leakscope.audit.cell import Found, run_cell
 from leakscope.audit.engines.engine import AbstractEngine, Event, Finished, Listen, Noticed, silent
 from leakscope.audit.plan import Cell, Plan
 from leakscope.audit.shard import Shard
 from leakscope.audit.verdict import summarize
-from leakscope.core.attempt import Watch, unwatched
 from leakscope.core.errors import BadInput, BadPlan, DamagedRecord
 from leakscope.ledger.lock import is_lock, one_at_a_time, sole_runner
-from leakscope.ledger.record import CellSpec, Ending, Record, Summary
+from leakscope.ledger.record import CellSpec, Record, Summary
 from leakscope.ledger.store import RunStore
 from leakscope.version import VERSION
 
@@ -51,25 +48,6 @@ class Resumption:
     shard: Shard | None = None
 
 
-def attempt(cell: Cell, *, watch: Watch = unwatched) -> Found:
-    """Run a cell to a record, whatever it raises; an exception becomes `Ending.CRASHED` with its traceback.
-
-    This is the one place in leakscope that catches everything: a failure that left no record would silently leave
-    the denominator. Raises `KeyboardInterrupt` only.
-    """
-    try:
-        return run_cell(cell, watch=watch)
-    except Exception as error:  # noqa: BLE001, see the docstring
-        text = str(error).strip().splitlines()
-        return crashed(cell, f"{type(error).__name__}: {text[0] if text else 'no message'}", traceback.format_exc())
-
-
-def crashed(cell: Cell, sentence: str, trace: str = "") -> Found:
-    """The record of a cell that broke."""
-    record = Record(identity=cell.identity, spec=cell.spec, ending=Ending.CRASHED, sentence=sentence, traceback=trace)
-    return Found(record, {})
-
-
 def run(
     plan: Plan, folder: Path, engine: AbstractEngine, *, listen: Listen = silent, resumption: Resumption | None = None
 ) -> Summary:
@@ -80,6 +58,7 @@ def run(
     Raises `BadInput` when another runner holds the folder or when it holds records and resuming was not allowed,
     `BadPlan` when it holds records of a plan that this one does not contain, `Interrupted` after Ctrl-C.
     """
+    plan.resources.check()  # on every machine anew: a cell of an absent device would else be recorded as a crash
     resumption = resumption or Resumption()
     shard, cells = resumption.shard, plan.cells()
     store = RunStore(Path(folder), shard.name if shard else "")

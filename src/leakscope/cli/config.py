@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, final
 
 from leakscope.audit.plan import Attack, Plan, Scene
+from leakscope.audit.resources import CPU, Resources
 from leakscope.audit.telling import kind_named
 from leakscope.cli.expressions import build
 from leakscope.cli.models import recipe
@@ -61,6 +62,8 @@ class _Reader:
         names: dict[str, str] = {}
         budget = self._table(said, "budget")
         self._known("budget", budget)
+        resources = self._table(said, "resources")
+        self._known("resources", resources)
         scenes = said.get("scene", [])
         if not isinstance(scenes, list) or not all(isinstance(scene, dict) for scene in scenes):
             raise self._bad("scene", "expected tables, each under [[scene]]")
@@ -78,6 +81,7 @@ class _Reader:
             ),
             "delta": self._number(said, "delta", "delta", 1e-5),
             "budget": self._budget(budget),
+            "resources": self._resources(resources),
             "scenes": tuple(self._scene(scene, i, span, names) for i, scene in enumerate(scenes)),
         }
         try:
@@ -131,6 +135,12 @@ class _Reader:
         seconds = self._number(said, "seconds", "budget.seconds", None)
         evaluations = self._whole(said, "evaluations", None, section="budget")
         return self._try("budget", Budget, seconds, evaluations)
+
+    def _resources(self, said: dict[str, Any]) -> Resources:
+        threads = self._whole(said, "threads", 1, section="resources")
+        memory = self._number(said, "memory", "resources.memory", None)
+        minutes = self._number(said, "minutes", "resources.minutes", None)
+        return self._try("resources", Resources, threads, said.get("device", CPU), memory, minutes)
 
     def _range(self, said: dict[str, Any]) -> tuple[float, float]:
         span = said.get("input_range", [0, 1])

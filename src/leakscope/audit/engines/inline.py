@@ -8,14 +8,14 @@ from typing import final
 
 from leakscope.audit.engines.engine import AbstractEngine, Finished, Listen, Moved, Started, title
 from leakscope.audit.plan import Cell
-from leakscope.audit.run import attempt
+from leakscope.audit.work import attempt
 from leakscope.ledger.store import RunStore
 
 
 @final
 @dataclass(frozen=True)
 class Inline(AbstractEngine):
-    """One process, one thread: the easiest to debug, and the reference for all others.
+    """One process, one cell after the other: the easiest to debug, and the reference for all others.
 
     >>> Inline()
     Inline()

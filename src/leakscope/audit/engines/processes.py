@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import final
 
 from leakscope.audit.engines.engine import AbstractEngine, Event, Finished, Listen, Moved, Noticed, Started, title
+from leakscope.audit.outcome import crashed
 from leakscope.audit.plan import Cell
-from leakscope.audit.run import attempt, crashed
+from leakscope.audit.work import attempt
 from leakscope.core.attempt import Progress, Watch
 from leakscope.core.errors import BadInput, DamagedRecord
 from leakscope.ledger.lock import as_worker
@@ -49,7 +50,7 @@ class Unreadable:
 @final
 @dataclass(frozen=True)
 class Processes(AbstractEngine):
-    """`workers` processes (default: one per processor), each with its own pipe.
+    """`workers` processes (default: as many as the processors can carry with each cell's threads), each with a pipe.
 
     A pipe per worker and no shared queue: a worker that is killed while it writes would leave a shared queue locked
     for all the others. Scripts that use this engine need the usual `if __name__ == "__main__":`.
@@ -67,7 +68,9 @@ class Processes(AbstractEngine):
 
     def run(self, cells: Sequence[Cell], store: RunStore, listen: Listen) -> None:
         """Hand out the cells in their order, the next to whichever worker is free."""
-        count = min(self.workers or os.cpu_count() or 1, len(cells))
+        # Cells of one plan have the same resources; more threads than processors only wait for each other.
+        threads = max((cell.resources.threads for cell in cells), default=1)
+        count = min(self.workers or max(1, (os.cpu_count() or 1) // threads), len(cells))
         crew = _Crew(store, listen, deque(cells))
         try:
             crew.hire(count)
