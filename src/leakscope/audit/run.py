@@ -56,7 +56,8 @@ def run(
     Of a shard, its own cells only; index and summary tell what all shards have written to the folder so far.
 
     Raises `BadInput` when another runner holds the folder or when it holds records and resuming was not allowed,
-    `BadPlan` when it holds records of a plan that this one does not contain, `Interrupted` after Ctrl-C.
+    `BadPlan` when it holds records of a plan that this one does not contain, `Interrupted` after Ctrl-C,
+    `LostLease` when this process was stopped for so long that another runner took over; it has then written nothing.
     """
     plan.resources.check()  # on every machine anew: a cell of an absent device would else be recorded as a crash
     resumption = resumption or Resumption()
@@ -66,7 +67,8 @@ def run(
     _check_place(store.folder)
     if shard is None:
         _check_folder(store, cells, resumption)
-    with sole_runner(store.folder, store.part):
+    with sole_runner(store.folder, store.part) as lease:
+        store = RunStore(store.folder, store.part, lease)
         with one_at_a_time(store.folder):
             _check_folder(store, cells, resumption)  # another runner may have come and gone in between
             store.sweep([cell.identity for cell in mine] if shard else None)
@@ -91,7 +93,8 @@ def conclude(plan: Plan, folder: Path, *, command: str = "") -> Summary:
     Raises as `run` does.
     """
     store, cells = RunStore(Path(folder)), plan.cells()
-    with sole_runner(store.folder):
+    with sole_runner(store.folder) as lease:
+        store = RunStore(store.folder, lease=lease)
         if store.read_json(PLAN) is not None:
             _check_folder(store, cells, Resumption(allowed=True))
         audit = _Audit(plan, store, cells, _write_plan(store, plan, cells), command)

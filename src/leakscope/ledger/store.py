@@ -23,6 +23,7 @@ from leakscope.core.errors import DamagedRecord
 from leakscope.ledger.container import RECORD, Content, Damage, Fault, first_fault, read_content, write_content
 from leakscope.ledger.files import Arrays, write_atomically
 from leakscope.ledger.identity import identity
+from leakscope.ledger.lease import AbstractLease
 from leakscope.ledger.record import Record, Summary
 
 SUFFIX = ".safetensors"
@@ -33,14 +34,21 @@ class RunStore:
     """The folder of one run. Safe for many writers of different cells; the index and the summary have one writer.
 
     part: the name of the part of the cells that this process and its workers are for, empty for all of them.
+    lease: by which it may write; checked before each write, which raises `LostLease` where another process has taken
+    over. None for readers, and where nobody else can be.
     """
 
-    def __init__(self, folder: Path, part: str = "") -> None:
+    def __init__(self, folder: Path, part: str = "", lease: AbstractLease | None = None) -> None:
         self.folder, self.part = Path(folder), part
         self.cells = self.folder / "cells"
+        self._lease = lease
 
     def __repr__(self) -> str:
         return f"RunStore({str(self.folder)!r})"
+
+    def _check(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
 
     def path(self, name: str) -> Path:
         """The file of the cell with this identity."""
@@ -50,6 +58,7 @@ class RunStore:
         """Write one cell. Raises `DamagedRecord` when the record's identity is not that of its specification."""
         if record.identity != identity(record.spec):
             raise DamagedRecord(f"record {record.identity} does not describe its own cell {identity(record.spec)}")
+        self._check()
         path = self.path(record.identity)
         write_content(path, RECORD, record.model_dump_json(), arrays or {})
         return path
@@ -86,6 +95,7 @@ class RunStore:
 
     def set_aside(self, name: str) -> Path:
         """Move a damaged file to `damaged/`, never over an earlier one, and say where it lies."""
+        self._check()
         aside = self.folder / "damaged"
         aside.mkdir(exist_ok=True)
         place, count = aside / f"{name}{SUFFIX}", 0
@@ -100,6 +110,7 @@ class RunStore:
 
         mine: the identities of a part, whose sole runner removes its own: those of others may be in use.
         """
+        self._check()
         strays = [*self.folder.glob(".*.tmp"), *self.cells.glob(".*.tmp")]
         if mine is not None:
             own = {f".{name}{SUFFIX}" for name in mine}
@@ -111,15 +122,18 @@ class RunStore:
 
     def write_index(self, records: list[Record]) -> None:
         """Write the index anew, whole."""
+        self._check()
         write_atomically(self.folder / "index.jsonl", "".join(_line(record) for record in records).encode())
 
     def append_index(self, record: Record) -> None:
         """Add one line to the index."""
+        self._check()
         with open(self.folder / "index.jsonl", "a", encoding="utf-8") as file:
             file.write(_line(record))
 
     def write_json(self, name: str, value: object) -> None:
         """Write a small JSON file of the run, such as `plan.json`."""
+        self._check()
         write_atomically(self.folder / name, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
     def read_json(self, name: str) -> Any:
@@ -134,6 +148,7 @@ class RunStore:
 
     def write_summary(self, summary: Summary) -> None:
         """Write `summary.json`."""
+        self._check()
         write_atomically(self.folder / "summary.json", (summary.model_dump_json(indent=2) + "\n").encode())
 
     def summary(self) -> Summary:

@@ -22,7 +22,7 @@ from leakscope.audit.outcome import crashed
 from leakscope.audit.plan import Cell
 from leakscope.audit.work import attempt
 from leakscope.core.attempt import Progress, Watch
-from leakscope.core.errors import BadInput, DamagedRecord
+from leakscope.core.errors import BadInput, DamagedRecord, LostLease
 from leakscope.ledger.lock import as_worker
 from leakscope.ledger.store import RunStore
 
@@ -36,7 +36,7 @@ TRIES = 2
 @final
 @dataclass(frozen=True)
 class Ready:
-    """A worker holds its lock and waits for a cell."""
+    """A worker holds its lease and waits for a cell."""
 
 
 @final
@@ -212,7 +212,7 @@ def _cause(code: int | None) -> str:
 
 
 def _context() -> BaseContext:
-    # Never fork: a forked child would inherit torch's threads in an unknown state, and the runner's lock.
+    # Never fork: a forked child would inherit torch's threads in an unknown state.
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
@@ -224,9 +224,9 @@ def _work(folder: str, part: str, channel: Connection) -> None:
     """The life of a worker. Ctrl-C is the runner's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_runner, daemon=True).start()
-    store = RunStore(Path(folder), part)
-    with as_worker(store.folder, part):
-        # No cell before the lock is held: a new runner waits until everyone who might still write is gone.
+    with as_worker(Path(folder), part) as lease:
+        store = RunStore(Path(folder), part, lease)
+        # No cell before the lease is held: a new runner waits until everyone who might still write is gone.
         _send(channel, Ready())
         while True:
             try:
@@ -240,7 +240,10 @@ def _work(folder: str, part: str, channel: Connection) -> None:
                 return
             _send(channel, Started(cell.identity, title(cell)))
             found = attempt(cell, watch=_throttled(cell.identity, channel))
-            store.write(found.record, found.arrays)
+            try:
+                store.write(found.record, found.arrays)
+            except LostLease:
+                os._exit(1)  # another runner works here; ours finds out by itself
             _send(channel, Finished(found.record))
 
 
