@@ -11,6 +11,7 @@ from leakscope.audit.cell import Stage, attack_key, root
 from leakscope.audit.controls import BlindGuess
 from leakscope.audit.display import Truth, certificate, claimed_fields, private_fields
 from leakscope.audit.plan import Cell
+from leakscope.audit.preparation import Prepared
 from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Claim
 from leakscope.core.facts import Gallery
@@ -34,7 +35,7 @@ class Found:
     arrays: dict[str, NDArray[Any]]
 
 
-def recorded(cell: Cell, stage: Stage, attempt: Attempt[Claim]) -> Found:
+def recorded(cell: Cell, stage: Stage, attempt: Attempt[Claim], ready: Prepared) -> Found:
     """The record of an attempt that ended by itself. One without a claim has its sentence and no scores."""
     claim, secret, domain = attempt.claim, stage.secret, stage.target.domain
     source, key = cell.scene.source, root(cell).child("score", cell.trial)
@@ -47,6 +48,8 @@ def recorded(cell: Cell, stage: Stage, attempt: Attempt[Claim]) -> Found:
         certificate=certificate(attempt.certificate),
         seconds=attempt.cost.seconds,
         evaluations=attempt.cost.evaluations,
+        prepared=ready.fingerprint,
+        preparing_seconds=ready.seconds,
         trace_evaluations=attempt.trace.evaluations,
         trace_losses=attempt.trace.losses,
         steps=attempt.steps,

@@ -17,7 +17,9 @@ OLD_SUFFIX = ".lock"
 """Of the files that versions up to 0.1.0 locked in the kernel and left lying."""
 
 POLL = 0.02
-"""Seconds between two looks at a lease that is waited for."""
+"""Seconds between two looks at a lease that is waited for, at first."""
+SELDOM = 1.0
+"""The same after a while."""
 
 
 def is_lock(name: str) -> bool:
@@ -72,9 +74,10 @@ def as_worker(folder: Path, part: str = "") -> Iterator[AbstractLease]:
 def one_at_a_time(folder: Path, name: str = SHARED) -> Iterator[AbstractLease]:
     """Wait until nobody else is in a block of this name: what runners or workers share is written by one of them."""
     folder.mkdir(parents=True, exist_ok=True)
-    lease = FileLease.take(folder / _file(name))
+    lease, pause = FileLease.take(folder / _file(name)), POLL
     while isinstance(lease, Held):
-        time.sleep(POLL)
+        time.sleep(pause)
+        pause = min(1.5 * pause, SELDOM)  # it may take hours: each look is a file that is made and removed
         lease = FileLease.take(folder / _file(name))
     try:
         yield lease

@@ -5,6 +5,7 @@ RUN/
     cells/<identity>.safetensors   a container (`ledger.container`): arrays by name, described by the record
     index.jsonl             one line per record, for people and scripts; written by the runner alone
     summary.json            the verdicts
+    prepared/               what attacks have learned from public data, by fingerprint
     damaged/                files that were not what was written, moved aside
 """
 
@@ -40,7 +41,7 @@ class RunStore:
 
     def __init__(self, folder: Path, part: str = "", lease: AbstractLease | None = None) -> None:
         self.folder, self.part = Path(folder), part
-        self.cells = self.folder / "cells"
+        self.cells, self.prepared = self.folder / "cells", self.folder / "prepared"
         self._lease = lease
 
     def __repr__(self) -> str:
@@ -111,7 +112,7 @@ class RunStore:
         mine: the identities of a part, whose sole runner removes its own: those of others may be in use.
         """
         self._check()
-        strays = [*self.folder.glob(".*.tmp"), *self.cells.glob(".*.tmp")]
+        strays = [stray for place in (self.folder, self.cells, self.prepared) for stray in place.glob(".*.tmp")]
         if mine is not None:
             own = {f".{name}{SUFFIX}" for name in mine}
             strays = [

@@ -20,6 +20,7 @@ from typing import final
 from leakscope.audit.engines.engine import AbstractEngine, Event, Finished, Listen, Moved, Noticed, Started, title
 from leakscope.audit.outcome import crashed
 from leakscope.audit.plan import Cell
+from leakscope.audit.preparation import Shelf
 from leakscope.audit.work import attempt
 from leakscope.core.attempt import Progress, Watch
 from leakscope.core.errors import BadInput, DamagedRecord, LostLease
@@ -239,7 +240,7 @@ def _work(folder: str, part: str, channel: Connection) -> None:
             if cell is None:
                 return
             _send(channel, Started(cell.identity, title(cell)))
-            found = attempt(cell, watch=_throttled(cell.identity, channel))
+            found = attempt(cell, watch=_throttled(cell.identity, channel), shelf=Shelf(store.prepared))
             try:
                 store.write(found.record, found.arrays)
             except LostLease:
