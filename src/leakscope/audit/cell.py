@@ -39,6 +39,7 @@ def set_up(cell: Cell) -> Stage:
     target = cell.scene.architecture.build(source.domain, source.classes, key=key.child("weights", cell.trial))
     batch = secret.reveal()
     facts = tell(cell.told, target, batch, source=source)
+    # By the mechanism's repr: two mechanisms must not share their noise, or one could be subtracted from the other.
     noise = key.child("release", repr(cell.mechanism), cell.trial)
     return Stage(secret, target, observe(target, batch, cell.mechanism, key=noise, tell=facts))
 

@@ -241,6 +241,7 @@ class Plan:
         A cell that serves several groups or roles is planned once, under its first role: audited before
         undefended before blind.
         """
+        # Trials outermost, then roles in their order: `setdefault` keeps the first role that a shared cell plays.
         by_identity: dict[str, Cell] = {}
         groups = self.groups()
         for trial in range(self.trials):
@@ -256,6 +257,7 @@ class Plan:
             return tuple(dataclasses.replace(first, trial=trial) for trial in range(self.trials))
 
         told, scored = self.told_in(scene), self.metrics_in(scene)
+        # The blind guess never reads the release: on the undefended mechanism one cell serves all mechanisms.
         open_protocol = mechanism.undefended
         blind = BlindGuess(scene.source, size)
         return Group(

@@ -66,7 +66,7 @@ def run(
     mine = shard.of(cells) if shard else cells
     _check_place(store.folder)
     if shard is None:
-        _check_folder(store, cells, resumption)
+        _check_folder(store, cells, resumption)  # before a lease leaves a file in a folder that is somebody else's
     with sole_runner(store.folder, store.part) as lease:
         store = RunStore(store.folder, store.part, lease)
         with one_at_a_time(store.folder):

@@ -50,6 +50,7 @@ def run_cell(cell: Cell, *, watch: Watch = unwatched, shelf: Shelf = NOWHERE) ->
         if tried.outcome is Outcome.INTERRUPTED:
             raise KeyboardInterrupt
         found = recorded(cell, stage, tried, ready)
+        # After scoring, which sees both: a score against a secret that was written to would be of something else.
         _same(before, stage.fingerprints())
         return found
 

@@ -83,8 +83,9 @@ class Owner:
             owner = Owner(**json.loads(text))
         except (ValueError, TypeError, RecursionError):
             return None
-        sane = isinstance(owner.pid, int) and isinstance(owner.patience, float) and 0 < owner.patience <= LONGEST
-        return owner if sane and owner.pid > 0 else None
+        numbers = isinstance(owner.pid, int) and isinstance(owner.patience, int | float)
+        # 0 and negative pids mean groups of processes, and no patience means that nobody ever holds it
+        return owner if numbers and owner.pid > 0 and 0 < owner.patience <= LONGEST else None
 
     def text(self) -> str:
         """What its file holds."""
@@ -235,7 +236,10 @@ class _Seen:
 
 def _look(path: Path) -> _Seen | None:
     try:
-        text, touched = path.read_text(encoding="utf-8", errors="replace"), path.stat().st_mtime
+        # Both of one open file: the name may be another's a moment later, and a network file system asks the server
+        # for the time when a file is opened, and answers from its memory when it is not.
+        with path.open(encoding="utf-8", errors="replace") as file:
+            text, touched = file.read(), os.fstat(file.fileno()).st_mtime
     except FileNotFoundError:
         return None
     return _Seen(text, _now(path.parent) - touched)
@@ -258,7 +262,13 @@ def _create(path: Path, text: str) -> int | None:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
     except FileExistsError:
         return None
-    os.write(handle, text.encode())
+    try:
+        os.write(handle, text.encode())
+        os.fsync(handle)  # the file stays open, and others are to read now who has it
+    except OSError:
+        os.close(handle)
+        path.unlink(missing_ok=True)
+        raise
     return handle
 
 

@@ -114,6 +114,7 @@ class RunStore:
         self._check()
         strays = [stray for place in (self.folder, self.cells, self.prepared) for stray in place.glob(".*.tmp")]
         if mine is not None:
+            # `write_atomically` names them .IDENTITY.safetensors.RANDOM.tmp
             own = {f".{name}{SUFFIX}" for name in mine}
             strays = [
                 path for path in self.cells.glob(".*.tmp") if path.name.removesuffix(".tmp").rpartition(".")[0] in own
@@ -129,6 +130,7 @@ class RunStore:
     def append_index(self, record: Record) -> None:
         """Add one line to the index."""
         self._check()
+        # Not atomic: half a line after a kill does no harm, since whoever goes on writes the index anew.
         with open(self.folder / "index.jsonl", "a", encoding="utf-8") as file:
             file.write(_line(record))
 
