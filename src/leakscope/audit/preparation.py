@@ -86,8 +86,9 @@ class Shelf:
 
     def _kept(self, folder: Path, name: str) -> tuple[Learned, float] | None:
         file = self._opened(folder / f"{name}.safetensors", name)
+        seconds = file.seconds()
         state = file.load()
-        return None if state is None else (Learned(name, state), file.seconds())
+        return None if state is None else (Learned(name, state), seconds)
 
     def _opened(self, path: Path, name: str) -> StateFile:
         """The file, whether or not there is one; a damaged one is moved aside first, and learned anew."""

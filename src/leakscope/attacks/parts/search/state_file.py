@@ -57,19 +57,22 @@ class StateFile(AbstractCheckpoint):
         self.path, self.every, self._whose = Path(path), every, whose
         self._owner = ""
         self._saved_at = time.perf_counter()
+        # What `open` has read, until it is used: whoever goes on opens, asks for the seconds and loads, one reading.
+        self._found: tuple[StateHeader, dict[str, Tensor]] | None = None
 
     def open(self, owner: str) -> None:
         """Raises `BadInput` when the file holds the state of something else."""
         found = self._read()
         if found is not None and found[0].owner != owner:
             raise BadInput(f"{self.path} is the state of another {self._whose}; give another path or delete it")
-        self._owner = owner
+        self._owner, self._found = owner, found
 
     def load(self) -> State | None:
         """The state as it was saved, tensors on the CPU."""
         found = self._read()
         if found is None:
             return None
+        self._found = None  # its tensors are the caller's from here on, who may write to them
         header, tensors = found
         try:
             state = unpacked(json.loads(header.layout), tensors)
@@ -92,6 +95,7 @@ class StateFile(AbstractCheckpoint):
             leakscope=VERSION, bfloat16=narrow, owner=self._owner, seconds=float(seconds), layout=layout
         )
         container.write(self.path, header, arrays)
+        self._found = None
         self._saved_at = time.perf_counter()
 
     def seconds(self) -> float:
@@ -101,10 +105,13 @@ class StateFile(AbstractCheckpoint):
 
     def close(self) -> None:
         """Remove the file."""
+        self._found = None
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
 
     def _read(self) -> tuple[StateHeader, dict[str, Tensor]] | None:
+        if self._found is not None:
+            return self._found
         if not self.path.is_file():
             return None
         header, arrays = container.read(self.path, StateHeader, hint="; give another path or delete it")
