@@ -113,6 +113,15 @@ class WritesToTheRelease(Toy):
         return Attempt(repr(self), Outcome.CLAIMED, "gray", self.gray(seen))
 
 
+@final
+@dataclass(frozen=True)
+class CountsThreads(Toy):
+    """Says how many threads torch has while it runs."""
+
+    def _attempt(self, seen, read, *, key, clock, watch):
+        return Attempt(repr(self), Outcome.CLAIMED, f"{torch.get_num_threads()} threads", self.gray(seen))
+
+
 SEEN = []
 
 

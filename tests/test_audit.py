@@ -28,14 +28,15 @@ from tests.audit_toys import (
 
 from leakscope.attacks.inputs.dense.linear import LinearLayer
 from leakscope.audit import cell as cell_module
-from leakscope.audit import telling
+from leakscope.audit import telling, work
 from leakscope.audit.controls import BlindGuess
 from leakscope.audit.engines.engine import Finished, Moved, Noticed, Started
 from leakscope.audit.engines.inline import Inline
 from leakscope.audit.engines.processes import Processes
 from leakscope.audit.plan import Scene
-from leakscope.audit.run import Interrupted, Resumption, attempt, run
+from leakscope.audit.run import Interrupted, Resumption, run
 from leakscope.audit.telling import MAKERS, kind_named, tell
+from leakscope.audit.work import attempt
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput, BadPlan, UnknownName
 from leakscope.core.facts import BatchNormStatistics, BatchSize, TrueLabels
@@ -193,7 +194,7 @@ def test_a_secret_that_is_written_to_is_noticed(monkeypatch):
         return real_attempt(self, seen, read, key=key, clock=clock, watch=watch)
 
     real_attempt = Guesses._attempt
-    monkeypatch.setattr(cell_module, "set_up", keep)
+    monkeypatch.setattr(work, "set_up", keep)
     monkeypatch.setattr(Guesses, "_attempt", write)
     record = attempt(cell).record
     assert record.ending is Ending.CRASHED

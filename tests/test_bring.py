@@ -36,7 +36,8 @@ from leakscope.cli.models import LIBRARIES, Library, architecture
 from leakscope.cli.names import Family, Trait, rows
 from leakscope.core.attempt import Attempt, Certificate, Cost, Outcome, Trace
 from leakscope.core.errors import BadInput, MissingExtra
-from leakscope.ledger.exchange import ClaimHeader, SecretHeader, UpdateHeader, read
+from leakscope.ledger.container import read
+from leakscope.ledger.exchange import ClaimHeader, SecretHeader, UpdateHeader
 from leakscope.ledger.record import Word
 from leakscope.scoring.score import Direction, Score
 
@@ -643,9 +644,9 @@ def test_a_file_from_another_time_is_refused(tmp_path):
     target = ls.Linear().build(ls.Images(1, 2, 2), 3, key=ls.Key(0))
     seen = ls.Observation(target, ls.Gradient(target.parameters()), ls.FedSGD())
     header = audit_files.write_update(tmp_path / "u", seen, audit_files.Provenance("Linear()"))
-    from leakscope.ledger import exchange
+    from leakscope.ledger import container
 
-    exchange.write(tmp_path / "u", header.model_copy(update={"format": 99}), {"w": np.zeros(1)})
+    container.write(tmp_path / "u", header.model_copy(update={"format": 99}), {"w": np.zeros(1)})
     with pytest.raises(BadInput, match="has format 99, this leakscope reads 1"):
         read_update(tmp_path / "u")
 

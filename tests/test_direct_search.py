@@ -211,7 +211,7 @@ def test_a_state_is_bound_to_what_it_is_the_state_of(tmp_path: Path) -> None:
     assert resumed.trace.losses == whole.trace.losses
     assert not path.exists()
     path.write_bytes(b"no state")
-    with pytest.raises(ls.BadInput, match="cannot be read as a search's state"):
+    with pytest.raises(ls.BadInput, match="cannot be read"):
         attack.run(seen, key=ls.Key(1), checkpoint=StateFile(path))
 
 

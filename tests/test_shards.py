@@ -166,7 +166,11 @@ def start(folder, shard, engine):
     (folder.parent / "shard_program.py").write_text(PROGRAM)
     command = [sys.executable, str(folder.parent / "shard_program.py"), str(folder), shard, engine]
     return subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"},
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 

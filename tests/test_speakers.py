@@ -345,10 +345,10 @@ def test_a_training_that_was_stopped_ends_with_the_same_bytes(tmp_path: Path) ->
     assert len(steps) == 5  # saved after 25 of 30
     whole = learn(asked).network.state_dict()
     assert all(torch.equal(value, whole[name]) for name, value in resumed.network.state_dict().items())
-    with pytest.raises(ls.BadInput, match="checkpoint of another training"):
+    with pytest.raises(ls.BadInput, match="the state of another training"):
         learn(course(softmax=27, triplet=4), checkpoint=place)
     Path(place).write_bytes(b"no checkpoint")
-    with pytest.raises(ls.BadInput, match="no checkpoint that can be read"):
+    with pytest.raises(ls.BadInput, match="cannot be read"):
         learn(asked, checkpoint=place)
 
 

@@ -13,10 +13,10 @@ import torch
 import leakscope as ls
 from leakscope.attacks.attack import AbstractAttack, Attack
 from leakscope.audit import evidence
-from leakscope.audit.cell import run_cell
 from leakscope.audit.engines.inline import Inline
 from leakscope.audit.plan import Plan, Scene
 from leakscope.audit.run import run
+from leakscope.audit.work import run_cell
 from leakscope.cli.commands.demo import plan as demo_plan
 from leakscope.cli.options.demo import Subject
 from leakscope.core.effort import Clock, Watch

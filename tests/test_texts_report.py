@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import leakscope as ls
-from leakscope.audit.cell import run_cell
 from leakscope.audit.engines.inline import Inline
 from leakscope.audit.plan import Plan, Scene
 from leakscope.audit.run import run
+from leakscope.audit.work import run_cell
 from leakscope.datasets.sources.text import WORDS
 from leakscope.ledger.record import CellSpec, Ending, Record, Role
 from leakscope.ledger.store import RunStore

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 import leakscope as ls
 from leakscope.attacks.inputs.text.ordering import context_of, prefixes
 from leakscope.attacks.inputs.text.row_span import dimensions, row_span_of, strangers
-from leakscope.audit.cell import run_cell
 from leakscope.audit.plan import Plan, Scene
 from leakscope.audit.verdict import summarize
+from leakscope.audit.work import run_cell
 from leakscope.datasets.sources.text import WORDS
 from leakscope.domains.text import padded, sequences_of
 from leakscope.ledger.record import Ending, Role, Word

@@ -1,50 +1,17 @@
-"""One cell: draw, build, observe, attack, score, record."""
+"""The challenger's part of a cell: draw the secret, build the target, observe."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
-import torch
-from numpy.typing import NDArray
-
-from leakscope.audit.controls import BlindGuess
-from leakscope.audit.display import Truth, certificate, claimed_fields, private_fields
 from leakscope.audit.plan import Cell
 from leakscope.audit.telling import tell
-from leakscope.core.attempt import Attempt, Outcome
-from leakscope.core.claim import Claim
-from leakscope.core.effort import Watch, unwatched
-from leakscope.core.facts import Gallery
 from leakscope.core.observation import Observation
 from leakscope.core.secret import Secret
 from leakscope.core.target import Target
-from leakscope.ledger.record import Ending, Record
 from leakscope.mechanisms.observe import observe
 from leakscope.numerics.rng import Key
-from leakscope.scoring.referee import applies, score
-
-ENDINGS = {
-    Outcome.CLAIMED: Ending.CLAIMED,
-    Outcome.REFUSED: Ending.REFUSED,
-    Outcome.DIVERGED: Ending.DIVERGED,
-}
-
-
-@final
-class TamperedError(RuntimeError):
-    """A secret or an observation changed while an attack ran: the cell says nothing about leakage."""
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Found:
-    """What came of a cell, ready for the ledger."""
-
-    record: Record
-    arrays: dict[str, NDArray[Any]]
 
 
 @final
@@ -56,24 +23,9 @@ class Stage:
     target: Target
     seen: Observation
 
-
-def run_cell(cell: Cell, *, watch: Watch = unwatched) -> Found:
-    """Run one cell on one thread, so that its record does not depend on the machine's load or on the engine.
-
-    A refused or diverged attempt is a record with its sentence and without scores. Raises `KeyboardInterrupt` when
-    the attempt was interrupted: that cell is not finished and will be run again. Raises `TamperedError` when secret
-    or observation are not what they were before the attack; whatever else the parts raise passes through.
-    """
-    with _one_thread():
-        stage = set_up(cell)
-        before = stage.secret.fingerprint(), stage.seen.fingerprint()
-        key = _root(cell).child("attack", cell.trial)
-        attempt = cell.attack.run(stage.seen, key=key, budget=cell.budget, watch=watch)
-        if attempt.outcome is Outcome.INTERRUPTED:
-            raise KeyboardInterrupt
-        found = _found(cell, stage, attempt)
-        _same(before, (stage.secret.fingerprint(), stage.seen.fingerprint()))
-        return found
+    def fingerprints(self) -> tuple[str, str]:
+        """Of the secret and of the observation: what must be the same before and after an attack."""
+        return self.secret.fingerprint(), self.seen.fingerprint()
 
 
 def set_up(cell: Cell) -> Stage:
@@ -82,68 +34,21 @@ def set_up(cell: Cell) -> Stage:
     Secret and weights depend on the seed, the scene and the trial alone, so that every mechanism, attack and
     control of a trial meets the same ones; the mechanism's own randomness depends on the mechanism besides.
     """
-    root, source = _root(cell), cell.scene.source
-    secret = source.draw(cell.batch_size, key=root.child("secret", cell.trial))
-    target = cell.scene.architecture.build(source.domain, source.classes, key=root.child("weights", cell.trial))
+    key, source = root(cell), cell.scene.source
+    secret = source.draw(cell.batch_size, key=key.child("secret", cell.trial))
+    target = cell.scene.architecture.build(source.domain, source.classes, key=key.child("weights", cell.trial))
     batch = secret.reveal()
     facts = tell(cell.told, target, batch, source=source)
-    key = root.child("release", repr(cell.mechanism), cell.trial)
-    return Stage(secret, target, observe(target, batch, cell.mechanism, key=key, tell=facts))
+    # By the mechanism's repr: two mechanisms must not share their noise, or one could be subtracted from the other.
+    noise = key.child("release", repr(cell.mechanism), cell.trial)
+    return Stage(secret, target, observe(target, batch, cell.mechanism, key=noise, tell=facts))
 
 
-def _root(cell: Cell) -> Key:
+def root(cell: Cell) -> Key:
+    """The key that all randomness of a cell comes from. It knows neither mechanism nor attack: see `set_up`."""
     return Key(cell.seed).child("audit", repr(cell.scene.source), repr(cell.scene.architecture))
 
 
-def _same(before: tuple[str, str], after: tuple[str, str]) -> None:
-    for what, one, other in zip(("secret", "observation"), before, after, strict=True):
-        if one != other:
-            raise TamperedError(f"the {what} changed while the attack ran or was scored; it writes to its inputs")
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _found(cell: Cell, stage: Stage, attempt: Attempt[Claim]) -> Found:
-    claim, secret, domain = attempt.claim, stage.secret, stage.target.domain
-    source, key = cell.scene.source, _root(cell).child("score", cell.trial)
-    truth = Truth(secret, domain, source.public(), source.words())
-    record = Record(
-        identity=cell.identity,
-        spec=cell.spec,
-        ending=ENDINGS[attempt.outcome],
-        sentence=attempt.sentence,
-        certificate=certificate(attempt.certificate),
-        seconds=attempt.cost.seconds,
-        evaluations=attempt.cost.evaluations,
-        trace_evaluations=attempt.trace.evaluations,
-        trace_losses=attempt.trace.losses,
-        steps=attempt.steps,
-        **private_fields(truth),
-    )
-    if claim is None:
-        return Found(record, {})  # what a failed search looked like on the way is not shown either
-    scored = []
-    for one in _claims(cell, claim, stage):
-        metrics = [metric for metric in cell.metrics if applies(metric, one)]
-        scored.append(score(one, secret, domain=domain, metrics=metrics, public=truth.public, key=key))
-    said, arrays = claimed_fields(attempt, (one for scores in scored for one in scores), truth, key=key)
-    return Found(record.model_copy(update={**said, "steps": (*attempt.steps, *scored[0].notes)}), arrays)
-
-
-def _claims(cell: Cell, claim: Claim, stage: Stage) -> tuple[Claim, ...]:
-    """The claim; of the blind control guesses of words and persons on speech, of labels on texts, as well."""
-    if isinstance(cell.attack, BlindGuess) and stage.secret.reveal().holds_tokens:
-        return claim, cell.attack.labels(key=_root(cell).child("attack", cell.trial))
-    if isinstance(cell.attack, BlindGuess) and stage.secret.reveal().lengths is not None:
-        told = stage.seen.knows(Gallery)
-        persons = (cell.attack.persons(stage.seen.told(Gallery)),) if told else ()
-        return claim, cell.attack.words(), *persons
-    return (claim,)
+def attack_key(cell: Cell) -> Key:
+    """The key of the attack in this trial: the same for every mechanism, so that controls differ in nothing else."""
+    return root(cell).child("attack", cell.trial)

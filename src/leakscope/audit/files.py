@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final, get_args
 
-import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,10 +24,11 @@ from leakscope.core.observation import Observation
 from leakscope.core.release import Delta, Gradient, Release, Weights
 from leakscope.core.secret import Annotation, Secret
 from leakscope.core.target import Target
-from leakscope.ledger import exchange
+from leakscope.ledger import container
 from leakscope.ledger.exchange import Annotated, ClaimHeader, ReleaseKind, SecretHeader, Tried, UpdateHeader
 from leakscope.ledger.record import CertificateRecord
 from leakscope.numerics import trees
+from leakscope.numerics.arrays import as_arrays, as_tensors
 from leakscope.numerics.trees import Named
 from leakscope.version import VERSION
 
@@ -41,6 +40,12 @@ RELEASES: dict[ReleaseKind, type[Release]] = {
 
 CLAIMS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Claim)}
 """Every kind of claim by its name."""
+
+ELSEWHERE = "; an update from elsewhere is brought in with `leakscope capture --update` or `--before` and `--after`"
+"""What to do with the file of another program where an update is expected."""
+
+MOST_CLASSES = 2**16
+"""Classes that a file may name although it holds fewer numbers; more than any model of images or of words has."""
 
 SECRET_TENSORS = ("inputs", "labels", "lengths", "label_lengths")
 
@@ -89,7 +94,7 @@ def fingerprint(target: Target) -> str:
 
 def write_update(path: Path, seen: Observation, said: Provenance) -> UpdateHeader:
     """Write what the adversary sees, with the fingerprint of the weights in place of the model."""
-    arrays, narrow = _arrays(seen.release.by_name)
+    arrays, narrow = as_arrays(seen.release.by_name)
     header = UpdateHeader(
         leakscope=VERSION,
         bfloat16=narrow,
@@ -103,14 +108,25 @@ def write_update(path: Path, seen: Observation, said: Provenance) -> UpdateHeade
         told=tuple(repr(fact) for fact in seen.facts),
         notes=said.notes,
     )
-    exchange.write(path, header, arrays)
+    container.write(path, header, arrays)
     return header
 
 
 def read_update(path: Path) -> Update:
-    """Raises `BadInput` as `exchange.read` does, or when it holds no tensor."""
-    header, arrays = exchange.read(path, UpdateHeader)
-    return Update(header, RELEASES[header.release](_tensors(arrays, header.bfloat16)))
+    """Raises `BadInput` as `container.read` does, or when it holds no tensor."""
+    header, arrays = container.read(path, UpdateHeader, hint=ELSEWHERE)
+    _bounded(path, header.classes, arrays)
+    return Update(header, RELEASES[header.release](as_tensors(arrays, header.bfloat16)))
+
+
+def _bounded(path: Path, classes: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Raises `BadInput` on more classes than the file has numbers: a model of that size would be built at once.
+
+    A partial update may lack the layer that has one row per class, so that few numbers alone are no contradiction.
+    """
+    most = max(MOST_CLASSES, sum(value.size for value in arrays.values()))
+    if classes > most:
+        raise BadInput(f"{path} describes itself wrongly: {classes} classes in a file of {most} numbers; make it anew")
 
 
 def write_secret(
@@ -119,7 +135,7 @@ def write_secret(
     """Write the private batch and what is known of it, for scoring. data, words: as in `SecretHeader`, for people."""
     batch = secret.reveal()
     named = {name: getattr(batch, name) for name in SECRET_TENSORS}
-    arrays, narrow = _arrays({name: value for name, value in named.items() if value is not None})
+    arrays, narrow = as_arrays({name: value for name, value in named.items() if value is not None})
     header = SecretHeader(
         leakscope=VERSION,
         bfloat16=narrow,
@@ -132,14 +148,15 @@ def write_secret(
         ),
         words=words,
     )
-    exchange.write(path, header, arrays)
+    container.write(path, header, arrays)
     return header
 
 
 def read_secret(path: Path) -> Kept:
-    """Raises `BadInput` as `exchange.read` does, or when the tensors are no batch."""
-    header, arrays = exchange.read(path, SecretHeader)
-    found = _tensors(arrays, header.bfloat16)
+    """Raises `BadInput` as `container.read` does, or when the tensors are no batch."""
+    header, arrays = container.read(path, SecretHeader)
+    _bounded(path, header.classes, arrays)
+    found = as_tensors(arrays, header.bfloat16)
     if not {"inputs", "labels"} <= found.keys() <= set(SECRET_TENSORS):
         raise BadInput(
             f"{path} holds {', '.join(sorted(found)) or 'nothing'}, expected inputs and labels; make it anew"
@@ -157,7 +174,7 @@ def write_claim(
     claim = None if chosen is None else chosen.claim
     tensors, text = _taken_apart(claim)
     pictures = {f"picture.{i}": shown for i, (_, shown) in enumerate(trace.pictures)}
-    arrays, narrow = _arrays({**tensors, **pictures})
+    arrays, narrow = as_arrays({**tensors, **pictures})
     header = ClaimHeader(
         leakscope=VERSION,
         bfloat16=narrow,
@@ -172,16 +189,16 @@ def write_claim(
         trace_losses=trace.losses,
         picture_evaluations=tuple(at for at, _ in trace.pictures),
     )
-    exchange.write(path, header, arrays)
+    container.write(path, header, arrays)
     return header
 
 
 def read_claim(path: Path) -> Made:
-    """Raises `BadInput` as `exchange.read` does, or when it does not hold the claim that it describes."""
-    header, arrays = exchange.read(path, ClaimHeader)
+    """Raises `BadInput` as `container.read` does, or when it does not hold the claim that it describes."""
+    header, arrays = container.read(path, ClaimHeader)
     if header.chosen < 0:
         return Made(header, None)
-    found = _tensors(arrays, header.bfloat16)
+    found = as_tensors(arrays, header.bfloat16)
     try:
         said = header.tried[header.chosen]
         claim = _put_together(header, found)
@@ -240,18 +257,6 @@ def _certificate(said: CertificateRecord | None, *, items: int) -> Certificate |
     if said.residuals:
         return Certificate(said.residuals, said.tolerances, said.statement)
     return Certificate.alike(said.residual, said.tolerance, said.statement, items=items)
-
-
-def _arrays(named: Named) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
-    """As numpy has them; bfloat16, which it has not, as float32, exactly."""
-    plain = {name: value.detach().cpu() for name, value in named.items()}
-    narrow = tuple(name for name, value in plain.items() if value.dtype is torch.bfloat16)
-    return {name: (v.float() if name in narrow else v).numpy() for name, v in plain.items()}, narrow
-
-
-def _tensors(arrays: Mapping[str, NDArray[Any]], narrow: Sequence[str]) -> dict[str, Tensor]:
-    made = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
-    return {name: value.bfloat16() if name in narrow else value for name, value in made.items()}
 
 
 def display(domain: AbstractDomain, inputs: Tensor) -> NDArray[Any]:

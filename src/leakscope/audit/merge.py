@@ -48,6 +48,7 @@ def _copy(name: str, sources: Sequence[RunStore], into: RunStore) -> None:
     """From the first run in which the record is whole; a damaged one is as good as none."""
     for store in sources:
         try:
+            # Read and written, not copied as a file: what is not what was written does not get any further.
             into.write(*store.read(name))
         except DamagedRecord:
             continue

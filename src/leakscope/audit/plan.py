@@ -9,6 +9,7 @@ from typing import Any, final
 
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.audit.controls import BlindGuess
+from leakscope.audit.resources import Resources
 from leakscope.audit.telling import MAKERS
 from leakscope.core.effort import Budget
 from leakscope.core.errors import BadPlan
@@ -67,7 +68,10 @@ class Scene:
 @final
 @dataclass(frozen=True)
 class Cell:
-    """One attempt: a scene, a mechanism, an attack, a trial. The unit of resuming and of sharding."""
+    """One attempt: a scene, a mechanism, an attack, a trial. The unit of resuming and of sharding.
+
+    resources: what it may use of the machine; no part of `spec`, hence of its identity.
+    """
 
     role: Role
     scene: Scene
@@ -79,6 +83,7 @@ class Cell:
     told: tuple[type[Fact], ...]
     metrics: tuple[AbstractMetric, ...]
     budget: Budget
+    resources: Resources = field(default_factory=Resources)
 
     @property
     def spec(self) -> CellSpec:
@@ -132,9 +137,10 @@ class Group:
 class Plan:
     """Scenes crossed with mechanisms, attacks, batch sizes and trials.
 
-    told: the kinds of facts that the adversary is told. budget: of each attempt. trials: draws of secret and
-    weights; at least 3 are needed for an interval. metrics: what is scored besides `VERDICT_METRICS`.
-    delta: at which epsilon is given. names: (repr, name) pairs, what a person calls an attack or a mechanism.
+    told: the kinds of facts that the adversary is told. budget: of each attempt. resources: of each cell.
+    trials: draws of secret and weights; at least 3 are needed for an interval.
+    metrics: what is scored besides `VERDICT_METRICS`. delta: at which epsilon is given.
+    names: (repr, name) pairs, what a person calls an attack or a mechanism.
     Raises `BadPlan` on anything that could not be run.
     """
 
@@ -148,6 +154,7 @@ class Plan:
     seed: int = 0
     told: tuple[type[Fact], ...] = ()
     budget: Budget = field(default_factory=Budget)
+    resources: Resources = field(default_factory=Resources)
     delta: float = 1e-5
     names: tuple[tuple[str, str], ...] = ()
 
@@ -234,6 +241,7 @@ class Plan:
         A cell that serves several groups or roles is planned once, under its first role: audited before
         undefended before blind.
         """
+        # Trials outermost, then roles in their order: `setdefault` keeps the first role that a shared cell plays.
         by_identity: dict[str, Cell] = {}
         groups = self.groups()
         for trial in range(self.trials):
@@ -245,10 +253,11 @@ class Plan:
 
     def _group(self, scene: Scene, mechanism: AbstractMechanism, attack: Attack, size: int) -> Group:
         def trials(role: Role, mechanism: AbstractMechanism, attack: Attack) -> tuple[Cell, ...]:
-            first = Cell(role, scene, mechanism, attack, size, 0, self.seed, told, scored, self.budget)
+            first = Cell(role, scene, mechanism, attack, size, 0, self.seed, told, scored, self.budget, self.resources)
             return tuple(dataclasses.replace(first, trial=trial) for trial in range(self.trials))
 
         told, scored = self.told_in(scene), self.metrics_in(scene)
+        # The blind guess never reads the release: on the undefended mechanism one cell serves all mechanisms.
         open_protocol = mechanism.undefended
         blind = BlindGuess(scene.source, size)
         return Group(

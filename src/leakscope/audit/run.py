@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import time
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +13,13 @@ from typing import Any, final
 import numpy as np
 import torch
 
-from leakscope.audit.cell import Found, run_cell
 from leakscope.audit.engines.engine import AbstractEngine, Event, Finished, Listen, Noticed, silent
 from leakscope.audit.plan import Cell, Plan
 from leakscope.audit.shard import Shard
 from leakscope.audit.verdict import summarize
-from leakscope.core.effort import Watch, unwatched
 from leakscope.core.errors import BadInput, BadPlan, DamagedRecord
 from leakscope.ledger.lock import is_lock, one_at_a_time, sole_runner
-from leakscope.ledger.record import CellSpec, Ending, Record, Summary
+from leakscope.ledger.record import CellSpec, Record, Summary
 from leakscope.ledger.store import RunStore
 from leakscope.version import VERSION
 
@@ -51,25 +48,6 @@ class Resumption:
     shard: Shard | None = None
 
 
-def attempt(cell: Cell, *, watch: Watch = unwatched) -> Found:
-    """Run a cell to a record, whatever it raises; an exception becomes `Ending.CRASHED` with its traceback.
-
-    This is the one place in leakscope that catches everything: a failure that left no record would silently leave
-    the denominator. Raises `KeyboardInterrupt` only.
-    """
-    try:
-        return run_cell(cell, watch=watch)
-    except Exception as error:  # noqa: BLE001, see the docstring
-        text = str(error).strip().splitlines()
-        return crashed(cell, f"{type(error).__name__}: {text[0] if text else 'no message'}", traceback.format_exc())
-
-
-def crashed(cell: Cell, sentence: str, trace: str = "") -> Found:
-    """The record of a cell that broke."""
-    record = Record(identity=cell.identity, spec=cell.spec, ending=Ending.CRASHED, sentence=sentence, traceback=trace)
-    return Found(record, {})
-
-
 def run(
     plan: Plan, folder: Path, engine: AbstractEngine, *, listen: Listen = silent, resumption: Resumption | None = None
 ) -> Summary:
@@ -78,16 +56,19 @@ def run(
     Of a shard, its own cells only; index and summary tell what all shards have written to the folder so far.
 
     Raises `BadInput` when another runner holds the folder or when it holds records and resuming was not allowed,
-    `BadPlan` when it holds records of a plan that this one does not contain, `Interrupted` after Ctrl-C.
+    `BadPlan` when it holds records of a plan that this one does not contain, `Interrupted` after Ctrl-C,
+    `LostLease` when this process was stopped for so long that another runner took over; it has then written nothing.
     """
+    plan.resources.check()  # on every machine anew: a cell of an absent device would else be recorded as a crash
     resumption = resumption or Resumption()
     shard, cells = resumption.shard, plan.cells()
     store = RunStore(Path(folder), shard.name if shard else "")
     mine = shard.of(cells) if shard else cells
     _check_place(store.folder)
     if shard is None:
-        _check_folder(store, cells, resumption)
-    with sole_runner(store.folder, store.part):
+        _check_folder(store, cells, resumption)  # before a lease leaves a file in a folder that is somebody else's
+    with sole_runner(store.folder, store.part) as lease:
+        store = RunStore(store.folder, store.part, lease)
         with one_at_a_time(store.folder):
             _check_folder(store, cells, resumption)  # another runner may have come and gone in between
             store.sweep([cell.identity for cell in mine] if shard else None)
@@ -112,7 +93,8 @@ def conclude(plan: Plan, folder: Path, *, command: str = "") -> Summary:
     Raises as `run` does.
     """
     store, cells = RunStore(Path(folder)), plan.cells()
-    with sole_runner(store.folder):
+    with sole_runner(store.folder) as lease:
+        store = RunStore(store.folder, lease=lease)
         if store.read_json(PLAN) is not None:
             _check_folder(store, cells, Resumption(allowed=True))
         audit = _Audit(plan, store, cells, _write_plan(store, plan, cells), command)

@@ -48,6 +48,7 @@ class Shard:
 
     def of(self, cells: Sequence[Cell]) -> tuple[Cell, ...]:
         """Its cells, in the order in which they were given."""
+        # Every count-th in the order of the hashes: hashes know nothing of attacks, so that expensive ones are spread.
         dealt = sorted(cell.identity for cell in cells)[self.place - 1 :: self.count]
         mine = frozenset(dealt)
         return tuple(cell for cell in cells if cell.identity in mine)

@@ -204,6 +204,8 @@ def summarize(plan: Plan, records: Mapping[str, Record]) -> Summary:
         planned=len(planned),
         finished=len(planned & records.keys()),
         seconds=math.fsum(record.seconds for record in records.values()),
+        # by fingerprint: every trial that used a learned state names what it took, and it was learned once
+        preparing_seconds=math.fsum({one.prepared: one.preparing_seconds for one in records.values()}.values()),
         seed=plan.seed,
         versions={},
         machine="",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, final
 
 from leakscope.audit.plan import Plan, Scene
+from leakscope.audit.resources import Resources
 from leakscope.audit.telling import kind_named
 from leakscope.cli.expressions import build
 from leakscope.cli.models import recipe
@@ -63,6 +64,7 @@ class _Builder:
             "metrics": tuple(self._one(said.metrics.place, text, Family.METRICS) for text in said.metrics),
             "delta": said.delta,
             "budget": Budget(said.seconds, said.evaluations),
+            "resources": Resources(*said.resources),
             "scenes": tuple(self._scene(scene) for scene in said.scenes),
         }
         try:

@@ -38,9 +38,14 @@ FIELDS: tuple[Field, ...] = (
     Field("", "delta", "number", "1e-5", "at which the epsilon of a mechanism is given"),
     Field("", "input_range", "list of two numbers", "[0, 1]", "what the models take for black and for white"),
     Field("", "budget", "table", "no bound", "what one attempt may spend; the first bound that is reached ends it"),
+    Field("", "resources", "table", "one thread", "what one cell may use of a machine; changes no answer"),
     Field("", "scene", "list of tables", "required", "one [[scene]] for each dataset and target"),
     Field("budget", "seconds", "number", "no bound", "of computing"),
     Field("budget", "evaluations", "whole number", "no bound", "of the gradient"),
+    Field("resources", "threads", "whole number", "1", "of torch; more than 1 may change last bits"),
+    Field("resources", "device", "text", '"cpu"', "as torch names it; the engines of today compute on the cpu"),
+    Field("resources", "memory", "number", "unknown", "GiB of one cell, for schedulers"),
+    Field("resources", "minutes", "number", "unknown", "of the wall for one cell, for schedulers; ends nothing"),
     Field("scene", "name", "text", "dataset, target", "what the report calls it"),
     Field("scene", "dataset", "expression", "required", "see `leakscope list datasets`"),
     Field("scene", "target", "model", "required", "see `leakscope list targets`, or as for --model, which replaces it"),
@@ -51,7 +56,7 @@ FIELDS: tuple[Field, ...] = (
 )
 """Every key, in the order of the documentation."""
 
-HEADINGS = {"": "At the top", "budget": "[budget]", "scene": "[[scene]]"}
+HEADINGS = {"": "At the top", "budget": "[budget]", "resources": "[resources]", "scene": "[[scene]]"}
 
 EXAMPLE = """\
 title = "Faces behind one gradient"

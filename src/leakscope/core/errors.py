@@ -7,7 +7,8 @@
     ├── NotTold             the adversary asked for a fact that it was not told
     ├── NoSuchLayer         the model lacks the layer that an attack or defense reads
     ├── MissingExtra        an optional package is absent; carries the line that installs it
-    └── DamagedRecord       a file in the ledger that is not what was written
+    ├── DamagedRecord       a file in the ledger that is not what was written
+    └── LostLease           this process was stopped for so long that another one writes in its place
 
 Each message says what it got, what it wanted and what to do. Numerical failure of an attack is not an
 exception but an `Outcome` of its `Attempt`: it belongs to the result.
@@ -82,6 +83,11 @@ class MissingExtra(LeakscopeError, ImportError):
 @final
 class DamagedRecord(LeakscopeError):
     """A file in the ledger that is not what was written."""
+
+
+@final
+class LostLease(LeakscopeError):
+    """This process was stopped for so long that another one writes in its place; it must not write any more."""
 
 
 def optional(module: str, *, extra: str, purpose: str) -> ModuleType:

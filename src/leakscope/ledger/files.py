@@ -22,11 +22,13 @@ def write_atomically(path: Path, data: bytes) -> None:
     read by its owner only: records and pages show what was private.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, hence on the same disk: only there is a rename one step.
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
+            # Before the rename: a disk may write names before contents, and a power cut leave a name of nothing.
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
@@ -49,7 +51,7 @@ def _flush_folder(folder: Path) -> None:
 def checksum(text: str, arrays: Arrays) -> str:
     """A hash of the text and of names, types, shapes and bytes of the arrays."""
     digest = hashlib.blake2b(text.encode(), digest_size=16)
-    for name in sorted(arrays):
+    for name in sorted(arrays):  # a file keeps them in an order of its own
         value = arrays[name]
         digest.update(f"|{name}|{value.dtype}|{value.shape}|".encode())
         digest.update(value.tobytes())

@@ -1,123 +1,126 @@
-"""One runner per folder, or one per part of it. The kernel releases these locks when a process dies: none is stale."""
+"""One runner per folder, or one per part of it, and its workers: who may write to a run, by leases (`ledger.lease`)."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
+import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from leakscope.core.errors import BadInput
+from leakscope.ledger.lease import AbstractLease, FileLease, Held, clear, living
 
 RUNNER, WORKERS, SHARED = "runner", "workers", "shared"
-SUFFIX = ".lock"
+SUFFIX = ".lease"
+OLD_SUFFIX = ".lock"
+"""Of the files that versions up to 0.1.0 locked in the kernel and left lying."""
+
+POLL = 0.02
+"""Seconds between two looks at a lease that is waited for, at first."""
+SELDOM = 1.0
+"""The same after a while."""
 
 
 def is_lock(name: str) -> bool:
-    """Whether a file of this name is one of the locks of a run.
+    """Whether a file of this name says who may write to a run.
 
-    >>> is_lock("runner.lock"), is_lock("workers-2-of-3.lock"), is_lock("plan.json")
-    (True, True, False)
+    >>> is_lock("runner.lease"), is_lock("workers-2-of-3.0af1.lease"), is_lock("runner.lock"), is_lock("plan.json")
+    (True, True, True, False)
     """
-    return name.endswith(SUFFIX) and name.removesuffix(SUFFIX).partition("-")[0] in (RUNNER, WORKERS, SHARED)
+    kind = name.partition(".")[0].partition("-")[0]
+    return name.endswith((SUFFIX, OLD_SUFFIX)) and kind in (RUNNER, WORKERS, SHARED)
 
 
 @contextlib.contextmanager
-def sole_runner(folder: Path, part: str = "", *, patience: float = 60.0) -> Iterator[None]:
-    """Hold `folder`, or this part of it, as its only runner until the block ends.
+def sole_runner(folder: Path, part: str = "", *, patience: float = 60.0) -> Iterator[AbstractLease]:
+    """Hold `folder`, or this part of it, as its only runner until the block ends; check the lease before each write.
 
     The runner of a whole folder excludes all others; runners of different parts may work beside each other.
     Raises `BadInput`, naming the process, when a living one holds it. Workers of a runner that was killed get
     `patience` seconds to notice and end: they may still be writing the record of a cell that would else run twice.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as held:
-        whole = held.enter_context(open(folder / _file(RUNNER), "a+"))
-        _take(whole, fcntl.LOCK_SH if part else fcntl.LOCK_EX, folder)
-        mine = whole if not part else held.enter_context(open(folder / _file(RUNNER, part), "a+"))
-        if part:
-            _take(mine, fcntl.LOCK_EX, folder)
-            _alone_in_cutting(folder, part)
-        _sign(mine)
-        held.callback(mine.truncate, 0)
-        # the runner of the whole waits for the workers of every part
-        waiting = [folder / _file(WORKERS, part)] if part else [folder / _file(WORKERS), *_all(folder, WORKERS)]
-        for path in waiting:
-            with open(path, "a+") as workers:
-                _wait_exclusive(workers, folder, patience)
-        yield
-
-
-@contextlib.contextmanager
-def as_worker(folder: Path, part: str = "") -> Iterator[None]:
-    """Mark this process as a worker on `folder` or this part of it; any number of workers may hold this at once."""
-    with open(folder / _file(WORKERS, part), "a+") as workers:
-        fcntl.flock(workers, fcntl.LOCK_SH)
-        yield
-
-
-@contextlib.contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Wait until no other runner is writing what runners of different parts share: the plan, the index, the summary."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / _file(SHARED), "a+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _file(kind: str, part: str = "") -> str:
-    return f"{kind}-{part}{SUFFIX}" if part else f"{kind}{SUFFIX}"
-
-
-def _all(folder: Path, kind: str) -> list[Path]:
-    return sorted(folder.glob(f"{kind}-*{SUFFIX}"))
-
-
-def _take(lock: IO[str], how: int, folder: Path) -> None:
+    own = folder / _file(RUNNER, part)
+    _refuse(folder, part, [own, *_others(folder, part)])
+    # Before taking over: a runner that is merely stopped loses nothing as long as its workers still work.
+    _wait_for_workers(folder, part, patience)
+    lease = FileLease.take(own)
+    if isinstance(lease, Held):
+        raise _busy(folder, lease)
     try:
-        fcntl.flock(lock, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BadInput(
-            f"{folder} is being written by {_holder(lock, folder)}; wait for it or choose another folder"
-        ) from None
+        # Again: of two that hold different files and began at once, at least one sees the other here and gives way.
+        _refuse(folder, part, _others(folder, part))
+        for path in _others(folder, part):
+            clear(path)  # of runners that are gone; one that is only stopped will find that it has lost
+        _wait_for_workers(folder, part, patience)
+        yield lease
+    finally:
+        lease.release()
 
 
-def _alone_in_cutting(folder: Path, part: str) -> None:
-    """Refuse to work beside parts of another number: their cells would overlap. A part is named PLACE-of-COUNT."""
-    number = part.rpartition("-")[2]
-    for path in _all(folder, RUNNER):
-        if path.name.removesuffix(SUFFIX).rpartition("-")[2] == number:
+@contextlib.contextmanager
+def as_worker(folder: Path, part: str = "") -> Iterator[AbstractLease]:
+    """Mark this process as a worker on `folder` or this part of it; any number of workers may do so at once."""
+    lease = FileLease.take(folder / _file(WORKERS, part, secrets.token_hex(8)))
+    assert not isinstance(lease, Held)  # the name is new
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path, name: str = SHARED) -> Iterator[AbstractLease]:
+    """Wait until nobody else is in a block of this name: what runners or workers share is written by one of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lease, pause = FileLease.take(folder / _file(name)), POLL
+    while isinstance(lease, Held):
+        time.sleep(pause)
+        pause = min(1.5 * pause, SELDOM)  # it may take hours: each look is a file that is made and removed
+        lease = FileLease.take(folder / _file(name))
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def _file(kind: str, part: str = "", token: str = "") -> str:
+    return f"{kind}{part and f'-{part}'}{token and f'.{token}'}{SUFFIX}"
+
+
+def _others(folder: Path, part: str) -> list[Path]:
+    """The leases of runners whose cells would overlap: of a part the whole and other cuts, of the whole every part.
+
+    A part is named PLACE-of-COUNT; parts of one count do not overlap.
+    """
+    parts = sorted(folder.glob(_file(RUNNER, "*")))
+    if not part:
+        return parts
+    count = part.rpartition("-")[2]
+    return [folder / _file(RUNNER), *(path for path in parts if path.stem.rpartition("-")[2] != count)]
+
+
+def _refuse(folder: Path, part: str, paths: list[Path]) -> None:
+    for path in paths:
+        held = living(path)
+        if held is None:
             continue
-        with open(path, "a+") as other:
-            try:
-                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                cut = path.name.removesuffix(SUFFIX).removeprefix(f"{RUNNER}-")
-                raise BadInput(f"{folder} is being written in other shards ({cut}); cut all of them alike") from None
+        cut = path.stem.partition("-")[2]
+        if part and cut and cut != part:
+            raise BadInput(f"{folder} is being written in other shards ({cut}); cut all of them alike")
+        raise _busy(folder, held)
 
 
-def _sign(lock: IO[str]) -> None:
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {os.uname().nodename}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-    lock.flush()
+def _busy(folder: Path, held: Held) -> BadInput:
+    return BadInput(f"{folder} is being written by {held.who}; wait for it or choose another folder")
 
 
-def _holder(lock: IO[str], folder: Path) -> str:
-    lock.seek(0)
-    signed = [lock.read().strip(), *(path.read_text().strip() for path in _all(folder, RUNNER))]
-    return next((who for who in signed if who), "another process")
-
-
-def _wait_exclusive(workers: IO[str], folder: Path, patience: float) -> None:
+def _wait_for_workers(folder: Path, part: str, patience: float) -> None:
+    """The runner of the whole waits for the workers of every part."""
+    pattern = _file(WORKERS, part, "*") if part else f"{WORKERS}*{SUFFIX}"
     end = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(workers, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise BadInput(f"workers of an earlier run still write to {folder}; end them first") from None
-            time.sleep(0.02)
+    while any(clear(path) is not None for path in folder.glob(pattern)):
+        if time.monotonic() > end:
+            raise BadInput(f"workers of an earlier run still write to {folder}; end them first")
+        time.sleep(POLL)

@@ -125,6 +125,9 @@ class Record(_Strict):
     NaN after the end of each; `audio_original`, `audio_claim` (n, S) in [-1, 1], made of the frames, at `audio_rate`.
     transcripts_claimed[i] is for transcripts_true[i], empty where nothing was claimed; tokens_claimed[i] for
     tokens_true[i], None where nothing was claimed; of a bag (tokens_bag) there is one entry, for all of them.
+
+    seconds, evaluations: of the attempt. prepared: the fingerprint of what the attack had learned from public data
+    before, empty for nothing; preparing_seconds: what that had taken, once for all records of this fingerprint.
     """
 
     schema_version: int = SCHEMA
@@ -136,6 +139,8 @@ class Record(_Strict):
     certificate: CertificateRecord | None = None
     seconds: float = 0.0
     evaluations: int = 0
+    prepared: str = ""
+    preparing_seconds: float = 0.0
     trace_evaluations: tuple[int, ...] = ()
     trace_losses: tuple[float, ...] = ()
     picture_evaluations: tuple[int, ...] = ()
@@ -183,6 +188,7 @@ class Summary(_Strict):
     """What the report opens with; written by the runner next to the records.
 
     word: the worst of the groups (leaks > inconclusive > no leak found). citations: BibTeX of what ran.
+    seconds: of all attempts. preparing_seconds: of what attacks had learned for them, each thing once.
     """
 
     schema_version: int = SCHEMA
@@ -199,3 +205,4 @@ class Summary(_Strict):
     command: str
     started: str
     citations: tuple[str, ...] = ()
+    preparing_seconds: float = 0.0

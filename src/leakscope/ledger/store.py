@@ -2,9 +2,10 @@
 
 RUN/
     plan.json               what was planned; compared on resume
-    cells/<identity>.safetensors   arrays by name, the record (JSON) and a checksum in the header
+    cells/<identity>.safetensors   a container (`ledger.container`): arrays by name, described by the record
     index.jsonl             one line per record, for people and scripts; written by the runner alone
     summary.json            the verdicts
+    prepared/               what attacks have learned from public data, by fingerprint
     damaged/                files that were not what was written, moved aside
 """
 
@@ -16,15 +17,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from leakscope.core.errors import DamagedRecord
-from leakscope.ledger.files import Arrays, checksum, write_atomically
+from leakscope.ledger.container import RECORD, Content, Damage, Fault, first_fault, read_content, write_content
+from leakscope.ledger.files import Arrays, write_atomically
 from leakscope.ledger.identity import identity
+from leakscope.ledger.lease import AbstractLease
 from leakscope.ledger.record import Record, Summary
 
 SUFFIX = ".safetensors"
@@ -35,14 +35,21 @@ class RunStore:
     """The folder of one run. Safe for many writers of different cells; the index and the summary have one writer.
 
     part: the name of the part of the cells that this process and its workers are for, empty for all of them.
+    lease: by which it may write; checked before each write, which raises `LostLease` where another process has taken
+    over. None for readers, and where nobody else can be.
     """
 
-    def __init__(self, folder: Path, part: str = "") -> None:
+    def __init__(self, folder: Path, part: str = "", lease: AbstractLease | None = None) -> None:
         self.folder, self.part = Path(folder), part
-        self.cells = self.folder / "cells"
+        self.cells, self.prepared = self.folder / "cells", self.folder / "prepared"
+        self._lease = lease
 
     def __repr__(self) -> str:
         return f"RunStore({str(self.folder)!r})"
+
+    def _check(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
 
     def path(self, name: str) -> Path:
         """The file of the cell with this identity."""
@@ -52,12 +59,9 @@ class RunStore:
         """Write one cell. Raises `DamagedRecord` when the record's identity is not that of its specification."""
         if record.identity != identity(record.spec):
             raise DamagedRecord(f"record {record.identity} does not describe its own cell {identity(record.spec)}")
-        # safetensors writes a strided view as if it were contiguous
-        plain = {name: np.ascontiguousarray(value) for name, value in (arrays or {}).items()}
-        text = record.model_dump_json()
-        header = {"record": text, "checksum": checksum(text, plain)}
+        self._check()
         path = self.path(record.identity)
-        write_atomically(path, save(plain, metadata=header))
+        write_content(path, RECORD, record.model_dump_json(), arrays or {})
         return path
 
     def read(self, name: str) -> tuple[Record, dict[str, NDArray[Any]]]:
@@ -66,18 +70,14 @@ class RunStore:
         Raises `DamagedRecord` when the file is absent, cut short, changed, of another schema or another cell's.
         """
         path = self.path(name)
-        text, mark, arrays = _open(path)
+        found = _opened(path)
         try:
-            record = Record.model_validate_json(text)
+            record = Record.model_validate_json(found.text)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise DamagedRecord(f"{path} holds no valid record: {place}: {first['msg']}") from None
-        if mark != checksum(text, arrays):
-            raise DamagedRecord(f"{path} is not what was written: its checksum differs")
+            raise DamagedRecord(f"{path} holds no valid record: {first_fault(error)}") from None
         if record.identity != name or identity(record.spec) != name:
             raise DamagedRecord(f"{path} holds the record of another cell, {identity(record.spec)}")
-        return record, arrays
+        return record, found.arrays
 
     def record(self, name: str) -> Record:
         """The record of a cell; raises as `read`."""
@@ -96,6 +96,7 @@ class RunStore:
 
     def set_aside(self, name: str) -> Path:
         """Move a damaged file to `damaged/`, never over an earlier one, and say where it lies."""
+        self._check()
         aside = self.folder / "damaged"
         aside.mkdir(exist_ok=True)
         place, count = aside / f"{name}{SUFFIX}", 0
@@ -110,8 +111,10 @@ class RunStore:
 
         mine: the identities of a part, whose sole runner removes its own: those of others may be in use.
         """
-        strays = [*self.folder.glob(".*.tmp"), *self.cells.glob(".*.tmp")]
+        self._check()
+        strays = [stray for place in (self.folder, self.cells, self.prepared) for stray in place.glob(".*.tmp")]
         if mine is not None:
+            # `write_atomically` names them .IDENTITY.safetensors.RANDOM.tmp
             own = {f".{name}{SUFFIX}" for name in mine}
             strays = [
                 path for path in self.cells.glob(".*.tmp") if path.name.removesuffix(".tmp").rpartition(".")[0] in own
@@ -121,15 +124,19 @@ class RunStore:
 
     def write_index(self, records: list[Record]) -> None:
         """Write the index anew, whole."""
+        self._check()
         write_atomically(self.folder / "index.jsonl", "".join(_line(record) for record in records).encode())
 
     def append_index(self, record: Record) -> None:
         """Add one line to the index."""
+        self._check()
+        # Not atomic: half a line after a kill does no harm, since whoever goes on writes the index anew.
         with open(self.folder / "index.jsonl", "a", encoding="utf-8") as file:
             file.write(_line(record))
 
     def write_json(self, name: str, value: object) -> None:
         """Write a small JSON file of the run, such as `plan.json`."""
+        self._check()
         write_atomically(self.folder / name, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
     def read_json(self, name: str) -> Any:
@@ -144,6 +151,7 @@ class RunStore:
 
     def write_summary(self, summary: Summary) -> None:
         """Write `summary.json`."""
+        self._check()
         write_atomically(self.folder / "summary.json", (summary.model_dump_json(indent=2) + "\n").encode())
 
     def summary(self) -> Summary:
@@ -157,18 +165,16 @@ class RunStore:
             raise DamagedRecord(f"{path} is no valid summary: {error.errors()[0]['msg']}") from None
 
 
-def _open(path: Path) -> tuple[str, str, dict[str, NDArray[Any]]]:
+def _opened(path: Path) -> Content:
     if not path.exists():
         raise DamagedRecord(f"{path} does not exist")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DamagedRecord(f"{path} cannot be read: {error}") from None
-    if not {"record", "checksum"} <= header.keys():
-        raise DamagedRecord(f"{path} was not written by leakscope: its header holds no record")
-    return header["record"], header["checksum"], arrays
+    found = read_content(path)
+    if isinstance(found, Damage):
+        how = f"cannot be read: {found.why}" if found.fault is Fault.UNREADABLE else f"is {found.fault.value}"
+        raise DamagedRecord(f"{path} {how}")
+    if found.kind != RECORD:
+        raise DamagedRecord(f"{path} holds no record but a {found.kind}")
+    return found
 
 
 def _line(record: Record) -> str:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import pickle
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +14,8 @@ from torch import Tensor, nn
 
 from leakscope.attacks.attributes.encoder import checked
 from leakscope.attacks.attributes.rescnn import FRAMES, ResCNNNetwork, Shape, fresh, prepared
-from leakscope.core.effort import Progress, Watch, unwatched
+from leakscope.attacks.parts.search.state_file import StateFile
+from leakscope.core.effort import Budget, Clock, Progress, State, Watch, unwatched
 from leakscope.core.errors import BadInput
 from leakscope.numerics.rng import Key
 
@@ -113,16 +112,17 @@ def learn(course: Course, *, checkpoint: str | None = None, watch: Watch = unwat
     other speakers in the batch (n) (Li et al. 2017, section 2.4). Each step draws from a key of its own, so that a
     training that was interrupted ends with the same bytes. Raises `BadInput` on a checkpoint of another course.
     """
+    clock = _clock(course, checkpoint)
     state = _State.begin(course)
-    place = None if checkpoint is None else Path(checkpoint)
-    if place is not None and place.exists():
-        state.restore(place, course)
+    saved = clock.saved()
+    if saved is not None:
+        state.restore(saved)
     state.learner.train()
     for step in range(state.step, course.recipe.steps):
         loss = state.advance(course, step)
         watch(Progress((step + 1) / course.recipe.steps, loss, _note(course, step)))
-        if place is not None and (state.step % SAVED_EVERY == 0 or state.step == course.recipe.steps):
-            state.store(place, course)
+        if clock.checkpoint is not None and (state.step % SAVED_EVERY == 0 or state.step == course.recipe.steps):
+            clock.checkpoint.save(state.kept(), seconds=clock.spent())
     state.learner.eval()
     return Learned(state.learner.network, _accuracy(state.learner, course))
 
@@ -171,24 +171,29 @@ class _State:
         self.step = step + 1
         return float(loss.detach())
 
-    def store(self, path: Path, course: Course) -> None:
-        content = {
-            "course": course.fingerprint(),
-            "step": self.step,
-            "learner": self.learner.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        partial = path.with_name(f".{path.name}.writing")
-        torch.save(content, partial)
-        os.replace(partial, path)
+    def kept(self) -> State:
+        """What a later life needs. The optimizer's settings are the course's; it names its tensors by number."""
+        moments = self.optimizer.state_dict()["state"]
+        return {"step": self.step, "learner": self.learner.state_dict(), "optimizer": moments}
 
-    def restore(self, path: Path, course: Course) -> None:
-        content = _read(path)
-        if content.get("course") != course.fingerprint():
-            raise BadInput(f"{path} is the checkpoint of another training; remove it or choose another --out")
-        self.learner.load_state_dict(content["learner"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.step = int(content["step"])
+    def restore(self, state: State) -> None:
+        """The inverse of `kept`: texts are numbers again."""
+        moments = {int(place): value for place, value in state["optimizer"].items()}
+        self.learner.load_state_dict(state["learner"])
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self.step = int(state["step"])
+
+
+def _clock(course: Course, checkpoint: str | None) -> Clock:
+    """A clock without a bound, with the state of this course where there is a place for it."""
+    clock = Budget().start()
+    if checkpoint is None:
+        return clock
+    if zipfile.is_zipfile(checkpoint):
+        raise BadInput(f"{checkpoint} is a checkpoint of leakscope 0.1.0, which nothing reads any more; remove it")
+    file = StateFile(checkpoint, whose="training")
+    file.open(course.fingerprint())
+    return clock.kept(file)
 
 
 def triplet(embeddings: Tensor, who: Tensor) -> Tensor:
@@ -241,14 +246,3 @@ def _accuracy(learner: _Learner, course: Course) -> float:
 
 def _note(course: Course, step: int) -> str:
     return "naming speakers" if step < course.recipe.softmax else "telling them apart"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput(f"{path} is no checkpoint that can be read ({first}); remove it to begin anew") from error
-    if not isinstance(content, dict):
-        raise BadInput(f"{path} is no checkpoint of a speaker encoder; remove it to begin anew")
-    return content

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import ClassVar, final
 
-import safetensors
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from leakscope.attacks import citations
 from leakscope.attacks.attributes.encoder import COEFFICIENTS, AbstractSpeakerEncoder, checked
 from leakscope.core.errors import BadInput
 from leakscope.domains.speech import mfcc
+from leakscope.ledger import container
+from leakscope.ledger.container import Header
+from leakscope.numerics.arrays import as_arrays, as_tensors
 from leakscope.numerics.rng import Key
+from leakscope.numerics.trees import Named
+from leakscope.version import VERSION
 
 FRAMES = 160
 """Of each utterance so many are looked at (3.2 s); shorter ones are padded with zeros."""
@@ -167,13 +169,20 @@ def fresh(shape: Shape, *, key: Key) -> ResCNNNetwork:
         return ResCNNNetwork(shape)
 
 
+@final
+class EncoderHeader(Header):
+    """How large the network in the file is."""
+
+    kind: ClassVar[str] = container.ENCODER
+    wanted: ClassVar[str] = "a speaker encoder, as `leakscope train speaker` writes it"
+
+    shape: Shape
+
+
 def save(network: ResCNNNetwork, shape: Shape, path: str) -> None:
-    """Write the weights to a new file and then put it in the place of `path`."""
-    place = Path(path)
-    partial = place.with_name(f".{place.name}.writing")
-    state = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
-    save_file(state, partial, metadata={"shape": json.dumps(asdict(shape))})
-    partial.replace(place)
+    """Write the weights into the place of `path`, all of them or nothing."""
+    arrays, narrow = as_arrays(network.state_dict())
+    container.write(Path(path), EncoderHeader(leakscope=VERSION, bfloat16=narrow, shape=shape), arrays)
 
 
 def _existing(path: str) -> Path:
@@ -187,13 +196,22 @@ def _existing(path: str) -> Path:
 def _loaded(path: str, modified: int, size: int) -> tuple[ResCNNNetwork, Shape]:
     del modified, size  # a file that was written anew is another one
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            shape = Shape(**json.loads(file.metadata()["shape"]))
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        header, arrays = container.read(Path(path), EncoderHeader)
+        shape, state = header.shape, as_tensors(arrays, header.bfloat16)
+        _check_size(shape, state)
         network = fresh(shape, key=Key(0))
         network.load_state_dict(state)
-    except (safetensors.SafetensorError, OSError, TypeError, KeyError, ValueError, RuntimeError) as error:
+    except (BadInput, RuntimeError) as error:
         raise BadInput(
             f"{path} holds no speaker encoder ({str(error).splitlines()[0]}); make it with leakscope train speaker"
         ) from error
     return network.eval(), shape
+
+
+def _check_size(shape: Shape, state: Named) -> None:
+    """Raises `BadInput` where the header promises another network than the tensors make: it would be built first."""
+    wanted = (shape.dimensions, shape.width * 2 ** (STAGES - 1) * shape.bands)
+    dense = state.get("dense.weight")
+    # each residual block has tensors of its own, so there are fewer blocks than tensors
+    if dense is None or tuple(dense.shape) != wanted or shape.blocks > len(state):
+        raise BadInput(f"its tensors are not those of {shape}")

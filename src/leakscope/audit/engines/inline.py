@@ -8,14 +8,16 @@ from typing import final
 
 from leakscope.audit.engines.engine import AbstractEngine, Finished, Listen, Moved, Started, title
 from leakscope.audit.plan import Cell
-from leakscope.audit.run import attempt
+from leakscope.audit.preparation import Shelf
+from leakscope.audit.work import attempt
+from leakscope.core.effort import Watch
 from leakscope.ledger.store import RunStore
 
 
 @final
 @dataclass(frozen=True)
 class Inline(AbstractEngine):
-    """One process, one thread: the easiest to debug, and the reference for all others.
+    """One process, one cell after the other: the easiest to debug, and the reference for all others.
 
     >>> Inline()
     Inline()
@@ -26,6 +28,10 @@ class Inline(AbstractEngine):
         for cell in cells:
             name = cell.identity
             listen(Started(name, title(cell)))
-            found = attempt(cell, watch=lambda progress, name=name: listen(Moved(name, progress)))  # type: ignore[misc]
+            found = attempt(cell, watch=_told(name, listen), shelf=Shelf(store.prepared))
             store.write(found.record, found.arrays)
             listen(Finished(found.record))
+
+
+def _told(name: str, listen: Listen) -> Watch:
+    return lambda progress: listen(Moved(name, progress))

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import final
 
 from leakscope.audit.engines.engine import AbstractEngine, Event, Finished, Listen, Moved, Noticed, Started, title
+from leakscope.audit.outcome import crashed
 from leakscope.audit.plan import Cell
-from leakscope.audit.run import attempt, crashed
+from leakscope.audit.preparation import Shelf
+from leakscope.audit.work import attempt
 from leakscope.core.effort import Progress, Watch
-from leakscope.core.errors import BadInput, DamagedRecord
+from leakscope.core.errors import BadInput, DamagedRecord, LostLease
 from leakscope.ledger.lock import as_worker
 from leakscope.ledger.store import RunStore
 
@@ -35,7 +37,7 @@ TRIES = 2
 @final
 @dataclass(frozen=True)
 class Ready:
-    """A worker holds its lock and waits for a cell."""
+    """A worker holds its lease and waits for a cell."""
 
 
 @final
@@ -49,7 +51,7 @@ class Unreadable:
 @final
 @dataclass(frozen=True)
 class Processes(AbstractEngine):
-    """`workers` processes (default: one per processor), each with its own pipe.
+    """`workers` processes (default: as many as the processors can carry with each cell's threads), each with a pipe.
 
     A pipe per worker and no shared queue: a worker that is killed while it writes would leave a shared queue locked
     for all the others. Scripts that use this engine need the usual `if __name__ == "__main__":`.
@@ -67,7 +69,9 @@ class Processes(AbstractEngine):
 
     def run(self, cells: Sequence[Cell], store: RunStore, listen: Listen) -> None:
         """Hand out the cells in their order, the next to whichever worker is free."""
-        count = min(self.workers or os.cpu_count() or 1, len(cells))
+        # Cells of one plan have the same resources; more threads than processors only wait for each other.
+        threads = max((cell.resources.threads for cell in cells), default=1)
+        count = min(self.workers or max(1, (os.cpu_count() or 1) // threads), len(cells))
         crew = _Crew(store, listen, deque(cells))
         try:
             crew.hire(count)
@@ -209,7 +213,7 @@ def _cause(code: int | None) -> str:
 
 
 def _context() -> BaseContext:
-    # Never fork: a forked child would inherit torch's threads in an unknown state, and the runner's lock.
+    # Never fork: a forked child would inherit torch's threads in an unknown state.
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:
@@ -221,9 +225,9 @@ def _work(folder: str, part: str, channel: Connection) -> None:
     """The life of a worker. Ctrl-C is the runner's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_runner, daemon=True).start()
-    store = RunStore(Path(folder), part)
-    with as_worker(store.folder, part):
-        # No cell before the lock is held: a new runner waits until everyone who might still write is gone.
+    with as_worker(Path(folder), part) as lease:
+        store = RunStore(Path(folder), part, lease)
+        # No cell before the lease is held: a new runner waits until everyone who might still write is gone.
         _send(channel, Ready())
         while True:
             try:
@@ -236,8 +240,11 @@ def _work(folder: str, part: str, channel: Connection) -> None:
             if cell is None:
                 return
             _send(channel, Started(cell.identity, title(cell)))
-            found = attempt(cell, watch=_throttled(cell.identity, channel))
-            store.write(found.record, found.arrays)
+            found = attempt(cell, watch=_throttled(cell.identity, channel), shelf=Shelf(store.prepared))
+            try:
+                store.write(found.record, found.arrays)
+            except LostLease:
+                os._exit(1)  # another runner works here; ours finds out by itself
             _send(channel, Finished(found.record))
 
 

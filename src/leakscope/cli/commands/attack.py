@@ -10,15 +10,17 @@ from typing import Any
 from leakscope.attacks.attack import Attack
 from leakscope.attacks.parts.search.state_file import StateFile
 from leakscope.attacks.portfolio.handed_on import Offer, Portfolio, best, portfolio, proved, solved
+from leakscope.attacks.preparing import AbstractLearner, Setting
 from leakscope.audit.display_speech import heard
 from leakscope.audit.files import display, read_update, write_claim
+from leakscope.audit.preparation import Shelf
 from leakscope.audit.telling import tell
 from leakscope.cli import console
 from leakscope.cli.commands.capture import fact_of
 from leakscope.cli.data import source
 from leakscope.cli.ending import Exit
 from leakscope.cli.expressions import build, domain
-from leakscope.cli.models import brought, check_weights
+from leakscope.cli.models import architecture, brought, check_weights
 from leakscope.cli.names import rows
 from leakscope.cli.rows import Family, Trait
 from leakscope.cli.scalars import scalars
@@ -42,7 +44,7 @@ EVERY = 10.0
 def attack(order: Recovery) -> Exit:
     """Attack, write the claim, say for each attack how it ended. 1 only for what is proved; nothing here is scored."""
     header, seen = _observation(order)
-    tried, stopped = _tried(seen, order.effort)
+    tried, stopped = _tried(seen, order)
     chosen = best(tried)
     said = write_claim(order.out, seen, tried, chosen)
     page = None if order.report is None else _page(order.report, said, seen, chosen)
@@ -80,8 +82,9 @@ def _observation(order: Recovery) -> tuple[UpdateHeader, Observation]:
     return header, Observation(target, update.release, build(header.mechanism, Family.PROTOCOLS), tuple(facts))
 
 
-def _tried(seen: Observation, effort: Effort) -> tuple[list[Attempt[Claim]], bool]:
+def _tried(seen: Observation, order: Recovery) -> tuple[list[Attempt[Claim]], bool]:
     """Every attempt, and whether a person stopped them."""
+    effort = order.effort
     if effort.attacks:
         chosen = Portfolio((), tuple(build(text, Family.ATTACKS) for text in effort.attacks))
     else:
@@ -91,7 +94,7 @@ def _tried(seen: Observation, effort: Effort) -> tuple[list[Attempt[Claim]], boo
         if one in chosen.searches and not effort.attacks and any(solved(done) for done in tried):
             continue  # what is proved needs no search
         try:
-            tried.append(_run(one, seen, effort, place - len(chosen.quick)))
+            tried.append(_run(_ready(one, seen, order), seen, effort, place - len(chosen.quick)))
         except KeyboardInterrupt:  # in an attack that is no search, and has no best so far
             return tried, True
         if tried[-1].outcome is Outcome.INTERRUPTED:
@@ -119,6 +122,17 @@ def _offers() -> list[Offer]:
         )
         for row in rows(Family.ATTACKS)
     ]
+
+
+def _ready(one: Attack[Any], seen: Observation, order: Recovery) -> Attack[Any]:
+    """The attack; of a learner the one that it teaches: what it learns is kept in FILE.prepared for --checkpoint."""
+    if not isinstance(one, AbstractLearner):
+        return one
+    classes, kept = seen.target.classes, order.effort.checkpoint
+    setting = Setting(architecture(order.model.model, classes), seen.target.domain, classes, seen.mechanism)
+    shelf = Shelf(None if kept is None else kept.with_name(f"{kept.name}.prepared"), EVERY)
+    with console.watching(f"{type(one).__name__} learns") as watch:
+        return shelf.ready(one, setting, seed=order.effort.seed, watch=watch).attack
 
 
 def _run(one: Attack[Any], seen: Observation, effort: Effort, place: int) -> Attempt[Claim]:

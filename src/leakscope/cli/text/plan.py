@@ -79,6 +79,7 @@ class WrittenScene:
 @dataclass(frozen=True)
 class WrittenPlan:
     """All that a plan file says. span: the input range. seconds, evaluations: of the budget.
+    resources: threads, device, memory, minutes.
 
     instead: the model that stands for the targets of all scenes, as their texts say then; None where each has its own.
     Raises `BadPlan` where something is missing, or there twice.
@@ -97,6 +98,7 @@ class WrittenPlan:
     span: tuple[float, float]
     seconds: float | None
     evaluations: int | None
+    resources: tuple[int, str, float | None, float | None]
     scenes: tuple[WrittenScene, ...]
     instead: str | None = None
 
@@ -181,6 +183,8 @@ class _Reader:
         self._known("", said)
         budget = self._table(said, "budget")
         self._known("budget", budget)
+        resources = self._table(said, "resources")
+        self._known("resources", resources)
         scenes = said.get("scene", [])
         if not isinstance(scenes, list) or not all(isinstance(scene, dict) for scene in scenes):
             raise self.sheet.bad("scene", "expected tables, each under [[scene]]")
@@ -198,6 +202,7 @@ class _Reader:
             span=self._range(said),
             seconds=self._seconds(budget),
             evaluations=self._evaluations(budget),
+            resources=self._resources(resources),
             scenes=tuple(self._scene(scene, f"scene[{i}]") for i, scene in enumerate(scenes)),
             instead=self.instead,
         )
@@ -254,6 +259,20 @@ class _Reader:
         if evaluations is not None and evaluations < 1:
             raise self.sheet.bad("budget.evaluations", f"expected a budget of at least 1 evaluation, got {evaluations}")
         return evaluations
+
+    def _resources(self, said: dict[str, Any]) -> tuple[int, str, float | None, float | None]:
+        """By the rules of `audit.resources`, which guards whoever makes one without a file."""
+        threads: int = self._whole(said, "threads", 1, section="resources", low=1)
+        device = self._text({"device": "cpu", **said}, "device", "resources.device")
+        if not re.fullmatch(r"[a-z]+(:\d{1,3})?", device):
+            raise self.sheet.bad("resources.device", f"expected a device such as cpu or cuda:0, got {device!r}")
+        asked: list[float | None] = []
+        for key in ("memory", "minutes"):
+            value = self._number(said, key, f"resources.{key}", None)
+            if value is not None and not 0 < value < math.inf:
+                raise self.sheet.bad(f"resources.{key}", f"expected {key} > 0 and finite, got {value!r}")
+            asked.append(value)
+        return threads, device, asked[0], asked[1]
 
     def _range(self, said: dict[str, Any]) -> tuple[float, float]:
         span = said.get("input_range", [0, 1])

@@ -12,12 +12,13 @@ from typing import final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from leakscope.attacks.parts.priors.prior import AbstractPrior, Penalty
 from leakscope.core.errors import BadInput
 from leakscope.core.observation import Observation
+from leakscope.ledger.files import write_atomically
 
 Array = NDArray[np.float64]
 
@@ -56,7 +57,7 @@ class SpeechPrior(AbstractPrior):
         """
         pieces = [row[:count].double().numpy() for row, count in zip(frames, lengths.tolist(), strict=True)]
         mean, lagged = _statistics(pieces)
-        save_file({"mean": torch.from_numpy(mean), "lagged": torch.from_numpy(lagged)}, str(file))
+        write_atomically(Path(file), save({"mean": torch.from_numpy(mean), "lagged": torch.from_numpy(lagged)}))
         return cls(str(file))
 
     def chain(self, features: int) -> Chain:

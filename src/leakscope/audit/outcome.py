@@ -1,0 +1,82 @@
+"""What came of an attempt, as the ledger keeps it: outcomes become endings, claims become scores and pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+from numpy.typing import NDArray
+
+from leakscope.audit.cell import Stage, attack_key, root
+from leakscope.audit.controls import BlindGuess
+from leakscope.audit.display import Truth, certificate, claimed_fields, private_fields
+from leakscope.audit.plan import Cell
+from leakscope.audit.preparation import Prepared
+from leakscope.core.attempt import Attempt, Outcome
+from leakscope.core.claim import Claim
+from leakscope.core.facts import Gallery
+from leakscope.ledger.record import Ending, Record
+from leakscope.scoring.referee import applies, score
+
+ENDINGS = {
+    Outcome.CLAIMED: Ending.CLAIMED,
+    Outcome.REFUSED: Ending.REFUSED,
+    Outcome.DIVERGED: Ending.DIVERGED,
+}
+"""INTERRUPTED is missing: what a person stopped is not finished and leaves no record. CRASHED is the runner's own."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What came of a cell, ready for the ledger."""
+
+    record: Record
+    arrays: dict[str, NDArray[Any]]
+
+
+def recorded(cell: Cell, stage: Stage, attempt: Attempt[Claim], ready: Prepared) -> Found:
+    """The record of an attempt that ended by itself. One without a claim has its sentence and no scores."""
+    claim, secret, domain = attempt.claim, stage.secret, stage.target.domain
+    source, key = cell.scene.source, root(cell).child("score", cell.trial)
+    truth = Truth(secret, domain, source.public(), source.words())
+    record = Record(
+        identity=cell.identity,
+        spec=cell.spec,
+        ending=ENDINGS[attempt.outcome],
+        sentence=attempt.sentence,
+        certificate=certificate(attempt.certificate),
+        seconds=attempt.cost.seconds,
+        evaluations=attempt.cost.evaluations,
+        prepared=ready.fingerprint,
+        preparing_seconds=ready.seconds,
+        trace_evaluations=attempt.trace.evaluations,
+        trace_losses=attempt.trace.losses,
+        steps=attempt.steps,
+        **private_fields(truth),
+    )
+    if claim is None:
+        return Found(record, {})  # what a failed search looked like on the way is not shown either
+    scored = []
+    for one in _claims(cell, claim, stage):
+        metrics = [metric for metric in cell.metrics if applies(metric, one)]
+        scored.append(score(one, secret, domain=domain, metrics=metrics, public=truth.public, key=key))
+    said, arrays = claimed_fields(attempt, (one for scores in scored for one in scores), truth, key=key)
+    return Found(record.model_copy(update={**said, "steps": (*attempt.steps, *scored[0].notes)}), arrays)
+
+
+def crashed(cell: Cell, sentence: str, trace: str = "") -> Found:
+    """The record of a cell that broke."""
+    record = Record(identity=cell.identity, spec=cell.spec, ending=Ending.CRASHED, sentence=sentence, traceback=trace)
+    return Found(record, {})
+
+
+def _claims(cell: Cell, claim: Claim, stage: Stage) -> tuple[Claim, ...]:
+    """The claim; of the blind control guesses of words and persons on speech, of labels on texts, as well."""
+    if isinstance(cell.attack, BlindGuess) and stage.secret.reveal().holds_tokens:
+        return claim, cell.attack.labels(key=attack_key(cell))
+    if isinstance(cell.attack, BlindGuess) and stage.secret.reveal().lengths is not None:
+        told = stage.seen.knows(Gallery)
+        persons = (cell.attack.persons(stage.seen.told(Gallery)),) if told else ()
+        return claim, cell.attack.words(), *persons
+    return (claim,)
