@@ -65,14 +65,18 @@ if TYPE_CHECKING:
     from leakscope.attacks.portfolio.auto import Auto as Auto
     from leakscope.attacks.transcripts.exact.ctc import CtcTranscript as CtcTranscript
     from leakscope.bounds.accounting import epsilon as epsilon
+    from leakscope.core.annotation import Annotation as Annotation
+    from leakscope.core.annotation import Per as Per
     from leakscope.core.attempt import Attempt as Attempt
     from leakscope.core.attempt import Budget as Budget
     from leakscope.core.attempt import Certificate as Certificate
     from leakscope.core.attempt import Outcome as Outcome
     from leakscope.core.batch import Batch as Batch
+    from leakscope.core.claim import AbstractClaim as AbstractClaim
     from leakscope.core.claim import Attribute as Attribute
     from leakscope.core.claim import Inputs as Inputs
     from leakscope.core.claim import Labels as Labels
+    from leakscope.core.claim import Scale as Scale
     from leakscope.core.claim import Tokens as Tokens
     from leakscope.core.claim import Transcripts as Transcripts
     from leakscope.core.errors import BadInput as BadInput
@@ -91,7 +95,6 @@ if TYPE_CHECKING:
     from leakscope.core.release import Delta as Delta
     from leakscope.core.release import Gradient as Gradient
     from leakscope.core.release import Weights as Weights
-    from leakscope.core.secret import Annotation as Annotation
     from leakscope.core.secret import Secret as Secret
     from leakscope.core.target import CrossEntropy as CrossEntropy
     from leakscope.core.target import Target as Target
@@ -130,10 +133,12 @@ if TYPE_CHECKING:
     from leakscope.mechanisms.protocols.fedsgd import FedSGD as FedSGD
     from leakscope.numerics.rng import Key as Key
     from leakscope.scoring.metrics.guesses import LabelAccuracy as LabelAccuracy
+    from leakscope.scoring.metrics.guesses import LabelSet as LabelSet
     from leakscope.scoring.metrics.ranks import ReciprocalRank as ReciprocalRank
     from leakscope.scoring.metrics.ranks import TopFive as TopFive
     from leakscope.scoring.metrics.ranks import TopOne as TopOne
     from leakscope.scoring.metrics.speech import CharacterErrorRate as CharacterErrorRate
+    from leakscope.scoring.metrics.speech import CharacterSetError as CharacterSetError
     from leakscope.scoring.metrics.speech import FrameError as FrameError
     from leakscope.scoring.metrics.speech import WordErrorRate as WordErrorRate
     from leakscope.scoring.metrics.tokens import ExactText as ExactText
@@ -230,6 +235,7 @@ _HOME = {
         "Uniform",
     ),
     "bounds.accounting": ("epsilon",),
+    "core.annotation": ("Annotation", "Per"),
     "core.attempt": (
         "Attempt",
         "Budget",
@@ -238,9 +244,11 @@ _HOME = {
     ),
     "core.batch": ("Batch",),
     "core.claim": (
+        "AbstractClaim",
         "Attribute",
         "Inputs",
         "Labels",
+        "Scale",
         "Tokens",
         "Transcripts",
     ),
@@ -266,7 +274,7 @@ _HOME = {
         "Gradient",
         "Weights",
     ),
-    "core.secret": ("Annotation", "Secret"),
+    "core.secret": ("Secret",),
     "core.target": (
         "CrossEntropy",
         "Target",
@@ -314,7 +322,7 @@ _HOME = {
     "mechanisms.protocols.fedavg": ("FedAvg",),
     "mechanisms.protocols.fedsgd": ("FedSGD",),
     "numerics.rng": ("Key",),
-    "scoring.metrics.guesses": ("LabelAccuracy",),
+    "scoring.metrics.guesses": ("LabelAccuracy", "LabelSet"),
     "scoring.metrics.ranks": (
         "ReciprocalRank",
         "TopFive",
@@ -322,6 +330,7 @@ _HOME = {
     ),
     "scoring.metrics.speech": (
         "CharacterErrorRate",
+        "CharacterSetError",
         "FrameError",
         "WordErrorRate",
     ),

@@ -11,18 +11,18 @@ import torch
 from numpy.typing import NDArray
 
 from leakscope.audit.controls import BlindGuess
-from leakscope.audit.display import Truth, certificate, claimed_fields, private_fields
+from leakscope.audit.display import certificate, claimed_fields, private_fields
 from leakscope.audit.plan import Cell
 from leakscope.audit.telling import tell
 from leakscope.core.attempt import Attempt, Outcome, Watch, unwatched
 from leakscope.core.claim import Claim
-from leakscope.core.facts import Gallery
 from leakscope.core.observation import Observation
 from leakscope.core.secret import Secret
 from leakscope.core.target import Target
 from leakscope.ledger.record import Ending, Record
 from leakscope.mechanisms.observe import observe
 from leakscope.numerics.rng import Key
+from leakscope.scoring.case import Case
 from leakscope.scoring.referee import applies, score
 
 ENDINGS = {
@@ -113,7 +113,7 @@ def _one_thread() -> Iterator[None]:
 def _found(cell: Cell, stage: Stage, attempt: Attempt[Claim]) -> Found:
     claim, secret, domain = attempt.claim, stage.secret, stage.target.domain
     source, key = cell.scene.source, _root(cell).child("score", cell.trial)
-    truth = Truth(secret, domain, source.public(), source.words())
+    case = Case(secret, domain, source.public(), source.public_annotations(), source.words())
     record = Record(
         identity=cell.identity,
         spec=cell.spec,
@@ -125,24 +125,24 @@ def _found(cell: Cell, stage: Stage, attempt: Attempt[Claim]) -> Found:
         trace_evaluations=attempt.trace.evaluations,
         trace_losses=attempt.trace.losses,
         steps=attempt.steps,
-        **private_fields(truth),
+        **private_fields(case),
     )
     if claim is None:
         return Found(record, {})  # what a failed search looked like on the way is not shown either
     scored = []
     for one in _claims(cell, claim, stage):
         metrics = [metric for metric in cell.metrics if applies(metric, one)]
-        scored.append(score(one, secret, domain=domain, metrics=metrics, public=truth.public, key=key))
-    said, arrays = claimed_fields(attempt, (one for scores in scored for one in scores), truth, key=key)
+        pool, known = case.public, case.annotations
+        scored.append(
+            score(one, secret, domain=domain, metrics=metrics, public=pool, public_annotations=known, key=key)
+        )
+    said, arrays = claimed_fields(attempt, (one for scores in scored for one in scores), case, key=key)
     return Found(record.model_copy(update={**said, "steps": (*attempt.steps, *scored[0].notes)}), arrays)
 
 
 def _claims(cell: Cell, claim: Claim, stage: Stage) -> tuple[Claim, ...]:
-    """The claim; of the blind control guesses of words and persons on speech, of labels on texts, as well."""
-    if isinstance(cell.attack, BlindGuess) and stage.secret.reveal().holds_tokens:
-        return claim, cell.attack.labels(key=_root(cell).child("attack", cell.trial))
-    if isinstance(cell.attack, BlindGuess) and stage.secret.reveal().lengths is not None:
-        told = stage.seen.knows(Gallery)
-        persons = (cell.attack.persons(stage.seen.told(Gallery)),) if told else ()
-        return claim, cell.attack.words(), *persons
+    """The claim; of the blind control one of every kind that the source holds, of which it is the first."""
+    if isinstance(cell.attack, BlindGuess):
+        _, *others = cell.attack.claims(stage.seen, key=_root(cell).child("attack", cell.trial))
+        return claim, *others
     return (claim,)

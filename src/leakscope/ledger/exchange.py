@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from leakscope.core.annotation import Per
 from leakscope.core.errors import BadInput
 from leakscope.ledger.files import Arrays, checksum, write_atomically
 from leakscope.ledger.record import CertificateRecord
@@ -79,13 +80,17 @@ class UpdateHeader(Header):
 
 @final
 class Annotated(BaseModel):
-    """What a corpus tells of each private example, such as its speaker: one place in `categories` for each."""
+    """What a corpus tells of each private example, such as its speaker: one place in `categories` for each.
+
+    per: EXAMPLE, or OWNER where the one value is of whoever the whole batch belongs to.
+    """
 
     model_config = Header.model_config
 
     name: str
     values: tuple[int, ...]
     categories: tuple[str, ...]
+    per: Per = Per.EXAMPLE
 
 
 @final

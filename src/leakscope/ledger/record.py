@@ -110,6 +110,15 @@ class RankingRecord(_Strict):
 
 
 @final
+class AnswerRecord(_Strict):
+    """Of one private item: what was asked, the truth and the claim in words; None where nothing was claimed."""
+
+    asked: str
+    true: str
+    claimed: str | None
+
+
+@final
 class Record(_Strict):
     """What came of one cell. Arrays lie beside it in the same file.
 
@@ -119,6 +128,7 @@ class Record(_Strict):
     NaN after the end of each; `audio_original`, `audio_claim` (n, S) in [-1, 1], made of the frames, at `audio_rate`.
     transcripts_claimed[i] is for transcripts_true[i], empty where nothing was claimed; tokens_claimed[i] for
     tokens_true[i], None where nothing was claimed; of a bag (tokens_bag) there is one entry, for all of them.
+    answers: of kinds of claims that are none of these.
     """
 
     schema_version: int = SCHEMA
@@ -142,6 +152,7 @@ class Record(_Strict):
     tokens_claimed: tuple[tuple[str, ...] | None, ...] = ()
     tokens_bag: bool = False
     rankings: tuple[RankingRecord, ...] = ()
+    answers: tuple[AnswerRecord, ...] = ()
     traceback: str = ""
 
 

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from leakscope.core.claim import Claim, Tokens
+from leakscope.core.claim import AbstractClaim, Tokens
 from leakscope.scoring.metrics.metric import AbstractTokenMetric
 from leakscope.scoring.score import Direction
 
 Said = tuple[int, ...]
 
 
-def _order_needed(name: str, claim: Claim) -> str | None:
+def _order_needed(name: str, claim: AbstractClaim) -> str | None:
     if isinstance(claim, Tokens) and claim.bag:
         return f"{name} compares sequences, but the claim is a bag of tokens"
     return None
@@ -47,7 +47,7 @@ class TokenError(AbstractTokenMetric):
         """No error: 0."""
         return 0.0
 
-    def unfit(self, claim: Claim) -> str | None:
+    def unfit(self, claim: AbstractClaim) -> str | None:
         """Judges every claim of tokens."""
         del claim
         return None
@@ -79,7 +79,7 @@ class TokenOverlap(AbstractTokenMetric):
         """Every token right: 1."""
         return 1.0
 
-    def unfit(self, claim: Claim) -> str | None:
+    def unfit(self, claim: AbstractClaim) -> str | None:
         """A bag has no sequences."""
         return _order_needed(self.name, claim)
 
@@ -109,7 +109,7 @@ class TokenOrder(AbstractTokenMetric):
         """Every token right: 1."""
         return 1.0
 
-    def unfit(self, claim: Claim) -> str | None:
+    def unfit(self, claim: AbstractClaim) -> str | None:
         """A bag has no order."""
         return _order_needed(self.name, claim)
 
@@ -138,7 +138,7 @@ class ExactText(AbstractTokenMetric):
         """Every token right: 1."""
         return 1.0
 
-    def unfit(self, claim: Claim) -> str | None:
+    def unfit(self, claim: AbstractClaim) -> str | None:
         """A bag has no order."""
         return _order_needed(self.name, claim)
 

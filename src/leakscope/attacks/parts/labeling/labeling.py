@@ -13,6 +13,7 @@ from torch import Tensor
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.core import claim, facts
 from leakscope.core.attempt import Budget, Outcome, Refusal
+from leakscope.core.batch import unpadded
 from leakscope.core.observation import Observation
 from leakscope.numerics.rng import Key
 from leakscope.targets.losses import CTC
@@ -40,7 +41,7 @@ class Spelled:
 
     def transcripts(self) -> tuple[tuple[int, ...], ...]:
         """As tuples, for labels (B, L)."""
-        return tuple(tuple(row[:n]) for row, n in zip(self.labels.tolist(), self.lengths.tolist(), strict=True))
+        return unpadded(self.labels, self.lengths)
 
 
 def spells(seen: Observation) -> bool:
