@@ -17,13 +17,10 @@ from leakscope.numerics.rng import Key
 from leakscope.scoring.case import Case
 from leakscope.scoring.chance import Level
 from leakscope.scoring.kinds.kind import Comparison, Judged
-from leakscope.scoring.kinds.table import KINDS, Kind, kind_of
+from leakscope.scoring.kinds.table import Kind, kind_of
 from leakscope.scoring.metrics.metric import AbstractMetric
 from leakscope.scoring.pairing import Pairing
 from leakscope.scoring.score import Score
-
-DEFAULT: tuple[AbstractMetric, ...] = tuple(metric for kind in KINDS for metric in kind.default)
-"""What is computed when no metrics are named, each where it applies."""
 
 
 @final
@@ -81,10 +78,10 @@ def score(
     Each private item counts once. One that nothing was claimed for scores what the best blind guess scores on it
     (inputs) or zero (labels); claims beyond the number of private items are not looked at (`pairing.kept`).
     domain: turns inputs into display units, in which errors are measured; None when they already are. metrics: None for
-    those of `DEFAULT` that apply. public: a pool for blind guesses; without one these are gray and noise, and each
-    class counts as equally likely among the fewest classes that the labels allow. public_annotations: what is known of
-    the pool's examples; without it, each category of an attribute counts as equally likely. key: of guesses and
-    bootstrap.
+    the default ones of the claim's kind. public: a pool for blind guesses; without one these are gray and noise, and
+    each class counts as equally likely among the fewest classes that the labels allow. public_annotations: what is
+    known of the pool's examples; without it, each category of an attribute counts as equally likely. key: of guesses
+    and bootstrap.
     A secret of sequences is compared with claimed frames and their lengths, or with claimed transcripts; one of token
     ids with claimed tokens; a claimed attribute with the annotation of its name, which a bare batch does not have.
     Raises `BadInput` without a claim, on shapes that do not fit and on a metric that does not apply, `MissingExtra` on
@@ -146,7 +143,7 @@ def _shared(
 
 def _chosen(metrics: Sequence[AbstractMetric] | None, claim: AbstractClaim) -> tuple[AbstractMetric, ...]:
     if metrics is None:
-        return tuple(metric for metric in DEFAULT if applies(metric, claim))
+        return _default(claim)
     names = [metric.name for metric in metrics]
     for metric in metrics:
         if names.count(metric.name) > 1:
@@ -158,6 +155,13 @@ def _chosen(metrics: Sequence[AbstractMetric] | None, claim: AbstractClaim) -> t
         if refusal is not None:
             raise BadInput(f"{refusal}; leave this metric out")
     return tuple(metrics)
+
+
+def _default(claim: AbstractClaim) -> tuple[AbstractMetric, ...]:
+    """What is computed when no metrics are named: the default ones of its kind that apply, and of what it carries."""
+    kind = kind_of(claim)
+    own, carried = tuple(metric for metric in kind.default if applies(metric, claim)), kind.carried(claim)
+    return own if carried is None else (*own, *_default(carried))
 
 
 def _score(metric: AbstractMetric, judged: Judged, chance: Level, key: Key) -> Score:

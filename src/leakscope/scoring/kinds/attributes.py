@@ -25,6 +25,10 @@ from leakscope.scoring.standing import Standing
 DRAWS = 128
 """Over how many random rankings the chance level of a batch is taken; that of a single item is exact."""
 
+NOISE = 2.0
+"""Standard deviations by which two counts must differ for a public pool to tell their categories apart: by accident
+one pair of twenty does. With fewer, balanced categories have modes; with more, 80 % are none in a pool of a dozen."""
+
 SHOWN = 5
 """How many of the best candidates a report shows."""
 
@@ -132,6 +136,27 @@ class RandomPerson(AbstractGuess[Attribute]):
             yield 1 / DRAWS, self.among.ranking(rows)
 
 
+def told_apart(counts: Tensor) -> Tensor:
+    """(G,) float64: counts of a public pool, those that differ by no more than sampling noise made equal to their mean.
+
+    A group are all counts n with top - n <= `NOISE` sqrt(top + n), top being the largest that is in no group yet.
+
+    >>> told_apart(torch.tensor([80.0, 21.0, 15.0, 0.0])).tolist(), told_apart(torch.tensor([5.0, 4.0, 3.0])).tolist()
+    ([80.0, 18.0, 18.0, 0.0], [4.0, 4.0, 4.0])
+    """
+    # The level is chosen with the secret at hand. A mode that is one by accident would be right for 1/G of all secrets
+    # and set their chance to 1, while the others keep 1/G: a balanced attribute of two categories would have a chance
+    # of 3/4 instead of 1/2 over many trials, and hardly any attack could be seen to beat it.
+    found, left = counts.double().clone(), torch.ones(len(counts), dtype=torch.bool)
+    while bool(left.any()):
+        top = float(counts[left].max())
+        # Counts are about Poisson: the difference of two has the variance of their sum.
+        alike = left & (top - counts <= NOISE * (top + counts).sqrt())
+        found[alike] = counts[alike].double().mean()
+        left &= ~alike
+    return found
+
+
 def table(scores: Tensor, categories: Sequence[int]) -> list[list[Standing | None]]:
     """Where each of B categories stands in each row of `scores` (N, G); None where it is ruled out.
 
@@ -218,7 +243,8 @@ class PrivateAttributes(AbstractKind[Attribute, Annotation, AbstractRankMetric])
             found.append(RandomRanking(among))
         frequencies = case.frequencies(at.truth)
         if frequencies is not None and bool((frequencies[among.open] > 0).any()):
-            found += [Majority(among, frequencies), ByFrequency(among, frequencies), RandomPerson(among, frequencies)]
+            known = told_apart(frequencies)
+            found += [Majority(among, known), ByFrequency(among, known), RandomPerson(among, known)]
         return found
 
     def items(
