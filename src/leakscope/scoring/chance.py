@@ -30,6 +30,7 @@ class AbstractGuess(ABC, Generic[ClaimT]):
 
 def keys(guess: AbstractGuess[AbstractClaim], key: Key, draws: int) -> list[Key]:
     """The keys of equally likely draws; each guess has its own, so that a new guess does not move the others."""
+    # By the name of the type: stored records keep their levels as long as a guess keeps its name.
     return [key.child(type(guess).__name__, draw) for draw in range(draws)]
 
 
@@ -68,6 +69,7 @@ def expected(drawn: Sequence[tuple[float, tuple[float, ...]]], guess: AbstractGu
     """The expectation of each item over (probability, items) pairs."""
     items = tuple(
         math.fsum(weight * value for (weight, _), value in zip(drawn, column, strict=True))
+        # Items first, then their mean: a verdict compares item by item, and needs what the guess scores on each.
         for column in zip(*(items for _, items in drawn), strict=True)
     )
     return Level(math.fsum(items) / len(items), items, guess)

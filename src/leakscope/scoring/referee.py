@@ -98,9 +98,11 @@ def score(
         raise BadInput("there is no claim to score: the attempt refused, diverged or was stopped; read its sentence")
     case = Case(secret, domain, public, public_annotations)
     case.batch()  # what cannot be compared is said before anything is computed
+    # Metrics before pairing: one that does not apply is a mistake of the caller, and pairing may take long.
     chosen = _chosen(metrics, claim)
     parts = _parts(claim, case)
     at = parts[0].at
+    # Levels for all metrics of a part at once: they share the guesses, which are drawn and paired once.
     levels: dict[AbstractMetric, tuple[_Part, Level]] = {}
     for part, own in _shared(chosen, parts):
         found = part.kind.levels(own, part.at, case, key=key.child("chance"))
@@ -109,6 +111,7 @@ def score(
     for metric in chosen:
         part, chance = levels[metric]
         scores.append(_score(metric, part.kind.items(metric, part.at, chance.items), chance, key))
+    # What metrics say of the inputs first, what is missing after it.
     notes = (note for part, own in _shared(chosen, parts) for note in part.kind.notes(part.at, own))
     return Scores(tuple(scores), at.pairing, (*notes, *at.pairing.notes()))
 
@@ -127,6 +130,7 @@ def _parts(claim: AbstractClaim, case: Case) -> list[_Part]:
     kind = kind_of(claim)
     carried = kind.carried(claim)
     parts = [_Part(kind, kind.compared(claim, case))]
+    # A part of its own: labels are a multiset whether or not the pictures that they came with are any good.
     return parts if carried is None else [*parts, *_parts(carried, case)]
 
 
@@ -146,6 +150,7 @@ def _chosen(metrics: Sequence[AbstractMetric] | None, claim: AbstractClaim) -> t
         return _default(claim)
     names = [metric.name for metric in metrics]
     for metric in metrics:
+        # Scores are looked up by name, so two of one name would hide each other.
         if names.count(metric.name) > 1:
             raise BadInput(f"the metric {metric.name} was named {names.count(metric.name)} times; name each once")
         lacking = metric.unavailable()

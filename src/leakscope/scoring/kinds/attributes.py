@@ -48,6 +48,7 @@ class Candidates:
 
     def ranking(self, scores: Tensor) -> Attribute:
         """The claim with these scores, (G,) for all items or (count, G)."""
+        # A claim needs a value for each item; it is not read, as scoring looks at the rank of the truth alone.
         rows = torch.where(self.open, scores, -torch.inf).expand(self.count, -1)
         return Attribute(self.name, rows.argmax(1), scores=rows.clone())
 
@@ -74,6 +75,7 @@ class RandomRanking(AbstractGuess[Attribute]):
 
     def claims(self, *, key: Key) -> Iterator[tuple[float, Attribute]]:
         """`DRAWS` rankings."""
+        # Drawn at once, so that the level does not depend on how often the generator was asked.
         shape = (DRAWS, self.among.count, len(self.among.open))
         for one in torch.rand(shape, generator=key.child("ranking").generator(), dtype=torch.float64):
             yield 1 / DRAWS, self.among.ranking(one)
@@ -124,6 +126,7 @@ class RandomPerson(AbstractGuess[Attribute]):
 
     def claims(self, *, key: Key) -> Iterator[tuple[float, Attribute]]:
         """One claim for each category with its frequency, or `DRAWS` claims of independent ones."""
+        # Who is ruled out cannot be drawn; the others keep their proportions.
         shares = torch.where(self.among.open, self.frequencies, 0.0)
         size = len(shares)
         if self.among.count == 1:
@@ -165,6 +168,7 @@ def table(scores: Tensor, categories: Sequence[int]) -> list[list[Standing | Non
     >>> table(torch.tensor([[0.2, 0.9, 0.2]]), [0])
     [[Standing(above=1, tied=1, of=3)]]
     """
+    # own[n, b]: the score that row n gives to the category of item b.
     own = scores[:, list(categories)]
     above = (scores[:, None] > own[..., None]).sum(2).tolist()
     same = (scores[:, None] == own[..., None]).sum(2).tolist()
@@ -187,6 +191,7 @@ def scores_of(claim: Attribute, truth: Annotation) -> Tensor:
     if claim.scores is None:
         if bool(((claim.values < 0) | (claim.values >= count)).any()):
             raise BadInput(f"claimed categories must lie in 0..{count - 1}, the categories of {truth.name!r}")
+        # Without scores nothing is said of the others: tied, they share the ranks behind the claimed one.
         return torch.nn.functional.one_hot(claim.values, count).double()
     if claim.scores.shape[1] != count:
         raise BadInput(f"the claim scores {claim.scores.shape[1]} categories, {truth.name!r} has {count}")
@@ -222,6 +227,7 @@ class PrivateAttributes(AbstractKind[Attribute, Annotation, AbstractRankMetric])
 
     def pair(self, claim: Attribute, truth: Annotation) -> Pairing:
         """Pairs with the lowest total rank: a batch has no order, and a blind guess is paired in the same way."""
+        # Rank, not score: scores of two rows have no common scale, so a sum of them would mean nothing.
         scores = scores_of(claim, truth)
         last = len(truth.categories) + 1  # a category that is ruled out is behind all others
 
@@ -237,6 +243,7 @@ class PrivateAttributes(AbstractKind[Attribute, Annotation, AbstractRankMetric])
     def guesses(self, at: Comparison[Attribute, Annotation], case: Case) -> Sequence[AbstractGuess[Attribute]]:
         """Rankings that prefer nobody, random ones, and what the public annotation of the same name makes likely."""
         count = len(at.truth.values)
+        # .any(0): open for some item, since which row is for which item is not known before they are paired.
         among = Candidates(at.truth.name, (scores_of(at.claim, at.truth) > -torch.inf).any(0), count)
         found: list[AbstractGuess[Attribute]] = [Nobody(among)]
         if count > 1:  # of one item, a random ranking is nobody's in expectation
@@ -282,6 +289,7 @@ class PrivateAttributes(AbstractKind[Attribute, Annotation, AbstractRankMetric])
         lineup = outsider.gallery
         if lineup is None:
             return None
+        # Who has no recording in the lineup is no candidate of an attack either; guessing them would lower chance.
         there = torch.full((len(lineup.categories),), -torch.inf)
         there[torch.tensor(lineup.members)] = 0.0
         values = torch.full((outsider.count,), lineup.members[0])

@@ -57,6 +57,7 @@ class MeanInput(AbstractGuess[Inputs]):
     def claims(self, *, key: Key) -> Iterator[tuple[float, Inputs]]:
         """`count` copies of the mean."""
         del key
+        # In float64: a float32 sum over thousands of images would round away the last digits of the level.
         mean = self.pool.mean(0, dtype=torch.float64).cpu()
         yield 1.0, Inputs(mean.expand(self.count, *mean.shape).clone())
 
@@ -74,6 +75,7 @@ class RandomInput(AbstractGuess[Inputs]):
         size = len(self.pool)
         for one in keys(self, key, RANDOM_DRAWS):
             generator = one.generator()
+            # Whole permutations, as many as are needed: no item is repeated before all were used.
             order = torch.cat([torch.randperm(size, generator=generator) for _ in range(-(-self.count // size))])
             yield 1 / RANDOM_DRAWS, Inputs(self.pool[order[: self.count].to(self.pool.device)].double())
 
@@ -134,6 +136,7 @@ def input_guesses(count: int, shape: tuple[int, ...], case: Case) -> tuple[Abstr
         pool = fitting_public(case.public, shape).inputs.detach()
         found += [MeanInput(pool, count), RandomInput(pool, count)]
     low, high = bounds(shape, case.domain)
+    # Noise has texture, the middle the least error of all that knows nothing: neither is always better.
     if bool(torch.isfinite(low).all() and torch.isfinite(high).all()):  # else there is neither middle nor noise
         found += [UniformNoise(low, high, count), Midpoint(low, high, count)]
     return tuple(found)
@@ -198,6 +201,7 @@ class WholeInputs(AbstractKind[Inputs, InputTruth, AbstractInputMetric]):
     def items(self, metric: AbstractInputMetric, at: Comparison[Inputs, InputTruth], blind: Sequence[float]) -> Judged:
         """The metric of each pair; an input that was not claimed scores the blind guess."""
         places, partners = at.pairing.known()
+        # Display units: an error in the units of a normalized model would weigh channels by their standard deviation.
         claimed, true = displayed(at.claim.values[partners], at.truth.domain), at.truth.inputs[places]
         return Judged(filled(blind, places, metric.items(claimed, true)), metric.exact(claimed, true))
 
@@ -214,6 +218,7 @@ class WholeInputs(AbstractKind[Inputs, InputTruth, AbstractInputMetric]):
 
     def shown(self, claim: Inputs, case: Case) -> Shown:
         """Originals beside their claims, and the label that each claimed input brings along."""
+        # One pairing for both: the label beside a picture is the one that was claimed with it.
         at = self.compared(claim, case)
         labels: tuple[int, ...] = ()
         if claim.labels is not None:
@@ -229,6 +234,7 @@ class WholeInputs(AbstractKind[Inputs, InputTruth, AbstractInputMetric]):
         if public.lengths is not None or public.holds_tokens:
             return None
         mean = public.inputs.mean(0, keepdim=True)
+        # Independent draws with the public frequencies: a fixed label would be right for all items or for none.
         chosen = torch.randint(len(public), (count,), generator=key.child("labels").generator())
         return Inputs(mean.expand(count, *mean.shape[1:]).clone(), public.labels[chosen])
 

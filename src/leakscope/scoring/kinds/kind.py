@@ -129,6 +129,7 @@ class AbstractKind(ABC, Generic[ClaimT, TruthT, MetricT]):
     """
 
     claims: ClassVar[type[AbstractClaim]]
+    # Class variables and no fields: a kind has nothing to configure, so that two audits cannot score differently.
     default: ClassVar[tuple[AbstractMetric, ...]]
 
     @abstractmethod
@@ -192,11 +193,13 @@ class AbstractKind(ABC, Generic[ClaimT, TruthT, MetricT]):
         on the same path as claims, so that whatever favors a claim favors them as well. Raises `BadInput` when no guess
         applies (an unbounded domain without public data).
         """
+        # For each metric by itself: the best guess in MSE, the mean image, need not be the best in SSIM.
         found: dict[MetricT, Level] = {}
         for guess in self.guesses(at, case) if metrics else ():
             drawn: dict[MetricT, list[tuple[float, tuple[float, ...]]]] = {}
             for weight, claim in guess.claims(key=key):
                 blind = Comparison(claim, at.truth, self.pair(claim, at.truth))
+                # Not a number: a guess that leaves an item out has no level to fall back on, and `Level` refuses it.
                 nothing = (float("nan"),) * len(blind.pairing.partners)
                 for metric in metrics:
                     # A multiset cannot be judged where a set was asked for: such a guess is none for that metric.
@@ -204,6 +207,7 @@ class AbstractKind(ABC, Generic[ClaimT, TruthT, MetricT]):
                         drawn.setdefault(metric, []).append((weight, self.items(metric, blind, nothing).items))
             for metric, pairs in drawn.items():
                 found[metric] = higher(metric, found.get(metric), expected(pairs, guess))
+        # Silence would be a chance of nothing, which every claim beats.
         if len(found) < len(metrics):
             raise BadInput("no blind guess exists for an unbounded domain without public data; pass public=")
         return found
@@ -211,6 +215,7 @@ class AbstractKind(ABC, Generic[ClaimT, TruthT, MetricT]):
     @final
     def written(self, claim: ClaimT) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """A claim as its tensors and its other fields that are not None, for a file."""
+        # Field by field, by name: what is added to a claim later is in the file without a line here.
         fields = {one.name: getattr(claim, one.name) for one in dataclasses.fields(claim)}  # type: ignore[arg-type]
         tensors = {name: value for name, value in fields.items() if isinstance(value, Tensor)}
         text = {name: v for name, v in fields.items() if v is not None and not isinstance(v, Tensor)}

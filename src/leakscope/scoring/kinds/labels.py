@@ -55,6 +55,7 @@ class FrequentLabel(AbstractGuess[Labels]):
 
     def claims(self, *, key: Key) -> Iterator[tuple[float, Labels]]:
         """`count` times the same label."""
+        # Balanced classes are all modes: always to take the first would make chance depend on how classes are numbered.
         ties = np.flatnonzero(self.frequencies == self.frequencies.max())
         for one in keys(self, key, DRAWS):
             yield 1 / DRAWS, Labels(torch.full((self.count,), int(one.numpy().choice(ties)), dtype=torch.int64))
@@ -104,6 +105,7 @@ class UniformCounts(AbstractGuess[Labels]):
 
     def claims(self, *, key: Key) -> Iterator[tuple[float, Labels]]:
         """`count` labels, each class as often as the others or once more, drawn `DRAWS` times."""
+        # For a batch of many labels of few classes this is far above a single class for all.
         even = np.full(self.classes, 1 / self.classes)
         for one in keys(self, key, DRAWS):
             yield 1 / DRAWS, likely(even, self.count, one)
@@ -201,6 +203,7 @@ def label_guesses(truth: LabelTruth, public: Batch | None, *, distinct: bool) ->
     distinct: the same as sets, besides: a metric takes what it can judge.
     """
     count, classes = len(truth), truth.classes
+    # Public soft labels count as their most probable class, as private ones do.
     counts = np.ones(classes) if public is None else np.bincount(classes_of(public.labels).numpy(), minlength=classes)
     shares = counts / counts.sum()
     known = LabelTruth(truth.labels, len(shares))
@@ -276,6 +279,7 @@ class PrivateLabels(AbstractKind[Labels, LabelTruth, AbstractLabelMetric]):
     def items(self, metric: AbstractLabelMetric, at: Comparison[Labels, LabelTruth], blind: Sequence[float]) -> Judged:
         """The metric of all labels that are judged; a label that was not claimed was not found."""
         del blind
+        # As a multiset: which label belongs to which example is nothing that a gradient tells.
         values = metric.items(at.claim.values[kept(at.claim, len(at.truth))], at.truth.labels)
         return Judged(values, sum(value == metric.perfect for value in values))
 

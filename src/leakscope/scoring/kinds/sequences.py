@@ -60,6 +60,7 @@ class RandomSequences(AbstractGuess[Inputs]):
         assert lengths is not None
         for one in keys(self, key, DRAWS):
             generator = one.generator()
+            # As for whole inputs: no utterance is repeated before all were used.
             order = torch.cat([torch.randperm(size, generator=generator) for _ in range(-(-self.count // size))])
             chosen = order[: self.count]
             yield 1 / DRAWS, Inputs(self.public.inputs[chosen].double(), lengths=lengths[chosen])
@@ -74,12 +75,14 @@ def mean_frame(public: Batch, domain: AbstractDomain | None = None) -> Tensor:
 def blind_frame(features: int, case: Case) -> Tensor:
     """(F,) the frame that says least. Raises `BadInput` without public data and without a range."""
     if case.public is not None:
+        # The mean over frames, not over utterances: a long one says more of what a frame looks like.
         return mean_frame(case.public, case.domain)
     like = torch.zeros(features, dtype=torch.float64)
     low, high = (torch.zeros(()), torch.ones(())) if case.domain is None else case.domain.bounds(like)
     if not bool(torch.isfinite(low).all() and torch.isfinite(high).all()):
         raise BadInput("no blind guess exists for an unbounded domain without public data; pass public=")
     middle = ((low.double() + high.double()) / 2).expand_as(like)
+    # As a batch of one sequence of one frame: a domain is asked for (B, T, F).
     return displayed(middle[None, None], case.domain)[0, 0]
 
 
@@ -96,6 +99,7 @@ def completed(frames: Tensor, count: int, frame: Tensor) -> Tensor:
     >>> completed(torch.ones(1, 1), 2, torch.zeros(1)).tolist(), completed(torch.ones(3, 1), 2, torch.zeros(1)).shape
     ([[1.0], [0.0]], torch.Size([2, 1]))
     """
+    # At the end: attacks find frames in their order, so what lacks is what comes last.
     missing = max(0, count - len(frames))
     return torch.cat([frames[:count], frame.to(frames).expand(missing, -1)])
 
@@ -135,6 +139,7 @@ class Sequences(AbstractKind[Inputs, SequenceTruth, AbstractSequenceMetric]):
 
     def pair(self, claim: Inputs, truth: SequenceTruth) -> Pairing:
         """Pairs with the lowest total `FrameError`."""
+        # All claimed ones once, since each is compared with every private one below.
         claimed = claimed_frames(claim, truth)
 
         def costs(rows: list[int], columns: list[int]) -> ArrayLike:
@@ -156,6 +161,7 @@ class Sequences(AbstractKind[Inputs, SequenceTruth, AbstractSequenceMetric]):
 
         No uniform noise: |x - noise| is convex in the noise, so its mean, the middle, has no larger error than noise.
         """
+        # Silence claims no frame: completed with the blind frame it is the constant guess of the mean frame, exactly.
         count, features = len(at.truth), at.truth.frame.shape[0]
         found: list[AbstractGuess[Inputs]] = [Constant(_repeated(torch.zeros(features), [0] * count))]
         if case.public is not None:
@@ -163,6 +169,7 @@ class Sequences(AbstractKind[Inputs, SequenceTruth, AbstractSequenceMetric]):
             like = torch.zeros(features, dtype=torch.float64)
             low, high = (like, like + 1) if case.domain is None else case.domain.bounds(like)
             middle = ((low.double() + high.double()) / 2).expand_as(like)
+            # Without public data the blind frame is this middle already.
             if case.domain is not None and bool(torch.isfinite(middle).all()):
                 found.append(Constant(_repeated(middle, [len(frames) for frames in at.truth.frames])))
         return found
@@ -174,6 +181,7 @@ class Sequences(AbstractKind[Inputs, SequenceTruth, AbstractSequenceMetric]):
         places, partners = at.pairing.known()
         claimed, wanted = claimed_frames(at.claim, at.truth), [at.truth.frames[place] for place in places]
         chosen = [claimed[partner] for partner in partners]
+        # To the true length, so that padding can neither count as recovered nor dilute an error.
         whole = [completed(one, len(other), at.truth.frame) for one, other in zip(chosen, wanted, strict=True)]
         # Exact only with the right length: a claim that goes on after the end has not found where it is.
         sizes = [len(one) == len(other) for one, other in zip(chosen, wanted, strict=True)]
@@ -187,6 +195,7 @@ class Sequences(AbstractKind[Inputs, SequenceTruth, AbstractSequenceMetric]):
         """How many claimed sequences are too short or too long."""
         del metrics
         assert at.claim.lengths is not None
+        # Only of pairs: a sequence that was not claimed has no length to be wrong.
         lengths, (places, partners) = at.claim.lengths.tolist(), at.pairing.known()
         pairs = zip(places, partners, strict=True)
         wrong = sum(lengths[partner] != len(at.truth.frames[place]) for place, partner in pairs)

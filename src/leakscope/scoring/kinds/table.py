@@ -18,6 +18,8 @@ Kind = AbstractKind[Any, Any, Any]
 """Any kind; what belongs together inside of it is checked where it is defined."""
 
 KINDS: tuple[Kind, ...] = (
+    # From the claim that says most to the one that says least, so that the answer of the blind control
+    # is a picture, a text or frames rather than labels.
     WholeInputs(),
     Texts(),
     PrivateLabels(),

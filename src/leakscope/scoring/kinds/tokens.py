@@ -56,6 +56,7 @@ class UniformTokens(AbstractGuess[Tokens]):
 
     def claims(self, *, key: Key) -> Iterator[tuple[float, Tokens]]:
         """`count` texts, drawn `DRAWS` times."""
+        # Only tokens in public use: all others are never right, and a guess that knows them would be weaker.
         known = sorted({token for one in self.public for token in one})
         shape = self.count, round(sum(map(len, self.public)) / len(self.public))
         for one in keys(self, key, DRAWS):
@@ -70,6 +71,7 @@ def constant_texts(public: Batch | None) -> tuple[Said, ...]:
     if not public.holds_tokens:
         raise BadInput(f"public inputs {tuple(public.inputs.shape)} {public.inputs.dtype} are no texts")
     pool = sequences_of(public.inputs[:POOL])
+    # The mode of a set of texts, as no text occurs twice: the one that overlaps most with all others.
     likest = max(pool, key=lambda one: sum(_likeness(one, other) for other in pool))
     ranks = [token for token, _ in Counter(token for one in sequences_of(public.inputs) for token in one).most_common()]
     length = round(sum(map(len, pool)) / len(pool))
@@ -117,6 +119,7 @@ class Texts(AbstractKind[Tokens, tuple[Said, ...], AbstractTokenMetric]):
     def pair(self, claim: Tokens, truth: tuple[Said, ...]) -> Pairing:
         """Pairs with the highest total of `TokenOverlap` and `TokenOrder`; a bag is for every item at once."""
         if claim.bag:
+            # The one bag is for all of them: it says nothing of which token is in which text.
             return Pairing((0,) * len(truth))
 
         def costs(rows: list[int], columns: list[int]) -> ArrayLike:
@@ -138,6 +141,7 @@ class Texts(AbstractKind[Tokens, tuple[Said, ...], AbstractTokenMetric]):
     ) -> Judged:
         """The score of each private text; one without a claim scores the blind guess."""
         sequences, true = at.claim.sequences, at.truth
+        # Judged as a whole: precision is of everything that was claimed, whoever it belongs to.
         if not metric.paired:
             values = metric.items([sequences[place] for place in kept(at.claim, len(true))], true)
             return Judged(values, sum(value == metric.perfect for value in values))

@@ -74,9 +74,11 @@ def constant_transcripts(public: tuple[Said, ...]) -> tuple[Said, ...]:
     ((), (1, 2, 2), (2, 2, 2))
     """
     pool = public[:POOL]
+    # The mode of a set of strings, as no string occurs twice: the one with the fewest edits to all others.
     nearest = min(pool, key=lambda one: sum(edits(one, other) / max(1, len(other)) for other in pool))
     counts = Counter(character for said in public for character in said)
     length = round(sum(map(len, public)) / len(public))
+    # One character over and over has that one right wherever it occurs: a strong guess of nothing at all.
     frequent = tuple([counts.most_common(1)[0][0]] * length) if counts else ()
     return (), nearest, frequent
 
@@ -130,6 +132,7 @@ class PrivateTranscripts(AbstractKind[Transcripts, tuple[Said, ...], AbstractTra
         """Pairs with the lowest total `CharacterErrorRate`, bags `CharacterSetError`; one bag is for every item."""
         if _of_batch(claim):
             return Pairing((0,) * len(truth))
+        # By characters for words as well: words are few, and most pairings would cost the same.
         metric = CharacterSetError() if claim.bag else CharacterErrorRate()
 
         def costs(rows: list[int], columns: list[int]) -> ArrayLike:
@@ -143,6 +146,7 @@ class PrivateTranscripts(AbstractKind[Transcripts, tuple[Said, ...], AbstractTra
         self, at: Comparison[Transcripts, tuple[Said, ...]], case: Case
     ) -> Sequence[AbstractGuess[Transcripts]]:
         """Constants, the public mode among them; random public transcripts; uniform characters. Of bags, bags."""
+        # Strings for strings and bags for bags: a guess has to be judged by the metric of the claim.
         public, count = () if case.public is None else case.public.transcripts(), len(at.truth)
         if at.claim.bag:
             # A bag of the batch is guessed as one bag: repeated for each item, what others say would count as wrong.
@@ -162,6 +166,7 @@ class PrivateTranscripts(AbstractKind[Transcripts, tuple[Said, ...], AbstractTra
         said, true = [at.claim.labels[i] for i in partners], [at.truth[i] for i in places]
         if _of_batch(at.claim):
             said = [_without_others(one, own, at.truth) for one, own in zip(said, true, strict=True)]
+        # Exact is the string itself; of bags, which have no order to be wrong, a perfect score.
         values = metric.items(said, true)
         exact = sum(value == metric.perfect for value in values) if metric.bags else sum(map(_equal, said, true))
         return Judged(filled(blind, places, values), exact)
@@ -191,6 +196,7 @@ def _of_batch(claim: Transcripts) -> bool:
 
 def _without_others(bag: Said, own: Said, all_said: Sequence[Said]) -> Said:
     """The bag without what only other transcripts say: rightly claimed, but not of this one."""
+    # True of somebody, so no mistake; and of somebody else, so no success here.
     others = {character for said in all_said for character in said} - set(own)
     return tuple(character for character in bag if character not in others)
 

@@ -36,6 +36,7 @@ class LabelAccuracy(AbstractLabelMetric):
 
     def items(self, claimed: Tensor, true: Tensor) -> tuple[float, ...]:
         """1 for a private label with a claimed one to match it, each claimed one used once."""
+        # Each claimed label is used once: claiming a class twice must not find one item of it twice.
         left = _counts(claimed)
         hits = []
         for label in true.tolist():
@@ -65,6 +66,7 @@ class LabelCounts(AbstractLabelMetric):
 
     def items(self, claimed: Tensor, true: Tensor) -> tuple[float, ...]:
         """1 for a private label whose class has the true count."""
+        # A class that is not claimed is counted as zero, which is wrong for every private item of it.
         asserted, real = _counts(claimed), _counts(true)
         return tuple(float(asserted.get(label, 0) == real[label]) for label in true.tolist())
 
@@ -118,6 +120,7 @@ class LabelSet(AbstractLabelMetric):
 
     def items(self, claimed: Tensor, true: Tensor) -> tuple[float, ...]:
         """One for each private label; all that are found score alike."""
+        # P against the batch as a whole: a claimed label is no mistake of one example because it is that of another.
         found, real = set(claimed.tolist()), set(true.tolist())
         precision = len(found & real) / len(found) if found else 0.0
         # With R_b = 1 the harmonic mean is 2 P / (P + 1), and P > 0 as b itself is claimed rightly.

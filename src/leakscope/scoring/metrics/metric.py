@@ -26,6 +26,7 @@ class AbstractMetric(ABC):
     name: as in `scores[name]`. unit: of one item. direction: which way is better for the attacker.
     """
 
+    # On the class: every instance of a metric is the same row of a table, whatever its fields.
     name: ClassVar[str]
     unit: ClassVar[str] = ""
     direction: ClassVar[Direction]
@@ -65,6 +66,7 @@ class AbstractInputMetric(AbstractMetric):
         """Anything but inputs of a fitting shape."""
         if not isinstance(claim, Inputs):
             return f"{self.name} compares inputs, but the claim is {type(claim).__name__}"
+        # Padding would count as recovered, or dilute the error of what is real.
         if claim.lengths is not None:
             return f"{self.name} compares inputs of one shape, but the claim holds sequences with lengths"
         return self.unfit(tuple(claim.values.shape[1:]))
@@ -72,6 +74,7 @@ class AbstractInputMetric(AbstractMetric):
     @final
     def exact(self, claimed: Tensor, true: Tensor) -> int:
         """How many pairs agree to within rounding: mean squared error at most `EXACT_MSE`."""
+        # By the same measure for all metrics of inputs: whether an input is exact is no matter of the metric.
         return int((squared_errors(claimed, true) <= EXACT_MSE).sum())
 
 
@@ -96,6 +99,7 @@ class AbstractTranscriptMetric(AbstractMetric):
     bags: whether it compares sets of characters rather than their order; it judges the one or the other.
     """
 
+    # Never both: a string is also a bag, and would have the score of a weaker claim beside its own.
     bags: ClassVar[bool] = False
 
     @abstractmethod
@@ -171,6 +175,7 @@ class AbstractRankMetric(AbstractMetric):
     @final
     def items(self, standings: Sequence[Standing | None]) -> tuple[float, ...]:
         """One number per private item; 0 where the truth is no candidate or nothing was claimed."""
+        # Zero, not left out: ruling the truth out is the worst that a ranking can say of it.
         return tuple(0.0 if standing is None else self.item(standing) for standing in standings)
 
     @property
@@ -189,10 +194,12 @@ class AbstractRankMetric(AbstractMetric):
 
 def saturated(inputs: Tensor) -> Tensor:
     """`inputs` in float64, cut at +-1e30: absurd claims keep finite errors."""
+    # clamp keeps NaN: a claim refuses it where it is made, and a secret where it is revealed.
     return inputs.double().clamp(-_LARGEST, _LARGEST)
 
 
 def squared_errors(claimed: Tensor, true: Tensor) -> Tensor:
     """mean_d (claimed - true)^2 for each pair, (B,) float64. claimed, true: (B, *shape)."""
+    # One mean per input over all of its entries, so that inputs of any shape weigh alike.
     difference = (saturated(claimed) - saturated(true)).flatten(1)
     return torch.square(difference).mean(1)

@@ -25,6 +25,7 @@ class TopOne(AbstractRankMetric):
 
     def item(self, standing: Standing) -> float:
         """1 where the truth is first."""
+        # A share where scores tie: naming nobody is right as often as a random candidate.
         return standing.within(1)
 
 
@@ -43,6 +44,7 @@ class TopFive(AbstractRankMetric):
 
     def item(self, standing: Standing) -> float:
         """1 where the truth is among the first five."""
+        # With five candidates or fewer always 1: read it against chance, which then is 1 as well.
         return standing.within(5)
 
 

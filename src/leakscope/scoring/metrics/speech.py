@@ -38,6 +38,7 @@ class FrameError(AbstractSequenceMetric):
 
     def items(self, claimed: Sequence[Tensor], true: Sequence[Tensor]) -> tuple[float, ...]:
         """The mean absolute error of each pair."""
+        # |.| and not squares: one burst of noise would outweigh all the frames that were found.
         return tuple(
             float((saturated(left) - saturated(right)).abs().mean()) for left, right in zip(claimed, true, strict=True)
         )
@@ -64,6 +65,7 @@ class CharacterErrorRate(AbstractTranscriptMetric):
 
     def items(self, claimed: Sequence[tuple[int, ...]], true: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
         """The rate of each pair."""
+        # By the true length, as the field does: a long claim can score above 1, so that saying everything does not pay.
         return tuple(edits(left, right) / max(1, len(right)) for left, right in zip(claimed, true, strict=True))
 
 
@@ -124,6 +126,7 @@ class WordErrorRate(AbstractTranscriptMetric):
 
     def items(self, claimed: Sequence[tuple[int, ...]], true: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
         """The rate of each pair."""
+        # Each word is one symbol: a word with one wrong character is wrong.
         pairs = [(self._words(left), self._words(right)) for left, right in zip(claimed, true, strict=True)]
         return tuple(edits(left, right) / max(1, len(right)) for left, right in pairs)
 
@@ -131,4 +134,5 @@ class WordErrorRate(AbstractTranscriptMetric):
         words: list[tuple[int, ...]] = [()]
         for character in said:
             words = [*words, ()] if character == self.space else [*words[:-1], (*words[-1], character)]
+        # Two spaces in a row enclose no word.
         return [word for word in words if word]
