@@ -136,6 +136,19 @@ def test_random_persons_are_guessed_in_exact_expectation() -> None:
     assert ls.score(claim, secret, public_annotations=public)["top-1"].chance == pytest.approx(0.3)
 
 
+def test_a_constant_claim_of_the_mode_is_chance_among_many_categories() -> None:
+    """Nobody is behind the mode in the order of frequencies: that guess is worse for whoever is rare, and no other."""
+    names = tuple("abcdefghij")
+    who = (0,) * 8 + (9,) * 2
+    secret = ls.Secret(labeled(*[0] * 10), (ls.Annotation("who", who, names),))
+    public = (ls.Annotation("who", tuple(p for p, n in enumerate([300, *[30] * 8, 0]) for _ in range(n)), names),)
+    claim = ls.Attribute("who", torch.zeros(10, dtype=torch.int64))
+    found = ls.score(claim, secret, public_annotations=public)["reciprocal-rank"]
+    behind = sum(1 / rank for rank in range(2, 11)) / 9
+    assert found.value == pytest.approx((8 + 2 * behind) / 10)
+    assert found.chance == pytest.approx(found.value)
+
+
 def test_annotations_are_per_example_or_per_owner(tmp_path: Path) -> None:
     with pytest.raises(ls.BadInput, match="one value for the owner of the batch, got 2"):
         ls.Annotation("sex", (0, 1), SEXES, ls.Per.OWNER)
@@ -222,7 +235,7 @@ def test_a_set_of_every_class_is_no_leak_where_every_batch_holds_every_class() -
 
 def test_a_label_that_the_public_part_lacks_has_the_uniform_chance_at_least() -> None:
     """Faces: the persons of the public half need not be those of the private one; a guess at random is no leak."""
-    public, count = labeled(*[0] * 30, *[1] * 10), 40
+    public, count = labeled(*[0] * 30, *[1] * 10), 5000  # so many that draws would miss it
     soft = torch.nn.functional.one_hot(torch.tensor([7]), count).float()
     found = ls.score(ls.Labels(torch.tensor([7])), ls.Batch(torch.zeros(1, 1), soft), public=public)["label-accuracy"]
     assert found.chance >= 1 / count
