@@ -26,8 +26,8 @@ from leakscope.attacks.attributes.learning import Course, Recipe, learn
 from leakscope.attacks.attributes.rescnn import Shape, save
 from leakscope.attacks.attributes.speaker import picked
 from leakscope.numerics import intervals
-from leakscope.scoring.attributes import table
-from leakscope.scoring.metrics.ranks import Standing
+from leakscope.scoring.kinds.attributes import table
+from leakscope.scoring.standing import Standing
 
 SHAPE = Shape(width=16, blocks=1, dimensions=128)
 RECIPE = Recipe(softmax=300, triplet=150)

@@ -25,7 +25,7 @@ from typing import Any, final
 import torch
 
 import leakscope as ls
-from leakscope.scoring.attributes import table
+from leakscope.scoring.kinds.attributes import table
 
 SOLVERS: dict[str, Any] = {
     "closed form": ls.WindowedFrames(polish=False),
@@ -101,9 +101,8 @@ class Scene:
 def observed(target: ls.Target, batch: ls.Batch, mechanism: Any) -> ls.Observation:
     """What the server sees, with the length and the transcript."""
     assert batch.lengths is not None
-    assert batch.label_lengths is not None
-    said = tuple(tuple(row[:n]) for row, n in zip(batch.labels.tolist(), batch.label_lengths.tolist(), strict=True))
-    tell = [ls.Lengths(tuple(batch.lengths.tolist())), ls.BatchSize(len(batch)), ls.TrueTranscripts(said)]
+    said = ls.TrueTranscripts(batch.transcripts())
+    tell = [ls.Lengths(tuple(batch.lengths.tolist())), ls.BatchSize(len(batch)), said]
     return ls.observe(target, batch, mechanism, key=ls.Key(1), tell=tell)
 
 

@@ -44,9 +44,8 @@ def report(
     began = time.perf_counter()
     attempt = (attack or ls.CtcTranscript()).run(seen, key=ls.Key(0), budget=ls.Budget(seconds=120))
     seconds = time.perf_counter() - began
-    assert batch.label_lengths is not None
-    counts = batch.label_lengths.tolist()
-    true = Counter(tuple(row[:n]) for row, n in zip(batch.labels.tolist(), counts, strict=True))
+    said = batch.transcripts()
+    true = Counter(said)
     claimed = [] if attempt.claim is None else list(attempt.claim.labels)
     sure = (
         []
@@ -56,9 +55,9 @@ def report(
     exact, false = (true & Counter(claimed)).total(), (Counter(sure) - true).total()
     proof = attempt.certificate
     found = f"{proof.residual:8.1e} {proof.tolerance:8.1e}" if proof else f"{'-':>8} {'-':>8}"
-    labels = "+".join(str(n) for n in counts)
+    labels = "+".join(str(len(one)) for one in said)
     print(
-        f"{name:58} {labels:>14} {exact:4}/{len(counts)} {len(sure):4}/{len(counts)} {false:5} {found} {seconds:8.2f}"
+        f"{name:58} {labels:>14} {exact:4}/{len(said)} {len(sure):4}/{len(said)} {false:5} {found} {seconds:8.2f}"
         f"  {attempt.sentence}",
         flush=True,
     )

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 import leakscope
-from leakscope.audit import evidence
+from leakscope.audit import evidence, files
 from leakscope.cli import names
+from leakscope.cli.commands import score as score_command
 from leakscope.cli.names import Family
 from leakscope.ledger.record import Word
+from leakscope.scoring.kinds import table
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "leakscope"
@@ -324,3 +326,50 @@ def test_a_toy_works_as_its_session_shows(title: str, toys: dict[str, types.Modu
     results = runner.summarize(verbose=False)
     assert results.failed == 0
     assert results.attempted > len(shown.examples), "the toy has no example in its docstring"
+
+
+KIND = "A kind of claim"
+
+
+@pytest.fixture
+def kind_of_toy(monkeypatch: pytest.MonkeyPatch) -> list[types.ModuleType]:
+    """The modules of the section, with its row in the table of kinds."""
+    claim, kind, row, _ = blocks(section(CONTRIBUTING, KIND), "python")
+    written = [written_module(one, monkeypatch) for one in (claim, kind)]
+    (added,) = eval("(" + row.splitlines()[-1] + ")", vars(written[1]))
+    monkeypatch.setattr(table, "KINDS", (*table.KINDS, added))
+    return written
+
+
+def test_a_kind_of_claim_needs_its_modules_and_rows_and_nothing_else(kind_of_toy: list[types.ModuleType]) -> None:
+    *_, lines = blocks(section(CONTRIBUTING, KIND), "python")
+    row = written_row(lines, kind_of_toy[1])
+    assert row.family is Family.METRICS
+    assert isinstance(eval(row.example, vars(kind_of_toy[1])), names.KINDS[row.family])
+    (card,) = blocks(section(CONTRIBUTING, KIND), "markdown")
+    check_card(card, row)
+    assert [name for module in kind_of_toy for name in unnamed(module)] == []
+    (session,) = blocks(section(CONTRIBUTING, KIND), "pycon")
+    runner = doctest.DocTestRunner()
+    shown = doctest.DocTestParser().get_doctest(session, {}, KIND, "CONTRIBUTING.md", 0)
+    written = [test for one in kind_of_toy for test in doctest.DocTestFinder().find(one, one.__name__)]
+    for test in (shown, *written):
+        runner.run(test)
+    assert runner.summarize(verbose=False).failed == 0
+
+
+def test_a_claim_of_a_new_kind_goes_from_file_to_page(kind_of_toy: list[types.ModuleType], tmp_path: Path) -> None:
+    """What an attack of somebody else's claims, by a kind that the package does not know: scored, kept and drawn."""
+    source, count = leakscope.Digits(size=8), vars(kind_of_toy[0])["Count"]
+    secret = source.draw(3, key=leakscope.Key(1))
+    target = leakscope.MLP((8,)).build(source.domain, source.classes, key=leakscope.Key(0))
+    seen = leakscope.observe(target, secret.reveal(), leakscope.FedSGD(), key=leakscope.Key(0))
+    made = leakscope.Attempt("Somebody()", leakscope.Outcome.CLAIMED, "because", count(3))
+    files.write_update(tmp_path / "u", seen, files.Provenance("by hand"))
+    files.write_secret(tmp_path / "s", secret, seen)
+    files.write_claim(tmp_path / "c", seen, [made], made)
+    order = score_command.Order(tmp_path / "c", tmp_path / "s", report=tmp_path / "page", as_json=True)
+    score_command.score(order)
+    page = (tmp_path / "page" / "score.html").read_text(encoding="utf-8")
+    assert "<td>examples in the batch</td><td>3</td><td>3</td>" in page
+    assert "count error" in page

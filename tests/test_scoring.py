@@ -24,11 +24,13 @@ from leakscope.core.secret import Secret
 from leakscope.domains.vision import Images
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
-from leakscope.scoring import chance
+from leakscope.scoring.case import Case
+from leakscope.scoring.kinds import inputs as on_inputs
+from leakscope.scoring.kinds import labels as on_labels
+from leakscope.scoring.kinds.table import kind_of
 from leakscope.scoring.metrics.guesses import LabelAccuracy, LabelCounts, LabelPresence
 from leakscope.scoring.metrics.vision import LPIPS, MSE, PSNR, SSIM
-from leakscope.scoring.pairing import pair_inputs, pair_labels, reveal
-from leakscope.scoring.referee import applies, paired, paired_labels, score
+from leakscope.scoring.referee import applies, score
 from leakscope.scoring.score import Direction, Score
 
 EVERY = (MSE(), PSNR(), SSIM(), LabelAccuracy(), LabelCounts(), LabelPresence())
@@ -55,6 +57,38 @@ def near(batch, *, noise=0.1, seed=9):
     """A claim of noisy copies with their true labels."""
     drawn = torch.randn(batch.inputs.shape, generator=Key(seed).generator())
     return Inputs(batch.inputs + noise * drawn, batch.labels)
+
+
+def pairing_of(claim, batch):
+    """How the claim's kind pairs it."""
+    return kind_of(claim).compared(claim, Case(batch)).pairing
+
+
+def shown(claim, batch, domain=None):
+    """What a person is shown of it."""
+    return kind_of(claim).shown(claim, Case(batch, domain))
+
+
+def input_guesses(batch, public, domain=None):
+    return on_inputs.input_guesses(len(batch), tuple(batch.inputs.shape[1:]), Case(batch, domain, public))
+
+
+def label_guesses(batch, public, *, distinct=False, classes=10):
+    return on_labels.label_guesses(on_labels.LabelTruth(batch.labels, classes), public, distinct=distinct)
+
+
+def levels_of(claim, batch, public, metrics, key):
+    """The chance level of each metric, with the guess that reached it."""
+    case, kind = Case(batch, public=public), kind_of(claim)
+    return kind.levels(metrics, kind.compared(claim, case), case, key=key)
+
+
+def drawn(guess, key):
+    """One claim of a guess, by its probability."""
+    claims = list(guess.claims(key=key))
+    weights = [weight for weight, _ in claims]
+    assert sum(weights) == pytest.approx(1)
+    return claims[int(key.child("which").numpy().choice(len(claims), p=weights))][1]
 
 
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 40), st.integers(1, 40))
@@ -198,7 +232,7 @@ def test_a_list_of_candidates_is_not_searched_for_the_best():
 def test_pairing_is_the_best_of_all_permutations(private, claimed, seed):
     batch = batch_of(private, 2, 5, 5, seed=seed)
     claim = Inputs(torch.rand(claimed, 2, 5, 5, generator=Key(seed).child("c").generator()))
-    pairing = pair_inputs(claim, reveal(batch, None))
+    pairing = pairing_of(claim, batch)
     kept = min(private, claimed)
     places, partners = pairing.known()
     assert len(places) == kept == len(set(partners))
@@ -256,27 +290,27 @@ def test_pairing_minimizes_squared_errors_not_distances():
     batch = Batch(torch.tensor([[0.0, 0.0], [-1.4, 0.3]]), torch.arange(2))
     claim = Inputs(torch.tensor([[0.0, 0.0], [1.5, 0.0]]))
     # distances: 0 + 2.92 < 1.5 + 1.43; squares: 0 + 8.5 > 2.25 + 2.05
-    assert pair_inputs(claim, reveal(batch, None)).partners == (1, 0)
+    assert pairing_of(claim, batch).partners == (1, 0)
 
 
 def test_paired_shows_the_claim_beside_its_original():
     batch = batch_of(4)
     shuffled = near(batch, noise=0.01).values[[2, 0, 3, 1]]
-    shown = paired(Inputs(shuffled), Secret(batch))
-    assert shown.unclaimed == (False,) * 4
-    assert torch.equal(shown.original, batch.inputs.double())
-    assert torch.equal(shown.claimed, shuffled[[1, 3, 0, 2]].double())
-    assert paired_labels(Inputs(shuffled, batch.labels[[2, 0, 3, 1]]), batch) == tuple(batch.labels.tolist())
+    beside = shown(Inputs(shuffled), Secret(batch)).inputs
+    assert beside.unclaimed == (False,) * 4
+    assert torch.equal(beside.original, batch.inputs.double())
+    assert torch.equal(beside.claimed, shuffled[[1, 3, 0, 2]].double())
+    assert shown(Inputs(shuffled, batch.labels[[2, 0, 3, 1]]), batch).labels == tuple(batch.labels.tolist())
 
 
 def test_paired_shows_gray_where_nothing_was_claimed():
     domain = Images(3, 16, 16, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
     batch = batch_of(3)
-    shown = paired(Inputs(batch.inputs[[1]]), batch, domain=domain)
-    assert shown.unclaimed == (True, False, True)
-    close(shown.claimed[0], torch.full((3, 16, 16), 0.5, dtype=torch.float64))
-    close(shown.claimed[1], domain.to_display(batch.inputs[1].double()))
-    assert paired_labels(Inputs(batch.inputs[[1]], batch.labels[[1]]), batch) == (None, int(batch.labels[1]), None)
+    beside = shown(Inputs(batch.inputs[[1]], batch.labels[[1]]), batch, domain)
+    assert beside.inputs.unclaimed == (True, False, True)
+    close(beside.inputs.claimed[0], torch.full((3, 16, 16), 0.5, dtype=torch.float64))
+    close(beside.inputs.claimed[1], domain.to_display(batch.inputs[1].double()))
+    assert beside.labels == (-1, int(batch.labels[1]), -1)
 
 
 # --- the denominator --------------------------------------------------------------------------------------------------
@@ -335,9 +369,9 @@ def test_label_metrics_agree_with_brute_force(claimed, true):
     assert result["label-accuracy"].exact == best
     assert result["label-counts"].items == tuple(float(kept.count(t) == true.count(t)) for t in true)
     assert result["label-presence"].items == tuple(float(t in kept) for t in true)
-    beside = paired_labels(Labels(torch.tensor(claimed, dtype=torch.int64)), secret)
+    beside = shown(Labels(torch.tensor(claimed, dtype=torch.int64)), secret).labels
     assert sum(a == b for a, b in zip(beside, true, strict=True)) == best
-    assert sorted(b for b in beside if b is not None) == sorted(kept)
+    assert sorted(b for b in beside if b >= 0) == sorted(kept)
 
 
 def test_inputs_that_carry_labels_are_scored_on_both():
@@ -352,7 +386,6 @@ def test_inputs_that_carry_labels_are_scored_on_both():
 def test_the_best_blind_counts_are_the_best():
     """Greedy counts against all multisets: expected overlap by enumerating every batch."""
     shares, count = np.array([0.5, 0.3, 0.2]), 4
-    known = chance.Blind(count, torch.zeros(1), torch.ones(1), shares)
 
     def overlap(guess):
         total = 0.0
@@ -362,7 +395,7 @@ def test_the_best_blind_counts_are_the_best():
         return total
 
     best = max(overlap(list(g)) for g in itertools.combinations_with_replacement(range(3), count))
-    guessed = chance.LikelyCounts().claim(known, key=Key(0)).values.tolist()
+    guessed = on_labels.likely(shares, count, Key(0)).values.tolist()
     assert overlap(guessed) == pytest.approx(best, rel=1e-12)
 
 
@@ -379,14 +412,22 @@ def test_large_batches_have_a_high_label_chance():
 # --- chance -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("guess", [*chance.INPUT_GUESSES, *chance.LABEL_GUESSES], ids=lambda g: type(g).__name__)
+GUESSES = (
+    on_inputs.MeanInput, on_inputs.RandomInput, on_inputs.UniformNoise, on_inputs.Midpoint,
+    on_labels.FrequentLabel, on_labels.RandomLabel, on_labels.LikelyCounts, on_labels.UniformLabel,
+    on_labels.UniformCounts, on_labels.LikelySet, on_labels.RandomSet,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("guess", GUESSES, ids=lambda g: g.__name__)
 def test_chance_is_zero(guess):
     """A blind guess does not beat its chance level over many secrets, and the level is one that a guess reaches."""
     public, beaten, total = batch_of(60, 1, 8, 8, seed=50, classes=4), 0, 0
     for trial in range(8):
         batch = batch_of(5, 1, 8, 8, seed=trial, classes=4)
-        known = chance.blind(5, (1, 8, 8), classes=4, domain=None, public=public)
-        result = score(guess.claim(known, key=Key(trial).child("blind")), batch, public=public)
+        known = (*input_guesses(batch, public), *label_guesses(batch, public, distinct=True, classes=4))
+        one = next(other for other in known if isinstance(other, guess))
+        result = score(drawn(one, Key(trial).child("blind")), batch, public=public)
         beaten += sum(item.beats_chance for item in result)
         total += len(result)
     assert beaten <= 0.1 * total  # one side of a 95 % interval is 2.5 % by design, somewhat more for 5 items
@@ -394,60 +435,66 @@ def test_chance_is_zero(guess):
 
 def test_the_best_guess_scores_its_level_within_its_interval():
     public, batch = dark(batch_of(40, seed=8)), dark(batch_of(6))
-    known = chance.blind(6, (3, 16, 16), classes=10, domain=None, public=public)
-    truth = reveal(batch, None)
-    found = chance.levels(EVERY[:3], truth, known, key=Key(0).child("chance"))
+    found = levels_of(Inputs(batch.inputs), batch, public, EVERY[:3], Key(0).child("chance"))
     for metric, level in found.items():
-        item = score(level.guess.claim(known, key=Key(77)), batch, public=public, key=Key(0))[metric.name]
-        assert item.chance == level.value
-        assert item.low <= level.value <= item.high
+        claims = [drawn(level.guess, Key(seed)) for seed in range(70, 78)]
+        tried = [score(one, batch, metrics=[metric], public=public, key=Key(0))[metric.name] for one in claims]
+        assert {item.chance for item in tried} == {level.value}
+        values = [item.value for item in tried]
+        # 8 draws beside the 8 that the level is the mean of: four standard errors of the difference are 2 spreads.
+        assert abs(np.mean(values) - level.value) <= 2 * np.std(values) + 1e-12
+        # 95 % intervals of 6 items are too short, and share the secret.
+        assert sum(item.low <= level.value <= item.high for item in tried) >= 4
     # Independent: the mean image, by hand.
     by_hand = (batch.inputs.double() - public.inputs.double().mean(0)).square().mean()
-    assert found[MSE()].guess == chance.MeanInput()
+    assert isinstance(found[MSE()].guess, on_inputs.MeanInput)
     assert found[MSE()].value == pytest.approx(float(by_hand), rel=1e-12)
 
 
 def test_chance_is_the_hardest_of_the_guesses():
     """Fresh draws of every guess, scored one by one without the referee's own loop over guesses."""
     batch, public = dark(batch_of(5)), dark(batch_of(30, seed=2))
-    known = chance.blind(5, (3, 16, 16), classes=10, domain=None, public=public)
-    truth = reveal(batch, None)
-    levels = chance.levels(EVERY, truth, known, key=Key(0))
+    levels = levels_of(Inputs(batch.inputs), batch, public, EVERY[:3], Key(0))
+    levels |= levels_of(Labels(batch.labels), batch, public, EVERY[3:], Key(0))
     assert len(levels) == len(EVERY)
-    for guess in (*chance.INPUT_GUESSES, *chance.LABEL_GUESSES):
-        claims = [guess.claim(known, key=Key(seed)) for seed in range(12)]
+    for guess in (*input_guesses(batch, public), *label_guesses(batch, public)):
+        claims = [drawn(guess, Key(seed)) for seed in range(12)]
         for metric, level in levels.items():
             if not applies(metric, claims[0]):
                 continue
             if isinstance(claims[0], Labels):
-                drawn = [np.mean(metric.items(claim.values, batch.labels)) for claim in claims]
+                got = [np.mean(metric.items(claim.values, batch.labels)) for claim in claims]
             else:
-                order = [pair_inputs(claim, truth).known()[1] for claim in claims]
-                drawn = [np.mean(metric.items(c.values[o], truth.inputs)) for c, o in zip(claims, order, strict=True)]
+                order = [pairing_of(claim, batch).known()[1] for claim in claims]
+                true = batch.inputs.double()
+                got = [np.mean(metric.items(c.values[o], true)) for c, o in zip(claims, order, strict=True)]
             sign = 1 if metric.direction is Direction.HIGHER else -1
             # 12 fresh draws against 2, 8 or 64: two standard errors of the difference are below 1.6 spreads
-            assert sign * np.mean(drawn) <= sign * level.value + 1.6 * np.std(drawn) + 1e-12
+            assert sign * np.mean(got) <= sign * level.value + 1.6 * np.std(got) + 1e-12
             assert len(level.items) == 5
 
 
 def test_guesses_use_the_domain_and_the_key():
     domain = Images(1, 4, 4, (0.3,), (0.25,))
-    known = chance.blind(3, (1, 4, 4), classes=5, domain=domain, public=None)
-    gray = chance.Midpoint().claim(known, key=Key(0)).values
+    batch = batch_of(3, 1, 4, 4, classes=5)
+    noise, middle = input_guesses(batch, None, domain)
+    gray = drawn(middle, Key(0)).values
     close(domain.to_display(gray), torch.full((3, 1, 4, 4), 0.5, dtype=torch.float64))
-    noise = domain.to_display(chance.UniformNoise().claim(known, key=Key(0)).values)
-    assert 0 <= float(noise.min()) < 0.2 < 0.8 < float(noise.max()) < 1
-    for guess in (chance.UniformNoise(), chance.RandomLabel(), chance.LikelyCounts()):
-        one, again, other = (guess.claim(known, key=Key(s)).values for s in (0, 0, 1))
+    shades = domain.to_display(drawn(noise, Key(0)).values)
+    assert 0 <= float(shades.min()) < 0.2 < 0.8 < float(shades.max()) < 1
+    assert {type(one) for one in input_guesses(batch, None, Unbounded())} == set(), "no pool, no range, no guess"
+    frequent, several, counts, *_ = label_guesses(batch, None, classes=5)
+    for guess in (noise, several, counts):
+        one, again, other = (drawn(guess, Key(s)).values for s in (0, 0, 1))
         assert torch.equal(one, again)
         assert not torch.equal(one, other)
-    assert chance.MeanInput().refusal(known) == "the mean input needs public data"
+    assert isinstance(frequent, on_labels.FrequentLabel)
     pool = batch_of(4, 1, 4, 4)
-    known = chance.blind(6, (1, 4, 4), classes=5, domain=None, public=pool)
-    drawn = chance.RandomInput().claim(known, key=Key(0)).values
-    rows = [next(i for i, p in enumerate(pool.inputs) if torch.equal(p.double(), d)) for d in drawn]
+    _, random, *_ = input_guesses(batch_of(6, 1, 4, 4), pool)
+    rows = [
+        next(i for i, p in enumerate(pool.inputs) if torch.equal(p.double(), d)) for d in drawn(random, Key(0)).values
+    ]
     assert sorted(rows[:4]) == [0, 1, 2, 3]
-    assert eval(repr(chance.LikelyCounts()), vars(chance)) == chance.LikelyCounts()
 
 
 def test_public_labels_set_the_level():
@@ -493,8 +540,8 @@ def test_nothing_is_changed():
     state = torch.random.get_rng_state()
     domain = Images(3, 16, 16, (0.4,) * 3, (0.3,) * 3)
     result = score(claim, secret, domain=domain, public=public)
-    paired(claim, secret).claimed.zero_()
-    paired(claim, secret).original.zero_()
+    shown(claim, secret).inputs.claimed.zero_()
+    shown(claim, secret).inputs.original.zero_()
     after = [secret.fingerprint(), public.fingerprint(), trees.fingerprint({"v": claim.values, "l": claim.labels})]
     assert before == after
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -598,7 +645,7 @@ def test_padded_sequences_are_not_scored_as_whole_inputs():
 def test_pair_labels_ranks_by_confidence():
     batch = Batch(torch.zeros(1, 1), torch.tensor([4]))
     claim = Labels(torch.tensor([1, 4]), torch.tensor([0.1, 0.9]))
-    assert pair_labels(claim, reveal(batch, None)).partners == (1,)
+    assert pairing_of(claim, batch).partners == (1,)
     assert score(claim, batch)["label-accuracy"].value == 1.0
 
 

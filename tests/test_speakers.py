@@ -35,7 +35,8 @@ from leakscope.core.effort import Progress
 from leakscope.ledger.record import Word
 from leakscope.ledger.store import RunStore
 from leakscope.report.page_run import write_page
-from leakscope.scoring.attributes import attribute_levels, pair_attributes, standings, table
+from leakscope.scoring.case import Case
+from leakscope.scoring.kinds.attributes import PrivateAttributes, standings, table
 
 METRICS = [ls.TopOne(), ls.TopFive(), ls.ReciprocalRank()]
 PERSONS = tuple("abcdefghij")
@@ -102,12 +103,13 @@ def test_scores_of_random_rankings_are_shares_with_their_intervals_in_any_order(
 
 def test_blind_rankings_of_a_batch_score_its_chance_level_which_is_above_that_of_one_item() -> None:
     """Claims are paired with items to their advantage; chance has to have the same advantage."""
-    truth, metric, values = secret_of(1, 4, 7).annotation("speaker"), ls.ReciprocalRank(), []
+    case, kind, metric, values = Case(secret_of(1, 4, 7)), PrivateAttributes(), ls.ReciprocalRank(), []
     for seed in range(200):
         claim = ranking(*torch.rand(3, 10, generator=ls.Key(seed).child("blind").generator()).double().tolist())
-        values.append(np.mean(metric.items(standings(claim, truth, pair_attributes(claim, truth)))))
+        values.append(np.mean(metric.items(standings(kind.compared(claim, case)))))
     alone = math.fsum(1 / rank for rank in range(1, 11)) / 10
-    level = attribute_levels([metric], ranking(*[[0.0] * 10] * 3), truth, key=ls.Key(0))[metric].value
+    nobody = kind.compared(ranking(*[[0.0] * 10] * 3), case)
+    level = kind.levels([metric], nobody, case, key=ls.Key(0))[metric].value
     assert np.mean(values) == pytest.approx(level, abs=4 * np.std(values) * math.sqrt(1 / 200 + 1 / 128))
     assert level > alone + 0.05
 

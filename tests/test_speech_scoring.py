@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 import leakscope as ls
 from leakscope.domains.speech import ENGLISH
 from leakscope.numerics.edits import edits
-from leakscope.scoring.referee import paired_sequences, paired_transcripts
-from leakscope.scoring.sequences import constant_transcripts, mean_frame
+from leakscope.scoring.case import Case
+from leakscope.scoring.kinds.sequences import Sequences, mean_frame
+from leakscope.scoring.kinds.transcripts import PrivateTranscripts, constant_transcripts, spelled
 
 
 def batch_of(lengths: tuple[int, ...], seed: int = 0, said: tuple[str, ...] = ()) -> ls.Batch:
@@ -160,12 +161,14 @@ def test_transcripts_are_paired_and_compared_with_the_best_constant() -> None:
     guesses = constant_transcripts(public)
     by_hand = min(np.mean([edits(g, t) / len(t) for t in (said[1] + ENGLISH.encode("s"), said[0])]) for g in guesses)
     assert scores["character-error-rate"].chance == pytest.approx(by_hand)
-    assert paired_transcripts(ls.Transcripts(said[:1]), batch) == (None, said[0])
+    shown = PrivateTranscripts().shown(ls.Transcripts(said[:1]), Case(batch))
+    assert shown.transcripts == ("", spelled(said[0]))
 
 
 def test_what_a_report_shows_is_paired_as_it_was_scored() -> None:
     batch = batch_of((5, 3))
-    pair = paired_sequences(claim_of(frames_in(batch)[1:]), batch, public=PUBLIC)
+    pair = Sequences().shown(claim_of(frames_in(batch)[1:]), Case(batch, public=PUBLIC)).frames
+    assert pair is not None
     assert pair.claimed[0] is None
     assert pair.claimed[1] is not None
     assert torch.equal(pair.claimed[1], pair.original[1])

@@ -176,6 +176,8 @@ def spoken(row: names.Row) -> tuple[ls.Batch, ls.Inputs | ls.Transcripts, ls.Inp
     lengths, frames = torch.tensor([3, 5]), torch.rand(2, 5, 4, generator=ls.Key(0).generator())
     labels = torch.tensor([[3, 0, 1, 2], [4, 4, 0, 0]])
     batch = ls.Batch(frames, labels, lengths, torch.tensor([4, 2]))
+    if row.build is ls.CharacterSetError:
+        return batch, ls.Transcripts(((4,), (0, 1, 2, 3)), bag=True), ls.Transcripts(((4, 5), (0, 2, 3)), bag=True)
     if row.build is ls.FrameError:
         return batch, ls.Inputs(frames, lengths=lengths), ls.Inputs(1 - frames, lengths=lengths)
     return batch, ls.Transcripts(((4, 4), (3, 0, 1, 2))), ls.Transcripts(((4, 5), (3, 0, 2, 2)))
@@ -196,14 +198,16 @@ def test_every_listed_metric_gives_the_top_to_the_truth_alone(row: names.Row) ->
         return
     batch: ls.Batch | ls.Secret
     batch = ls.Batch(torch.rand(3, 3, 32, 32, generator=ls.Key(0).generator()), torch.tensor([0, 1, 2]))
-    truth: ls.Inputs | ls.Transcripts | ls.Attribute | ls.Tokens = ls.Inputs(batch.inputs, batch.labels)
-    wrong: ls.Inputs | ls.Transcripts | ls.Attribute | ls.Tokens = ls.Inputs(1 - batch.inputs, (batch.labels + 3))
+    truth: ls.AbstractClaim = ls.Inputs(batch.inputs, batch.labels)
+    wrong: ls.AbstractClaim = ls.Inputs(1 - batch.inputs, (batch.labels + 3))
     if Trait.SPEECH in row.traits:
         batch, truth, wrong = spoken(row)
     if Trait.TEXT in row.traits:
         ids = torch.tensor([[5, 3, 3], [7, 2, 0], [4, 4, 8]])
         batch, truth = ls.Batch(ids, torch.tensor([0, 1, 2])), ls.Tokens(((7, 2), (4, 4, 8), (5, 3, 3)))
         wrong = ls.Tokens(((9, 2), (1, 4, 8), (5, 6, 3)))
+    elif row.build is ls.LabelSet:
+        truth, wrong = (ls.Labels(torch.tensor(one), distinct=True) for one in ([0, 1, 2], [0, 1, 3]))
     elif metric.refusal(truth) is not None:
         batch, truth, wrong = annotated()
     top, low = (ls.score(claim, batch, metrics=[metric])[metric.name] for claim in (truth, wrong))

@@ -68,13 +68,17 @@ if TYPE_CHECKING:
     from leakscope.attacks.portfolio.auto import Auto as Auto
     from leakscope.attacks.transcripts.exact.ctc import CtcTranscript as CtcTranscript
     from leakscope.bounds.accounting import epsilon as epsilon
+    from leakscope.core.annotation import Annotation as Annotation
+    from leakscope.core.annotation import Per as Per
     from leakscope.core.attempt import Attempt as Attempt
     from leakscope.core.attempt import Certificate as Certificate
     from leakscope.core.attempt import Outcome as Outcome
     from leakscope.core.batch import Batch as Batch
+    from leakscope.core.claim import AbstractClaim as AbstractClaim
     from leakscope.core.claim import Attribute as Attribute
     from leakscope.core.claim import Inputs as Inputs
     from leakscope.core.claim import Labels as Labels
+    from leakscope.core.claim import Scale as Scale
     from leakscope.core.claim import Tokens as Tokens
     from leakscope.core.claim import Transcripts as Transcripts
     from leakscope.core.effort import Budget as Budget
@@ -94,7 +98,6 @@ if TYPE_CHECKING:
     from leakscope.core.release import Delta as Delta
     from leakscope.core.release import Gradient as Gradient
     from leakscope.core.release import Weights as Weights
-    from leakscope.core.secret import Annotation as Annotation
     from leakscope.core.secret import Secret as Secret
     from leakscope.core.target import CrossEntropy as CrossEntropy
     from leakscope.core.target import Target as Target
@@ -133,10 +136,12 @@ if TYPE_CHECKING:
     from leakscope.mechanisms.protocols.fedsgd import FedSGD as FedSGD
     from leakscope.numerics.rng import Key as Key
     from leakscope.scoring.metrics.guesses import LabelAccuracy as LabelAccuracy
+    from leakscope.scoring.metrics.guesses import LabelSet as LabelSet
     from leakscope.scoring.metrics.ranks import ReciprocalRank as ReciprocalRank
     from leakscope.scoring.metrics.ranks import TopFive as TopFive
     from leakscope.scoring.metrics.ranks import TopOne as TopOne
     from leakscope.scoring.metrics.speech import CharacterErrorRate as CharacterErrorRate
+    from leakscope.scoring.metrics.speech import CharacterSetError as CharacterSetError
     from leakscope.scoring.metrics.speech import FrameError as FrameError
     from leakscope.scoring.metrics.speech import WordErrorRate as WordErrorRate
     from leakscope.scoring.metrics.tokens import ExactText as ExactText

@@ -1,4 +1,4 @@
-"""What the ledger keeps of claimed speech: matrices of frames, sound made of them, transcripts as text."""
+"""What the ledger keeps of claimed speech: matrices of frames, and sound made of them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from leakscope.core.batch import Batch
-from leakscope.core.claim import Inputs, Transcripts
 from leakscope.core.domain import AbstractDomain
-from leakscope.core.secret import Secret
-from leakscope.domains.speech import ENGLISH, RATE, Frames, to_sound
+from leakscope.domains.speech import RATE, Frames, to_sound
 from leakscope.numerics.rng import Key
-from leakscope.scoring.referee import paired_sequences, paired_transcripts
-from leakscope.scoring.sequences import Said, transcripts_of
+from leakscope.scoring.kinds.kind import PairedSequences
 
 MOST_SOUNDS = 3
 """How many utterances of a cell are made sound."""
@@ -27,14 +23,11 @@ TURNS = 30
 """Iterations of Griffin-Lim."""
 
 
-def frame_arrays(
-    claim: Inputs, secret: Secret, domain: AbstractDomain, public: Batch | None, *, key: Key
-) -> dict[str, NDArray[Any]]:
+def frame_arrays(pair: PairedSequences, domain: AbstractDomain | None, *, key: Key) -> dict[str, NDArray[Any]]:
     """`original` and `claim` (N, T, F), NaN after the end of each; `audio_*` (n, S) of the first, where they are MFCC.
 
     Both sounds are made from frames in the same way and with the same phase, so that what differs is the frames.
     """
-    pair = paired_sequences(claim, secret, domain=domain, public=public)
     nothing = torch.empty(0, pair.original[0].shape[1], dtype=torch.float64)
     claimed = [nothing if one is None else one for one in pair.claimed]
     arrays: dict[str, NDArray[Any]] = {"original": _padded(pair.original), "claim": _padded(claimed)}
@@ -71,19 +64,3 @@ def _sounds(sequences: tuple[Tensor, ...] | list[Tensor], key: Key) -> NDArray[n
 def heard(frames: Sequence[Tensor], key: Key) -> tuple[NDArray[np.float32], int]:
     """Sounds (n, S) of the first few matrices of MFCC (T, F), padded with silence, and their rate in Hz."""
     return _sounds(tuple(frames), key), RATE
-
-
-def true_texts(secret: Secret) -> tuple[str, ...]:
-    """The private transcripts; none where the labels are no transcripts."""
-    batch = secret.reveal()
-    return () if batch.label_lengths is None else tuple(_text(said) for said in transcripts_of(batch))
-
-
-def claimed_texts(claim: Transcripts, secret: Secret) -> tuple[str, ...]:
-    """The claimed transcript for each private one, empty where nothing was claimed."""
-    return tuple("" if said is None else _text(said) for said in paired_transcripts(claim, secret))
-
-
-def _text(said: Said) -> str:
-    # A claim may hold what is no character, such as the blank: a report shows it rather than fails.
-    return "".join(ENGLISH.characters[i] if 0 <= i < ENGLISH.blank else "\N{REPLACEMENT CHARACTER}" for i in said)

@@ -5,16 +5,16 @@ The update file is made of an `Observation` and of nothing else, so it can hold 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final, get_args
+from typing import Any, final
 
 from numpy.typing import NDArray
 from torch import Tensor
 
 from leakscope.audit.display import certificate
+from leakscope.core.annotation import Annotation
 from leakscope.core.attempt import Attempt, Certificate, Cost, Outcome, Trace
 from leakscope.core.batch import Batch
 from leakscope.core.claim import Claim
@@ -22,7 +22,7 @@ from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
 from leakscope.core.observation import Observation
 from leakscope.core.release import Delta, Gradient, Release, Weights
-from leakscope.core.secret import Annotation, Secret
+from leakscope.core.secret import Secret
 from leakscope.core.target import Target
 from leakscope.ledger import container
 from leakscope.ledger.exchange import Annotated, ClaimHeader, ReleaseKind, SecretHeader, Tried, UpdateHeader
@@ -30,6 +30,7 @@ from leakscope.ledger.record import CertificateRecord
 from leakscope.numerics import trees
 from leakscope.numerics.arrays import as_arrays, as_tensors
 from leakscope.numerics.trees import Named
+from leakscope.scoring.kinds.table import kind_named, kind_of
 from leakscope.version import VERSION
 
 RELEASES: dict[ReleaseKind, type[Release]] = {
@@ -37,9 +38,6 @@ RELEASES: dict[ReleaseKind, type[Release]] = {
     ReleaseKind.DELTA: Delta,
     ReleaseKind.WEIGHTS: Weights,
 }
-
-CLAIMS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Claim)}
-"""Every kind of claim by its name."""
 
 ELSEWHERE = "; an update from elsewhere is brought in with `leakscope capture --update` or `--before` and `--after`"
 """What to do with the file of another program where an update is expected."""
@@ -144,7 +142,8 @@ def write_secret(
         data=data,
         update=seen.release.fingerprint(),
         annotations=tuple(
-            Annotated(name=one.name, values=one.values, categories=one.categories) for one in secret.annotations
+            Annotated(name=one.name, values=one.values, categories=one.categories, per=one.per)
+            for one in secret.annotations
         ),
         words=words,
     )
@@ -161,7 +160,7 @@ def read_secret(path: Path) -> Kept:
         raise BadInput(
             f"{path} holds {', '.join(sorted(found)) or 'nothing'}, expected inputs and labels; make it anew"
         )
-    annotations = tuple(Annotation(one.name, one.values, one.categories) for one in header.annotations)
+    annotations = tuple(Annotation(one.name, one.values, one.categories, one.per) for one in header.annotations)
     return Kept(header, Secret(Batch(**found).checked(), annotations))
 
 
@@ -219,25 +218,17 @@ def read_claim(path: Path) -> Made:
 
 
 def _taken_apart(claim: Claim | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A claim as its tensors, under `claim.FIELD`, and its other fields that are not None."""
-    fields = {} if claim is None else {f.name: getattr(claim, f.name) for f in dataclasses.fields(claim)}
-    tensors = {f"claim.{name}": value for name, value in fields.items() if isinstance(value, Tensor)}
-    text = {name: v for name, v in fields.items() if v is not None and not isinstance(v, Tensor)}
-    return tensors, text
+    """A claim as its tensors, under `claim.FIELD`, and its other fields, as its kind writes them."""
+    tensors, text = ({}, {}) if claim is None else kind_of(claim).written(claim)
+    return {f"claim.{name}": value for name, value in tensors.items()}, text
 
 
 def _put_together(header: ClaimHeader, found: Named) -> Claim | None:
     if not header.claim:
         return None
     tensors = {name.removeprefix("claim."): value for name, value in found.items() if name.startswith("claim.")}
-    text = {name: _frozen(value) for name, value in header.text.items()}
-    made: Claim = CLAIMS[header.claim](**tensors, **text)
+    made: Claim = kind_named(header.claim).read(tensors, header.text)
     return made
-
-
-def _frozen(value: Any) -> Any:
-    """Lists as tuples: JSON has no tuples."""
-    return tuple(_frozen(one) for one in value) if isinstance(value, list) else value
 
 
 def _tried(one: Attempt[Claim]) -> Tried:

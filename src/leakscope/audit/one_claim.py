@@ -8,12 +8,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from leakscope.audit.display import Truth, certificate, claimed_fields, private_fields
+from leakscope.audit.display import certificate, claimed_fields, private_fields
 from leakscope.audit.evidence import DECIDING, MARGIN, SHARES, decibels, recovered
 from leakscope.core.attempt import Attempt, Certificate
-from leakscope.core.claim import Claim
+from leakscope.core.claim import AbstractClaim
 from leakscope.ledger.record import CellSpec, Ending, Record, Role, Word
 from leakscope.numerics.rng import Key
+from leakscope.scoring.case import Case
 from leakscope.scoring.score import Score
 
 ONE = (
@@ -43,20 +44,20 @@ def judged(scores: Iterable[Score], certificate: Certificate | None) -> tuple[Wo
 
 
 def recorded(
-    attempt: Attempt[Claim], scores: Iterable[Score], truth: Truth, *, data: str, key: Key
+    attempt: Attempt[AbstractClaim], scores: Iterable[Score], case: Case, *, data: str, key: Key
 ) -> tuple[Record, dict[str, NDArray[Any]]]:
     """What a page shows of a claim that somebody else's attack made, as of a cell of an audit.
 
     data: where the secret is from. What only an audit knows of its cells stays empty.
     """
-    said, arrays = claimed_fields(attempt, scores, truth, key=key)
+    said, arrays = claimed_fields(attempt, scores, case, key=key)
     spec = CellSpec(
         role=Role.AUDITED,
         target="",
         dataset=data,
         mechanism="",
         attack=attempt.attack,
-        batch_size=len(truth.secret.reveal()),
+        batch_size=len(case.batch()),
         told=(),
         metrics=(),
         trial=1,
@@ -73,7 +74,7 @@ def recorded(
         trace_evaluations=attempt.trace.evaluations,
         trace_losses=attempt.trace.losses,
         steps=attempt.steps,
-        **private_fields(truth),
+        **private_fields(case),
         **said,
     )
     return record, arrays

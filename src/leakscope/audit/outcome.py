@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from leakscope.audit.cell import Stage, attack_key, root
 from leakscope.audit.controls import BlindGuess
-from leakscope.audit.display import Truth, certificate, claimed_fields, private_fields
+from leakscope.audit.display import certificate, claimed_fields, private_fields
 from leakscope.audit.plan import Cell
 from leakscope.audit.preparation import Prepared
 from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Claim
-from leakscope.core.facts import Gallery
 from leakscope.ledger.record import Ending, Record
+from leakscope.scoring.case import Case
 from leakscope.scoring.referee import applies, score
 
 ENDINGS = {
@@ -39,7 +39,7 @@ def recorded(cell: Cell, stage: Stage, attempt: Attempt[Claim], ready: Prepared)
     """The record of an attempt that ended by itself. One without a claim has its sentence and no scores."""
     claim, secret, domain = attempt.claim, stage.secret, stage.target.domain
     source, key = cell.scene.source, root(cell).child("score", cell.trial)
-    truth = Truth(secret, domain, source.public(), source.words())
+    case = Case(secret, domain, source.public(), source.public_annotations(), source.words())
     record = Record(
         identity=cell.identity,
         spec=cell.spec,
@@ -53,15 +53,18 @@ def recorded(cell: Cell, stage: Stage, attempt: Attempt[Claim], ready: Prepared)
         trace_evaluations=attempt.trace.evaluations,
         trace_losses=attempt.trace.losses,
         steps=attempt.steps,
-        **private_fields(truth),
+        **private_fields(case),
     )
     if claim is None:
         return Found(record, {})  # what a failed search looked like on the way is not shown either
     scored = []
     for one in _claims(cell, claim, stage):
         metrics = [metric for metric in cell.metrics if applies(metric, one)]
-        scored.append(score(one, secret, domain=domain, metrics=metrics, public=truth.public, key=key))
-    said, arrays = claimed_fields(attempt, (one for scores in scored for one in scores), truth, key=key)
+        pool, known = case.public, case.annotations
+        scored.append(
+            score(one, secret, domain=domain, metrics=metrics, public=pool, public_annotations=known, key=key)
+        )
+    said, arrays = claimed_fields(attempt, (one for scores in scored for one in scores), case, key=key)
     return Found(record.model_copy(update={**said, "steps": (*attempt.steps, *scored[0].notes)}), arrays)
 
 
@@ -72,11 +75,8 @@ def crashed(cell: Cell, sentence: str, trace: str = "") -> Found:
 
 
 def _claims(cell: Cell, claim: Claim, stage: Stage) -> tuple[Claim, ...]:
-    """The claim; of the blind control guesses of words and persons on speech, of labels on texts, as well."""
-    if isinstance(cell.attack, BlindGuess) and stage.secret.reveal().holds_tokens:
-        return claim, cell.attack.labels(key=attack_key(cell))
-    if isinstance(cell.attack, BlindGuess) and stage.secret.reveal().lengths is not None:
-        told = stage.seen.knows(Gallery)
-        persons = (cell.attack.persons(stage.seen.told(Gallery)),) if told else ()
-        return claim, cell.attack.words(), *persons
+    """The claim; of the blind control one of every kind that the source holds, of which it is the first."""
+    if isinstance(cell.attack, BlindGuess):
+        _, *others = cell.attack.claims(stage.seen, key=attack_key(cell))
+        return claim, *others
     return (claim,)

@@ -46,8 +46,7 @@ def _lengths(target: Target, batch: Batch, source: Source) -> Fact:
 def _transcripts(target: Target, batch: Batch, source: Source) -> Fact:
     if batch.label_lengths is None:
         raise BadInput("there are no transcripts to tell: the examples have classes")
-    counts = batch.label_lengths.tolist()
-    return TrueTranscripts(tuple(tuple(row[:count]) for row, count in zip(batch.labels.tolist(), counts, strict=True)))
+    return TrueTranscripts(batch.transcripts())
 
 
 def _statistics(target: Target, batch: Batch, source: Source) -> Fact:

@@ -91,10 +91,10 @@ from leakscope.mechanisms.defenses.quantize import Quantize, Sign
 from leakscope.mechanisms.protocols.dpsgd import DPSGD
 from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
-from leakscope.scoring.metrics.guesses import LabelAccuracy
+from leakscope.scoring.metrics.guesses import LabelAccuracy, LabelSet
 from leakscope.scoring.metrics.metric import AbstractMetric
 from leakscope.scoring.metrics.ranks import ReciprocalRank, TopFive, TopOne
-from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError, WordErrorRate
+from leakscope.scoring.metrics.speech import CharacterErrorRate, CharacterSetError, FrameError, WordErrorRate
 from leakscope.scoring.metrics.tokens import ExactText, TokenError, TokenOrder, TokenOverlap
 from leakscope.scoring.metrics.vision import LPIPS, MSE, PSNR, SSIM
 from leakscope.targets.looking.context_window import ContextWindow
@@ -250,12 +250,14 @@ ROWS: tuple[Row, ...] = (
          "DPSGD(clip=1.0, noise_multiplier=1.0)", T.RANDOM, T.PRIVATE),
     _row(_M, PSNR, "peak signal-to-noise ratio per image, in dB; verdicts on inputs are read from it"),
     _row(_M, LabelAccuracy, "the share of labels that are right, as a multiset; verdicts on labels are read from it"),
+    _row(_M, LabelSet, "which labels occur, where only their set is claimed"),
     _row(_M, MSE, "mean squared error in display units"),
     _row(_M, SSIM, "structural similarity"),
     _row(_M, LPIPS, "perceptual distance in the features of a network", "", T.NEEDS_EXTRA, T.NEEDS_FILES),
     _row(_M, FrameError, "mean absolute error of MFCC; verdicts on frames are read from it", "", T.SPEECH),
     _row(_M, CharacterErrorRate, "edits per character; verdicts on transcripts are read from it", "", T.SPEECH),
     _row(_M, WordErrorRate, "edits per word", "", T.SPEECH),
+    _row(_M, CharacterSetError, "which characters were missed or made up, where only bags are claimed", "", T.SPEECH),
     _row(_M, TopOne, "how often the first guess of who it was is right; verdicts on persons are read from it"),
     _row(_M, TopFive, "how often five guesses hold who it was"),
     _row(_M, ReciprocalRank, "one over the rank of who it was"),

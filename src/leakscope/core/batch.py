@@ -112,6 +112,17 @@ class Batch:
         frames, letters = int(self.lengths.max()), int(self.label_lengths.max())
         return Batch(self.inputs[:, :frames], self.labels[:, :letters], self.lengths, self.label_lengths)
 
+    def transcripts(self) -> tuple[tuple[int, ...], ...]:
+        """The labels of each sequence without their padding. Raises `BadInput` where the batch holds no sequences.
+
+        >>> one, said = torch.ones(2, 3, 1), torch.tensor([[5, 3], [7, 0]])
+        >>> Batch(one, said, torch.tensor([3, 3]), torch.tensor([2, 1])).transcripts()
+        ((5, 3), (7,))
+        """
+        if self.label_lengths is None:
+            raise BadInput("the batch has no transcripts: its examples have classes or probabilities")
+        return unpadded(self.labels, self.label_lengths)
+
     def fingerprint(self) -> str:
         """A hash of every byte."""
         named = {
@@ -121,3 +132,9 @@ class Batch:
             "label_lengths": self.label_lengths,
         }
         return trees.fingerprint({name: value for name, value in named.items() if value is not None})
+
+
+def unpadded(labels: Tensor, lengths: Tensor) -> tuple[tuple[int, ...], ...]:
+    """The first lengths[b] of each row of (B, L) labels; what lies beyond is filling and means nothing."""
+    rows = zip(labels.tolist(), lengths.tolist(), strict=True)
+    return tuple(tuple(int(one) for one in row[: int(count)]) for row, count in rows)

@@ -1,7 +1,11 @@
-"""What an adversary asserts; the referee decides."""
+"""What an adversary asserts; the referee decides. A new kind derives from `AbstractClaim` in a module of its own."""
 
 from __future__ import annotations
 
+import enum
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -9,6 +13,29 @@ import torch
 from torch import Tensor
 
 from leakscope.core.errors import BadInput
+
+UNIT = 1e-3
+"""How far the probabilities of one row may sum to something else than 1: float32 rounds thousands of them by less."""
+
+
+class AbstractClaim(ABC):
+    """A frozen dataclass of claimed items. Its fields are tensors, or what JSON can hold, so that a file can.
+
+    How it is compared with the secret is its kind's business (`scoring.kinds`), which attacks cannot see.
+    """
+
+    @property
+    @abstractmethod
+    def confidence(self) -> Tensor | None:
+        """(N,) in [0, 1], NaN for an item of which the attack does not say how sure it is; None for none at all."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many items are claimed."""
+
+
+Claim = AbstractClaim
+"""Any kind of claim: what an `Attempt` carries."""
 
 
 def _confidence(given: Tensor | None, count: int) -> Tensor:
@@ -20,9 +47,14 @@ def _confidence(given: Tensor | None, count: int) -> Tensor:
     return confidence
 
 
+def _rising(values: Sequence[int]) -> bool:
+    """Whether each is larger than the one before: the one way to write a set down, so equal sets are equal claims."""
+    return all(one < other for one, other in itertools.pairwise(values))
+
+
 @final
 @dataclass(frozen=True, eq=False)
-class Inputs:
+class Inputs(AbstractClaim):
     """Asserts: "These are the private inputs", in any order.
 
     values: (N, *shape) in the model's units. labels: (N,) int64 or None. confidence: (N,) in [0, 1], NaN for none.
@@ -57,15 +89,25 @@ class Inputs:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Labels:
-    """Asserts: "These are the private labels", as a multiset. values: (N,) int64. confidence: (N,) in [0, 1] or NaN."""
+class Labels(AbstractClaim):
+    """Asserts: "These are the private labels", as a multiset. values: (N,) int64. confidence: (N,) in [0, 1] or NaN.
+
+    distinct: asserts only which labels occur in the batch, not how often: each once, in rising order.
+    Raises `BadInput` on distinct values that do not rise.
+
+    >>> len(Labels(torch.tensor([1, 4]), distinct=True))
+    2
+    """
 
     values: Tensor
     confidence: Tensor | None = None
+    distinct: bool = False
 
     def __post_init__(self) -> None:
         if self.values.dim() != 1 or self.values.dtype != torch.int64:
             raise BadInput(f"claimed labels must be (N,) int64, got {tuple(self.values.shape)} {self.values.dtype}")
+        if self.distinct and not _rising(self.values.tolist()):
+            raise BadInput("a set of labels is written once each, in rising order; give values.unique()")
         object.__setattr__(self, "values", self.values.detach().cpu())
         object.__setattr__(self, "confidence", _confidence(self.confidence, len(self.values)))
 
@@ -74,19 +116,31 @@ class Labels:
 
 
 @final
+class Scale(enum.Enum):
+    """What the scores of an attribute mean: only their order, or the logarithm of each category's probability."""
+
+    RANK = "rank"
+    LOG_PROBABILITY = "log-probability"
+
+
+@final
 @dataclass(frozen=True, eq=False)
-class Attribute:
+class Attribute(AbstractClaim):
     """Asserts: "The person behind this has this attribute." values, confidence: as in `Labels`, one category each.
 
     scores: (N, G) floating or None: how well each of G categories fits, the better the higher, -inf for one that is
     ruled out. They are the ranking behind the values: scoring looks at the rank of the truth.
-    Raises `BadInput` on scores of another shape, NaN or +inf, and on values outside 0..G-1.
+    scale: RANK, or LOG_PROBABILITY where score g of a row is log P(category g), sum_g exp(score_g) = 1; log-odds
+    become such rows by `torch.log_softmax`.
+    Raises `BadInput` on scores of another shape, NaN or +inf, on values outside 0..G-1, and on probabilities of which
+    a row does not sum to 1 within `UNIT`.
     """
 
     name: str
     values: Tensor
     confidence: Tensor | None = None
     scores: Tensor | None = None
+    scale: Scale = Scale.RANK
 
     def __post_init__(self) -> None:
         if self.values.dim() != 1 or self.values.dtype != torch.int64:
@@ -94,6 +148,8 @@ class Attribute:
         object.__setattr__(self, "values", self.values.detach().cpu())
         if self.scores is not None:
             object.__setattr__(self, "scores", self._checked(self.scores.detach().cpu()))
+        elif self.scale is Scale.LOG_PROBABILITY:
+            raise BadInput("a claim of log-probabilities needs scores (N, G); give them, or the scale RANK")
         object.__setattr__(self, "confidence", _confidence(self.confidence, len(self.values)))
 
     def __len__(self) -> int:
@@ -108,18 +164,30 @@ class Attribute:
             raise BadInput("scores must be numbers below infinity; give -inf to a category that is ruled out")
         if bool(((self.values < 0) | (self.values >= scores.shape[1])).any()):
             raise BadInput(f"claimed categories must lie in 0..{scores.shape[1] - 1}, the columns of the scores")
+        if self.scale is Scale.LOG_PROBABILITY:
+            sums = scores.double().exp().sum(1)
+            if bool(((sums - 1).abs() > UNIT).any()):
+                worst = float(sums[(sums - 1).abs().argmax()])
+                raise BadInput(f"the probabilities of a row sum to {worst:.4g}, expected 1; use torch.log_softmax")
         return scores
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Transcripts:
-    """Asserts: "These are the private transcripts." labels: one tuple of alphabet indices per item, in any order."""
+class Transcripts(AbstractClaim):
+    """Asserts: "These are the private transcripts." labels: one tuple of alphabet indices per item, in any order.
+
+    bag: each is only the set of characters that occur, sorted, each once; a single one is of the whole batch.
+    Raises `BadInput` on a bag that is none.
+    """
 
     labels: tuple[tuple[int, ...], ...]
     confidence: Tensor | None = None
+    bag: bool = False
 
     def __post_init__(self) -> None:
+        if self.bag and not all(_rising(one) for one in self.labels):
+            raise BadInput("a bag of characters holds different indices in rising order")
         object.__setattr__(self, "confidence", _confidence(self.confidence, len(self.labels)))
 
     def __len__(self) -> int:
@@ -128,7 +196,7 @@ class Transcripts:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Tokens:
+class Tokens(AbstractClaim):
     """Asserts: "These are the private texts." sequences: one tuple of token ids per item, in any order.
 
     bag: there is one sequence, and it is only the set of tokens that occur in the batch, sorted, each once.
@@ -140,12 +208,9 @@ class Tokens:
     bag: bool = False
 
     def __post_init__(self) -> None:
-        if self.bag and (len(self.sequences) != 1 or list(self.sequences[0]) != sorted(set(self.sequences[0]))):
+        if self.bag and (len(self.sequences) != 1 or not _rising(self.sequences[0])):
             raise BadInput("a bag of tokens is one sequence of different ids in rising order")
         object.__setattr__(self, "confidence", _confidence(self.confidence, len(self.sequences)))
 
     def __len__(self) -> int:
         return len(self.sequences)
-
-
-Claim = Inputs | Labels | Attribute | Transcripts | Tokens

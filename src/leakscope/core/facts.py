@@ -91,9 +91,7 @@ class TrueTranscripts(Fact):
         """Whether the utterances have other transcripts."""
         if batch.label_lengths is None:
             return "told TrueTranscripts, but the batch has class labels"
-        counts = batch.label_lengths.tolist()
-        true = tuple(tuple(row[:count]) for row, count in zip(batch.labels.tolist(), counts, strict=True))
-        return None if true == self.values else "told TrueTranscripts, but the transcripts are others"
+        return None if batch.transcripts() == self.values else "told TrueTranscripts, but the transcripts are others"
 
 
 @final

@@ -5,36 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NoReturn, final
 
-from torch import Tensor
-
+from leakscope.core.annotation import Annotation
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput, UnknownName
-
-
-@final
-@dataclass(frozen=True)
-class Annotation:
-    """What a corpus tells of each example besides its label: who spoke, of which sex.
-
-    values: one place in `categories` per example, in the order of the batch. Raises `BadInput` outside of them.
-
-    >>> Annotation("speaker", (1, 0, 1), ("ada", "ben")).rows([2, 1]).values
-    (1, 0)
-    """
-
-    name: str
-    values: tuple[int, ...]
-    categories: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        strange = sorted({value for value in self.values if not 0 <= value < len(self.categories)})
-        if strange:
-            raise BadInput(f"{self.name}: expected places in {len(self.categories)} categories, got {strange[:4]}")
-
-    def rows(self, index: Tensor | list[int]) -> Annotation:
-        """The same of the examples at `index`, in that order."""
-        places = index.tolist() if isinstance(index, Tensor) else index
-        return Annotation(self.name, tuple(self.values[place] for place in places), self.categories)
 
 
 @final
@@ -42,7 +15,7 @@ class Annotation:
 class Secret:
     """A private batch: it can be revealed to the mechanism and the referee, but not printed and not pickled.
 
-    annotations: what else is private about its examples, one value for each; the mechanism has no use for them.
+    annotations: what else is private about its examples or their owner; the mechanism has no use for them.
     Raises `BadInput` on an annotation of another number of examples.
 
     >>> import torch
@@ -55,7 +28,7 @@ class Secret:
 
     def __post_init__(self) -> None:
         for one in self.annotations:
-            if len(one.values) != len(self.batch):
+            if not one.fits(len(self.batch)):
                 raise BadInput(f"{one.name} is known of {len(one.values)} examples, the batch has {len(self.batch)}")
 
     def reveal(self) -> Batch:

@@ -10,10 +10,11 @@ from typing import final
 import torch
 from torch import Tensor
 
+from leakscope.core.annotation import Annotation
 from leakscope.core.batch import Batch
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
-from leakscope.core.secret import Annotation, Secret
+from leakscope.core.secret import Secret
 from leakscope.numerics.rng import Key
 
 PUBLIC_SHARE = 0.5

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, final
 
 from pydantic import BaseModel, Field
 
+from leakscope.core.annotation import Per
 from leakscope.ledger.container import Header
 from leakscope.ledger.record import CertificateRecord
 
@@ -49,13 +50,17 @@ class UpdateHeader(Header):
 
 @final
 class Annotated(BaseModel):
-    """What a corpus tells of each private example, such as its speaker: one place in `categories` for each."""
+    """What a corpus tells of each private example, such as its speaker: one place in `categories` for each.
+
+    per: EXAMPLE, or OWNER where the one value is of whoever the whole batch belongs to.
+    """
 
     model_config = Header.model_config
 
     name: str
     values: tuple[int, ...]
     categories: tuple[str, ...]
+    per: Per = Per.EXAMPLE
 
 
 @final

@@ -116,6 +116,15 @@ class RankingRecord(_Strict):
 
 
 @final
+class AnswerRecord(_Strict):
+    """Of one private item: what was asked, the truth and the claim in words; None where nothing was claimed."""
+
+    asked: str
+    true: str
+    claimed: str | None
+
+
+@final
 class Record(_Strict):
     """What came of one cell. Arrays lie beside it in the same file.
 
@@ -128,6 +137,7 @@ class Record(_Strict):
 
     seconds, evaluations: of the attempt. prepared: the fingerprint of what the attack had learned from public data
     before, empty for nothing; preparing_seconds: what that had taken, once for all records of this fingerprint.
+    answers: of kinds of claims that are none of these.
     """
 
     schema_version: int = SCHEMA
@@ -153,6 +163,7 @@ class Record(_Strict):
     tokens_claimed: tuple[tuple[str, ...] | None, ...] = ()
     tokens_bag: bool = False
     rankings: tuple[RankingRecord, ...] = ()
+    answers: tuple[AnswerRecord, ...] = ()
     traceback: str = ""
 
 

@@ -87,6 +87,17 @@ class Ranking:
 
 @final
 @dataclass(frozen=True)
+class Answer:
+    """What was asked of one private example, the truth and the claim in words; None where nothing was claimed."""
+
+    name: str
+    asked: str
+    true: str
+    claimed: str | None
+
+
+@final
+@dataclass(frozen=True)
 class Line:
     """One cell in the list of cells."""
 
@@ -121,6 +132,8 @@ class Section:
     texts: Wordings
     rankings: tuple[Ranking, ...]
     ranking_total: int
+    answers: tuple[Answer, ...]
+    answer_total: int
     failures: tuple[Failure, ...]
     steps: tuple[tuple[str, tuple[str, ...]], ...]
     lines: tuple[Line, ...]
@@ -176,6 +189,8 @@ def section(row: Row, desk: Desk) -> Section:
         texts=texts(members, desk.veil, most=MOST_WORDINGS),
         rankings=rankings(members, desk.veil)[:MOST_RANKINGS],
         ranking_total=sum(len(record.rankings) for record in members),
+        answers=answers(members, desk.veil)[:MOST_RANKINGS],
+        answer_total=sum(len(record.answers) for record in members),
         failures=_failures(group, desk),
         steps=_steps(members, desk.veil),
         lines=_lines(group, desk),
@@ -255,6 +270,20 @@ def rankings(records: Sequence[Record], veil: Veil) -> tuple[Ranking, ...]:
         )
         for record in records
         for item, one in enumerate(record.rankings)
+    )
+
+
+def answers(records: Sequence[Record], veil: Veil) -> tuple[Answer, ...]:
+    """Every private example of a kind of claim that is shown in words; both sides are withheld where it is redacted."""
+    return tuple(
+        Answer(
+            f"trial {record.spec.trial}, example {item + 1}",
+            one.asked,
+            veil.token(one.true),
+            None if one.claimed is None else veil.token(one.claimed),
+        )
+        for record in records
+        for item, one in enumerate(record.answers)
     )
 
 

@@ -41,15 +41,18 @@ class Score:
     blind: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        # Also false for NaN: a score that is no number may not reach a verdict.
         if not self.low <= self.value <= self.high:
             raise BadInput(f"the interval [{self.low}, {self.high}] does not hold the value {self.value}")
 
     @property
     def beats_chance(self) -> bool:
         """Whether the whole interval lies on the attacker's side of chance."""
+        # The whole interval, not the mean: one lucky item of many is no leak.
         return self.low > self.chance if self.direction is Direction.HIGHER else self.high < self.chance
 
     def __str__(self) -> str:
+        # Higher is not better for everybody: the sign says which way leaks.
         better = "^" if self.direction is Direction.HIGHER else "v"
         exact = f", {self.exact} exact" if self.exact else ""
         unit = f" {self.unit}" if self.unit else ""

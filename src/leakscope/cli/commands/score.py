@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from leakscope.audit.display import Truth
 from leakscope.audit.files import Kept, Made, read_claim, read_secret
 from leakscope.audit.one_claim import judged, recorded
 from leakscope.cli import console
@@ -20,12 +19,14 @@ from leakscope.cli.ending import Exit, code
 from leakscope.cli.expressions import build, domain
 from leakscope.cli.rows import Family
 from leakscope.cli.text.asked import Comparison
+from leakscope.core.annotation import Annotation
 from leakscope.core.batch import Batch
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
 from leakscope.ledger.record import Word
 from leakscope.numerics.rng import Key
 from leakscope.report.page_score import Compared, Verdict, write_score_page
+from leakscope.scoring.case import Case
 from leakscope.scoring.referee import Scores
 from leakscope.scoring.referee import score as compare
 from leakscope.scoring.score import Direction, Score
@@ -39,13 +40,21 @@ def score(order: Comparison) -> Exit:
         return _nothing(order, made)
     takes = domain(kept.header.domain)
     metrics = tuple(build(text, Family.METRICS) for text in order.metrics) or None
-    key, public = Key(order.seed).child("score"), _public(order.public, takes)
-    scores = compare(made.attempt.claim, kept.secret, domain=takes, metrics=metrics, public=public, key=key)
+    key, (public, known) = Key(order.seed).child("score"), _public(order.public, takes)
+    scores = compare(
+        made.attempt.claim,
+        kept.secret,
+        domain=takes,
+        metrics=metrics,
+        public=public,
+        public_annotations=known,
+        key=key,
+    )
     verdict = Verdict(*judged(scores, made.attempt.certificate), scores.notes)
     page = None
     if order.report is not None:
-        truth = Truth(kept.secret, takes, public, kept.header.words)
-        shown = Compared(*recorded(made.attempt, scores, truth, data=kept.header.data, key=key))
+        case = Case(kept.secret, takes, public, known, kept.header.words)
+        shown = Compared(*recorded(made.attempt, scores, case, data=kept.header.data, key=key))
         page = write_score_page(order.report, verdict, shown, made.header.tried)
     if order.as_json:
         print(json.dumps(_said(order, verdict, scores, page), indent=2))
@@ -63,11 +72,11 @@ def _belong_together(order: Comparison, made: Made, kept: Kept) -> None:
         )
 
 
-def _public(text: str | None, takes: AbstractDomain) -> Batch | None:
+def _public(text: str | None, takes: AbstractDomain) -> tuple[Batch | None, tuple[Annotation, ...]]:
     if text is None:
-        return None
+        return None, ()
     where = source(text, takes)
-    return in_units(where.public(), where.domain, takes)
+    return in_units(where.public(), where.domain, takes), where.public_annotations()
 
 
 def _nothing(order: Comparison, made: Made) -> Exit:

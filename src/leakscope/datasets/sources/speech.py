@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from leakscope.core.annotation import Annotation
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
-from leakscope.core.secret import Annotation
 from leakscope.datasets.draw import AbstractSource
 from leakscope.domains.audio import duration, read_sound
 from leakscope.domains.speech import ENGLISH, Frames, mfcc

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
-from leakscope.core.claim import Attribute, Claim, Inputs, Labels, Tokens, Transcripts
+from leakscope.core.claim import AbstractClaim, Attribute, Inputs, Labels, Tokens, Transcripts
 from leakscope.scoring.score import Direction
-
-if TYPE_CHECKING:
-    from leakscope.scoring.metrics.ranks import Standing
+from leakscope.scoring.standing import Standing
 
 EXACT_MSE = 1e-12
 """An input with no more than this mean squared error (root 1e-6, eight float32 roundings of the range) is exact."""
 
 _LARGEST = 1e30
+"""Far beyond every real error, and its square is still a float64."""
 
 
 class AbstractMetric(ABC):
-    """A metric is a small frozen value. Exactly one of the five kinds below.
+    """A metric is a small frozen value of one family: those below, or that of a kind of claim which brings its own.
 
     name: as in `scores[name]`. unit: of one item. direction: which way is better for the attacker.
     """
 
+    # On the class: every instance of a metric is the same row of a table, whatever its fields.
     name: ClassVar[str]
     unit: ClassVar[str] = ""
     direction: ClassVar[Direction]
@@ -37,7 +37,7 @@ class AbstractMetric(ABC):
         """The score of the truth itself."""
 
     @abstractmethod
-    def refusal(self, claim: Claim) -> str | None:
+    def refusal(self, claim: AbstractClaim) -> str | None:
         """Why this metric cannot judge `claim`, or None when it can."""
 
     def unavailable(self) -> str | None:
@@ -62,10 +62,11 @@ class AbstractInputMetric(AbstractMetric):
         return None
 
     @final
-    def refusal(self, claim: Claim) -> str | None:
+    def refusal(self, claim: AbstractClaim) -> str | None:
         """Anything but inputs of a fitting shape."""
         if not isinstance(claim, Inputs):
             return f"{self.name} compares inputs, but the claim is {type(claim).__name__}"
+        # Padding would count as recovered, or dilute the error of what is real.
         if claim.lengths is not None:
             return f"{self.name} compares inputs of one shape, but the claim holds sequences with lengths"
         return self.unfit(tuple(claim.values.shape[1:]))
@@ -73,6 +74,7 @@ class AbstractInputMetric(AbstractMetric):
     @final
     def exact(self, claimed: Tensor, true: Tensor) -> int:
         """How many pairs agree to within rounding: mean squared error at most `EXACT_MSE`."""
+        # By the same measure for all metrics of inputs: whether an input is exact is no matter of the metric.
         return int((squared_errors(claimed, true) <= EXACT_MSE).sum())
 
 
@@ -84,7 +86,7 @@ class AbstractSequenceMetric(AbstractMetric):
         """One finite number per pair; claimed[i] and true[i] are (T_i, F) float64, brought to the same T_i before."""
 
     @final
-    def refusal(self, claim: Claim) -> str | None:
+    def refusal(self, claim: AbstractClaim) -> str | None:
         """Anything but inputs with lengths."""
         if isinstance(claim, Inputs) and claim.lengths is not None:
             return None
@@ -92,18 +94,27 @@ class AbstractSequenceMetric(AbstractMetric):
 
 
 class AbstractTranscriptMetric(AbstractMetric):
-    """Compares one claimed transcript with the private one that it was paired with."""
+    """Compares one claimed transcript with the private one that it was paired with.
+
+    bags: whether it compares sets of characters rather than their order; it judges the one or the other.
+    """
+
+    # Never both: a string is also a bag, and would have the score of a weaker claim beside its own.
+    bags: ClassVar[bool] = False
 
     @abstractmethod
     def items(self, claimed: Sequence[tuple[int, ...]], true: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
         """One number >= 0 per pair; claimed[i] and true[i] are indices of the alphabet."""
 
     @final
-    def refusal(self, claim: Claim) -> str | None:
-        """Anything but transcripts."""
-        if isinstance(claim, Transcripts):
-            return None
-        return f"{self.name} compares transcripts, but the claim is {type(claim).__name__}"
+    def refusal(self, claim: AbstractClaim) -> str | None:
+        """Anything but transcripts, and bags of characters where their order is compared."""
+        if not isinstance(claim, Transcripts):
+            return f"{self.name} compares transcripts, but the claim is {type(claim).__name__}"
+        if claim.bag is not self.bags:
+            wanted, got = ("sets", "an order") if self.bags else ("an order", "a bag")
+            return f"{self.name} compares {wanted} of characters, but the claim is {got} of them"
+        return None
 
 
 class AbstractTokenMetric(AbstractMetric):
@@ -119,11 +130,11 @@ class AbstractTokenMetric(AbstractMetric):
         """One number in [0, 1] per private text; all are token ids."""
 
     @abstractmethod
-    def unfit(self, claim: Claim) -> str | None:
+    def unfit(self, claim: AbstractClaim) -> str | None:
         """Why this claim of tokens cannot be judged, or None."""
 
     @final
-    def refusal(self, claim: Claim) -> str | None:
+    def refusal(self, claim: AbstractClaim) -> str | None:
         """Anything but tokens."""
         if isinstance(claim, Tokens):
             return self.unfit(claim)
@@ -137,16 +148,20 @@ class AbstractLabelMetric(AbstractMetric):
     def items(self, claimed: Tensor, true: Tensor) -> tuple[float, ...]:
         """One number in [0, 1] per private label. claimed: (N,) int64 with N <= B. true: (B,) int64."""
 
+    @abstractmethod
+    def unfit(self, claim: AbstractClaim) -> str | None:
+        """Why this claim with labels cannot be judged, or None."""
+
     @property
     def perfect(self) -> float:
         """Every item right: 1."""
         return 1.0
 
     @final
-    def refusal(self, claim: Claim) -> str | None:
+    def refusal(self, claim: AbstractClaim) -> str | None:
         """Anything that carries no labels."""
         if isinstance(claim, Labels) or (isinstance(claim, Inputs) and claim.labels is not None):
-            return None
+            return self.unfit(claim)
         return f"{self.name} compares labels, but the claim ({type(claim).__name__}) carries none"
 
 
@@ -160,6 +175,7 @@ class AbstractRankMetric(AbstractMetric):
     @final
     def items(self, standings: Sequence[Standing | None]) -> tuple[float, ...]:
         """One number per private item; 0 where the truth is no candidate or nothing was claimed."""
+        # Zero, not left out: ruling the truth out is the worst that a ranking can say of it.
         return tuple(0.0 if standing is None else self.item(standing) for standing in standings)
 
     @property
@@ -169,7 +185,7 @@ class AbstractRankMetric(AbstractMetric):
         return 1.0
 
     @final
-    def refusal(self, claim: Claim) -> str | None:
+    def refusal(self, claim: AbstractClaim) -> str | None:
         """Anything but an attribute."""
         if isinstance(claim, Attribute):
             return None
@@ -178,10 +194,12 @@ class AbstractRankMetric(AbstractMetric):
 
 def saturated(inputs: Tensor) -> Tensor:
     """`inputs` in float64, cut at +-1e30: absurd claims keep finite errors."""
+    # clamp keeps NaN: a claim refuses it where it is made, and a secret where it is revealed.
     return inputs.double().clamp(-_LARGEST, _LARGEST)
 
 
 def squared_errors(claimed: Tensor, true: Tensor) -> Tensor:
     """mean_d (claimed - true)^2 for each pair, (B,) float64. claimed, true: (B, *shape)."""
+    # One mean per input over all of its entries, so that inputs of any shape weigh alike.
     difference = (saturated(claimed) - saturated(true)).flatten(1)
     return torch.square(difference).mean(1)

@@ -20,7 +20,7 @@ class FrameError(AbstractSequenceMetric):
     """mean_tk |claimed_tk - true_tk| over the true frames and coefficients, in MFCC units; >= 0, 0 for the truth.
 
     The referee aligns by position from the first frame: frames that were not claimed count as the mean public frame,
-    frames beyond the end are not looked at (`sequences.completed`). Errors beyond 1e30 saturate.
+    frames beyond the end are not looked at (`kinds.sequences.completed`). Errors beyond 1e30 saturate.
 
     >>> import torch
     >>> FrameError().items([torch.zeros(3, 26)], [torch.ones(3, 26)])
@@ -38,6 +38,7 @@ class FrameError(AbstractSequenceMetric):
 
     def items(self, claimed: Sequence[Tensor], true: Sequence[Tensor]) -> tuple[float, ...]:
         """The mean absolute error of each pair."""
+        # |.| and not squares: one burst of noise would outweigh all the frames that were found.
         return tuple(
             float((saturated(left) - saturated(right)).abs().mean()) for left, right in zip(claimed, true, strict=True)
         )
@@ -64,7 +65,37 @@ class CharacterErrorRate(AbstractTranscriptMetric):
 
     def items(self, claimed: Sequence[tuple[int, ...]], true: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
         """The rate of each pair."""
+        # By the true length, as the field does: a long claim can score above 1, so that saying everything does not pay.
         return tuple(edits(left, right) / max(1, len(right)) for left, right in zip(claimed, true, strict=True))
+
+
+@final
+@dataclass(frozen=True)
+class CharacterSetError(AbstractTranscriptMetric):
+    """1 - 2 P R / (P + R): R the share of a transcript's different characters that are claimed, P of claimed ones true.
+
+    In [0, 1]; 0 only where every character is claimed and no other. Judges bags (`Transcripts.bag`) only. Of the bag of
+    a whole batch the referee leaves out, for each transcript, what only the others say: it is right there.
+
+    >>> CharacterSetError().items([(1, 2, 3)], [(3, 1, 3)])
+    (0.19999999999999996,)
+    """
+
+    name: ClassVar[str] = "character-set-error"
+    unit: ClassVar[str] = "of 1"
+    direction: ClassVar[Direction] = Direction.LOWER
+    bags: ClassVar[bool] = True
+
+    @property
+    def perfect(self) -> float:
+        """No error: 0."""
+        return 0.0
+
+    def items(self, claimed: Sequence[tuple[int, ...]], true: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
+        """The error of each pair; two empty ones agree."""
+        pairs = [(set(left), set(right)) for left, right in zip(claimed, true, strict=True)]
+        # 2 P R / (P + R) = 2 hits / (claimed + true)
+        return tuple(1 - 2 * len(one & other) / (len(one) + len(other)) if one | other else 0.0 for one, other in pairs)
 
 
 @final
@@ -95,6 +126,7 @@ class WordErrorRate(AbstractTranscriptMetric):
 
     def items(self, claimed: Sequence[tuple[int, ...]], true: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
         """The rate of each pair."""
+        # Each word is one symbol: a word with one wrong character is wrong.
         pairs = [(self._words(left), self._words(right)) for left, right in zip(claimed, true, strict=True)]
         return tuple(edits(left, right) / max(1, len(right)) for left, right in pairs)
 
@@ -102,4 +134,5 @@ class WordErrorRate(AbstractTranscriptMetric):
         words: list[tuple[int, ...]] = [()]
         for character in said:
             words = [*words, ()] if character == self.space else [*words[:-1], (*words[-1], character)]
+        # Two spaces in a row enclose no word.
         return [word for word in words if word]

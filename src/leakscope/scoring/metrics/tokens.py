@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from leakscope.core.claim import Claim, Tokens
+from leakscope.core.claim import AbstractClaim, Tokens
 from leakscope.scoring.metrics.metric import AbstractTokenMetric
 from leakscope.scoring.score import Direction
 
 Said = tuple[int, ...]
 
 
-def _order_needed(name: str, claim: Claim) -> str | None:
+def _order_needed(name: str, claim: AbstractClaim) -> str | None:
     if isinstance(claim, Tokens) and claim.bag:
         return f"{name} compares sequences, but the claim is a bag of tokens"
     return None
@@ -22,6 +22,7 @@ def _order_needed(name: str, claim: Claim) -> str | None:
 
 def _harmonic(hits: int, claimed: int, true: int) -> float:
     """2 hits / (claimed + true), the harmonic mean of precision and recall; 1 where both are empty."""
+    # 2 P R / (P + R) with P = hits / claimed and R = hits / true; symmetric, so too many costs what too few costs.
     return 2 * hits / (claimed + true) if claimed + true else 1.0
 
 
@@ -47,16 +48,18 @@ class TokenError(AbstractTokenMetric):
         """No error: 0."""
         return 0.0
 
-    def unfit(self, claim: Claim) -> str | None:
+    def unfit(self, claim: AbstractClaim) -> str | None:
         """Judges every claim of tokens."""
         del claim
         return None
 
     def items(self, claimed: Sequence[Said], true: Sequence[Said]) -> tuple[float, ...]:
         """One for each private sequence, of all claimed tokens."""
+        # Sets: which of several equal tokens was found cannot be told from a bag.
         found = {token for one in claimed for token in one}
         real = {token for one in true for token in one}
         precision = len(found & real) / len(found) if found else 0.0
+        # An empty private text has nothing to miss.
         recalls = (len(found & set(one)) / len(set(one)) if one else 1.0 for one in true)
         return tuple(1 - 2 * precision * one / (precision + one) if precision and one else 1.0 for one in recalls)
 
@@ -79,13 +82,14 @@ class TokenOverlap(AbstractTokenMetric):
         """Every token right: 1."""
         return 1.0
 
-    def unfit(self, claim: Claim) -> str | None:
+    def unfit(self, claim: AbstractClaim) -> str | None:
         """A bag has no sequences."""
         return _order_needed(self.name, claim)
 
     def items(self, claimed: Sequence[Said], true: Sequence[Said]) -> tuple[float, ...]:
         """One for each pair."""
         return tuple(
+            # & takes the smaller count of each token: a repeated one is right as often as it truly occurs.
             _harmonic((Counter(one) & Counter(other)).total(), len(one), len(other))
             for one, other in zip(claimed, true, strict=True)
         )
@@ -109,7 +113,7 @@ class TokenOrder(AbstractTokenMetric):
         """Every token right: 1."""
         return 1.0
 
-    def unfit(self, claim: Claim) -> str | None:
+    def unfit(self, claim: AbstractClaim) -> str | None:
         """A bag has no order."""
         return _order_needed(self.name, claim)
 
@@ -138,7 +142,7 @@ class ExactText(AbstractTokenMetric):
         """Every token right: 1."""
         return 1.0
 
-    def unfit(self, claim: Claim) -> str | None:
+    def unfit(self, claim: AbstractClaim) -> str | None:
         """A bag has no order."""
         return _order_needed(self.name, claim)
 
@@ -153,6 +157,7 @@ def common(one: Said, other: Said) -> int:
     >>> common((1, 2, 3, 4), (2, 4, 3))
     2
     """
+    # row[j]: the length for what was read of `one` and the first j of `other`; diagonal: row[j - 1] one step ago.
     row = [0] * (len(other) + 1)
     for item in one:
         diagonal = 0

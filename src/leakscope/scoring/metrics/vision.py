@@ -50,6 +50,7 @@ class MSE(AbstractInputMetric):
 
     def items(self, claimed: Tensor, true: Tensor) -> tuple[float, ...]:
         """The mean squared error of each pair."""
+        # One number per image: the referee takes the mean, and needs the single ones for its interval.
         return tuple(squared_errors(claimed, true).tolist())
 
 
@@ -87,6 +88,7 @@ class PSNR(AbstractInputMetric):
 
     def items(self, claimed: Tensor, true: Tensor) -> tuple[float, ...]:
         """The capped ratio of each pair."""
+        # -10 log10(error) >= cap is error <= 10^(-cap / 10); an error of 0 has no logarithm.
         floor = 10 ** (-self.cap / 10)
         return tuple(
             self.cap if error <= floor else min(self.cap, 10 * math.log10(1 / error))
@@ -131,6 +133,7 @@ class SSIM(AbstractInputMetric):
 
     def items(self, claimed: Tensor, true: Tensor) -> tuple[float, ...]:
         """The similarity of each pair."""
+        # The window of the paper needs 11 pixels; leaving small images out would leave digits without a similarity.
         window = _window(tuple(true.shape[1:]))
         pairs = zip(saturated(claimed).numpy(), saturated(true).numpy(), strict=True)
         return tuple(_similarity(left, right, window) for left, right in pairs)
@@ -184,6 +187,7 @@ class LPIPS(AbstractInputMetric):
             raise MissingExtra(_absent(_weights_file().with_name(wanted)))
         functional = optional("torchmetrics.functional.image.lpips", extra="lpips", purpose="LPIPS")
         left, right = (_three_channels(images) for images in (claimed, true))
+        # Features only: the network is not trained, and a graph of AlexNet per pair would fill memory.
         with torch.no_grad():
             distances = functional.learned_perceptual_image_patch_similarity(
                 left, right, net_type="alex", reduction="none", normalize=True
@@ -203,6 +207,8 @@ def _absent(weights: Path) -> str:
 
 
 def _three_channels(images: Tensor) -> Tensor:
+    # Cut as a screen cuts: AlexNet has never seen values beyond, and its features there mean nothing.
+    # Gray images as three equal channels, as the network takes no others.
     return images.float().clamp(0, 1).expand(-1, 3, -1, -1)
 
 
@@ -213,6 +219,7 @@ def _not_an_image(metric: str, shape: tuple[int, ...]) -> str | None:
 
 
 def _window(shape: tuple[int, ...]) -> int:
+    # Odd, so that the window has a middle pixel.
     side = min(_WINDOW, shape[1], shape[2])
     return side if side % 2 else side - 1
 
@@ -229,4 +236,5 @@ def _similarity(left: NDArray[np.float64], right: NDArray[np.float64], window: i
         sigma=_SIGMA_PER_RADIUS * (window // 2),
         use_sample_covariance=False,
     )
+    # Rounding can leave 1 + 1e-16, outside of the stated range.
     return min(max(float(value), -1.0), 1.0)

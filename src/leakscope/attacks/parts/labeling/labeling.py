@@ -13,6 +13,7 @@ from torch import Tensor
 from leakscope.attacks.attack import Attack
 from leakscope.core import claim, facts
 from leakscope.core.attempt import Outcome
+from leakscope.core.batch import unpadded
 from leakscope.core.effort import Budget
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
@@ -42,7 +43,7 @@ class Spelled:
 
     def transcripts(self) -> tuple[tuple[int, ...], ...]:
         """As tuples, for labels (B, L)."""
-        return tuple(tuple(row[:n]) for row, n in zip(self.labels.tolist(), self.lengths.tolist(), strict=True))
+        return unpadded(self.labels, self.lengths)
 
 
 def spells(seen: Observation) -> bool:
