@@ -66,8 +66,9 @@ from leakscope.attacks.wrapped.at_rest import AtRest
 from leakscope.cli.rows import Family, Row, Trait
 from leakscope.core.feed import AbstractFeed, InputsOnly, Keywords, TeacherForced, WithLengths
 from leakscope.core.mechanism import AbstractMechanism
+from leakscope.core.pool import Pool
 from leakscope.core.target import AbstractLoss, CrossEntropy
-from leakscope.datasets.draw import AbstractSource
+from leakscope.datasets.draw import AbstractSource, pool
 from leakscope.datasets.sources.cifar import Cifar10
 from leakscope.datasets.sources.digits import Digits, MnistSample
 from leakscope.datasets.sources.faces import Faces
@@ -369,6 +370,7 @@ ROWS: tuple[Row, ...] = (
     _row(_X, WithLengths, "feed: the model takes sequences and their lengths"),
     _row(_X, TeacherForced, "feed: a decoder also takes what was said so far", "TeacherForced(start=1)"),
     _row(_X, Keywords, "feed: the model takes its inputs by name", 'Keywords(mask="attention_mask", pick="logits")'),
+    _row(_X, pool, "the public part of a data set, for attacks that learn from it", "pool(Digits())"),
     _row(_X, ContextWindow, "which dense layer is fed windows of frames",
          'ContextWindow("layer_1.weight", "layer_1.bias", features=26, left=9, right=9)'),
 )  # fmt: skip
@@ -401,6 +403,7 @@ KINDS: dict[Family, tuple[type, ...]] = {
         AbstractLoss,
         AbstractFeed,
         ContextWindow,
+        Pool,
     ),
 }
 """What an object of each family is an instance of."""

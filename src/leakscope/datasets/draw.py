@@ -14,6 +14,7 @@ from leakscope.core.annotation import Annotation
 from leakscope.core.batch import Batch
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
+from leakscope.core.pool import Pool
 from leakscope.core.secret import Secret
 from leakscope.numerics.rng import Key
 
@@ -79,6 +80,21 @@ class AbstractSource(ABC):
     def public_annotations(self) -> tuple[Annotation, ...]:
         """What is known of the examples of `public()`, in its order."""
         return tuple(one.rows(_split(self)[0]) for one in self.annotations())
+
+    @final
+    def pool(self) -> Pool:
+        """The public part as an attack takes it: it cannot be asked for the private one. Raises as `public`."""
+        return Pool(self.public(), self.public_annotations(), origin=f"pool({self!r})")
+
+
+def pool(source: AbstractSource) -> Pool:
+    """The public part of a source, for an attack that learns from public data; written so in plans.
+
+    >>> from leakscope import Digits
+    >>> pool(Digits(size=8))
+    pool(Digits(size=8))
+    """
+    return source.pool()
 
 
 @functools.lru_cache(maxsize=32)
