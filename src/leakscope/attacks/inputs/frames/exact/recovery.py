@@ -150,8 +150,8 @@ def _several(matrix: Array, span: Span, window: ContextWindow) -> Recovery | Non
     lengths = lengths_of(homogeneous, span.rank, left=window.left, features=window.features)
     if lengths is None:
         return None
-    # The 1 scales an utterance that is alone with its length. Where there are several, all mixtures of them with weights
-    # that sum to 1 solve the affine system: it is singular.
+    # The 1 scales an utterance that is alone with its length. Of several, all mixtures with weights that sum to 1 solve
+    # the affine system: it is singular.
     affine = span.form()
     alone: list[Array] = []
     groups: list[Array] = []
