@@ -21,7 +21,9 @@ def claimed(utterances: Sequence[NDArray[np.float64]], like: Tensor, *, proved: 
     """
     lengths = [len(frames) for frames in utterances]
     padded = np.zeros((len(lengths), max(lengths), utterances[0].shape[1]))
+    # Zeros behind an utterance are what a window sees there too; the lengths tell them from frames of silence.
     for row, frames in zip(padded, utterances, strict=True):
         row[: len(frames)] = frames
+    # Confidence 1 means proof; without one nothing is said, so None and not 0.
     confidence = torch.ones(len(lengths)) if proved else None
     return Inputs(torch.from_numpy(padded).to(like), confidence=confidence, lengths=torch.tensor(lengths))

@@ -22,12 +22,14 @@ def dlg(*, evaluations: int = 1000, restarts: int = 1, line_search: bool = True)
     Two changes that the paper's own cases need: a strong-Wolfe line search (without it about a quarter of all seeds
     diverge; `line_search=False` is the original) and a start near the middle of the data's range instead of N(0, 1).
     """
+    # The step 1 of the paper is the line search's first trial: that of a full quasi-Newton step.
     search = LBFGS(lr=1.0, evaluations=evaluations, history=100, line_search=line_search)
     return GradientInversion(Squared(), Flat(), Pixels(), Gray(0.02), search, Joint(), restarts)
 
 
 def idlg(*, evaluations: int = 1000, restarts: int = 1, line_search: bool = True) -> GradientInversion:
     """Zhao et al. 2020 (arXiv:2001.02610): DLG with the label read from the sign of the output layer's gradient."""
+    # DLG's search as it is: all that changes is that no label is searched for.
     search = LBFGS(lr=1.0, evaluations=evaluations, history=100, line_search=line_search)
     return GradientInversion(Squared(), Flat(), Pixels(), Gray(0.02), search, Inferred(LabelSigns()), restarts)
 
@@ -43,6 +45,7 @@ def inverting_gradients(
     gradients are smoother functions of the input), and the start is near the middle of the range, not N(0, 1).
     """
     search = Adam(lr=0.1, steps=steps, signed=True)
+    # Equal weights change nothing: then the plain cosine, as the paper has it.
     distance = Cosine() if depth == 1 else Weighted(Cosine(), first=1.0, last=depth)
     labeling = Inferred(LabelCounts())
     return GradientInversion(distance, tv * TotalVariation(), Pixels(boxed=True), Gray(), search, labeling, restarts)
@@ -55,6 +58,7 @@ def grad_inversion(*, steps: int = 20_000, restarts: int = 1) -> GradientInversi
     normalization; refuses others.
     """
     prior = 1e-4 * TotalVariation() + 1e-6 * Energy() + 0.1 * BatchNorm()
+    # Restarts that pull each other have to run side by side, which L-BFGS does not.
     search = Together(Adam(lr=0.1, steps=steps), weight=0.01)
     return GradientInversion(
         Squared(), prior, Pixels(boxed=True), Gaussian(), search, Inferred(LabelCounts()), restarts

@@ -63,11 +63,13 @@ class GradientInversion(AbstractAttack[Observation, Inputs]):
     def citation(self) -> str:
         """The sources of the parts that are in use, Zhu et al. 2019 first."""
         of = self
+        # Each once, in this order: parts share sources.
         parts = (citations.DLG, *(part.citation for part in (of.distance, of.prior, of.search, of.labeling)))
         return "\n\n".join(dict.fromkeys(part for part in parts if part))
 
     def _read(self, seen: Observation) -> Observation | Refusal:
         """The observation with the lengths of its utterances, told or found."""
+        # What costs nothing is asked first, the lengths last: these cost a spectrum.
         unknown = sorted(set(seen.release.by_name) - set(seen.target.parameters()))
         if unknown:
             return Refusal(f"the release names {', '.join(unknown[:3])}, which the model does not have")
@@ -77,6 +79,7 @@ class GradientInversion(AbstractAttack[Observation, Inputs]):
             return Refusal(f"{self.search!r} cannot follow a loss whose transcript changes; use Adam or DirectSearch")
         if self.search.apart and not rows_apart(seen, self.distance):
             return Refusal("one utterance at a time needs speech and an update that is a mean over utterances")
+        # For its exception only: a layer that the prior needs and the model lacks becomes the refusal.
         self.prior.penalty(seen)
         informed = with_lengths(seen) if spells(seen) else seen
         if isinstance(informed, Refusal):
@@ -90,8 +93,10 @@ class GradientInversion(AbstractAttack[Observation, Inputs]):
         labels = self.labeling.labels(informed, key=key.child("labels"), budget=clock.remaining())
         if isinstance(labels, Refusal):
             return Attempt(repr(self), Outcome.REFUSED, labels.sentence)
+        # Found lengths are ascending, told transcripts in the client's order: brought together by what fits.
         if isinstance(labels, Spelled) and not seen.knows(Lengths):
             labels = _by_length(labels)
+        # A start may be another attack's claim: what labels left of the budget is for it and the search.
         start = self.start.informed(informed, key=key.child("claimed start"), budget=clock.remaining())
         if isinstance(start, Refusal):
             return Attempt(repr(self), Outcome.REFUSED, start.sentence)
@@ -106,14 +111,17 @@ class GradientInversion(AbstractAttack[Observation, Inputs]):
         target, size = seen.target, seen.told(BatchSize).count
         shape = target.domain.shape
         if seen.knows(Lengths) and spells(seen):
+            # One tensor for all utterances, as long as the longest; the objective sets the padding to zero.
             shape = (max(seen.told(Lengths).values), *shape[1:])
         like = next(iter(target.parameters().values())).new_zeros((self.restarts, size, *shape))
         first = (start or self.start).draw(like, target.domain, key=key.child("start"))
         starts = {"inputs": self.space.encode(first, target.domain)}
         if labels is None:
             logits = like.new_zeros((self.restarts, size, target.classes))
+            # Logits of soft labels, N(0, 1) as in DLG.
             starts["labels"] = normal(logits, key.child("soft labels"))
         elif isinstance(labels, Spelled) and isinstance(self.labeling, AbstractSpelling):
+            # `clone`, since each restart changes its own transcripts; as floats, like all that a search holds.
             starts["labels"] = labels.labels.to(like).expand(self.restarts, *labels.labels.shape).clone()
             starts["label_lengths"] = labels.lengths.to(like).expand(self.restarts, *labels.lengths.shape).clone()
         return starts
@@ -121,11 +129,13 @@ class GradientInversion(AbstractAttack[Observation, Inputs]):
     def _problem(self, seen: Observation, labels: Tensor | Spelled | None, key: Key) -> tuple[Problem, Objective]:
         """What is searched, and what it means: all but where it begins."""
         domain, labeling = seen.target.domain, self.labeling
+        # Transcripts that change are part of the point, those that do not of the objective.
         spelling = labeling if isinstance(labeling, AbstractSpelling) else None
         fixed = None if spelling is not None else labels
         found = objective(seen, self.distance, self.prior.penalty(seen), self.space, fixed)
         problem = Problem(
             found,
+            # Only inputs have a legal range; labels pass through.
             lambda point: {**point, "inputs": self.space.project(point["inputs"], domain)},
             key=key.child("search"),
             free=found.searched,
@@ -140,7 +150,11 @@ class GradientInversion(AbstractAttack[Observation, Inputs]):
     def _classify(self, seen: Observation, found: Found, objective: Objective, *, goes_on: bool) -> Attempt[Inputs]:
         cost = Cost(evaluations=found.evaluations)
         trace = _decoded(found.trace, objective)
+        # The candidate is the best that was seen, but a search that ends above its start did not converge to it: it may
+        # be luck. A start that is a claim already may be improved on by luck too.
         diverged = found.fruitless or (found.ended_above and not goes_on)
+        # Who interrupts a search wants what there is. One that met NaN had fallen clearly before, or has nothing to
+        # say.
         if found.stop is not Stop.INTERRUPTED and (diverged or (found.stop is Stop.NOT_FINITE and not _fell(found))):
             how = "without getting below" if found.fruitless else "and ended above"
             sentence = f"the search {found.stop.value} {how} its start ({found.start_loss:.3g})"
@@ -164,8 +178,10 @@ def _claim(seen: Observation, point: Point, objective: Objective) -> Inputs | No
     if not bool(torch.isfinite(legal).all()):
         return None
     if objective.lengths is not None:
+        # Clipping to the range may have moved the zeros of the padding.
         padding = torch.arange(legal.shape[1], device=legal.device) >= objective.lengths.unsqueeze(1)
         return Inputs(legal.masked_fill(padding.unsqueeze(2), 0.0), lengths=objective.lengths.cpu())
+    # Joint labels: the most probable class of each soft label.
     labels = objective.labels if isinstance(objective.labels, Tensor) else point["labels"].argmax(-1)
     return Inputs(legal, labels.cpu())
 
@@ -177,6 +193,7 @@ def _decoded(trace: Trace, objective: Objective) -> Trace:
 
 def _by_length(labels: Spelled) -> Spelled:
     """The transcript that needs the most frames last: lengths that were not told are in ascending order."""
+    # stable: of transcripts that need as many frames the order is the client's.
     order = frames_needed(labels.labels, labels.lengths).argsort(stable=True)
     return Spelled(labels.labels[order], labels.lengths[order])
 
@@ -204,4 +221,5 @@ def _respelling(
 
 def _fell(found: Found) -> bool:
     """Whether the best loss is clearly below the start, by a tenth."""
+    # Clearly: a search that breaks down may have lowered the loss a little on its way.
     return math.isfinite(found.loss) and found.loss < 0.9 * found.start_loss

@@ -30,6 +30,7 @@ from leakscope.numerics.trees import Named
 from leakscope.targets.losses import CTC
 from leakscope.targets.restricted import only
 
+# 0.8 GB in float32: more candidates at once are fewer passes, and more memory.
 MEMORY = 2 * 10**8
 """Numbers that the gradients of a chunk of candidates may hold."""
 MOST = 256
@@ -53,6 +54,7 @@ def splits(mechanism: AbstractMechanism, distance: AbstractDistance) -> bool:
 
 def rows_apart(seen: Observation, distance: AbstractDistance) -> bool:
     """Whether the update is a mean over utterances of what each would give by itself (`Objective.alone`)."""
+    # Batch norm in training mode makes each example's gradient a function of all the others.
     mixed = any(module.training and isinstance(module, _BatchNorm) for module in seen.target.module.modules())
     return isinstance(seen.target.loss, CTC) and splits(seen.mechanism, distance) and not mixed
 
@@ -98,7 +100,9 @@ class Objective:
             return inputs
         real = self._real(inputs.shape[-2])
         if self.searched is not None:
+            # The same values, but no slope flows into the frames that are held.
             inputs = torch.where(self.searched.unsqueeze(2), inputs, inputs.detach())
+        # Exact zeros, as the client pads: a search may have moved them, and a window at the end sees them.
         return torch.where(real.unsqueeze(2), inputs, torch.zeros_like(inputs))
 
     def batch(self, point: Point) -> Batch:
@@ -107,6 +111,7 @@ class Objective:
         if self.lengths is None:
             labels = self.labels
             if labels is None:
+                # Logits are searched, so that every point is a distribution over classes.
                 return Batch(inputs, torch.softmax(point["labels"], -1))
             if isinstance(labels, Spelled):
                 raise BadInput("transcripts need utterances; this model's loss has none")
@@ -114,6 +119,7 @@ class Objective:
         labels = self.labels
         if isinstance(labels, Spelled):
             return Batch(inputs, labels.labels, self.lengths, labels.lengths)
+        # A point holds floats only; transcripts in it are whole numbers, which rounding brings back exactly.
         return Batch(inputs, point["labels"].round().long(), self.lengths, point["label_lengths"].round().long())
 
     def alone(self, point: Point, item: int) -> Callable[[Tensor], Tensor]:
@@ -124,6 +130,7 @@ class Objective:
         """
         batch, count = self.batch(point), len(point["inputs"])
         others = torch.tensor([place for place in range(count) if place != item], device=batch.inputs.device)
+        # The mean over the B - 1 others: it does not change while one example moves, and is computed once.
         rest = self._gradient(batch.rows(others)) if count > 1 else None
         row = torch.tensor([item], device=batch.inputs.device)
 
@@ -132,6 +139,7 @@ class Objective:
             full = self.batch({**point, "inputs": variable})
             gradient = self._gradient(full.rows(row))
             if rest is not None:
+                # g = (g_item + (B - 1) g_rest) / B, the mean over the batch.
                 gradient = trees.over(lambda one, others: (one + (count - 1) * others) / count, gradient, rest)
             return self._distance(gradient) + self.penalty(full.inputs)
 
@@ -147,6 +155,7 @@ class Objective:
 
         def losses(tried: Spelled) -> Tensor:
             like = point["inputs"]
+            # Transcripts are whole numbers, along which there is no slope: only losses are compared.
             with torch.no_grad():
                 found: Tensor = one(tried.labels.to(like), tried.lengths.to(like))
             return found
@@ -156,6 +165,7 @@ class Objective:
     @property
     def chunk(self) -> int:
         """Candidates whose gradients fit into memory together; local steps hold several copies of the weights."""
+        # One gradient per candidate when split; else some four copies of the weights, those that have moved among them.
         held = sum(value.numel() for value in self.target.parameters().values())
         return max(1, min(MOST, MEMORY // (held if self.split else 4 * held)))
 
@@ -180,6 +190,7 @@ def objective(
     labels: Tensor | Spelled | None,
 ) -> Objective:
     """The objective for an observation; of sequences, one that knows `Lengths`."""
+    # Layer by layer only where the mechanism is: the norm of a clip or a local step needs the gradients of all layers.
     names = list(seen.release.by_name)
     split = splits(seen.mechanism, distance)
     if split:
@@ -190,6 +201,7 @@ def objective(
     lengths = torch.tensor(seen.told(Lengths).values, device=device) if seen.knows(Lengths) else None
     moving = space.searched(lengths, int(lengths.max())) if lengths is not None else None
     return Objective(
+        # What the distance does not read is a constant then, to which no backward pass goes.
         target=laid_out(only(seen.target, names) if split else seen.target),
         mechanism=_undefended(seen) if split else seen.step,
         observed=trees.detached(trees.select(seen.gradient().by_name, names)),

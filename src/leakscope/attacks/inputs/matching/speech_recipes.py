@@ -13,6 +13,7 @@ from leakscope.attacks.parts.search.first_order import Adam
 from leakscope.attacks.parts.spaces import AbstractSpace, Pixels
 from leakscope.attacks.parts.starts import Between
 
+# What is not read is not computed: for each of 127 candidates no pass back through the layers below.
 LAST = ("layer_6.*",)
 LAST_TWO = ("layer_5.*", "layer_6.*")
 """Of `DeepSpeech`; give other patterns for another model."""
@@ -50,6 +51,7 @@ def hessian_free_batch(
 
     Radius 0.5, checked every 5000 steps for 1 % of improvement, down to 0.05.
     """
+    # A step moves one of B utterances, whose gradient is 1 / B of the mean: less is asked for, after more steps.
     shrink = Shrink(steps=5000, improvement=0.01, smallest=0.05)
     search = DirectSearch(0.5, iterations, directions, shrink=shrink, one_at_a_time=True)
     return hessian_free(search=search, layers=layers, euclidean=True, labeling=labeling)
@@ -60,6 +62,7 @@ def coefficient_search(*, iterations: int = 50_000, directions: int = 127) -> Gr
 
     The first coefficients move further: 32, 16, 8, 4, 2 times, halved after 25 uses in vain. Norm of the difference.
     """
+    # The default's end, 0.25, is above where this one begins: its first radius would be its last.
     shrink = Shrink(smallest=5e-4)
     search = DirectSearch(0.05, iterations, directions, By.COEFFICIENT, shrink=shrink, scales=Scales())
     return hessian_free(search=search, euclidean=True)
@@ -79,6 +82,7 @@ def speech_matching(
     of Geiping et al. 2020 on speech. One step costs a few passes, a step of the direct search 128; and the first
     layers' gradients tell far more than the last one's.
     """
+    # `*` matches every name, so the filter would do nothing.
     distance = Cosine() if layers == ("*",) else Layers(Cosine(), layers)
     search = Adam(lr=lr, steps=steps, signed=True)
     return GradientInversion(distance, Flat(), space or Pixels(), Between(), search, labeling or Told())

@@ -66,18 +66,23 @@ class Stage:
 
 def stages(seen: Observation) -> Iterator[Stage]:
     """The searches for this observation, in order."""
+    # Noise has a likelihood, so there is a posterior to maximize; without it, the misfit can be driven to zero.
     if overall_noise(seen) > 0:
         yield from _probable(seen)
         return
     labeling = Inferred(LabelCounts())
+    # L-BFGS solves small smooth models to the last digit: a tenth of the time shows whether this is one, and only then
+    # the rest is spent on it (`polishes`).
     smooth = GradientInversion(Squared(), start=Gray(0.02), search=LBFGS(evaluations=100_000), labeling=labeling)
     yield Stage("L-BFGS on the squared distance", smooth, 0.1, 0.1)
     yield Stage("L-BFGS from the best", smooth, 1.0, 0.9, polishes=True)
     if bends(seen.mechanism) is Answer.YES:
+        # |g*|^2: the squared distance has this unit and total variation has not, so its weights are multiples of it.
         scale = float(trees.norm(seen.gradient().by_name)) ** 2
         yield from _legs(
             "squared distance", Squared(), BENT, unit=scale, part=1.0 if signs(seen.mechanism) is Answer.YES else 0.5
         )
+    # On signs the cosine is the worse distance (`BENT`), so no time was left for it.
     if signs(seen.mechanism) is not Answer.YES:
         yield from _legs("cosine", _COSINE, LEGS)
 
@@ -86,8 +91,10 @@ def _legs(
     name: str, distance: AbstractDistance, legs: tuple[Leg, ...], *, unit: float = 1.0, part: float = 1.0
 ) -> Iterator[Stage]:
     """One leg after the other, together with a part of what is left. unit: of total variation."""
+    # A leg's share is of all the time of these legs, a stage's of what is left: share / left, from left = 1 / part on.
     left = 1 / part
     for place, (weight, step, share) in enumerate(legs):
+        # decay=(): the step falls from leg to leg, not within one.
         search = _signed(distance, weight * unit, Adam(lr=step, steps=100_000, signed=True, decay=()))
         said = f"signed Adam on the {name}, total variation {weight * unit:.2g}, steps of {step:g}"
         yield Stage(said, search, min(share / left, 1.0), 0.9 * part * share, follows=place > 0)
@@ -101,7 +108,10 @@ def _probable(seen: Observation) -> Iterator[Stage]:
     """
     yield Stage("signed Adam on the cosine", _signed(_COSINE, 1e-3, Adam(lr=0.1, steps=100_000, signed=True)), 0.6, 0.5)
     for place, edges in enumerate((EDGES, 4 * EDGES)):
+        # -log p = |r|^2 / (2 s^2) + sum |d| / b for differences d of a Laplace distribution; times 2 s^2, and the sum
+        # is the mean that `TotalVariation` is times the entries of an input.
         belief = 2 * overall_noise(seen) ** 2 / edges * math.prod(seen.target.domain.shape)
+        # Smaller steps from leg to leg, as in `LEGS`: a large one shakes off the detail that the last one found.
         step = (0.01, 0.003)[place]
         search = _signed(Squared(), belief, Adam(lr=step, steps=100_000, signed=True, decay=()))
         yield Stage(f"most probable images, edges of {edges:g}", search, (0.5, 1.0)[place], 0.25, follows=True)

@@ -58,6 +58,7 @@ def recover(
     """
     matrix = np.vstack([weight, bias])
     first, other = spans_of(matrix)
+    # [x_t; 1] of all frames, one row more than dL/dW: the 1 is what fixes scale and sign.
     refused = _too_many(first, len(matrix), window)
     best = _solved(matrix, first, window, single) if refused is None else None
     # another number of frames may be the right one; with the same, the wider gap has the better weights
@@ -67,6 +68,7 @@ def recover(
             best = found
     if best is None or not best.residual < LOST:
         return refused or _unexplained(window)
+    # Gauss-Newton only refines: frames whose errors do not even half sum to dL/db are not near enough.
     if polish and best.residual > ROUNDED and best.bias_residual < 0.5:
         better = polished(matrix, best.utterances, best.span, window)
         best = _judged(better, best.span, matrix, window, best.notes)
@@ -75,6 +77,7 @@ def recover(
 
 def _solved(matrix: Array, span: Span, window: ContextWindow, single: float) -> Recovery | None:
     """One utterance with as many frames as the rank, or, when its residual is above `single`, a batch."""
+    # One utterance has T = rank frames. A batch solved as one leaves a residual, so it need not be told which it is.
     frames = affine_solution(span.form(), span.rank, left=window.left, features=window.features)
     found = None if frames is None else _judged((frames,), span, matrix, window)
     if found is None or found.residual > single:
@@ -86,6 +89,7 @@ def _too_many(span: Span, size: int, window: ContextWindow) -> Refusal | None:
     if span.rank == 0:
         return Refusal(f"the gradient of {window.weight} is zero")
     limit = window.most_frames
+    # No gap: `rank_of` then answers with the number of rows.
     if span.rank >= min(size, len(span.spectrum)):
         return _unexplained(window)
     if span.rank > limit:
@@ -128,11 +132,13 @@ def _error_sums(utterances: tuple[Array, ...], weight: Array, span: Span, window
 def _errors(utterances: tuple[Array, ...], weight: Array, span: Span, window: ContextWindow) -> Array:
     stacked = np.vstack([banded.windows(frames, left=window.left, right=window.right) for frames in utterances])
     scale = span.scale[: window.dimension]
+    # S dL/dW = (X S)^T Delta with X (T, D): in rows scaled as the span's, where noise is alike, least squares is due.
     return np.asarray(np.linalg.lstsq((stacked * scale).T, weight * scale[:, None], rcond=None)[0])
 
 
 def _fit(sums: Array, bias: Array) -> tuple[Array, float]:
     """The factors c (U,) with bias = sum_u c_u sums_u in the least squares, and the relative residual."""
+    # An utterance f times too large has errors f times too small, since x delta^T is what is observed: c = f.
     factors = np.asarray(np.linalg.lstsq(sums.T, bias, rcond=None)[0])
     norm = np.linalg.norm(bias)
     return factors, float(np.linalg.norm(bias - factors @ sums) / norm) if norm > 0 else float("nan")
@@ -144,6 +150,8 @@ def _several(matrix: Array, span: Span, window: ContextWindow) -> Recovery | Non
     lengths = lengths_of(homogeneous, span.rank, left=window.left, features=window.features)
     if lengths is None:
         return None
+    # The 1 scales an utterance that is alone with its length. Of several, all mixtures with weights that sum to 1 solve
+    # the affine system: it is singular.
     affine = span.form()
     alone: list[Array] = []
     groups: list[Array] = []
@@ -172,12 +180,14 @@ def _apart(
 ) -> tuple[list[Array], Array] | None:
     """The utterances of each group of equal length, scaled by the bias gradient, and the shares of `unmix`."""
     mixtures = [sequence for group in groups for sequence in group]
+    # dL/dW = sum_u X_u^T delta_u + sum_k X(Y_k)^T E_k: with utterance b = sum_k M_bk Y_k, E_k = sum_b M_bk delta_b.
     errors = _errors((*alone, *mixtures), matrix[:-1], span, window)
     start = sum(len(frames) for frames in alone)
     directions: list[Array] = []
     shares: list[float] = []
     for group in groups:
         several, count = len(group), group.shape[1]
+        # (B T, H) to (B, T H): e of one unit at one frame is a column.
         part = errors[start : start + several * count].reshape(several, -1)
         start += several * count
         found = unmix(part)
@@ -185,6 +195,8 @@ def _apart(
             return None
         directions += list(np.tensordot(found.directions, group, axes=1))
         shares += list(found.shares)
+    # By c = f above. The factors make the weights of each mixture sum to 1, unmixed or not, so that neither residual
+    # tells wrong directions from right ones; only the shares do.
     factors, _ = _fit(_error_sums((*alone, *directions), matrix[:-1], span, window), matrix[-1])
     scaled = [frames / factor for frames, factor in zip(directions, factors[len(alone) :], strict=True)]
     return scaled, np.array(shares)

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+# Every tried one is compared with every sampled one: 600 x 40 000 angles are 0.2 GB. Fewer tried would miss utterances
+# that are seldom alone: of 1 % of all, 600 hit none in 0.99^600 = 0.2 % of cases.
 SAMPLED = 40_000
 """Directions that are looked at."""
 TRIED = 600
@@ -33,7 +35,7 @@ def unmix(errors: Array, *, tolerance: float = 1e-3) -> Unmixing | None:
 
     errors: (B, n). Utterance b is sum_k M_bk Y_k. Where only utterance b makes the unit err, e is collinear with row b
     of M; mixtures of several point anywhere. A direction repeats when it is within `tolerance` radians.
-    None when no B directions stand out from the others.
+    None when fewer than ten repeat one of the B directions, or these are not independent.
     """
     several = len(errors)
     directions = _large(errors)
@@ -44,12 +46,16 @@ def unmix(errors: Array, *, tolerance: float = 1e-3) -> Unmixing | None:
         if remaining.shape[1] < 10 * several:
             return None
         row, share = _most_repeated(remaining, tolerance)
+        # Ten are more than chance for B > 2 alone. In the plane 2 tolerance / pi of all are this near to any direction,
+        # 25 of 40 000.
         if share * remaining.shape[1] < 10:
             return None
         rows.append(row)
         shares.append(share * remaining.shape[1] / directions.shape[1])
+        # Wider than what was counted, so that the flank of this peak is not found as the next.
         left &= _angles(row[None], directions)[0] > 3 * tolerance
     stacked = np.stack(rows)
+    # Rows closer to dependent than a direction is known: one utterance found twice.
     if np.linalg.cond(stacked) > 1 / tolerance:
         return None
     return Unmixing(stacked, np.array(shares))
@@ -58,6 +64,7 @@ def unmix(errors: Array, *, tolerance: float = 1e-3) -> Unmixing | None:
 def _large(errors: Array) -> Array:
     """Directions (B, n) of the errors that stand clear of rounding, evenly thinned out."""
     norms = np.linalg.norm(errors, axis=0)
+    # Rounding turns a direction by its share of the norm: the louder half of what is not at rest is turned least.
     alive = norms > 1e-4 * np.quantile(norms, 0.99)
     places = np.flatnonzero(alive & (norms >= np.median(norms[alive])))
     places = places[:: max(1, len(places) // SAMPLED)]
@@ -65,8 +72,9 @@ def _large(errors: Array) -> Array:
 
 
 def _angles(rows: Array, directions: Array) -> Array:
-    """Angles in [0, pi/2] between lines, (rows, directions): the arc sine keeps small ones exact."""
+    """Angles in [0, pi/2] between lines, (rows, directions), to 1e-8."""
     along = rows @ directions
+    # A line has no sign, hence |cos|. Rounding of cos^2 is 1e-16, so an angle of 1e-8 is still seen.
     across = np.sqrt(np.maximum(0.0, 1 - along**2))
     return np.arctan2(across, np.abs(along))
 
@@ -78,6 +86,8 @@ def _most_repeated(directions: Array, tolerance: float) -> tuple[Array, float]:
     best = tried[int(near.sum(1).argmax())]
     for reach in (tolerance, tolerance / 3):
         close = directions[:, _angles(best[None], directions)[0] < reach]
+        # Lines cannot be averaged as vectors; the first singular vector is nearest to all, whatever their signs. Then
+        # once more from a third of the tolerance, with fewer strangers.
         vectors, _, _ = np.linalg.svd(close, full_matrices=False)
         best = vectors[:, 0]
     share = float((_angles(best[None], directions)[0] < tolerance).mean())

@@ -61,6 +61,7 @@ class WindowedFrames(AbstractAttack[ContextWindow, Inputs]):
     def _read(self, seen: Observation) -> ContextWindow | Refusal:
         try:
             window = self.window or context_window(seen.target)
+            # Read for its refusals only, before anything is solved.
             window.read(seen.gradient().by_name)
         except BadInput as error:
             return Refusal(str(error))
@@ -73,10 +74,13 @@ class WindowedFrames(AbstractAttack[ContextWindow, Inputs]):
         found = self.recovered(seen, read)
         if isinstance(found, Refusal):
             return Attempt(repr(self), Outcome.REFUSED, found.sentence)
+        # Windows that lie in the span need not be all of them; errors that sum to dL/db are. One residual for the
+        # batch, as a span is shared: it does not tell which utterance is off.
         worst = max(found.residual, found.bias_residual)
         certificate = Certificate.alike(worst, _tolerance(seen, read), STATEMENT, items=len(found.utterances))
         sentence, doubt = _sentence(found, certificate), undeclared(seen)
         like = seen.target.parameters()[read.weight]
+        # The frames are claimed all the same; equations that hold prove nothing of a mechanism that is not declared.
         if doubt is not None:
             claim = claimed(found.utterances, like)
             return Attempt(repr(self), Outcome.CLAIMED, f"{sentence}; no proof: {doubt.sentence}", claim)
@@ -86,11 +90,14 @@ class WindowedFrames(AbstractAttack[ContextWindow, Inputs]):
     def recovered(self, seen: Observation, window: ContextWindow) -> Recovery | Refusal:
         """What the claim is made of, in float64, or why there is nothing."""
         weight, bias = window.read(seen.gradient().by_name)
+        # Above what exact frames leave, other lengths are tried than one utterance's; rounding coarser than float32 is
+        # always above it.
         single = min(ROUNDED, _tolerance(seen, window))
         return recover(weight, bias, window, single=single, polish=self.polish)
 
 
 def _tolerance(seen: Observation, window: ContextWindow) -> float:
+    # The dtype of what was sent, not of the model: a cast on the way is what rounds. Others count as the coarsest.
     return EXACT.get(seen.release.by_name[window.weight].dtype, EXACT[torch.bfloat16])
 
 

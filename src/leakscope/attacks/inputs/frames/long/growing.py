@@ -17,6 +17,7 @@ Array = NDArray[np.float64]
 Ended = Callable[[int, int, float], bool]
 """Told the linear systems that were solved, the frames that are known and the last residual; whether to stop."""
 
+# Each start costs a descent: up to 40 systems of almost the size of a window.
 EDGES = 6
 """How many kinds of quiet are tried at each end of an utterance."""
 INSIDE = 64
@@ -52,12 +53,15 @@ class Grower:
 
     def __init__(self, problem: HiddenSpan, window: ContextWindow, random: np.random.Generator, ended: Ended) -> None:
         self.problem, self.window, self.random, self.ended = problem, window, random, ended
+        # A tenth more equations than unknowns: near the square system rounding is amplified, not taken back.
         self.again = problem.equations > 1.1 * window.dimension
         self.steps = 0
 
     def piece(self, seed: Array) -> Piece:
         """From a true window (D,) as far as it leads."""
         frames = seed.reshape(self.window.width, self.window.features)
+        # Past the end every window still sees `right` zeros, before the beginning `left` of them: they are grown too,
+        # and cut off here.
         frames, last = self._grown(frames, self.window.right, False)
         frames, first = self._grown(frames[::-1], self.window.left, True)
         frames = frames[::-1]
@@ -70,11 +74,14 @@ class Grower:
     def _grown(self, frames: Array, padding: int, backward: bool) -> tuple[Array, bool]:
         """Longer at the end, and whether the utterance ends there; backward: time runs the other way in `frames`."""
         since = 0
+        # No utterance has more frames than the batch, and zeros on both sides: what grows beyond that is none.
         while len(frames) < self.problem.rank + 2 * self.window.width:
             if padding and _zeros(frames[::-1], padding) == padding:
                 return frames, True
             following, residual = self._next(frames, backward)
             if residual > FOUND:
+                # No window follows. A layer that does not look this way sees no zeros, so there this is the end of the
+                # utterance; else the thread is lost.
                 return frames, not padding
             frames = np.vstack([frames, following])
             since += 1
@@ -91,11 +98,15 @@ class Grower:
         """The frame after the last, and the residual of the window that it ends."""
         features = self.window.features
         known = frames[len(frames) - self.window.width + 1 :]
+        # The new frame is the last of its window, or where time runs backward its first.
         free = slice(0, features) if backward else slice(self.window.dimension - features, self.window.dimension)
+        # Three guesses: as before, moving on as before, or the zeros around the utterance.
         near = np.vstack([frames[-1], 2 * frames[-1] - frames[-2], np.zeros(features)])
         best = (near[0], np.inf)
         for starts in (near, self._wider(frames)):
             windows = np.stack([self._turned(np.vstack([known, start]), backward) for start in starts])
+            # A residual is one product, a descent several systems: the likely ones first, and none after one that leads
+            # there.
             for place in np.argsort(self.problem.residuals(windows))[:DRAWN]:
                 found = self.problem.descend(windows[place], free, steps=30)
                 self.steps += found.steps
@@ -116,6 +127,7 @@ class Grower:
         start = len(frames) - self.window.width
         found = self.problem.descend(self._turned(frames[start:], backward), slice(0, self.window.dimension), steps=6)
         self.steps += found.steps
+        # In the order of `frames` again.
         better = found.window.reshape(self.window.width, self.window.features)
         return np.vstack([frames[:start], better[::-1] if backward else better])
 
@@ -124,6 +136,7 @@ def _zeros(frames: Array, most: int) -> int:
     """How many frames at the beginning are zeros, up to `most`."""
     level = SILENT * float(np.sqrt(np.mean(frames**2)))
     silent = np.abs(frames[:most]).max(1, initial=0.0) <= level
+    # argmin of truth values: the first frame that is not silent.
     return int(most if silent.all() else np.argmin(silent))
 
 
@@ -135,11 +148,14 @@ def seeds(problem: HiddenSpan, window: ContextWindow, weight: Array, bias: Array
     has fewer unknowns, and no window beside it is like it; the same is true of the last. Where there are not more
     equations than unknowns, a window that solves them need not be a true one, so none is tried.
     """
+    # At rest a unit has 0 / 0. Active in one frame alone its ratio is that window: x delta / delta.
     heard = np.abs(bias) > 1e-6 * np.abs(bias).max()
     mixed = (weight[:, heard] / bias[heard]).T
     quiet = mixed.reshape(len(mixed), window.width, window.features).mean(1)
     size, features = window.dimension, window.features
     first, last = np.tile(quiet, window.width), np.tile(quiet, window.width)
+    # What is known is not solved for: `free` leaves the zeros out, H + 1 - T equations for the (right + 1) F unknowns
+    # of a first window.
     first[:, : window.left * features] = 0
     last[:, size - window.right * features :] = 0
     edges = (first, slice(window.left * features, size)), (last, slice(0, size - window.right * features))
@@ -161,10 +177,12 @@ def utterances(
     parts: list[Piece] = []
     for start, free in starts:
         known = whole + [part.frames for part in parts]
+        # The rank counts the frames of all utterances: with as many, none is missing.
         if sum(map(len, whole)) >= total or grower.ended(grower.steps, sum(map(len, known)), 1.0):
             break
         found = problem.descend(start, free)
         grower.steps += found.steps
+        # A start inside an utterance that is known already would only grow it a second time.
         if found.residual > FOUND or _known(found.window, known, window):
             continue
         piece = grower.piece(found.window)
@@ -180,6 +198,7 @@ def utterances(
 
 def _known(found: Array, pieces: list[Array], window: ContextWindow) -> bool:
     """Whether that window is one of a piece."""
+    # Within 3 % of the window's size in every number: more than rounding and growing leave.
     near = SILENT**0.5 * float(np.sqrt(np.mean(found**2)))
     for frames in pieces:
         there = banded.windows(frames, left=window.left, right=window.right)
@@ -193,6 +212,7 @@ def joined_parts(parts: list[Piece], total: int) -> Array | None:
 
     Only their lengths are looked at: whether they belong together is for the certificate to say.
     """
+    # The longest of each: pieces of one utterance differ in how far they led.
     begun = max((part.frames for part in parts if part.first), key=len, default=None)
     ending = max((part.frames for part in parts if part.last), key=len, default=None)
     if begun is None or ending is None or not 0 <= len(begun) + len(ending) - total <= len(ending):

@@ -70,6 +70,8 @@ class LongFrames(AbstractAttack[tuple[ContextWindow, DenseStack], Inputs]):
         self, seen: Observation, read: tuple[ContextWindow, DenseStack], *, key: Key, clock: Clock, watch: Watch
     ) -> Attempt[Inputs]:
         window, stack = read
+        # The first layer needs neither weights nor a start, so what it determines is not searched for. Its estimate is
+        # kept for the case that nothing can be grown.
         short = None
         if span_of(np.vstack(window.read(seen.gradient().by_name))).rank <= window.most_frames:
             easy = WindowedFrames(window).run(seen, key=key, budget=clock.remaining(), watch=watch)
@@ -89,14 +91,18 @@ class LongFrames(AbstractAttack[tuple[ContextWindow, DenseStack], Inputs]):
         refused = _unsolvable(span, matrix, window)
         if refused is not None:
             return Attempt(repr(self), Outcome.REFUSED, refused.sentence)
+        # The weights of layer 1 make windows to hidden units, the gradient of layer 2 says which of these occurred.
         problem = HiddenSpan(stack.layers[0], stack.clip, span)
         log.total = span.rank
         grower = Grower(problem, window, key.child("near").numpy(), log)
+        # Starts come from the gradient of layer 1, whose span is full but whose ratios are still mixtures of few
+        # windows.
         starts = seeds(problem, window, *window.read(seen.gradient().by_name))
         whole, parts = utterances(problem, window, starts, span.rank, grower)
         cost = Cost(evaluations=grower.steps)
         if not whole:
             return Attempt(repr(self), Outcome.DIVERGED, _lost(parts, span), cost=cost)
+        # Growing looked at one window at a time; the certificate is about all of them, and the gradient itself.
         residual = _residual(whole, problem, matrix, window)
         return dataclasses.replace(self._claimed(seen, window, (whole, span), residual), cost=cost)
 
@@ -120,6 +126,7 @@ class LongFrames(AbstractAttack[tuple[ContextWindow, DenseStack], Inputs]):
         return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
 
     def _read(self, seen: Observation) -> tuple[ContextWindow, DenseStack] | Refusal:
+        # h is computed from the weights that are known: after a local step the client's are others.
         if one_gradient(seen.mechanism) is not Answer.YES:
             return Refusal(f"{seen.mechanism!r} is not known to send one gradient, at weights that have not moved")
         if keeps_model(seen.mechanism) is not Answer.YES:
@@ -129,6 +136,7 @@ class LongFrames(AbstractAttack[tuple[ContextWindow, DenseStack], Inputs]):
             window.read(seen.gradient().by_name)
         except BadInput as error:
             return Refusal(str(error))
+        # Growing lives on what neighboring windows share.
         if window.width < 2:
             return Refusal(f"{window.weight} sees one frame at a time: no window leads to the next")
         stack = dense_stack(seen.target, window)
@@ -159,17 +167,20 @@ class _Log:
 def _second(seen: Observation, stack: DenseStack) -> Array:
     """[dL/dW_2; dL/db_2] (H + 1, H_2)."""
     weight, bias = (seen.gradient().by_name[name].detach().double().cpu().numpy() for name in stack.layers[1].names)
+    # Rows are inputs here, as in `ContextWindow.read`; of a square weight torch's order (out, in) is taken for granted.
     return np.vstack([weight.T if weight.shape == (len(bias), len(stack.layers[0].bias)) else weight, bias])
 
 
 def _unsolvable(span: Span, matrix: Array, window: ContextWindow) -> Refusal | None:
     if span.rank == 0:
         return Refusal("the gradient of the second layer is zero")
+    # One window after the other is judged by the span: noise that blurs it would add up along the utterance.
     if span.rank >= min(matrix.shape) or span.gap < CLEAR:
         return Refusal(
             f"the second layer's gradient ({matrix.shape[0]} x {matrix.shape[1]}) has no clear gap in its spectrum: "
             "as many frames as units, or more noise than rounding; FrameLikelihood weighs noise"
         )
+    # At an edge the zeros are known: the side with more of them leaves the fewest unknowns.
     edge = window.dimension - max(window.left, window.right) * window.features
     left = len(matrix) - span.rank
     if left <= edge:
@@ -191,9 +202,12 @@ def _lost(parts: list[Piece], span: Span) -> str:
 def _residual(whole: list[Array], problem: HiddenSpan, matrix: Array, window: ContextWindow) -> float:
     """The certificate's: infinite unless the windows are as many as the span has dimensions."""
     stacked = np.vstack([banded.windows(frames, left=window.left, right=window.right) for frames in whole])
+    # Fewer windows cannot span it; more are dependent, so some are not of the utterances.
     if len(stacked) != problem.rank:
         return float("inf")
     scaled = matrix * problem.scale[:, None]
+    # The other way round: not only is each [h; 1] in the span, all of them explain the gradient, A - Q Q^T A = 0. Its
+    # last row, dL/db_2, is one of H + 1 and would hardly show in the norm of all.
     inside = np.linalg.qr(problem.hidden(stacked).T)[0]
     rest = scaled - inside @ (inside.T @ scaled)
     ratios = [np.linalg.norm(rest) / np.linalg.norm(scaled), np.linalg.norm(rest[-1]) / np.linalg.norm(scaled[-1])]

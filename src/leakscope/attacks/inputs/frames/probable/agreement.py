@@ -25,9 +25,12 @@ def agreed(best: Array, others: list[Array], chain: Chain, *, width: int) -> tup
     >>> [round(float(agreed(one, [it], chain, width=300)[1][150]), 1) for it in (one, other, mirrored)]
     [1.0, 0.0, 0.0]
     """
+    # rest[0]: the variances of a single frame along the prior's axes. In their units loud coefficients do not decide
+    # alone.
     size = np.sqrt(chain.rest[0])
     found = (best - chain.mean) @ chain.axes / size
     common = np.mean([((other - chain.mean) @ chain.axes / size * found).sum(1) for other in others], axis=0)
+    # `same` answers with the longer of the two lengths, so the sum must not be longer than the utterance.
     around = np.ones(min(width, len(best)))
     shared, whole = (np.convolve(part, around, mode="same") for part in (common, (found**2).sum(1)))
     shares = np.clip(np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0), 0.0, 1.0)

@@ -85,6 +85,7 @@ class Problem:
 
     def forward(self, change: Array, active: list[Alive]) -> list[Array]:
         """What a change of the frames changes at the input of each layer."""
+        # J_l: masks stay as they are at the point, since a ReLU is linear between its kinks.
         changes = [self.windows(change)]
         for layer, alive in zip(self.stack.layers, active, strict=False):
             changes.append((changes[-1] @ layer.weight) * alive)
@@ -126,6 +127,7 @@ def climb(problem: Problem, frames: Array, *, steps: int, inner: int, ended: End
         change = _System(problem, best, damping).solved(inner)
         following = problem.at(best.frames + change)
         if not following.value < best.value:
+            # From the least damping, 1e-7, eightfold steps would try three systems first that hardly differ.
             damping = max(8 * damping, 1e-4)
             continue
         length = 2.0  # a damped step is often too short, and to lengthen it costs one value, no system
@@ -136,6 +138,7 @@ def climb(problem: Problem, frames: Array, *, steps: int, inner: int, ended: End
             following, length = further, 2 * length
         gain, best, damping = best.value - following.value, following, max(damping / 5, 1e-7)
         taken += 1
+        # 1e-13 of the value is its rounding: a smaller gain is none.
         if ended(best) or gain < max(SETTLED, 1e-13 * abs(best.value)):
             break
     return best
@@ -226,6 +229,7 @@ def linear_start(problem: Problem, span: Term) -> Array:
         # The 1 of [x; 1] is known, so its column of the form is the right-hand side, with the other sign.
         pull = alone.folded(np.broadcast_to(-weight * form[:-1, -1], (length, window.dimension)))
         factor = banded.factor(band)
+        # P (m - mean), the prior's slope: P goes to the left, P mean to the right.
         right_hand = pull + alone.precision(np.broadcast_to(mean, (length, len(mean))))
         solved = None if factor is None else banded.solve(factor, right_hand.ravel()).reshape(length, len(mean))
         frames.append(np.tile(mean, (length, 1)) if solved is None else solved)
@@ -235,6 +239,7 @@ def linear_start(problem: Problem, span: Term) -> Array:
 def _prior_band(chain: Chain, count: int, width: int) -> Array:
     """The prior's inverse covariance of `count` frames in lower banded form (W F, T F)."""
     features = len(chain.mean)
+    # Three blocks at least: the prior's recursion reaches two frames back.
     band = np.zeros((max(width, 3) * features, count * features))
     for lag, weights in enumerate(chain.precision(count)):
         blocks = np.einsum("fk,tk,gk->tfg", chain.axes, weights, chain.axes)

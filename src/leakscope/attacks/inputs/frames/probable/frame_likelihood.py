@@ -117,11 +117,13 @@ class FrameLikelihood(AbstractAttack[ContextWindow, Inputs]):
         others: list[Point] = []
         try:
             where = cells(seen, scene.problem.window, scene.problem.stack)
+            # The cells are not used yet: with all the budget spent here, nothing would be imputed.
             log.share = 1.0 if where is None else HALF
             best, others = self._searched(seen, scene, log, key, starts=STARTS if where is None else 1)
             log.share = 1.0
             if where is not None:
                 best, left = _celled(where, scene, best, log)
+                # Frames that explain the update need no second search, neither to be improved on nor to be confirmed.
                 second = None if left < CELLED else _coarse_to_fine(seen, scene, log, key, turn=1)
                 if second is not None:
                     (best, left), (other, _) = sorted(
@@ -143,6 +145,7 @@ class FrameLikelihood(AbstractAttack[ContextWindow, Inputs]):
 
     def _scene(self, seen: Observation, window: ContextWindow) -> _Scene | Refusal:
         """The problem, or why there is none."""
+        # Layers behind the first tell something of frames where their inputs are a function of these alone.
         stack = _trusted(dense_stack(seen.target, window), seen, self.depth)
         first = np.vstack(window.read(seen.gradient().by_name))
         found = [first, *matrices(seen, stack)]
@@ -154,11 +157,14 @@ class FrameLikelihood(AbstractAttack[ContextWindow, Inputs]):
         terms: dict[int, Term] = {}
         noises: dict[int, float] = {}
         for place, (matrix, known) in enumerate(zip(found, declared, strict=True)):
+            # With T rows or columns everything is in the span, and no frames explain it better than others.
             if count < min(matrix.shape):
+                # Without noise the likelihood has no scale: rounding of float64, and not zero for a gradient of zeros.
                 least = 1e-12 * float(np.abs(matrix).max())
                 left = max(remaining_noise(matrix, count), least, 1e-300)
                 # rounding of what is mostly below a level errs by less than a level's share
                 noises[place] = left if rounds(seen.mechanism) is Answer.YES else max(known, left)
+                # S = A A^T / (H sd^2), whitened by what the noise is taken for.
                 terms[place] = Term(matrix @ matrix.T / (matrix.shape[1] * noises[place] ** 2), matrix.shape[1])
         if not terms:
             sizes = ", ".join(f"{matrix.shape[0]} x {matrix.shape[1]}" for matrix in found)
@@ -178,15 +184,19 @@ class FrameLikelihood(AbstractAttack[ContextWindow, Inputs]):
     ) -> tuple[Point, list[Point]]:
         """The most probable point, and where the other ones of several random starts ended."""
         problem, linear = scene.problem, None
+        # The linear system needs the first layer's span: where that is full, only layers behind it speak.
         if 0 in problem.terms:
             start = linear_start(problem, problem.terms[0])
             linear = climb(problem, start, steps=min(self.steps, SOON), inner=INNER, ended=log)
             log.noted("from the linear system", problem, linear)
             if scene.explains(linear):
                 return linear, []
+        # The linear system may have led into a wrong valley: other starts, first at coarse noise, where the value is
+        # smooth.
         ends = [_coarse_to_fine(seen, scene, log, key, turn=turn) for turn in range(starts)]
         found = [point for point in ends if point is not None]
         mean = np.tile(problem.chain.mean, (sum(problem.lengths), 1))
+        # Without time for any search the prior's mean is still a claim.
         known = [*found, linear] if linear is not None else found or [problem.at(mean)]
         origin = best = min(known, key=lambda point: point.value)
         if starts > 1 and not log.over():
@@ -214,6 +224,7 @@ class _Scene:
         if self.declared:
             return left < FITS
         # undeclared noise is rounding, which differs from entry to entry; what is wrong stands out by orders of size
+        # Energy c d where d is expected is (c d - d) / sqrt(2 d) = (c - 1) sqrt(d / 2) standard deviations off.
         degrees = min(term.columns * (len(term.gram) - len(point.frames)) for term in self.problem.terms.values())
         return left < ROUNDING * math.sqrt(degrees / 2)
 
@@ -254,10 +265,12 @@ def _celled(where: list[Cells], scene: _Scene, best: Point, log: _Log) -> tuple[
     """
     problem = scene.problem
     known = {
+        # Before the first fit: the middle of each cell, taken for known.
         place: Imputed((where[place].low + where[place].high) / 2, np.zeros_like(where[place].low), noise)
         for place, noise in scene.noises.items()
     }
     scale = math.sqrt(float(problem.chain.rest[0].mean()))
+    # Expectation-maximization: entries from the fit at these frames, then steps with those entries held.
     for _ in range(CELLS):
         if log.over():
             break
@@ -278,6 +291,7 @@ def _celled(where: list[Cells], scene: _Scene, best: Point, log: _Log) -> tuple[
 
 def _trusted(stack: DenseStack, seen: Observation, depth: int) -> DenseStack:
     """The layers whose inputs are a known function of the frames."""
+    # After local steps the weights are others, with dropout the units: then layer 1 alone, which needs neither.
     known = one_gradient(seen.mechanism) is keeps_model(seen.mechanism) is Answer.YES
     return DenseStack(stack.layers[: depth if known else 1], stack.clip)
 
@@ -291,7 +305,9 @@ def _lengths(seen: Observation, found: list[Array], declared: list[float]) -> tu
     counts = [counted(matrix, noise) for matrix, noise in zip(found, declared, strict=True)]
     sure = [count for count in counts if count.surely]
     if sure:
+        # Every layer has the same T; the widest gap is the least likely to be a step in the noise.
         return (max(sure, key=lambda count: count.gap).frames,), "all that stand out, with a clear gap"
+    # Each is a lower bound, since noise hides frames and never adds one: the largest is the best.
     most = max(count.frames for count in counts)
     if most:
         return (most,), "all that stand out; noise may hide more"
@@ -322,10 +338,13 @@ def _annealed(problem: Problem, roots: list[Array], log: _Log, key: Key, *, mean
     terms = {}
     for place, term in problem.terms.items():
         whole = np.hstack([entering[place], np.ones((count, 1))])
+        # E S = C = I + X^T G X, so tr S - n = tr X^T G X = |R^T X|^2: this scales R, of which only the shape is known.
+        # X at frames drawn from the prior, which are about as large as those that are looked for.
         energy = max(float(np.trace(term.gram)) - len(term.gram), 1.0)
         scale = math.sqrt(energy / float(((roots[place].T @ whole) ** 2).sum()))
         terms[place] = Term(term.gram, term.columns, roots[place] * scale)
     expected = Problem(terms, problem.stack, problem.window, problem.chain, problem.lengths)
+    # As much noise as lets no frame but the strongest through, then half of it each time, down to what there is.
     factor = max(_visible(term) for term in terms.values())
     frames = np.tile(problem.chain.mean, (count, 1)) if mean else drawn
     while not log.over():
@@ -338,6 +357,7 @@ def _annealed(problem: Problem, roots: list[Array], log: _Log, key: Key, *, mean
 
 def _visible(term: Term) -> float:
     """The factor of noise that hides all but the strongest direction."""
+    # Noise of factor f has its largest singular value at f (1 + sqrt(n / H)) in units of sqrt(H) sd (Marchenko-Pastur).
     strongest = float(np.linalg.eigvalsh(term.gram)[-1])
     return math.sqrt(strongest) / (1 + math.sqrt(len(term.gram) / term.columns))
 
@@ -373,11 +393,13 @@ def _doubted(scene: _Scene, best: Point, others: list[Point], share: float) -> t
         return best.frames, ""
     if not others:
         return best.frames, "; no second search says which"
+    # The same draws every time: a yardstick, no part of the attempt.
     problem, random = scene.problem, Key(0).child("unrelated").numpy()
     width, chain = problem.window.width, problem.chain
     frames, shares = agreed(best.frames, [one.frames for one in others], chain, width=width)
     drawn = [np.vstack([chain.drawn(count, random) for count in problem.lengths]) for _ in range(UNRELATED)]
     kept, chance = float(shares.mean()), max(agreed(best.frames, [one], chain, width=width)[1].mean() for one in drawn)
+    # Shares are never negative, so what has nothing in common agrees a little too: draws of the prior say how much.
     if kept <= chance:
         return frames, "; another search contradicts them, and the claim is no better than the prior alone"
     return frames, f"; another search confirms {kept:.0%} of how they differ from the prior's mean, which is claimed"

@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 ABOVE = 1.05
 """The largest singular value of noise is random by a percent or so; what is this much above its edge is signal."""
 CLEAR = 1.5
-"""With this factor between the last value above the edge and the next one, nothing is hidden in the noise."""
+"""With this factor between the last value above the edge and the edge, nothing is hidden in the noise."""
 DROP = 3.0
 """The same where the noise is not declared: spectra of rounded signs have steps of 1.5 that no frames make."""
 
@@ -39,11 +39,14 @@ def counted(matrix: Array, noise: float) -> Count:
     Without declared noise it is where the spectrum drops to the floor of rounding (`span_of`), by `DROP` at least.
     """
     if not noise > 0:
+        # No declared size to compare with, so a rank counts only where the spectrum drops by itself.
         span = span_of(matrix)
         return Count(span.rank, span.gap > DROP, span.gap) if span.gap > DROP else Count(0, False, 1.0)
     spectrum = np.linalg.svd(compressed(matrix), compute_uv=False)
+    # With T frames at most T values exceed the largest of noise alone (Weyl): none is counted that is not there.
     edge = ABOVE * noise * (math.sqrt(matrix.shape[0]) + math.sqrt(matrix.shape[1]))
     rank = int((spectrum > edge).sum())
+    # The next value is below the edge, or it would have been counted: this is the distance from the edge itself.
     gap = float(spectrum[rank - 1] / max(edge, float(spectrum[rank]))) if 0 < rank < len(spectrum) else 1.0
     return Count(rank, gap > CLEAR, gap)
 
@@ -54,6 +57,7 @@ def remaining_noise(matrix: Array, frames: int) -> float:
     if frames >= min(size, columns):
         return math.nan
     spectrum = np.linalg.svd(compressed(matrix), compute_uv=False)
+    # T frames take T directions from rows and from columns: noise is left in (n - T) (H - T) of n H entries.
     return float(np.sqrt((spectrum[frames:] ** 2).sum() / ((size - frames) * (columns - frames))))
 
 
@@ -65,5 +69,6 @@ def matrices(seen: Observation, stack: DenseStack) -> list[Array]:
         if not all(name in gradient for name in layer.names):
             break
         weight, bias = (gradient[name].detach().double().cpu().numpy() for name in layer.names)
+        # torch keeps (out, in); rows are inputs here, the appended 1 last.
         found.append(np.vstack([weight.T, bias]))
     return found

@@ -34,12 +34,14 @@ def rehearsed(
     linear = [modules.get(layer.names[0].rpartition(".")[0]) for layer in stack.layers]
     if not isinstance(target.loss, CTC) or not all(isinstance(module, nn.Linear) for module in linear):
         return None
+    # Utterances do not meet in the model, so their errors are uncorrelated: zero outside the diagonal blocks.
     total = [np.zeros((sum(lengths), sum(lengths))) for _ in stack.layers]
     for time in range(times):
         here = 0
         for place, count in enumerate(lengths):
             random = key.child("rehearsal", time, place).numpy()
             frames = chain.drawn(count, random)
+            # All classes but the last, which DeepSpeech has for its blank.
             said = random.integers(0, target.classes - 1, max(1, round(PACE * count)))
             said = said[np.insert(said[1:] != said[:-1], 0, True)]  # repeated ones would need more frames
             part = slice(here, here + count)
@@ -51,6 +53,8 @@ def rehearsed(
 
 def _root(matrix: Array) -> Array:
     values, axes = np.linalg.eigh(matrix)
+    # R R^T = sum delta delta^T; rounding leaves eigenvalues below zero where it has none. The number of rehearsals is
+    # no matter, as the scale is arbitrary.
     return np.asarray(axes * np.sqrt(np.maximum(values, 0.0)))
 
 

@@ -11,6 +11,7 @@ from leakscope.attacks.inputs.frames.probable.climbing import SETTLED, Ended, Po
 
 Places = NDArray[np.int64]
 
+# Three of 14 cuts are 364 exchanges, each of which costs one value; only the `TRIED` best cost steps.
 CUTS = 12
 """Cuts per round: one exchange for each three of them, and those at both ends."""
 TRIED = 6
@@ -41,6 +42,8 @@ def reordered(problem: Problem, point: Point, *, inner: int, ended: Ended) -> Po
     stopped: list[Point] = []
 
     def watched(step: Point) -> bool:
+        # The log keeps the last point that it is shown, and an interrupted attempt claims it: no trial may take its
+        # place.
         if ended(min(best, step, key=_value)):
             stopped.append(step)
         return bool(stopped)
@@ -49,11 +52,13 @@ def reordered(problem: Problem, point: Point, *, inner: int, ended: Ended) -> Po
         if idle == 2 or stopped:
             break
         every = max(1, len(best.frames) // CUTS)
+        # Every other round half a block later: a word that a cut goes through in one is whole in the other.
         orders = exchanges(len(best.frames), turn * every // 2)
         orders.sort(key=lambda order: problem.at(best.frames[order]).value)
         before = best
         for order in orders[:TRIED]:
             if not stopped:
+                # From `before`, which the orders were sorted for, also when a trial has been better.
                 found = climb(problem, before.frames[order], steps=STEPS, inner=inner, ended=watched)
                 best = min(best, found, key=_value)
         idle = 0 if best.value < before.value - SETTLED else idle + 1

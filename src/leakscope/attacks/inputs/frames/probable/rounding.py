@@ -39,6 +39,7 @@ class Cells:
         open_ = self.high > self.low
         low, high, center = self.low[open_], self.high[open_], mean[open_]
         shifts, shares = _truncated((low - center) / noise, (high - center) / noise)
+        # Known entries keep their value, with variance 0.
         values[open_] = np.clip(center + noise * shifts, low, high)
         variances[open_] = noise**2 * shares
         return values, variances
@@ -50,17 +51,22 @@ def _truncated(low: Array, high: Array) -> tuple[Array, Array]:
     With p(x) the density over the probability of the interval: p(low) - p(high), and
     1 + low p(low) - high p(high) - mean^2. By logarithms, on the side where the normal's tail is not rounded to 1.
     """
+    # Mirrored to the left tail, where log Phi is exact; on the right Phi is 1 but for rounding.
     flipped = low + high > 0
     left, right = np.where(flipped, -high, low), np.where(flipped, -low, high)
     width = right - left
     narrow = width < NARROW
+    # Narrow cells are put in below; until then any width will do whose logarithm is finite.
     right = np.where(narrow, left + NARROW, right)
+    # log (Phi(right) - Phi(left)) = log Phi(right) + log (1 - exp(log Phi(left) - log Phi(right))).
     until, inside = log_ndtr(left), log_ndtr(right)
     inside = inside + np.log1p(-np.exp(until - inside))
     at_left, at_right = (np.exp(-0.5 * (edge**2 + np.log(2 * np.pi)) - inside) for edge in (left, right))
     mean = np.clip(at_left - at_right, left, right)
     variance = 1 + left * at_left - right * at_right - mean**2
     middle = left + width / 2
+    # p(x) = p(m) (1 - m (x - m)) around the middle m: the mean moves by -m w^2 / 12, w^2 / 12 the variance. Elsewhere a
+    # variance is at most that of the whole normal, and w^2 / 4 (Popoviciu).
     mean = np.where(narrow, np.clip(middle * (1 - width**2 / 12), left, left + width), mean)
     variance = np.where(narrow, width**2 / 12, np.clip(variance, 0.0, np.minimum(1.0, width**2 / 4)))
     return np.where(flipped, -mean, mean), variance
@@ -95,6 +101,7 @@ class Imputed:
 
     def term(self) -> Term:
         """The likelihood of the expected A A^T."""
+        # E[A A^T]: given the fit entries are independent, so their variances add to the diagonal only.
         gram = self.matrix @ self.matrix.T + np.diag(self.variance.sum(1))
         columns = self.matrix.shape[1]
         return Term(gram / (columns * self.noise**2), columns)
@@ -108,13 +115,17 @@ def imputed(where: Cells, before: Imputed, inputs: Array) -> Imputed:
     """
     basis = _rows(inputs)
     matrix, variance, noise = before.matrix, before.variance, before.noise
+    # Where the fit meets every cell the noise shrinks in each round, and the likelihood would end in a division by
+    # zero.
     least = 1e-9 * max(float(np.abs(matrix).max()), 1e-300)
     for _ in range(REFITS):
         inside = basis @ matrix
         values, turn = np.linalg.eigh(inside @ inside.T / (matrix.shape[1] * noise**2))
+        # With C's eigenvalue s in the span, the share of signal in what is seen is (s - 1) / s; at s < 1 there is none.
         shrunk = np.maximum(1 - 1 / np.maximum(values, 1e-300), 0.0)
         fitted = basis.T @ ((turn * shrunk) @ (turn.T @ inside))
         matrix, variance = where.conditional(fitted, noise)
+        # The M step: E (A - fit)^2, the variance of what is imputed included.
         noise = max(float(np.sqrt(((matrix - fitted) ** 2 + variance).mean())), least)
     return Imputed(matrix, variance, noise)
 

@@ -106,6 +106,8 @@ class Fit:
 
     def slope(self) -> Array:
         """d value / dX = H G X (C^-1 - C^-1 S C^-1), (T, n)."""
+        # axes^T C^-1 = axes^T / (1 + signal), so axes^T C^-1 S C^-1 is seen^T / (1 + signal) times C^-1. A most
+        # probable G moves with X, but the value is stationary in it: no further term.
         bent = self.seen.T / (1 + self.signal)[:, None]
         inner = self.axes.T / (1 + self.signal)[:, None] - self.outside(bent)
         return np.asarray(self.columns * (self.root * np.sqrt(self.signal)) @ inner)

@@ -24,6 +24,7 @@ def lengths_of(form: Array, total: int, *, left: int, features: int) -> dict[int
     form: (D, D) of the span of dL/dW. A sequence of T frames whose windows all lie in the span is a zero eigenvalue of
     the normal matrix of length T. All lengths from 1 to `total` are tried.
     """
+    # All lengths in one order: eigenvalues of true ones lie at the floor and come first.
     found = sorted(
         (float(value), count)
         for count, values in enumerate(_smallest(form, total, left=left, features=features), start=1)
@@ -35,6 +36,7 @@ def lengths_of(form: Array, total: int, *, left: int, features: int) -> dict[int
         summed = sum(length * times for length, times in lengths.items())
         if summed >= total:
             following = found[place + 1][0] if place + 1 < len(found) else np.inf
+            # Rounding makes a zero eigenvalue negative as easily as positive.
             clear = following > APART * max(value, 0.0)
             return dict(lengths) if summed == total and clear else None
     return None
@@ -47,6 +49,7 @@ def _smallest(form: Array, longest: int, *, left: int, features: int) -> list[Ar
     Hence one Cholesky factor of the longest serves all: the Schur complement that remains for the last frames of N_T is
     L L^T, with the factor's own corner, less what the missing windows added, which is the same for every T.
     """
+    # With left = 0 nothing is missing, and the corner is that of the last frame alone.
     tail = max(left, 1)
     far = banded.assemble(form, np.ones(longest + left), left=left, features=features)
     factored = banded.factor(far)
@@ -56,6 +59,7 @@ def _smallest(form: Array, longest: int, *, left: int, features: int) -> list[Ar
         factored = banded.factor(far)
     missing = np.zeros((tail * features, tail * features))
     if left:
+        # Windows T + 1 to T + left, in frames counted from T - left + 1: the same for every T.
         beyond = np.repeat([0.0, 1.0], left)
         missing = banded.dense(banded.assemble(form, beyond, left=left, features=features))[: tail * features]
         missing = missing[:, : tail * features]
@@ -65,6 +69,8 @@ def _smallest(form: Array, longest: int, *, left: int, features: int) -> list[Ar
             matrix = banded.dense(banded.assemble(form, np.ones(count), left=left, features=features))
         else:
             corner = banded.corner(factored, (count - tail) * features, tail * features)
+            # Eliminating the frames before keeps the number of zero eigenvalues (Haynsworth 1968), not the others'
+            # sizes.
             matrix = corner @ corner.T - missing
         values.append(_lowest(matrix))
     return values
@@ -78,6 +84,8 @@ def _lowest(matrix: Array) -> Array:
     except linalg.LinAlgError:
         result: Array = linalg.eigvalsh(matrix, subset_by_index=[0, size - 1], check_finite=False)
         return result
+    # A zero eigenvalue is orders below the others, and each solve brings its vector out by as much: three are plenty.
+    # The others need no digits, and are never found too small (Courant and Fischer).
     vectors = _mixed(len(matrix), size)
     for _ in range(3):
         vectors = _orthonormal(linalg.cho_solve(factored, vectors, check_finite=False))
@@ -90,6 +98,8 @@ def _orthonormal(vectors: Array) -> Array:
 
 def _mixed(size: int, count: int) -> Array:
     """Vectors (size, count) without pattern, the same every time: fractional parts of multiples of square roots."""
+    # Ten: `EACH`, and the two that `null_space` takes along. Roots of primes have no rational relation, so no vector
+    # repeats another.
     roots = np.sqrt(np.array([2.0, 3.0, 5.0, 7.0, 11.0, 13.0, 17.0, 19.0, 23.0, 29.0])[:count])
     return np.asarray(np.mod(np.arange(1, size + 1)[:, None] * roots, 1.0) - 0.5)
 
@@ -100,6 +110,7 @@ def null_space(form: Array, count: int, several: int, *, left: int, features: in
     shifted = band.copy()
     shifted[0] += 1e-13 * band[0].mean()  # keeps a matrix that is singular by design factorable
     factored = banded.factor(shifted)
+    # Two more than are wanted: what is wanted converges by its ratio to the first eigenvalue that is not taken along.
     size = min(several + 2, count * features)
     if factored is None:
         _, vectors = np.linalg.eigh(banded.dense(band))
@@ -107,6 +118,7 @@ def null_space(form: Array, count: int, several: int, *, left: int, features: in
     vectors = _mixed(count * features, size)
     for _ in range(4):
         vectors = _orthonormal(banded.solve(factored, vectors))
+    # Of the inverse, where the smallest eigenvalues are the largest and clear of rounding.
     values, turn = np.linalg.eigh(vectors.T @ banded.solve(factored, vectors))
     kept = vectors @ turn[:, np.argsort(values)[::-1][:several]]
     return np.asarray(kept.T.reshape(several, count, features))

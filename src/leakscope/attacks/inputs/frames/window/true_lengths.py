@@ -38,15 +38,19 @@ def frame_lengths(seen: Observation) -> tuple[int, ...] | Refusal:
         weight, bias = window.read(seen.gradient().by_name)
     except (NoSuchLayer, BadInput) as error:
         return Refusal(f"the number of frames is unknown: {error}; {told}")
+    # [x_t; 1] of all frames are independent, so the rank is the number of frames of the whole batch.
     matrix = np.vstack([weight, bias])
     span = span_of(matrix)
+    # With the rank full no floor is seen, and there may be more frames than rows.
     if not 0 < span.rank <= window.most_frames or span.rank >= min(matrix.shape):
         return Refusal(f"the number of frames is unknown: {window.weight} has no clear rank; {told}")
     count = seen.told(BatchSize).count
     if count == 1:
         return (span.rank,)
+    # Without the 1 any multiple of an utterance is in the span: a zero eigenvalue of its length. With it, none is.
     form = span.without_last().form()
     found = lengths_of(form, span.rank, left=window.left, features=window.features)
+    # An update does not say which utterance came first; ascending is what `GradientInversion` takes found lengths for.
     lengths = () if found is None else tuple(sorted(t for t, times in found.items() for _ in range(times)))
     if len(lengths) != count:
         return Refusal(f"the numbers of frames of {count} utterances are unknown: no set of lengths fits; {told}")

@@ -39,6 +39,7 @@ class Span:
 
     def form(self) -> Array:
         """The quadratic form (n, n) that measures how far a scaled vector is outside the span; zero inside."""
+        # x^T form x = |V^T S x|^2 with V V^T = I - U U^T, S the factors of rows: a Gram matrix, never clearly negative.
         outside = self.basis[:, self.rank :]
         weighted = outside * self.scale[:, None]
         result: Array = weighted @ weighted.T
@@ -46,6 +47,8 @@ class Span:
 
     def without_last(self) -> Span:
         """The span of dL/dW, from that of [dL/dW; dL/db]: the first D coordinates of every vector in it."""
+        # S scales row by row, so the other rows of the span are the span of the other rows; `complete`, as `form` wants
+        # what is outside. The rank stays: T windows are independent without the 1 too, while T <= D.
         inside, _ = np.linalg.qr(self.basis[:-1, : self.rank], mode="complete")
         return Span(self.scale[:-1], self.columns, inside, self.spectrum, self.rank, self.gap)
 
@@ -72,6 +75,7 @@ def _balance(matrix: Array, rounds: int = 4) -> tuple[Array, Array]:
     """Factors of rows and columns that bring all to the same mean square; rows and columns of zeros get factor 1."""
     squares = matrix**2
     rows, columns = np.ones(len(matrix)), np.ones(matrix.shape[1])
+    # Sinkhorn and Knopp 1967 on the squares. Columns come last: their mean squares are 1, those of rows only nearly.
     for _ in range(rounds):
         rows = _inverse(squares @ columns / matrix.shape[1])
         columns = _inverse(rows @ squares / len(matrix))
@@ -90,9 +94,11 @@ def _decomposed(matrix: Array, rows: Array, columns: Array) -> Span:
     """
     heard, active = np.any(matrix != 0, axis=1), np.any(matrix != 0, axis=0)
     scaled = (matrix[heard] * rows[heard, None] * columns)[:, active]
+    # All columns of `left`, those behind the spectrum too: they complete the basis.
     left, spectrum, _ = np.linalg.svd(compressed(scaled))
     basis = np.zeros((len(matrix), len(matrix)))
     known = len(left)
+    # A number that is zero in every window is outside the span: its unit vector goes last, and says so in `form`.
     basis[np.ix_(heard, np.arange(known))] = left
     basis[np.flatnonzero(~heard), np.arange(known, len(matrix))] = 1.0
     rank, gap = rank_of(spectrum, known)
@@ -102,6 +108,8 @@ def _decomposed(matrix: Array, rows: Array, columns: Array) -> Span:
 
 def compressed(matrix: Array) -> Array:
     """(n, min(n, H)) with the Gram matrix of `matrix` (n, H): all that its column space and spectrum depend on."""
+    # M^T = Q R, so M M^T = R^T R: an SVD of n x n in place of n x H. From the Gram matrix itself, values below 1e-8 of
+    # the largest would be lost.
     return np.asarray(np.linalg.qr(matrix.T, mode="r"), dtype=np.float64).T
 
 
@@ -117,10 +125,12 @@ def rank_of(spectrum: Array, size: int) -> tuple[int, float]:
     """
     if not len(spectrum) or not spectrum[0] > 0:
         return 0, 1.0
+    # Below rounding of float64 values are what they are by chance, and their ratios no evidence.
     floored = np.maximum(spectrum, spectrum[0] * np.finfo(np.float64).eps)
     best, gap = size, LEAST
     for rank in range(1, min(len(floored), size - 1)):
         ratio = floored[rank - 1] / floored[rank]
+        # What follows a gap between two frames goes on falling by orders; a floor does not.
         if ratio > gap and floored[rank] <= FLAT * np.median(floored[rank:]):
             best, gap = rank, float(ratio)
     return (best, gap) if best < size else (size, 1.0)
@@ -132,6 +142,8 @@ def affine_solution(form: Array, count: int, *, left: int, features: int) -> Arr
     The constant 1 makes the system inhomogeneous, so scale and sign are part of the solution.
     """
     dimension = len(form) - 1
+    # Half the slope is N m + sum_t W_t^T q = 0, W_t m = x_t, q the last column of the form: hence the minus below. N is
+    # not positive definite when several sequences lie in the span.
     factored = banded.factor(banded.assemble(form[:-1, :-1], np.ones(count), left=left, features=features))
     if factored is None:
         return None
