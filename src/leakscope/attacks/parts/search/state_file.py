@@ -34,11 +34,12 @@ class StateFile(AbstractCheckpoint):
             raise BadInput(f"expected every >= 0 seconds, got {every}")
         self.path, self.every = Path(path), every
         self._owner = ""
-        self._saved_at = time.perf_counter()
+        self._saved_at = time.perf_counter()  # the first save is `every` seconds after the start, not at once
 
     def open(self, owner: str) -> None:
         """Raises `BadInput` when the file holds the state of another attack, observation or key."""
         header = self._header()
+        # To go on from another search's candidate would be a claim that nothing of this observation has earned.
         if header is not None and header["owner"] != owner:
             raise BadInput(
                 f"{self.path} is the state of another attack, observation or key; give another path or delete it"
@@ -68,9 +69,10 @@ class StateFile(AbstractCheckpoint):
         header = {
             "format": FORMAT,
             "owner": self._owner,
-            "seconds": repr(float(seconds)),
+            "seconds": repr(float(seconds)),  # safetensors takes text only; repr brings back the same number
             "layout": json.dumps(layout),
         }
+        # Written beside it and renamed: a kill in between leaves the state before, whole.
         write_atomically(self.path, save(tensors, header))
         self._saved_at = time.perf_counter()
 
@@ -81,6 +83,7 @@ class StateFile(AbstractCheckpoint):
 
     def close(self) -> None:
         """Remove the file."""
+        # A search that ended before its first save has no file.
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
 
@@ -89,6 +92,7 @@ class StateFile(AbstractCheckpoint):
             return None
         try:
             with safe_open(self.path, framework="pt") as file:
+                # Only the header is read here, the tensors stay on disk.
                 header: Mapping[str, str] = file.metadata() or {}
         except (safetensors.SafetensorError, OSError) as error:
             raise BadInput(f"{self.path} cannot be read as a search's state ({error}); delete it") from None
@@ -108,9 +112,11 @@ def packed(value: object, tensors: dict[str, Tensor]) -> Any:
     """
     if isinstance(value, Tensor):
         name = f"t{len(tensors)}"
+        # A clone of each: safetensors refuses tensors that share memory, and a search goes on writing to these.
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {"tensor": name}
     if isinstance(value, dict):
+        # Wrapped, so that a dict that happens to have a key "tensor" is not read as one.
         return {"dict": {str(name): packed(item, tensors) for name, item in value.items()}}
     if isinstance(value, list | tuple):
         return [packed(item, tensors) for item in value]
