@@ -40,6 +40,7 @@ class BatchNorm(AbstractPrior):
 
         def mismatch(inputs: Tensor) -> Tensor:
             found = layer_statistics(target, parameters, inputs)
+            # |.|_2 over the channels of a layer, not squared, as in equation 9.
             terms = [
                 torch.linalg.vector_norm(found[name][part] - wanted[name][part]) for name in wanted for part in (0, 1)
             ]
@@ -51,11 +52,13 @@ class BatchNorm(AbstractPrior):
 def _wanted(seen: Observation) -> dict[str, tuple[Tensor, Tensor]]:
     kinds: tuple[type[BatchNormStatistics | PublicStatistics], ...] = (BatchNormStatistics, PublicStatistics)
     for kind in kinds:
+        # From the most to the least that can be known: the batch's own, public examples', the model's own below.
         if not seen.knows(kind):
             continue
         like = next(iter(seen.target.parameters().values()))
         told = seen.told(kind).by_layer
         return {n: (like.new_tensor(s.mean), like.new_tensor(s.variance)) for n, s in told}
+    # torch keeps the unbiased variance here, that of a candidate is biased: smaller by (n - 1) / n for n values.
     running = {
         name: (module.running_mean, module.running_var)
         for name, module in seen.target.module.named_modules()
@@ -73,9 +76,11 @@ def layer_statistics(target: Target, parameters: dict[str, Tensor], inputs: Tens
 
     def watch(name: str, module: nn.Module) -> None:
         def hook(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+            # All but the channels: batch, and height and width where there are.
             axes = [d for d in range(given[0].dim()) if d != 1]
             found[name] = (given[0].mean(axes), given[0].var(axes, correction=0))
 
+        # Before the layer: its statistics are of what comes in. Of a layer that runs twice the last run counts.
         handles.append(module.register_forward_pre_hook(hook))
 
     try:
@@ -84,6 +89,7 @@ def layer_statistics(target: Target, parameters: dict[str, Tensor], inputs: Tens
                 watch(name, module)
         target.outputs(parameters, inputs)
     finally:
+        # The target is shared: a hook that stays would run in every later pass of it.
         for handle in handles:
             handle.remove()
     return found
