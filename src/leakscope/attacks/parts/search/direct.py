@@ -87,8 +87,8 @@ class DirectSearch(AbstractSearch):
 
     by: where v_k is not zero. frames: how many frames, for `By.FRAME`. radii: each direction is tried at r, r/2, ...,
     so many; the best of them counts. take: which steps are taken. shrink: how the radius falls and when the search
-    ends. scales: radii by coefficient. apart: each step moves one row of the batch (one utterance), drawn by key; the
-    gradients of the others are computed once for all candidates.
+    ends. scales: radii by coefficient. one_at_a_time: each step moves one row of the batch (one utterance), drawn by
+    key; the gradients of the others are computed once for all candidates.
     Needs losses only, which one batched pass gives for all candidates. Evaluations count candidates.
     Raises `BadInput` on a radius that is not positive, counts below 1, or scales without `By.COEFFICIENT`.
     Hessian-free gradient matching, Dang et al. 2022 (arXiv:2104.07815), section 3.
