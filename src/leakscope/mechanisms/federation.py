@@ -33,7 +33,8 @@ def mean_update(releases: Sequence[Release], weights: Sequence[float] | None = N
         _matching(releases[0], release, place)
     # Weight 0 is left out and not multiplied: 0 times infinity is NaN, and the total so far is divided by.
     counted = [(release, share) for release, share in zip(releases, shares, strict=True) if share > 0]
-    mean, total = trees.scale(counted[0][0].by_name, 1.0), counted[0][1]  # times 1: a copy to the last bit
+    # Times 1: a copy to the last bit.
+    mean, total = trees.scale(counted[0][0].by_name, 1.0), counted[0][1]
     # m_k = m_(k-1) + (w_k / (w_1 + ... + w_k)) (u_k - m_(k-1)), which is the weighted mean of the first k.
     for release, share in counted[1:]:
         total += share
@@ -48,7 +49,8 @@ def _shares(clients: int, weights: Sequence[float] | None) -> list[float]:
     if len(weights) != clients:
         raise BadInput(f"expected one weight per release ({clients}), got {len(weights)}")
     shares = [number("weight", weight, low=0) for weight in weights]
-    if not math.fsum(shares) > 0:  # each is >= 0 by now, so only all zeros fail
+    # Each is >= 0 by now, so only all zeros fail.
+    if not math.fsum(shares) > 0:
         raise BadInput(f"expected at least one positive weight, got {list(weights)}")
     return shares
 

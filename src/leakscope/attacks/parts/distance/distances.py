@@ -87,7 +87,8 @@ class Cosine(AbstractDistance):
     @property
     def scale_free(self) -> bool:
         """True."""
-        return True  # both norms are divided out
+        # Both norms are divided out.
+        return True
 
     def __call__(self, candidate: Named, observed: Named) -> Tensor:
         """The distance, a scalar in [0, 2]."""

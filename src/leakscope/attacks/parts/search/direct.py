@@ -133,7 +133,8 @@ class DirectSearch(AbstractSearch):
     @property
     def cost(self) -> int:
         """Loss evaluations of one step and restart."""
-        checks = len(SHARES) + 1 if self.take is Take.LINE else 0  # the parts of the sum, and the best single step
+        # The parts of the sum, and the best single step.
+        checks = len(SHARES) + 1 if self.take is Take.LINE else 0
         # 1 for the point itself, whose loss is what the others have to be below.
         return 1 + self.directions * self.radii + checks
 

@@ -151,7 +151,8 @@ class Adam(AbstractSearch):
         """All restarts together, until the steps or the budget end."""
         saved = clock.saved()
         first = starts if saved is None else saved["leaves"]  # fewer, when some had been given up
-        like = next(iter(starts.values()))  # the number of restarts that began, for the halving below
+        # The number of restarts that began, for the halving below.
+        like = next(iter(starts.values()))
         leaves = {name: value.detach().clone().to(like.device).requires_grad_(True) for name, value in first.items()}
         optimizer = torch.optim.Adam(leaves.values(), lr=self.lr)
         journal = problem.journal(clock, watch, self.steps * len(like))
@@ -365,7 +366,8 @@ class LBFGS(AbstractSearch):
             lr=self.lr,
             history_size=self.history,
             line_search_fn=wolfe,
-            tolerance_grad=0.0,  # torch's are absolute, and a matching loss has the unit of the gradient squared
+            # torch's are absolute, and a matching loss has the unit of the gradient squared.
+            tolerance_grad=0.0,
             tolerance_change=0.0,
         )
 

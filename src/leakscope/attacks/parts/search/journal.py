@@ -17,8 +17,10 @@ from leakscope.core.effort import Clock, Progress, State, Watch
 Point = dict[str, Tensor]
 """The searched variables by name."""
 
-PICTURES = 6  # at shares 0, 1/5, ..., 1 of the way
-TRACE_POINTS = 400  # points of a curve; all of a long search would swell every record
+# At shares 0, 1/5, ..., 1 of the way.
+PICTURES = 6
+# Points of a curve; all of a long search would swell every record.
+TRACE_POINTS = 400
 
 
 @final
@@ -181,7 +183,8 @@ class Journal:
             return False
         before = torch.stack(self._losses[:-patience]).nan_to_num(math.inf).min()
         after = torch.stack(self._losses[-patience:]).nan_to_num(math.inf).min()
-        return bool(after > (1 - improvement) * before)  # losses are >= 0, so a share of `before` is less
+        # Losses are >= 0, so a share of `before` is less.
+        return bool(after > (1 - improvement) * before)
 
     def state(self) -> State:
         """All that was written, for a checkpoint."""

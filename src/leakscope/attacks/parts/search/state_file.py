@@ -34,7 +34,8 @@ class StateFile(AbstractCheckpoint):
             raise BadInput(f"expected every >= 0 seconds, got {every}")
         self.path, self.every = Path(path), every
         self._owner = ""
-        self._saved_at = time.perf_counter()  # the first save is `every` seconds after the start, not at once
+        # The first save is `every` seconds after the start, not at once.
+        self._saved_at = time.perf_counter()
 
     def open(self, owner: str) -> None:
         """Raises `BadInput` when the file holds the state of another attack, observation or key."""
@@ -69,7 +70,8 @@ class StateFile(AbstractCheckpoint):
         header = {
             "format": FORMAT,
             "owner": self._owner,
-            "seconds": repr(float(seconds)),  # safetensors takes text only; repr brings back the same number
+            # safetensors takes text only; repr brings back the same number.
+            "seconds": repr(float(seconds)),
             "layout": json.dumps(layout),
         }
         # Written beside it and renamed: a kill in between leaves the state before, whole.
