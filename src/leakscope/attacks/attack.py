@@ -69,6 +69,7 @@ class AbstractAttack(ABC, Generic[ReadT, ClaimT]):
             return refusal
         try:
             read = self._read(seen)
+        # Only this one: any other exception is a bug of the attack, and must not read as "does not apply".
         except NoSuchLayer as error:
             return Refusal(str(error))
         return read if isinstance(read, Refusal) else Ready(self, seen, read)
@@ -85,6 +86,7 @@ class AbstractAttack(ABC, Generic[ReadT, ClaimT]):
         found = self.ready(seen)
         if isinstance(found, Refusal):
             return Attempt(repr(self), Outcome.REFUSED, found.sentence)
+        # The key as it is: which one is handed on is for the attack around it to decide.
         return found.within(key=key, clock=clock, watch=watch)
 
     @final
@@ -104,6 +106,7 @@ class AbstractAttack(ABC, Generic[ReadT, ClaimT]):
         is the seconds that end it). Raises `BadInput` when the checkpoint is that of another attack, observation or
         key.
         """
+        # Before anything is read: reading is paid for as well.
         clock = (budget or Budget()).start()
         found = self.ready(seen)
         if isinstance(found, Refusal):
@@ -113,20 +116,25 @@ class AbstractAttack(ABC, Generic[ReadT, ClaimT]):
     @final
     def _unfit(self, seen: Observation) -> Refusal | None:
         """What no attack of this kind can do, asked once for all: of the facts, the releases and the mechanism."""
+        # From what costs nothing to what reads every number: the first reason is the one that is said.
         missing = sorted(kind.__name__ for kind in self.needs if not seen.knows(kind))
         if missing:
             told = ", ".join(type(fact).__name__ for fact in seen.facts) or "nothing"
             return Refusal(f"needs to be told {' and '.join(missing)}; told: {told}")
+        # Never silently the first of several: the claim would be about another release than the reader thinks.
         if len(seen.rounds) > 1 and not self.several:
             return Refusal(f"reads one round, the observation has {len(seen.rounds)}; give it one of `seen.each()`")
+        # Of any round, since an observation holds one kind.
         kind = type(seen.rounds[0].release)
         if kind not in self.reads:
             wanted = " or ".join(sorted(one.__name__ for one in self.reads))
             return Refusal(f"reads a {wanted}, the release is {kind.__name__}")
+        # Asked by type: a mechanism that is no step has no `as_gradient` to try.
         if self.asks is Asks.GRADIENT and not isinstance(seen.mechanism, AbstractStep):
             return Refusal(f"what {seen.mechanism!r} releases cannot be read as a gradient")
         if self.asks is Asks.REPLAY and not isinstance(seen.mechanism, AbstractReplayable):
             return Refusal(f"the course of {seen.mechanism!r} is not known, so it cannot be repeated on a candidate")
+        # One NaN would go through every sum below, and come out as a claim or as nothing, without a reason.
         if not all(trees.finite(one.release.by_name) for one in seen.rounds):
             return Refusal("the release holds values that are not finite")
         return None
@@ -134,6 +142,7 @@ class AbstractAttack(ABC, Generic[ReadT, ClaimT]):
     @final
     def _owner(self, seen: Observation, key: Key) -> str:
         """The hash of all that decides what a search does; the budget decides only when it ends."""
+        # A frozen value prints all of its fields, so its repr is what it does.
         return hashlib.blake2b(repr((self, seen.fingerprint(), key)).encode(), digest_size=16).hexdigest()
 
 
@@ -155,9 +164,12 @@ class Ready(Generic[ClaimT]):
     ) -> Attempt[ClaimT]:
         """As `AbstractAttack.run`, from a clock that has started."""
         if checkpoint is not None:
+            # First whose state it is, then what it says: another search's seconds are not ours.
             checkpoint.open(self.attack._owner(self.seen, key))
             clock = clock.kept(checkpoint)
+        # By the class: two attacks under one key of a trial draw apart.
         attempt = self.within(key=key.child(type(self.attack).__name__), clock=clock, watch=watch)
+        # Interrupted is the one end after which somebody may want to go on.
         if checkpoint is not None and attempt.outcome is not Outcome.INTERRUPTED:
             checkpoint.close()
         return dataclasses.replace(attempt, cost=Cost(clock.spent(), attempt.cost.evaluations))

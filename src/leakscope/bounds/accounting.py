@@ -21,7 +21,8 @@ def epsilon(event: DpEvent, *, delta: float) -> float:
 
     An upper bound, in [0, inf]: the smaller of the privacy loss distribution's, rounded up (Koskela et al. 2020,
     arXiv:1906.03049; Doroshenko et al. 2022, arXiv:2207.04380), and the Renyi bound (Mironov 2017, arXiv:1702.07476);
-    infinite where a part of the event is `NonPrivateDpEvent`. Adjacency: one client's update is there or is not.
+    infinite where a part of the event is `NonPrivateDpEvent`. Adjacency is the event's: one client's update, of `DPSGD`
+    one example, is there or is not.
     delta: in the open interval (0, 1), usually below one over the number of clients.
     Raises `BadInput` on another delta or on an event that neither accountant knows, `MissingExtra` without the package.
 
@@ -37,10 +38,13 @@ def epsilon(event: DpEvent, *, delta: float) -> float:
         )
     renyi, loss = (_package(name) for name in ("rdp", "pld"))
     bounds = []
+    # First the cheap one: its size says how fine the grid of the other has to be.
     rdp = renyi.RdpAccountant()
     if rdp.supports(event):
         bounds.append(_read(rdp, event, delta))
+    # Relative to epsilon: on a fixed grid little noise would need billions of cells. Absolute where Renyi says nothing.
     width = GRID * bounds[0] if bounds and 0 < bounds[0] < math.inf else 1e-4
+    # Its default rounds losses up, so that what the grid adds is never on the wrong side.
     pld = loss.PLDAccountant(value_discretization_interval=width)
     if pld.supports(event):
         bounds.append(_read(pld, event, delta))
@@ -48,6 +52,7 @@ def epsilon(event: DpEvent, *, delta: float) -> float:
         raise BadInput(
             f"neither accountant of dp-accounting knows {event!r}; give the mechanism an event that it knows"
         )
+    # Both are upper bounds, hence the smaller one is.
     return min(bounds)
 
 
@@ -58,6 +63,7 @@ def _package(name: str) -> Any:
 def _read(accountant: Any, event: DpEvent, delta: float) -> float:
     """The accountant's epsilon; infinite, which is an upper bound too, where its numbers overflow (absurd noise)."""
     try:
+        # With next to no noise exponentials overflow to infinity, which is the right answer there and no warning.
         with np.errstate(all="ignore"):
             return float(accountant.compose(event).get_epsilon(delta))
     except OverflowError:

@@ -32,6 +32,7 @@ class Sensitivity:
     Adjacency: the client's whole update is present or replaced by zero (user level, add or remove).
     """
 
+    # Infinite by default: to forget a bound may cost epsilon, never promise any.
     l1: float = math.inf
     l2: float = math.inf
 
@@ -110,6 +111,7 @@ class AbstractUpdateDefense(AbstractDefense):
 
         0 where nothing is; None where it is not declared.
         """
+        # None and not 0: silence about noise is not the absence of it.
         del sent
         return None
 
@@ -146,6 +148,7 @@ class AbstractProtocol(AbstractStep):
 
     def event(self, *, rounds: int = 1) -> DpEvent:
         """Nothing bounds or perturbs the update: not private."""
+        # The least that can be said of an undeclared protocol, and true of each: a subclass with noise says more.
         _checked(rounds)
         return accounting().NonPrivateDpEvent()
 
@@ -166,6 +169,7 @@ class Defended(AbstractStep):
     defenses: tuple[AbstractDefense, ...]
 
     def __post_init__(self) -> None:
+        # A list would make a frozen value that changes, and no hash.
         object.__setattr__(self, "defenses", tuple(self.defenses))
         if not isinstance(self.protocol, AbstractProtocol):
             raise BadInput(f"expected a protocol before >>, got {self.protocol!r}; begin with FedSGD() or FedAvg(...)")
@@ -176,6 +180,7 @@ class Defended(AbstractStep):
                 raise BadInput(f"expected a defense after >>, got {defense!r}")
 
     def __rshift__(self, defense: AbstractDefense) -> Defended:
+        # One flat chain: a >> b >> c is a protocol and two defenses, whatever was named in between.
         return Defended(self.protocol, (*self.defenses, defense))
 
     def __repr__(self) -> str:
@@ -188,14 +193,17 @@ class Defended(AbstractStep):
 
     def release(self, target: Target, batch: Batch, *, key: Key) -> Release:
         """The defended update; each step draws from its own key, named by its place."""
+        # By place: two defenses of one kind draw apart, and a change of one's settings leaves the draws of the others.
         for place, defense in enumerate(self.defenses):
             if isinstance(defense, AbstractInputDefense):
                 batch = defense.apply(target, batch, key=key.child("defense", place))
             elif isinstance(defense, AbstractModelDefense):
                 target = defense.apply(target)
+        # All that acts before the gradient has acted, wherever it was written.
         sent = self.protocol.release(target, batch, key=key.child("protocol"))
         for place, defense in enumerate(self.defenses):
             if isinstance(defense, AbstractUpdateDefense):
+                # A defense sees named tensors only: a clip of a delta is a clip of a delta, in its own units.
                 sent = same_kind(sent, defense.apply(sent.by_name, key=key.child("defense", place)))
         return sent
 
@@ -207,6 +215,7 @@ class Defended(AbstractStep):
         """
         for defense in self.defenses:
             if isinstance(defense, AbstractInputDefense):
+                # The order of `release`, or the two would differ by more than randomness.
                 batch = defense.replay(target, batch)
             elif isinstance(defense, AbstractModelDefense):
                 target = defense.replay(target)
@@ -229,15 +238,19 @@ class Defended(AbstractStep):
         _checked(rounds)
         dp = accounting()
         own = self.protocol.event(rounds=rounds)
+        # What follows a private protocol is post-processing: it can only lower epsilon, so this is an upper bound.
         if not isinstance(own, dp.NonPrivateDpEvent):
             return own
+        # The update itself is unbounded.
         bound, events = Sensitivity(), []
         for defense in self.defenses:
             if isinstance(defense, AbstractUpdateDefense):
+                # First the event, then the bound: noise is measured by what it is added to.
                 event = defense.event(bound)
                 if event is not None:
                     events.append(event)
                 bound = defense.sensitivity(bound)
+        # No noise at all, however tightly clipped: what is sent is a function of the data.
         if not events:
             return dp.NonPrivateDpEvent()
         once = events[0] if len(events) == 1 else dp.ComposedDpEvent(events)
@@ -247,6 +260,7 @@ class Defended(AbstractStep):
 def around(sent: Named, half: Named) -> Cells:
     """The cells from `half` below to `half` above what was sent, in float64."""
     return (
+        # In float32 an edge would be rounded by up to 1 / 256 of half a cell where 16 bits are sent.
         {name: value.double() - half[name] for name, value in sent.items()},
         {name: value.double() + half[name] for name, value in sent.items()},
     )

@@ -22,6 +22,7 @@ class Answer(enum.Enum):
     UNKNOWN = "unknown"
 
     def __bool__(self) -> NoReturn:
+        # An enum is true by default: `if bends(...)` would hold for NO and UNKNOWN as well.
         raise TypeError("an Answer is yes, no or unknown; compare it: answer is Answer.YES")
 
 
@@ -31,6 +32,7 @@ def all_yes(answers: Iterable[Answer]) -> Answer:
     >>> all_yes([Answer.YES, Answer.UNKNOWN, Answer.NO]), all_yes([])
     (<Answer.NO: 'no'>, <Answer.YES: 'yes'>)
     """
+    # Kleene's and: whatever the unknown ones turn out to be, one no makes it no. Of none it is yes.
     given = set(answers)
     return Answer.NO if Answer.NO in given else Answer.UNKNOWN if Answer.UNKNOWN in given else Answer.YES
 
@@ -41,6 +43,7 @@ def any_yes(answers: Iterable[Answer]) -> Answer:
     >>> any_yes([Answer.NO, Answer.UNKNOWN]), any_yes([])
     (<Answer.UNKNOWN: 'unknown'>, <Answer.NO: 'no'>)
     """
+    # Kleene's or, by the same argument. Of none it is no.
     given = set(answers)
     return Answer.YES if Answer.YES in given else Answer.UNKNOWN if Answer.UNKNOWN in given else Answer.NO
 
@@ -56,6 +59,7 @@ class UpdateEffect:
     its replay is u itself.
     """
 
+    # No default but unknown: whoever forgets a trait loses certificates, and gains no false one.
     keeps_ratios: Answer = Answer.UNKNOWN
     keeps_zeros: Answer = Answer.UNKNOWN
     bends: Answer = Answer.UNKNOWN

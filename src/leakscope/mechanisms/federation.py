@@ -31,8 +31,11 @@ def mean_update(releases: Sequence[Release], weights: Sequence[float] | None = N
     shares = _shares(len(releases), weights)
     for place, release in enumerate(releases[1:], start=2):
         _matching(releases[0], release, place)
+    # Weight 0 is left out and not multiplied: 0 times infinity is NaN, and the total so far is divided by.
     counted = [(release, share) for release, share in zip(releases, shares, strict=True) if share > 0]
+    # Times 1: a copy to the last bit.
     mean, total = trees.scale(counted[0][0].by_name, 1.0), counted[0][1]
+    # m_k = m_(k-1) + (w_k / (w_1 + ... + w_k)) (u_k - m_(k-1)), which is the weighted mean of the first k.
     for release, share in counted[1:]:
         total += share
         # what is added is the difference from the mean so far: zero when the updates are identical
@@ -46,6 +49,7 @@ def _shares(clients: int, weights: Sequence[float] | None) -> list[float]:
     if len(weights) != clients:
         raise BadInput(f"expected one weight per release ({clients}), got {len(weights)}")
     shares = [number("weight", weight, low=0) for weight in weights]
+    # Each is >= 0 by now, so only all zeros fail.
     if not math.fsum(shares) > 0:
         raise BadInput(f"expected at least one positive weight, got {list(weights)}")
     return shares

@@ -37,11 +37,13 @@ def keeps_ratios(mechanism: AbstractMechanism) -> Answer:
     >>> keeps_ratios(FedSGD() >> Clip(1.0)), keeps_ratios(FedSGD() >> Sign())
     (<Answer.YES: 'yes'>, <Answer.NO: 'no'>)
     """
+    # A chain keeps what each of its links keeps; input and model defenses change what is summed, not the sum.
     return all_yes([_protocol(mechanism).keeps_ratios, *(one.keeps_ratios for one in _updates(mechanism))])
 
 
 def keeps_inputs(mechanism: AbstractMechanism) -> Answer:
     """Whether the client trains on the private inputs themselves."""
+    # A closed box may change inputs where we do not look: its list of defenses is empty because it shows none.
     own = () if _known(mechanism) else (Answer.UNKNOWN,)
     changed = (one.effect.keeps_inputs for one in _defenses(mechanism) if isinstance(one, AbstractInputDefense))
     return all_yes([*own, *changed])
@@ -60,6 +62,7 @@ def keeps_zeros(mechanism: AbstractMechanism) -> Answer:
     >>> keeps_zeros(FedSGD() >> Sign()), keeps_zeros(FedSGD() >> GaussianNoise(0.1) >> Sign())
     (<Answer.YES: 'yes'>, <Answer.NO: 'no'>)
     """
+    # All links, since noise anywhere fills zeros: a sign taken after it makes 1 or -1 of them.
     return all_yes([_protocol(mechanism).keeps_zeros, *(one.keeps_zeros for one in _updates(mechanism))])
 
 
@@ -75,6 +78,7 @@ def one_gradient(mechanism: AbstractMechanism) -> Answer:
 
 def bends(mechanism: AbstractMechanism) -> Answer:
     """Whether entries become signs or zeros, which is no noise: ranks have nothing to do with examples then."""
+    # One link that bends is enough: none after it can unbend.
     return any_yes(one.bends for one in _updates(mechanism))
 
 
@@ -97,10 +101,14 @@ def clipped(seen: Observation) -> Answer:
     mechanism = seen.mechanism
     updates = [one for one in _defenses(mechanism) if isinstance(one, AbstractUpdateDefense)]
     answer = any_yes([_protocol(mechanism).clips, *(one.clips for one in _updates(mechanism))])
+    # Any other step before or behind a clip changes the norm, and the test by the bound says nothing.
     if answer is not Answer.YES or len(updates) != 1 or _protocol(mechanism).clips is not Answer.NO:
         return answer
+    # Of an unbounded update: what comes out is the clip's own bound, in its own order.
     bound = updates[0].sensitivity(Sensitivity())
+    # A bound of order 1 is one of order 2 as well, so order 1 is asked first.
     order, most = (1, bound.l1) if math.isfinite(bound.l1) else (2, bound.l2)
+    # u min(1, C / |u|) has the norm C where it was scaled and less where it was not.
     return Answer.YES if float(trees.norm(seen.release.by_name, order)) > 0.999 * most else Answer.NO
 
 
@@ -111,6 +119,7 @@ def replayed_as_protocol(mechanism: AbstractMechanism, *, up_to_scale: bool = Fa
     """
     if not _known(mechanism):
         return Answer.UNKNOWN
+    # Each link by itself: the mean of a chain is taken step by step, as `Defended.replay` does.
     return all_yes(_unbiased(one, up_to_scale=up_to_scale) for one in _defenses(mechanism))
 
 
@@ -122,10 +131,12 @@ def noise(seen: Observation, name: str) -> float | None:
     mechanism, sent = seen.mechanism, seen.release.by_name[name]
     if not isinstance(mechanism, AbstractStep) or not _known(mechanism):
         return None
+    # DPSGD divides its noise by the batch, so its size per entry depends on a fact.
     examples = seen.told(BatchSize).count if seen.knows(BatchSize) else None
     protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
     parts = [protocol.noise(examples) if isinstance(protocol, AbstractProtocol) else None]
     parts += [one.noise(sent) for one in _defenses(mechanism) if isinstance(one, AbstractUpdateDefense)]
+    # One undeclared part makes the sum unknown: to leave it out would be to call it 0.
     if any(part is None for part in parts):
         return None
     # independent draws: variances add
@@ -141,7 +152,9 @@ def cells(seen: Observation) -> Cells | None:
     if not isinstance(mechanism, Defended):
         return None
     *earlier, last = mechanism.defenses
+    # What the last defense was given; its cells are intervals around that and nothing else.
     before = Defended(mechanism.protocol, tuple(earlier)) if earlier else mechanism.protocol
+    # Chained `is`: both are NO. Unknown is no NO.
     if not (bends(before) is rounds(before) is Answer.NO) or not isinstance(last, AbstractUpdateDefense):
         return None
     return last.cells(seen.release.by_name)
@@ -149,6 +162,7 @@ def cells(seen: Observation) -> Cells | None:
 
 def as_run(mechanism: AbstractMechanism, target: Target) -> Target:
     """The target as the client ran it, by the public description: with the dropout that it had switched on."""
+    # In the written order, as `Defended.release` applies them.
     for defense in _models(mechanism):
         target = defense.apply(target)
     return target
@@ -169,6 +183,7 @@ def doubt(mechanism: AbstractMechanism) -> str | None:
             return f"{one!r} does not declare what it does to an update, so nothing is proved"
         if isinstance(one, AbstractModelDefense) and one.effect.keeps_model is Answer.UNKNOWN:
             return f"{one!r} does not declare what it does to the model, so nothing is proved"
+    # Equations hold for what was trained on: an exact solution would prove the noised inputs.
     if keeps_inputs(mechanism) is not Answer.YES:
         return f"the client trained on inputs that {mechanism!r} had changed, so nothing is proved of the private ones"
     return None
@@ -176,11 +191,13 @@ def doubt(mechanism: AbstractMechanism) -> str | None:
 
 def _known(mechanism: AbstractMechanism) -> bool:
     """Whether protocol and defenses are taken apart below; a mechanism of another build is a closed box."""
+    # It stands for the whole declaration: without it there is no proof (`doubt`), whatever else is declared.
     return _protocol(mechanism).keeps_ratios is not Answer.UNKNOWN
 
 
 def _protocol(mechanism: AbstractMechanism) -> ProtocolEffect:
     protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
+    # ProtocolEffect() is unknown throughout.
     return protocol.effect if isinstance(protocol, AbstractProtocol) else ProtocolEffect()
 
 
@@ -199,6 +216,7 @@ def _updates(mechanism: AbstractMechanism) -> list[UpdateEffect]:
 
 
 def _unbiased(defense: AbstractDefense, *, up_to_scale: bool) -> Answer:
+    # What only scales the update is nothing to a distance that divides the scale out.
     if isinstance(defense, AbstractUpdateDefense) and up_to_scale and defense.effect.keeps_ratios is Answer.YES:
         return Answer.YES
     if isinstance(defense, AbstractInputDefense | AbstractModelDefense | AbstractUpdateDefense):
@@ -208,6 +226,7 @@ def _unbiased(defense: AbstractDefense, *, up_to_scale: bool) -> Answer:
 
 def _unit(mechanism: AbstractStep, seen: Observation, name: str) -> float:
     """How many units of the gradient are one of the release (1 / (lr S) for a change of weights)."""
+    # as_gradient is linear, so what it makes of 1 is the factor; its absolute value, as a delta's is negative.
     one = same_kind(seen.release, {name: torch.ones((), dtype=torch.float64)})
     gradient: Gradient = mechanism.as_gradient(one)
     return abs(float(gradient.by_name[name]))

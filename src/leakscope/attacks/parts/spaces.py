@@ -35,6 +35,7 @@ class AbstractSpace(ABC):
 
         Every real frame, unless the space says otherwise.
         """
+        # (frames,) against (B, 1).
         return torch.arange(frames, device=lengths.device) < lengths.unsqueeze(1)
 
 
@@ -65,6 +66,7 @@ class Pixels(AbstractSpace):
         if not self.boxed:
             return point
         low, high = domain.bounds(point)
+        # The nearest point of a box, entry by entry; bounds (C, 1, 1) or (F,) spread over the rest.
         return torch.maximum(torch.minimum(point, high), low)
 
 
@@ -81,11 +83,13 @@ class Squashed(AbstractSpace):
     def decode(self, point: Tensor, domain: AbstractDomain) -> Tensor:
         """The squashed inputs."""
         low, high = domain.bounds(point)
+        # Open at both ends: an input that is exactly black is only approached.
         return low + (high - low) * torch.sigmoid(point)
 
     def encode(self, inputs: Tensor, domain: AbstractDomain) -> Tensor:
         """The inverse; inputs at or beyond the bounds are pulled inside by a thousandth of the range."""
         low, high = domain.bounds(inputs)
+        # At the bound z is infinite and the slope x (1 - x) zero; at a thousandth from it 1e-3, and a search gets away.
         return torch.logit(((inputs - low) / (high - low)).clamp(1e-3, 1 - 1e-3))
 
     def project(self, point: Tensor, domain: AbstractDomain) -> Tensor:
@@ -129,6 +133,7 @@ class SomeFrames(AbstractSpace):
     def __post_init__(self) -> None:
         if self.count < 1:
             raise BadInput(f"expected count >= 1, got {self.count}")
+        # "start" from a plan and Where.START are one value, and one repr.
         object.__setattr__(self, "where", Where(self.where))
 
     def decode(self, point: Tensor, domain: AbstractDomain) -> Tensor:
@@ -147,15 +152,18 @@ class SomeFrames(AbstractSpace):
         """`count` frames of each utterance."""
         chosen = torch.zeros(len(lengths), frames, dtype=torch.bool, device=lengths.device)
         for item, length in enumerate(lengths.tolist()):
+            # A key for each utterance: which frames are drawn does not depend on what else is in the batch.
             chosen[item, self._places(length, Key(self.seed).child("frames", item)).to(lengths.device)] = True
         return chosen
 
     def _places(self, length: int, key: Key) -> Tensor:
+        # Within the real frames: the last ones of a short utterance are not those of the padding.
         count = min(self.count, length)
         if self.where is Where.START:
             return torch.arange(count)
         if self.where is Where.END:
             return torch.arange(length - count, length)
         if self.where is Where.SPREAD:
+            # floor(k T / n) rises by 1 at least where n <= T, so no frame is taken twice.
             return torch.arange(count) * length // count
         return torch.randperm(length, generator=key.generator())[:count]

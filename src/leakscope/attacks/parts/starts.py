@@ -51,6 +51,7 @@ class Uniform(AbstractStart):
     def draw(self, like: Tensor, domain: AbstractDomain, *, key: Key) -> Tensor:
         """Uniform noise."""
         low, high = domain.bounds(like)
+        # Bounds are those of a channel or coefficient, and spread over (R, B).
         return low + (high - low) * uniform(like, key)
 
 
@@ -68,6 +69,7 @@ class Gaussian(AbstractStart):
     def draw(self, like: Tensor, domain: AbstractDomain, *, key: Key) -> Tensor:
         """Gaussian noise."""
         del domain
+        # Not cut to the range, which the original papers do not look at.
         return self.std * normal(like, key)
 
 
@@ -88,6 +90,7 @@ class Gray(AbstractStart):
     def draw(self, like: Tensor, domain: AbstractDomain, *, key: Key) -> Tensor:
         """Nearly constant candidates."""
         low, high = domain.bounds(like)
+        # U[0, 1) - 1/2 is centered, so that the mean stays gray.
         return (low + high) / 2 + self.spread * (high - low) * (uniform(like, key) - 0.5)
 
 
@@ -121,7 +124,9 @@ class Repeated(AbstractStart):
 
     def draw(self, like: Tensor, domain: AbstractDomain, *, key: Key) -> Tensor:
         """The same frame at every time."""
+        # Drawn for one frame, (..., 1, F), by the start inside.
         one: Tensor = self.of.draw(like[..., :1, :], domain, key=key)
+        # A clone: an expanded tensor shares its frames, and a step in place would move all of them.
         return one.expand(like.shape).clone()
 
 
@@ -151,6 +156,7 @@ class Claimed(AbstractStart):
 
     def informed(self, seen: Observation, *, key: Key, budget: Budget) -> AbstractStart | Refusal:
         """The claim as a start."""
+        # In the budget that is left, without the checkpoint, which is the search's: a second life runs this again.
         attempt = self.attack.run(seen, key=key, budget=budget)
         if attempt.claim is None:
             return Refusal(f"no inputs to start from: {attempt.sentence}")
@@ -159,9 +165,11 @@ class Claimed(AbstractStart):
 
 def _in_order(claim: Inputs, seen: Observation) -> Tensor:
     """The claimed values; of sequences the shortest where the shortest is expected, and so on."""
+    # Nothing to order by, or not one to one.
     if claim.lengths is None or not seen.knows(Lengths) or len(seen.told(Lengths).values) != len(claim):
         return claim.values
     expected = torch.tensor(seen.told(Lengths).values)
+    # argsort twice is the rank: where the k-th shortest is expected goes the k-th shortest that is claimed.
     return claim.values[claim.lengths.argsort(stable=True)[expected.argsort(stable=True).argsort()]]
 
 
@@ -178,11 +186,14 @@ class Given(AbstractStart):
         """The claim in the shape of `like` (R, B, ...); rows that it lacks are repeated."""
         del domain
         values = self.claimed.to(like)
+        # In turn, where fewer were claimed than the batch holds.
         rows = torch.arange(like.shape[1]) % len(values)
         values = values[rows]
         if values.shape[1:] != like.shape[2:]:
             fitted = like.new_zeros(like.shape[1:])
             frames = min(values.shape[1], like.shape[2])
+            # Frames are along the second dimension; what is beyond the shorter of both stays zero, as padding is.
             fitted[:, :frames] = values[:, :frames]
             values = fitted
+        # 2 U - 1 is in [-1, 1). The noise has the shape of `like`, so each restart begins elsewhere.
         return values + self.noise * (2 * uniform(like, key) - 1)

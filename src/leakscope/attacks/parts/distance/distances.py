@@ -49,6 +49,7 @@ class Squared(AbstractDistance):
 
     def __call__(self, candidate: Named, observed: Named) -> Tensor:
         """The distance, a scalar >= 0."""
+        # Name by name: to flatten both sides would copy them at every step.
         return torch.stack([(candidate[n] - observed[n]).square().sum() for n in observed]).sum()
 
 
@@ -63,6 +64,7 @@ class L1(AbstractDistance):
 
     def __call__(self, candidate: Named, observed: Named) -> Tensor:
         """The distance, a scalar >= 0."""
+        # Its slope is a sign: a wrong entry pulls as hard near the truth as far from it.
         return torch.stack([(candidate[n] - observed[n]).abs().sum() for n in observed]).sum()
 
 
@@ -85,10 +87,12 @@ class Cosine(AbstractDistance):
     @property
     def scale_free(self) -> bool:
         """True."""
+        # Both norms are divided out.
         return True
 
     def __call__(self, candidate: Named, observed: Named) -> Tensor:
         """The distance, a scalar in [0, 2]."""
+        # One angle for all layers together, as in equation 4: layers with large gradients count most.
         inner = torch.stack([(candidate[n] * observed[n]).sum() for n in observed]).sum()
         mine = torch.stack([candidate[n].square().sum() for n in observed]).sum()
         other = torch.stack([observed[n].square().sum() for n in observed]).sum()
@@ -123,6 +127,7 @@ class Layers(AbstractDistance):
 
     def reads(self, names: list[str]) -> list[str]:
         """Those that match, as far as the distance inside reads them."""
+        # Filtered first: the distance inside sees no other names, as in the call below.
         return self.of.reads([n for n in names if self._chosen(n)])
 
     def _chosen(self, name: str) -> bool:
@@ -130,6 +135,7 @@ class Layers(AbstractDistance):
 
     def __call__(self, candidate: Named, observed: Named) -> Tensor:
         """The distance on the chosen layers."""
+        # Of the observed names: a release may be partial, a candidate's gradient has them all.
         names = {n for n in observed if self._chosen(n)}
         if not names:
             raise BadInput(f"no parameter matches {self.patterns}; the release has {', '.join(sorted(observed))}")
@@ -168,8 +174,11 @@ class Weighted(AbstractDistance):
 
     def __call__(self, candidate: Named, observed: Named) -> Tensor:
         """The distance of the weighted layers."""
+        # A single layer gets `first`; 0 / 0 otherwise.
         count = max(len(observed) - 1, 1)
+        # k counts in the order of the release: from the input to the output, where the client named the tensors.
         weight = {n: self.first + (self.last - self.first) * k / count for k, n in enumerate(observed)}
+        # Both sides, so that equal gradients stay equal: the zero of the distance does not move.
         return self.of({n: candidate[n] * weight[n] for n in observed}, {n: observed[n] * weight[n] for n in observed})
 
 
@@ -202,4 +211,5 @@ class OnSupport(AbstractDistance):
 
     def __call__(self, candidate: Named, observed: Named) -> Tensor:
         """The distance on the support of `observed`."""
+        # Only the candidate needs the mask: the observed side is zero outside of it by definition.
         return self.of({n: candidate[n] * (observed[n] != 0) for n in observed}, observed)

@@ -27,6 +27,7 @@ class Euclidean(AbstractDistance):
 
     def __call__(self, candidate: Named, observed: Named) -> Tensor:
         """The distance, a scalar >= 0."""
+        # One root over all layers, not a sum of roots by layer.
         squares = torch.stack([(candidate[n] - observed[n]).square().sum() for n in observed]).sum()
         # the tiny constant keeps the slope finite at the truth itself
         return (squares + torch.finfo(squares.dtype).tiny).sqrt()
@@ -43,6 +44,7 @@ class LInfinity(AbstractDistance):
 
     def __call__(self, candidate: Named, observed: Named) -> Tensor:
         """The distance, a scalar >= 0."""
+        # By layer and not over all: with one maximum every other layer would have slope zero.
         return torch.stack([(candidate[n] - observed[n]).abs().amax() for n in observed]).sum()
 
 
@@ -60,6 +62,7 @@ class SquareRoot(AbstractDistance):
     def __call__(self, candidate: Named, observed: Named) -> Tensor:
         """The distance, a scalar >= 0."""
         least = 1e-12
+        # sqrt(|d| + c) - sqrt(c), zero at d = 0, with slopes up to 1 / (2 sqrt(c)) = 5e5 instead of infinity.
         roots = [((candidate[n] - observed[n]).abs() + least).sqrt() - least**0.5 for n in observed]
         return torch.stack([root.sum() for root in roots]).sum()
 
@@ -103,13 +106,16 @@ class TopGradients(AbstractDistance):
 
     def __call__(self, candidate: Named, observed: Named) -> Tensor:
         """The distance on the kept entries."""
+        # Chosen by the observed side alone: the set is the same in every step, and cannot be escaped by a candidate.
         kept = {name: self._kept(name, value) for name, value in observed.items()}
         return self.of({n: candidate[n] * kept[n] for n in observed}, {n: observed[n] * kept[n] for n in observed})
 
     def _kept(self, name: str, value: Tensor) -> Tensor:
+        # By layer, so that no layer is left out because its gradients are small.
         flat = value.detach().abs().flatten()
         largest = flat.topk(max(1, int(self.ratio * len(flat)))).indices
         if self.drop > 0:
+            # A random order cut off: the number that stays is exact, as a coin for each entry would not make it.
             order = uniform(flat[largest], Key(self.seed).child("top gradients", name)).argsort()
             largest = largest[order[: max(1, round((1 - self.drop) * len(largest)))]]
         return torch.zeros_like(flat).index_fill(0, largest, 1.0).reshape(value.shape)
@@ -159,4 +165,5 @@ class Clipped(AbstractDistance):
     def _clipped(self, side: Named) -> dict[str, Tensor]:
         if self.limit is Limit.VALUE:
             return {name: value.clamp(-self.most, self.most) for name, value in side.items()}
+        # most / max(|u|, most) = min(1, most / |u|): inside the ball the factor is 1 and has slope zero.
         return trees.scale(side, self.most / trees.norm(side).clamp_min(self.most))

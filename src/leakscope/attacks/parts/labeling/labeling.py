@@ -38,6 +38,7 @@ class Spelled:
                 [2, 0]])
         """
         width = max(room, *(len(one) for one in transcripts))
+        # 0 is a class like any other: only `lengths` says what is padding.
         rows = [list(one) + [0] * (width - len(one)) for one in transcripts]
         return Spelled(torch.tensor(rows), torch.tensor([len(one) for one in transcripts]))
 
@@ -48,6 +49,7 @@ class Spelled:
 
 def spells(seen: Observation) -> bool:
     """Whether the model's labels are transcripts."""
+    # The loss decides what a label is; the shape of the inputs or the name of the model could mislead.
     return isinstance(seen.target.loss, CTC)
 
 
@@ -110,6 +112,7 @@ class Inferred(AbstractLabeling):
 
     def refusal(self, seen: Observation) -> Refusal | None:
         """The label attack's own refusal, when the labels were not told."""
+        # What was told is not inferred anew, so that the attack on labels need not apply.
         return None if _told(seen) is not None else self.attack.refusal(seen)
 
     def labels(self, seen: Observation, *, key: Key, budget: Budget) -> Tensor | Spelled | Refusal:
@@ -117,9 +120,12 @@ class Inferred(AbstractLabeling):
         told = _told(seen)
         if told is not None:
             return told
+        # The budget is what the search has left, which so pays for the labels.
         attempt = self.attack.run(seen, key=key, budget=budget)
+        # An interrupted attempt may hold a claim; a search is not begun on half of one.
         if attempt.outcome is not Outcome.CLAIMED or attempt.claim is None or not len(attempt.claim):
             return Refusal(f"no labels to start from: {attempt.sentence}")
+        # A search needs B labels: what is claimed is repeated in turn, and cut where it is more.
         size = seen.told(facts.BatchSize).count
         found = attempt.claim
         if isinstance(found, claim.Transcripts):
@@ -128,6 +134,7 @@ class Inferred(AbstractLabeling):
             return Spelled.of([found.labels[place % len(found)] for place in range(size)])
         if spells(seen):
             return Refusal("the attack claims classes, but the model's labels are transcripts")
+        # -(-B // n) is B / n rounded up. Sorted, since a claim is a multiset: which input has which label is open.
         return found.values.repeat(-(-size // len(found)))[:size].sort().values
 
 
@@ -139,6 +146,7 @@ class Joint(AbstractLabeling):
     def refusal(self, seen: Observation) -> Refusal | None:
         """Only where labels are transcripts, which no probabilities describe."""
         return (
+            # softmax gives each example one distribution over classes, a transcript is a string of any length.
             Refusal("soft labels do not spell transcripts; use Told, Inferred, Guessed or Edits")
             if spells(seen)
             else None

@@ -35,6 +35,7 @@ def letters(seen: Observation) -> tuple[int, ...]:
     loss = seen.target.loss
     if not isinstance(loss, CTC):
         raise BadInput(f"{seen.target.name} is not trained on transcripts")
+    # The blank is CTC's own: no transcript has one.
     return tuple(label for label in range(seen.target.classes) if label != loss.blank)
 
 
@@ -62,6 +63,7 @@ def _drawn(seen: Observation, rate: float, key: Key) -> list[Text]:
     for item, frames in enumerate(seen.told(Lengths).values):
         # half of the frames always suffice: the worst case is one blank between any two
         count = min(max(1, round(rate * frames)), (frames + 1) // 2)
+        # By utterance: one more in the batch does not change the guesses of the others.
         chosen = torch.randint(len(known), (count,), generator=key.child("letters", item).generator())
         made.append(tuple(known[i] for i in chosen.tolist()))
     return made
@@ -123,12 +125,14 @@ class Listed(AbstractSpelling):
         """One of the texts that fit, for each utterance; the room is that of the longest."""
         del budget
         known = self._known(seen)
+        # For the longest of all, fitting or not: L must not change when another text is tried later.
         room = max(len(text) for text in known)
         chosen = []
         for item, frames in enumerate(seen.told(Lengths).values):
             fitting = [text for text in known if _needed(text) <= frames]
             if not fitting:
                 return Refusal(f"no listed text fits {frames} frames")
+            # Among those that CTC can place in so many frames; any other has an infinite loss.
             drawn = torch.randint(len(fitting), (1,), generator=key.child("listed", item).generator())
             chosen.append(fitting[int(drawn)])
         return Spelled.of(chosen, room=room)
@@ -137,11 +141,13 @@ class Listed(AbstractSpelling):
         """The best of some texts and what there was."""
         known = self._known(seen)
         generator = key.generator()
+        # One utterance in a step: those of the others stay, so that a lower loss is this one's doing.
         item = int(torch.randint(len(now.lengths), (1,), generator=generator))
         order = torch.randperm(len(known), generator=generator)[: self.samples].tolist()
         current = now.transcripts()
         frames = seen.told(Lengths).values[item]
         tried = [known[i] for i in order if _needed(known[i]) <= frames]
+        # What there was comes first, so that it wins among equals, and the loss never rises.
         return _best(now, item, [current[item], *tried], losses)[0]
 
     def _known(self, seen: Observation) -> list[Text]:
@@ -181,6 +187,7 @@ class Edits(AbstractSpelling):
         del budget
         drawn = _drawn(seen, self.rate, key)
         longest = max(len(text) for text in drawn)
+        # Tensors keep their size in a search, so insertions need room from the beginning.
         return Spelled.of(drawn, room=2 * longest if self.resize else longest)
 
     def respelled(self, now: Spelled, losses: Losses, *, seen: Observation, key: Key) -> Spelled:
@@ -191,9 +198,12 @@ class Edits(AbstractSpelling):
         beam = [now.transcripts()[item]]
         best = now
         for _ in range(self.rounds):
+            # A share and not a place: the texts of a beam may have become unequally long, and are changed alike.
             share = float(torch.rand(1, generator=generator))
+            # Only what fits the room and CTC. A dict and no set: its order is that of the edits, in every run.
             edited = (text for one in beam for text in self._edited(one, share, letters(seen)))
             tried = dict.fromkeys(text for text in edited if len(text) <= room and _needed(text) <= frames)
+            # The beam itself is among them: a round that finds nothing better keeps what there is.
             best, beam = _best(now, item, list(dict.fromkeys([*beam, *tried])), losses, keep=self.width)
         return best
 
@@ -203,6 +213,7 @@ class Edits(AbstractSpelling):
         if text:
             yield from ((*head, letter, *tail) for letter in known)
         if self.resize:
+            # One place more than letters: before the first up to after the last.
             gap = math.floor(share * (len(text) + 1))
             yield from ((*text[:gap], letter, *text[gap:]) for letter in known)
             if len(text) > 1:
@@ -217,9 +228,11 @@ def _needed(text: Text) -> int:
 def _best(now: Spelled, item: int, texts: list[Text], losses: Losses, *, keep: int = 1) -> tuple[Spelled, list[Text]]:
     """`now` with the best of `texts` for one utterance, and the `keep` best texts; the first wins among equals."""
     tried = Spelled.of(texts, room=now.labels.shape[1])
+    # (C, B, L): the loss is that of the whole batch, in which one utterance is exchanged.
     labels = now.labels.cpu().expand(len(texts), *now.labels.shape).clone()
     lengths = now.lengths.cpu().expand(len(texts), *now.lengths.shape).clone()
     labels[:, item], lengths[:, item] = tried.labels, tried.lengths
+    # NaN and infinite both last: two arguments, since by default +inf becomes a number.
     found = losses(Spelled(labels, lengths)).cpu().nan_to_num(math.inf, math.inf)
     order = found.argsort(stable=True)[:keep].tolist()
     return Spelled(labels[order[0]], lengths[order[0]]), [texts[i] for i in order]

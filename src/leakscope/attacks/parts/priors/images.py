@@ -21,11 +21,13 @@ def total_variation(inputs: Tensor) -> Tensor:
     >>> total_variation(torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]]))
     tensor(1.)
     """
+    # Means and not sums: the weight of a prior then means the same at every size of image.
     parts = []
     if inputs.shape[-2] > 1:
         parts.append((inputs[..., 1:, :] - inputs[..., :-1, :]).abs().mean())
     if inputs.shape[-1] > 1:
         parts.append((inputs[..., :, 1:] - inputs[..., :, :-1]).abs().mean())
+    # A start that is a tensor: a single pixel gives a zero of the right kind, not the number 0.
     return sum(parts, start=inputs.new_zeros(()))
 
 
@@ -55,7 +57,9 @@ class Range(AbstractPrior):
         domain = seen.target.domain
 
         def outside(inputs: Tensor) -> Tensor:
+            # In the model's units: black and white of a channel after normalization.
             low, high = domain.bounds(inputs)
+            # max(low - x, 0)^2 + max(x - high, 0)^2: its slope is zero inside and has no jump at the edge.
             return ((low - inputs).clamp_min(0).square() + (inputs - high).clamp_min(0).square()).mean()
 
         return outside

@@ -30,10 +30,12 @@ class AbstractPrior(ABC):
 
     @final
     def __rmul__(self, weight: float) -> WeightedPrior:
+        # Only from the left: `0.1 * prior`, as it is written and printed.
         return WeightedPrior(float(weight), self)
 
     @final
     def __add__(self, other: AbstractPrior) -> Sum:
+        # Flat, so that (a + b) + c and a + (b + c) print alike, and are the same attack to a record.
         return Sum((*self.terms, *other.terms))
 
     @property
@@ -56,15 +58,18 @@ class WeightedPrior(AbstractPrior):
         return self.prior.citation
 
     def __post_init__(self) -> None:
+        # A negative weight would reward what is improbable. "not >=" refuses NaN as well.
         if not self.weight >= 0:
             raise BadInput(f"a prior's weight must be >= 0, got {self.weight}")
 
     def __repr__(self) -> str:
+        # The repr has to read back as the same value: 2 * (a + b), and not 2 * a + b.
         inner = f"({self.prior!r})" if isinstance(self.prior, (Sum, WeightedPrior)) else repr(self.prior)
         return f"{self.weight!r} * {inner}"
 
     def penalty(self, seen: Observation) -> Penalty:
         """The scaled penalty."""
+        # Made once for an observation, outside of the loop.
         of, weight = self.prior.penalty(seen), self.weight
         return lambda inputs: weight * of(inputs)
 
@@ -79,6 +84,7 @@ class Sum(AbstractPrior):
     @property
     def citation(self) -> str:
         """Those of the summands."""
+        # Each source once, in the order of the summands.
         return "\n\n".join(dict.fromkeys(p.citation for p in self.summands if p.citation))
 
     def __repr__(self) -> str:
@@ -94,6 +100,7 @@ class Sum(AbstractPrior):
         penalties = [summand.penalty(seen) for summand in self.summands]
 
         def total(inputs: Tensor) -> Tensor:
+            # Begun with the first tensor and not with 0, whose kind and device would be guessed.
             first, *rest = (penalty(inputs) for penalty in penalties)
             return sum(rest, start=first)
 

@@ -27,8 +27,11 @@ def _each(seen: Observation, measure: Callable[[Tensor], Tensor]) -> Penalty:
     told = seen.told(Lengths).values if seen.knows(Lengths) else None
 
     def penalty(inputs: Tensor) -> Tensor:
+        # Whole numbers, known beforehand: shapes may not depend on data under vmap.
         lengths = told or (inputs.shape[1],) * inputs.shape[0]
+        # Cut before it is measured: padding is zeros, whose steps and means are those of no speech.
         each = [measure(utterance[:length]) for utterance, length in zip(inputs.unbind(), lengths, strict=True)]
+        # Of utterances and not of frames: a long one does not outvote a short one.
         return torch.stack(each).mean()
 
     return penalty
@@ -58,6 +61,7 @@ class NormalizedVariation(AbstractPrior):
         """The variation by the mean distance from the mean frame."""
 
         def measure(frames: Tensor) -> Tensor:
+            # Both grow with x, so the quotient does not: (c x) has the penalty of x.
             return _variation(frames) / ((frames - frames.mean(0)).abs().mean() + LEAST)
 
         return _each(seen, measure)
@@ -101,6 +105,7 @@ class TimeMean(AbstractPrior):
             mean = frames.mean(0)
             if self.order is Order.MAX:
                 return mean.abs().amax()
+            # The floor keeps the slope of the root finite at a mean of zero, where the prior wants to be.
             return (mean.square().sum() + torch.finfo(mean.dtype).tiny).sqrt()
 
         return _each(seen, measure)

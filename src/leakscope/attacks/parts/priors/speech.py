@@ -55,6 +55,7 @@ class SpeechPrior(AbstractPrior):
         Use public speech only: a prior that has seen the private half of a data set is no prior. Raises `BadInput` on
         fewer than 2 F frames, or on utterances shorter than 3 frames.
         """
+        # float64: the innovations' variances are differences of nearly equal covariances.
         pieces = [row[:count].double().numpy() for row, count in zip(frames, lengths.tolist(), strict=True)]
         mean, lagged = _statistics(pieces)
         write_atomically(Path(file), save({"mean": torch.from_numpy(mean), "lagged": torch.from_numpy(lagged)}))
@@ -69,13 +70,17 @@ class SpeechPrior(AbstractPrior):
         chain = self.chain(int(seen.target.domain.shape[-1]))
 
         def improbable(inputs: Tensor) -> Tensor:
+            # y_t = V^T (m_t - mean), (B, T, K).
             components = (inputs - inputs.new_tensor(chain.mean)) @ inputs.new_tensor(chain.axes)
             total = inputs.new_zeros(())
             for order in range(LAGS):
+                # The first frame has no past and the second one of one frame: e_0, e_1, and then all later e_t at once.
                 some = components[:, order:] if order == LAGS - 1 else components[:, order : order + 1]
                 for back in range(1, order + 1):
                     earlier = components[:, order - back : order - back + some.shape[1]]
+                    # e_t = y_t - a y_(t-1) - b y_(t-2), the frames shifted by `back`.
                     some = some - inputs.new_tensor(chain.steps[order][back - 1]) * earlier
+                # Summed, not averaged: it is a logarithm of a probability, which a likelihood can be added to.
                 total = total + (some.square() / inputs.new_tensor(chain.rest[order])).sum() / 2
             return total
 
@@ -104,6 +109,7 @@ class Chain:
         noise = random.standard_normal(components.shape)
         for frame in range(count):
             order = min(frame, LAGS - 1)
+            # y_t = sqrt(s) n_t + a y_(t-1) + b y_(t-2): the same recursion as in the penalty, run forward.
             components[frame] = np.sqrt(self.rest[order]) * noise[frame]
             for back, step in enumerate(self.steps[order], start=1):
                 components[frame] += step * components[frame - back]
@@ -112,12 +118,14 @@ class Chain:
 
 @functools.lru_cache(maxsize=16)
 def _precision(chain: Chain, count: int) -> tuple[Array, ...]:
+    # P = L^T diag(1 / s) L with L y = e; L is unit lower triangular with two bands, so P has two below its diagonal.
     bands = [np.zeros((max(0, count - lag), chain.axes.shape[1])) for lag in range(LAGS)]
     for frame in range(count):
         order = min(frame, LAGS - 1)
         row = [np.ones(chain.axes.shape[1]), *(-step for step in chain.steps[order])]
         for left, one in enumerate(row):
             for right in range(left, len(row)):
+                # Row t of L holds 1, -a, -b at t, t - 1, t - 2; each pair adds to entry (t - left, t - right).
                 bands[right - left][frame - right] += one * row[right] / chain.rest[order]
     return tuple(bands)
 
@@ -131,8 +139,10 @@ def _statistics(pieces: list[Array]) -> tuple[Array, Array]:
     centered = [piece - mean for piece in pieces]
     lagged = np.zeros((LAGS, features, features))
     for lag in range(LAGS):
+        # Pairs within an utterance only: the last frame of one says nothing of the first of the next.
         pairs = sum(len(piece) - lag for piece in centered)
         found = sum(piece[lag:].T @ piece[: len(piece) - lag] for piece in centered) / pairs
+        # Only v^T C v is read below, to which the antisymmetric part contributes nothing.
         lagged[lag] = (found + found.T) / 2
     return mean, lagged
 
@@ -143,14 +153,22 @@ def _chain(file: str, spread: float, features: int) -> Chain:
     if not 1 <= features <= len(mean):
         raise BadInput(f"the prior knows {len(mean)} coefficients, asked for {features}; learn one from such frames")
     lagged = lagged[:, :features, :features]
+    # In these axes frames are uncorrelated at lag 0; at lags 1 and 2 what is left between axes is neglected.
     values, axes = np.linalg.eigh(lagged[0])
+    # Autocovariances r_0, r_1, r_2 of each component: diag(V^T C_lag V).
     none, one, two = (np.einsum("fk,fg,gk->k", axes, part, axes) for part in lagged)
+    # An axis without variance gets a billionth of the largest: its precision stays finite.
     none = np.maximum(values, 1e-9 * values[-1])
+    # |r_1| < r_0, |r_2| <= r_0: estimates from different numbers of pairs need not obey it.
     one, two = np.clip(one, -0.999 * none, 0.999 * none), np.clip(two, -none, none)
+    # Yule-Walker: r_1 = a r_0 + b r_1, r_2 = a r_1 + b r_0, solved for a and b.
     first, second = one * (none - two) / (none**2 - one**2), (none * two - one**2) / (none**2 - one**2)
+    # Stationary where |b| < 1 and |a| < 1 - b (roots outside of the unit circle); a little inside.
     second = np.clip(second, -0.999, 0.999)
     first = np.clip(first, -0.999 * (1 - second), 0.999 * (1 - second))
+    # s = r_0 - a r_1 - b r_2; the floor, since a and b were moved and s must be positive.
     later = np.maximum(none - first * one - second * two, 1e-4 * none)
+    # Variances of e_0, e_1 and later ones: r_0, r_0 - r_1^2 / r_0, s. All by spread^2: no correlation changes.
     rest = spread**2 * np.stack([none, none - one**2 / none, later])
     return Chain(mean[:features], axes, rest, ((), (one / none,), (first, second)))
 

@@ -42,6 +42,7 @@ class BatchNorm(AbstractPrior):
 
         def mismatch(inputs: Tensor) -> Tensor:
             found = layer_statistics(target, parameters, inputs)
+            # |.|_2 over the channels of a layer, not squared, as in equation 9.
             terms = [
                 torch.linalg.vector_norm(found[name][part] - wanted[name][part]) for name in wanted for part in (0, 1)
             ]
@@ -53,11 +54,13 @@ class BatchNorm(AbstractPrior):
 def _wanted(seen: Observation) -> dict[str, tuple[Tensor, Tensor]]:
     kinds: tuple[type[BatchNormStatistics | PublicStatistics], ...] = (BatchNormStatistics, PublicStatistics)
     for kind in kinds:
+        # From the most to the least that can be known: the batch's own, public examples', the model's own below.
         if not seen.knows(kind):
             continue
         like = next(iter(seen.target.parameters().values()))
         told = seen.told(kind).by_layer
         return {n: (like.new_tensor(s.mean), like.new_tensor(s.variance)) for n, s in told}
+    # torch keeps the unbiased variance here, that of a candidate is biased: smaller by (n - 1) / n for n values.
     running = {
         name: (module.running_mean, module.running_var)
         for name, module in seen.target.module.named_modules()
@@ -75,6 +78,7 @@ def layer_statistics(target: Target, parameters: dict[str, Tensor], inputs: Tens
     def listener(name: str) -> Callable[[Tensor], None]:
         # at once, not afterwards: a later layer in place may overwrite what this one is given
         def note(given: Tensor) -> None:
+            # All but the channels: batch, and height and width where there are.
             axes = [d for d in range(given.dim()) if d != 1]
             found[name] = (given.mean(axes), given.var(axes, correction=0))
 

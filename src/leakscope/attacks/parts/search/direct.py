@@ -133,7 +133,9 @@ class DirectSearch(AbstractSearch):
     @property
     def cost(self) -> int:
         """Loss evaluations of one step and restart."""
+        # The parts of the sum, and the best single step.
         checks = len(SHARES) + 1 if self.take is Take.LINE else 0
+        # 1 for the point itself, whose loss is what the others have to be below.
         return 1 + self.directions * self.radii + checks
 
     def run(self, problem: Problem, starts: Point, *, clock: Clock, watch: Watch) -> Found:
@@ -159,6 +161,7 @@ class DirectSearch(AbstractSearch):
         scale = like.new_ones(len(like), like.shape[-1])
         if self.scales is not None:
             first = like.new_tensor(self.scales.first)[: like.shape[-1]]
+            # Of MFCC the first are the largest, and begin with the widest steps.
             scale[:, : len(first)] = first
         return _Way(
             point={name: value.detach().clone() for name, value in starts.items()},
@@ -170,6 +173,7 @@ class DirectSearch(AbstractSearch):
         )
 
     def _step(self, problem: Problem, way: _Way, journal: Journal) -> Stop:
+        # By the number of the step and no running stream: a resumed search draws what it would have drawn.
         key = problem.key.child("step", way.done)
         with torch.no_grad():
             if problem.between is not None:
@@ -177,11 +181,14 @@ class DirectSearch(AbstractSearch):
             steps = self._steps(problem, way, key)
             changes = self._changes(problem, way, steps, key)
             losses = self._losses(problem, way.point, steps, changes)
+            # Column 0 is f(x). So a sum of steps, taken unchecked, is judged at the beginning of the next step, and
+            # only points where the search has been are claimed, never a trial.
             journal.note(way.point, losses[:, 0], each=self.cost, moving=float(way.radius.mean()))
             if journal.spent:
                 return Stop.BUDGET
             if journal.flushed and not bool(torch.isfinite(losses).any()):
                 return Stop.NOT_FINITE
+            # Before x moves: the loss that is compared belongs to x.
             stalled = self._shrink(way, losses[:, 0])
             if stalled:
                 return Stop.PLATEAU
@@ -198,9 +205,11 @@ class DirectSearch(AbstractSearch):
 
     def _changes(self, problem: Problem, way: _Way, steps: Steps, key: Key) -> Point:
         """What is tried, by variable: each direction at each radius (R, K * radii, ...); soft labels move along."""
+        # r times the scale of the direction's coefficient (1 where it has none).
         length = way.radius.unsqueeze(1) * way.scale.gather(1, steps.coefficient)
         changes = {problem.picture: _wide(length, steps.unit) * steps.unit}
         for name, value in way.point.items():
+            # Soft labels have their own unit vector: one over both would be nearly all inputs, which have more entries.
             if name != problem.picture and name not in problem.still:
                 unit = _unit(value, self.directions, key.child(name))
                 changes[name] = _wide(way.radius.unsqueeze(1), unit) * unit
@@ -210,6 +219,7 @@ class DirectSearch(AbstractSearch):
         """(R, K, ...) to (R, K * radii, ...): each step at its whole length, half of it, and so on."""
         if self.radii == 1:
             return change
+        # Index k * radii + j is direction k at r / 2^j, as `_summed` reads it.
         shares = 0.5 ** torch.arange(self.radii, device=change.device, dtype=change.dtype)
         return (change.unsqueeze(2) * shares.reshape(1, 1, -1, *[1] * (change.dim() - 2))).flatten(1, 2)
 
@@ -218,19 +228,25 @@ class DirectSearch(AbstractSearch):
         if steps.item is None:
             return all_losses(problem, point, changes)
         restarts = range(len(steps.coefficient))
+        # One after the other: what the others contribute is computed outside of vmap, and differs by restart.
         return torch.stack([_row_losses(problem, point, steps.item, changes, restart) for restart in restarts])
 
     def _take(self, problem: Problem, way: _Way, tried: tuple[Steps, Point], losses: Tensor) -> None:
         """Move every restart, and count which coefficients improved."""
         steps, changes = tried
+        # A candidate whose loss is NaN improves nothing.
         each = losses[:, 1:].reshape(len(losses), self.directions, self.radii).nan_to_num(torch.inf)
+        # Of each direction the best radius: r v and r v / 2 are no two steps that could be added.
         lowest = each.min(2)
+        # v_k with f(x + r v_k) < f(x), each judged alone; whether their sum improves as well, only Take.LINE asks.
         improves = lowest.values < losses[:, :1]
+        # The lowest of all, unless it does not improve.
         best = improves & torch.zeros_like(improves).scatter(1, lowest.values.argmin(1, keepdim=True), value=True)
         moves = _summed(changes, lowest.indices, best if self.take is Take.BEST else improves, self.radii)
         if self.take is Take.LINE:
             moves = self._line(problem, way.point, steps, moves, _summed(changes, lowest.indices, best, self.radii))
         moved = {n: value + moves[n] if n in moves else value for n, value in way.point.items()}
+        # By restart, since `project` takes one candidate.
         legal = [problem.project({n: v[restart] for n, v in moved.items()}) for restart in range(len(losses))]
         way.point = {n: torch.stack([one[n] for one in legal]) for n in moved}
         self._count(way, steps, improves)
@@ -239,6 +255,7 @@ class DirectSearch(AbstractSearch):
         """The lowest of some parts of the summed step and the best single step; zero where none improves."""
         tried = {n: torch.stack([*(share * v for share in SHARES), single[n]], 1) for n, v in total.items()}
         losses = self._losses(problem, point, steps, tried)
+        # Column 0 is x: where it is the lowest, and by argmin also where all are equal, nothing moves.
         best = losses.nan_to_num(torch.inf).argmin(1)
         rows = torch.arange(len(best), device=best.device)
         return {
@@ -253,7 +270,9 @@ class DirectSearch(AbstractSearch):
             1, steps.coefficient, torch.ones_like(improves, dtype=way.scale.dtype)
         )
         good = torch.zeros_like(way.scale).scatter_add(1, steps.coefficient, improves.to(way.scale))
+        # Uses in a row: one that improves, of those in this step, begins the count anew.
         way.failed = torch.where(good > 0, torch.zeros_like(used), way.failed + used)
+        # Coefficients that were wide come down to the common radius by halves, each by its own failures.
         tired = way.failed >= self.scales.patience
         way.scale = torch.where(tired, (way.scale / 2).clamp(min=1.0), way.scale)
         way.failed = torch.where(tired, torch.zeros_like(used), way.failed)
@@ -263,13 +282,17 @@ class DirectSearch(AbstractSearch):
         if way.before is None:
             way.before = now.clone()
             return False
+        # The first loss to compare with was kept above.
         if way.done == 0 or way.done % self.shrink.steps:
             return False
+        # "not <": a loss that is NaN has stalled.
         stalled = ~(now < (1 - self.shrink.improvement) * way.before)
+        # Not above the present one: a radius that began below `smallest` must not grow to it.
         smaller = (self.shrink.factor * way.radius).clamp(min=self.shrink.smallest).minimum(way.radius)
         ended = stalled & (smaller == way.radius)
         way.radius = torch.where(stalled, smaller, way.radius)
         way.before = now.clone()
+        # Restarts share their steps, so the search ends with the last of them.
         return bool(ended.all())
 
 
@@ -317,6 +340,7 @@ def _unit(value: Tensor, count: int, key: Key) -> Tensor:
 
 def _summed(changes: Point, radius: Tensor, chosen: Tensor, radii: int) -> Point:
     """The sum over the `chosen` directions (R, K) of the change at the radius with this index (R, K): (R, ...)."""
+    # sum_k [k chosen] r_k v_k as one product; (R, K, radii) picks of each direction its best radius.
     weights = torch.nn.functional.one_hot(radius, radii) * chosen.unsqueeze(2)
     return {n: torch.einsum("rk,rk...->r...", weights.flatten(1).to(change), change) for n, change in changes.items()}
 
@@ -326,9 +350,11 @@ def all_losses(problem: Problem, point: Point, changes: Point) -> Tensor:
     restarts, count = next(iter(changes.values())).shape[:2]
     tried = {}
     for name, value in point.items():
+        # x is one of the batch (128 in all, by default), so f(x) is computed as those it is compared with.
         here = value.unsqueeze(1)
         around = here + changes[name] if name in changes else here.expand(-1, count, *value.shape[1:])
         tried[name] = torch.cat([here, around], 1).flatten(0, 1)
+    # Restarts and directions are alike for vmap, so both are one dimension.
     losses: Tensor = vmap(problem.value, chunk_size=problem.chunk)(tried)
     return losses.reshape(restarts, 1 + count)
 

@@ -70,10 +70,12 @@ class Work:
         5.8
         """
         wanted = self.steps * self._step
+        # A search ends at the first bound, so the smaller one is what is planned.
         return wanted if self.seconds is None else min(wanted, self.seconds)
 
     @property
     def _step(self) -> float:
+        # Small kernels cost their launch, large ones their arithmetic; the sum is at most twice the larger.
         return self.kernels * PER_KERNEL + self.flops * PER_FLOP
 
     def course(self, *, compiler: bool) -> Course:
@@ -82,6 +84,7 @@ class Work:
         >>> Work(kernels=240, flops=10**7, steps=1000).course(compiler=True)
         <Course.RECORDED: 'as one recorded graph'>
         """
+        # Planned seconds by those of a step: how many steps there will be, also where it is the budget that ends them.
         if self.planned_seconds < RECORDING_PAYS * self._step or self.kernels > MOST_KERNELS:
             return Course.WRITTEN
         if compiler and self.planned_seconds > COMPILING_PAYS:
@@ -95,6 +98,7 @@ def prepared(slope: Slope, start: Named, *, steps: int, seconds: float | None) -
     Falls back to the way it is written where the step cannot be recorded (its branches read values, as in a model whose
     forward asks `if x.max() > 1`) or where what was recorded does not agree with it at `start`.
     """
+    # Before it is measured, which costs a step.
     if steps < RECORDING_PAYS:
         return slope
     work = measured(slope, start, steps=steps, seconds=seconds)
@@ -107,10 +111,14 @@ def executed(slope: Slope, start: Named, course: Course) -> Slope:
     if course is Course.WRITTEN:
         return slope
     recorded = _recorded(slope, start)
+    # Compared before it is used: a silent difference would be a search of something else, which finds nothing, and the
+    # verdict would be that nothing leaks.
     if recorded is None or not _agree(slope, recorded, start):
         return slope
     if course is Course.RECORDED:
         return recorded
+    # Of the recorded graph, which is flat: the compiler need not follow torch.func. Static shapes: those of a search
+    # never change, and when restarts are given up this is called anew.
     compiled: Slope = torch.compile(recorded, dynamic=False)
     return compiled if _agree(slope, compiled, start) else recorded
 
@@ -119,6 +127,7 @@ def measured(slope: Slope, start: Named, *, steps: int, seconds: float | None) -
     """The work of `steps` steps, from one that is run and counted."""
     counter = FlopCounterMode(display=False)
     kernels = _Kernels()
+    # By running, because only then is it known what vmap and two levels of differentiation make of it.
     with kernels, counter:
         slope(start)
     return Work(kernels.count, int(counter.get_total_flops()), steps, seconds)
@@ -165,6 +174,8 @@ def _recorded(slope: Slope, start: Named) -> Slope | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            # Weights and the observed gradient are closed over by the step: real among fake ones, constants of the
+            # graph.
             return make_fx(slope, tracing_mode="fake", _allow_non_fake_inputs=True)(start)
     except RuntimeError:
         return None
@@ -177,4 +188,6 @@ def _agree(one: Slope, other: Slope, start: Named) -> bool:
     except RuntimeError:
         return False
     pairs = [(losses, losses_too), *((gradients[name], gradients_too[name]) for name in gradients)]
+    # Relative to the largest entry, since small ones are differences of large ones. "<=" and not "<": a variable
+    # without a gradient gives 0 on both sides. NaN compares as False.
     return all(bool((b - a).abs().max() <= AGREE * a.abs().max()) for a, b in pairs)

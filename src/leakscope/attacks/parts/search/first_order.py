@@ -90,6 +90,7 @@ def gradients(problem: Problem, restarts: int) -> Slope:
 
     def alone(point: Point) -> tuple[Point, Tensor]:
         gradient, loss = single(_one(point, 0))
+        # The shapes that `vmap` gives, so that no search has to tell one restart from several.
         return {name: value[None] for name, value in gradient.items()}, loss[None]
 
     return alone
@@ -97,6 +98,8 @@ def gradients(problem: Problem, restarts: int) -> Slope:
 
 def _executed(problem: Problem, point: Point, clock: Clock, evaluations: int) -> Slope:
     """`gradients` on the course that pays for that many evaluations of the restarts in `point`, within the budget."""
+    # An evaluation is that of one restart; a step of all pays R of them. Of the budget the whole, not what is left of
+    # it: a search that was resumed has to take the course of its first life, to get the same bits.
     restarts = len(next(iter(point.values())))
     left = clock.budget.evaluations
     steps = (evaluations if left is None else min(evaluations, left)) // restarts
@@ -148,6 +151,7 @@ class Adam(AbstractSearch):
         """All restarts together, until the steps or the budget end."""
         saved = clock.saved()
         first = starts if saved is None else saved["leaves"]  # fewer, when some had been given up
+        # The number of restarts that began, for the halving below.
         like = next(iter(starts.values()))
         leaves = {name: value.detach().clone().to(like.device).requires_grad_(True) for name, value in first.items()}
         optimizer = torch.optim.Adam(leaves.values(), lr=self.lr)
@@ -157,10 +161,13 @@ class Adam(AbstractSearch):
         stop = Stop.DONE
         try:
             while journal.evaluations < journal.planned:
+                # The one place where leaves, moments and journal are all of the same step.
                 clock.keep(functools.partial(_state, done, leaves, optimizer, journal))
                 self._between(problem, leaves, done)
+                # Detached: `torch.func` differentiates by itself, a second graph by autograd would only cost memory.
                 gradient, losses = slope({name: value.detach() for name, value in leaves.items()})
                 way = clock.fraction(journal.evaluations + len(losses), journal.planned)
+                # Noted before the step: `losses` are those of the leaves as they are now.
                 journal.note(leaves, losses, moving=self._rate(way))
                 stop = self._stop(journal)
                 if stop is not Stop.DONE:
@@ -168,15 +175,19 @@ class Adam(AbstractSearch):
                 self._step(optimizer, leaves, gradient, way)
                 self._project(problem, leaves)
                 done += 1
+                # len(like) / 2^(shares passed), counted from all that began: the same whether a life has passed
+                # between, or two shares were passed in one step.
                 left = max(1, len(like) >> sum(way >= share for share in self.halving))
                 if left < len(losses):
                     leaves, optimizer = _narrowed(leaves, optimizer, journal.narrow(left))
+                    # Another number of restarts is another graph.
                     slope = _executed(problem, leaves, clock, journal.planned - journal.evaluations)
         except KeyboardInterrupt:
             stop = Stop.INTERRUPTED
         return journal.found(stop)
 
     def _rate(self, way: float) -> float:
+        # lr / 10^(shares passed); 3/8, 5/8 and 7/8 are the milestones of Geiping et al. 2020.
         return self.lr * 0.1 ** sum(way >= share for share in self.decay)
 
     def _between(self, problem: Problem, leaves: Point, done: int) -> None:
@@ -184,12 +195,14 @@ class Adam(AbstractSearch):
             with torch.no_grad():
                 changed = problem.between({name: leaf.detach() for name, leaf in leaves.items()}, done)
                 for name, leaf in leaves.items():
+                    # In place: the optimizer finds its moments by the tensor object.
                     leaf.copy_(changed[name])
 
     def _step(self, optimizer: torch.optim.Adam, leaves: Point, gradient: Point, way: float) -> None:
         for group in optimizer.param_groups:
             group["lr"] = self._rate(way)
         for name, leaf in leaves.items():
+            # The sign is taken before the moments, as in Geiping et al. 2020: what Adam averages are signs, not slopes.
             leaf.grad = gradient[name].sign() if self.signed else gradient[name]
         optimizer.step()
 
@@ -197,13 +210,16 @@ class Adam(AbstractSearch):
         with torch.no_grad():
             legal = problem.project(dict(leaves))
             for name, leaf in leaves.items():
+                # A space without bounds gives the leaf back, and there is nothing to copy.
                 if legal[name] is not leaf:
                     leaf.copy_(legal[name])
 
     def _stop(self, journal: Journal) -> Stop:
         if journal.spent:
             return Stop.BUDGET
+        # To read a loss makes the host wait for the device, so that these look at every twentieth step only.
         if journal.flushed:
+            # One restart that is lost ends nothing: its best candidate is from before.
             if not bool(torch.isfinite(journal.last).any()):
                 return Stop.NOT_FINITE
             if self.patience is not None and journal.plateau(self.patience.steps, self.patience.improvement):
@@ -224,6 +240,7 @@ def _narrowed(leaves: Point, optimizer: torch.optim.Optimizer, index: Tensor) ->
     for name, leaf in leaves.items():
         memory = optimizer.state[leaf]
         following.state[kept[name]] = {
+            # Moments have the restarts in front, as the leaf; the count of steps is one number for all.
             what: value[index].clone() if isinstance(value, Tensor) and value.dim() else value
             for what, value in memory.items()
         }
@@ -285,15 +302,18 @@ class LBFGS(AbstractSearch):
         state = clock.saved()
         results = [] if state is None else [Found.restored(one) for one in state["results"]]
         for index in range(len(results), restarts):
+            # The first restart always runs, so that there is something to return.
             if index and clock.exhausted(sum(result.evaluations for result in results)):
                 break
             results.append(self._restart(problem, _one(starts, index), (clock, watch), results, state))
+            # The saved state is that of the restart that was cut off; the ones after it begin anew.
             state = None
             last = results[-1]
             if last.stop is Stop.INTERRUPTED or last.loss <= self.good_enough * last.start_loss:
                 break
         best = min(results, key=lambda result: result.loss)
         total = sum(result.evaluations for result in results)
+        # Why it ended is that of the last restart, whichever was the best: it is the search that stopped there.
         return Found(best.point, best.loss, best.start_loss, best.last_loss, results[-1].stop, total, best.trace)
 
     def _restart(
@@ -302,6 +322,7 @@ class LBFGS(AbstractSearch):
         clock, watch = around
         leaves = {name: value.detach().clone().requires_grad_(True) for name, value in start.items()}
         slope = _executed(problem, _one_row(start), clock, self.evaluations)
+        # A clock without a checkpoint: there is one file, and `kept` below writes it with all earlier restarts.
         remaining = clock.remaining(sum(result.evaluations for result in earlier)).start()
         journal = problem.journal(remaining, watch, self.evaluations)
         optimizer = self._optimizer(leaves)
@@ -311,6 +332,7 @@ class LBFGS(AbstractSearch):
             gradient, losses = slope({name: leaf.detach()[None] for name, leaf in leaves.items()})
             for name, leaf in leaves.items():
                 leaf.grad = gradient[name][0]
+            # Every trial of the line search is a candidate as well; the lowest is claimed, accepted or not.
             journal.note({name: leaf[None] for name, leaf in leaves.items()}, losses)
             return losses[0]
 
@@ -327,7 +349,9 @@ class LBFGS(AbstractSearch):
                 if remaining.budget.evaluations is not None:
                     most = min(most, remaining.budget.evaluations - done)
                 group = optimizer.param_groups[0]
+                # torch keeps the pairs (s, y) of the curvature from call to call, so that chunks join to one search.
                 group["max_eval"] = min(most, CHUNK)
+                # An iteration takes one evaluation at least, hence evaluations are what binds.
                 group["max_iter"] = group["max_eval"]
                 optimizer.step(closure)
                 stop = self._stop(journal, done)
@@ -342,6 +366,7 @@ class LBFGS(AbstractSearch):
             lr=self.lr,
             history_size=self.history,
             line_search_fn=wolfe,
+            # torch's are absolute, and a matching loss has the unit of the gradient squared.
             tolerance_grad=0.0,
             tolerance_change=0.0,
         )
@@ -349,6 +374,7 @@ class LBFGS(AbstractSearch):
     def _stop(self, journal: Journal, before: int) -> Stop:
         if journal.spent:
             return Stop.BUDGET
+        # Of the only restart that runs here: there is no other to go on with.
         if not bool(torch.isfinite(journal.last).all()):
             return Stop.NOT_FINITE
         # A chunk that ends at once did not find a step: the line search is at the floor of the arithmetic.

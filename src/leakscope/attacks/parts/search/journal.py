@@ -17,7 +17,9 @@ from leakscope.core.effort import Clock, Progress, State, Watch
 Point = dict[str, Tensor]
 """The searched variables by name."""
 
+# At shares 0, 1/5, ..., 1 of the way.
 PICTURES = 6
+# Points of a curve; all of a long search would swell every record.
 TRACE_POINTS = 400
 
 
@@ -52,6 +54,7 @@ class Found:
     @property
     def fruitless(self) -> bool:
         """Whether the search never got below its start."""
+        # "not <" and not ">=": a start whose loss is NaN has not been improved on.
         return self.point is None or not self.loss < self.start_loss
 
     @property
@@ -63,6 +66,7 @@ class Found:
         """All of it, for a checkpoint."""
         return {
             "point": self.point,
+            # As numbers and not as a tensor: JSON with `repr` brings back every bit, infinities included.
             "numbers": [self.loss, self.start_loss, self.last_loss],
             "stop": self.stop.name,
             "evaluations": self.evaluations,
@@ -110,16 +114,19 @@ class Journal:
         self.evaluations += each * len(losses)
         if self._best_loss is None:
             self._best = {name: value.detach().clone() for name, value in point.items()}
+            # Infinite and not NaN, which no later loss would be below.
             self._best_loss = torch.where(torch.isfinite(losses), losses, torch.inf)
         else:
             better = losses < self._best_loss  # False for NaN
             for name, value in point.items():
+                # (R,) against (R, ...): each restart keeps its own best, without asking the host which.
                 keep = better.reshape(-1, *[1] * (value.dim() - 1))
                 self._best[name] = torch.where(keep, value.detach(), self._best[name])
             self._best_loss = torch.where(better, losses, self._best_loss)
         self._losses.append(losses)
         self._at.append(self.evaluations)
         self._photograph()
+        # 1 and not 0: the first note is a sign of life at once.
         if len(self._losses) % self.flush == 1:
             self.watch(self._progress(moving))
 
@@ -130,6 +137,7 @@ class Journal:
             scalars["step size"] = moving
         if self.parts is not None:
             winner = int(self._best_loss.argmin())
+            # Of the best candidate, once in `flush` notes: the terms cost a pass of their own.
             scalars |= self.parts({name: value[winner] for name, value in self._best.items()})
         share = self.clock.fraction(self.evaluations, self.planned)
         loss = float(self._best_loss.min())
@@ -137,6 +145,7 @@ class Journal:
 
     def _photograph(self) -> None:
         share = self.clock.fraction(self.evaluations, self.planned)
+        # Picture k at the share k / 5 of the way; the last one at the end, if the end is reached.
         if self.picture in self._best and share >= len(self._pictures) / (PICTURES - 1):
             assert self._best_loss is not None
             self._pictures.append((self.evaluations, self._best[self.picture][self._best_loss.argmin()].clone()))
@@ -159,6 +168,8 @@ class Journal:
     def narrow(self, count: int) -> Tensor:
         """Forget all restarts but the `count` best; where these were (count,), ascending."""
         assert self._best_loss is not None
+        # Judged by the best so far, not by the last loss, which jumps. Stable, and put back into order: which ones stay
+        # and where they stand must not depend on how a device sorts equals.
         index = self._best_loss.argsort(stable=True)[:count].sort().values
         self._best = {name: value[index] for name, value in self._best.items()}
         self._best_loss = self._best_loss[index]
@@ -167,10 +178,12 @@ class Journal:
 
     def plateau(self, patience: int, improvement: float) -> bool:
         """Whether the best loss of the last `patience` notes is not below `1 - improvement` times the best before."""
+        # Nothing before the window to compare with.
         if len(self._losses) <= patience:
             return False
         before = torch.stack(self._losses[:-patience]).nan_to_num(math.inf).min()
         after = torch.stack(self._losses[-patience:]).nan_to_num(math.inf).min()
+        # Losses are >= 0, so a share of `before` is less.
         return bool(after > (1 - improvement) * before)
 
     def state(self) -> State:
@@ -199,9 +212,12 @@ class Journal:
         if self._best_loss is None:
             return Found(None, math.inf, math.inf, math.inf, stop, 0, Trace())
         winner = int(self._best_loss.argmin())
+        # One stack and one copy to the host, not a transfer for each note.
         losses = torch.stack([row[min(winner, len(row) - 1)] for row in self._losses]).double().cpu()
         loss = float(self._best_loss[winner])
+        # The median of a tenth: a single last loss of a search that jumps says nothing of where it ended.
         tail = losses[-max(len(losses) // 10, 1) :].nan_to_num(math.inf)
+        # A clone of one row: a view would keep all restarts alive.
         point = {n: v[winner].clone() for n, v in self._best.items()} if math.isfinite(loss) else None
         keep = _spread(len(losses))
         trace = Trace(

@@ -40,6 +40,7 @@ class Bfloat16(AbstractSearch):
     of: AbstractSearch
 
     def __post_init__(self) -> None:
+        # 8 bits of mantissa are two to three digits, and near its end a line search compares losses that share these.
         if not isinstance(self.of, Adam | Together):
             raise BadInput(
                 f"{self.of!r} reads differences of losses that bfloat16 rounds away; expected Adam or Together"
@@ -56,7 +57,9 @@ class Bfloat16(AbstractSearch):
         if found.point is None:
             return found
         count = len(starts[problem.picture])
+        # `start_loss` is the best of all starts, and the one that the search found was rounded.
         first = [_loss(problem, {name: value[place] for name, value in starts.items()}) for place in range(count)]
+        # NaN sorts last, so that one bad start does not become the loss to get below.
         return dataclasses.replace(
             found, loss=_loss(problem, found.point), start_loss=min(first, key=lambda one: (math.isnan(one), one))
         )

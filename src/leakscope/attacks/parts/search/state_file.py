@@ -56,6 +56,7 @@ class StateFile(AbstractCheckpoint):
             raise BadInput(f"expected every >= 0 seconds, got {every}")
         self.path, self.every, self._whose = Path(path), every, whose
         self._owner = ""
+        # The first save is `every` seconds after the start, not at once.
         self._saved_at = time.perf_counter()
         # What `open` has read, until it is used: whoever goes on opens, asks for the seconds and loads, one reading.
         self._found: tuple[StateHeader, dict[str, Tensor]] | None = None
@@ -63,6 +64,7 @@ class StateFile(AbstractCheckpoint):
     def open(self, owner: str) -> None:
         """Raises `BadInput` when the file holds the state of something else."""
         found = self._read()
+        # To go on from another search's candidate would be a claim that nothing of this observation has earned.
         if found is not None and found[0].owner != owner:
             raise BadInput(f"{self.path} is the state of another {self._whose}; give another path or delete it")
         self._owner, self._found = owner, found
@@ -132,6 +134,7 @@ def packed(value: object, tensors: dict[str, Tensor]) -> Any:
         tensors[name] = value.detach()
         return {"tensor": name}
     if isinstance(value, dict):
+        # Wrapped, so that a dict that happens to have a key "tensor" is not read as one.
         return {"dict": {str(name): packed(item, tensors) for name, item in value.items()}}
     if isinstance(value, list | tuple):
         return [packed(item, tensors) for item in value]

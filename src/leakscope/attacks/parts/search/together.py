@@ -51,21 +51,26 @@ class Together(AbstractSearch):
     def run(self, problem: Problem, starts: Point, *, clock: Clock, watch: Watch) -> Found:
         """The search inside, on the coupled problem."""
         name = problem.picture
+        # The mean of one candidate is itself: the term would be 0 and cost a consensus every so often.
         if len(starts[name]) == 1:
             return self.of.run(problem, starts, clock=clock, watch=watch)
 
         def value(point: Point) -> Tensor:
+            # m_r is held: each restart is drawn to where they met, and does not push the meeting place.
             apart = (point[name] - point[CONSENSUS].detach()).square().mean()
             return problem.value(_without(point)) + self.weight * apart
 
         def between(point: Point, step: int) -> Point:
             agreed = point[CONSENSUS]
+            # What is inside may change the candidates first; the consensus is of what it leaves.
             rest = _without(point) if problem.between is None else problem.between(_without(point), step)
             return {**rest, CONSENSUS: consensus(rest[name]) if step % self.every == 0 else agreed}
 
         def project(point: Point) -> Point:
+            # The mean of legal candidates is legal, and the inner problem does not know this name.
             return {**problem.project(_without(point)), CONSENSUS: point[CONSENSUS]}
 
+        # No parts: the inner ones do not add up to the coupled loss.
         coupled = dataclasses.replace(
             problem, value=value, project=project, between=between, still=problem.still | {CONSENSUS}, parts=None
         )
@@ -87,16 +92,20 @@ def consensus(candidates: Tensor) -> Tensor:
     [(0, 1, 1), (0, 1, 3)]
     """
     if candidates.dim() < 3:
+        # No plane to move in.
         return candidates.mean(0, keepdim=True).expand_as(candidates).clone()
     height, width = candidates.shape[-2:]
     spectra = torch.fft.rfft2(candidates)
     moved = torch.empty_like(candidates)
     for place, spectrum in enumerate(spectra):
         inner = list(range(1, candidates.dim() - 2))
+        # Correlation theorem: c_q(s) = sum_x r(x) q(x + s) = F^-1[conj(F r) F q](s), all shifts s at once. Summed over
+        # examples and channels: one shift for a whole candidate.
         product = spectrum.conj() * spectra
         correlation = torch.fft.irfft2(product.sum(inner) if inner else product, s=(height, width))
         shifts = correlation.flatten(1).argmax(1)
         fitted = [
+            # The largest c_q(s): r(x) looks like q(x + s), so q is moved back by s.
             one.roll((-(int(shift) // width), -(int(shift) % width)), dims=(-2, -1))
             for one, shift in zip(candidates, shifts, strict=True)
         ]
