@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 import numpy as np
 import pytest
@@ -14,8 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import leakscope as ls
+from leakscope.audit.cell import run_cell
 from leakscope.audit.controls import BlindGuess
 from leakscope.audit.files import read_secret, write_secret
+from leakscope.audit.plan import Plan, Scene
+from leakscope.core.attempt import Clock, Watch
+from leakscope.datasets.draw import AbstractSource
 from leakscope.ledger.record import AnswerRecord, CellSpec, Ending, Record, Role
 from leakscope.report.redact import Veil
 from leakscope.report.sections import answers
@@ -355,7 +361,7 @@ def test_what_no_kind_holds_is_said() -> None:
     ],
     ids=lambda one: type(one).__name__,
 )
-def test_the_blind_control_claims_every_kind_that_a_source_holds(source: ls.AbstractSource, names: list[str]) -> None:
+def test_the_blind_control_claims_every_kind_that_a_source_holds(source: AbstractSource, names: list[str]) -> None:
     target = ls.MLP((4,)).build(ls.Images(1, 2, 2), 3, key=ls.Key(0))
     one = source.public_annotations()
     lineup = [ls.Gallery("speaker", one[0].categories, one[0].values, source.public())] if one else []
@@ -392,3 +398,51 @@ def test_answers_are_on_the_page_and_withheld_where_it_is_redacted() -> None:
         ("trial 2, example 1", "ab", None), ("trial 2, example 2", "ab", None),
     ]  # fmt: skip
     assert "ab" not in {one.true for one in answers([record], Veil(on=True))}
+
+
+# --- from a source to a record --------------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True)
+class Crowd(AbstractSource):
+    """Pictures of 200 people, of whom 80 % have the second sex."""
+
+    @property
+    def domain(self) -> ls.Images:
+        return ls.Images(1, 2, 2)
+
+    @property
+    def classes(self) -> int:
+        return 2
+
+    def load(self) -> ls.Batch:
+        return ls.Batch(torch.rand(200, 1, 2, 2, generator=ls.Key(0).generator()), torch.arange(200) % 2)
+
+    def annotations(self) -> tuple[ls.Annotation, ...]:
+        return (ls.Annotation("sex", tuple(int(place % 5 > 0) for place in range(200)), SEXES),)
+
+
+@final
+@dataclass(frozen=True)
+class Usual(ls.AbstractAttack[ls.Attribute]):
+    """Names the majority, whatever it sees."""
+
+    @property
+    def citation(self) -> str:
+        return ""
+
+    def _refusal(self, seen: ls.Observation) -> None:
+        return None
+
+    def _attempt(self, seen: ls.Observation, *, key: ls.Key, clock: Clock, watch: Watch) -> ls.Attempt[ls.Attribute]:
+        return ls.Attempt(repr(self), ls.Outcome.CLAIMED, "the majority", ls.Attribute("sex", torch.tensor([1])))
+
+
+def test_an_audit_knows_the_prior_of_its_source() -> None:
+    scene = Scene("a crowd", Crowd(), ls.Linear())
+    plan = Plan("who", (scene,), (ls.FedSGD(),), (Usual(),), metrics=(ls.TopOne(),), trials=12)
+    records = [run_cell(cell).record for cell in plan.cells() if cell.role is Role.AUDITED]
+    scores = [next(score for score in record.scores if score.metric == "top-1") for record in records]
+    assert {(score.value, score.chance) for score in scores} == {(1.0, 1.0), (0.0, 0.5)}
+    assert all(record.rankings[0].best[0] == "m" for record in records)
