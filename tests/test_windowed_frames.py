@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 
 import leakscope as ls
 from leakscope.attacks.inputs.frames.exact import recovery
+from leakscope.attacks.inputs.frames.exact.unmixing import unmix
 from leakscope.attacks.inputs.frames.window import null_space
 from leakscope.numerics import banded
 from leakscope.targets.looking.context_window import context_window
@@ -196,3 +199,31 @@ def test_a_span_that_is_singular_at_every_length_needs_no_matrix_of_the_whole_ut
     for count, values in enumerate(found, start=1):
         matrix = whole(banded.assemble(form, np.ones(count), left=2, features=3))
         np.testing.assert_allclose(values[:2], np.linalg.eigvalsh(matrix)[:2], atol=1e-8)
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh(), nn.GELU()], ids=["tanh", "gelu"])
+def test_mixtures_of_equal_lengths_are_not_proved_where_no_unit_is_at_rest(activation: nn.Module) -> None:
+    """Mixtures with weights that sum to 1 leave the same residuals; only units at rest tell utterances from them."""
+    made = model(640)
+    module = copy.deepcopy(made.module).double()
+    module.activation = activation
+    batch = utterances(20, 20)
+    wide = batch.with_inputs(batch.inputs.double())
+    seen = ls.observe(ls.Target(module, DOMAIN, 29, loss=made.loss), wide, ls.FedSGD(), key=ls.Key(1))
+    attempt = ls.WindowedFrames().run(seen, key=ls.Key(2))
+    proved = attempt.certificate is not None and attempt.certificate.holds
+    assert not proved or worst(attempt.claim, wide) < 1e-6
+    if attempt.claim is not None and attempt.claim.lengths.tolist() == [20, 20]:
+        assert "may be mixtures of each other" in attempt.sentence
+
+
+def test_directions_that_repeat_by_chance_are_not_at_rest_and_strays_are_refused() -> None:
+    """Dense random errors: no direction is an utterance. Sparse ones: each utterance is alone at a quarter of units."""
+    dense = ls.Key(0).numpy().standard_normal((2, 40_000))
+    found = unmix(dense)
+    assert found is None or not found.at_rest
+    assert unmix(ls.Key(1).numpy().standard_normal((3, 20_000))) is None
+    sparse = dense * (ls.Key(2).numpy().random(dense.shape) < 0.5)
+    apart = unmix(np.array([[1.0, 0.4], [0.3, 1.0]]) @ sparse)
+    assert apart is not None
+    assert apart.at_rest

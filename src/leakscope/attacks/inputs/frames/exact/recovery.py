@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from dataclasses import dataclass
 from typing import final
@@ -31,7 +32,8 @@ class Recovery:
     """utterances: (T_u, F) each. span: of [dL/dW; dL/db]. residual: relative distance of the windows from the span.
 
     scales: (U,) how much of each utterance's summed errors the bias gradient holds; 1 when scale and sign are right.
-    bias_residual: relative residual of that fit. notes: what else was found, a sentence each.
+    bias_residual: relative residual of that fit. notes: what else was found, a sentence each. mixed: whether utterances
+    of equal length may be mixtures of each other, which neither residual tells.
     """
 
     utterances: tuple[Array, ...]
@@ -40,6 +42,7 @@ class Recovery:
     scales: Array
     bias_residual: float
     notes: tuple[str, ...] = ()
+    mixed: bool = False
 
 
 def residual_of(span: Span, utterances: tuple[Array, ...], window: ContextWindow) -> float:
@@ -71,7 +74,7 @@ def recover(
     # Gauss-Newton only refines: frames whose errors do not even half sum to dL/db are not near enough.
     if polish and best.residual > ROUNDED and best.bias_residual < 0.5:
         better = polished(matrix, best.utterances, best.span, window)
-        best = _judged(better, best.span, matrix, window, best.notes)
+        best = dataclasses.replace(_judged(better, best.span, matrix, window, best.notes), mixed=best.mixed)
     return best
 
 
@@ -170,21 +173,24 @@ def _several(matrix: Array, span: Span, window: ContextWindow) -> Recovery | Non
         apart = _apart(tuple(alone), groups, matrix, span, window)
         if apart is None:
             return None
-        alone, shares = [*alone, *apart[0]], apart[1]
+        alone, shares, resting = [*alone, *apart[0]], apart[1], apart[2]
         notes = (*notes, f"utterances of equal length told apart by {shares.min():.1%} to {shares.max():.1%} of errors")
+        return dataclasses.replace(_judged(tuple(alone), span, matrix, window, notes), mixed=not resting)
     return _judged(tuple(alone), span, matrix, window, notes)
 
 
 def _apart(
     alone: tuple[Array, ...], groups: list[Array], matrix: Array, span: Span, window: ContextWindow
-) -> tuple[list[Array], Array] | None:
-    """The utterances of each group of equal length, scaled by the bias gradient, and the shares of `unmix`."""
+) -> tuple[list[Array], Array, bool] | None:
+    """The utterances of each group of equal length, scaled by the bias gradient, the shares of `unmix`, and whether all
+    are surely apart (`at_rest`)."""
     mixtures = [sequence for group in groups for sequence in group]
     # dL/dW = sum_u X_u^T delta_u + sum_k X(Y_k)^T E_k: with utterance b = sum_k M_bk Y_k, E_k = sum_b M_bk delta_b.
     errors = _errors((*alone, *mixtures), matrix[:-1], span, window)
     start = sum(len(frames) for frames in alone)
     directions: list[Array] = []
     shares: list[float] = []
+    resting = True
     for group in groups:
         several, count = len(group), group.shape[1]
         # (B T, H) to (B, T H): e of one unit at one frame is a column.
@@ -195,8 +201,9 @@ def _apart(
             return None
         directions += list(np.tensordot(found.directions, group, axes=1))
         shares += list(found.shares)
+        resting &= found.at_rest
     # By c = f above. The factors make the weights of each mixture sum to 1, unmixed or not, so that neither residual
     # tells wrong directions from right ones; only the shares do.
     factors, _ = _fit(_error_sums((*alone, *directions), matrix[:-1], span, window), matrix[-1])
     scaled = [frames / factor for frames, factor in zip(directions, factors[len(alone) :], strict=True)]
-    return scaled, np.array(shares)
+    return scaled, np.array(shares), resting

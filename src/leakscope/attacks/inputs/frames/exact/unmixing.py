@@ -16,6 +16,8 @@ SAMPLED = 40_000
 """Directions that are looked at."""
 TRIED = 600
 """Directions that are tried as the one of an utterance."""
+RESTING = 0.25
+"""See `Unmixing.at_rest`."""
 
 
 @final
@@ -28,6 +30,16 @@ class Unmixing:
 
     directions: Array
     shares: Array
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether every direction repeats as often as units at rest make it: only then is it surely one utterance.
+
+        With half of all units awake for each utterance, the one alone is awake at 2^-B of them; a quarter of that is
+        asked for. Directions that merely lie close, as the errors of tanh and GELU do where they are small, reach .6 %
+        for B = 2, where 6.3 % are asked for and ReLU gives over 20 %.
+        """
+        return bool(self.shares.min() > RESTING * 0.5 ** len(self.shares))
 
 
 def unmix(errors: Array, *, tolerance: float = 1e-3) -> Unmixing | None:
@@ -45,7 +57,10 @@ def unmix(errors: Array, *, tolerance: float = 1e-3) -> Unmixing | None:
         remaining = directions[:, left]
         if remaining.shape[1] < 10 * several:
             return None
-        row, share = _most_repeated(remaining, tolerance)
+        found = _most_repeated(remaining, tolerance)
+        if found is None:
+            return None
+        row, share = found
         # Ten are more than chance for B > 2 alone. In the plane 2 tolerance / pi of all are this near to any direction,
         # 25 of 40 000.
         if share * remaining.shape[1] < 10:
@@ -79,13 +94,15 @@ def _angles(rows: Array, directions: Array) -> Array:
     return np.arctan2(across, np.abs(along))
 
 
-def _most_repeated(directions: Array, tolerance: float) -> tuple[Array, float]:
-    """The direction with most others within the tolerance, averaged over them, and their share."""
+def _most_repeated(directions: Array, tolerance: float) -> tuple[Array, float] | None:
+    """The direction with most others within the tolerance, averaged over them, and their share; None for strays."""
     tried = directions[:, :: max(1, directions.shape[1] // TRIED)].T
     near = _angles(tried, directions) < tolerance
     best = tried[int(near.sum(1).argmax())]
     for reach in (tolerance, tolerance / 3):
         close = directions[:, _angles(best[None], directions)[0] < reach]
+        if not close.shape[1]:  # the mean of two that merely lie near is near to neither
+            return None
         # Lines cannot be averaged as vectors; the first singular vector is nearest to all, whatever their signs. Then
         # once more from a third of the tolerance, with fewer strangers.
         vectors, _, _ = np.linalg.svd(close, full_matrices=False)

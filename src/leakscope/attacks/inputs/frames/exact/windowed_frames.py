@@ -78,7 +78,7 @@ class WindowedFrames(AbstractAttack[ContextWindow, Inputs]):
         # batch, as a span is shared: it does not tell which utterance is off.
         worst = max(found.residual, found.bias_residual)
         certificate = Certificate.alike(worst, _tolerance(seen, read), STATEMENT, items=len(found.utterances))
-        sentence, doubt = _sentence(found, certificate), undeclared(seen)
+        sentence, doubt = _sentence(found, certificate), undeclared(seen) or _mixed(found)
         like = seen.target.parameters()[read.weight]
         # The frames are claimed all the same; equations that hold prove nothing of a mechanism that is not declared.
         if doubt is not None:
@@ -94,6 +94,13 @@ class WindowedFrames(AbstractAttack[ContextWindow, Inputs]):
         # always above it.
         single = min(ROUNDED, _tolerance(seen, window))
         return recover(weight, bias, window, single=single, polish=self.polish)
+
+
+def _mixed(found: Recovery) -> Refusal | None:
+    """Why utterances of equal length are not proved: mixtures with weights that sum to 1 leave the same residuals."""
+    if not found.mixed:
+        return None
+    return Refusal("utterances of equal length may be mixtures of each other: too few units are at rest to tell")
 
 
 def _tolerance(seen: Observation, window: ContextWindow) -> float:
