@@ -240,3 +240,14 @@ def test_a_certain_no_outweighs_what_is_unknown() -> None:
     assert reading.keeps_ratios(mixed) is Answer.NO
     assert reading.signs(mixed) is Answer.YES
     assert reading.rounds(mixed) is Answer.UNKNOWN
+
+
+def test_a_part_of_a_clipped_update_is_not_read_as_unclipped() -> None:
+    """The norm of a part says nothing of whether the whole had reached the bound."""
+    target = ls.MLP((16,)).build(ls.Images(1, 4, 4), 3, key=ls.Key(0))
+    batch = ls.Batch(torch.rand(1, 1, 4, 4, generator=ls.Key(1).generator()), torch.tensor([0]))
+    for norm, wanted in ((1e-3, Answer.YES), (1e3, Answer.NO)):
+        seen = ls.observe(target, batch, ls.FedSGD() >> ls.Clip(norm), key=ls.Key(2))
+        assert reading.clipped(seen) is wanted
+        part = dict(list(seen.release.by_name.items())[-1:])
+        assert reading.clipped(ls.Observation(target, Gradient(part), seen.mechanism)) is Answer.YES

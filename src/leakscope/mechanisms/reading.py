@@ -104,6 +104,9 @@ def clipped(seen: Observation) -> Answer:
     # Any other step before or behind a clip changes the norm, and the test by the bound says nothing.
     if answer is not Answer.YES or len(updates) != 1 or _protocol(mechanism).clips is not Answer.NO:
         return answer
+    # Of a partial release the norm is less than that of the whole, which is what was clipped.
+    if seen.target.parameters().keys() - seen.release.by_name.keys():
+        return answer
     # Of an unbounded update: what comes out is the clip's own bound, in its own order.
     bound = updates[0].sensitivity(Sensitivity())
     # A bound of order 1 is one of order 2 as well, so order 1 is asked first.
