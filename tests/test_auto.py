@@ -54,7 +54,8 @@ def test_searches_go_on_from_each_other_and_each_part_is_told() -> None:
     observed, batch = seen(pooled(), ls.FedSGD())
     attempt = ls.Auto(evaluations=2500).run(observed, key=ls.Key(1))
     single = ls.idlg(evaluations=300).run(observed, key=ls.Key(1))
-    assert psnr(attempt, batch) > psnr(single, batch) - 1
+    # Beyond 50 dB both have solved it, and the rest is a race of roundings, which differ from processor to processor.
+    assert psnr(attempt, batch) > min(psnr(single, batch) - 1, 50)
     assert psnr(attempt, batch) > 50
     said = " | ".join(attempt.steps)
     for part in ("LinearLayer: refused", "FirstAttention: refused", "L-BFGS on the squared distance: claimed"):
@@ -151,7 +152,7 @@ def test_a_killed_portfolio_goes_on_in_the_part_that_was_cut_off(
     monkeypatch.setattr(
         ls.GradientInversion,
         "_attempt",
-        lambda self, seen, **rest: ran.append(repr(self)) or attempted(self, seen, **rest),
+        lambda self, seen, read, **rest: ran.append(repr(self)) or attempted(self, seen, read, **rest),
     )
     resumed = ls.Auto().run(observed, checkpoint=StateFile(tmp_path / "state", every=0), **run)
     assert torch.equal(resumed.claim.values, whole.claim.values)

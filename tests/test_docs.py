@@ -17,6 +17,7 @@ from leakscope.audit import evidence, files
 from leakscope.cli import names
 from leakscope.cli.commands import score as score_command
 from leakscope.cli.names import Family
+from leakscope.cli.text.asked import Comparison
 from leakscope.ledger.record import Word
 from leakscope.scoring.kinds import table
 
@@ -368,7 +369,7 @@ def test_a_claim_of_a_new_kind_goes_from_file_to_page(kind_of_toy: list[types.Mo
     files.write_update(tmp_path / "u", seen, files.Provenance("by hand"))
     files.write_secret(tmp_path / "s", secret, seen)
     files.write_claim(tmp_path / "c", seen, [made], made)
-    order = score_command.Order(tmp_path / "c", tmp_path / "s", report=tmp_path / "page", as_json=True)
+    order = Comparison(tmp_path / "c", tmp_path / "s", report=tmp_path / "page", as_json=True)
     score_command.score(order)
     page = (tmp_path / "page" / "score.html").read_text(encoding="utf-8")
     assert "<td>examples in the batch</td><td>3</td><td>3</td>" in page

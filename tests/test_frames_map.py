@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal
 
 import leakscope as ls
 from leakscope.attacks.inputs.frames.probable.climbing import Problem, _System
-from leakscope.attacks.inputs.frames.probable.noise import counted, remaining_noise
+from leakscope.attacks.inputs.frames.probable.frame_count import counted, remaining_noise
 from leakscope.attacks.inputs.frames.probable.rehearsal import rehearsed
 from leakscope.attacks.inputs.frames.probable.terms import Term
 from leakscope.targets.looking.context_window import context_window

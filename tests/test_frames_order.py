@@ -98,7 +98,8 @@ def test_what_is_claimed_is_what_searches_have_in_common(prior: ls.SpeechPrior) 
 
 
 def test_what_explains_nothing_and_no_search_confirms_is_no_better_than_the_prior(prior: ls.SpeechPrior) -> None:
-    scene = ls.FrameLikelihood(speech=prior)._scene(observed(0.01))
+    attack, seen = ls.FrameLikelihood(speech=prior), observed(0.01)
+    scene = attack._scene(seen, attack._read(seen))
     truth = walks(1).inputs[0].double().numpy()
     one, other = (scene.problem.at(scene.problem.chain.drawn(FRAMES, np.random.default_rng(seed))) for seed in (1, 3))
     frames, said = _doubted(scene, one, [other], math.nan)

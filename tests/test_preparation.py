@@ -20,6 +20,7 @@ from leakscope.audit.run import Resumption, run
 from leakscope.audit.work import attempt
 from leakscope.cli.commands import attack as command
 from leakscope.cli.ending import Exit
+from leakscope.cli.text.asked import Effort, Model, Recovery
 from leakscope.core.attempt import Outcome
 from leakscope.core.effort import unwatched
 from leakscope.ledger.record import Ending, Role
@@ -171,7 +172,7 @@ def test_a_learner_by_itself_refuses():
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_the_command_line_prepares_a_learner(tmp_path, monkeypatch, kept):
+def test_the_command_line_prepares_a_learner(tmp_path, monkeypatch, capsys, kept):
     """In memory, or beside the checkpoint, where a second call finds it."""
     monkeypatch.chdir(tmp_path)
     log = tmp_path / "log"
@@ -180,10 +181,11 @@ def test_the_command_line_prepares_a_learner(tmp_path, monkeypatch, kept):
     learner = Averages(log=str(log))
     data = ("--model", "Linear()", "--data", "Synthetic((1, 4, 4), classes=3, count=24)")
     assert call("capture", *data, "--out", "u.safetensors").exit_code == 0
-    more = ("--checkpoint", "state") if kept else ()
-    for _ in range(2):
-        result = call("attack", "u.safetensors", *data[:2], "--with", "Toy()", *more)
-        assert result.exit_code == Exit.INCOMPLETE, result.stderr
-        assert "as learned" in result.stdout
+    # Past the judging of texts, which knows the names of the table and no toy.
+    effort = Effort(attacks=("Toy()",), checkpoint=tmp_path / "state" if kept else None)
+    for turn in range(2):
+        order = Recovery(tmp_path / "u.safetensors", Model("Linear()"), effort, tmp_path / f"c{turn}.safetensors")
+        assert command.attack(order) is Exit.INCOMPLETE
+        assert "as learned" in capsys.readouterr().out
     assert steps(log) == [0, 1, 2, 3] * (1 if kept else 2)
     assert len(list(tmp_path.glob("state.prepared/*.safetensors"))) == kept

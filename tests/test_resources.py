@@ -122,9 +122,11 @@ def test_a_plan_file_gives_resources():
     said = "[resources]\nthreads = 2\ndevice = 'cpu'\nmemory = 4\nminutes = 1.5"
     assert parse(PLAN.format(resources=said), "p").resources == Resources(2, "cpu", 4, 1.5)
     for text, message in (
-        ("threads = 0", r"p, line 5: resources: expected a whole number of threads >= 1, got 0"),
+        ("threads = 0", r"line 6: resources.threads: expected threads >= 1, got 0"),
         ("thread = 1", r"line 6: unknown key in \[resources\] 'thread'; did you mean 'threads'"),
         ("memory = 'much'", "line 6: resources.memory: expected a number"),
+        ("memory = 0", "line 6: resources.memory: expected memory > 0"),
+        ("device = 'a b'", "line 6: resources.device: expected a device such as cpu"),
     ):
         with pytest.raises(BadPlan, match=message):
             parse(PLAN.format(resources=f"[resources]\n{text}"), "p")

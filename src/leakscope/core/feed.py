@@ -178,9 +178,9 @@ class WithLengths(AbstractFeed):
 class TeacherForced(AbstractFeed):
     """forward(inputs, tokens), or forward(inputs, lengths, tokens): a decoder that is told what was said so far.
 
-    tokens: (B, L) int64, t_b,0 = start and t_b,i = y_b,i-1 with the batch's label sequences y (B, L): output i is asked
-    for label i and has seen the labels before it, never itself. Where there is no batch (the model is only looked
-    at), the tokens are the start alone, (B, 1). start: the id that begins a sentence, >= 0.
+    Of the tokens (B, L) int64, t_b,0 = start and t_b,i = y_b,i-1 with the batch's label sequences y (B, L): output i is
+    asked for label i and has seen the labels before it, never itself. Where there is no batch (the model is only
+    looked at), the tokens are the start alone, (B, 1). start: the id that begins a sentence, >= 0.
     Raises `BadInput` on a negative start, and for a batch without label sequences.
 
     >>> sound = torch.zeros(1, 4, 2)

@@ -1,4 +1,4 @@
-"""What an adversary reads off a mechanism, as named traits: yes, no, or unknown.
+"""What an adversary reads off a mechanism: how much noise an update counts as, and traits that are yes, no or unknown.
 
 The one place where a mechanism is taken apart. Attacks ask here and never which defense it is, so that a new one costs
 no attack a line: it declares its effect beside its own code (`mechanisms.effects`). Whatever is not declared is
@@ -53,6 +53,12 @@ def keeps_model(mechanism: AbstractMechanism) -> Answer:
     """Whether the client runs the model as the adversary does."""
     own = () if _known(mechanism) else (Answer.UNKNOWN,)
     return all_yes([*own, *(one.effect.keeps_model for one in _models(mechanism))])
+
+
+def drops_units(mechanism: AbstractMechanism) -> Answer:
+    """Whether the client's dropout layers drop, which the adversary runs without."""
+    own = () if _known(mechanism) else (Answer.UNKNOWN,)
+    return any_yes([*own, *(one.effect.drops_units for one in _models(mechanism))])
 
 
 def keeps_zeros(mechanism: AbstractMechanism) -> Answer:

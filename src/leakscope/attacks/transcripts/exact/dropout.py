@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leakscope.attacks.transcripts.exact.alignment import Array
-from leakscope.attacks.transcripts.exact.forward import dropouts, flat, masked, passed
+from leakscope.attacks.transcripts.exact.masked_runs import dropouts, flat, masked, passed
 from leakscope.attacks.transcripts.exact.occupancy import stacked_gradient
 from leakscope.core.errors import NoSuchLayer
 from leakscope.core.observation import Observation

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from leakscope.attacks.transcripts.exact.alignment import Array, Evidence, Indices
-from leakscope.attacks.transcripts.exact.forward import passed
+from leakscope.attacks.transcripts.exact.masked_runs import passed
 from leakscope.core.errors import NoSuchLayer
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal

@@ -24,7 +24,7 @@ from leakscope.core.errors import BadInput
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import keeps_model, one_gradient
+from leakscope.mechanisms.reading import drops_units, keeps_model, known_weights, one_gradient
 from leakscope.numerics import banded
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.context_window import ContextWindow, context_window
@@ -127,10 +127,15 @@ class LongFrames(AbstractAttack[tuple[ContextWindow, DenseStack], Inputs]):
 
     def _read(self, seen: Observation) -> tuple[ContextWindow, DenseStack] | Refusal:
         # h is computed from the weights that are known: after a local step the client's are others.
+        if known_weights(seen.mechanism) is Answer.NO:
+            return Refusal(f"{seen.mechanism!r} moves the weights between steps; this needs one gradient (FedSGD)")
         if one_gradient(seen.mechanism) is not Answer.YES:
-            return Refusal(f"{seen.mechanism!r} is not known to send one gradient, at weights that have not moved")
+            return Refusal(f"{seen.mechanism!r} is not known to send the plain mean gradient (FedSGD)")
         if keeps_model(seen.mechanism) is not Answer.YES:
-            return Refusal("the client may drop units: the hidden units are no function of the frames alone")
+            why = (
+                "drops units at random" if drops_units(seen.mechanism) is Answer.YES else "may run the model otherwise"
+            )
+            return Refusal(f"the client {why}: the hidden units are no function of the frames alone")
         try:
             window = self.window or context_window(seen.target)
             window.read(seen.gradient().by_name)

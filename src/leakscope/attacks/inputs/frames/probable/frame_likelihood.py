@@ -14,7 +14,7 @@ from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.frames.claimed import claimed
 from leakscope.attacks.inputs.frames.probable.agreement import agreed
 from leakscope.attacks.inputs.frames.probable.climbing import Point, Problem, climb, linear_start
-from leakscope.attacks.inputs.frames.probable.noise import counted, matrices, remaining_noise
+from leakscope.attacks.inputs.frames.probable.frame_count import counted, matrices, remaining_noise
 from leakscope.attacks.inputs.frames.probable.rehearsal import rehearsed
 from leakscope.attacks.inputs.frames.probable.reordering import reordered
 from leakscope.attacks.inputs.frames.probable.rounding import Cells, Imputed, cells, imputed

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_ndtr
 
-from leakscope.attacks.inputs.frames.probable.noise import matrices
+from leakscope.attacks.inputs.frames.probable.frame_count import matrices
 from leakscope.attacks.inputs.frames.probable.terms import Term
 from leakscope.core.observation import Observation
 from leakscope.core.release import same_kind

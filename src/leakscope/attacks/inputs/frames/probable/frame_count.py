@@ -1,4 +1,4 @@
-"""How much noise is on an update, and how many frames stand out of it."""
+"""How many frames stand out of the noise on an update, and what of it they leave over."""
 
 from __future__ import annotations
 
