@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from leakscope.core.errors import BadInput
+from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy, Target
 from leakscope.numerics.rng import Key
 
@@ -22,15 +23,15 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
-def probed(target: Target, inputs: Tensor, *, key: Key) -> Tensor | str:
+def probed(target: Target, inputs: Tensor, *, key: Key) -> Tensor | Refusal:
     """The outputs, (B, classes) for cross-entropy and (B, ..., classes) else, or a sentence that says why not."""
     try:
         with key.isolated(), torch.no_grad():
             outputs = target.outputs(target.parameters(), inputs)
     except BadInput as error:
-        return str(error)  # of the feed, which says itself what was returned and what to name
+        return Refusal(str(error))  # of the feed, which says itself what was returned and what to name
     except FORWARD_ERRORS as error:
-        return f"the model fails on inputs of shape {tuple(inputs.shape)}: {first_line(error)}"
+        return Refusal(f"the model fails on inputs of shape {tuple(inputs.shape)}: {first_line(error)}")
     wanted = (len(inputs), target.classes)
     # cross-entropy wants one row per example; other losses read one per frame, token or example
     if isinstance(target.loss, CrossEntropy):
@@ -40,7 +41,7 @@ def probed(target: Target, inputs: Tensor, *, key: Key) -> Tensor | str:
         fits, per_step = outputs.dim() >= 2 and (len(outputs), outputs.shape[-1]) == wanted, False
         hint = ""
     if not fits:
-        return (
+        return Refusal(
             f"the model turns {tuple(inputs.shape)} into {tuple(outputs.shape)}, expected logits "
             f"{wanted if isinstance(target.loss, CrossEntropy) else (wanted[0], '...', wanted[1])}{hint * per_step}"
         )

@@ -15,6 +15,7 @@ from torch import nn
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
 from leakscope.core.feed import AbstractFeed, InputsOnly
+from leakscope.core.refusal import Refusal
 from leakscope.core.target import AbstractLoss, CrossEntropy, Target, differentiable
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import probe_inputs
@@ -147,5 +148,7 @@ class Imported(AbstractArchitecture):
     def _probe(self, target: Target) -> None:
         inputs = probe_inputs(target, 2, key=Key(0).child("probe"))
         outputs = probed(target, inputs, key=Key(0).child("probe"))
-        if isinstance(outputs, str):
-            raise BadInput(f"{self.path}: {outputs}; change the domain, the number of classes or the arguments")
+        if isinstance(outputs, Refusal):
+            raise BadInput(
+                f"{self.path}: {outputs.sentence}; change the domain, the number of classes or the arguments"
+            )

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from leakscope.core.errors import BadInput, NoSuchLayer
+from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy, Target
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key, normal
@@ -58,9 +59,9 @@ def vet(target: Target) -> tuple[Finding, ...]:
         return tuple(found)
     inputs = probe_inputs(target, 3, key=KEY.child("inputs"))
     outputs = probed(target, inputs, key=KEY)
-    if isinstance(outputs, str):
+    if isinstance(outputs, Refusal):
         remedy = "declare the domain, the number of classes, the loss and the feed that the model has"
-        return (*found, Finding(Severity.ERROR, "output shape", outputs, remedy))
+        return (*found, Finding(Severity.ERROR, "output shape", outputs.sentence, remedy))
     seen = _Seen(target, inputs, outputs)
     looks: tuple[Callable[[_Seen], Iterator[Finding]], ...] = (
         _finite, _probabilities, _coupling, _randomness, _in_place, _reach, _head, _derivatives, _vectorized, _work,
@@ -148,7 +149,7 @@ def _randomness(seen: _Seen) -> Iterator[Finding]:
         yield Finding(Severity.WARNING, "active dropout", sentence, remedy)
         return
     again = [probed(seen.target, seen.inputs, key=KEY.child("again", i)) for i in range(3)]
-    if any(isinstance(outputs, str) or _differ(outputs, seen.outputs) for outputs in again):
+    if any(isinstance(outputs, Refusal) or _differ(outputs, seen.outputs) for outputs in again):
         sentence = "two forward passes on the same inputs give different outputs"
         yield Finding(
             Severity.WARNING, "random outputs", sentence, "set training=False, or take the random part out of forward"
