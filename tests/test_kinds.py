@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import leakscope as ls
-from leakscope.audit.cell import run_cell
 from leakscope.audit.controls import BlindGuess
 from leakscope.audit.files import read_secret, write_secret
 from leakscope.audit.plan import Plan, Scene
+from leakscope.audit.work import run_cell
 from leakscope.core.attempt import Clock, Watch
 from leakscope.datasets.draw import AbstractSource
 from leakscope.ledger.record import AnswerRecord, CellSpec, Ending, Record, Role

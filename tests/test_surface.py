@@ -25,7 +25,7 @@ from leakscope.cli import names
 from leakscope.cli.names import KINDS
 from leakscope.cli.rows import Family, Trait
 from leakscope.core import errors
-from leakscope.scoring.kinds.table import KINDS
+from leakscope.scoring.kinds import table
 from leakscope.scoring.score import Direction
 
 ROOT = Path(__file__).parents[1]
@@ -212,7 +212,7 @@ def test_every_listed_metric_gives_the_top_to_the_truth_alone(row: names.Row) ->
     elif metric.refusal(truth) is not None:
         batch, truth, wrong = annotated()
     if metric.refusal(truth) is not None:  # of a kind of claim that brings its own: its own tests know what is true
-        (own,) = [kind for kind in KINDS if kind.takes(metric)]
+        (own,) = [kind for kind in table.KINDS if kind.takes(metric)]
         assert type(metric) in {type(one) for one in own.default}
         return
     top, low = (ls.score(claim, batch, metrics=[metric])[metric.name] for claim in (truth, wrong))
