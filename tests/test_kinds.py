@@ -20,7 +20,7 @@ from leakscope.audit.controls import BlindGuess
 from leakscope.audit.files import read_secret, write_secret
 from leakscope.audit.plan import Plan, Scene
 from leakscope.audit.work import run_cell
-from leakscope.core.attempt import Clock, Watch
+from leakscope.core.effort import Clock, Watch
 from leakscope.datasets.draw import AbstractSource
 from leakscope.ledger.record import AnswerRecord, CellSpec, Ending, Record, Role
 from leakscope.report.redact import Veil
@@ -425,17 +425,19 @@ class Crowd(AbstractSource):
 
 @final
 @dataclass(frozen=True)
-class Usual(ls.AbstractAttack[ls.Attribute]):
+class Usual(ls.AbstractAttack[None, ls.Attribute]):
     """Names the majority, whatever it sees."""
 
     @property
     def citation(self) -> str:
         return ""
 
-    def _refusal(self, seen: ls.Observation) -> None:
+    def _read(self, seen: ls.Observation) -> None:
         return None
 
-    def _attempt(self, seen: ls.Observation, *, key: ls.Key, clock: Clock, watch: Watch) -> ls.Attempt[ls.Attribute]:
+    def _attempt(
+        self, seen: ls.Observation, read: None, *, key: ls.Key, clock: Clock, watch: Watch
+    ) -> ls.Attempt[ls.Attribute]:
         return ls.Attempt(repr(self), ls.Outcome.CLAIMED, "the majority", ls.Attribute("sex", torch.tensor([1])))
 
 
