@@ -20,10 +20,11 @@ import leakscope as ls
 from leakscope.attacks.attributes.learning import learn
 from leakscope.attacks.attributes.rescnn import ResCNNNetwork, Shape, save
 from leakscope.attacks.parts.search.state_file import StateFile
+from leakscope.audit import run as run_module
 from leakscope.audit.engines.inline import Inline
 from leakscope.audit.files import Provenance, read_claim, read_secret, read_update, write_update
 from leakscope.audit.run import Resumption, run
-from leakscope.core.errors import BadInput, DamagedRecord
+from leakscope.core.errors import BadInput, BadPlan, DamagedRecord
 from leakscope.ledger import container
 from leakscope.ledger.container import Content, read_content
 from leakscope.ledger.exchange import UpdateHeader
@@ -45,7 +46,8 @@ def metadata(path):
     return json.loads(data[8 : 8 + length]).get("__metadata__", {})
 
 
-def test_a_run_is_read_and_gone_on_with(earlier):
+def test_a_run_is_read_and_gone_on_with_by_its_own_version_only(earlier, monkeypatch):
+    """Its records and its page are read by every later version; what two versions computed is never judged together."""
     store = RunStore(earlier / "run")
     planned = {cell.identity for cell in plan().cells()}
     assert set(store.names()) == planned
@@ -57,6 +59,9 @@ def test_a_run_is_read_and_gone_on_with(earlier):
     victim = min(planned)
     before = store.record(victim)
     store.path(victim).unlink()
+    with pytest.raises(BadPlan, match=r"was written by leakscope 0\.1\.0, this is"):
+        run(plan(), store.folder, Inline(), resumption=Resumption(allowed=True))
+    monkeypatch.setattr(run_module, "VERSION", "0.1.0")
     summary = run(plan(), store.folder, Inline(), resumption=Resumption(allowed=True))
     assert summary.finished == summary.planned == 2
     assert all(store.path(name).stat().st_mtime_ns == stamps[name] for name in planned - {victim}), "run twice"
