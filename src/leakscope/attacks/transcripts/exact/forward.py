@@ -27,12 +27,14 @@ def passed(target: Target, frames: Sequence[Tensor], masks: Named, names: Sequen
     """Each utterance (T_u, F) through the model by itself; dropout layers multiply with their mask (sum T_u, H)."""
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
     start = 0
+    # One by one, so that no utterance is padded to the length of another.
     for utterance in frames:
         here = {name: mask[start : start + len(utterance)] for name, mask in masks.items()}
         start += len(utterance)
         for name, call in _calls(target, utterance, here, names).items():
             parts[name].append(call)
     return {
+        # The pass itself runs in the dtype of the model, as the client's did; only what is solved with is widened.
         name: Seen(*(torch.cat([flat(call[side]) for call in calls]).double().cpu() for side in (0, 1)))
         for name, calls in parts.items()
     }
@@ -48,6 +50,7 @@ def _calls(target: Target, utterance: Tensor, masks: Named, names: Sequence[str]
 
     def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
         def hook(_: nn.Module, given: tuple[Tensor, ...], returned: Any) -> None:
+            # A copy of what was given, because what follows may write into it in place. Recurrent layers return tuples.
             calls[name] = given[0].detach().clone(), (returned[0] if isinstance(returned, tuple) else returned).detach()
 
         return module.register_forward_hook(hook)
@@ -56,6 +59,7 @@ def _calls(target: Target, utterance: Tensor, masks: Named, names: Sequence[str]
     handles += [watch(name, target.module.get_submodule(name)) for name in names]
     like = next(target.module.parameters())
     try:
+        # Dropout layers still draw before their hook replaces what they return; the global stream is not moved by it.
         with Key(0).child("passed").isolated(), torch.no_grad():
             target.outputs(target.parameters(), utterance[None].to(like))
     finally:
