@@ -25,6 +25,7 @@ from leakscope.numerics.rng import Key
 
 FRAMES = 160
 """Of each utterance so many are looked at (3.2 s); shorter ones are padded with zeros."""
+# Each halves time and coefficients: 160 frames become 10.
 STAGES = 4
 CEILING = 20.0
 """Where the rectifiers are cut off."""
@@ -53,6 +54,7 @@ class Shape:
         """How many values of the coefficients are left after each stage has halved them, rounded up."""
         bands = self.coefficients
         for _ in range(STAGES):
+            # A 5 x 5 convolution with padding 2 and stride 2 gives ceil(n / 2): for 26 coefficients 13, 7, 4, 2.
             bands = (bands + 1) // 2
         return bands
 
@@ -80,6 +82,7 @@ class ResCNNNetwork(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """The embeddings."""
         maps = self.body(frames.unsqueeze(1))  # (N, C, T / 16, bands)
+        # Time before channels, so that what is flattened is one time step: (N, T / 16, C bands).
         steps = maps.transpose(1, 2).flatten(2)
         return F.normalize(self.dense(steps.mean(1)), dim=1)
 
@@ -88,6 +91,7 @@ class ResCNNNetwork(nn.Module):
 class _Convolution(nn.Module):
     def __init__(self, before: int, after: int, *, size: int, stride: int) -> None:
         nn.Module.__init__(self)
+        # Without bias: the normalization subtracts the mean, and has a shift of its own.
         self.weights = nn.Conv2d(before, after, size, stride=stride, padding=size // 2, bias=False)
         self.norm = nn.BatchNorm2d(after)
 
@@ -105,6 +109,7 @@ class _Residual(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         change = self.norm(self.second(self.first(maps)))
+        # Cut off after the sum, not before: the change may be negative.
         return torch.relu(maps + change).clamp(max=CEILING)
 
 
@@ -156,8 +161,10 @@ def prepared(frames: Tensor, *, start: int = 0) -> Tensor:
     [[-1.0, 1.0], [0.0, 0.0]]
     """
     some = frames.detach().float()[start : start + FRAMES]
+    # A constant frame, such as one of zeros, becomes zero and not 0 / 0.
     spread = some.std(1, correction=0, keepdim=True).clamp(min=1e-6)
     scaled = (some - some.mean(1, keepdim=True)) / spread
+    # Afterwards: padding is zero, the mean of any frame.
     return F.pad(scaled, (0, 0, 0, FRAMES - len(scaled)))
 
 
@@ -170,6 +177,7 @@ def fresh(shape: Shape, *, key: Key) -> ResCNNNetwork:
 def save(network: ResCNNNetwork, shape: Shape, path: str) -> None:
     """Write the weights to a new file and then put it in the place of `path`."""
     place = Path(path)
+    # Beside it, hence in the same file system, where replacing is one step.
     partial = place.with_name(f".{place.name}.writing")
     state = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
     save_file(state, partial, metadata={"shape": json.dumps(asdict(shape))})
@@ -196,4 +204,5 @@ def _loaded(path: str, modified: int, size: int) -> tuple[ResCNNNetwork, Shape]:
         raise BadInput(
             f"{path} holds no speaker encoder ({str(error).splitlines()[0]}); make it with leakscope train speaker"
         ) from error
+    # Batch normalization by its running means.
     return network.eval(), shape
