@@ -68,7 +68,10 @@ class CepstralMoments(AbstractSpeakerEncoder):
     def of_frames(self, utterances: Sequence[Tensor]) -> Tensor:
         """Mean and spread of each coefficient."""
         checked(utterances, least=2)
+        # float64: means over many frames add next to no rounding.
         wide = [frames.detach().double() for frames in utterances]
+        # 1 / T, not 1 / (T - 1): an utterance of one frame has deviation 0, not NaN. Of c_0 only the deviation: a
+        # factor on the sound adds a constant to its logarithm, hence to c_0 alone.
         moments = [torch.cat([frames.mean(0)[1:], frames.std(0, correction=0)]) for frames in wide]
         return F.normalize(torch.stack(moments), dim=1)
 
@@ -82,6 +85,7 @@ def checked(utterances: Sequence[Tensor], *, least: int = 1) -> None:
     if not utterances:
         raise BadInput("expected at least one utterance, got none")
     for frames in utterances:
+        # An embedding of NaN is near to nobody.
         if frames.dim() != 2 or len(frames) == 0 or frames.shape[1] < least or not bool(torch.isfinite(frames).all()):
             raise BadInput(
                 f"expected finite frames (T, F) with T >= 1 and F >= {least}, got {tuple(frames.shape)}; "

@@ -23,6 +23,7 @@ MARGIN = 0.1
 """By how much an utterance should be nearer to its speaker than to the nearest other."""
 SHARPNESS = 16.0
 """What embeddings of length 1 are multiplied with before the softmax: from logits in [-1, 1] nothing is learned."""
+# As in the evaluation of Dang et al. 2021: an L2 penalty, whose gradient is what Adam's `weight_decay` adds.
 DECAY = 1e-4
 SAVED_EVERY = 25
 """Steps between two checkpoints."""
@@ -117,10 +118,12 @@ def learn(course: Course, *, checkpoint: str | None = None, watch: Watch = unwat
     saved = clock.saved()
     if saved is not None:
         state.restore(saved)
+    # Batch normalization by the batch while learning, by its running means afterwards: then only the utterance counts.
     state.learner.train()
     for step in range(state.step, course.recipe.steps):
         loss = state.advance(course, step)
         watch(Progress((step + 1) / course.recipe.steps, loss, _note(course, step)))
+        # Also after the last step, so that a training that has ended is not repeated.
         if clock.checkpoint is not None and (state.step % SAVED_EVERY == 0 or state.step == course.recipe.steps):
             clock.checkpoint.save(state.kept(), seconds=clock.spent())
     state.learner.eval()
@@ -135,6 +138,7 @@ class _Learner(nn.Module):
         nn.Module.__init__(self)
         key = Key(course.recipe.seed).child("speaker encoder")
         self.network = fresh(course.shape, key=key)
+        # Its initializer draws from the global stream, which is set and given back.
         with key.child("classifier").isolated():
             self.classifier = nn.Linear(course.shape.dimensions, len(course.names))
 
@@ -160,7 +164,9 @@ class _State:
 
     def advance(self, course: Course, step: int) -> float:
         naming = step < course.recipe.softmax
+        # Of the step alone, not of those before it: a resumed training draws the same.
         generator = Key(course.recipe.seed).child("step", step).generator()
+        # Triplets need two utterances of a speaker, which a batch drawn at random need not have.
         chosen = _any(course, generator) if naming else _pairs(course, generator)
         embeddings, logits = self.learner(_frames(course, chosen, generator))
         who = torch.tensor([course.names.index(course.speakers[place]) for place in chosen])
@@ -204,10 +210,14 @@ def triplet(embeddings: Tensor, who: Tensor) -> Tensor:
     >>> triplet(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0, 1])).item()
     0.0
     """
+    # Vectors of length 1: inner products are cosines.
     cosines, same = embeddings @ embeddings.T, who[:, None] == who[None]
+    # -1 is the least cosine: with one speaker in the batch no other one is near.
     nearest = cosines.masked_fill(same, -1.0).amax(1, keepdim=True)
+    # Row a, column p: each pair twice, once with either as the anchor.
     pairs = same & ~torch.eye(len(who), dtype=torch.bool)
     losses = torch.relu(nearest - cosines + MARGIN)[pairs]
+    # A zero that can be differentiated: the mean of nothing is NaN.
     return losses.mean() if len(losses) else cosines.sum() * 0
 
 
@@ -219,6 +229,7 @@ def _pairs(course: Course, generator: torch.Generator) -> list[int]:
     """Two utterances of each of half as many speakers as there are places."""
     order = torch.randperm(len(course.twice), generator=generator).tolist()
     chosen: list[int] = []
+    # Fewer places where there are fewer speakers: nobody comes twice.
     for at in order[: course.recipe.batch // 2]:
         own = [place for place, speaker in enumerate(course.speakers) if speaker == course.twice[at]]
         chosen += [own[i] for i in torch.randperm(len(own), generator=generator).tolist()[:2]]
@@ -230,6 +241,7 @@ def _frames(course: Course, chosen: Sequence[int], generator: torch.Generator) -
     rows = []
     for place in chosen:
         room = max(0, len(course.utterances[place]) - FRAMES)
+        # Drawn even where there is only one start: every utterance takes one number of the stream.
         start = int(torch.randint(room + 1, (1,), generator=generator))
         rows.append(prepared(course.utterances[place], start=start))
     return torch.stack(rows)
@@ -239,6 +251,7 @@ def _accuracy(learner: _Learner, course: Course) -> float:
     right = 0
     with torch.no_grad():
         for frames, speaker in zip(course.utterances, course.speakers, strict=True):
+            # As `ResCNN` will look at it: from the first frame on, and one by one.
             _, logits = learner(prepared(frames)[None])
             right += course.names[int(logits.argmax())] == speaker
     return right / len(course.utterances)

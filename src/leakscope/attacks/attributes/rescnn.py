@@ -27,6 +27,7 @@ from leakscope.version import VERSION
 
 FRAMES = 160
 """Of each utterance so many are looked at (3.2 s); shorter ones are padded with zeros."""
+# Each halves time and coefficients: 160 frames become 10.
 STAGES = 4
 CEILING = 20.0
 """Where the rectifiers are cut off."""
@@ -55,6 +56,7 @@ class Shape:
         """How many values of the coefficients are left after each stage has halved them, rounded up."""
         bands = self.coefficients
         for _ in range(STAGES):
+            # A 5 x 5 convolution with padding 2 and stride 2 gives ceil(n / 2): for 26 coefficients 13, 7, 4, 2.
             bands = (bands + 1) // 2
         return bands
 
@@ -82,6 +84,7 @@ class ResCNNNetwork(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """The embeddings."""
         maps = self.body(frames.unsqueeze(1))  # (N, C, T / 16, bands)
+        # Time before channels, so that what is flattened is one time step: (N, T / 16, C bands).
         steps = maps.transpose(1, 2).flatten(2)
         return F.normalize(self.dense(steps.mean(1)), dim=1)
 
@@ -90,6 +93,7 @@ class ResCNNNetwork(nn.Module):
 class _Convolution(nn.Module):
     def __init__(self, before: int, after: int, *, size: int, stride: int) -> None:
         nn.Module.__init__(self)
+        # Without bias: the normalization subtracts the mean, and has a shift of its own.
         self.weights = nn.Conv2d(before, after, size, stride=stride, padding=size // 2, bias=False)
         self.norm = nn.BatchNorm2d(after)
 
@@ -107,6 +111,7 @@ class _Residual(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         change = self.norm(self.second(self.first(maps)))
+        # Cut off after the sum, not before: the change may be negative.
         return torch.relu(maps + change).clamp(max=CEILING)
 
 
@@ -158,8 +163,10 @@ def prepared(frames: Tensor, *, start: int = 0) -> Tensor:
     [[-1.0, 1.0], [0.0, 0.0]]
     """
     some = frames.detach().float()[start : start + FRAMES]
+    # A constant frame, such as one of zeros, becomes zero and not 0 / 0.
     spread = some.std(1, correction=0, keepdim=True).clamp(min=1e-6)
     scaled = (some - some.mean(1, keepdim=True)) / spread
+    # Afterwards: padding is zero, the mean of any frame.
     return F.pad(scaled, (0, 0, 0, FRAMES - len(scaled)))
 
 
@@ -205,6 +212,7 @@ def _loaded(path: str, modified: int, size: int) -> tuple[ResCNNNetwork, Shape]:
         raise BadInput(
             f"{path} holds no speaker encoder ({str(error).splitlines()[0]}); make it with leakscope train speaker"
         ) from error
+    # Batch normalization by its running means.
     return network.eval(), shape
 
 

@@ -29,6 +29,7 @@ COVERED = 0.75
 """The last piece counts when at least so much of it is sound."""
 LOUDNESS = 10 ** (-30 / 20)
 """Recordings below this root mean square are made louder (-30 dBFS)."""
+# Of the published network; its weights fit no other size.
 HIDDEN, LAYERS = 256, 3
 
 
@@ -63,6 +64,7 @@ class Resemblyzer(AbstractSpeakerEncoder):
         """Of the sound that is made of the frames."""
         _weights()  # before the sound is made, so that what is missing is said at once
         checked(utterances)
+        # One phase for all: frames and their recovery become the same sound.
         phase = Key(0).child("resemblyzer")
         wide = (frames.detach().double() for frames in utterances)
         return self.of_sound([to_sound(frames, key=phase, iterations=self.turns) for frames in wide])
@@ -81,6 +83,7 @@ def mel_spectrogram(samples: Tensor) -> Tensor:
     >>> mel_spectrogram(torch.zeros(16_000)).shape
     torch.Size([101, 40])
     """
+    # Half a window of zeros on either side puts frame i around sample 160 i.
     padded = F.pad(samples.double(), (WINDOW // 2, WINDOW // 2))
     window = torch.hann_window(WINDOW, periodic=True, dtype=torch.float64)
     power = torch.fft.rfft(padded.unfold(0, WINDOW, HOP) * window).abs().square()
@@ -94,12 +97,14 @@ def slaney_filters() -> Tensor:
 
     Mel as in Slaney's Auditory Toolbox (1998): 3 f / 200 up to 1000 Hz, above 15 + 27 ln(f / 1000) / ln 6.4.
     """
+    # 8000 Hz in mel; 15 mel are 1000 Hz, where the straight part goes over into the logarithm.
     top = 15 + 27 * math.log(RATE / 2 / 1000) / math.log(6.4)
     mel = torch.linspace(0, top, BANDS + 2, dtype=torch.float64)
     edges = torch.where(mel < 15, 200 * mel / 3, 1000 * torch.exp((mel - 15) * math.log(6.4) / 27))
     bins = torch.arange(WINDOW // 2 + 1, dtype=torch.float64).unsqueeze(1) * RATE / WINDOW
     left, middle, right = edges[:-2], edges[1:-1], edges[2:]
     rising, falling = (bins - left) / (middle - left), (right - bins) / (right - middle)
+    # A triangle of height 1 has area (right - left) / 2.
     return torch.minimum(rising, falling).clamp(min=0) * 2 / (right - left)
 
 
@@ -110,7 +115,9 @@ def pieces(count: int) -> list[int]:
     ([0], [0, 77, 154])
     """
     frames = math.ceil((count + 1) / HOP)
+    # STEP + 1 more than whole pieces need: the last one may reach beyond the sound.
     starts = list(range(0, max(1, frames - PART + STEP + 1), STEP))
+    # A last piece that is mostly padding would weigh as much as the others; the only one stays.
     covered = (count - starts[-1] * HOP) / (PART * HOP)
     return starts[:-1] if covered < COVERED and len(starts) > 1 else starts
 
@@ -120,13 +127,16 @@ def _embedded(network: _Network, samples: Tensor) -> Tensor:
         raise BadInput(f"expected finite samples (S,), got {tuple(samples.shape)}; leave out what is empty")
     loud = samples.detach().double()
     level = float(loud.square().mean().sqrt())
+    # Only louder, never softer; silence has no level to be raised from.
     if 0 < level < LOUDNESS:
         loud = loud * (LOUDNESS / level)
     starts = pieces(len(loud))
+    # Zeros up to the end of the last piece.
     missing = (starts[-1] + PART) * HOP - len(loud)
     mel = mel_spectrogram(F.pad(loud, (0, max(0, missing)))).float()
     with torch.no_grad():
         parts = network(torch.stack([mel[start : start + PART] for start in starts]))
+    # Pieces count alike, whatever their loudness: each is of length 1 before the mean.
     return F.normalize(parts.double().mean(0), dim=0)
 
 

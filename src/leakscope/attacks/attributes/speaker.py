@@ -71,6 +71,7 @@ class SpeakerIdentity(AbstractAttack[Ready[Inputs], Attribute]):
     def _attempt(
         self, seen: Observation, read: Ready[Inputs], *, key: Key, clock: Clock, watch: Watch
     ) -> Attempt[Attribute]:
+        # Under the same clock, and its checkpoint: comparing costs nothing beside the search.
         inner = read.within(key=key.child("of"), clock=clock, watch=watch)
         utterances = None if inner.claim is None else _utterances(inner.claim)
         outcome, sentence = inner.outcome, inner.sentence
@@ -87,8 +88,10 @@ class SpeakerIdentity(AbstractAttack[Ready[Inputs], Attribute]):
         return self._compared(self.encoder.of_frames(utterances), gallery)
 
     def _compared(self, embeddings: Tensor, gallery: Gallery) -> tuple[Attribute, str]:
+        # By content, so that equal galleries of two cells share embeddings, and new weights in a file do not.
         people = _People(gallery.fingerprint(), self.encoder.version(), gallery)
         centers = enrolled(people, self.encoder, self.enrollments, self.fold)
+        # Both are of length 1: the inner product is the cosine. A row of zeros is nobody, hence ruled out.
         scores = torch.where(centers.any(1), embeddings @ centers.T, -torch.inf)
         best = scores.argmax(1)
         # in quotes, so that a redacted page knows what to leave out
@@ -120,11 +123,13 @@ def enrolled(people: _People, encoder: AbstractSpeakerEncoder, enrollments: int,
     assert gallery.examples.lengths is not None
     lengths = gallery.examples.lengths.tolist()
     chosen = [picked(gallery.of(category), enrollments, fold) for category in range(len(gallery.categories))]
+    # Embedding is most of the work, so only what was chosen is embedded.
     places = sorted({place for own in chosen for place in own})
     embeddings = encoder.of_frames([gallery.examples.inputs[place, : lengths[place]] for place in places])
     row = {place: at for at, place in enumerate(places)}
     nobody = torch.zeros_like(embeddings[0])
     return torch.stack(
+        # At length 1 again: the mean of unit vectors is the shorter, the more a speaker's recordings differ.
         [F.normalize(embeddings[[row[p] for p in own]].mean(0), dim=0) if own else nobody for own in chosen]
     )
 
@@ -135,11 +140,13 @@ def picked(own: Sequence[int], enrollments: int, fold: int) -> tuple[int, ...]:
     >>> picked((7, 8, 9), 2, 0), picked((7, 8, 9), 2, 1), picked((7,), 2, 3)
     ((7, 8), (9, 7), (7,))
     """
+    # No recording twice in a fold, however few there are.
     count = min(enrollments, len(own))
     return tuple(own[(fold * enrollments + at) % len(own)] for at in range(count))
 
 
 def _utterances(claim: Inputs) -> list[Tensor] | None:
+    # An utterance without frames has no voice, and the claim names one speaker for each.
     if claim.lengths is None or claim.values.dim() != 3 or bool((claim.lengths < 1).any()):
         return None
     return [row[:length] for row, length in zip(claim.values, claim.lengths.tolist(), strict=True)]

@@ -115,18 +115,22 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
         partial: list[Attempt[Inputs]] = []
         for part in read:
             attack = part.attack
+            # Each may use all that is left: an exact attack ends by itself.
             attempt = several.run(attack, part.ready, key=key.child(_name(attack)), budget=_left(clock, 1.0))
             told.append(f"{_name(attack)}: {attempt.outcome.value}, {attempt.sentence}")
             if _proves_all(attempt, seen) or attempt.outcome is Outcome.INTERRUPTED:
                 named = _labeled(attempt, seen, key.child("labels"))
                 return self._handed(named, told, _name(attack), attempt.cost.evaluations)
+            # Not proved, or proved for fewer inputs than there are: a start for the searches, a candidate later.
             if attempt.claim is not None:
                 partial.append(attempt)
         best, spent = self._searched(several, seen, key, (clock, told), _best(partial, seen))
         if best is None:
+            # Refused where no search evaluated anything.
             outcome = Outcome.DIVERGED if spent else Outcome.REFUSED
             sentence = f"nothing was found; {told[-1]}"
             return Attempt(repr(self), outcome, sentence, cost=Cost(0.0, spent), steps=tuple(told))
+        # The proof is of some inputs; the claim that is handed on is of all of them, and has no certificate.
         proved = max((one for one in partial if _proves(one)), key=_claimed, default=None)
         if proved is not None and best is not proved:
             best = _with_proved(best, proved)
@@ -146,21 +150,25 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
         spent = 0
         before: Attempt[Inputs] | None = None
         for stage in stages(seen):
+            # Pure misfit, without the roughness of `_odds`: it asks whether there is something left to solve.
             misfit = math.inf if best is None else _misfit(best, seen)
             if clock.exhausted(spent) or misfit < SOLVED:
                 break
             why = _left_out(stage, misfit, before)
             if why:
                 told.append(f"{stage.name}: left out, {why}")
+                # Where a first leg is left out, those that follow it must not go on from an earlier chain.
                 before = before if stage.follows or stage.polishes else None
                 continue
             start = best if stage.polishes else before if stage.follows else None
             attack = stage.started(None if start is None or start.claim is None else start.claim.values)
+            # Shares are of what is left, so what a search does not use goes to those after it.
             budget = _left(clock, stage.share, evaluations=round(stage.of_all * self.evaluations), spent=spent)
             attempt = several.run(attack, attack.ready(seen), key=key.child(stage.name), budget=budget)
             spent += attempt.cost.evaluations
             told.append(f"{stage.name}: {attempt.outcome.value}, {attempt.sentence}")
             named = dataclasses.replace(attempt, attack=stage.name)
+            # What polishes leaves the chain where it was.
             before = named if named.claim is not None and not stage.polishes else before
             best = _best([one for one in (best, named) if one is not None and one.claim is not None], seen)
             if attempt.outcome is Outcome.INTERRUPTED:
@@ -204,13 +212,17 @@ def _labeled(attempt: Attempt[Inputs], seen: Observation, key: Key) -> Attempt[I
     if not isinstance(values, Tensor) or len(values) != len(claim):
         return attempt
     observed, parameters = seen.gradient().by_name, target.parameters()
+    # The observed gradient is a mean of the gradients of the true pairs, so a true pair tends to point along it: gain =
+    # <g(x, l), observed> / |g(x, l)|, over the norm, since an unlikely label has a large gradient in any direction.
     gains = torch.zeros(len(claim), len(values))
     with quiet(target):
         for row, one in enumerate(claim.values.to(target.device())):
+            # Labels that occur twice are one gradient; their columns get the same gain.
             for label in set(values.tolist()):
                 slope = torch.func.grad(target.loss_at)(parameters, Batch(one[None], torch.tensor([label])))
                 gain = sum(float((slope[name] * observed[name]).sum()) for name in observed)
                 gains[row, values == label] = gain / float(trees.norm(slope))
+    # A one-to-one dealing, for labels are known as a multiset: the best label for each input could take one twice.
     rows, columns = linear_sum_assignment(gains.numpy(), maximize=True)
     dealt = values[torch.from_numpy(columns)[torch.from_numpy(rows).argsort()]]
     return dataclasses.replace(attempt, claim=Inputs(claim.values, dealt.cpu(), claim.confidence))
@@ -232,6 +244,7 @@ def _with_proved(claim: Attempt[Inputs], proved: Attempt[Inputs]) -> Attempt[Inp
     values, sure = claim.claim.values, proved.claim.values
     if values.shape[1:] != sure.shape[1:] or claim.claim.lengths is not None:
         return claim
+    # The nearest one is the same input less well found; no claimed input makes room for two.
     rows, columns = linear_sum_assignment(torch.cdist(sure.flatten(1), values.flatten(1)).numpy())
     merged = values.clone()
     merged[torch.from_numpy(columns)] = sure[torch.from_numpy(rows)].to(merged)
@@ -245,9 +258,11 @@ def _name(attack: Attack[Inputs]) -> str:
 def _left(clock: Clock, share: float, *, evaluations: int | None = None, spent: int = 0) -> Budget:
     """A share of the seconds that are left; of evaluations what the budget leaves, else `evaluations`."""
     left = clock.remaining(spent)
+    # A budget of nothing is none: a millisecond and one evaluation are the least.
     seconds = None if left.seconds is None else max(share * left.seconds, 1e-3)
     if left.evaluations is not None:
         return Budget(seconds, max(round(share * left.evaluations), 1))
+    # `evaluations` bounds what nobody has bounded; where there are seconds, they do.
     return Budget(seconds, evaluations if seconds is None else None)
 
 
@@ -272,7 +287,9 @@ def _implausible(squares: float, entries: int, inputs: Tensor) -> float:
     At the truth |r|^2 / s^2 is n with standard deviation sqrt(2 n). Within three of them all claims fit as well as the
     truth, and the smoothest is the best guess (Morozov's discrepancy principle).
     """
+    # |r|^2 / s^2 is chi-squared with n degrees of freedom at the truth.
     beyond = max((squares - entries) / math.sqrt(2 * entries) - 3, 0.0)
+    # So small that it only decides among claims that fit.
     return beyond + 1e-3 * float(total_variation(inputs))
 
 
@@ -287,11 +304,13 @@ def _odds(attempt: Attempt[Inputs], seen: Observation) -> float:
     A search without a prior drives the misfit down by noise in the image; one that really solves it goes much lower.
     """
     misfit = _misfit(attempt, seen)
+    # `_implausible` has weighed the roughness already.
     if not math.isfinite(misfit) or attempt.claim is None or overall_noise(seen) > 0:
         return misfit
     values = attempt.claim.values
     low, high = seen.target.domain.bounds(values)
     rough = float(total_variation((values - low) / (high - low))) if values.dim() > 2 else 0.0
+    # A misfit of 0 needs a logarithm too; below the floor, itself below `SOLVED`, differences are rounding.
     return math.log10(misfit + 1e-16) + ROUGH * rough
 
 
@@ -301,6 +320,7 @@ def _misfit(attempt: Attempt[Inputs], seen: Observation) -> float:
     Infinite for sequences, and for claims of another number of inputs than the batch has.
     """
     claim = attempt.claim
+    # The replay needs labels, and of sequences transcripts.
     if claim is None or claim.labels is None or claim.lengths is not None:
         return math.inf
     if seen.knows(BatchSize) and len(claim) != seen.told(BatchSize).count:
@@ -309,10 +329,12 @@ def _misfit(attempt: Attempt[Inputs], seen: Observation) -> float:
     observed = seen.gradient().by_name
     batch = Batch(claim.values.to(device), claim.labels.to(device))
     with torch.no_grad():
+        # What the client would have sent, defenses included, noise not: at the truth the rest is the noise.
         replayed = seen.step.as_gradient(seen.step.replay(seen.target, batch)).by_name
         rest = float(Squared()(trees.select(replayed, observed), observed))
         scale = float(trees.norm(observed)) ** 2
         noise = overall_noise(seen)
         if noise > 0:
             return _implausible(rest / noise**2, sum(value.numel() for value in observed.values()), batch.inputs)
+    # An update of zeros: only a replay of zeros fits it.
     return rest / max(scale, 1e-300)

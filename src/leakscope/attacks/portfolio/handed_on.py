@@ -74,6 +74,7 @@ def solved(attempt: Attempt[Claim]) -> bool:
 
 def best(tried: Sequence[Attempt[Claim]]) -> Attempt[Claim] | None:
     """The claim to hand on: inputs before labels, then a proved one before others, the later of equals; or None."""
+    # Compared from the left, False before True; the place comes last, so that the later of equals wins.
     ranked = [((_told(one.claim), proved(one), place), one) for place, one in enumerate(tried) if one.claim is not None]
     return max(ranked, key=lambda pair: pair[0])[1] if ranked else None
 
@@ -81,4 +82,5 @@ def best(tried: Sequence[Attempt[Claim]]) -> Attempt[Claim] | None:
 def _told(claim: Claim) -> int:
     """How much a claim of this kind tells."""
     kind = type(claim)
+    # More than any in `LEAST`: the inputs.
     return LEAST.index(kind) if kind in LEAST else len(LEAST)

@@ -33,17 +33,21 @@ class Several:
         self, attack: Attack[Inputs], ready: Ready[Inputs] | Refusal, *, key: Key, budget: Budget
     ) -> Attempt[Inputs]:
         """The next part: `attack` as it is `ready`. Interrupted by Ctrl-C, it counts as cut off."""
+        # The number of a part is all that a second life knows it by: parts come in a fixed order.
         place = len(self._ended)
         if place < len(self._earlier):
+            # Kept for the third life, too.
             self._ended.append(self._earlier[place])
             return _attempt(self._earlier[place])
         cut = self._cut if place == len(self._earlier) else None
+        # Not a share of what is left now: that is smaller than it was, and the part would end elsewhere.
         given = budget if cut is None else Budget(cut["budget"][0], cut["budget"][1])
         checkpoint = None if self._clock.checkpoint is None else _Part(self._clock, self._ended, given, cut)
         if isinstance(ready, Refusal):
             attempt: Attempt[Inputs] = Attempt(repr(attack), Outcome.REFUSED, ready.sentence)
         else:
             attempt = ready.run(key=key, clock=given.start(), watch=self._watch, checkpoint=checkpoint)
+        # An interrupted part has not ended: it goes on from the state that it kept last.
         if attempt.outcome is not Outcome.INTERRUPTED:
             self._ended.append(_state(attempt))
             self._clock.keep(lambda: {"ended": list(self._ended), "part": None})
@@ -56,6 +60,7 @@ class _Part(AbstractCheckpoint):
 
     def __init__(self, clock: Clock, ended: list[State], budget: Budget, cut: State | None) -> None:
         assert clock.checkpoint is not None
+        # A copy: what ends after this part is not part of its state.
         self._clock, self._whole, self._ended = clock, clock.checkpoint, list(ended)
         self._budget, self._cut = budget, cut
 
@@ -75,6 +80,7 @@ class _Part(AbstractCheckpoint):
     def save(self, state: State, *, seconds: float) -> None:
         """Into the whole, with the seconds of all parts."""
         part = {"state": state, "seconds": seconds, "budget": [self._budget.seconds, self._budget.evaluations]}
+        # `seconds` of this part are in its state; those of the whole clock are of all parts and all lives.
         self._whole.save({"ended": self._ended, "part": part}, seconds=self._clock.spent())
 
     def seconds(self) -> float:
@@ -86,6 +92,7 @@ class _Part(AbstractCheckpoint):
 
 
 def _state(attempt: Attempt[Inputs]) -> State:
+    # Only what a checkpoint can hold: tensors, numbers, texts and lists.
     claim, proof = attempt.claim, attempt.certificate
     return {
         "attack": attempt.attack,

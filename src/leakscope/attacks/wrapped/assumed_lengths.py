@@ -53,6 +53,7 @@ class AssumedLengths(AbstractAttack[Ready[Inputs], Inputs]):
         self, seen: Observation, read: Ready[Inputs], *, key: Key, clock: Clock, watch: Watch
     ) -> Attempt[Inputs]:
         attempt = read.within(key=key, clock=clock, watch=watch)
+        # `read.seen` is what the attack inside was told: the changed lengths.
         note = f"assumed {', '.join(str(count) for count in read.seen.told(Lengths).values)} frames"
         return dataclasses.replace(attempt, attack=repr(self), steps=(*attempt.steps, note))
 
@@ -62,13 +63,18 @@ class AssumedLengths(AbstractAttack[Ready[Inputs], Inputs]):
         known = with_lengths(seen)
         if isinstance(known, Refusal):
             return known
+        # T, told or else the rank of the first layer's gradient.
         found = known.told(Lengths).values
+        # plus may be negative, but an utterance has a frame.
         lengths = tuple(max(1, round(self.times * count) + self.plus) for count in found)
         if seen.knows(TrueTranscripts):
             spelled = Spelled.of(seen.told(TrueTranscripts).values)
+            # CTC places a label per frame and a blank between equal ones; with fewer frames the loss is infinite, and
+            # so would be every candidate's.
             needed = frames_needed(spelled.labels, spelled.lengths).tolist()
             for count, least in zip(lengths, needed, strict=True):
                 if count < least:
                     return Refusal(f"{count} frames are too few for a transcript that needs {least}")
+        # In the place of the true ones: the attack inside cannot know both.
         others: tuple[Fact, ...] = tuple(fact for fact in known.facts if not isinstance(fact, Lengths))
         return dataclasses.replace(known, facts=(*others, Lengths(lengths)))

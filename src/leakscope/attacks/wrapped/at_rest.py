@@ -42,6 +42,7 @@ class AtRest(AbstractAttack["Silenced", Inputs]):
         return self.attack.citation
 
     def _read(self, seen: Observation) -> Silenced | Refusal:
+        # On the release as it is: whether an entry is zero does not depend on a scale.
         rest = units_at_rest(seen.target, seen.release.by_name)
         ready = self.attack.ready(dataclasses.replace(seen, target=silent(seen.target, rest)))
         return ready if isinstance(ready, Refusal) else Silenced(ready, rest)
@@ -74,6 +75,7 @@ def units_at_rest(target: Target, update: Named) -> dict[str, Tensor]:
     {'1': tensor([ True, False])}
     """
     try:
+        # A class without any gradient is no unit at rest: silencing a logit would change the others' probabilities.
         last = output_layer(target).name
     except NoSuchLayer:
         last = None
@@ -81,6 +83,8 @@ def units_at_rest(target: Target, update: Named) -> dict[str, Tensor]:
     for name, module in target.module.named_modules():
         weight, bias = f"{name}.weight", f"{name}.bias"
         if isinstance(module, nn.Linear) and name != last and weight in update and bias in update:
+            # dL/dW_i = sum_t delta_ti x_t^T and dL/db_i = sum_t delta_ti, all delta_ti zero. Exactly, without a
+            # tolerance: dropout and dead ReLUs multiply by 0, and a sum of zeros is not rounded.
             still = (update[weight] == 0).all(1) & (update[bias] == 0)
             if bool(still.any()):
                 found[name] = still

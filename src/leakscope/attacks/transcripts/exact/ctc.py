@@ -68,6 +68,7 @@ class CtcTranscript(AbstractAttack[Ready[Inputs], Transcripts]):
     def _read(self, seen: Observation) -> Ready[Inputs] | Refusal:
         if not isinstance(seen.target.loss, CTC):
             return Refusal(f"needs a model that is trained by CTC, got {seen.target.loss!r}")
+        # For its refusal alone: a release without that gradient need not be solved for frames.
         last_layer(seen)
         return self.frames.ready(seen)
 
@@ -77,11 +78,15 @@ class CtcTranscript(AbstractAttack[Ready[Inputs], Transcripts]):
         fed = read.run(key=key.child("frames"), clock=clock.remaining().start(), watch=watch)
         if not isinstance(fed.claim, Inputs) or fed.claim.lengths is None:
             return Attempt(repr(self), Outcome.REFUSED, f"no frames, so no transcript: {fed.sentence}", cost=fed.cost)
+        # Without the padding: a frame of zeros would be one more unknown in every least squares.
         frames = [row[:count] for row, count in zip(fed.claim.values, fed.claim.lengths.tolist(), strict=True)]
         try:
+            # h_t is what the client fed its output layer, masks included; without them other inputs would be fitted.
             masks = peeled(seen, frames)
         except NoSuchLayer as error:
             return Attempt(repr(self), Outcome.REFUSED, str(error), cost=fed.cost)
+        # The largest of all layers: one wrong entry may leave only 5e-5 in the layer that it feeds, but it spoils the
+        # inputs of all layers after it.
         if masks.worst > MUDDLED:
             sentence = f"the masks of dropout are not exact: they leave {masks.worst:.1e} of the next layer's gradient"
             return Attempt(repr(self), Outcome.REFUSED, sentence, cost=fed.cost)
@@ -91,12 +96,15 @@ class CtcTranscript(AbstractAttack[Ready[Inputs], Transcripts]):
         mean = counted(seen)
         divisors = [_divisors(one, mean) for one in found.utterances]
         pairs = list(zip(found.utterances, divisors, strict=True))
+        # gamma = y - n e has n times the noise of e, so it takes a divisor to say it: the likeliest.
         noise = max(occupancy_noise(one.evidence(likely[0])) for one, likely in pairs)
+        # Not `>=`: NaN is illegible too.
         if not noise < UNCLEAR:
             return Attempt(repr(self), Outcome.REFUSED, _unclear(noise, found), cost=fed.cost)
         goings = [_going(clock, watch, place, len(frames)) for place in range(len(frames))]
         readings = [_read(*pair, mean=mean, going=going) for pair, going in zip(pairs, goings, strict=True)]
         attempt = _attempted(repr(self), readings, found, fed, _steps(fed, masks))
+        # Confidence 1 says proved, so it goes with the certificate; the labels stay claimed.
         doubt = undeclared(seen)
         if doubt is None or attempt.claim is None:
             return attempt
@@ -133,12 +141,17 @@ def _divisors(one: Spoken, mean: bool) -> list[float]:
     Else it is what the loss says: 1, or the number of labels, which is about that of the string that is legible.
     """
     seen, deviation = one.divisor()
+    # Sure of its first and last frame, the model leaves y = 0 elsewhere, hence e = 0: no ratio to read.
     if deviation > NEAR * seen:
+        # With 1 for n the occupancies come out as (1 - 1 / n) y + gamma / n, which is as legible as y where y is near
+        # gamma, as it is in a model so sure.
         count = len(outright(one.evidence(1.0)))
         return [float(n) for n in dict.fromkeys([max(1, count), count + 1, max(1, count - 1)])] if mean else [1.0]
+    # A string of n labels needs n frames; beyond that the factor is no number of labels but that of a clip.
     declared = round(seen) if mean else 1
     if 1 <= declared <= len(one.probabilities) and abs(seen - declared) < max(NEAR, 5 * deviation):
         return [declared, declared + 1, max(1, declared - 1), seen] if mean else [1.0]
+    # Clipping to norm C sends C / |g| of the gradient, so that n |g| / C is seen, any real number.
     return [seen] if mean else [seen, 1.0]
 
 
@@ -146,14 +159,18 @@ def _read(one: Spoken, divisors: list[float], *, mean: bool, going: Callable[[fl
     """The best reading with any of the divisors; with a mean, also with the number of the labels that were read."""
     best: Reading | None = None
     divisors = list(divisors)
+    # The list grows while it is gone through.
     for divisor in divisors:
         heard = one.evidence(divisor)
+        # A divisor so wrong that absent classes seem to hold frames; the first is read in any case.
         if best is not None and not occupancy_noise(heard) < UNCLEAR:
             continue
         found = read(heard, going=going)
+        # By misfit over tolerance: misfits of different divisors are not in the same units of noise.
         best = found if best is None or found.ratio < best.ratio else best
         if best.certain or not going(1.0):
             break
+        # The number of labels is the divisor: what was read, even if a little wrong, says which to try next.
         if mean and len(divisors) < MOST_DIVISORS and found.labels and len(found.labels) not in divisors:
             divisors.append(float(len(found.labels)))
     assert best is not None
@@ -164,6 +181,7 @@ def _attempted(
     name: str, readings: list[Reading], found: Occupied, fed: Attempt[Inputs], steps: tuple[str, ...]
 ) -> Attempt[Transcripts]:
     frames = [len(spoken.probabilities) for spoken in found.utterances]
+    # Only if it is so of every utterance: one that is explained is worth claiming beside others that are not.
     if all(one.misfit > FOREIGN * count for one, count in zip(readings, frames, strict=True)):
         least = min(one.misfit for one in readings)
         sentence = f"no string of labels explains the occupancies: the best one's misfit is {least:.1e}"
@@ -173,6 +191,7 @@ def _attempted(
         tuple(one.misfit for one in readings), tuple(one.tolerance for one in readings), STATEMENT
     )
     certain = sum(one.certain for one in readings)
+    # 1 is proof; how probable a string is that is not proved, nothing here tells.
     confidence = torch.tensor([1.0 if one.certain else float("nan") for one in readings])
     sizes = ", ".join(str(len(one.labels)) for one in readings)
     sentence = (

@@ -100,7 +100,9 @@ def peeled(seen: Observation, frames: Sequence[Tensor]) -> Peeled:
     """
     masks: dict[str, Tensor] = {}
     residuals: list[float] = []
+    # Which layers drop is public: the target as its mechanism runs it, not as it was handed over.
     target = as_run(seen.mechanism, seen.target)
+    # In the order of the pass: the inputs of each layer are known once the masks before it are.
     for layer in _found(target, active(target)):
         missing = {f"{layer.source}.weight", layer.fed} - seen.release.by_name.keys()
         if missing:
@@ -120,12 +122,17 @@ def _mask(
     inputs = calls[layer.source].given.numpy()
     gradient = stacked_gradient(seen, f"{layer.source}.weight", f"{layer.source}.bias" if layer.bias else None)
     if len(gradient) > inputs.shape[1]:
+        # dL/db = sum_t delta_t: the bias is a weight on an input that is always 1.
         inputs = np.hstack([inputs, np.ones((len(inputs), 1))])
+    # At least one equation to spare: noise is told from what the fit leaves.
     if len(inputs) >= inputs.shape[1]:
         raise NoSuchLayer(f"{len(inputs)} frames are more than the inputs of {layer.source} tell apart")
+    # Dropout in training divides by what it keeps, so that the mean stays.
     units = calls[layer.name].given.numpy() / (1 - layer.rate)
     awake = _awake(target, frames, masks, layer).numpy()
     certainty = _certainty(inputs, gradient)
+    # A unit whose activation has no slope has no error, dropped or not: taken as kept, and left open where it returns
+    # something (saturated). One that returns 0 (a resting ReLU) is the same either way, so it is not open.
     entries = Entries(units, (certainty > SILENT) | ~awake, (units != 0) & ((certainty < LOUD) | ~awake))
     kept, residual = settled(entries, stacked_gradient(seen, layer.fed, None))
     return torch.from_numpy(kept / (1 - layer.rate)), residual
@@ -134,9 +141,12 @@ def _mask(
 def _certainty(inputs: Array, gradient: Array) -> Array:
     """The errors (T, H) of a dense layer in standard deviations, these from what its inputs leave of each column."""
     inverse = np.linalg.pinv(inputs)
+    # dL/dW = sum_t x_t delta_t^T, solved for delta; each unit is a column with noise of its own.
     errors = inverse.T @ gradient
+    # Of d + 1 equations for a unit T are taken by its errors.
     rest = np.linalg.norm(gradient - inputs.T @ errors, axis=0) / np.sqrt(inputs.shape[1] - len(inputs))
     deviation = np.linalg.norm(inverse, axis=0)[:, None] * rest
+    # A unit that was dropped in all frames has no gradient at all: 0 / 0 is to be silent.
     return np.asarray(np.abs(errors) / np.maximum(deviation, 1e-300))
 
 
@@ -148,18 +158,24 @@ def settled(entries: Entries, gradient: Array) -> tuple[Mask, float]:
     it most are changed, until the residual is that of rounding or none helps.
     """
     kept, units, found = entries.kept.copy(), entries.units, np.inf
+    # Fewer columns are less work for each round, the strongest have the most signal; twice T tell T frames apart.
     gradient = gradient[:, np.argsort(-np.linalg.norm(gradient, axis=0))[: max(OUTPUTS, 2 * len(units))]]
     size = float(np.linalg.norm(gradient))
     for _ in range(ROUNDS):
+        # G = A^T E with A = units * kept (T, H): the residual (1 - Q Q^T) G needs no E.
         inside, triangle = np.linalg.qr((units * kept).T)
         seen = inside.T @ gradient
         rest = gradient - inside @ seen
         found = float(np.linalg.norm(rest)) / size
         if found <= ROUNDED:
             break
+        # Not by substitution: a frame of which nothing was kept makes the triangle singular.
         errors = np.linalg.lstsq(triangle, seen, rcond=None)[0]
+        # To change entry (t, h) by c adds c e_h E_t to the fit; what counts is (1 - Q Q^T) of it.
         effect = np.where(kept, -1.0, 1.0) * units * entries.open
+        # |(1 - Q Q^T) e_h|^2, one minus the leverage of row h.
         free = 1 - (inside**2).sum(1)
+        # |R|^2 - |R - c (1 - Q Q^T) e_h E_t|^2, where R^T (1 - Q Q^T) = R^T: positive where the change helps.
         gain = 2 * effect * (errors @ rest.T) - effect**2 * free * (errors**2).sum(1)[:, None]
         if not gain.max() > HELPS * (found * size) ** 2:
             break
@@ -169,6 +185,8 @@ def settled(entries: Entries, gradient: Array) -> tuple[Mask, float]:
 
 def _change(kept: Mask, gain: Array) -> None:
     """Changes the entries of the largest gain, one in a row and frame, down to half the largest."""
+    # Gains are those of one change by itself. Two in a row or in a frame share a residual or errors, so only one of
+    # them; the rest waits for the next round.
     best = gain.max()
     while gain.max() > best / 2:
         frame, unit = np.unravel_index(int(gain.argmax()), gain.shape)
@@ -187,6 +205,7 @@ def _awake(target: Target, frames: Sequence[Tensor], masks: Named, layer: Droppe
         return leaf[0]
 
     def end(given: Tensor) -> None:
+        # The activation acts entry by entry, so the gradient of the sum is the slope of each entry.
         (slope,) = torch.autograd.grad(given.sum(), leaf[0], allow_unused=True)
         slopes.append(flat(torch.zeros_like(leaf[0]) if slope is None else slope))
 
@@ -196,6 +215,7 @@ def _awake(target: Target, frames: Sequence[Tensor], masks: Named, layer: Droppe
         for utterance in frames:
             here = {name: mask[first : first + len(utterance)] for name, mask in masks.items()}
             first += len(utterance)
+            # Masks differ from utterance to utterance, so these hooks do too.
             with masked(target, here), Key(0).child("passed").isolated(), torch.enable_grad():
                 target.outputs(target.parameters(), utterance[None].to(like))
     return torch.cat(slopes) != 0
@@ -219,6 +239,7 @@ def _between(calls: Sequence[Call], place: int, rate: float) -> Dropped:
     """Raises `NoSuchLayer` when the neighbors are not dense."""
     call = calls[place]
     before = [one for one in calls[:place] if isinstance(one.module, nn.Linear)]
+    # The same object, not equal values: what was called next need not be what is fed.
     after = [one for one in calls[place + 1 :] if one.given is call.returned]
     weight = _weight(after[0].module, call.returned.shape[-1]) if after else None
     if not before or before[-1].returned.shape != call.given.shape or weight is None:
@@ -230,5 +251,6 @@ def _between(calls: Sequence[Call], place: int, rate: float) -> Dropped:
 def _weight(module: nn.Module, inputs: int) -> str | None:
     """The name of the weight that multiplies what a dense or recurrent layer is given."""
     known = dict(module.named_parameters(recurse=False))
+    # Recurrent layers too: dL / d weight_ih = sum_t delta_t x_t^T, with delta of the gates in the place of the units.
     names = [name for name in ("weight", "weight_ih", "weight_ih_l0") if name in known]
     return names[0] if names and known[names[0]].dim() == 2 and known[names[0]].shape[1] == inputs else None

@@ -29,12 +29,14 @@ def passed(target: Target, frames: Sequence[Tensor], masks: Named, names: Sequen
     """Each utterance (T_u, F) through the model by itself; dropout layers multiply with their mask (sum T_u, H)."""
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
     start = 0
+    # One by one, so that no utterance is padded to the length of another.
     for utterance in frames:
         here = {name: mask[start : start + len(utterance)] for name, mask in masks.items()}
         start += len(utterance)
         for name, call in _calls(target, utterance, here, names).items():
             parts[name].append(call)
     return {
+        # The pass itself runs in the dtype of the model, as the client's did; only what is solved with is widened.
         name: Seen(*(torch.cat([flat(call[side]) for call in calls]).double().cpu() for side in (0, 1)))
         for name, calls in parts.items()
     }

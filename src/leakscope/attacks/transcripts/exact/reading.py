@@ -45,6 +45,7 @@ PRESENT = 0.5
 """A label holds at least one frame altogether, so a class that holds less is not in the string."""
 PEAKED = 0.5
 """Where one class holds more than this of a frame in the mean, the string is nearly legible outright."""
+# Rounding of float32. Where a model gives absent classes next to nothing they show less, but the present ones have it.
 LEAST_NOISE = 1e-7
 UNCLEAR = 0.02
 """Standard deviation of occupancies from which on they are not read and prove nothing."""
@@ -60,6 +61,7 @@ STUCK = 0.05
 """Misfit of a stretch above which the labels found do not explain it; right ones leave 0.005 at most."""
 FARTHEST = 9
 """No more labels than these are taken from one stretch."""
+# Of Gauss-Newton for one stretch; at the end twice as many, since all labels are wanted there and not just the first.
 ROUNDS = 16
 CLOSING = 6
 """This many frames before the end there is no horizon any more, but an end; the number of labels left is tried."""
@@ -118,6 +120,7 @@ class Reading:
 
 def occupancy_noise(evidence: Evidence) -> float:
     """Root mean square of the occupancies of classes that are not in the string; not less than was known before."""
+    # Their true occupancy is zero in every frame, so what is seen of them is all noise.
     absent = evidence.seen[:, :-1].sum(0) <= PRESENT
     values = evidence.seen[:, :-1][:, absent]
     absent_noise = float(np.sqrt(np.mean(values**2))) if values.size else 0.0
@@ -138,16 +141,25 @@ def judged(labels: Labels, evidence: Evidence) -> Reading:
         return Reading(labels, np.inf, np.inf, 0.0)
     shares, size, noise = passes.shares(evidence), evidence.seen.size, occupancy_noise(evidence)
     found = float(((shares - evidence.seen) ** 2).sum())
+    # Not `>=`: NaN proves nothing.
     if not noise < UNCLEAR:
         return Reading(labels, found, np.inf, 0.0)
+    # The product of the scales is p(z | x), up to the mass that ends in no end. gamma = exp(log alpha + log beta +
+    # nll): rounding of a logarithm of size nll is a relative error eps nll of gamma, alike in all entries.
     rounded = float(np.finfo(np.float32).eps * np.log(passes.scale).sum())
+    # E |shares - seen|^2 at the true string: noise in each of T C entries, rounding in proportion to the entry.
     explained = noise**2 * size + rounded**2 * float((shares**2).sum())
+    # MARGIN is generous because rounding errors are correlated; CLOSE keeps it below every wrong string; beyond CLOSE
+    # there is white noise, whose sum over T C entries stays near its mean.
     tolerance = max(min(MARGIN * explained, CLOSE), NOISY * explained)
     swapped = np.inf
+    # The neighbors cost a pass each and can only lower the tolerance.
     if found <= tolerance:
+        # Swapping equal labels changes nothing.
         pairs = [place for place in range(len(labels) - 1) if labels[place] != labels[place + 1]]
         swapped = min((misfit(_swapped(labels, place), evidence) for place in pairs), default=np.inf)
         if tolerance > CLOSE:
+            # Only classes that are heard: an edit with another one gives it a frame or more, of which nothing is seen.
             wanted = {*labels, *np.flatnonzero(evidence.seen[:, :-1].sum(0) > PRESENT).tolist()}
             tolerance = min(tolerance, float(missed(neighbors(labels, sorted(wanted)), evidence).sum(1).min()) / 2)
     return Reading(labels, found, swapped, min(tolerance, swapped / 4))
@@ -162,10 +174,12 @@ def read(evidence: Evidence, *, going: Going) -> Reading:
 
     going: called with a share of the work in [0, 1], False ends it with the labels that are known so far.
     """
+    # All work below is in proportion to the number of letters: only those that are in the string.
     classes = np.flatnonzero(evidence.seen[:, :-1].sum(0) > PRESENT)
     heard, best = evidence.only(classes), judged((), evidence)
     for found in _candidates(heard, occupancy_noise(evidence), going):
         reading = judged(tuple(int(classes[label]) for label in found), evidence)
+        # The empty string is no start for the repairs below, however well it fits.
         if reading.misfit < best.misfit or not best.labels:
             best = reading
         if best.certain or not going(1.0):
@@ -174,6 +188,7 @@ def read(evidence: Evidence, *, going: Going) -> Reading:
         return best
     places = {int(label): place for place, label in enumerate(classes)}
     start = tuple(places[label] for label in best.labels)
+    # Nothing was proved: the best of the candidates is put right as far as single edits go, and then by a beam.
     mended = repaired(start, heard, going=lambda: going(1.0))
     if misfit(mended, heard) > EXPLAINED:
         mended = beamed(mended, heard, where=worst, going=lambda: going(1.0))
@@ -193,6 +208,7 @@ def _candidates(evidence: Evidence, noise: float, going: Going) -> Iterator[Labe
     for manner in MANNERS:
         if not going(0.0):
             return
+        # CTC knows no direction: reversed frames have the occupancies of the reversed string. The end may be clearer.
         reader = _Reader(evidence.reversed() if manner.turned else evidence, noise, manner)
         yield from (found[::-1] if manner.turned else found for found in reader.readings(going))
 
@@ -202,9 +218,12 @@ class _Reader:
     def __init__(self, evidence: Evidence, noise: float, manner: Manner) -> None:
         self.evidence, self.noise, self.manner = evidence, noise, manner
         mass = evidence.seen[:, :-1].sum(0)
+        # Frames that a letter holds, over how much the model favors it: a favored letter holds more frames for each
+        # time that it occurs. The floor keeps the quotient finite.
         usual = mass / np.maximum(evidence.letters.mean(0), 1e-12)
         self.usual: Array = usual / usual.sum()
         self.mass = float(mass.sum())
+        # Two frames to a label, to begin with; `course` corrects it.
         self.left = max(1, round(self.mass / 2))
 
     def readings(self, going: Going) -> Iterator[Labels]:
@@ -223,6 +242,7 @@ class _Reader:
                 ways = self.following(passes, known)
                 if not ways:
                     break
+                # Reversed, so that the next to be popped is the second best way from the last doubtful label.
                 pending += [(*known, *way) for way in ways[:0:-1]]
                 known = (*known, *ways[0])
                 passes = self.course(known)
@@ -236,17 +256,20 @@ class _Reader:
         for ahead in AHEAD:
             stretch = self.stretch(passes, known, self.horizon(passes, len(known), ahead), None)
             found = relaxed(stretch, noise=self.noise, rounds=ROUNDS, wanted=FARTHEST)
+            # In the mean noise explains noise^2 times the size.
             if found.misfit < STUCK + 3 * self.noise**2 * stretch.evidence.seen.size or self.manner.stubborn:
                 certain = self.certain(found)
                 if certain:
                     return [certain]
                 label = int(found.letters[0].argmax())
+                # Not sharp: kept for the case that no horizon makes any label certain.
                 first[label] = max(first.get(label, 0.0), float(found.letters[0, label]))
         return [(label,) for label in sorted(first, key=lambda one: -first[one])]
 
     def certain(self, found: Relaxed) -> Labels:
         """The first labels, up to one that is not sharp."""
         sharp = found.letters.max(1)[:FARTHEST] > self.manner.certain
+        # The first False; the one that is added stands for none.
         count = int(np.r_[sharp, False].argmin())
         return tuple(int(label) for label in found.letters[:count].argmax(1))
 
@@ -260,10 +283,12 @@ class _Reader:
         to hold; that number is kept in `left`."""
         best, off = self._tried(known, self.left)
         while True:
+            # off < 0: letters hold too few frames, so there are more labels. Impossible is off = inf: there are fewer.
             following = self.left + (1 if off < 0 else -1)
             if following < 1:
                 return best
             passes, new = self._tried(known, following)
+            # One label at a time, to the first minimum of |held - seen|.
             if best.possible and not abs(new) < abs(off):
                 return best
             best, off, self.left = passes, new, following
@@ -276,16 +301,22 @@ class _Reader:
     def horizon(self, passes: Passes, known: int, ahead: float) -> int:
         """How many frames until `ahead` labels beyond the known ones have passed in the mean."""
         held = passes.occupancies()
+        # State 2 i + 1 is label i: half of it has passed. Alignments only go ahead, so the mean never falls.
         mean = held @ (np.arange(held.shape[1]) / 2)
         return max(2, int(np.searchsorted(mean, known + ahead)) + 1)
 
     def stretch(self, passes: Passes, known: Labels, horizon: int, left: int | None) -> Stretch:
         """The frames before `horizon` in which something open is heard; `left` labels to the end, or None before it."""
         held = passes.occupancies()
+        # Masses that are far below what the fit can see.
         faint = 0.05 * self.noise
         beyond = held[:, 2 * len(known) + 1 :].sum(1)
+        # The last frame before the first one with something open; two frames at least.
         first = min(horizon - 2, max(0, int((beyond < faint).argmin()) - 1)) if known else 0
+        # Labels that have certainly passed: the first n states have no mass, and the stretch begins at the last blank
+        # among them, 2 gone <= n - 1.
         gone = max(0, (int((np.cumsum(held[first - 1]) < 1e-3 * faint).sum()) - 1) // 2) if first else 0
+        # As many open labels as may be reached by the horizon: the states with mass in or beyond them.
         tail = np.cumsum(held[horizon - 1][::-1])[::-1]
         count = left or min(self.left, max(2, -(-int((tail > 2 * faint).sum()) // 2) - len(known) + 1))
         near = spelled(known[gone:], len(self.usual), before=known[gone - 1] if gone else -1)
@@ -293,9 +324,12 @@ class _Reader:
         before, after = at_start(states), at_end(states)
         if first:
             before = np.zeros(states)
+            # Exact up to what is faint: in front of the first frame only known states have mass.
             before[: 2 * len(near) + 1] = passes.ahead[first - 1, 2 * gone : 2 * len(known) + 1]
         if left is None:
+            # A guess, that of usual labels beyond the horizon; `bends` lets the fit correct it.
             after = passes.behind[horizon - 1, 2 * gone :][:states]
+            # Forward masses sum to 1, so with a floor alpha . after, by which `run` divides, is never zero.
             after = np.maximum(after / after.max(), 1e-250)
         bends = _bends(states) if left is None else np.zeros((states, 0))
         heard = self.evidence.between(first, horizon)
@@ -307,6 +341,7 @@ class _Reader:
 
     def endings(self, known: Labels, going: Going) -> Iterator[Labels]:
         """The whole string for each number of labels that may be left, the likeliest number first."""
+        # No horizon and no guess any more: the weights at the end are exact, but the number of labels has to be right.
         around = range(max(1, self.left - SPREAD), self.left + SPREAD + 1)
         for left in sorted(around, key=lambda one: abs(one - self.left)):
             if not going(1.0):
@@ -322,6 +357,9 @@ class _Reader:
 def _bends(states: int) -> Array:
     """Smooth functions of the position, for all states and for labels apart from blanks (S, M)."""
     place = np.arange(states) / 2
+    # Bumps 2 labels apart with a deviation of 2.5: their sums are smooth, and the ends lie under as many as the middle.
     centers = np.arange(-3.0, states / 2 + 4, 2.0)
     bumps = np.exp(-0.5 * ((place[:, None] - centers) / 2.5) ** 2)
+    # Coefficients have variance 1, so 0.7 and 0.3 say how far the logarithm of a weight is expected to be off by one
+    # bump: for all states, and for labels (odd) against blanks.
     return np.hstack([0.7 * bumps, 0.3 * bumps * (np.arange(states) % 2)[:, None]])

@@ -39,6 +39,7 @@ def outright(evidence: Evidence) -> Labels:
     >>> outright(Evidence(seen[:, :1], seen[:, 1], seen))
     (0, 0)
     """
+    # The map B of CTC (section 3.1) on the likeliest alignment: first repetitions, then blanks. -1 is no class.
     best = evidence.seen.argmax(1)
     kept = (best != np.r_[-1, best[:-1]]) & (best != evidence.seen.shape[1] - 1)
     return tuple(int(label) for label in best[kept])
@@ -51,10 +52,12 @@ def repaired(labels: Labels, evidence: Evidence, *, going: Callable[[], bool]) -
     """
     off = missed([labels], evidence)[0]
     while going():
+        # The next worst frames only where no edit around the worst one helps.
         for frame in np.argsort(-off)[:PLACES]:
             tried = list(_edits(labels, _place(labels, evidence, frame), _wanted(labels, evidence, frame)))
             left = missed(tried, evidence) if tried else np.full((1, 1), np.inf)
             best = int(left.sum(1).argmin())
+            # Strictly, so that no string comes twice and it ends. An impossible string misses infinitely much.
             if left[best].sum() < off.sum():
                 break
         else:
@@ -78,6 +81,8 @@ def beamed(start: Labels, evidence: Evidence, *, where: Where, going: Callable[[
             for frame in where(off)
             for edit in _edits(one, _place(one, evidence, frame), every)
         )
+        # The strings of the beam are not tried again, and so are given up: it has to get past worse ones, which
+        # `repaired` never takes.
         tried = list(dict.fromkeys(edit for edit in edits if edit not in seen))
         if not tried:
             return best
@@ -94,6 +99,7 @@ def beamed(start: Labels, evidence: Evidence, *, where: Where, going: Callable[[
 def worst(off: Array) -> list[int]:
     """The frames that miss the most, apart from each other."""
     chosen: list[int] = []
+    # Apart, so that the second one is another error and not the rest of the first.
     for frame in np.argsort(-off):
         if len(chosen) < BRANCHES and all(abs(frame - one) >= APART for one in chosen):
             chosen.append(int(frame))
@@ -102,6 +108,7 @@ def worst(off: Array) -> list[int]:
 
 def first_and_worst(off: Array) -> list[int]:
     """The first frame that misses a lot, before which the string is probably right, and the worst."""
+    # A wrong label can shift those that follow it, so the worst frame may be far behind the error.
     most = int(off.argmax())
     first = int((off >= A_LOT * off[most]).argmax())
     return [first, most] if first != most else [most]
@@ -109,6 +116,7 @@ def first_and_worst(off: Array) -> list[int]:
 
 def _place(labels: Labels, evidence: Evidence, frame: int) -> int:
     """Which label is around in a frame; by proportion where the string needs more frames than there are."""
+    # Which state holds most of the frame; 2 i + 1 is label i and 2 i the blank in front of it, so half of it is i.
     passes = through(spelled(labels, evidence.letters.shape[1]), evidence)
     if not passes.possible:
         return round(len(labels) * frame / len(evidence))
@@ -118,6 +126,7 @@ def _place(labels: Labels, evidence: Evidence, frame: int) -> int:
 def _wanted(labels: Labels, evidence: Evidence, frame: int) -> list[int]:
     """The labels that are missed most nearby."""
     passes = through(spelled(labels, evidence.letters.shape[1]), evidence)
+    # Above zero where a class holds more than the string gives it. The blank, last, is no label to insert.
     more = evidence.seen - passes.shares(evidence) if passes.possible else evidence.seen
     nearby = more[max(0, frame - NEAR) : frame + NEAR + 1, :-1].sum(0)
     return [int(label) for label in np.argsort(-nearby)[:TRIED]]
@@ -138,6 +147,7 @@ def _edits(labels: Labels, middle: int, wanted: Iterable[int]) -> Iterator[Label
 
 def _edited(labels: Labels, place: int, wanted: Sequence[int]) -> Iterator[Labels]:
     before, after = labels[:place], labels[place:]
+    # Insert, leave out, replace, exchange with the next: two edits of the others, between which the misfit may rise.
     yield from ((*before, label, *after) for label in wanted)
     if after:
         yield (*before, *after[1:])

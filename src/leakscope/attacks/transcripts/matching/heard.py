@@ -19,9 +19,11 @@ def heard(frames: Ready[Inputs], *, key: Key, clock: Clock) -> tuple[Observation
     The lengths are those of the claim, whatever was told: a transcript is searched for each claimed utterance, and the
     claim need not be in the client's order.
     """
+    # A clock of its own without the checkpoint, which belongs to the search over transcripts.
     claim = frames.run(key=key.child("frames"), clock=clock.remaining().start()).claim
     if claim is None or claim.lengths is None:
         return Refusal(f"{frames.attack!r} claims no frames to begin with")
+    # Told lengths are in the client's order and would be paired with other frames.
     others = tuple(fact for fact in frames.seen.facts if not isinstance(fact, Lengths))
     known = Lengths(tuple(claim.lengths.tolist()))
     return dataclasses.replace(frames.seen, facts=(*others, known)), claim

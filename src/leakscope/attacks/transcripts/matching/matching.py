@@ -36,6 +36,7 @@ class TranscriptMatching(AbstractAttack[Ready[Inputs], Transcripts]):
     """
 
     frames: Attack[Inputs] = field(default_factory=WindowedFrames)
+    # The output layer alone: its gradient takes no pass back through the model.
     distance: AbstractDistance = field(default_factory=lambda: Layers(Squared(), ("layer_6.*",)))
     spelling: AbstractSpelling = field(default_factory=lambda: Edits(width=16, rounds=3, resize=True))
     rounds: int = 200
@@ -61,11 +62,13 @@ class TranscriptMatching(AbstractAttack[Ready[Inputs], Transcripts]):
         found = heard(read, key=key, clock=clock)
         if isinstance(found, Refusal):
             return Attempt(repr(self), Outcome.REFUSED, found.sentence)
+        # From here on `seen` knows the lengths of the claim.
         seen, known = found
         start = self.spelling.labels(seen, key=key.child("start"), budget=clock.remaining())
         if not isinstance(start, Spelled):
             sentence = start.sentence if isinstance(start, Refusal) else "the spelling gives no transcripts"
             return Attempt(repr(self), Outcome.REFUSED, sentence)
+        # No prior: the frames are given, and no inputs are searched that it could be about.
         matched = objective(seen, self.distance, lambda inputs: inputs.new_zeros(()), Pixels(), None)
         return self._searched(seen, _Round(matched, known.values, start), key, clock, watch)
 
@@ -73,12 +76,15 @@ class TranscriptMatching(AbstractAttack[Ready[Inputs], Transcripts]):
         now.resume(clock.saved())
         outcome, ended = Outcome.CLAIMED, "did all its rounds"
         try:
+            # The start counts as round 0; after a resume it is in the trace already.
             now.look()
             while now.done < self.rounds:
+                # Before the round: what is saved is whole, and the round that follows can be repeated.
                 clock.keep(now.state)
                 if clock.exhausted(now.evaluations):
                     ended = "spent its budget"
                     break
+                # A key for each round, so that a resumed search draws what the first would have drawn.
                 drawn = key.child("round", now.done)
                 now.spelled = self.spelling.respelled(now.spelled, now.losses, seen=seen, key=drawn)
                 now.done += 1
@@ -89,6 +95,7 @@ class TranscriptMatching(AbstractAttack[Ready[Inputs], Transcripts]):
         first, last = now.trace[0][1], now.trace[-1][1]
         trace = Trace(tuple(at for at, _ in now.trace), tuple(loss for _, loss in now.trace))
         cost = Cost(evaluations=now.evaluations)
+        # Infinite where all strings that were tried need more frames than there are.
         if not math.isfinite(last):
             sentence = "no transcript that was tried has a finite loss"
             return Attempt(repr(self), Outcome.DIVERGED, sentence, cost=cost, trace=trace)
@@ -111,7 +118,9 @@ class _Round:
 
     def losses(self, tried: Spelled) -> Tensor:
         """Of candidates (C, B, L), counted."""
+        # One for each candidate transcript of the whole batch.
         self.evaluations += len(tried.labels)
+        # Frames as they were claimed, for every candidate the same.
         point = {"inputs": self.inputs.to(self.objective.target.device())}
         return self.objective.spelled(point)(tried)
 

@@ -46,6 +46,7 @@ class SoftTranscript(AbstractAttack[Ready[Inputs], Transcripts]):
     """
 
     frames: Attack[Inputs] = field(default_factory=WindowedFrames)
+    # The output layer alone: its gradient takes no pass back through the model.
     distance: AbstractDistance = field(default_factory=lambda: Layers(Squared(), ("layer_6.*",)))
     iterations: int = 1000
     directions: int = 15
@@ -70,6 +71,7 @@ class SoftTranscript(AbstractAttack[Ready[Inputs], Transcripts]):
     def _read(self, seen: Observation) -> Ready[Inputs] | Refusal:
         if not spells(seen):
             return Refusal(f"{seen.target.name} is not trained on transcripts")
+        # The search moves one utterance at a time and takes the others' updates as they were: g has to be their mean.
         if not rows_apart(seen, self.distance):
             return Refusal("an expected loss needs an update that is a mean over utterances")
         return self.frames.ready(seen)
@@ -81,9 +83,11 @@ class SoftTranscript(AbstractAttack[Ready[Inputs], Transcripts]):
         if isinstance(found, Refusal):
             return Attempt(repr(self), Outcome.REFUSED, found.sentence)
         seen, known = found
+        # No prior: the frames are given, and no inputs are searched that it could be about.
         matched = objective(seen, self.distance, lambda inputs: inputs.new_zeros(()), Pixels(), None)
         inputs = known.values.to(matched.target.device())
         shape = (*inputs.shape[:2], seen.target.classes)
+        # On the CPU and in float64, as the beam reads them, whatever the model's device and dtype.
         drawn = torch.rand(shape, generator=key.child("start").generator(), dtype=torch.float64)
         assert isinstance(seen.target.loss, CTC)
         beam = _Expected(matched, inputs, seen.target.loss.blank, self.width, self.paths)
@@ -93,8 +97,10 @@ class SoftTranscript(AbstractAttack[Ready[Inputs], Transcripts]):
         way.resume(clock.saved())
         outcome, ended = Outcome.CLAIMED, "did all its steps"
         try:
+            # Also after a resume: the updates are large and not saved.
             way.begin()
             while way.done < self.iterations:
+                # Before the step: what is saved is whole, and the step that follows can be repeated.
                 clock.keep(way.state)
                 if clock.exhausted(way.evaluations):
                     ended = "spent its budget"
@@ -112,10 +118,12 @@ class SoftTranscript(AbstractAttack[Ready[Inputs], Transcripts]):
         """Every so many steps a smaller radius where the loss did not fall; True where it is the smallest already."""
         if way.done == 0 or way.done % self.shrink.steps:
             return False
+        # Not `>=`: a loss that is NaN is stalled too.
         stalled = not way.loss < (1 - self.shrink.improvement) * way.before
         way.before = way.loss
         if not stalled:
             return False
+        # The outer minimum: a radius that began below `smallest` is not made larger.
         smaller = min(way.radius, max(self.shrink.factor * way.radius, self.shrink.smallest))
         ended, way.radius = smaller == way.radius, smaller
         return ended
@@ -128,6 +136,7 @@ class SoftTranscript(AbstractAttack[Ready[Inputs], Transcripts]):
             sentence = "no logits that were tried have a finite loss"
             return Attempt(repr(self), Outcome.DIVERGED, sentence, cost=cost, trace=trace)
         sentence = f"the search {ended}: loss {first:.3g} to {way.least:.3g}"
+        # Of the best logits, not the last: all improving steps are added unchecked, so the loss may rise.
         claim = Transcripts(tuple(way.beam.strings(place, one)[0][0] for place, one in enumerate(way.best)))
         return Attempt(repr(self), outcome, sentence, claim, cost=cost, trace=trace)
 
@@ -146,14 +155,18 @@ class _Expected:
     def strings(self, item: int, logits: Tensor) -> list[tuple[String, float]]:
         """The likeliest strings of logits (T, C), with weights whose sum is 1."""
         assert self.objective.lengths is not None
+        # Without the frames of the padding, which CTC does not read.
         real = logits[: int(self.objective.lengths[item])].numpy()
         found = likeliest(real, blank=self.blank, width=self.width, count=self.paths)
+        # w_i = p_i / sum p, as softmax of log p: without underflow, whatever the size of p.
         weights = torch.tensor([chance for _, chance in found], dtype=torch.float64).softmax(0).tolist()
         return [(string, weight) for (string, _), weight in zip(found, weights, strict=True)]
 
     def updates(self, item: int, tried: Sequence[Tensor]) -> tuple[Tensor, int]:
         """Of one utterance for each of some logits, (K, P), and how many strings they hold."""
         each = [self.strings(item, logits) for logits in tried]
+        # The update of an expected loss is the expected update, sum_i w_i g(x, z_i): neighboring logits share most
+        # strings, and the update of each string is computed once for all candidates.
         every = list(dict.fromkeys(string for strings in each for string, _ in strings))
         places = {string: place for place, string in enumerate(every)}
         weights = torch.zeros(len(each), len(every))
@@ -167,6 +180,7 @@ class _Expected:
             for first in range(0, len(every), step):
                 part = slice(first, first + step)
                 labels, lengths = (value[part].to(self.inputs.device) for value in (spelled.labels, spelled.lengths))
+                # (K, strings) by (strings, P), chunk by chunk: only sums over strings are kept.
                 share = weights[:, part].to(self.inputs) @ one(labels, lengths)
                 total = share if total is None else total + share
         assert total is not None
@@ -177,6 +191,7 @@ class _Expected:
         lengths = self.objective.lengths[item : item + 1]
         batch = Batch(self.inputs[item : item + 1], labels[None], lengths, length[None])
         mechanism = self.objective.mechanism
+        # What the client would have sent for this utterance alone; by `rows_apart` the update is the mean of these.
         found = mechanism.as_gradient(mechanism.replay(self.objective.target, batch)).by_name
         return torch.cat([found[name].flatten() for name in self.objective.observed])
 
@@ -209,6 +224,7 @@ class _Way:
         """The updates of the logits at the start, or where the search goes on."""
         found = [self.beam.updates(place, [one]) for place, one in enumerate(self.logits)]
         self.updates = torch.cat([update for update, _ in found])
+        # Counted and noted before, where the search goes on.
         if not self.trace:
             self.evaluations += sum(count for _, count in found)
             self._note(self.beam.loss(self.updates.mean(0)))
@@ -221,6 +237,7 @@ class _Way:
         item = int(torch.randint(len(self.logits), (1,), generator=key.child("item").generator()))
         frames = int(self.beam.objective.lengths[item])
         chosen = torch.randint(frames, (directions,), generator=key.child("frames").generator())
+        # A Gaussian at length 1 is uniform over directions; each step changes one frame.
         unit = torch.nn.functional.normalize(
             normal(self.logits.new_zeros(directions, self.logits.shape[2]), key), dim=1
         )
@@ -230,6 +247,7 @@ class _Way:
         losses = torch.tensor([self._with(item, update) for update in updates])
         self.evaluations += count
         self.done += 1
+        # Each by itself; their sum is not checked, as in the original (`Take.ALL` of the direct search).
         better = losses < self.loss
         if bool(better.any()):
             moved = self.logits[item] + changes[better].sum(0)
@@ -241,6 +259,7 @@ class _Way:
 
     def _with(self, item: int, update: Tensor) -> float:
         assert self.updates is not None
+        # mean_b g_b with one of the B replaced: the change is divided by B too.
         return self.beam.loss(self.updates.mean(0) + (update - self.updates[item]) / len(self.updates))
 
     def _note(self, loss: float) -> None:
