@@ -10,7 +10,7 @@ from torch import nn
 
 import leakscope as ls
 from leakscope.attacks.parts.search.first_order import Problem, gradients
-from leakscope.attacks.parts.search.journal import Stop
+from leakscope.attacks.parts.search.journal import Stop, _least
 from leakscope.core.effort import Budget, Clock, Progress, unwatched
 
 SMALL = ls.Images(1, 8, 8)
@@ -214,3 +214,8 @@ def test_halving_gives_the_steps_of_the_worse_restarts_to_the_better() -> None:
     # 8 for 5 %, 4 up to 15 %, 2 up to 40 %, 1 from there on
     assert len(other.trace.losses) > 3 * len(one.trace.losses)
     assert min(other.trace.losses) < min(one.trace.losses)
+
+
+def test_a_restart_that_begins_with_no_number_does_not_speak_for_the_others() -> None:
+    assert _least(torch.tensor([math.nan, 3.0, 1.0])) == 1.0
+    assert math.isnan(_least(torch.tensor([math.nan])))

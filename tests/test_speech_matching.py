@@ -552,3 +552,12 @@ def test_a_search_writes_its_scalars_for_tensorboard(tmp_path: Path) -> None:
     assert torch.equal(watched.claim.values, unwatched.claim.values)
     with scalars(None, "search", heard.append) as watch:
         assert watch == heard.append
+
+
+def test_zeros_of_a_defense_put_no_unit_at_rest() -> None:
+    """A pruned row looks like that of a unit that was dropped."""
+    attack = ls.AtRest(ls.hessian_free(search=dataclasses.replace(SEARCH, iterations=1)))
+    pruned = attack.run(observed(said(4), ls.FedSGD() >> ls.Prune(0.05), tell=ONE), key=ls.Key(1))
+    assert "units at rest: none" in pruned.steps
+    dropped = attack.run(observed(said(4), ls.FedSGD() >> ls.Dropout(0.1), tell=ONE), key=ls.Key(1))
+    assert "units at rest: none" not in dropped.steps

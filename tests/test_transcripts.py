@@ -423,3 +423,16 @@ def test_under_noise_nothing_is_proved() -> None:
 def test_more_frames_than_inputs_of_the_output_layer_are_refused() -> None:
     attempt = attacked(utterances(24), ls.FedSGD(), model(hidden=16))
     assert attempt.outcome is ls.Outcome.REFUSED
+
+
+def test_no_strings_at_all_are_missed_by_nothing() -> None:
+    heard = Evidence(np.full((5, 2), 0.1), np.full(5, 0.8), np.full((5, 3), 1 / 3), noise=0.01)
+    assert missed((), heard).shape == (0, 5)
+    assert missed(((),), heard).shape == (1, 5)
+
+
+def test_a_layer_that_fed_nothing_on_leaves_its_masks_as_they_are() -> None:
+    units = np.ones((3, 8))
+    kept, residual = settled(Entries(units, units > 0, np.ones((3, 8), bool)), np.zeros((8, 4)))
+    assert kept.all()
+    assert residual == 0.0

@@ -221,7 +221,8 @@ def _labeled(attempt: Attempt[Inputs], seen: Observation, key: Key) -> Attempt[I
             for label in set(values.tolist()):
                 slope = torch.func.grad(target.loss_at)(parameters, Batch(one[None], torch.tensor([label])))
                 gain = sum(float((slope[name] * observed[name]).sum()) for name in observed)
-                gains[row, values == label] = gain / float(trees.norm(slope))
+                # A label of which the model is quite sure has no gradient, and explains nothing.
+                gains[row, values == label] = gain / max(float(trees.norm(slope)), 1e-30)
     # A one-to-one dealing, for labels are known as a multiset: the best label for each input could take one twice.
     rows, columns = linear_sum_assignment(gains.numpy(), maximize=True)
     dealt = values[torch.from_numpy(columns)[torch.from_numpy(rows).argsort()]]

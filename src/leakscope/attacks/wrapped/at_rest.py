@@ -16,6 +16,8 @@ from leakscope.core.errors import NoSuchLayer
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import Target
+from leakscope.mechanisms.effects import Answer
+from leakscope.mechanisms.reading import bends
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 from leakscope.targets.looking.dense_ends import output_layer
@@ -31,7 +33,7 @@ class AtRest(AbstractAttack["Silenced", Inputs]):
     weights are exactly zero: it was dropped, or dead, at every frame of every example. In the attack's own passes its
     output is multiplied by zero, so that a candidate cannot wake it. Saturated units (beyond `relu_clip`) have no
     gradient either and are silenced although they gave the clip. Where no unit is at rest it is `attack` itself: noise
-    on the update hides them all.
+    on the update hides them all, and where a defense may set entries to zero, no row of zeros says anything.
     """
 
     attack: Attack[Inputs]
@@ -43,7 +45,9 @@ class AtRest(AbstractAttack["Silenced", Inputs]):
 
     def _read(self, seen: Observation) -> Silenced | Refusal:
         # On the release as it is: whether an entry is zero does not depend on a scale.
-        rest = units_at_rest(seen.target, seen.release.by_name)
+        # Where zeros may be the defense's own, no row says that its unit was at rest.
+        known = bends(seen.mechanism) is Answer.NO
+        rest = units_at_rest(seen.target, seen.release.by_name) if known else {}
         ready = self.attack.ready(dataclasses.replace(seen, target=silent(seen.target, rest)))
         return ready if isinstance(ready, Refusal) else Silenced(ready, rest)
 

@@ -234,8 +234,8 @@ class DirectSearch(AbstractSearch):
     def _take(self, problem: Problem, way: _Way, tried: tuple[Steps, Point], losses: Tensor) -> None:
         """Move every restart, and count which coefficients improved."""
         steps, changes = tried
-        # A candidate whose loss is NaN improves nothing.
-        each = losses[:, 1:].reshape(len(losses), self.directions, self.radii).nan_to_num(torch.inf)
+        # A candidate whose loss is NaN or infinite improves nothing; by default +inf would become a number.
+        each = losses[:, 1:].reshape(len(losses), self.directions, self.radii).nan_to_num(torch.inf, torch.inf)
         # Of each direction the best radius: r v and r v / 2 are no two steps that could be added.
         lowest = each.min(2)
         # v_k with f(x + r v_k) < f(x), each judged alone; whether their sum improves as well, only Take.LINE asks.
@@ -256,7 +256,7 @@ class DirectSearch(AbstractSearch):
         tried = {n: torch.stack([*(share * v for share in SHARES), single[n]], 1) for n, v in total.items()}
         losses = self._losses(problem, point, steps, tried)
         # Column 0 is x: where it is the lowest, and by argmin also where all are equal, nothing moves.
-        best = losses.nan_to_num(torch.inf).argmin(1)
+        best = losses.nan_to_num(torch.inf, torch.inf).argmin(1)
         rows = torch.arange(len(best), device=best.device)
         return {
             n: torch.where((best > 0).reshape(-1, *[1] * (v.dim() - 2)), v[rows, (best - 1).clamp(min=0)], 0.0)

@@ -225,7 +225,13 @@ class Journal:
             tuple(float(losses[k]) for k in keep),
             tuple(self._pictures[: PICTURES + 1]),
         )
-        return Found(point, loss, float(self._losses[0].min()), float(tail.median()), stop, self.evaluations, trace)
+        return Found(point, loss, _least(self._losses[0]), float(tail.median()), stop, self.evaluations, trace)
+
+
+def _least(losses: Tensor) -> float:
+    """The smallest number; NaN only where there is none: one bad restart must not speak for the others."""
+    finite = losses[~losses.isnan()]
+    return float(finite.min()) if len(finite) else float("nan")
 
 
 def _spread(count: int) -> list[int]:

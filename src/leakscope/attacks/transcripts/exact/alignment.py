@@ -204,11 +204,11 @@ def missed(strings: Sequence[tuple[int, ...]], evidence: Evidence) -> Array:
 
     Their sums over the frames are the `misfit` of each string, by one pass for many strings.
     """
-    states = 2 * max(1, *(len(one) for one in strings)) + 1
+    states = 2 * max((1, *(len(one) for one in strings))) + 1
     # By the longest string: shorter ones are padded to it.
     step = max(1, MEMORY // (len(evidence) * states))
     parts = [_missed(strings[first : first + step], evidence) for first in range(0, len(strings), step)]
-    return np.concatenate(parts)
+    return np.concatenate([np.zeros((0, len(evidence))), *parts])
 
 
 def _missed(strings: Sequence[tuple[int, ...]], evidence: Evidence) -> Array:

@@ -127,6 +127,10 @@ def _mask(
     # At least one equation to spare: noise is told from what the fit leaves.
     if len(inputs) >= inputs.shape[1]:
         raise NoSuchLayer(f"{len(inputs)} frames are more than the inputs of {layer.source} tell apart")
+    # As many frames as units explain any gradient of what the layer feeds, with whatever masks.
+    if len(inputs) >= calls[layer.name].given.shape[1]:
+        width = calls[layer.name].given.shape[1]
+        raise NoSuchLayer(f"{len(inputs)} frames are no fewer than the {width} units of {layer.name}: any masks fit")
     # Dropout in training divides by what it keeps, so that the mean stays.
     units = calls[layer.name].given.numpy() / (1 - layer.rate)
     awake = _awake(target, frames, masks, layer).numpy()
@@ -161,6 +165,8 @@ def settled(entries: Entries, gradient: Array) -> tuple[Mask, float]:
     # Fewer columns are less work for each round, the strongest have the most signal; twice T tell T frames apart.
     gradient = gradient[:, np.argsort(-np.linalg.norm(gradient, axis=0))[: max(OUTPUTS, 2 * len(units))]]
     size = float(np.linalg.norm(gradient))
+    if not size > 0:
+        return kept, 0.0  # nothing came through the layer: any masks explain it, none has to be changed
     for _ in range(ROUNDS):
         # G = A^T E with A = units * kept (T, H): the residual (1 - Q Q^T) G needs no E.
         inside, triangle = np.linalg.qr((units * kept).T)
