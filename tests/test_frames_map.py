@@ -212,3 +212,12 @@ def test_two_utterances_of_told_lengths(prior: ls.SpeechPrior) -> None:
 def test_settings_are_checked(field: str) -> None:
     with pytest.raises(ls.BadInput, match=field):
         ls.FrameLikelihood(**{field: 0})
+
+
+def test_a_prior_that_is_learned_anew_in_the_same_file_is_the_new_one(tmp_path: Path) -> None:
+    file = tmp_path / "walks.safetensors"
+    frames = torch.randn(4, 30, 3, generator=ls.Key(0).generator())
+    lengths = torch.tensor([30, 28, 26, 30])
+    first = ls.SpeechPrior.learn(frames, lengths, file=file).chain(3)
+    again = ls.SpeechPrior.learn(frames + 5, lengths, file=file).chain(3)
+    np.testing.assert_allclose(again.mean, first.mean + 5, atol=1e-5)

@@ -219,3 +219,16 @@ def test_halving_gives_the_steps_of_the_worse_restarts_to_the_better() -> None:
 def test_a_restart_that_begins_with_no_number_does_not_speak_for_the_others() -> None:
     assert _least(torch.tensor([math.nan, 3.0, 1.0])) == 1.0
     assert math.isnan(_least(torch.tensor([math.nan])))
+
+
+def test_the_order_in_which_a_file_holds_its_tensors_changes_no_search() -> None:
+    """Layers are weighted by their depth in the model, not by their place in the release."""
+    digits = ls.Digits(size=16)
+    target = ls.LeNet().build(digits.domain, digits.classes, key=ls.Key(0))
+    seen = ls.observe(
+        target, digits.draw(1, key=ls.Key(1)).reveal(), ls.FedSGD(), key=ls.Key(2), tell=[ls.BatchSize(1)]
+    )
+    shuffled = ls.Gradient(dict(sorted(seen.release.by_name.items(), reverse=True)))
+    other = ls.Observation(target, shuffled, seen.mechanism, seen.facts)
+    one, two = (ls.inverting_gradients(steps=20).run(it, key=ls.Key(3)).claim.values for it in (seen, other))
+    assert torch.equal(one, two)

@@ -191,20 +191,22 @@ def objective(
 ) -> Objective:
     """The objective for an observation; of sequences, one that knows `Lengths`."""
     # Layer by layer only where the mechanism is: the norm of a clip or a local step needs the gradients of all layers.
-    names = list(seen.release.by_name)
+    # In the model's order, by which layers are weighted: a file holds them in an order of its own.
+    places = {name: place for place, name in enumerate(seen.target.parameters())}
+    names = sorted(seen.release.by_name, key=lambda name: places.get(name, len(places)))
     split = splits(seen.mechanism, distance)
     if split:
         names = distance.reads(names)
     if not names:
         raise BadInput(f"{distance!r} reads nothing of the release: {', '.join(sorted(seen.release.by_name))}")
-    device = seen.target.device()
+    device, gradient = seen.target.device(), seen.gradient().by_name
     lengths = torch.tensor(seen.told(Lengths).values, device=device) if seen.knows(Lengths) else None
     moving = space.searched(lengths, int(lengths.max())) if lengths is not None else None
     return Objective(
         # What the distance does not read is a constant then, to which no backward pass goes.
         target=laid_out(only(seen.target, names) if split else seen.target),
         mechanism=_undefended(seen) if split else seen.step,
-        observed=trees.detached(trees.select(seen.gradient().by_name, names)),
+        observed=trees.detached({name: gradient[name] for name in names}),
         distance=distance,
         penalty=penalty,
         space=space,

@@ -63,7 +63,7 @@ class SpeechPrior(AbstractPrior):
 
     def chain(self, features: int) -> Chain:
         """The recursion for frames of `features` coefficients. Raises `BadInput` when more than were learned."""
-        return _chain(self.file, self.spread, features)
+        return _chain(self.file, _stamp(self.file), self.spread, features)
 
     def penalty(self, seen: Observation) -> Penalty:
         """The penalty on utterances (B, T, F)."""
@@ -147,8 +147,18 @@ def _statistics(pieces: list[Array]) -> tuple[Array, Array]:
     return mean, lagged
 
 
+def _stamp(file: str) -> tuple[int, int]:
+    """When the file was last written, and its size: what was learned anew in its place is not what was kept."""
+    try:
+        said = Path(file).stat()
+    except OSError:
+        return 0, 0  # the packaged statistics, or a file that is not there: reading it says so
+    return said.st_mtime_ns, said.st_size
+
+
 @functools.lru_cache(maxsize=16)
-def _chain(file: str, spread: float, features: int) -> Chain:
+def _chain(file: str, stamp: tuple[int, int], spread: float, features: int) -> Chain:
+    del stamp
     mean, lagged = _packaged() if not file else _read(file)
     if not 1 <= features <= len(mean):
         raise BadInput(f"the prior knows {len(mean)} coefficients, asked for {features}; learn one from such frames")
