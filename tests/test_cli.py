@@ -40,7 +40,7 @@ from leakscope.core.errors import BadInput, BadPlan, LeakscopeError
 from leakscope.core.facts import BatchSize, Gallery, TrueLabels
 from leakscope.datasets.sources.scaled import Scaled
 from leakscope.datasets.sources.synthetic import Synthetic
-from leakscope.ledger.record import Summary, Word
+from leakscope.ledger.record import Role, Summary, Word
 from leakscope.ledger.store import RunStore
 from leakscope.targets.recipes.imported import Imported
 from leakscope.version import VERSION
@@ -482,3 +482,15 @@ def test_the_plans_of_the_repository_can_be_run(path):
     for cell in kinds.values():
         stage = set_up(cell)
         assert {type(fact) for fact in stage.seen.facts} == set(cell.told)
+
+
+def test_a_plan_without_attacks_tries_what_is_usual_for_its_data() -> None:
+    """The portfolio and the label attacks: a verdict should not hang on one attack. One named replaces them all."""
+    head = 'title = "t"\nmechanisms = ["FedSGD()"]\nATTACKS\n[[scene]]\ndataset = "Digits()"\ntarget = "Linear()"\n'
+    plan = parse(head.replace("ATTACKS", ""), "p")
+    tried = {repr(cell.attack) for cell in plan.cells()}
+    assert {"Auto(evaluations=3000)", "LabelCounts(ridge=3.0)", "LabelSigns()"} <= tried
+    named = parse(head.replace("ATTACKS", 'attacks = ["LinearLayer()"]'), "p")
+    assert {repr(cell.attack) for cell in named.cells() if cell.role is Role.AUDITED} == {"LinearLayer()"}
+    words = head.replace("ATTACKS", "").replace("Digits()", "Sentences()").replace("Linear()", "TextEncoder()")
+    assert "EmbeddingSpan()" in {repr(cell.attack) for cell in parse(words, "p").cells()}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
+from leakscope.attacks.portfolio.handed_on import usual
 from leakscope.audit.plan import Plan, Scene
 from leakscope.audit.resources import Resources
 from leakscope.audit.telling import kind_named
@@ -14,6 +15,7 @@ from leakscope.cli.models import recipe
 from leakscope.cli.rows import Family
 from leakscope.cli.text import plan as text_of
 from leakscope.cli.text.plan import Said, WrittenPlan, WrittenScene
+from leakscope.core.domain import AbstractDomain
 from leakscope.core.effort import Budget
 from leakscope.core.errors import BadInput, BadPlan
 from leakscope.core.facts import Fact
@@ -82,9 +84,15 @@ class _Builder:
             architecture=self._architecture(said, source.classes),
             batch_sizes=said.batch_sizes,
             mechanisms=self._built(said.mechanisms, Family.PROTOCOLS),
-            attacks=self._built(said.attacks, Family.ATTACKS),
+            attacks=self._attacks(said, source.domain),
             told=None if said.told is None else self._told(said.told),
         )
+
+    def _attacks(self, said: WrittenScene, domain: AbstractDomain) -> tuple[Any, ...]:
+        """Those of the scene; where neither it nor the plan names any, those that are usual for its kind of data."""
+        if said.attacks.texts or self.written.attacks.texts:
+            return self._built(said.attacks, Family.ATTACKS)
+        return usual(domain)
 
     def _architecture(self, said: WrittenScene, classes: int) -> AbstractArchitecture:
         if self.written.instead is not None:

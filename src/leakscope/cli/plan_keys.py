@@ -33,7 +33,7 @@ FIELDS: tuple[Field, ...] = (
     Field("", "batch_size", "whole number or list", "1", "private examples behind one release; a list is a sweep"),
     Field("", "told", "list of facts", "[]", f"what the adversary is told besides: {', '.join(FACTS)}"),
     Field("", "mechanisms", "list of expressions", "required", "what clients do; see `leakscope list protocols`"),
-    Field("", "attacks", "list of expressions", "required", "see `leakscope list attacks`"),
+    Field("", "attacks", "list of expressions", "`Auto()` and the label attacks", "see `leakscope list attacks`"),
     Field("", "metrics", "list of expressions", "[]", "scored besides PSNR and label accuracy"),
     Field("", "delta", "number", "1e-5", "at which the epsilon of a mechanism is given"),
     Field("", "input_range", "list of two numbers", "[0, 1]", "what the models take for black and for white"),

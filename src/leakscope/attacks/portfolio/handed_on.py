@@ -7,12 +7,19 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from leakscope.attacks.attack import Attack
+from leakscope.attacks.inputs.text.embedding_rows import EmbeddingRows
+from leakscope.attacks.inputs.text.embedding_span import EmbeddingSpan
+from leakscope.attacks.labels.counts import LabelCounts
+from leakscope.attacks.labels.signs import LabelSigns
 from leakscope.attacks.portfolio.auto import Auto
+from leakscope.attacks.transcripts.exact.ctc import CtcTranscript
 from leakscope.core.attempt import Attempt
 from leakscope.core.claim import Attribute, Claim, Labels, Transcripts
+from leakscope.core.domain import AbstractDomain
 from leakscope.core.facts import Gallery
 from leakscope.core.observation import Observation
 from leakscope.domains.speech import Frames
+from leakscope.domains.text import Text
 from leakscope.domains.vision import Images
 
 Anything = Attack[Any]
@@ -77,6 +84,22 @@ def best(tried: Sequence[Attempt[Claim]]) -> Attempt[Claim] | None:
     # Compared from the left, False before True; the place comes last, so that the later of equals wins.
     ranked = [((_told(one.claim), proved(one), place), one) for place, one in enumerate(tried) if one.claim is not None]
     return max(ranked, key=lambda pair: pair[0])[1] if ranked else None
+
+
+def usual(domain: AbstractDomain) -> tuple[Anything, ...]:
+    """What an audit tries where no attack is named: the portfolio, and whatever reads labels or words off the update.
+
+    A verdict is about the mechanism, so it should not hang on the one attack that somebody happened to name.
+
+    >>> from leakscope.domains.vision import Images
+    >>> usual(Images(1, 8, 8))
+    (Auto(evaluations=3000), LabelCounts(ridge=3.0), LabelSigns())
+    """
+    if isinstance(domain, Text):
+        return EmbeddingSpan(), EmbeddingRows(), LabelCounts(), LabelSigns()
+    if isinstance(domain, Frames):
+        return Auto(), CtcTranscript()
+    return Auto(), LabelCounts(), LabelSigns()
 
 
 def _told(claim: Claim) -> int:

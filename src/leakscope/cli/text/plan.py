@@ -17,6 +17,7 @@ from leakscope.cli.text.models import findable, model
 from leakscope.core.errors import BadInput, BadPlan, MissingExtra, UnknownName
 
 Built = TypeVar("Built")
+ATTACK = "attack"
 
 
 @final
@@ -118,11 +119,11 @@ class WrittenPlan:
     def _check_scene(self, scene: WrittenScene) -> None:
         for what, own, common in (
             ("mechanism", scene.mechanisms.texts, self.mechanisms.texts),
-            ("attack", scene.attacks.texts, self.attacks.texts),
+            (ATTACK, scene.attacks.texts, self.attacks.texts),
             ("batch size", scene.batch_sizes, self.batch_sizes),
         ):
             chosen: tuple[object, ...] = own or common
-            if not chosen:
+            if not chosen and what != ATTACK:  # without one, those that are usual for the kind of data
                 raise self._bad(f"the scene {scene.name!r} has no {what}; give one to the plan or to the scene")
             if len(set(chosen)) < len(chosen):
                 raise self._bad(f"the scene {scene.name!r} lists the same {what} twice")
