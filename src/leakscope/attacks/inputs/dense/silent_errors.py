@@ -74,8 +74,7 @@ class Resting:
         """(N, H): the units that matter at the inputs (N, D), or would within `margin` (N, H) of their value."""
         flags = self.slopes(inputs) != 0
         if margin is not None:
-            # Near its threshold a unit counts as awake: delta is free there; one wrongly held at zero spoils the
-            # residual.
+            # Near its threshold a unit counts as awake: one whose delta is wrongly held at zero spoils the residual.
             flags |= (self.slopes(inputs, shift=margin) != 0) | (self.slopes(inputs, shift=-margin) != 0)
         return np.asarray(flags)
 

@@ -107,7 +107,7 @@ def with_last_tokens(entry: TokenEntry, found: Sequence[Said], weight: Tensor) -
         # A weighted sum of p - y over the texts with this prefix: p >= 0, so only y makes an entry negative; several of
         # them where texts part here. Smaller ones are rounding.
         following = (error < -NEXT * error.abs().max()).nonzero().flatten().tolist()
-        # A token that goes on as a prefix was found with a gradient of its own and ends no text here.
+        # Where it goes on as a prefix, that a text ends with it too leaves no trace here: the caller tries such texts.
         whole += [(*prefix, token) for token in following if (*prefix, token) not in known]
     return whole
 
