@@ -85,7 +85,7 @@ class LinearLayer(AbstractAttack["FirstLayer", Inputs]):
             values, residuals, units = agreeing(weight, bias, AGREE[dtype])
         repeating = not alone and len(values) > 0 and _repeating(seen, read, (values, residuals, units))
         if repeating:
-            # Errors of both signs put a mixture sum_s delta_s x_s / sum_s delta_s beyond its inputs and out of range.
+            # Errors of both signs can put a mixture sum_s delta_s x_s / sum_s delta_s out of the range of its inputs.
             legal = [place for place, value in enumerate(values) if _legal(seen, value)]
             values, residuals = values[legal], [residuals[place] for place in legal]
         if seen.knows(BatchSize):
