@@ -73,6 +73,7 @@ class LabelCounts(AbstractAttack[OutputGradient, Labels]):
             return Attempt(repr(self), Outcome.DIVERGED, "the linear system for the counts has no finite solution")
         counts = round_to_sum(real, size)
         labels = torch.repeat_interleave(torch.arange(len(counts)), counts)
+        # 1 where a count came out whole, 0 half way between two whole numbers.
         margin = (1 - 2 * (real - counts).abs()).clamp(0, 1)
         off = float((real - counts).abs().mean())
         sentence = f"{int((counts > 0).sum())} classes among {size} examples; the counts were {off:.3f} off integers"
@@ -95,9 +96,13 @@ def solve_counts(seen: Observation, output: OutputGradient, size: int, ridge: fl
     weight = parameters[output.layer.weight].double()
     offset = parameters[output.layer.bias].double() if output.layer.bias else torch.zeros_like(bias)
     mean = mean_features(seen, output)
+    # min_e |g_W[c] - g_b[c] e|^2 + pull |e - mean|^2 for each class c, relative to the mean g_b^2, so that the scale of
+    # the gradient has no say.
     pull = ridge * bias.square().mean()
     features = (bias[:, None] * output.weight + pull * mean) / (bias.square() + pull)[:, None]
+    # Row c of the first softmax is class c; P has it as column c.
     softmax = torch.softmax(features @ weight.T + offset, dim=1).T
+    # B g_b = P n - (1 - smoothing) n: what smoothing adds to every class was taken out of g_b.
     equations = (softmax - (1 - output.smoothing) * torch.eye(len(bias), dtype=torch.float64).to(bias)).cpu()
     if not bool(torch.isfinite(equations).all()):
         return None
@@ -114,6 +119,7 @@ def _nonnegative(equations: Tensor, bias: Tensor, size: int) -> tuple[Tensor, fl
     # The sum of the counts is known exactly, so it outweighs the modeled equations.
     sure = 10.0 * torch.ones(1, len(bias), dtype=torch.float64)
     system, right = torch.cat([equations, sure]), torch.cat([size * bias, torch.tensor([10.0 * size]).double()])
+    # The last entry of both sides is the sum. nnls minimizes |system n - right| over n >= 0.
     solution, norm = nnls(system.numpy(), right.numpy())
     return torch.from_numpy(solution), float(norm) ** 2
 
@@ -130,14 +136,19 @@ def mean_features(seen: Observation, output: OutputGradient) -> Tensor:
     """
     bias = output.bias
     assert bias is not None
+    # A fixed key: counts may not depend on a draw.
     noise = probe_inputs(seen.target, PROBES, key=Key(0).child("mean features"))
     low, _ = seen.target.domain.bounds(noise)
+    # (levels, d): the mean features of noise that is dimmed toward the lowest value of the domain.
     curve = torch.stack([features_at(seen.target, low + level * (noise - low)).double().mean(0) for level in LEVELS])
+    # |g_W - g_b e^T|^2 at each brightness.
     misfit = (output.weight[None] - bias[None, :, None] * curve[:, None, :]).square().sum((1, 2))
     guess = curve[misfit.argmin()]
+    # min_e |g_W - g_b e^T|^2 + PULL |e - guess|^2.
     return ((bias[:, None] * output.weight).sum(0) + PULL * guess) / (bias.square().sum() + PULL)
 
 
+# Noise inputs whose features are averaged, at each brightness: a share of the way up from the lowest value.
 PROBES = 128
 LEVELS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 PULL = 0.01
@@ -150,6 +161,7 @@ def round_to_sum(real: Tensor, total: int) -> Tensor:
     >>> round_to_sum(torch.tensor([1.4, 0.7, 0.9]), 3)
     tensor([1, 1, 1])
     """
+    # The sum was one equation among others, so it is met up to a residual only.
     scaled = real * (total / real.sum())
     counts = scaled.floor().long()
     order = (scaled - counts).argsort(descending=True)

@@ -48,6 +48,7 @@ class LabelSigns(AbstractAttack[OutputGradient, Labels]):
         output = read_output(seen)
         if isinstance(output, Refusal):
             return output
+        # Without a bias the label is read from the rows (p - y) h^T, which are of one h only for one example.
         if output.bias is None and not _single(seen, output):
             return Refusal("the release has no bias gradient at the output layer, and holds more than one example")
         if seen.target.classes < 3 and output.bias is None:
@@ -62,6 +63,7 @@ class LabelSigns(AbstractAttack[OutputGradient, Labels]):
         if _single(seen, output):
             return self._one(seen, output)
         assert output.bias is not None
+        # mean(p - y) with p >= 0: only y can make it negative.
         present = (output.bias < 0).nonzero().flatten()
         if not len(present):
             return Attempt(
@@ -71,10 +73,12 @@ class LabelSigns(AbstractAttack[OutputGradient, Labels]):
         return Attempt(repr(self), Outcome.CLAIMED, f"{len(present)} classes have a negative bias gradient", claim)
 
     def _one(self, seen: Observation, output: OutputGradient) -> Attempt[Labels]:
+        # The bias gradient is p - y itself; in dL/dW it is multiplied by h, whose direction is not known.
         label, residual = only_row_pattern(output.weight)
         if output.bias is not None:
             label, residual = int(output.bias.argmin()), _second(output.bias)
         certificate = None
+        # Only told: several examples of one class leave the same signs, and nearly parallel rows.
         if told_one(seen) and bent(seen) is None:
             certificate = Certificate.alike(residual, SINGLE, STATEMENT if output.bias is None else SIGNS)
         certified = certificate is not None and certificate.holds
@@ -88,8 +92,10 @@ def _second(bias: Tensor) -> float:
     p - y of one example is negative at its class alone, and largest there unless labels are smoothed.
     """
     low = bias.sort().values[:2]
+    # The most negative entry, that of the true class, must stand out from rounding.
     if not float(-low[0]) > SINGLE * float(bias.abs().max()):
         return float("inf")
+    # Both negative: a positive ratio, and a second class is possible. The second one positive: 0.
     return max(0.0, float(low[1] / low[0]))
 
 

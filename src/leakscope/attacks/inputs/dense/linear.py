@@ -74,17 +74,22 @@ class LinearLayer(AbstractAttack["FirstLayer", Inputs]):
         weight, bias, dtype = read.weight, read.bias, read.dtype
         single, residual = ratio(weight, bias)
         alone = told_one(seen)
+        # Signs agree by themselves, noise never: there agreement of units is no evidence, and unknown is no yes.
         if keeps_ratios(seen.mechanism) is not Answer.YES:
             return self._unproven(seen, single, residual, told_one=alone)
+        # One example makes dL/dW = dL/db x^T of rank one, after local steps too: each adds a multiple of [x, 1]. Told
+        # of one, the fit is claimed even where it is bad; its residual then withholds the proof.
         if residual <= EXACT[dtype] or alone:
             values, residuals, units = single[None], [residual], weight.new_ones((1, len(weight)), dtype=torch.bool)
         else:
             values, residuals, units = agreeing(weight, bias, AGREE[dtype])
         repeating = not alone and len(values) > 0 and _repeating(seen, read, (values, residuals, units))
         if repeating:
+            # Errors of both signs can put a mixture sum_s delta_s x_s / sum_s delta_s out of the range of its inputs.
             legal = [place for place, value in enumerate(values) if _legal(seen, value)]
             values, residuals = values[legal], [residuals[place] for place in legal]
         if seen.knows(BatchSize):
+            # Most witnesses come first, so the claims that fewest units agree on are cut off.
             values, residuals = values[: seen.told(BatchSize).count], residuals[: seen.told(BatchSize).count]
         if not len(values):
             sentence = "no three units agree on an input: every unit is activated by several examples, or by noise"
@@ -125,13 +130,17 @@ def _repeating(seen: Observation, read: FirstLayer, found: tuple[Tensor, list[fl
     """Whether some of the values (N, D) may be mixtures of several examples, by the units (N, H) that agree on them."""
     values, residuals, units = found
     sizes = torch.linalg.vector_norm(read.weight, dim=1)
+    # Rows of units that no example wakes are rounding, and witness nothing.
     live = sizes > 1e-6 * sizes.max()
     agreed = (units & live).sum(1).tolist()
+    # A single row is a multiple of one vector for any batch, and two need only be proportional.
     if min(agreed) < WITNESSES or not bool(torch.isfinite(values).all()):
         return True
     single = len(values) == 1 and bool(units.all())
     if seen.knows(BatchSize) and (single or len(values) > seen.told(BatchSize).count):
         return True  # one input that explains a batch is a mixture of all, rather than all the same
+    # A fit to all live units is a mixture only if errors are proportional on all of them (agreed=None). Units that were
+    # picked because they agree can be few of many: then a share of the units with proportional errors is enough.
     errors, awake = Errors(seen, read.layer, values.cpu().numpy()), live.cpu().numpy()
     return any(
         errors.repeat(claim, awake, residual=one, agreed=None if single else agreed[claim])
@@ -143,6 +152,7 @@ def _legal(seen: Observation, value: Tensor) -> bool:
     """Whether an input can be this, to within a hundredth of the range."""
     shaped = _shaped(seen, value[None])
     low, high = seen.target.domain.bounds(shaped)
+    # An input at the end of the range may be rounded beyond it.
     slack = 0.01 * (high - low)
     return bool(((shaped >= low - slack) & (shaped <= high + slack)).all())
 
@@ -156,6 +166,7 @@ def _explaining(seen: Observation, values: Tensor, tolerance: float) -> tuple[li
         return [], math.inf  # of an unknown number of examples, one in the middle may explain as much as all of them
     used = list(range(len(values)))
     left = _left(seen, values)
+    # Tried once each: fewer inputs explain less, so one that was needed before stays needed.
     for place in range(len(values)) if left <= tolerance else ():
         # With two labels an input can explain away its own gradient, so a positive weight does not mean that it counts.
         rest = [one for one in used if one != place]
@@ -198,6 +209,7 @@ def first_layer(seen: Observation) -> FirstLayer | Refusal:
         return Refusal(f"the release lacks {' and '.join(missing)}")
     if gradient[layer.weight].dtype not in EXACT:
         return Refusal(f"the update is {gradient[layer.weight].dtype}: too coarse for a ratio of its entries")
+    # float64, so that ratios and differences of rows add no rounding to that of the release, which sets the tolerances.
     weight, bias = gradient[layer.weight].double(), gradient[layer.bias].double()
     if not bool((bias != 0).any()):
         return Refusal("the bias gradient is zero everywhere: no unit of the first layer was active")
@@ -210,8 +222,10 @@ def ratio(weight: Tensor, bias: Tensor) -> tuple[Tensor, float]:
     >>> ratio(torch.tensor([[2.0, 4.0], [1.0, 2.0]]), torch.tensor([2.0, 1.0]))
     (tensor([1., 2.]), 0.0)
     """
+    # Normal equations of min_x |W - b x^T|^2, one number each: |b|^2 x = b^T W.
     x = bias @ weight / bias.square().sum()
     norm = torch.linalg.vector_norm(weight)
+    # An input of zeros has dL/dW = 0 beside dL/db != 0; the relative residual is 0 / 0, and NaN proves nothing.
     return x, float(torch.linalg.vector_norm(weight - torch.outer(bias, x)) / norm) if norm > 0 else float("nan")
 
 
@@ -221,11 +235,14 @@ def agreeing(weight: Tensor, bias: Tensor, tolerance: float) -> tuple[Tensor, li
 
     Rows [weight_i, bias_i] of units that the same single example activates are multiples of one another.
     """
+    # Row i is delta_si [x_s, 1] where example s alone wakes unit i.
     rows = torch.cat([weight, bias[:, None]], dim=1)
     norms = torch.linalg.vector_norm(rows, dim=1)
+    # A millionth of the largest row is rounding in float32; without a bias entry a row has neither scale nor sign.
     heard = (norms > 1e-6 * norms.max()) & (bias.abs() > 1e-12 * norms)
     places = heard.nonzero().flatten()
     rows, weight, bias = rows[heard], weight[heard], bias[heard]
+    # The 1 of [x, 1] is positive, so the bias entry has the sign of delta: divided by it, rows of one input coincide.
     unit = rows / (torch.linalg.vector_norm(rows, dim=1) * bias.sign())[:, None]
     left = torch.ones(len(unit), dtype=torch.bool, device=unit.device)
     found: list[tuple[int, Tensor, float, Tensor]] = []

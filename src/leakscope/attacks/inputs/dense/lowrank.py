@@ -38,6 +38,7 @@ COARSEST = 1e-2
 """No certificate beyond this, however coarse the difference of two sets of weights is."""
 ENOUGH = 2.5
 """Units at rest per example and rank, below which the search is not started: it finds some directions, never all."""
+# Rounds of the search, each from other starts: more of them cost time, and find examples that few zeros mark.
 ROUNDS = 60
 HOPELESS = 16
 """Rounds after which a search that found less than a third is ended."""
@@ -45,6 +46,7 @@ CONTRADICTED = 0.1
 """Residual beyond which the model contradicts the claim, so that nothing is claimed."""
 EXCURSION = 2.0
 """Largest value of a unit's way during several steps, in units of how far the steps moved it in the end."""
+# Inputs of noise at which units at rest are counted, before anything is searched.
 PROBES = 64
 
 
@@ -96,6 +98,7 @@ class LowRank(AbstractAttack["Separable", Inputs]):
 
         directions = sparse_directions(read.problem, key.numpy(), stop=stop)
         directions = _completed(read, directions)
+        # G = delta^T [X, 1] fitted without one of the errors would spread what it explains over all other inputs.
         if len(directions) < rank:
             sentence = f"the update holds {rank} examples; {len(directions)} could be separated, and all are needed"
             return Attempt(repr(self), Outcome.DIVERGED, sentence)
@@ -115,6 +118,7 @@ class LowRank(AbstractAttack["Separable", Inputs]):
             return Attempt(repr(self), Outcome.DIVERGED, sentence)
         tolerance, mixed = _tolerance(seen, read), False
         proving = bent(seen) is None and judged.witnesses() >= WITNESSES
+        # Only where there is a proof to lose: it runs the model for each claim and label.
         if proving and residual <= tolerance:
             proving = not (mixed := _mixed(seen, read, inputs, residual))
         certificate = Certificate.alike(residual, tolerance, STATEMENT, items=rank) if proving else None
@@ -131,6 +135,8 @@ class LowRank(AbstractAttack["Separable", Inputs]):
 
 def _mixed(seen: Observation, read: Separable, inputs: Array, residual: float) -> bool:
     """Whether one of the inputs may stand for several examples: not where there are as many as the batch holds."""
+    # As many as the batch holds: none is left to be mixed. Rank 1 of several: the same example, or one mixture of all
+    # of them; the equation holds for both.
     if seen.knows(BatchSize) and (read.factors.rank in (1, seen.told(BatchSize).count)):
         return seen.told(BatchSize).count > read.factors.rank
     errors = Errors(seen, read.layer, inputs)
@@ -165,13 +171,16 @@ def separable(seen: Observation) -> Separable | Refusal:
         return Refusal(
             f"no unit of the dense layer {name} is ever at rest (no ReLU after it): mixtures look like inputs"
         )
+    # G = L R with L (H, r) and orthonormal R (r, D + 1). A fixed key: whether it refuses may not depend on the trial's.
     factors = factor(matrix, Key(0).child("rank").numpy())
     if isinstance(factors, str):
         return Refusal(f"{factors}: more examples than the layer can hold, or noise")
     if seen.knows(BatchSize) and factors.rank > seen.told(BatchSize).count:
         told = seen.told(BatchSize).count
         return Refusal(f"the update has rank {factors.rank}, more than its {told} examples: something was added to it")
+    # delta^T = L Q and [X, 1] = Q^-1 R for one r by r matrix Q, which is known by the zeros of delta.
     problem = whitened(factors.left, factors.noise)
+    # One example needs no zeros: every row is a multiple of [x, 1].
     if problem is None or factors.rank > 1:
         crowded = _crowded(seen, factors, rest * int(problem.live.sum()) if problem else 0.0, resting)
         if problem is None or crowded:
@@ -191,6 +200,7 @@ def _crowded(seen: Observation, factors: Factors, resting_units: float, resting:
     there = resting_units / factors.rank
     if there < ENOUGH:
         return f"separating the examples takes about {ENOUGH:g} units at rest for each"
+    # Enough even if all others were neighbors: the model need not be run.
     if there >= ENOUGH + factors.rank - 1:
         return ""
     neighbors = (factors.rank - 1) * twins(seen.target, resting)
@@ -223,15 +233,20 @@ def _completed(read: Separable, directions: list[Direction]) -> list[Direction]:
     factors, problem = read.factors, read.problem
     if not directions or len(directions) != factors.rank - 1:
         return directions
+    # Row j of Q^-1 is orthogonal to every column of Q but the j-th: the null vector of the known columns is the missing
+    # row but for its length, and times R a multiple of [x, 1]. Two missing leave a plane of such vectors.
     known = np.stack([problem.turn @ one.vector for one in directions])
     missing = np.linalg.svd(known, full_matrices=True)[2][-1] @ factors.right
     if abs(missing[-1]) < 1e-12 * np.linalg.norm(missing):
         return directions
+    # The 1 of [x, 1] gives the scale.
     inputs = (missing[:-1] / missing[-1])[None]
     reach = 1e-6 * np.linalg.norm(read.gradient, axis=1)[None] / max(np.linalg.norm(read.gradient), 1e-300)
     rest = ~read.resting.awake(inputs, reach * np.linalg.norm(inputs))[0] & problem.live
+    # r - 1 rows fix the q (r,) that vanishes at them; one more can say that there is none.
     if int(rest.sum()) < factors.rank:
         return directions
+    # min |L q| over the rows at rest, each in units of its noise: the least right singular vector.
     vector = np.linalg.svd(factors.left[rest] / factors.noise[rest, None], full_matrices=True)[2][-1]
     return [*directions, *refitted(problem, vector)]
 
@@ -241,9 +256,12 @@ def _inputs(read: Separable, directions: list[Direction]) -> tuple[Array, Array]
     live, noise = read.problem.live, read.factors.noise
     mixing = np.stack([read.problem.turn @ one.vector for one in directions], axis=1)
     zeros = np.stack([one.zeros | ~live for one in directions])
+    # delta^T = L Q, with its zeros set: what stands there is noise, and the fit would share it among the inputs.
     errors = np.where(zeros, 0.0, (read.factors.left @ mixing).T)
+    # G = delta^T [X, 1] row by row, in units of each row's noise.
     weights = 1 / noise[live, None]
     extended = np.linalg.lstsq(errors[:, live].T * weights, read.gradient[live] * weights, rcond=None)[0]
+    # The length of a column of Q says nothing: row s comes out as a multiple of [x_s, 1], its last entry.
     scale = extended[:, -1:]
     if bool((np.abs(scale) < 1e-12 * np.linalg.norm(extended, axis=1, keepdims=True)).any()):
         return None
@@ -256,8 +274,11 @@ def _margin(seen: Observation, layer: DenseLayer, inputs: Array, slack: float) -
     extended = np.hstack([inputs, np.ones((len(inputs), 1))])
     names = (layer.weight, layer.bias)
     weights = _joined(seen.target.parameters(), *names)
+    # Rounding of w . [x, 1] is at most a multiple of |w| |[x, 1]| (Cauchy and Schwarz).
     margin = slack * np.outer(np.linalg.norm(extended, axis=1), np.linalg.norm(weights, axis=1))
     if isinstance(seen.release, Delta):
+        # From the first weights to the last. A value that went and came back shows nothing of it, so at least what the
+        # unit was moved in the mean. The sign of the difference does not matter.
         moved = np.abs(extended @ _joined(seen.release.by_name, *names).T)
         margin += EXCURSION * np.maximum(moved, moved.mean(0))
     return np.asarray(margin)
@@ -276,5 +297,6 @@ def _tolerance(seen: Observation, read: Separable) -> float:
     if not isinstance(seen.release, Delta):
         return exact
     weights = seen.target.parameters()[read.layer.weight]
+    # W_after - W_before keeps the rounding of W itself, eps |W|, which is large beside a short step.
     coarse = torch.finfo(weights.dtype).eps * float(weights.norm() / sent.norm())
     return min(max(exact, coarse), COARSEST)

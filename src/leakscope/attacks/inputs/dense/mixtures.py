@@ -57,8 +57,10 @@ class Errors:
         if not isinstance(seen.target.loss, CrossEntropy):
             return  # another loss may have the same slope for all inputs
         resting, labels = Resting(seen.target, layer), _labels(seen)
+        # Fixed keys: whether a claim is proved may not depend on a draw.
         random = probe_inputs(seen.target, PROBES, key=Key(0).child("mixing")).double().cpu().flatten(1).numpy()
         shuffled = [np.stack([claim, *_shuffled(claim)]) for claim in claims]
+        # Group 0 serves every claim, group 1 + n claim n alone: which units wake depends on how bright inputs are.
         for inputs in (random, *shuffled):
             tried = [torch.full((len(inputs),), label) for label in labels]
             self._groups.append([resting.slopes(inputs, labels=one) for one in tried])
@@ -81,12 +83,15 @@ class Errors:
 
 def _pairs(group: list[Array], units: Flags, apart: float, agreed: int | None) -> list[bool]:
     """For each pair of inputs with equal labels that can be compared, whether their errors are proportional."""
+    # Equal labels only: p - y of others points elsewhere, except for two classes, where equal ones do as well.
     pairs = [pair for errors in group for pair in itertools.combinations(errors[:, units], 2)]
     return [found for one, other in pairs if (found := _alike(one, other, apart, agreed)) is not None]
 
 
 def _alike(one: Array, other: Array, apart: float, agreed: int | None) -> bool | None:
     """Whether two errors (units,) are proportional, as `repeat` says; None where they cannot be compared."""
+    # With all units in use (None), one that only one of the two wakes tells them apart. Units that were picked for
+    # agreeing on a mixture are awake for both.
     if agreed is not None:
         awake = (one != 0) & (other != 0)
         one, other = one[awake], other[awake]
@@ -94,14 +99,17 @@ def _alike(one: Array, other: Array, apart: float, agreed: int | None) -> bool |
     if len(one) < COMMON or not min(sizes) > 0:
         return None
     first, second = one / sizes[0], other / sizes[1]
+    # |a - (a.b) b| is the sine of the angle: the same for b and -b, and exact near zero, where 1 - (a.b)^2 is not.
     if np.linalg.norm(first - (first @ second) * second) < apart:
         return True
+    # Not proportional as a whole, but with one ratio delta_1i / delta_2i on enough units: these agree on a mixture.
     return agreed is not None and _most(one / other) >= min(agreed, max(COMMON, math.ceil(SHARE * len(one))))
 
 
 def _most(ratios: Array) -> int:
     """How many of the ratios are the same, at most."""
     most = 0
+    # Equal ratios are neighbors as logarithms, hence sorted and counted in a window; another sign is another ratio.
     for part in (ratios[ratios > 0], -ratios[ratios < 0]):
         logs = np.sort(np.log(part))
         most = max([most, *(np.searchsorted(logs, logs + EQUAL, side="right") - np.arange(len(logs)))])
@@ -123,8 +131,10 @@ def twins(target: Target, resting: Resting) -> float:
     other: list[bool] = []
     for one, two in itertools.product(range(classes), repeat=2):
         for i, j in itertools.combinations(range(PROBES), 2):
+            # All units as `agreed`: compared are those that both wake. Too few of them (None) hide nothing: no twin.
             alike = _alike(errors[one][i], errors[two][j], NEARLY, len(errors[one][i]))
             (same if one == two else other).append(bool(alike))
+    # Labels drawn evenly are equal with probability 1 / C.
     return float(np.mean(same) / target.classes + np.mean(other) * (1 - 1 / target.classes))
 
 
@@ -139,5 +149,6 @@ def _labels(seen: Observation) -> list[int]:
     output = read_output(seen)
     if isinstance(output, Refusal) or output.bias is None or not bool((output.bias < 0).any()):
         return list(range(min(seen.target.classes, LABELS)))
+    # mean(p - y) is negative only at classes that occur.
     order = output.bias.argsort()[:LABELS].tolist()
     return [label for label in order if output.bias[label] < 0]

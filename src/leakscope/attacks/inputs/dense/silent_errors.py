@@ -28,6 +28,7 @@ Each agrees by chance with probability of about one half."""
 STATEMENT = (
     "[dL/dW, dL/db] = delta^T [X, 1] with delta zero wherever the model itself, run on the claimed inputs, is at rest"
 )
+# Inputs times labels that are run through the model for their labels; beyond, the claim goes without.
 MOST_PAIRS = 4096
 
 
@@ -36,6 +37,7 @@ class Resting:
     """The model in float64, asked for the outputs of one dense layer that matter to the model's output."""
 
     def __init__(self, target: Target, layer: DenseLayer) -> None:
+        # float64: rounding shall not decide what is at rest. A copy, since double() changes a module in place.
         self._target = dataclasses.replace(target, module=copy.deepcopy(target.module).double())
         self._layer = layer
 
@@ -49,6 +51,7 @@ class Resting:
 
         def start(fed: Tensor, returned: Tensor) -> Tensor:
             del fed
+            # A new leaf in place of the layer's output z: backward ends here and gives dL/dz, the errors.
             moved = returned.detach() if shift is None else returned.detach() + torch.from_numpy(shift).to(returned)
             outputs.append(moved.requires_grad_(True))
             return outputs[-1]
@@ -62,8 +65,10 @@ class Resting:
         ):
             logits = self._target.outputs(self._target.parameters(), given)
             if labels is None:
+                # With random weights a unit that matters to an output has derivative zero with probability zero.
                 scalar = (logits * normal(logits, key)).sum()
             else:
+                # A mean over the batch, times N: row s of the slope is the error of example s as if it were alone.
                 scalar = len(given) * self._target.loss(logits, Batch(given, labels.to(given.device)))
             (slope,) = torch.autograd.grad(scalar, outputs[0])
         return np.asarray(slope.detach().cpu().numpy(), dtype=np.float64)
@@ -72,6 +77,7 @@ class Resting:
         """(N, H): the units that matter at the inputs (N, D), or would within `margin` (N, H) of their value."""
         flags = self.slopes(inputs) != 0
         if margin is not None:
+            # Near its threshold a unit counts as awake: one whose delta is wrongly held at zero spoils the residual.
             flags |= (self.slopes(inputs, shift=margin) != 0) | (self.slopes(inputs, shift=-margin) != 0)
         return np.asarray(flags)
 
@@ -89,11 +95,14 @@ class Judged:
     def residual(self) -> float:
         """|G - delta^T [X, 1]| / |G| with the best delta that is zero wherever a unit is at rest."""
         extended = np.hstack([self.inputs, np.ones((len(self.inputs), 1))])
+        # Row i of G is sum_s delta_si [x_s, 1]. What lies outside of the span of all [x_s, 1] no delta explains; within
+        # it, [X, 1]^T = Q R leaves r equations for each unit, with the columns of R of the examples that wake it.
         basis, triangle = np.linalg.qr(extended.T)
         inside = self.gradient @ basis
         missed = float(np.sum((self.gradient - inside @ basis.T) ** 2))
         for row, awake in zip(inside, self.awake.T, strict=True):
             fitted = triangle[:, awake] @ np.linalg.lstsq(triangle[:, awake], row, rcond=None)[0] if awake.any() else 0
+            # Both parts are orthogonal, so their squares add up.
             missed += float(np.sum((row - fitted) ** 2))
         return float(np.sqrt(missed / np.sum(self.gradient**2)))
 
@@ -103,6 +112,7 @@ class Judged:
         alive = int(self.live.sum()) - rank
         if rank == 1:
             return alive
+        # For each example the zeros, less the r - 1 at which any direction in r dimensions can be made to vanish.
         return min(alive, int((~self.awake & self.live).sum(1).min()) - (rank - 1))
 
 
@@ -117,8 +127,11 @@ def labels_of(target: Target, resting: Resting, inputs: Array, errors: Array) ->
     labels = torch.arange(target.classes).repeat(count)
     slopes = resting.slopes(np.repeat(inputs, target.classes, axis=0), labels=labels)
     slopes = slopes.reshape(count, target.classes, -1)
+    # The found errors are a positive part of the model's own (1 / B, a clip), so the cosine is 1 and never -1.
     sizes = np.linalg.norm(slopes, axis=2) * np.linalg.norm(errors, axis=1)[:, None]
+    # 1e-300: errors of zero have no direction, and their cosine is 0.
     alike = (slopes * errors[:, None]).sum(2) / np.maximum(sizes, 1e-300)
+    # One example that fits no label shows that the update is no undisturbed step: then the others mean nothing either.
     if bool((alike.max(1) < 0.999).any()):
         return None
     return torch.from_numpy(alike.argmax(1))

@@ -102,16 +102,20 @@ class Recursive(AbstractAttack[tuple[Link, ...], Inputs]):
         if isinstance(undone, Refusal):
             return Attempt(repr(self), Outcome.REFUSED, undone.sentence, steps=steps)
         like = next(iter(seen.target.parameters().values()))
+        # In the model's own dtype before it is judged: the replay is that of the image as it is claimed.
         values = torch.from_numpy(undone).reshape(1, *seen.target.domain.shape).to(like.dtype)
         if not bool(torch.isfinite(values).all()):
             return Attempt(repr(self), Outcome.DIVERGED, "the layers' equations have no finite solution", steps=steps)
         replayed, apart = _replayed(seen, values.to(like.device), label)
         residual = float(trees.norm(apart) / trees.norm(gradient))
+        # Not `>`, which a residual of NaN would pass.
         if not residual <= CONTRADICTED:
             sentence = f"the gradient at the image found differs from the release by {residual:.1e} of its norm"
             return Attempt(repr(self), Outcome.DIVERGED, sentence, steps=steps)
         certificate = None
         if bent(seen) is None and told_one(seen) and _scale_known(seen, links):
+            # The replayed gradient leads back to the image; one that is off by as much as the release was shows how far
+            # such an error moves the image, however badly the layers are conditioned.
             shaken = [_shaken(replayed, apart, key.child("shaken", turn)) for turn in range(TURNS)]
             moved = max(_moved(_recursion(seen, links, one, label, watch)[0], undone) for one in shaken)
             certificate = Certificate.alike(CAUTION * moved, EXACT, STATEMENT)
@@ -141,6 +145,7 @@ def _recursion(
     seen: Observation, links: tuple[Link, ...], gradient: dict[str, Tensor], label: int, watch: Watch
 ) -> tuple[Array | Refusal, tuple[str, ...]]:
     """The input of the first layer, flat, or the sentence that says where it ended; and what each layer gave."""
+    # From the output down: each layer gives x, which the one before returned, and dL/dx.
     undone = _output(seen, links[-1], gradient, label)
     steps: list[str] = []
     for done, link in enumerate(reversed(links[:-1]), start=1):
@@ -158,6 +163,7 @@ def _replayed(seen: Observation, values: Tensor, label: int) -> tuple[dict[str, 
     """The gradient at an image by the mechanism's own replay, and its difference from the observed one, in float64."""
     batch = Batch(values, torch.tensor([label], device=values.device))
     sent = seen.gradient().by_name
+    # By autograd, which shares no equation with the recursion: a wrong one cannot confirm itself.
     replayed = seen.step.as_gradient(seen.step.replay(seen.target, batch)).by_name
     gradient = {n: v.detach().double().cpu() for n, v in replayed.items() if n in sent}
     return gradient, {n: v - sent[n].double().cpu() for n, v in gradient.items()}
@@ -167,6 +173,7 @@ def _shaken(gradient: dict[str, Tensor], apart: dict[str, Tensor], key: Key) -> 
     """The gradient with normal noise in each tensor, of the relative size at which replay and release differ."""
     shaken = {}
     for name, value in gradient.items():
+        # Each tensor by its own difference, |size noise| = |apart|: what agrees exactly stays as it is.
         noise = normal(value, key.child(name))
         size = float(apart[name].norm() / noise.norm().clamp_min(1e-300))
         shaken[name] = value + size * noise
@@ -189,6 +196,8 @@ def _links(seen: Observation) -> tuple[Link, ...] | Refusal:
         output = read_output(seen)
         if isinstance(output, Refusal):
             return output
+        # dL/dW = (p - y) x^T of one example has parallel rows. No reason to refuse with two classes, where those of a
+        # batch are parallel too, nor after entries were changed one by one, when those of one example are not.
         alike = only_row_pattern(output.weight)[1]
         if (
             seen.target.classes > 2
@@ -209,6 +218,8 @@ def _short(link: Link) -> Refusal | None:
     unknowns, values = int(np.prod(link.given)), int(np.prod(link.returned))
     if isinstance(link.layer, nn.Linear):
         return None  # delta x^T gives x as soon as one delta is not zero
+    # W x = z is one equation for each output, dL/dW = delta * unfold(x) one for each weight. Outputs at rest give none,
+    # which only the recursion can count.
     equations = values + link.layer.weight.numel()
     if equations < unknowns:
         return Refusal(
@@ -235,6 +246,7 @@ def _output(seen: Observation, link: Link, gradient: dict[str, Tensor], label: i
     weight = link.layer.weight.detach().double().cpu().numpy()
     slope = gradient[link.weight].numpy()
     if link.bias is not None and link.bias in gradient:
+        # For one example dL/db is delta itself.
         errors = gradient[link.bias].numpy()
     else:
         found = _scaled_errors(seen, link, slope, label)
@@ -243,6 +255,7 @@ def _output(seen: Observation, link: Link, gradient: dict[str, Tensor], label: i
         errors = found
     if not errors.any():
         return Refusal(f"the error at the output layer {link.name!r} is zero: the gradient says nothing")
+    # min_x |dL/dW - delta x^T|^2: x = delta^T dL/dW / |delta|^2. And z = W x + b gives dL/dx = W^T delta.
     x = errors @ slope / (errors @ errors)
     return _Undone(x, weight.T @ errors, f"layer {link.name!r}: {x.size} values from the ratio of its gradients")
 
@@ -254,6 +267,7 @@ def _scaled_errors(seen: Observation, link: Link, slope: Array, label: int) -> A
     """
     if not isinstance(seen.target.loss, CrossEntropy):
         return Refusal(f"layer {link.name!r} has no bias gradient, and {seen.target.loss!r} gives no scale")
+    # slope = s u v^T, so x = t v and delta = (s / t) u with one unknown t, of either sign: u and v are known up to it.
     left, values, right = np.linalg.svd(slope, full_matrices=False)
     wanted = np.full(len(left), seen.target.loss.smoothing / len(left))
     wanted[label] += 1 - seen.target.loss.smoothing
@@ -262,31 +276,38 @@ def _scaled_errors(seen: Observation, link: Link, slope: Array, label: int) -> A
     logits, along = weight @ right[0], values[0] * left[:, 0]
 
     def missing(log: float, sign: float) -> Array:
+        # softmax(t W v + b) - q - (s / t) u, (C,): zero in all entries at the true t.
         scale = sign * np.exp(log)
         return np.asarray(softmax(scale * logits + bias) - wanted - along / scale)
 
+    # t from e^-12 to e^12 in steps of 1.2 %, taken to hold one root at most.
     grid = np.linspace(-12, 12, 2000)
     found: list[tuple[float, float, float]] = []
     for sign in (1.0, -1.0):
         curve = [float(missing(log, sign)[label]) for log in grid]
+        # Bracketed by the entry of the label, where |softmax - q| is largest; its root need not be one of all.
         for low, high, start, end in zip(grid, grid[1:], curve, curve[1:], strict=False):
             if start * end < 0:
                 root = float(brentq(lambda log, sign=sign: float(missing(log, sign)[label]), low, high, xtol=1e-14))
                 found.append((float(np.linalg.norm(missing(root, sign))), root, sign))
     if not found:
         return Refusal(f"no scale of the input of the output layer {link.name!r} agrees with label {label}")
+    # Hence the root at which all entries together miss least.
     _, root, sign = min(found)
     return np.asarray(along / (sign * np.exp(root)))
 
 
 def _undo(link: Link, after: _Undone, gradient: dict[str, Tensor]) -> _Undone | Refusal:
     """The input of a layer from what is known of its output."""
+    # x of the layer after this one is y = act(z) here: z by its inverse, delta = dL/dz = dL/dy dy/dz.
     known = inverted(link.activation, after.x, after.slope)
     slope = gradient[link.weight].flatten(1).numpy()
     if isinstance(link.layer, nn.Linear):
         return _dense(link, known, slope, gradient)
     layer = Unfolded.of(link.layer, link.given)
     shape = (len(layer.weight), -1)
+    # Rows are outputs o, columns places p, as in `Unfolded`. Weight constraints have weight dy/dz: none at rest, little
+    # where y is saturated.
     system = System(layer, known.values.reshape(shape), known.sure.reshape(shape), known.errors.reshape(shape), slope)
     solved = system.solve()
     if solved is None:
@@ -298,15 +319,18 @@ def _undo(link: Link, after: _Undone, gradient: dict[str, Tensor]) -> _Undone | 
         f"layer {link.name!r}: {solved.x.size} values, smallest singular value {solved.least:.1e} of the largest or "
         f"more, residual {solved.residual:.1e}"
     )
+    # dL/dx = W^T delta, summed over the windows that see a pixel.
     return _Undone(solved.x.reshape(-1), layer.back(system.errors).reshape(-1), said)
 
 
 def _dense(link: Link, known: Known, slope: Array, gradient: dict[str, Tensor]) -> _Undone | Refusal:
+    # delta from the layers above carries their errors; the bias gradient is delta as released.
     errors = known.errors
     if link.bias is not None and link.bias in gradient:
         errors = gradient[link.bias].numpy()
     if not errors.any():
         return Refusal(f"layer {link.name!r}: no unit is active, its gradient is zero")
+    # dL/dW = delta x^T gives all of x as soon as one delta is not zero, so W x = z is not needed.
     x = errors @ slope / (errors @ errors)
     weight = link.layer.weight.detach().double().cpu().numpy()
     return _Undone(x, weight.T @ errors, f"layer {link.name!r}: {x.size} values from the ratio of its gradients")

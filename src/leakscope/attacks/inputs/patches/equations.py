@@ -77,6 +77,8 @@ def attention_system(entry: PatchEntry, position: Tensor, product: Tensor) -> Sl
 
     product: (d, d), the left side. Holds where z reaches the loss through the readers alone; needs P <= d.
     """
+    # G^T z = G_p^T P E^T + G^T c over all N tokens, G_p the rows of the patches; c is public (a token that is no patch
+    # is all c) and goes to the left. E^T pinv(E)^T = I where the P columns of E are independent.
     rest = product - position.T @ entry.offsets
     return Slopes(position[entry.rows], rest @ torch.linalg.pinv(entry.matrix).T, "the first attention's gradient")
 
@@ -96,6 +98,7 @@ def span_system(entry: PatchEntry, stacked: Tensor, near: Tensor | None) -> Span
     rank, tokens = span_rank(stacked), entry.tokens
     if rank != tokens:
         return Refusal(f"the attention's gradient has rank {rank}, with {tokens} tokens")
+    # (d - N, d), orthonormal to the row space: null u_i = 0 for every token, hence null E p_i = -null c_i.
     null = torch.linalg.svd(stacked, full_matrices=True).Vh[tokens:]
     values = entry.matrix.shape[1]
     if len(null) < values:
@@ -105,12 +108,15 @@ def span_system(entry: PatchEntry, stacked: Tensor, near: Tensor | None) -> Span
     offsets = entry.offsets[entry.rows]
     matrix, right = null @ entry.matrix, -(offsets @ null.T)
     if entry.scale is not None and entry.shift is not None:
+        # u = scale * (z - mean z) / s + shift with z - mean z = C z. Then null u = 0, times s, is null (scale * C z) =
+        # -s null shift: the size s of a token is needed only where there is a shift.
         centered = torch.eye(entry.dim, dtype=null.dtype, device=null.device) - 1 / entry.dim
         scaled = null @ (entry.scale[:, None] * centered)
         matrix, right = scaled @ entry.matrix, -(offsets @ scaled.T)
         if float(entry.shift.abs().max()) > 0:
             if near is None:
                 return Refusal("the LayerNorm before the attention has a shift, and nothing tells the size of a token")
+            # s of each patch by the first solution; the normalization's eps is neglected.
             size = (near @ entry.matrix.T + offsets).std(1, correction=0)
             right = right - size[:, None] * (null @ entry.shift)
     if not condition(matrix) < 1e5:
@@ -126,13 +132,18 @@ def solve(slopes: Slopes | None, spanned: Spanned | None, entry: PatchEntry) -> 
     """
     if slopes is None:
         assert spanned is not None
+        # M p_i = r_i: one system with a right side for each patch.
         patches = torch.linalg.lstsq(spanned.matrix, spanned.right.T).solution.T
         return Solution(patches, condition(spanned.matrix), "the span of the first attention's gradient")
     if spanned is None:
+        # G^T P = B: one system with a right side for each of the P values.
         patches = torch.linalg.lstsq(slopes.slope.T, slopes.product).solution
         return Solution(patches, condition(slopes.slope), slopes.source)
+    # Each set in units of its own rounding, here that of the largest entry of B; 1e-300 for a B of zeros.
     a = ROUNDING * max(float(slopes.product.abs().max()), 1e-300)
     b = 32 * ROUNDING * float(entry.offsets.square().mean().sqrt())
+    # With G = U S V^T and M^T M = Q w Q^T the left side is (s_i^2 / a^2 + w_j / b^2) (U^T P Q)_ij, number by number: no
+    # system of n P unknowns is formed.
     left, values, _ = torch.linalg.svd(slopes.slope, full_matrices=False)
     weights, right = torch.linalg.eigh(spanned.matrix.T @ spanned.matrix)
     goal = slopes.slope @ slopes.product / a**2 + spanned.right @ spanned.matrix / b**2

@@ -77,6 +77,7 @@ class FirstAttention(AbstractAttack[tuple[PatchEntry, Solution], Inputs]):
             return Attempt(repr(self), Outcome.DIVERGED, "the equations have no finite solution")
         like = seen.target.parameters()[entry.embedding]
         low, high = seen.target.domain.bounds(image)
+        # Pixels lie in the range whatever rounding says; replayed and certified is the image as it is claimed.
         image = image.clamp(low, high).to(like)
         replayed = explained(seen, image)
         dtype = seen.release.by_name[next(iter(seen.release.by_name))].dtype
@@ -84,6 +85,7 @@ class FirstAttention(AbstractAttack[tuple[PatchEntry, Solution], Inputs]):
         if replayed is None:
             sentence += "; too many classes to replay it for a proof"
             return Attempt(repr(self), Outcome.CLAIMED, sentence, Inputs(image))
+        # 0 for coarser dtypes: nothing is proved.
         tolerance = EXACT.get(dtype, 0.0)
         doubt = bent(seen)
         proving = told_one(seen) and doubt is None
@@ -94,6 +96,7 @@ class FirstAttention(AbstractAttack[tuple[PatchEntry, Solution], Inputs]):
             sentence += f"; no proof: {why}"
         certificate = Certificate.alike(replayed.residual, tolerance, STATEMENT) if proving else None
         confidence = torch.ones(1) if certificate is not None and certificate.holds else None
+        # weights (1, C): the share of each label, of which a true image has one.
         claim = Inputs(image, replayed.weights.argmax(1), confidence=confidence)
         return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
 
@@ -104,12 +107,16 @@ def _solved(seen: Observation) -> tuple[PatchEntry, Solution] | Refusal:
         count = seen.told(BatchSize).count
         return Refusal(f"{count} examples share every gradient here; the equations hold for a batch of one")
     entry = patch_entry(seen.target)
+    # float64: the rounding of float32 that `DEAD` cuts off is then that of the release alone.
     gradient = {name: value.double() for name, value in seen.gradient().by_name.items()}
     stacked = _stacked(entry, gradient)
+    # One example spans N directions at most. More are of several, unless all are filled (d, or the d - 1 that a
+    # LayerNorm leaves): that is noise, or too many tokens, and may still leave the equations of G.
     if stacked is not None and entry.tokens < span_rank(stacked) < entry.dim - 1:
         rank = span_rank(stacked)
         return Refusal(f"the attention's gradient has rank {rank}, above the {entry.tokens} tokens of one example")
     slopes = _slopes(entry, gradient)
+    # Solved once by G alone: the span's equations need the size of each token under a LayerNorm with shift.
     near = None if isinstance(slopes, Refusal) else solve(slopes, None, entry).patches
     spanned = _not_released() if stacked is None else span_system(entry, stacked, near)
     if isinstance(slopes, Refusal) and isinstance(spanned, Refusal):
@@ -144,18 +151,23 @@ def _slopes(entry: PatchEntry, gradient: Named) -> Slopes | Refusal:
         return Refusal(f"the release lacks {entry.position}")
     if entry.tokens > entry.dim:
         return Refusal(f"{entry.tokens} tokens have at most rank {entry.dim}, the dimension")
+    # A table made for longer inputs has rows beyond the N tokens, which get no gradient.
     position = gradient[entry.position].reshape(-1, entry.dim)[: entry.tokens]
     slope = position[entry.rows]
+    # G^T P = B has one solution P only if the n rows of G are independent; the rank is counted for the sentence.
     if not condition(slope) < 1 / DEAD:
         values = torch.linalg.svdvals(slope)
         rank = int((values > DEAD * values[0]).sum())
         return Refusal(f"the gradient of the {len(slope)} patches has rank {rank}")
+    # First choice, since it holds whatever comes after the tokens.
     if entry.embedding in gradient:
         return embedding_system(entry, position, gradient[entry.embedding].flatten(1))
     missing = [name for name in entry.readers if name not in gradient]
+    # Past a residual connection G has parts that do not show in the readers' gradients.
     if not entry.attention_only or missing:
         why = f"{', '.join(missing)} are missing" if missing else "the tokens reach the loss past the attention too"
         return Refusal(f"the release lacks {entry.embedding}, and {why}")
+    # P E^T would be known, but P follows only if the P columns of E (d, P) are independent.
     if entry.matrix.shape[1] > entry.dim:
         return Refusal(f"{entry.matrix.shape[1]} values per patch do not fit into {entry.dim} dimensions")
     return attention_system(entry, position, _product(entry, gradient))
@@ -163,4 +175,5 @@ def _slopes(entry: PatchEntry, gradient: Named) -> Slopes | Refusal:
 
 def _product(entry: PatchEntry, gradient: Named) -> Tensor:
     """sum W^T dL/dW over the readers, (d, d)."""
+    # dL/dW = sum_n delta_n z_n^T and dL/dz_n = sum_W W^T delta_n, so this is sum_n dL/dz_n z_n^T = G^T z.
     return torch.stack([entry.weights[name].T @ gradient[name] for name in entry.readers]).sum(0)

@@ -55,11 +55,15 @@ def _rows(seen: Observation) -> Tensor | Refusal:
     name = token_entry(seen.target).embedding
     if name is None or name not in seen.release.by_name:
         return Refusal(f"the release lacks {name or 'an embedding that the tokens are looked up in'}")
+    # Row 1 and no other: through a tied output layer the softmax reaches every row, and an unused table none.
     if _reached(seen, name) != {1}:
         return Refusal(f"every row of {name} has a gradient, whatever the tokens: it is used for the output as well")
     if keeps_zeros(seen.mechanism) is not Answer.YES:
         return Refusal(f"{seen.mechanism!r} may add something to zeros, so a row that is not zero proves nothing")
+    # Exactly zero, without a tolerance: backward adds to the rows that were looked up and writes nowhere else, and rows
+    # that no step has moved are equal before and after.
     rows = (seen.release.by_name[name] != 0).any(1)
+    # The filling (row 0) is no token, even in a model that reads it.
     rows[PAD] = False
     if bool(rows[1:].all()):
         return Refusal(f"no row of the gradient of {name} is zero: noise was added, or every token occurs")
@@ -69,7 +73,9 @@ def _rows(seen: Observation) -> Tensor | Refusal:
 def _reached(seen: Observation, name: str) -> set[int]:
     """The rows that a text of nothing but token 1 gives a gradient to, on the model itself."""
     target = seen.target
+    # Asked of the model rather than of names, so that ties and lookups in other people's code show as well.
     ids = torch.ones((1, target.domain.shape[0]), dtype=torch.int64, device=target.device())
+    # Dropout could hide the only token from the loss.
     with quiet(target):
         slope = torch.func.grad(target.loss_at)(target.parameters(), Batch(ids, torch.zeros_like(ids[:, 0])))[name]
     return set((slope != 0).any(1).nonzero().flatten().tolist())

@@ -99,6 +99,7 @@ class EmbeddingSpan(AbstractAttack["Spanned", Tokens]):
         tolerance = EXACT.get(seen.release.by_name[found.entry.first.weights[0]].dtype, 0.0)
         order = _ordered(seen, found, tolerance, key=key, clock=clock)
         bag = self._bag(seen, found, tolerance, order.note)
+        # The set needs no order, so it stands where sequences are not found.
         if not order.whole:
             return bag
         best, proof = _explained(seen, order, tolerance)
@@ -107,12 +108,14 @@ class EmbeddingSpan(AbstractAttack["Spanned", Tokens]):
             # What is proved rather than more that is not.
             return dataclasses.replace(bag, sentence=f"{bag.sentence}; the sequences found do not explain everything")
         exact = residual <= tolerance
+        # A share says how often a text occurs only where the shares explain the gradient to the end.
         claimed = _repeated(seen, best, proof) if proof is not None and exact else best
         sentence = f"{len(claimed)} sequences of {sum(map(len, claimed))} tokens, rank {found.span.rank}{order.note}"
         if not exact:
             sentence += f"; their gradient differs by {residual:.1e}: not all are found, or noise"
         doubt = _doubt(seen, found, claimed) if exact else ""
         sentence += doubt
+        # A residual at rounding proves nothing where other texts would leave the same.
         certificate = None if doubt else Certificate.alike(residual, tolerance, WHOLE, items=len(claimed))
         confidence = torch.ones(len(claimed)) if exact and not doubt else None
         return Attempt(repr(self), Outcome.CLAIMED, sentence, Tokens(claimed, confidence), certificate)
@@ -121,6 +124,7 @@ class EmbeddingSpan(AbstractAttack["Spanned", Tokens]):
         pairs = [(token, place) for place, tokens in enumerate(found.places) for token in tokens]
         vectors = torch.stack([found.inputs[token, place] for token, place in pairs])
         gradients = [found.gradient[name] for name in found.entry.first.weights if name in found.gradient]
+        # Two ways to be wrong: a token too few leaves some of the gradient uncovered, one too many fits by chance.
         missed = max(covered(gradients, vectors), strangers(found.span, found.room, found.inputs[..., 0].numel()))
         bag = tuple(sorted({token for token, _ in pairs}))
         sentence = f"the set of {len(bag)} tokens at {len(pairs)} places, rank {found.span.rank}{note}"
@@ -137,8 +141,10 @@ def _tokens(seen: Observation) -> Spanned | Refusal:
     """The tokens at their places, or why they are not identifiable."""
     entry = token_entry(seen.target)
     missing = [name for name in entry.first.weights if name not in seen.release.by_name]
+    # One of query, key and value is enough: all are fed the same tokens.
     if len(missing) == len(entry.first.weights):
         return Refusal(f"the release lacks {', '.join(missing)}, the first dense layers that are fed the tokens")
+    # float64, as the model copy that makes the table: the gap then shows the rounding of the release alone.
     gradient = {name: value.double() for name, value in seen.gradient().by_name.items()}
     span = row_span_of([gradient[name] for name in entry.first.weights if name in gradient])
     inputs = entry.table()
@@ -148,6 +154,7 @@ def _tokens(seen: Observation) -> Spanned | Refusal:
             f"not identifiable: the gradient fills all {room} dimensions that tokens have here, so every token fits; "
             f"there are {room} tokens (B * T) or more, or noise"
         )
+    # u(v, t) for every token v at every place t: (V, T), so that a column holds the tokens of one place.
     inside = span.distance(inputs) <= span.tolerance
     places = tuple(tuple(column.nonzero().flatten().tolist()) for column in inside.T)
     count = sum(map(len, places))
@@ -176,18 +183,21 @@ def _ordered(seen: Observation, found: Spanned, tolerance: float, *, key: Key, c
     context = context_of(entry, found.gradient, found.span.rank)
     if context is None:
         return _Order(note="; no later layer tells the order")
+    # Where tokens see later ones no prefix can be tested by itself.
     if not entry.causal:
         whole = _descended(seen, found, context, tolerance, key=key, clock=clock)
         return _Order(tuple(whole), note="" if whole else "; no combination of them is confirmed by a later layer")
     known = prefixes(entry, context, found.places)
     if not known:
         return _Order(note="; no prefix is confirmed by a later layer")
+    # A loss that reads all tokens gives the last one a gradient too: a text ends where no prefix goes on.
     if not isinstance(seen.target.loss, NextToken):
         return _Order(tuple(leaves(known)), tuple(known))
     output = None if entry.output is None else found.gradient.get(entry.output.weights[0])
     last = None if output is None else with_last_tokens(entry, known, output)
     if not last:
         return _Order(tuple(leaves(known)), tuple(known), "; last tokens are not known")
+    # A text of one token predicts nothing, and has no gradient to be found by.
     return _Order(tuple(last), tuple(one for one in known if len(one) > 1))
 
 
@@ -197,12 +207,14 @@ def _descended(
     """Sequences of every length, until together they explain the gradient or time is up."""
     known: dict[Said, None] = {}
     idle = 0
+    # No text is longer than the places that have candidates.
     lengths = [end for end in range(1, len(found.places) + 1) if all(found.places[:end])]
     for turn in range(ROUNDS):
         before = len(known)
         for end in lengths:
             parts = found.places[:end]
             known.update(dict.fromkeys(descended(found.entry, context, parts, key=key.child("start", turn, end))))
+        # A replay costs a gradient for each sequence and label, so only where there is something new.
         proof = _replayed(seen, tuple(known)) if len(known) > before else None
         idle = 0 if len(known) > before else idle + 1
         if (proof is not None and proof.residual <= tolerance) or idle == PATIENCE or clock.exhausted(0):
@@ -222,6 +234,7 @@ def _explained(seen: Observation, order: _Order, tolerance: float) -> tuple[tupl
         sequences, proof = (sequences, proof) if second is None else (more, second)
     if proof is None:
         return sequences, None
+    # Enough weight and a trace: the gradients of a text whose labels cancel add up to nothing, for any weight.
     shares, least = proof.weights.sum(1), PRESENT * float(proof.weights.sum(1).max())
     kept = [int(s) for s in shares.argsort(descending=True) if shares[s] > least and proof.parts[s] > tolerance]
     return tuple(sequences[s] for s in kept), Explained(proof.weights[kept], proof.residual, proof.parts[kept])
@@ -235,6 +248,7 @@ def _repeated(seen: Observation, sequences: tuple[Said, ...], proof: Explained) 
     """Each sequence as often as its share says, where the batch size was told and the shares are such numbers."""
     if not seen.knows(BatchSize) or seen.told(BatchSize).count <= len(sequences):
         return sequences
+    # A share is n_s / B, so times B it counts.
     real = proof.weights.sum(1) * seen.told(BatchSize).count
     if float((real - real.round()).abs().max()) > WHOLE_NUMBER or clipped(seen) is not Answer.NO:
         return sequences  # a clip, or a text with several labels that cancel in part: its share says nothing
@@ -249,8 +263,10 @@ def _doubt(seen: Observation, found: Spanned, claimed: tuple[Said, ...]) -> str:
     why = bent(seen)
     if why is not None:
         return f"; no proof: {why.sentence}"
+    # A decoder tells the order by its prefixes, even without places.
     if not found.entry.causal and _twins(found, pairs, order=True):
         return "; no proof, since the model does not see the order of the tokens"
+    # Rows of the embedding's gradient tell tokens apart that look the same further on; they are part of the replay.
     if found.entry.embedding not in seen.release.by_name and _twins(found, pairs, order=False):
         return "; no proof, since other tokens are the same to the model"
     return ""
@@ -261,6 +277,7 @@ def _bag_doubt(seen: Observation, found: Spanned, pairs: list[tuple[int, int]]) 
     why = bent(seen)
     if why is not None:
         return f"; no proof: {why.sentence}"
+    # A token whose input is zero is in no span and leaves nothing uncovered: it could be in any batch.
     if not bool((found.inputs[1:] != 0).any(2).all()):
         return "; no proof, since the model gives a token nothing"
     if _twins(found, pairs, order=False):
@@ -272,6 +289,7 @@ def _bag_doubt(seen: Observation, found: Spanned, pairs: list[tuple[int, int]]) 
 
 def _distinct(found: Spanned, pairs: list[tuple[int, int]]) -> int:
     """How many different inputs the tokens at places have: a model without places gives a token one of them."""
+    # Each against those before it: equal inputs are counted once.
     vectors = _unit(found.inputs, pairs)
     return sum(not bool((torch.cdist(vectors[[i]], vectors[:i]) <= SAME).any()) for i in range(len(vectors)))
 
@@ -284,6 +302,7 @@ def _twins(found: Spanned, pairs: list[tuple[int, int]], *, order: bool) -> bool
     inside = {(token, place) for place, tokens in enumerate(found.places) for token in tokens}
     tried = sorted(set(pairs))
     others = sorted(inside | set(pairs))
+    # Too many to compare: then there is a doubt.
     if len(tried) * len(others) > MOST_PAIRS:
         return True
     one, other = (_unit(found.inputs, chosen) for chosen in (tried, others))
@@ -293,6 +312,7 @@ def _twins(found: Spanned, pairs: list[tuple[int, int]], *, order: bool) -> bool
 
 
 def _unit(inputs: Tensor, pairs: list[tuple[int, int]]) -> Tensor:
+    # Of length one: a span knows directions alone. 1e-300: zero stays zero.
     vectors = torch.stack([inputs[token, place] for token, place in pairs]).double()
     sizes: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     return vectors / sizes.clamp_min(1e-300)

@@ -43,8 +43,10 @@ def context_of(entry: TokenEntry, gradient: Named, least: int) -> Context | None
         if not set(readers.weights) <= gradient.keys():
             continue
         span = row_span_of([gradient[name] for name in readers.weights])
+        # A LayerNorm leaves its output d - 1 dimensions: a span of d - 1 could be all of them, and confirm every token.
         if span is not None and span.rank <= readers.features - 2:
             found.append(Context(readers, span))
+            # As many directions as the first layer's tokens have: none of them is lost here.
             if span.rank >= least:
                 return found[-1]
     return max(found, key=lambda one: one.span.rank, default=None)
@@ -64,6 +66,7 @@ def prefixes(entry: TokenEntry, context: Context, places: Sequence[Sequence[int]
             break
         if len(longer) > MOST:
             return None
+        # At the last token only: those before it were confirmed when they were the last.
         fed = entry.fed(context.readers, padded(longer).to(context.span.null.device))[:, place]
         near = context.span.distance(fed) <= context.span.tolerance
         level = [one for one, inside in zip(longer, near.tolist(), strict=True) if inside]
@@ -85,20 +88,26 @@ def with_last_tokens(entry: TokenEntry, found: Sequence[Said], weight: Tensor) -
     """Whole sequences of a model that predicts the next token, whose own last token sends no gradient as an input.
 
     dL/dW = sum_n e_n h_n^T at the output layer, h_n its known input at prefix n, so that e_n follows by least squares:
-    it is negative exactly at the tokens that come next. None where the inputs are not independent.
+    it is negative only at tokens that come next. None where the inputs are not independent.
     """
     assert entry.output is not None
+    # One by one, unpadded, at its own last token: h_n of prefix n, (n, d).
     inputs = torch.stack(
         [entry.fed(entry.output, torch.tensor([one], device=weight.device))[0, -1] for one in found]
     )  # fmt: skip
     values = torch.linalg.svdvals(inputs)
+    # E is unique only where the rows h_n are independent.
     if len(found) > inputs.shape[1] or not float(values[-1]) > 1e-6 * float(values[0]):
         return None
+    # H^T E = (dL/dW)^T, (d, V), for E (n, V).
     errors = torch.linalg.lstsq(inputs.T, weight.T).solution
     known = set(found)
     whole: list[Said] = []
     for prefix, error in zip(found, errors, strict=True):
+        # A weighted sum of p - y over the texts with this prefix: p >= 0, so only y makes an entry negative; several of
+        # them where texts part here. Smaller ones are rounding.
         following = (error < -NEXT * error.abs().max()).nonzero().flatten().tolist()
+        # Where it goes on as a prefix, that a text ends with it too leaves no trace here: the caller tries such texts.
         whole += [(*prefix, token) for token in following if (*prefix, token) not in known]
     return whole
 
@@ -118,6 +127,7 @@ def descended(entry: TokenEntry, context: Context, places: Sequence[Sequence[int
         drawn = [torch.randint(len(one), (STARTS,), generator=generator).to(device) for one in tokens]
         ids = torch.stack([one[chosen] for one, chosen in zip(tokens, drawn, strict=True)], 1)
         ids = _settled(entry, context, ids, tokens)
+    # At every token: where tokens see each other, the inputs of right tokens are moved by a wrong one as well.
     near = context.span.distance(entry.fed(context.readers, ids)) <= context.span.tolerance
     return list(dict.fromkeys(tuple(row) for row in ids[near.all(1)].tolist()))
 
@@ -131,9 +141,11 @@ def _settled(entry: TokenEntry, context: Context, ids: Tensor, tokens: Sequence[
             tried = ids[:, None].repeat(1, len(known), 1)
             tried[:, :, place] = known
             fed = entry.fed(context.readers, tried.flatten(0, 1))
+            # What stands at this place is among those tried, so the cost of a sequence never rises.
             costs = context.span.distance(fed).square().sum(1).reshape(len(ids), len(known))
             best, chosen = costs.min(1)
             ids = torch.cat([ids[:, :place], known[chosen][:, None], ids[:, place + 1 :]], 1)
+        # No sequence fell in a whole sweep: each is at a minimum in every single token.
         if not bool((best < before * (1 - 1e-6)).any()):
             break
     return ids

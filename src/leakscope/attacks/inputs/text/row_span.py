@@ -40,6 +40,7 @@ class RowSpan:
         """|part outside| / |vector|, (...) for vectors (..., d); 1 for the zero vector."""
         size = torch.linalg.vector_norm(vectors, dim=-1)
         outside = torch.linalg.vector_norm(vectors @ self.null, dim=-1)
+        # The zero vector lies in every span: a token that gives the layer nothing would be found in every batch.
         return torch.where(size > 0, outside / size.clamp_min(1e-300), torch.ones_like(size))
 
 
@@ -51,16 +52,20 @@ def row_span_of(gradients: Sequence[Tensor]) -> RowSpan | None:
     >>> found.rank, found.distance(torch.eye(3).double()).tolist()
     (2, [0.0, 0.0, 1.0])
     """
+    # Else the directions of a small gradient would pass for the rounding of a large one.
     scaled = [one / torch.linalg.vector_norm(one) for one in gradients if bool(one.any())]
     if not scaled:
         return None
     _, values, rows = torch.linalg.svd(torch.cat(scaled), full_matrices=True)
+    # Values below eps of the largest are rounding of float64, and their ratios no gaps.
     floor = torch.finfo(torch.float64).eps * float(values[0])
     ratios = values[:-1] / values[1:].clamp_min(floor)
+    # The gap to rounding, not one among the tokens: behind it all values are small.
     ratios = torch.where(values[1:] <= FLOOR * values[0], ratios, torch.zeros_like(ratios))
     if not len(ratios) or not float(ratios.max()) >= GAP:
         return None
     rank = int(ratios.argmax()) + 1
+    # Rows of V^T beyond the rank: orthonormal, and orthogonal to every row of the gradients.
     return RowSpan(rows[rank:].T, rank, float(ratios.max()))
 
 
@@ -86,6 +91,8 @@ def strangers(span: RowSpan, room: int, candidates: int) -> float:
 def covered(gradients: Sequence[Tensor], vectors: Tensor) -> float:
     """|G - G Pi| / |G| with Pi the projection on the span of `vectors` (n, d): what of the gradients they miss."""
     scaled = torch.cat([one / torch.linalg.vector_norm(one) for one in gradients if bool(one.any())])
+    # Lengths do not change the span, but a short vector beside long ones would be rounding.
     basis, _ = torch.linalg.qr((vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)).T)
+    # G - G Pi with Pi = Q Q^T.
     missed = scaled - scaled @ basis @ basis.T
     return float(torch.linalg.vector_norm(missed) / torch.linalg.vector_norm(scaled))

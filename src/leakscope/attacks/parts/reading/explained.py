@@ -54,6 +54,7 @@ def explained(seen: Observation, inputs: Tensor) -> Explained | None:
         return None
     parameters = target.parameters()
     columns = []
+    # One column for each input and label; soft labels are sums of hard ones with weights >= 0.
     with quiet(target):
         for one in inputs:
             for label in labels:
@@ -64,21 +65,27 @@ def explained(seen: Observation, inputs: Tensor) -> Explained | None:
     matrix = torch.stack(columns, 1)
     # Columns of size one: a confident example has a tiny gradient, and nnls stops at absolute tolerances.
     sizes = torch.linalg.vector_norm(matrix, dim=0).clamp_min(1e-300)
+    # A = Q R: |A w - g|^2 = |R w - Q^T g|^2 + what no w can reach, so nnls works on as many rows as columns.
     basis, triangle = torch.linalg.qr(matrix / sizes)
     scale = float(torch.linalg.vector_norm(goal))
+    # Nothing explains a gradient of zeros, or anything does.
     if not scale > 0:
         return None
     found, _ = nnls(triangle.cpu().numpy(), (basis.T @ goal / scale).cpu().numpy())
     shares = torch.from_numpy(found).to(matrix)
+    # On all entries: what lies outside of the columns' span is not in the residual that nnls gives.
     residual = float(torch.linalg.vector_norm(matrix / sizes @ shares - goal / scale))
     weights = torch.zeros(len(inputs), max(labels) + 1, dtype=torch.float64)
+    # Back from columns of size one and a goal of size one.
     weights[:, labels] = (shares * scale / sizes).reshape(len(inputs), len(labels)).cpu()
     shown = (matrix / sizes).reshape(len(goal), len(inputs), len(labels))
+    # Labels are added up before the norm is taken, so that what cancels counts as nothing.
     parts = torch.linalg.vector_norm((shown * shares.reshape(len(inputs), len(labels))).sum(2), dim=0).cpu()
     return Explained(weights, residual, parts)
 
 
 def _labels(seen: Observation, count: int) -> list[int] | None:
+    # It reads the next tokens off the input: one column for each.
     if isinstance(seen.target.loss, NextToken):
         return [0] if count <= MOST else None
     if not isinstance(seen.target.loss, CrossEntropy):
@@ -94,4 +101,5 @@ def _labels(seen: Observation, count: int) -> list[int] | None:
     found = seen.gradient().by_name.get(bias or "")
     if found is None or count * LIKELY > MOST:
         return None
+    # mean(p - y): the more negative, the more examples of the class. Never fewer labels than inputs where they fit.
     return sorted(found.argsort()[: max(LIKELY, min(count, MOST // count))].tolist())

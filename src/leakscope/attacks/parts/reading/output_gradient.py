@@ -35,6 +35,7 @@ def told_one(seen: Observation) -> bool:
     """Whether the adversary was told that there is one example, so that nothing can be mixed."""
     if seen.knows(BatchSize):
         return seen.told(BatchSize).count == 1
+    # Labels are told of all examples, and so is their number.
     return seen.knows(TrueLabels) and len(seen.told(TrueLabels).values) == 1
 
 
@@ -46,12 +47,14 @@ def read_output(seen: Observation) -> OutputGradient | Refusal:
     try:
         layer = output_layer(seen.target)
     except NoSuchLayer as error:
+        # Not the exception: some callers can do without the output layer.
         return Refusal(str(error))
     gradient = seen.gradient().by_name
     if layer.weight not in gradient:
         return Refusal(f"the release lacks {layer.weight}, the output layer's weight")
     bias = None
     if layer.bias is not None and layer.bias in gradient:
+        # mean(p - q) with q = (1 - smoothing) one-hot + smoothing / C; the second part is the same for every class.
         bias = gradient[layer.bias].double() + loss.smoothing / layer.outputs
     return OutputGradient(layer, gradient[layer.weight].double(), bias, loss.smoothing)
 
@@ -65,9 +68,12 @@ def only_row_pattern(weight: Tensor) -> tuple[int, float]:
     """
     norms = torch.linalg.vector_norm(weight, dim=1)
     label = int(norms.argmax())
+    # A millionth of the longest row is rounding of float32.
     heard = norms > 1e-6 * norms[label]
     heard[label] = False
+    # No row to compare with is no agreement: the worst value of 1 + cos.
     if not bool(heard.any()):
         return label, 2.0
+    # -1 for one example: p_c h against (p_y - 1) h. The largest, since one row that differs shows a second example.
     cosine = (weight[heard] @ weight[label]) / (norms[heard] * norms[label])
     return label, float((1 + cosine).max())

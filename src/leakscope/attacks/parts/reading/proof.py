@@ -20,6 +20,7 @@ def undeclared(seen: Observation) -> Refusal | None:
 
 def bent(seen: Observation) -> Refusal | None:
     """The same for attacks that read proportions of entries, which noise, rounding, signs and pruning change."""
+    # First, since a declared change of entries is no doubt to `undeclared`: that is left to each attack's equations.
     if keeps_ratios(seen.mechanism) is Answer.NO:
         return Refusal("a defense changed entries one by one")
     return undeclared(seen)
