@@ -207,3 +207,15 @@ def test_refusals_say_what_is_not_as_it_should_be() -> None:
 
 def test_vet_finds_nothing_against_a_vision_transformer() -> None:
     assert ls.vet(ls.ViT(dim=16, heads=2).build(SMALL, 5, key=ls.Key(0))) == ()
+
+
+def test_patches_that_are_the_same_tokens_are_not_proved() -> None:
+    """With a dependent column in the embedding, many patches have the same gradients but for its own."""
+    domain = ls.Images(1, 16, 16)
+    target = ls.ViT(dim=64, depth=2, heads=2, norm=False, skip=False).build(domain, 5, key=ls.Key(0))
+    with torch.no_grad():
+        target.module.patch_embedding.weight.view(64, -1)[:, 5] = 0.0
+    seen = observed(target, "position_embedding", *READERS)
+    attempt = ls.FirstAttention().run(seen, key=ls.Key(2))
+    assert attempt.certificate is None or not attempt.certificate.holds
+    assert "dependent" in attempt.sentence or attempt.claim is not None

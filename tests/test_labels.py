@@ -157,3 +157,16 @@ def test_two_classes_are_no_one_example_unless_told() -> None:
         assert "classes have a negative bias gradient" in untold.sentence
     told = ls.observe(target, data.rows(torch.tensor([0])), ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(1)])
     assert ls.LabelSigns().run(told, key=ls.Key(0)).certificate.holds
+
+
+def test_smoothed_labels_under_a_clip_are_refused_rather_than_misread() -> None:
+    """The shift by the smoothing is public, the factor by which a clip shrank it is not."""
+    digits = ls.Digits(size=8)
+    made = ls.MLP((16,)).build(digits.domain, digits.classes, key=ls.Key(0))
+    target = ls.Target(made.module, digits.domain, digits.classes, loss=ls.CrossEntropy(smoothing=0.1))
+    batch = digits.draw(4, key=ls.Key(1)).reveal()
+    for attack in (ls.LabelSigns(), ls.LabelCounts()):
+        plain = ls.observe(target, batch, ls.FedSGD(), key=ls.Key(2), tell=[ls.BatchSize(4)])
+        assert attack.refusal(plain) is None
+        clipped = ls.observe(target, batch, ls.FedSGD() >> ls.Clip(0.05), key=ls.Key(2), tell=[ls.BatchSize(4)])
+        assert "smoothed" in attack.refusal(clipped).sentence

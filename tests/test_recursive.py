@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import leakscope as ls
 from leakscope.attacks.inputs.layered.activations import inverted
+from leakscope.attacks.inputs.layered.recursive import _short
 from leakscope.numerics.convolution import System, Unfolded
 from leakscope.targets.looking.layer_chain import Link, layer_chain
 
@@ -338,3 +339,9 @@ def test_activations_are_inverted_with_their_slopes(activation: nn.Module) -> No
     close(torch.from_numpy(known.errors), slope, loosened=100, because="1 - tanh^2 cancels at the ends")
     told = known.sure > 0
     close(torch.from_numpy(known.values)[told], z.detach()[told], loosened=100, because="the ends are saturated")
+
+
+def test_a_layer_whose_system_would_not_fit_in_memory_is_refused_by_its_numbers() -> None:
+    """64 x 64 x 64 inputs are 262 144 unknowns: their normal equations would take 550 GB."""
+    wide = Link("wide", nn.Conv2d(64, 128, 3, padding=1), "w", "b", (64, 64, 64), (128, 64, 64))
+    assert "fit in memory" in _short(wide).sentence

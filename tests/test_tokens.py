@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import leakscope as ls
 from leakscope.attacks.inputs.text.ordering import context_of, prefixes
-from leakscope.attacks.inputs.text.row_span import dimensions, row_span_of, strangers
+from leakscope.attacks.inputs.text.row_span import covered, dimensions, row_span_of, strangers
 from leakscope.audit.plan import Plan, Scene
 from leakscope.audit.verdict import summarize
 from leakscope.audit.work import run_cell
@@ -354,3 +354,14 @@ def test_an_audit_of_texts_ends_in_the_right_words() -> None:
     blind = [record for record in cells.values() if record.spec.role is Role.BLIND]
     assert {score.metric for record in blind for score in record.scores} == {"token-error", "label-accuracy"}
     assert all(score.value > 0.4 for record in blind for score in record.scores if score.metric == "token-error")
+
+
+def test_vectors_that_repeat_cover_no_more_than_one() -> None:
+    """Copies of one unrelated vector span one direction, however many there are."""
+    generator = ls.Key(3).generator()
+    gradient = torch.randn(40, 3, generator=generator).double() @ torch.randn(3, 16, generator=generator).double()
+    one = torch.randn(1, 16, generator=generator).double()
+    alone = covered([gradient], one)
+    assert alone > 0.5
+    for copies in (4, 16, 20):
+        assert covered([gradient], one.repeat(copies, 1)) == pytest.approx(alone)

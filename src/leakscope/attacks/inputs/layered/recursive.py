@@ -227,7 +227,9 @@ def _short(link: Link) -> Refusal | None:
             f"for {unknowns} unknowns: its input is not determined"
         )
     pixels = int(np.prod(link.given[1:]))
-    if unknowns > LARGEST and pixels > values * link.layer.weight[0, 0].numel():
+    # The gradient constraints of one input channel, O K of them, must determine its pixels; else all channels are
+    # solved together by a matrix of unknowns squared.
+    if unknowns > LARGEST and pixels > int(link.returned[0]) * link.layer.weight[0, 0].numel():
         return Refusal(f"layer {link.name!r} has {unknowns} unknowns, more than the {LARGEST} that fit in memory")
     return None
 

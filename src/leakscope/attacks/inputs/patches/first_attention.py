@@ -170,6 +170,9 @@ def _slopes(entry: PatchEntry, gradient: Named) -> Slopes | Refusal:
     # P E^T would be known, but P follows only if the P columns of E (d, P) are independent.
     if entry.matrix.shape[1] > entry.dim:
         return Refusal(f"{entry.matrix.shape[1]} values per patch do not fit into {entry.dim} dimensions")
+    if not condition(entry.matrix) < 1 / DEAD:
+        # Patches that differ by what E maps to zero are the same tokens, with the same gradients but for dL/dE.
+        return Refusal(f"{entry.embedding} maps different patches to the same tokens: its columns are dependent")
     return attention_system(entry, position, _product(entry, gradient))
 
 

@@ -18,6 +18,10 @@ LOOSEST, TIGHTEST = 1e-2, 1e-5
 """Bounds of the tolerance: vectors at random are above the first, exact ones in float32 below the second."""
 
 
+DEPENDENT = 1e-6
+"""Singular values of unit vectors below this share of the largest are rounding: these vectors depend on each other."""
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class RowSpan:
@@ -92,7 +96,10 @@ def covered(gradients: Sequence[Tensor], vectors: Tensor) -> float:
     """|G - G Pi| / |G| with Pi the projection on the span of `vectors` (n, d): what of the gradients they miss."""
     scaled = torch.cat([one / torch.linalg.vector_norm(one) for one in gradients if bool(one.any())])
     # Lengths do not change the span, but a short vector beside long ones would be rounding.
-    basis, _ = torch.linalg.qr((vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)).T)
+    unit = vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    # Not by QR: of vectors that repeat or depend on each other it makes directions that none of them has.
+    _, sizes, axes = torch.linalg.svd(unit, full_matrices=False)
+    basis = axes[sizes > DEPENDENT * sizes[0]].T
     # G - G Pi with Pi = Q Q^T.
     missed = scaled - scaled @ basis @ basis.T
     return float(torch.linalg.vector_norm(missed) / torch.linalg.vector_norm(scaled))

@@ -13,6 +13,8 @@ from leakscope.core.facts import BatchSize, TrueLabels
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy
+from leakscope.mechanisms.effects import Answer
+from leakscope.mechanisms.reading import clipped
 from leakscope.targets.looking.dense_ends import DenseLayer, output_layer
 
 
@@ -53,6 +55,9 @@ def read_output(seen: Observation) -> OutputGradient | Refusal:
     if layer.weight not in gradient:
         return Refusal(f"the release lacks {layer.weight}, the output layer's weight")
     bias = None
+    if loss.smoothing > 0 and clipped(seen) is not Answer.NO:
+        # p - y = p - (1 - s) e_y - s / C: the shift is public, the factor by which a clip shrank it is not.
+        return Refusal("labels are smoothed, and a clip may have scaled by how much: no sign is sure")
     if layer.bias is not None and layer.bias in gradient:
         # mean(p - q) with q = (1 - smoothing) one-hot + smoothing / C; the second part is the same for every class.
         bias = gradient[layer.bias].double() + loss.smoothing / layer.outputs
