@@ -175,10 +175,44 @@ def test_a_certificate_counts_where_the_score_confirms_it():
     assert word(one, blind=images(16.0))[0] is Word.INCONCLUSIVE, "not confirmed: 1 dB above blind"
     unheld = [claimed(score("psnr", [17.0]), certificate=certificate(False))]
     assert word(unheld, blind=images(12.0))[0] is Word.INCONCLUSIVE
-    right = [claimed(score("label-accuracy", [1.0], 0.1), certificate=certificate(True))]
-    assert word(right, blind=labels([0.0]))[0] is Word.LEAKS
-    wrong = [claimed(score("label-accuracy", [1.0, 0.0], 0.1), certificate=certificate(True))]
-    assert word(wrong, blind=labels([0.0, 0.0]))[0] is Word.INCONCLUSIVE
+    right = [claimed(score("label-accuracy", [1.0, 1.0, 1.0], 0.1), certificate=certificate(True))]
+    assert word(right, blind=labels([0.0, 0.0, 0.0]))[0] is Word.LEAKS
+    lucky = [claimed(score("label-accuracy", [1.0], 0.1), certificate=certificate(True))]
+    assert word(lucky, blind=labels([0.0]))[0] is Word.INCONCLUSIVE, "a guess of one in ten is no proof"
+
+
+def test_a_certified_claim_that_is_wrong_voids_the_others_and_is_reported():
+    right = claimed(score("label-accuracy", [1.0, 1.0, 1.0], 0.1), certificate=certificate(True))
+    wrong = claimed(score("label-accuracy", [0.0, 0.0, 0.0], 0.1), certificate=certificate(True))
+    blind = labels(*[[0.0] * 3] * 4)
+    found, sentence = word([right, wrong, wrong, wrong], [right] * 4, blind)
+    assert found is Word.INCONCLUSIVE
+    assert "a defect of the attack: in 3 of 4 trials" in sentence
+    found, sentence = word([wrong] * 4, [right] * 4, blind)
+    assert found is Word.INCONCLUSIVE, "an attack with wrong proofs clears nothing"
+    assert "a defect of the attack: in 4 of 4 trials" in sentence
+    image = claimed(score("psnr", [12.0]), certificate=certificate(True))
+    assert "a defect" in word([image, *EXACT[1:]], blind=BLIND)[1]
+
+
+def test_a_certificate_of_one_item_of_a_batch_is_not_refuted_by_the_others():
+    one = CertificateRecord(residual=0.0, tolerance=1.0, holds=True, statement="s", residuals=(0.0,), tolerances=(1.0,))
+    partly = [claimed(score("label-accuracy", [1.0, 0.0], 0.1), certificate=one)]
+    assert "defect" not in word(partly, blind=labels([0.0, 0.0]))[1]
+    inputs = [claimed(score("psnr", [60.0, *[12.0] * 31]), certificate=one)]
+    assert "defect" not in word(inputs, blind=images(12.0))[1]
+
+
+@pytest.mark.parametrize("trials", [3, 8])
+def test_labels_of_other_data_with_certificates_are_no_leak(trials):
+    """An update of other data: its labels are certified, and right by luck alone, of two classes half of the time."""
+    flips = np.random.default_rng().integers(0, 2, size=(2000, trials))
+    words = []
+    for row in flips:
+        side = [claimed(score("label-accuracy", [float(hit)], 0.5), certificate=certificate(True)) for hit in row]
+        words.append(evidence("label-accuracy", side, labels(*[[0.0]] * trials)).certified > 0)
+    # Eight of eight come up once in 256, 7.8 expected of 2000; 30 would come up less than once in 10^8.
+    assert sum(words) <= (0 if trials == 3 else 30)
 
 
 def test_labels_leak_above_chance_only_beyond_luck():

@@ -54,7 +54,7 @@ class Evidence:
     gains: per trial, in `gain_unit`, see `gain_of`; a trial without a claim or without its control gains 0, so
     that failures stay in the denominator.
     interval: of the mean gain at 95 %, None with fewer than `TRIALS` trials. values, blind: all items of the trials
-    that have both. recovered, luck, certified: see the functions of these names.
+    that have both. recovered, luck, certified, refuted: see the functions of these names.
     """
 
     metric: str
@@ -67,6 +67,7 @@ class Evidence:
     recovered: int
     luck: float
     certified: int
+    refuted: int
 
     @property
     def gain_unit(self) -> str:
@@ -116,6 +117,7 @@ def evidence(metric: str, side: Records, blind: Records) -> Evidence | None:
         recovered=0 if counts else recovered(decibels(metric, values), decibels(metric, guesses)),
         luck=luck(values, chance) if counts else 1.0,
         certified=certified(metric, side, blind),
+        refuted=refuted(metric, side, blind),
     )
 
 
@@ -174,21 +176,51 @@ def luck(values: Sequence[float], chance: float) -> float:
 
 
 def certified(metric: str, side: Records, blind: Records) -> int:
-    """In how many trials a certificate holds and the score confirms it.
+    """In how many trials a certificate holds and the score confirms it; 0 where any certified claim is `refuted`.
 
-    Confirmed: inputs more than `MARGIN` dB above the blind guess on average, or one of them exact; labels all right.
+    Confirmed: inputs more than `MARGIN` dB above the blind guess on average, or one of them exact; labels all right,
+    where so many right ones over all certified trials together have a probability of at most `LUCK` by chance.
+    """
+    if refuted(metric, side, blind):
+        return 0
+    pairs = _certified_pairs(metric, side, blind)
+    if metric not in SHARES:
+        return sum(ours.exact > 0 or gain_of(ours, theirs) > MARGIN for _, ours, theirs in pairs)
+    items = [item for _, ours, _ in pairs for item in ours.items]
+    if not items:
+        return 0
+    # Together and not trial by trial: of two classes one label is right by luck every other time.
+    chance = math.fsum(ours.chance * len(ours.items) for _, ours, _ in pairs) / len(items)
+    if luck(items, chance) > LUCK:
+        return 0
+    return sum(all(item == ours.perfect for item in ours.items) for _, ours, _ in pairs)
+
+
+def refuted(metric: str, side: Records, blind: Records) -> int:
+    """In how many trials a certificate holds although the claim is wrong: a defect of the attack, not a leak.
+
+    Wrong: fewer labels right than were proved (all, where the record does not say how many); of inputs, none that is
+    more than `MARGIN` dB above its blind guess, and none exact. An attack may prove fewer items than the batch has.
     """
     count = 0
+    for proved, ours, theirs in _certified_pairs(metric, side, blind):
+        if metric in SHARES:
+            count += math.fsum(ours.items) < min(proved, len(ours.items)) - NOTHING
+        else:
+            mine, guess = decibels(metric, ours.items), decibels(metric, theirs.items)
+            count += ours.exact == 0 and not any(one > other + MARGIN for one, other in zip(mine, guess, strict=True))
+    return count
+
+
+def _certified_pairs(metric: str, side: Records, blind: Records) -> list[tuple[int, ScoreRecord, ScoreRecord]]:
+    """Of each trial whose certificate holds: how many items it proves, the score, and the blind control's."""
+    found = []
     for one, other in zip(side, blind, strict=True):
         pair = _pair(metric, one, other)
-        if one is None or pair is None or one.certificate is None or not one.certificate.holds:
-            continue
-        ours, theirs = pair
-        if metric in SHARES:
-            count += all(item == ours.perfect for item in ours.items)
-        else:
-            count += ours.exact > 0 or gain_of(ours, theirs) > MARGIN
-    return count
+        if one is not None and pair is not None and one.certificate is not None and one.certificate.holds:
+            # Records of versions that kept one residual for all items name none: all were said to be proved.
+            found.append((len(one.certificate.residuals) or len(pair[0].items), *pair))
+    return found
 
 
 def leaks(found: Evidence) -> bool:

@@ -11,7 +11,8 @@ without a claim gains 0. Then:
 
 **leaks**, if any of these holds for the audited trials:
 
-1. a certificate holds in some trial and its score confirms it (`evidence.certified`);
+1. a certificate holds in some trial and its score confirms it (`evidence.certified`); one certified claim that is
+   wrong voids all certificates of the group (`evidence.refuted`), and the sentence reports the defect;
 2. some input is recovered far beyond every blind guess (`evidence.recovered`, with its false-positive rate);
 3. there are at least 3 trials, the mean score is above chance, and the lower end of the 95 % bootstrap interval of
    the mean gain is above 3 dB (inputs, transcripts), or above 0 while the number of right labels has a probability of
@@ -20,7 +21,7 @@ without a claim gains 0. Then:
 
 **no leak found at this power**, if all of these hold:
 
-1. it does not leak;
+1. it does not leak, and no certified claim is wrong;
 2. every planned trial, its undefended and its blind control ended with a claim, and there are at least 3 trials;
 3. the interval of the mean gain reaches down to 0 or below, up to rounding: it does not beat the blind guess;
 4. the undefended control leaks by the same rule: the attack can work here;
@@ -82,14 +83,16 @@ def judge(trials: Trials) -> tuple[Word, str]:
     metric = primary(trials.audited)
     found = None if metric is None else evidence(metric, trials.audited, trials.blind)
     failures = _failures(trials.audited)
+    defect = "" if found is None else _defect(found)
     if found is not None and leaks(found):
-        return Word.LEAKS, _joined(_leak(found), failures)
+        return Word.LEAKS, _joined(_leak(found), defect, failures)
     along = _labels_along(trials, metric)
     if along is not None and leaks(along):
-        return Word.LEAKS, _joined(f"the labels leak, the inputs were not found: {_leak(along)}", failures)
+        return Word.LEAKS, _joined(f"the labels leak, the inputs were not found: {_leak(along)}", defect, failures)
     doubt = _doubt(trials, found)
-    if doubt is not None:
-        return Word.INCONCLUSIVE, doubt
+    if doubt is not None or defect:
+        # An attack whose proofs are wrong has no say in an all-clear either.
+        return Word.INCONCLUSIVE, _joined(doubt or "", defect)
     assert found is not None
     assert found.interval is not None
     control = evidence(found.metric, trials.undefended, trials.blind)
@@ -149,6 +152,16 @@ def _leak(found: Evidence) -> str:
             f"guess (best {best:.3g} {found.unit or 'errors per character'}, blind {most})"
         )
     return said
+
+
+def _defect(found: Evidence) -> str:
+    """The sentence on certified claims that are wrong; empty without any."""
+    if not found.refuted:
+        return ""
+    return (
+        f"a defect of the attack: in {found.refuted} of {len(found.gains)} trials its certificate holds and the claim "
+        "is wrong, so none of its certificates counts here"
+    )
 
 
 def _against(found: Evidence) -> str:
