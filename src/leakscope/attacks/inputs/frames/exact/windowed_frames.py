@@ -26,7 +26,7 @@ EXACT = {torch.float64: 1e-9}
 """Largest residual that counts as exact where it is not `COARSE`, by the dtype of the release."""
 COARSE = 1e-4
 """The same for float32 and all that is coarser: frames of a wrong number or order leave 0.01 to 1 in the middle of the
-range of lengths and 1e-3 close to its end. Half precision rounds to more than that, so it proves nothing."""
+range of lengths and 1e-3 close to its end. Half precision rounds to more than that, so it seldom proves anything."""
 STATEMENT = "windows [x_t; 1] lie in the span of [dL/dW; dL/db], and the errors of all frames sum to dL/db"
 
 
