@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import final
 
 import torch
+from torch import Tensor
 
 from leakscope.attacks.attack import AbstractAttack, Attack, Ready
+from leakscope.attacks.inputs.frames.exact.repeats import undetermined
 from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames
 from leakscope.attacks.parts.reading.proof import undeclared
 from leakscope.attacks.transcripts.exact.dropout import Peeled, peeled
@@ -23,6 +25,7 @@ from leakscope.core.errors import BadInput, NoSuchLayer
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.numerics.rng import Key
+from leakscope.targets.looking.context_window import context_window
 from leakscope.targets.losses import CTC
 
 MUDDLED = 1e-3
@@ -105,12 +108,21 @@ class CtcTranscript(AbstractAttack[Ready[Inputs], Transcripts]):
         readings = [_read(*pair, mean=mean, going=going) for pair, going in zip(pairs, goings, strict=True)]
         attempt = _attempted(repr(self), readings, found, fed, _steps(fed, masks))
         # Confidence 1 says proved, so it goes with the certificate; the labels stay claimed.
-        doubt = undeclared(seen)
+        doubt = undeclared(seen) or _repeating(seen, frames)
         if doubt is None or attempt.claim is None:
             return attempt
         claim = Transcripts(attempt.claim.labels)
         sentence = f"{attempt.sentence}; no proof: {doubt.sentence}"
         return dataclasses.replace(attempt, claim=claim, certificate=None, sentence=sentence)
+
+
+def _repeating(seen: Observation, frames: list[Tensor]) -> Refusal | None:
+    """Why the frames may be too few: an occupancy of merged frames is that of another number of frames."""
+    try:
+        window = context_window(seen.target)
+    except (NoSuchLayer, BadInput):  # of a model that sees no windows nothing merges
+        return None
+    return undetermined(seen, [one.detach().double().cpu().numpy() for one in frames], window)
 
 
 def _unclear(noise: float, found: Occupied) -> str:

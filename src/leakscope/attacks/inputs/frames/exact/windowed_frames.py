@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+import numpy as np
 import torch
 
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.frames.claimed import claimed
 from leakscope.attacks.inputs.frames.exact.recovery import ROUNDED, Recovery, recover
+from leakscope.attacks.inputs.frames.exact.repeats import undetermined
 from leakscope.attacks.parts.reading.proof import undeclared
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Inputs
@@ -20,9 +22,11 @@ from leakscope.core.refusal import Refusal
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.context_window import ContextWindow, context_window
 
-EXACT = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-3, torch.bfloat16: 1e-2}
-"""Largest residual that counts as exact, by the dtype of the release: rounding stays below it, and frames of a wrong
-number or order are above it (0.01 to 1 in the middle of the range of lengths, 1e-3 close to its end)."""
+EXACT = {torch.float64: 1e-9}
+"""Largest residual that counts as exact where it is not `COARSE`, by the dtype of the release."""
+COARSE = 1e-4
+"""The same for float32 and all that is coarser: frames of a wrong number or order leave 0.01 to 1 in the middle of the
+range of lengths and 1e-3 close to its end. Half precision rounds to more than that, so it seldom proves anything."""
 STATEMENT = "windows [x_t; 1] lie in the span of [dL/dW; dL/db], and the errors of all frames sum to dL/db"
 
 
@@ -41,6 +45,7 @@ class WindowedFrames(AbstractAttack[ContextWindow, Inputs]):
     window: the layer, or None to find it by running the model. polish: maximum likelihood (`polished`) where the
     update is coarser than float32, such as differences of weights or half precision.
     The certificate is the larger of two relative residuals: windows against the span, sum_t delta_t against dL/db.
+    There is none where these windows may have occurred in another number or order (`undetermined`): silence, repeats.
     Claims frames (N, T, F), padded with zeros, with their lengths.
     """
 
@@ -76,9 +81,11 @@ class WindowedFrames(AbstractAttack[ContextWindow, Inputs]):
             return Attempt(repr(self), Outcome.REFUSED, found.sentence)
         # Windows that lie in the span need not be all of them; errors that sum to dL/db are. One residual for the
         # batch, as a span is shared: it does not tell which utterance is off.
-        worst = max(found.residual, found.bias_residual)
+        # numpy's maximum is NaN where one is (dL/db = 0 checks nothing), and NaN is no proof.
+        worst = float(np.maximum(found.residual, found.bias_residual))
         certificate = Certificate.alike(worst, _tolerance(seen, read), STATEMENT, items=len(found.utterances))
-        sentence, doubt = _sentence(found, certificate), undeclared(seen) or _mixed(found)
+        sentence = _sentence(found, certificate)
+        doubt = undeclared(seen) or _mixed(found) or undetermined(seen, found.utterances, read)
         like = seen.target.parameters()[read.weight]
         # The frames are claimed all the same; equations that hold prove nothing of a mechanism that is not declared.
         if doubt is not None:
@@ -104,8 +111,8 @@ def _mixed(found: Recovery) -> Refusal | None:
 
 
 def _tolerance(seen: Observation, window: ContextWindow) -> float:
-    # The dtype of what was sent, not of the model: a cast on the way is what rounds. Others count as the coarsest.
-    return EXACT.get(seen.release.by_name[window.weight].dtype, EXACT[torch.bfloat16])
+    # The dtype of what was sent, not of the model: a cast on the way is what rounds.
+    return EXACT.get(seen.release.by_name[window.weight].dtype, COARSE)
 
 
 def _sentence(found: Recovery, certificate: Certificate) -> str:

@@ -188,11 +188,14 @@ def utterances(
         piece = grower.piece(found.window)
         if piece.whole:
             whole.append(piece.frames)
+            # What was found of it before must not be joined once more, to something that was never said.
+            parts = [part for part in parts if not _inside(part.frames, piece.frames)]
             continue
         parts.append(piece)
         joined = joined_parts(parts, total - sum(map(len, whole)))
         if joined is not None:
             whole.append(joined)
+            parts = [part for part in parts if not _inside(part.frames, joined)]
     return whole, parts
 
 
@@ -205,6 +208,13 @@ def _known(found: Array, pieces: list[Array], window: ContextWindow) -> bool:
         if np.abs(there - found).max(1).min() < near:
             return True
     return False
+
+
+def _inside(frames: Array, whole: Array) -> bool:
+    """Whether consecutive frames (n, F) are some of an utterance's (T, F)."""
+    near = SILENT**0.5 * float(np.sqrt(np.mean(whole**2)))
+    starts = range(len(whole) - len(frames) + 1)
+    return any(np.abs(whole[start : start + len(frames)] - frames).max(initial=0.0) < near for start in starts)
 
 
 def joined_parts(parts: list[Piece], total: int) -> Array | None:

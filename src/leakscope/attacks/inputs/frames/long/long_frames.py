@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.frames.claimed import claimed
-from leakscope.attacks.inputs.frames.exact.windowed_frames import EXACT, WindowedFrames
+from leakscope.attacks.inputs.frames.exact.repeats import undetermined
+from leakscope.attacks.inputs.frames.exact.windowed_frames import COARSE, EXACT, WindowedFrames
 from leakscope.attacks.inputs.frames.long.growing import Grower, Piece, seeds, utterances
 from leakscope.attacks.inputs.frames.long.hidden_span import HiddenSpan
 from leakscope.attacks.inputs.frames.window.window_span import CLEAR, Span, span_of
@@ -111,14 +111,14 @@ class LongFrames(AbstractAttack[tuple[ContextWindow, DenseStack], Inputs]):
     ) -> Attempt[Inputs]:
         whole, span = found
         dtype = seen.release.by_name[window.weight].dtype
-        tolerance = EXACT.get(dtype, EXACT[torch.bfloat16])
+        tolerance = EXACT.get(dtype, COARSE)
         certificate = Certificate.alike(residual, tolerance, STATEMENT, items=len(whole))
         lengths, like = [len(frames) for frames in whole], seen.target.parameters()[window.weight]
         sentence = (
             f"utterances of {', '.join(map(str, lengths))} frames, grown from single windows: {sum(lengths)} of "
             f"{span.rank} by rank (gap {span.gap:.1e}), relative residual {residual:.1e}"
         )
-        doubt = undeclared(seen)
+        doubt = undeclared(seen) or undetermined(seen, whole, window)
         if doubt is not None:
             sentence += f"; no proof: {doubt.sentence}"
             return Attempt(repr(self), Outcome.CLAIMED, sentence, claimed(whole, like))
@@ -215,5 +215,8 @@ def _residual(whole: list[Array], problem: HiddenSpan, matrix: Array, window: Co
     # last row, dL/db_2, is one of H + 1 and would hardly show in the norm of all.
     inside = np.linalg.qr(problem.hidden(stacked).T)[0]
     rest = scaled - inside @ (inside.T @ scaled)
+    if not scaled[-1].any():  # dL/db_2 = 0 checks nothing
+        return float("inf")
     ratios = [np.linalg.norm(rest) / np.linalg.norm(scaled), np.linalg.norm(rest[-1]) / np.linalg.norm(scaled[-1])]
-    return float(max(problem.residuals(stacked).max(), *ratios))
+    # numpy's maximum is NaN where one is, and NaN is no proof.
+    return float(np.max([*problem.residuals(stacked), *ratios]))

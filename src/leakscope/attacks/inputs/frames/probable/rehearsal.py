@@ -41,8 +41,9 @@ def rehearsed(
         for place, count in enumerate(lengths):
             random = key.child("rehearsal", time, place).numpy()
             frames = chain.drawn(count, random)
-            # All classes but the last, which DeepSpeech has for its blank.
+            # All classes but the blank, wherever the loss has it.
             said = random.integers(0, target.classes - 1, max(1, round(PACE * count)))
+            said += said >= target.loss.blank
             said = said[np.insert(said[1:] != said[:-1], 0, True)]  # repeated ones would need more frames
             part = slice(here, here + count)
             for sums, errors in zip(total, _errors(target, stack, frames, said, key), strict=True):

@@ -36,8 +36,10 @@ def lengths_of(form: Array, total: int, *, left: int, features: int) -> dict[int
         summed = sum(length * times for length, times in lengths.items())
         if summed >= total:
             following = found[place + 1][0] if place + 1 < len(found) else np.inf
-            # Rounding makes a zero eigenvalue negative as easily as positive.
-            clear = following > APART * max(value, 0.0)
+            # Rounding makes a zero eigenvalue negative as easily as positive, so sizes count; and one that is zero to
+            # the last digit is known no better than the form's own digits.
+            floor = max(abs(found[0][0]), abs(value), float(np.finfo(np.float64).eps * np.linalg.norm(form, 2)))
+            clear = following > APART * floor
             return dict(lengths) if summed == total and clear else None
     return None
 
