@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
 from torch import Tensor
 
+from leakscope.core.arguments import instance
 from leakscope.core.errors import BadInput
 from leakscope.numerics import trees
 from leakscope.numerics.trees import Named
@@ -20,9 +22,13 @@ class AbstractRelease(ABC):
     by_name: Named
 
     def __post_init__(self) -> None:
+        instance(f"{type(self).__name__}(...)", self.by_name, Mapping, "give tensors by parameter name")
         if not self.by_name:
             raise BadInput("a release needs at least one named tensor, got none")
         object.__setattr__(self, "by_name", dict(self.by_name))
+        for name, value in self.by_name.items():
+            instance("each name", name, str, "give tensors by parameter name")
+            instance(f"{name!r}", value, Tensor, "use torch.as_tensor, and leave out what has no gradient (None)")
 
     def __repr__(self) -> str:
         count = sum(value.numel() for value in self.by_name.values())

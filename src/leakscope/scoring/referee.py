@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from leakscope.core.annotation import Annotation
+from leakscope.core.arguments import instance
 from leakscope.core.batch import Batch
 from leakscope.core.claim import AbstractClaim
 from leakscope.core.domain import AbstractDomain
@@ -96,6 +97,12 @@ def score(
     """
     if claim is None:
         raise BadInput("there is no claim to score: the attempt refused, diverged or was stopped; read its sentence")
+    instance("claim", claim, AbstractClaim, "give the claim of an attempt: attempt.claim")
+    if not isinstance(secret, Secret | Batch):
+        raise BadInput(f"expected a Secret or a Batch to compare with, got {type(secret).__name__}")
+    if domain is not None:
+        instance("domain", domain, AbstractDomain, "give the target's own: target.domain")
+    instance("key", key, Key, "write key=Key(0)")
     case = Case(secret, domain, public, public_annotations)
     case.batch()  # what cannot be compared is said before anything is computed
     # Metrics before pairing: one that does not apply is a mistake of the caller, and pairing may take long.

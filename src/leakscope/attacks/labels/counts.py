@@ -19,6 +19,7 @@ from leakscope.core.errors import BadInput
 from leakscope.core.facts import BatchSize, Fact
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
+from leakscope.core.target import Target
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import clipped
 from leakscope.numerics.rng import Key
@@ -126,16 +127,25 @@ def mean_features(seen: Observation, output: OutputGradient) -> Tensor:
     """The batch's mean feature vector (d,) at the output layer.
 
     As long as the net is young, g_W = g_b e^T, so e is the least-squares ratio; it is ill-determined for a balanced
-    batch (g_b near 0), and pulled there toward the features of noise at the brightness that fits best.
+    batch (g_b near 0), and pulled there toward the features of noise at the brightness that fits best; of text, which
+    has no brightness, toward those of random texts.
     """
     bias = output.bias
     assert bias is not None
-    noise = probe_inputs(seen.target, PROBES, key=Key(0).child("mean features"))
-    low, _ = seen.target.domain.bounds(noise)
-    curve = torch.stack([features_at(seen.target, low + level * (noise - low)).double().mean(0) for level in LEVELS])
+    curve = _noise_features(seen.target)
     misfit = (output.weight[None] - bias[None, :, None] * curve[:, None, :]).square().sum((1, 2))
     guess = curve[misfit.argmin()]
     return ((bias[:, None] * output.weight).sum(0) + PULL * guess) / (bias.square().sum() + PULL)
+
+
+def _noise_features(target: Target) -> Tensor:
+    """(K, d) mean features of random inputs, of each brightness that they can have."""
+    noise = probe_inputs(target, PROBES, key=Key(0).child("mean features"))
+    # Token ids are names, not numbers: a tenth of one is no id.
+    if not noise.is_floating_point():
+        return features_at(target, noise).double().mean(0)[None]
+    low, _ = target.domain.bounds(noise)
+    return torch.stack([features_at(target, low + level * (noise - low)).double().mean(0) for level in LEVELS])
 
 
 PROBES = 128
