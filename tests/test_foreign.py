@@ -79,9 +79,9 @@ def test_lists_without_names_are_taken_in_the_models_order(tmp_path, trained_onl
         same(values.parameters, {name: state[name] for name in TRAINED})
         assert set(values.buffers) == (set() if trained_only else RUNNING)
         assert values.notes == (f"{len(arrays)} arrays without names, taken in the model's order",)
-    np.savez(tmp_path / "short.npz", *arrays[:-1])
+    np.savez(tmp_path / "short.npz", *arrays[:-2])
     with pytest.raises(
-        BadInput, match=rf"a list of {len(arrays) - 1} arrays .* the model has 9 \(or 6 without buffers\)"
+        BadInput, match=rf"a list of {len(arrays) - 2} arrays .* the model has 9 \(or 6 without buffers\)"
     ):
         for_model(read_foreign(tmp_path / "short.npz"), net())
     np.savez(tmp_path / "turned.npz", *reversed(arrays))

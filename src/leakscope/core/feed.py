@@ -50,20 +50,10 @@ class AbstractFeed(ABC):
 
     @final
     def run(self, forward: Callable[[Arguments], object], given: Tensor | Batch, classes: int) -> Tensor:
-        """The logits that `forward` gives for inputs alone or for a batch.
-
-        Raises `BadInput` as `picked` does, and on outputs of another width than `classes`.
-        """
+        """The logits that `forward` gives for inputs alone or for a batch. Raises `BadInput` as `picked` does."""
         # inputs alone where the model is only looked at; then `arguments` fills in what can be known
         inputs, rest = (given.inputs, given) if isinstance(given, Batch) else (given, None)
-        found = picked(forward(self.arguments(inputs, rest)), self.pick, (len(inputs), classes))
-        # Fewer classes than outputs would train on a part of them, and more would be an index error far from here.
-        if found.dim() > 1 and found.shape[-1] != classes:
-            raise BadInput(
-                f"the model gives {found.shape[-1]} outputs, the target has {classes} classes; declare as many classes "
-                "as there are outputs"
-            )
-        return found
+        return picked(forward(self.arguments(inputs, rest)), self.pick, (len(inputs), classes))
 
 
 def picked(returned: object, pick: Pick, wanted: tuple[int, int]) -> Tensor:

@@ -177,8 +177,21 @@ class Target:
         return self.feed.run(lambda call: module(*call.by_place, **call.by_name), given, self.classes)
 
     def loss_at(self, parameters: Named, batch: Batch) -> Tensor:
-        """The scalar training loss at `parameters`; differentiable in parameters, inputs and soft labels."""
-        return self.loss(self.outputs(parameters, batch), batch)
+        """The scalar training loss at `parameters`; differentiable in parameters, inputs and soft labels.
+
+        Raises `BadInput` as `loss_of` and `outputs` do.
+        """
+        return self.loss_of(self.outputs(parameters, batch), batch)
+
+    def loss_of(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The scalar training loss of what the model returned. Raises `BadInput` unless it has one output per class."""
+        # Fewer classes than outputs would be a loss over a part of them, more an index error far from its reason.
+        if outputs.dim() > 1 and outputs.shape[-1] != self.classes:
+            raise BadInput(
+                f"the model gives {outputs.shape[-1]} outputs, the target has {self.classes} classes; declare as many "
+                "classes as there are outputs"
+            )
+        return self.loss(outputs, batch)
 
     def fingerprint(self) -> str:
         """A hash of the weights, the buffers, the mode and everything that was declared."""

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from leakscope.attacks.parts.distance.distances import AbstractDistance
 from leakscope.attacks.parts.labeling.labeling import Spelled
 from leakscope.attacks.parts.priors.prior import Penalty
+from leakscope.attacks.parts.reading.trained import idle
 from leakscope.attacks.parts.search.execution import laid_out
 from leakscope.attacks.parts.search.journal import Point
 from leakscope.attacks.parts.spaces import AbstractSpace
@@ -24,7 +25,7 @@ from leakscope.core.mechanism import AbstractMechanism, AbstractStep
 from leakscope.core.observation import Observation
 from leakscope.core.target import Target
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import one_gradient, replayed_as_protocol
+from leakscope.mechanisms.reading import bends, one_gradient, replayed_as_protocol, signs
 from leakscope.numerics import trees
 from leakscope.numerics.trees import Named
 from leakscope.targets.losses import CTC
@@ -191,7 +192,8 @@ def objective(
 ) -> Objective:
     """The objective for an observation; of sequences, one that knows `Lengths`."""
     # Layer by layer only where the mechanism is: the norm of a clip or a local step needs the gradients of all layers.
-    names = list(seen.release.by_name)
+    still = idle(seen.release.by_name)
+    names = [name for name in seen.release.by_name if name not in still]
     split = splits(seen.mechanism, distance)
     if split:
         names = distance.reads(names)
@@ -202,7 +204,7 @@ def objective(
     moving = space.searched(lengths, int(lengths.max())) if lengths is not None else None
     return Objective(
         # What the distance does not read is a constant then, to which no backward pass goes.
-        target=laid_out(only(seen.target, names) if split else seen.target),
+        target=laid_out(only(seen.target, names) if split else _trained(seen, still)),
         mechanism=_undefended(seen) if split else seen.step,
         observed=trees.detached(trees.select(seen.gradient().by_name, names)),
         distance=distance,
@@ -213,6 +215,14 @@ def objective(
         searched=moving,
         split=split,
     )
+
+
+def _trained(seen: Observation, still: frozenset[str]) -> Target:
+    """The model as the client trained it: what did not move is a constant, in local steps and in the norm of a clip."""
+    # Where entries are set to zero, as by pruning, a tensor of zeros may have been trained all the same.
+    if not still or (bends(seen.mechanism) is not Answer.NO and signs(seen.mechanism) is not Answer.YES):
+        return seen.target
+    return only(seen.target, seen.target.parameters().keys() - still)
 
 
 def _undefended(seen: Observation) -> AbstractStep:
