@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Tensor
 
 from leakscope.core.arguments import instance
@@ -39,6 +40,28 @@ class AbstractRelease(ABC):
         return f"{type(self).__name__}:{trees.fingerprint(self.by_name)}"
 
 
+TELLING = 64
+"""Different numbers that say of which precision they are: of float32 each is a half by a chance of 2^-13."""
+
+
+def half_in_disguise(by_name: Named) -> torch.dtype | None:
+    """The type of half precision in which all of these wider numbers can be written, None where there is none.
+
+    None too where they are of half precision by type, or too few to tell (`TELLING`).
+    """
+    wide = [value.reshape(-1) for value in by_name.values() if value.is_floating_point() and value.element_size() > 2]
+    numbers = torch.cat(wide) if wide else torch.zeros(0)
+    for kind in (torch.float16, torch.bfloat16):
+        if bool((numbers.to(kind).to(numbers.dtype) == numbers).all()) and len(numbers.unique()) >= TELLING:
+            return kind
+    return None
+
+
+def _coarser(value: Tensor, before: Tensor, after: Tensor, held: torch.dtype | None) -> Tensor:
+    kinds = [value.dtype, before.dtype, after.dtype, *([] if held is None else [held])]
+    return value.to(max(kinds, key=lambda kind: torch.finfo(kind).eps))
+
+
 @final
 class Gradient(AbstractRelease):
     """The gradient of the mean loss with respect to each parameter."""
@@ -48,7 +71,6 @@ class Gradient(AbstractRelease):
 class Delta(AbstractRelease):
     """Weights after minus weights before. For one SGD step this is -lr * Gradient.
 
-    >>> import torch
     >>> Delta({"w": torch.tensor([-0.2])}).as_gradient(lr=0.1, steps=2).by_name["w"]
     tensor([1.])
     """
@@ -63,9 +85,20 @@ class Delta(AbstractRelease):
 
     @staticmethod
     def between(before: Named, after: Named) -> Delta:
-        """`after - before` on the names that both have and that are floating point."""
+        """`after - before` on the names that both have and that are floating point.
+
+        Of the coarser type of the two, also where numbers of half precision were stored as float32: the difference is
+        known no better than its less precise side, and attacks in closed form ask the type how exact an update is.
+
+        >>> weights = {"w": torch.linspace(0, 1, 100)}
+        >>> Delta.between(weights, {"w": (weights["w"] + 0.1).half()}).by_name["w"].dtype
+        torch.float16
+        """
         names = [n for n in after if n in before and after[n].is_floating_point()]
-        return Delta(trees.subtract(trees.select(after, names), trees.select(before, names)))
+        moved = {n: after[n][after[n] != before[n]] for n in names if after[n].shape == before[n].shape}
+        held = half_in_disguise(moved)
+        changes = trees.subtract(trees.select(after, names), trees.select(before, names))
+        return Delta({name: _coarser(value, before[name], after[name], held) for name, value in changes.items()})
 
 
 @final

@@ -11,6 +11,7 @@ from leakscope.core.facts import Fact, facts
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.core.observation import Observation
 from leakscope.core.target import Target
+from leakscope.domains.vision import Images
 from leakscope.numerics.rng import Key
 
 
@@ -33,6 +34,7 @@ def observe(
             f"inputs of shape {tuple(batch.inputs.shape[1:])} do not fit the target's domain {target.domain}; "
             "reshape or resize them"
         )
+    _in_range(target, batch)
     target.loss.check(batch, target.classes)
     for fact in told:
         contradiction = fact.contradiction(batch)
@@ -40,3 +42,21 @@ def observe(
             raise BadInput(f"{contradiction}; tell what is true or nothing")
     release = mechanism.release(target, batch.checked(), key=key.child("release"))
     return Observation(target, release, mechanism, told)
+
+
+BEYOND = 0.05
+"""How far beyond the range, in ranges, inputs are taken for rounding or resizing that overshoots."""
+
+
+def _in_range(target: Target, batch: Batch) -> None:
+    """Raises `BadInput` on images in other units than the domain's: attacks would search where they cannot be."""
+    if not isinstance(target.domain, Images):
+        return
+    low, high = target.domain.bounds(batch.inputs)
+    slack = BEYOND * (high - low)
+    if bool(((batch.inputs < low - slack) | (batch.inputs > high + slack)).any()):
+        raise BadInput(
+            f"inputs from {float(batch.inputs.min()):.3g} to {float(batch.inputs.max()):.3g} lie outside the range of "
+            f"{target.domain}, {float(low.min()):.3g} to {float(high.max()):.3g}; give it the mean and std that the "
+            "inputs were normalized with"
+        )

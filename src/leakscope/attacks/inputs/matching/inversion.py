@@ -182,7 +182,24 @@ class GradientInversion(AbstractAttack[Observation, Inputs]):
         claim = _claim(seen, found.point, objective)
         if claim is None:
             return Attempt(repr(self), Outcome.DIVERGED, "the best candidate is not finite", cost=cost, trace=trace)
+        outside = _outside(seen, objective.inputs(found.point["inputs"]).detach())
+        # Only where the loss fell so far that what lies outside is what was sent, and not where the search got stuck.
+        if outside > 0 and found.loss < MATCHED * found.start_loss:
+            sentence += f"; {outside:.0%} of what matches lies outside the range of {seen.target.domain}: {NORMALIZED}"
         return Attempt(repr(self), outcome, sentence, claim, cost=cost, trace=trace)
+
+
+MATCHED = 1e-3
+"""Share of the first loss below which a candidate counts as what the update is of."""
+NORMALIZED = "if the client normalizes its inputs, give the domain their mean and std, else the claim is clipped"
+
+
+def _outside(seen: Observation, inputs: Tensor) -> float:
+    """The share of entries more than a twentieth of the range beyond it, 0 where it is less than a twentieth of all."""
+    low, high = seen.target.domain.bounds(inputs)
+    slack = 0.05 * (high - low)
+    share = float(((inputs < low - slack) | (inputs > high + slack)).float().mean())
+    return share if share > 0.05 else 0.0
 
 
 def _claim(seen: Observation, point: Point, objective: Objective) -> Inputs | None:
