@@ -51,7 +51,8 @@ def half_in_disguise(by_name: Named) -> torch.dtype | None:
     """
     wide = [value.reshape(-1) for value in by_name.values() if value.is_floating_point() and value.element_size() > 2]
     numbers = torch.cat(wide) if wide else torch.zeros(0)
-    for kind in (torch.float16, torch.bfloat16):
+    # The coarser first: short numbers of the usual size fit into both.
+    for kind in (torch.bfloat16, torch.float16):
         if bool((numbers.to(kind).to(numbers.dtype) == numbers).all()) and len(numbers.unique()) >= TELLING:
             return kind
     return None
