@@ -40,7 +40,8 @@ def _cosines(target: Target, gradient: Named, name: str) -> Tensor:
     """(C,) cosines of rows and their gradients, times sqrt(d), which for unrelated directions is about 1."""
     rows, slopes = target.parameters()[name].flatten(1).double(), gradient[name].flatten(1).double()
     sizes = torch.linalg.vector_norm(rows, dim=1) * torch.linalg.vector_norm(slopes, dim=1)
-    return ((rows * slopes).sum(1) / sizes * math.sqrt(rows.shape[1])).cpu()
+    cosines: Tensor = (rows * slopes).sum(1) / sizes * math.sqrt(rows.shape[1])
+    return cosines.cpu()
 
 
 def _normalized(target: Target) -> list[str]:

@@ -33,7 +33,8 @@ def lookup_tables(target: Target) -> LookupTables:
     """
     if not isinstance(target.domain, Text):
         raise NoSuchLayer(f"{target.name} takes {target.domain}, not text")
-    own, reached = {}, {}
+    own: dict[str, bool] = {}
+    reached: dict[str, bool] = {}
     for token in TRIED:
         for name, rows in _reached(target, token).items():
             # A row that the loss does not depend on is none of the text's own, but no other's either.
