@@ -121,7 +121,8 @@ def solve_counts(seen: Observation, output: OutputGradient, size: int, ridge: fl
         # come out as integers and the equations hold.
         return _sound(Solved(min(solved, key=_oddness)[0], 1, 0.0))
     once = _solved(equations, bias, size, 1)
-    if once.misfit <= FITS or not _plain(seen):
+    # Of two classes there is one equation, which some count fits for each factor.
+    if once.misfit <= FITS or not _plain(seen) or len(bias) < 3:
         return _sound(once)
     # A sum over the batch, or over k parts of it that were accumulated, is B or k times the mean. The smallest misfit:
     # with too large a factor the counts are those of the softmax, which are no whole numbers.
