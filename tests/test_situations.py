@@ -282,7 +282,7 @@ def test_frozen_layers_in_a_whole_state_dict_are_no_evidence(mechanism):
 
 def test_what_was_frozen_does_not_move_in_replayed_local_steps():
     net, secret = seeded(2, conv), DIGITS.draw(1, key=K(21)).reveal()
-    net[0].requires_grad_(False)
+    net[-1].requires_grad_(False)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=2.0)
     for _ in range(3):
