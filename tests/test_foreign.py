@@ -79,9 +79,9 @@ def test_lists_without_names_are_taken_in_the_models_order(tmp_path, trained_onl
         same(values.parameters, {name: state[name] for name in TRAINED})
         assert set(values.buffers) == (set() if trained_only else RUNNING)
         assert values.notes == (f"{len(arrays)} arrays without names, taken in the model's order",)
-    np.savez(tmp_path / "short.npz", *arrays[:-1])
+    np.savez(tmp_path / "short.npz", *arrays[:-2])
     with pytest.raises(
-        BadInput, match=rf"a list of {len(arrays) - 1} arrays .* the model has 9 \(or 6 without buffers\)"
+        BadInput, match=rf"a list of {len(arrays) - 2} arrays .* the model has 9 \(or 6 without buffers\)"
     ):
         for_model(read_foreign(tmp_path / "short.npz"), net())
     np.savez(tmp_path / "turned.npz", *reversed(arrays))
@@ -276,3 +276,65 @@ def test_tensor_files_are_opened_in_one_place_of_the_targets():
         and ast.unparse(node.func) in ("torch.load", "np.load", "load_file", "safe_open", "pickle.load")
     }
     assert found == {"files/tensors.py"}
+
+
+@pytest.mark.parametrize("counter", [np.zeros(0, np.float32), np.zeros(1, np.int64), np.array([3.0])])
+def test_counters_that_became_arrays_are_left_out_and_said(tmp_path, counter):
+    state = net().state_dict()
+    arrays = {name: value.numpy() if value.ndim else counter for name, value in state.items()}
+    np.savez(tmp_path / "listed.npz", *arrays.values())
+    np.savez(tmp_path / "named.npz", **arrays)
+    for name in ("listed.npz", "named.npz"):
+        values = for_model(read_foreign(tmp_path / name), net())
+        same(values.parameters, {name: state[name] for name in TRAINED})
+        assert set(values.buffers) == RUNNING - {"1.num_batches_tracked"}
+        assert values.notes[-1].startswith("left out 1.num_batches_tracked: counters")
+        load_tensors(net(), values, name)
+    without = [value for value in state.values() if value.ndim]
+    np.savez(tmp_path / "without.npz", *[value.numpy() for value in without])
+    values = for_model(read_foreign(tmp_path / "without.npz"), net())
+    same(values.parameters, {name: state[name] for name in TRAINED})
+    whole = {**arrays, "1.running_mean": np.zeros(1, np.float32)}
+    np.savez(tmp_path / "wrong.npz", **whole)
+    with pytest.raises(BadInput, match=r"1\.running_mean has shape \(1,\)"):
+        for_model(read_foreign(tmp_path / "wrong.npz"), net())
+
+
+@pytest.mark.parametrize(
+    ("front", "said"),
+    [
+        ("_module.", "_module."),
+        ("model.", "model."),
+        ("_forward_module.model.", "_forward_module.model."),
+        ("model._module.", "model._module."),
+        ("_fsdp_wrapped_module.", "_fsdp_wrapped_module."),
+        ("student.backbone.", "student.backbone."),
+    ],
+)
+def test_prefixes_of_other_wrappers_are_taken_off_and_said(tmp_path, front, said):
+    state = net().state_dict()
+    others = {"criterion.weight": torch.ones(3), "3.unrelated": torch.ones(1)}
+    torch.save({**{front + name: value for name, value in state.items()}, **others}, tmp_path / "a.pt")
+    values = for_model(read_foreign(tmp_path / "a.pt"), net())
+    same(values.parameters, {name: state[name] for name in TRAINED})
+    assert f"took '{said}' off 9 names" in values.notes
+    assert "left out criterion.weight, 3.unrelated, which the model does not have" in values.notes
+    if not front.startswith("student"):  # a part of the model, behind what is known to be a wrapper
+        torch.save({f"{front}3.bias": state["3.bias"]}, tmp_path / "part.pt")
+        assert for_model(read_foreign(tmp_path / "part.pt"), net()).parameters.keys() == {"3.bias"}
+
+
+def test_two_models_in_one_file_are_not_confused(tmp_path):
+    state, other = net().state_dict(), {name: value + 1 for name, value in net().state_dict().items()}
+    both = {**{f"model.{n}": v for n, v in state.items()}, **{f"ema.{n}": v for n, v in other.items()}}
+    torch.save(both, tmp_path / "a.pt")
+    values = for_model(read_foreign(tmp_path / "a.pt"), net())
+    same(values.parameters, {name: state[name] for name in TRAINED})
+    both = {**{f"student.{n}": v for n, v in state.items()}, **{f"teacher.{n}": v for n, v in other.items()}}
+    torch.save(both, tmp_path / "a.pt")
+    with pytest.raises(BadInput, match=r"the model several times, under student\., teacher\.; save"):
+        for_model(read_foreign(tmp_path / "a.pt"), net())
+    partly = {f"encoder.{n}": v for n, v in state.items() if n != "3.bias"}
+    torch.save(partly, tmp_path / "a.pt")
+    with pytest.raises(BadInput, match="no name in common"):
+        for_model(read_foreign(tmp_path / "a.pt"), net())

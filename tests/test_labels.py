@@ -144,7 +144,8 @@ def test_a_destroyed_release_is_divergence_and_no_exception() -> None:
         secret = source.draw(4, key=ls.Key(seed)).reveal()
         seen = ls.observe(target, secret, ls.FedSGD() >> ls.RandomDrop(0.9), key=ls.Key(seed), tell=[ls.BatchSize(4)])
         attempt = ls.LabelCounts().run(seen, key=ls.Key(0))
-        assert attempt.outcome in (ls.Outcome.CLAIMED, ls.Outcome.DIVERGED)
+        # a bias of which nothing is left cannot be told from one that was not trained
+        assert attempt.outcome in (ls.Outcome.CLAIMED, ls.Outcome.DIVERGED, ls.Outcome.REFUSED)
 
 
 def test_two_classes_are_no_one_example_unless_told() -> None:

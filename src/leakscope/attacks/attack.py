@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar, final
 
+from leakscope.core.arguments import instance
 from leakscope.core.attempt import Attempt, ClaimT, Cost, Outcome
 from leakscope.core.effort import AbstractCheckpoint, Budget, Clock, Watch, unwatched
 from leakscope.core.errors import NoSuchLayer
@@ -64,6 +65,7 @@ class AbstractAttack(ABC, Generic[ReadT, ClaimT]):
     @final
     def ready(self, seen: Observation) -> Ready[ClaimT] | Refusal:
         """The attack with what it has read, or why it does not apply: nothing is read twice."""
+        instance("seen", seen, Observation, "attacks see an observation, not data; make one with observe(...)")
         refusal = self._unfit(seen)
         if refusal is not None:
             return refusal
@@ -106,6 +108,9 @@ class AbstractAttack(ABC, Generic[ReadT, ClaimT]):
         is the seconds that end it). Raises `BadInput` when the checkpoint is that of another attack, observation or
         key.
         """
+        instance("key", key, Key, "write key=Key(0)")
+        if budget is not None:
+            instance("budget", budget, Budget, "write Budget(seconds=60) or Budget(evaluations=1000)")
         # Before anything is read: reading is paid for as well.
         clock = (budget or Budget()).start()
         found = self.ready(seen)

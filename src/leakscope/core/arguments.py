@@ -60,3 +60,23 @@ def flag(name: str, got: object) -> bool:
     if not isinstance(got, bool):
         raise BadInput(f"expected {name} to be True or False, got {got!r}")
     return got
+
+
+def instance(name: str, got: object, kind: type, advice: str) -> None:
+    """Raises `BadInput`, with what to give, unless `got` is of this kind.
+
+    >>> instance("steps", "3", int, "write 3")
+    Traceback (most recent call last):
+    leakscope.core.errors.BadInput: expected steps to be of type int, got '3' of type str; write 3
+    """
+    if not isinstance(got, kind):
+        raise BadInput(f"expected {name} to be of type {kind.__name__}, got {_shown(got)}; {advice}")
+
+
+def _shown(got: object) -> str:
+    """A value as far as it fits into a sentence: a module or a tensor prints pages."""
+    if isinstance(got, type):
+        return f"the class {got.__name__} itself"
+    text = repr(got)
+    kind = f"type {type(got).__name__}"
+    return f"{text} of {kind}" if len(text) <= 40 and "\n" not in text else f"an object of {kind}"

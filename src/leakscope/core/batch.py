@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from leakscope.core.arguments import instance
 from leakscope.core.errors import BadInput
 from leakscope.numerics import trees
 
@@ -35,6 +36,8 @@ class Batch:
     label_lengths: Tensor | None = None
 
     def __post_init__(self) -> None:
+        instance("inputs", self.inputs, Tensor, "use torch.as_tensor")
+        instance("labels", self.labels, Tensor, "use torch.as_tensor")
         if self.inputs.dim() < 1 or self.inputs.shape[0] == 0:
             raise BadInput(f"a batch needs at least one example, got inputs of shape {tuple(self.inputs.shape)}")
         if not self.inputs.is_floating_point() and not self.holds_tokens:

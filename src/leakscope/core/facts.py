@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import final
 
+from leakscope.core.arguments import count as whole
+from leakscope.core.arguments import instance
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
 
@@ -23,6 +25,16 @@ class Fact(ABC):
         return None
 
 
+def facts(given: object) -> tuple[Fact, ...]:
+    """`given` as a tuple if it is a sequence of facts. Raises `BadInput`, with what to write, where it is not."""
+    if isinstance(given, Fact) or not isinstance(given, Iterable) or isinstance(given, str):
+        raise BadInput(f"expected a sequence of facts, got {given!r}; write a list, as in [BatchSize(1)]")
+    found = tuple(given)
+    for one in found:
+        instance("each fact", one, Fact, "give facts with their values, such as BatchSize(1)")
+    return found
+
+
 @final
 @dataclass(frozen=True)
 class BatchSize(Fact):
@@ -31,8 +43,7 @@ class BatchSize(Fact):
     count: int
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise BadInput(f"expected a batch size >= 1, got {self.count}")
+        object.__setattr__(self, "count", whole("a batch size", self.count))
 
     def contradiction(self, batch: Batch) -> str | None:
         """Whether the batch has another size."""

@@ -74,3 +74,20 @@ def real_numbers(batch: Batch, outputs: int) -> None:
         )
     if not bool(labels.isfinite().all()):
         raise BadInput("the labels hold values that are not finite; clean the data before it is audited")
+
+
+def are_classes(batch: Batch) -> bool:
+    """Whether each example has one class: labels (B,), or probabilities (B, C) of two classes or more.
+
+    Real numbers and several labels at once are none, and their largest entry is nobody's class.
+
+    >>> import torch
+    >>> x = torch.zeros(1, 2)
+    >>> are_classes(Batch(x, torch.tensor([0]))), are_classes(Batch(x, torch.tensor([[-0.7]])))
+    (True, False)
+    """
+    if batch.labels.dim() == 1:
+        return True
+    rows = batch.labels.flatten(1)
+    shares = bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() <= ROUNDED).all())
+    return batch.labels.is_floating_point() and rows.shape[1] > 1 and shares

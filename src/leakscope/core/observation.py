@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, final
 
+from leakscope.core.arguments import instance
 from leakscope.core.errors import BadInput, NotTold
 from leakscope.core.facts import Fact
+from leakscope.core.facts import facts as checked
 from leakscope.core.mechanism import AbstractMechanism, AbstractReplayable, AbstractStep
 from leakscope.core.release import Delta, Gradient, Release, Weights
 from leakscope.core.rounds import Round
@@ -43,13 +45,17 @@ class Observation:
         mechanism: AbstractMechanism,
         facts: Sequence[Fact] = (),
     ) -> None:
+        instance("target", target, Target, "wrap a module: Target(module, domain, classes)")
+        instance("mechanism", mechanism, AbstractMechanism, "give an object, such as FedSGD()")
+        if isinstance(rounds, Mapping):
+            raise BadInput("expected a release, got tensors by name; say what they are: Gradient(...), Delta(...)")
         many = (Round(0, rounds),) if isinstance(rounds, Gradient | Delta | Weights) else _in_order(rounds)
         if len(many) == 1 and many[0].weights is not None:
             target, many = target.at(many[0].weights), (dataclasses.replace(many[0], weights=None),)
         object.__setattr__(self, "target", target)
         object.__setattr__(self, "rounds", many)
         object.__setattr__(self, "mechanism", mechanism)
-        object.__setattr__(self, "facts", tuple(facts))
+        object.__setattr__(self, "facts", checked(facts))
         kinds = [type(fact) for fact in self.facts]
         for kind in kinds:
             if kinds.count(kind) > 1:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Tensor
 
+from leakscope.core.arguments import instance
 from leakscope.core.errors import BadInput
 from leakscope.numerics import trees
 from leakscope.numerics.trees import Named
@@ -20,9 +23,13 @@ class AbstractRelease(ABC):
     by_name: Named
 
     def __post_init__(self) -> None:
+        instance(f"{type(self).__name__}(...)", self.by_name, Mapping, "give tensors by parameter name")
         if not self.by_name:
             raise BadInput("a release needs at least one named tensor, got none")
         object.__setattr__(self, "by_name", dict(self.by_name))
+        for name, value in self.by_name.items():
+            instance("each name", name, str, "give tensors by parameter name")
+            instance(f"{name!r}", value, Tensor, "use torch.as_tensor, and leave out what has no gradient (None)")
 
     def __repr__(self) -> str:
         count = sum(value.numel() for value in self.by_name.values())
@@ -31,6 +38,29 @@ class AbstractRelease(ABC):
     def fingerprint(self) -> str:
         """A hash of the kind of release and of every byte."""
         return f"{type(self).__name__}:{trees.fingerprint(self.by_name)}"
+
+
+TELLING = 64
+"""Different numbers that say of which precision they are: of float32 each is a half by a chance of 2^-13."""
+
+
+def half_in_disguise(by_name: Named) -> torch.dtype | None:
+    """The type of half precision in which all of these wider numbers can be written, None where there is none.
+
+    None too where they are of half precision by type, or too few to tell (`TELLING`).
+    """
+    wide = [value.reshape(-1) for value in by_name.values() if value.is_floating_point() and value.element_size() > 2]
+    numbers = torch.cat(wide) if wide else torch.zeros(0)
+    # The coarser first: short numbers of the usual size fit into both.
+    for kind in (torch.bfloat16, torch.float16):
+        if bool((numbers.to(kind).to(numbers.dtype) == numbers).all()) and len(numbers.unique()) >= TELLING:
+            return kind
+    return None
+
+
+def _coarser(value: Tensor, before: Tensor, after: Tensor, held: torch.dtype | None) -> Tensor:
+    kinds = [value.dtype, before.dtype, after.dtype, *([] if held is None else [held])]
+    return value.to(max(kinds, key=lambda kind: torch.finfo(kind).eps))
 
 
 @final
@@ -42,7 +72,6 @@ class Gradient(AbstractRelease):
 class Delta(AbstractRelease):
     """Weights after minus weights before. For one SGD step this is -lr * Gradient.
 
-    >>> import torch
     >>> Delta({"w": torch.tensor([-0.2])}).as_gradient(lr=0.1, steps=2).by_name["w"]
     tensor([1.])
     """
@@ -57,9 +86,20 @@ class Delta(AbstractRelease):
 
     @staticmethod
     def between(before: Named, after: Named) -> Delta:
-        """`after - before` on the names that both have and that are floating point."""
+        """`after - before` on the names that both have and that are floating point.
+
+        Of the coarser type of the two, also where numbers of half precision were stored as float32: the difference is
+        known no better than its less precise side, and attacks in closed form ask the type how exact an update is.
+
+        >>> weights = {"w": torch.linspace(0, 1, 100)}
+        >>> Delta.between(weights, {"w": (weights["w"] + 0.1).half()}).by_name["w"].dtype
+        torch.float16
+        """
         names = [n for n in after if n in before and after[n].is_floating_point()]
-        return Delta(trees.subtract(trees.select(after, names), trees.select(before, names)))
+        moved = {n: after[n][after[n] != before[n]] for n in names if after[n].shape == before[n].shape}
+        held = half_in_disguise(moved)
+        changes = trees.subtract(trees.select(after, names), trees.select(before, names))
+        return Delta({name: _coarser(value, before[name], after[name], held) for name, value in changes.items()})
 
 
 @final

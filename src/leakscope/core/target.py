@@ -12,9 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import UninitializedParameter
 
 from leakscope.core import labels
+from leakscope.core.arguments import count as whole
+from leakscope.core.arguments import instance
 from leakscope.core.batch import Batch
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
@@ -101,8 +104,11 @@ class Target:
     feed: AbstractFeed = field(default_factory=InputsOnly)
 
     def __post_init__(self) -> None:
-        if self.classes < 1:
-            raise BadInput(f"expected at least one class, got {self.classes}")
+        instance("module", self.module, nn.Module, "give the torch module itself")
+        instance("domain", self.domain, AbstractDomain, "say what an input is, as in Images(3, 32, 32)")
+        object.__setattr__(self, "classes", whole("classes", self.classes))
+        instance("loss", self.loss, AbstractLoss, "give an object such as CrossEntropy() or SquaredError()")
+        instance("feed", self.feed, AbstractFeed, "give an object such as InputsOnly()")
         differentiable(self.module)
         # a copy, so that neither an attack nor a later training step of the caller changes what was audited
         module = copy.deepcopy(self.module).train(self.training)
@@ -157,7 +163,10 @@ class Target:
         state = {**parameters, **self.buffers()}
 
         def forward(call: Arguments) -> object:
-            returned: object = functional_call(self.module, state, call.by_place, call.by_name)
+            # Fused attention has no second derivative, which every search needs; the plain formula has, and gives the
+            # same to rounding. The kernel of a call decides how it is differentiated, so the forward pass is enough.
+            with sdpa_kernel(SDPBackend.MATH):
+                returned: object = functional_call(self.module, state, call.by_place, call.by_name)
             return returned
 
         return self.feed.run(forward, given, self.classes)
@@ -168,8 +177,21 @@ class Target:
         return self.feed.run(lambda call: module(*call.by_place, **call.by_name), given, self.classes)
 
     def loss_at(self, parameters: Named, batch: Batch) -> Tensor:
-        """The scalar training loss at `parameters`; differentiable in parameters, inputs and soft labels."""
-        return self.loss(self.outputs(parameters, batch), batch)
+        """The scalar training loss at `parameters`; differentiable in parameters, inputs and soft labels.
+
+        Raises `BadInput` as `loss_of` and `outputs` do.
+        """
+        return self.loss_of(self.outputs(parameters, batch), batch)
+
+    def loss_of(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The scalar training loss of what the model returned. Raises `BadInput` unless it has one output per class."""
+        # Fewer classes than outputs would be a loss over a part of them, more an index error far from its reason.
+        if outputs.dim() > 1 and outputs.shape[-1] != self.classes:
+            raise BadInput(
+                f"the model gives {outputs.shape[-1]} outputs, the target has {self.classes} classes; declare as many "
+                "classes as there are outputs"
+            )
+        return self.loss(outputs, batch)
 
     def fingerprint(self) -> str:
         """A hash of the weights, the buffers, the mode and everything that was declared."""

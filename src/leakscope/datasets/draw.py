@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from leakscope.core.annotation import Annotation
+from leakscope.core.arguments import count as whole
+from leakscope.core.arguments import instance
 from leakscope.core.batch import Batch
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
@@ -61,6 +63,8 @@ class AbstractSource(ABC):
 
         Raises `BadInput` when the private part has fewer than `count` examples.
         """
+        instance("key", key, Key, "write key=Key(0)")
+        count = whole("count", count)
         everything, (_, private) = self.load(), _split(self)
         if not 1 <= count <= len(private):
             raise BadInput(f"{self!r} has {len(private)} private examples, cannot draw {count}")

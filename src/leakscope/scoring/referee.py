@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from leakscope.core.annotation import Annotation
+from leakscope.core.arguments import instance
 from leakscope.core.batch import Batch
-from leakscope.core.claim import AbstractClaim
+from leakscope.core.claim import AbstractClaim, Labels
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput, MissingExtra, UnknownName
+from leakscope.core.labels import are_classes
 from leakscope.core.secret import Secret
 from leakscope.numerics import intervals
 from leakscope.numerics.rng import Key
@@ -96,10 +98,14 @@ def score(
     """
     if claim is None:
         raise BadInput("there is no claim to score: the attempt refused, diverged or was stopped; read its sentence")
+    instance("claim", claim, AbstractClaim, "give the claim of an attempt: attempt.claim")
+    if not isinstance(secret, Secret | Batch):
+        raise BadInput(f"expected a Secret or a Batch to compare with, got {type(secret).__name__}")
+    instance("key", key, Key, "write key=Key(0)")
     case = Case(secret, domain, public, public_annotations)
     case.batch()  # what cannot be compared is said before anything is computed
     # Metrics before pairing: one that does not apply is a mistake of the caller, and pairing may take long.
-    chosen = _chosen(metrics, claim)
+    chosen = _chosen(metrics, claim, case)
     parts = _parts(claim, case)
     at = parts[0].at
     # Levels for all metrics of a part at once: they share the guesses, which are drawn and paired once.
@@ -128,7 +134,7 @@ class _Part:
 def _parts(claim: AbstractClaim, case: Case) -> list[_Part]:
     """The claim itself, and what it carries: claimed inputs bring claimed labels along."""
     kind = kind_of(claim)
-    carried = kind.carried(claim)
+    carried = _carried(claim, case)
     parts = [_Part(kind, kind.compared(claim, case))]
     # A part of its own: labels are a multiset whether or not the pictures that they came with are any good.
     return parts if carried is None else [*parts, *_parts(carried, case)]
@@ -145,9 +151,9 @@ def _shared(
     return shares
 
 
-def _chosen(metrics: Sequence[AbstractMetric] | None, claim: AbstractClaim) -> tuple[AbstractMetric, ...]:
+def _chosen(metrics: Sequence[AbstractMetric] | None, claim: AbstractClaim, case: Case) -> tuple[AbstractMetric, ...]:
     if metrics is None:
-        return _default(claim)
+        return _default(claim, case)
     names = [metric.name for metric in metrics]
     for metric in metrics:
         # Scores are looked up by name, so two of one name would hide each other.
@@ -162,11 +168,17 @@ def _chosen(metrics: Sequence[AbstractMetric] | None, claim: AbstractClaim) -> t
     return tuple(metrics)
 
 
-def _default(claim: AbstractClaim) -> tuple[AbstractMetric, ...]:
+def _default(claim: AbstractClaim, case: Case) -> tuple[AbstractMetric, ...]:
     """What is computed when no metrics are named: the default ones of its kind that apply, and of what it carries."""
     kind = kind_of(claim)
-    own, carried = tuple(metric for metric in kind.default if applies(metric, claim)), kind.carried(claim)
-    return own if carried is None else (*own, *_default(carried))
+    own, carried = tuple(metric for metric in kind.default if applies(metric, claim)), _carried(claim, case)
+    return own if carried is None else (*own, *_default(carried, case))
+
+
+def _carried(claim: AbstractClaim, case: Case) -> AbstractClaim | None:
+    """What the claim brings along; labels only where the private targets are classes, as a number has no class."""
+    carried = kind_of(claim).carried(claim)
+    return None if isinstance(carried, Labels) and not are_classes(case.batch()) else carried
 
 
 def _score(metric: AbstractMetric, judged: Judged, chance: Level, key: Key) -> Score:

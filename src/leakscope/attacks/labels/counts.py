@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -19,8 +20,9 @@ from leakscope.core.errors import BadInput
 from leakscope.core.facts import BatchSize, Fact
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
+from leakscope.core.target import Target
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import clipped
+from leakscope.mechanisms.reading import clipped, keeps_ratios
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import features_at, probe_inputs
 
@@ -68,15 +70,22 @@ class LabelCounts(AbstractAttack[OutputGradient, Labels]):
         size = seen.told(BatchSize).count
         if size == 1:
             return self._one(output)
-        real = solve_counts(seen, output, size, self.ridge)
-        if real is None:
+        found = solve_counts(seen, output, size, self.ridge)
+        if found is None:
             return Attempt(repr(self), Outcome.DIVERGED, "the linear system for the counts has no finite solution")
+        real = found.counts
         counts = round_to_sum(real, size)
         labels = torch.repeat_interleave(torch.arange(len(counts)), counts)
         # 1 where a count came out whole, 0 half way between two whole numbers.
         margin = (1 - 2 * (real - counts).abs()).clamp(0, 1)
         off = float((real - counts).abs().mean())
         sentence = f"{int((counts > 0).sum())} classes among {size} examples; the counts were {off:.3f} off integers"
+        if found.factor > 1:
+            sentence += f"; the update is {found.factor} times the mean gradient: {SUMMED}"
+        elif found.misfit > FITS and _plain(seen):
+            # Rounded counts of equations that do not hold are no more sure than a guess.
+            sentence += f"; the equations leave {found.misfit:.0%} of the bias gradient, so this is a guess"
+            margin = torch.zeros_like(margin)
         return Attempt(repr(self), Outcome.CLAIMED, sentence, Labels(labels, margin[labels]))
 
     def _one(self, output: OutputGradient) -> Attempt[Labels]:
@@ -88,8 +97,71 @@ class LabelCounts(AbstractAttack[OutputGradient, Labels]):
         return Attempt(repr(self), Outcome.CLAIMED, f"one example of class {label}", Labels(torch.tensor([label])))
 
 
-def solve_counts(seen: Observation, output: OutputGradient, size: int, ridge: float) -> Tensor | None:
-    """The real-valued counts (C,), non-negative, before rounding; None when there is no finite solution."""
+@final
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """counts: (C,) real-valued, non-negative. factor: how many times the mean gradient the update is, a whole number.
+    misfit: what the equations leave of the bias gradient, relative to it."""
+
+    counts: Tensor
+    factor: int
+    misfit: float
+
+
+def solve_counts(seen: Observation, output: OutputGradient, size: int, ridge: float) -> Solved | None:
+    """The counts before rounding; None when there is no finite solution."""
+    bias = output.bias
+    assert bias is not None
+    equations = _equations(seen, output, ridge)
+    if not bool(torch.isfinite(equations).all()):
+        return None
+    bias = bias.cpu()
+    if clipped(seen) is not Answer.NO:
+        solved = [_nonnegative(equations, bias * stretch, size) for stretch in STRETCHES]
+        # A clipped release is a multiple of one that solves the system: the multiple is the one at which the counts
+        # come out as integers and the equations hold.
+        return _sound(Solved(min(solved, key=_oddness)[0], 1, 0.0))
+    once = _solved(equations, bias, size, 1)
+    # Of two classes there is one equation, which some count fits for each factor.
+    if once.misfit <= FITS or not _plain(seen) or len(bias) < 3:
+        return _sound(once)
+    # A sum over the batch, or over k parts of it that were accumulated, is B or k times the mean. The smallest misfit:
+    # with too large a factor the counts are those of the softmax, which are no whole numbers.
+    tried = [_solved(equations, bias, size, factor) for factor in range(2, size + 1) if size % factor == 0]
+    best = min(tried, key=lambda one: one.misfit + float((one.counts - one.counts.round()).square().sum()))
+    return _sound(best if best.misfit < CLEARLY * once.misfit else once)
+
+
+FITS = 0.2
+"""Largest misfit that is rounding of the model's features: 0.15 at most for means, of young and of trained nets."""
+CLEARLY = 0.25
+"""How much smaller the misfit of a sum has to be; of sums read as means it is 0.5 to 0.9, of sums as sums below 0.1."""
+SUMMED = "the loss was summed, or accumulated over parts of the batch without dividing"
+
+
+def _plain(seen: Observation) -> bool:
+    """Whether only the loss can have scaled the update: noise and rounding leave a misfit of their own."""
+    return keeps_ratios(seen.mechanism) is Answer.YES and clipped(seen) is Answer.NO
+
+
+def _sound(found: Solved) -> Solved | None:
+    return found if float(found.counts.sum()) > 0 else None
+
+
+def _solved(equations: Tensor, bias: Tensor, size: int, factor: int) -> Solved:
+    counts, left = _nonnegative(equations, bias / factor, size)
+    scale = size * float(torch.linalg.vector_norm(bias)) / factor
+    return Solved(counts, factor, math.sqrt(left) / scale if scale > 0 else 0.0)
+
+
+def _oddness(solved: tuple[Tensor, float]) -> float:
+    """How far counts are from integers and their equations from holding, squared."""
+    counts, left = solved
+    return left + float((counts - counts.round()).square().sum())
+
+
+def _equations(seen: Observation, output: OutputGradient, ridge: float) -> Tensor:
+    """(C, C): P - I, the softmax of each class's features beside its label. Blind to the scale of the gradient."""
     bias = output.bias
     assert bias is not None
     parameters = seen.target.parameters()
@@ -102,16 +174,18 @@ def solve_counts(seen: Observation, output: OutputGradient, size: int, ridge: fl
     features = (bias[:, None] * output.weight + pull * mean) / (bias.square() + pull)[:, None]
     # Row c of the first softmax is class c; P has it as column c.
     softmax = torch.softmax(features @ weight.T + offset, dim=1).T
-    # B g_b = P n - (1 - smoothing) n: what smoothing adds to every class was taken out of g_b.
-    equations = (softmax - (1 - output.smoothing) * torch.eye(len(bias), dtype=torch.float64).to(bias)).cpu()
-    if not bool(torch.isfinite(equations).all()):
-        return None
-    stretches = (1.0,) if clipped(seen) is Answer.NO else STRETCHES
-    solved = [_nonnegative(equations, bias.cpu() * stretch, size) for stretch in stretches]
-    # An unclipped release solves the system with stretch 1. A clipped one is a multiple of it: the multiple is the one
-    # at which the counts come out as integers and the equations hold.
-    best = min(solved, key=lambda one: one[1] + float((one[0] - one[0].round()).square().sum()))[0]
-    return best if float(best.sum()) > 0 else None
+    return (softmax - (1 - output.smoothing) * torch.eye(len(bias), dtype=torch.float64).to(bias)).cpu()
+
+
+def factor_of(seen: Observation) -> int:
+    """How many times the mean gradient the update is, as far as its labels tell: 1 unless a sum fits clearly better."""
+    if not seen.knows(BatchSize) or seen.told(BatchSize).count == 1:
+        return 1
+    output = read_output(seen)
+    if isinstance(output, Refusal) or output.bias is None:
+        return 1
+    found = solve_counts(seen, output, seen.told(BatchSize).count, LabelCounts().ridge)
+    return 1 if found is None else found.factor
 
 
 def _nonnegative(equations: Tensor, bias: Tensor, size: int) -> tuple[Tensor, float]:
@@ -132,23 +206,28 @@ def mean_features(seen: Observation, output: OutputGradient) -> Tensor:
     """The batch's mean feature vector (d,) at the output layer.
 
     As long as the net is young, g_W = g_b e^T, so e is the least-squares ratio; it is ill-determined for a balanced
-    batch (g_b near 0), and pulled there toward the features of noise at the brightness that fits best.
+    batch (g_b near 0), and pulled there toward the features of noise at the brightness that fits best; of text, which
+    has no brightness, toward those of random texts.
     """
     bias = output.bias
     assert bias is not None
-    # A fixed key: counts may not depend on a draw.
-    noise = probe_inputs(seen.target, PROBES, key=Key(0).child("mean features"))
-    low, _ = seen.target.domain.bounds(noise)
-    # (levels, d): the mean features of noise that is dimmed toward the lowest value of the domain.
-    curve = torch.stack([features_at(seen.target, low + level * (noise - low)).double().mean(0) for level in LEVELS])
-    # |g_W - g_b e^T|^2 at each brightness.
+    curve = _noise_features(seen.target)
     misfit = (output.weight[None] - bias[None, :, None] * curve[:, None, :]).square().sum((1, 2))
     guess = curve[misfit.argmin()]
     # min_e |g_W - g_b e^T|^2 + PULL |e - guess|^2.
     return ((bias[:, None] * output.weight).sum(0) + PULL * guess) / (bias.square().sum() + PULL)
 
 
-# Noise inputs whose features are averaged, at each brightness: a share of the way up from the lowest value.
+def _noise_features(target: Target) -> Tensor:
+    """(K, d) mean features of random inputs, of each brightness that they can have."""
+    noise = probe_inputs(target, PROBES, key=Key(0).child("mean features"))
+    # Token ids are names, not numbers: a tenth of one is no id.
+    if not noise.is_floating_point():
+        return features_at(target, noise).double().mean(0)[None]
+    low, _ = target.domain.bounds(noise)
+    return torch.stack([features_at(target, low + level * (noise - low)).double().mean(0) for level in LEVELS])
+
+
 PROBES = 128
 LEVELS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 PULL = 0.01

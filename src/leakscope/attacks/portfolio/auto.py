@@ -25,6 +25,7 @@ from leakscope.attacks.labels.counts import LabelCounts
 from leakscope.attacks.parts.distance.distances import Squared
 from leakscope.attacks.parts.labeling.labeling import Inferred
 from leakscope.attacks.parts.priors.images import total_variation
+from leakscope.attacks.portfolio.failing import ready_or_why
 from leakscope.attacks.portfolio.in_turn import Several
 from leakscope.core.attempt import Attempt, Cost, Outcome
 from leakscope.core.batch import Batch
@@ -93,11 +94,11 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
     def _read(self, seen: Observation) -> tuple[Part, ...] | Refusal:
         if isinstance(seen.target.domain, Text):
             return Refusal("tokens are not searched for; EmbeddingSpan and EmbeddingRows solve for them")
-        solving = tuple(Part(attack, attack.ready(seen)) for attack in (*EXACT, *NEARLY))
+        solving = tuple(Part(attack, ready_or_why(attack, seen)) for attack in (*EXACT, *NEARLY))
         if any(isinstance(part.ready, Ready) for part in solving):
             return solving
         # only where nothing can be solved is it asked whether anything can be searched
-        searching = tuple(Part(stage.attack, stage.attack.ready(seen)) for stage in stages(seen))
+        searching = tuple(Part(stage.attack, ready_or_why(stage.attack, seen)) for stage in stages(seen))
         if any(isinstance(part.ready, Ready) for part in searching):
             return solving
         said = [
@@ -164,7 +165,7 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
             attack = stage.started(None if start is None or start.claim is None else start.claim.values)
             # Shares are of what is left, so what a search does not use goes to those after it.
             budget = _left(clock, stage.share, evaluations=round(stage.of_all * self.evaluations), spent=spent)
-            attempt = several.run(attack, attack.ready(seen), key=key.child(stage.name), budget=budget)
+            attempt = several.run(attack, ready_or_why(attack, seen), key=key.child(stage.name), budget=budget)
             spent += attempt.cost.evaluations
             told.append(f"{stage.name}: {attempt.outcome.value}, {attempt.sentence}")
             named = dataclasses.replace(attempt, attack=stage.name)

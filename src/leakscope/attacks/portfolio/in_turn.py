@@ -7,6 +7,7 @@ from typing import final
 from torch import Tensor
 
 from leakscope.attacks.attack import Attack, Ready
+from leakscope.attacks.portfolio.failing import FAILURES, failed
 from leakscope.core.attempt import Attempt, Certificate, Cost, Outcome, Trace
 from leakscope.core.claim import Inputs
 from leakscope.core.effort import AbstractCheckpoint, Budget, Clock, State, Watch
@@ -46,8 +47,11 @@ class Several:
         if isinstance(ready, Refusal):
             attempt: Attempt[Inputs] = Attempt(repr(attack), Outcome.REFUSED, ready.sentence)
         else:
-            attempt = ready.run(key=key, clock=given.start(), watch=self._watch, checkpoint=checkpoint)
-        # An interrupted part has not ended: it goes on from the state that it kept last.
+            try:
+                attempt = ready.run(key=key, clock=given.start(), watch=self._watch, checkpoint=checkpoint)
+            except FAILURES as error:
+                # One part that fails must not take along what the others have claimed.
+                attempt = failed(attack, error)
         if attempt.outcome is not Outcome.INTERRUPTED:
             self._ended.append(_state(attempt))
             self._clock.keep(lambda: {"ended": list(self._ended), "part": None})

@@ -9,6 +9,7 @@ from typing import Any
 
 from leakscope.attacks.attack import Attack
 from leakscope.attacks.parts.search.state_file import StateFile
+from leakscope.attacks.portfolio.failing import FAILURES, failed
 from leakscope.attacks.portfolio.handed_on import Offer, Portfolio, best, portfolio, proved, solved
 from leakscope.attacks.preparing import AbstractLearner, Setting
 from leakscope.audit.display_speech import heard
@@ -95,6 +96,11 @@ def _tried(seen: Observation, order: Recovery) -> tuple[list[Attempt[Claim]], bo
             continue  # what is proved needs no search
         try:
             tried.append(_run(_ready(one, seen, order), seen, effort, place - len(chosen.quick)))
+        except FAILURES as error:
+            # What a person can put right, such as the state of another search in --checkpoint, ends the command.
+            if isinstance(error, BadInput) and effort.checkpoint is not None:
+                raise
+            tried.append(failed(one, error))
         except KeyboardInterrupt:  # in an attack that is no search, and has no best so far
             return tried, True
         if tried[-1].outcome is Outcome.INTERRUPTED:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+import torch
+
+from leakscope.attacks.parts.reading.trained import idle
 from leakscope.audit.files import RELEASES, Provenance, write_secret, write_update
 from leakscope.audit.telling import tell
 from leakscope.cli import console
@@ -30,6 +33,7 @@ from leakscope.ledger.exchange import ReleaseKind
 from leakscope.mechanisms.observe import observe
 from leakscope.numerics.rng import Key
 from leakscope.targets.files.foreign import ModelTensors, for_model, read_foreign
+from leakscope.targets.files.tensors import listed
 
 UNSURE = (
     "the weights are those that --model comes with; if the update was computed at others, give them with --state, or "
@@ -155,9 +159,31 @@ def _release(order: Capture, target: Target, mechanism: AbstractMechanism) -> tu
         assert given.after is not None
         before, after = (_fitted(path, order, target) for path in (given.before, given.after))
         release, notes = Delta.between(before.parameters, after.parameters), _said(given.after, after)
+        notes = (*notes, *_changes(release, (given.before, before), (given.after, after)))
     if isinstance(mechanism, AbstractStep):
         mechanism.as_gradient(release)  # raises where the protocol sends something else
     return release, notes
+
+
+def _changes(release: Delta, before: tuple[str, ModelTensors], after: tuple[str, ModelTensors]) -> tuple[str, ...]:
+    """What two files of weights say of how the client trained, beside the change."""
+    notes = []
+    coarse = sorted({str(v.dtype) for v in release.by_name.values() if v.element_size() < 4})
+    if coarse:
+        one, other = Path(before[0]).name, Path(after[0]).name
+        notes.append(
+            f"{one} or {other} holds numbers of {' and '.join(coarse)}: the change is known no better, so nothing can "
+            "be proved; save the weights in float32"
+        )
+    still = idle(release.by_name)
+    if still:
+        notes.append(f"{listed(sorted(still))} did not change: taken as not trained, so no attack reads them")
+    both = [name for name in after[1].buffers if name in before[1].buffers]
+    if any(not torch.equal(before[1].buffers[name], after[1].buffers[name]) for name in both):
+        notes.append(
+            "running statistics moved: the client normalized over its own batch, so declare the model in training mode"
+        )
+    return tuple(notes)
 
 
 def _fitted(path: str, order: Capture, target: Target) -> ModelTensors:

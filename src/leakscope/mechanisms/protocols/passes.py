@@ -33,7 +33,7 @@ def client_gradient(module: nn.Module, target: Target, batch: Batch) -> dict[str
     copied = dataclasses.replace(batch, inputs=batch.inputs.detach().clone(), labels=batch.labels.detach().clone())
     # to None, not to zero: a parameter that the loss does not reach is then told apart below
     module.zero_grad(set_to_none=True)
-    loss = target.loss(target.through(module, copied), copied)
+    loss = target.loss_of(target.through(module, copied), copied)
     if not loss.requires_grad:
         raise BadInput("the loss does not depend on any parameter; check the model's forward")
     loss.backward()

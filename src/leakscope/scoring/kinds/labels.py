@@ -16,6 +16,7 @@ from torch import Tensor
 from leakscope.core.batch import Batch
 from leakscope.core.claim import AbstractClaim, Labels
 from leakscope.core.errors import BadInput
+from leakscope.core.labels import are_classes
 from leakscope.numerics.rng import Key
 from leakscope.scoring.case import Case
 from leakscope.scoring.chance import AbstractGuess, keys
@@ -243,11 +244,13 @@ class PrivateLabels(AbstractKind[Labels, LabelTruth, AbstractLabelMetric]):
         return isinstance(metric, AbstractLabelMetric)
 
     def truth(self, claim: Labels, case: Case) -> LabelTruth:
-        """The private labels. Raises `BadInput` where the examples have transcripts."""
+        """The private labels. Raises `BadInput` where the examples have transcripts, or numbers that are no classes."""
         batch = case.batch()
         if batch.lengths is not None:
             name = type(claim).__name__
             raise BadInput(f"sequences are compared with Inputs or Transcripts, not with a claim of {name}")
+        if not are_classes(batch):
+            raise BadInput("the private targets are numbers, not classes, so no claim of classes is right or wrong")
         if case.public is not None:
             fitting_public(case.public, tuple(batch.inputs.shape[1:]))
         labels = classes_of(batch.labels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -18,6 +18,12 @@ from leakscope.targets.files.tensors import content, listed, plain, unpickled
 
 STATE_KEYS = ("state_dict", "model_state_dict", "model", "net")
 """Where training scripts put the state dict inside a checkpoint."""
+
+AROUND = ("module.", "_module.", "model.", "_forward_module.")
+"""What wrappers put in front of all names: DataParallel, Opacus' GradSampleModule, Lightning, its strategies."""
+
+_INSIDE = re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""What torch.compile, FSDP and activation checkpoints put before the names of single layers."""
 
 _PLAIN = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt")
 _PICKLE = (".pkl", ".pickle")
@@ -95,9 +101,11 @@ def _kind(content: object) -> str:
 def for_model(found: Foreign, module: nn.Module) -> ModelTensors:
     """`found` under the names of `module`, parameters and buffers apart.
 
-    A list is taken in the order of the state dict (as Flower sends it), or of the parameters alone. Prefixes that
-    DataParallel (`module.`) and torch.compile (`_orig_mod.`) put before names are taken off. Names that the model does
-    not have are left out, names that are missing are allowed: both are said in `notes`.
+    A list is taken in the order of the state dict (as Flower sends it), of the same without its counters, or of the
+    parameters alone. Prefixes that wrappers put before names are taken off (`AROUND`, `_orig_mod.` and the like), and
+    any other one that stands before every parameter of the model. Names that the model does not have are left out, so
+    are counters (0-d, such as `num_batches_tracked`) that became arrays of shape (0,) or (1,); names that are missing
+    are allowed: all of it is said in `notes`.
     Raises `BadInput` on another shape, another count, no common name, or numbers that are not finite or no floats.
     """
     named, notes = _in_order(found, module) if found.by_name is None else _stripped(found.by_name, module)
@@ -106,6 +114,9 @@ def for_model(found: Foreign, module: nn.Module) -> ModelTensors:
     strange = [name for name in named if name not in parameters and name not in buffers and name not in aliases]
     if strange:
         notes = (*notes, f"left out {listed(strange)}, which the model does not have")
+    named, lost = _counters(named, buffers)
+    if lost:
+        notes = (*notes, f"left out {listed(lost)}: counters that are not of the model's shape, no part of an update")
     known = {name: value for name, value in named.items() if name in parameters}
     if not known:
         raise BadInput(
@@ -123,8 +134,10 @@ def for_model(found: Foreign, module: nn.Module) -> ModelTensors:
 
 def _in_order(found: Foreign, module: nn.Module) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     whole, trained = list(module.state_dict()), [name for name, _ in module.named_parameters()]
-    count = len(found.listed)
-    names = {len(trained): trained, len(whole): whole}.get(count)
+    count, buffers = len(found.listed), dict(module.named_buffers())
+    # A known way around counters that become empty arrays is to leave them out before sending.
+    uncounted = [name for name in whole if name not in buffers or buffers[name].dim()]
+    names = {len(trained): trained, len(uncounted): uncounted, len(whole): whole}.get(count)
     if names is None:
         wanted = f"{len(whole)}" if len(whole) == len(trained) else f"{len(whole)} (or {len(trained)} without buffers)"
         raise BadInput(
@@ -134,28 +147,51 @@ def _in_order(found: Foreign, module: nn.Module) -> tuple[dict[str, Tensor], tup
     return dict(zip(names, found.listed, strict=True)), (f"{count} arrays without names, taken in the model's order",)
 
 
+def _counters(named: Named, buffers: Named) -> tuple[dict[str, Tensor], list[str]]:
+    """Without the 0-d buffers that a library made arrays of none or one number of; and their names."""
+    lost = [n for n, v in named.items() if n in buffers and not buffers[n].dim() and v.dim() and v.numel() < 2]
+    return {name: value for name, value in named.items() if name not in lost}, lost
+
+
 def _stripped(named: Named, module: nn.Module) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     known = module.state_dict().keys()
     renamed, changed = {}, []
+    common = _common(named, module)
     for name, value in named.items():
-        bare = name if name in known else _bare(name)
-        if bare not in known:
-            bare = name
+        bare = name if name in known else _bare(name.removeprefix(common), known)
         if bare in renamed:
             raise BadInput(f"{name!r} is there twice once wrappers are taken off; save the state dict of one model")
         renamed[bare] = value
         if bare != name:
-            changed.append(name.removesuffix(bare) if name.endswith(bare) else "_orig_mod.")
+            changed.append(name.removesuffix(bare) if name.endswith(bare) else _INSIDE.findall(name)[0][1] + ".")
     if not changed:
         return renamed, ()
     return renamed, (f"took {', '.join(map(repr, sorted(set(changed))))} off {len(changed)} names",)
 
 
-def _bare(name: str) -> str:
-    """Without the wrappers: `module.` in front, `_orig_mod.` anywhere."""
-    bare = re.sub(r"(^|(?<=\.))_orig_mod\.", "", name)
-    while bare.startswith("module."):
-        bare = bare.removeprefix("module.")
+def _common(named: Named, module: nn.Module) -> str:
+    """The one prefix, of no known wrapper, under which the file has every parameter of the model; else none.
+
+    Every one: a layer of another model may be called as one of this. Raises `BadInput` where there are several.
+    """
+    trained = [name for name, _ in module.named_parameters()]
+    if any(_bare(name, trained) in trained for name in named):
+        return ""
+    fronts = {name.removesuffix(trained[0]) for name in named if name.endswith(f".{trained[0]}")} if trained else set()
+    whole = sorted(front for front in fronts if all(front + name in named for name in trained))
+    if len(whole) > 1:
+        raise BadInput(f"the file has the model several times, under {listed(whole)}; save the state dict of one model")
+    return whole[0] if whole else ""
+
+
+def _bare(name: str, known: Container[str]) -> str:
+    """Without wrappers, as far as that gives a name of the model; else as it is."""
+    bare = _INSIDE.sub("", name)
+    while bare not in known:
+        front = next((front for front in AROUND if bare.startswith(front)), None)
+        if front is None:
+            return name
+        bare = bare.removeprefix(front)
     return bare
 
 

@@ -15,6 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from leakscope.core.arguments import instance
 from leakscope.core.errors import BadInput, NoSuchLayer
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy, Target
@@ -54,6 +55,7 @@ def vet(target: Target) -> tuple[Finding, ...]:
     >>> vet(Target(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), Images(1, 2, 2), 2))
     ()
     """
+    instance("target", target, Target, "wrap a module: Target(module, domain, classes)")
     found = [*structure(target.module), *_parameters(target)]
     if any(finding.level is Severity.ERROR for finding in found):
         return tuple(found)

@@ -15,6 +15,7 @@ from leakscope.attacks.inputs.dense.mixtures import Errors
 from leakscope.attacks.parts.reading.explained import explained
 from leakscope.attacks.parts.reading.output_gradient import told_one
 from leakscope.attacks.parts.reading.proof import bent, undeclared
+from leakscope.attacks.parts.reading.trained import NOT_TRAINED, idle
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Inputs
 from leakscope.core.effort import Clock, Watch
@@ -213,6 +214,8 @@ def first_layer(seen: Observation) -> FirstLayer | Refusal:
     weight, bias = gradient[layer.weight].double(), gradient[layer.bias].double()
     if not bool((bias != 0).any()):
         return Refusal("the bias gradient is zero everywhere: no unit of the first layer was active")
+    if layer.weight in idle(gradient):
+        return Refusal(f"the gradient of {layer.weight} {NOT_TRAINED}: inputs that are all zero look the same")
     return FirstLayer(layer, weight, bias, seen.release.by_name[layer.weight].dtype)
 
 
@@ -225,8 +228,9 @@ def ratio(weight: Tensor, bias: Tensor) -> tuple[Tensor, float]:
     # Normal equations of min_x |W - b x^T|^2, one number each: |b|^2 x = b^T W.
     x = bias @ weight / bias.square().sum()
     norm = torch.linalg.vector_norm(weight)
-    # An input of zeros has dL/dW = 0 beside dL/db != 0; the relative residual is 0 / 0, and NaN proves nothing.
-    return x, float(torch.linalg.vector_norm(weight - torch.outer(bias, x)) / norm) if norm > 0 else float("nan")
+    left = torch.linalg.vector_norm(weight - torch.outer(bias, x))
+    # An input that is zero throughout leaves rows of zeros, which it explains exactly: 0 / 0 is 0 here.
+    return x, float(left / norm) if norm > 0 else float(left)
 
 
 def agreeing(weight: Tensor, bias: Tensor, tolerance: float) -> tuple[Tensor, list[float], Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,10 +15,12 @@ from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.frames.window.true_lengths import with_lengths
 from leakscope.attacks.inputs.matching.objective import Objective, objective, rows_apart
+from leakscope.attacks.labels.counts import SUMMED, factor_of
 from leakscope.attacks.parts.distance.distances import AbstractDistance, Cosine
 from leakscope.attacks.parts.labeling.labeling import AbstractLabeling, Joint, Spelled, spells
 from leakscope.attacks.parts.labeling.spelling import AbstractSpelling
 from leakscope.attacks.parts.priors.prior import AbstractPrior, Flat
+from leakscope.attacks.parts.reading.trained import as_mean, as_trained
 from leakscope.attacks.parts.search.first_order import AbstractSearch, Adam, Problem
 from leakscope.attacks.parts.search.journal import Found, Point, Stop
 from leakscope.attacks.parts.spaces import AbstractSpace, Pixels
@@ -32,6 +35,11 @@ from leakscope.core.refusal import Refusal
 from leakscope.domains.text import Text
 from leakscope.numerics.ctc import frames_needed
 from leakscope.numerics.rng import Key, normal
+
+BATCH = (
+    "the update was computed with the batch's own statistics (batch normalization in training mode), so the model was "
+    "run like that; declare training=True"
+)
 
 
 @final
@@ -79,6 +87,8 @@ class GradientInversion(AbstractAttack[Observation, Inputs]):
             return Refusal(f"{self.search!r} cannot follow a loss whose transcript changes; use Adam or DirectSearch")
         if self.search.apart and not rows_apart(seen, self.distance):
             return Refusal("one utterance at a time needs speech and an update that is a mean over utterances")
+        # Not sooner: it runs the model, and it reads names that were checked above.
+        seen = as_mean(as_trained(seen), 1 if self.distance.scale_free else factor_of(seen))
         # For its exception only: a layer that the prior needs and the model lacks becomes the refusal.
         self.prior.penalty(seen)
         informed = with_lengths(seen) if spells(seen) else seen
@@ -103,7 +113,13 @@ class GradientInversion(AbstractAttack[Observation, Inputs]):
         problem, objective = self._problem(informed, labels, key)
         starts = self._starts(informed, labels, key, start=start)
         found = self.search.run(problem, starts, clock=clock, watch=watch)
-        return self._classify(seen, found, objective, goes_on=start.goes_on)
+        attempt = self._classify(seen, found, objective, goes_on=start.goes_on)
+        said = [attempt.sentence]
+        if informed.target.training is not seen.target.training:
+            said.append(BATCH)
+        if informed.rounds is not seen.rounds:
+            said.append(f"the update is a multiple of the mean gradient, and was divided: {SUMMED}")
+        return dataclasses.replace(attempt, sentence="; ".join(said))
 
     def _starts(
         self, seen: Observation, labels: Tensor | Spelled | None, key: Key, *, start: AbstractStart | None = None
@@ -166,7 +182,24 @@ class GradientInversion(AbstractAttack[Observation, Inputs]):
         claim = _claim(seen, found.point, objective)
         if claim is None:
             return Attempt(repr(self), Outcome.DIVERGED, "the best candidate is not finite", cost=cost, trace=trace)
+        outside = _outside(seen, objective.inputs(found.point["inputs"]).detach())
+        # Only where the loss fell so far that what lies outside is what was sent, and not where the search got stuck.
+        if outside > 0 and found.loss < MATCHED * found.start_loss:
+            sentence += f"; {outside:.0%} of what matches lies outside the range of {seen.target.domain}: {NORMALIZED}"
         return Attempt(repr(self), outcome, sentence, claim, cost=cost, trace=trace)
+
+
+MATCHED = 1e-3
+"""Share of the first loss below which a candidate counts as what the update is of."""
+NORMALIZED = "if the client normalizes its inputs, give the domain their mean and std, else the claim is clipped"
+
+
+def _outside(seen: Observation, inputs: Tensor) -> float:
+    """The share of entries more than a twentieth of the range beyond it, 0 where it is less than a twentieth of all."""
+    low, high = seen.target.domain.bounds(inputs)
+    slack = 0.05 * (high - low)
+    share = float(((inputs < low - slack) | (inputs > high + slack)).float().mean())
+    return share if share > 0.05 else 0.0
 
 
 def _claim(seen: Observation, point: Point, objective: Objective) -> Inputs | None:

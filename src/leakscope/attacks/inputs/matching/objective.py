@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from leakscope.attacks.parts.distance.distances import AbstractDistance
 from leakscope.attacks.parts.labeling.labeling import Spelled
 from leakscope.attacks.parts.priors.prior import Penalty
+from leakscope.attacks.parts.reading.trained import idle
 from leakscope.attacks.parts.search.execution import laid_out
 from leakscope.attacks.parts.search.journal import Point
 from leakscope.attacks.parts.spaces import AbstractSpace
@@ -24,7 +25,7 @@ from leakscope.core.mechanism import AbstractMechanism, AbstractStep
 from leakscope.core.observation import Observation
 from leakscope.core.target import Target
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import one_gradient, replayed_as_protocol
+from leakscope.mechanisms.reading import bends, one_gradient, replayed_as_protocol, signs
 from leakscope.numerics import trees
 from leakscope.numerics.trees import Named
 from leakscope.targets.losses import CTC
@@ -193,7 +194,8 @@ def objective(
     # Layer by layer only where the mechanism is: the norm of a clip or a local step needs the gradients of all layers.
     # In the model's order, by which layers are weighted: a file holds them in an order of its own.
     places = {name: place for place, name in enumerate(seen.target.parameters())}
-    names = sorted(seen.release.by_name, key=lambda name: places.get(name, len(places)))
+    still = idle(seen.release.by_name)
+    names = sorted(seen.release.by_name.keys() - still, key=lambda name: places.get(name, len(places)))
     split = splits(seen.mechanism, distance)
     if split:
         names = distance.reads(names)
@@ -204,7 +206,7 @@ def objective(
     moving = space.searched(lengths, int(lengths.max())) if lengths is not None else None
     return Objective(
         # What the distance does not read is a constant then, to which no backward pass goes.
-        target=laid_out(only(seen.target, names) if split else seen.target),
+        target=laid_out(only(seen.target, names) if split else _trained(seen, still)),
         mechanism=_undefended(seen) if split else seen.step,
         observed=trees.detached({name: gradient[name] for name in names}),
         distance=distance,
@@ -215,6 +217,14 @@ def objective(
         searched=moving,
         split=split,
     )
+
+
+def _trained(seen: Observation, still: frozenset[str]) -> Target:
+    """The model as the client trained it: what did not move is a constant, in local steps and in the norm of a clip."""
+    # Where entries are set to zero, as by pruning, a tensor of zeros may have been trained all the same.
+    if not still or (bends(seen.mechanism) is not Answer.NO and signs(seen.mechanism) is not Answer.YES):
+        return seen.target
+    return only(seen.target, seen.target.parameters().keys() - still)
 
 
 def _undefended(seen: Observation) -> AbstractStep:

@@ -17,6 +17,7 @@ from leakscope.core.batch import unpadded
 from leakscope.core.effort import Budget
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
+from leakscope.core.target import CrossEntropy
 from leakscope.numerics.rng import Key
 from leakscope.targets.losses import CTC
 
@@ -144,13 +145,17 @@ class Joint(AbstractLabeling):
     """Soft labels are searched together with the inputs, as in DLG; nothing about labels is needed."""
 
     def refusal(self, seen: Observation) -> Refusal | None:
-        """Only where labels are transcripts, which no probabilities describe."""
-        return (
-            # softmax gives each example one distribution over classes, a transcript is a string of any length.
-            Refusal("soft labels do not spell transcripts; use Told, Inferred, Guessed or Edits")
-            if spells(seen)
-            else None
-        )
+        """Where labels are transcripts or numbers, which no probabilities of one class each describe."""
+        # softmax gives each example one distribution over classes, a transcript is a string of any length.
+        if spells(seen):
+            return Refusal("soft labels do not spell transcripts; use Told, Inferred, Guessed or Edits")
+        # Of one output it is always 1, of several real numbers it is none: the search could not succeed, and not know.
+        if not isinstance(seen.target.loss, CrossEntropy):
+            return Refusal(
+                f"soft labels are probabilities of classes, but the target is trained with {seen.target.loss!r}, whose "
+                "labels may be anything; use an attack that needs no labels"
+            )
+        return None
 
     def labels(self, seen: Observation, *, key: Key, budget: Budget) -> None:
         """None: the search owns them."""

@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from leakscope.attacks.parts.reading.trained import NOT_TRAINED, idle
 from leakscope.core.errors import NoSuchLayer
 from leakscope.core.facts import BatchSize, TrueLabels
 from leakscope.core.observation import Observation
@@ -54,11 +55,15 @@ def read_output(seen: Observation) -> OutputGradient | Refusal:
     gradient = seen.gradient().by_name
     if layer.weight not in gradient:
         return Refusal(f"the release lacks {layer.weight}, the output layer's weight")
+    still = idle(gradient)
+    if layer.weight in still:
+        return Refusal(f"the gradient of {layer.weight} {NOT_TRAINED}")
     bias = None
     if loss.smoothing > 0 and clipped(seen) is not Answer.NO:
         # p - y = p - (1 - s) e_y - s / C: the shift is public, the factor by which a clip shrank it is not.
         return Refusal("labels are smoothed, and a clip may have scaled by how much: no sign is sure")
-    if layer.bias is not None and layer.bias in gradient:
+    # A bias that was not trained is no bias gradient; zeros would say that every class is there as often as expected.
+    if layer.bias is not None and layer.bias in gradient and layer.bias not in still:
         # mean(p - q) with q = (1 - smoothing) one-hot + smoothing / C; the second part is the same for every class.
         bias = gradient[layer.bias].double() + loss.smoothing / layer.outputs
     return OutputGradient(layer, gradient[layer.weight].double(), bias, loss.smoothing)

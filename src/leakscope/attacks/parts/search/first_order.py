@@ -331,7 +331,8 @@ class LBFGS(AbstractSearch):
         def closure() -> Tensor:
             gradient, losses = slope({name: leaf.detach()[None] for name, leaf in leaves.items()})
             for name, leaf in leaves.items():
-                leaf.grad = gradient[name][0]
+                # A 1 x 1 convolution's backward pass on CPU lays channels last, and LBFGS flattens gradients by `view`.
+                leaf.grad = gradient[name][0].contiguous()
             # Every trial of the line search is a candidate as well; the lowest is claimed, accepted or not.
             journal.note({name: leaf[None] for name, leaf in leaves.items()}, losses)
             return losses[0]

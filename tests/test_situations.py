@@ -1,0 +1,524 @@
+"""Situations of other people: their models, their training and their mistakes, each by a client in plain PyTorch."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.tolerance import close
+from torch import nn
+from typer.testing import CliRunner
+
+import leakscope as ls
+from leakscope.attacks.inputs.matching.objective import objective
+from leakscope.attacks.parts.distance.distances import Squared
+from leakscope.attacks.parts.priors.prior import Flat
+from leakscope.attacks.parts.spaces import Pixels
+from leakscope.audit.files import read_claim
+from leakscope.cli.ending import Exit
+from leakscope.cli.main import app
+from leakscope.core.attempt import Outcome
+from leakscope.core.errors import BadInput
+from leakscope.core.labels import are_classes
+from leakscope.core.refusal import Refusal
+from leakscope.core.release import half_in_disguise
+from leakscope.core.target import AbstractLoss
+from leakscope.targets.looking.batch_statistics import with_batch_statistics
+from leakscope.targets.losses import BinaryCrossEntropy, SquaredError
+
+K = ls.Key
+DIGITS = ls.Digits(size=8)
+TEXTS = ls.Sentences()
+
+
+def gradient(net, batch, loss=F.cross_entropy, times=1.0):
+    """By torch's own backward, times what a client forgot to divide by."""
+    net.zero_grad()
+    (loss(net(batch.inputs), batch.labels) * times).backward()
+    return ls.Gradient(
+        {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in net.named_parameters()}
+    )
+
+
+def seeded(seed, make):
+    with K(seed).isolated():
+        return make()
+
+
+def dense(width=64):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+
+
+def conv(*, normalized=False, act=nn.Sigmoid, width=16):
+    norm = (lambda: [nn.BatchNorm2d(width)]) if normalized else list
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3, padding=1), *norm(), act(), nn.Conv2d(width, width, 3, padding=1), *norm(), act(),
+        nn.Flatten(), nn.Linear(64 * width, 10),
+    )  # fmt: skip
+
+
+def psnr(attempt, secret, domain=DIGITS.domain):
+    return ls.score(attempt.claim, secret, domain=domain)["psnr"].value
+
+
+# --- texts ----------------------------------------------------------------------------------------------------------
+
+
+class Reader(nn.Module):
+    """Classifies texts; the body turns (B, T, d) into (B, d)."""
+
+    def __init__(self, body):
+        nn.Module.__init__(self)
+        self.words, self.body, self.exit = (
+            nn.Embedding(TEXTS.domain.vocabulary, 16, padding_idx=0),
+            body,
+            nn.Linear(16, 2),
+        )
+
+    def forward(self, ids):
+        found = self.body(self.words(ids))
+        found = found[0][:, -1] if isinstance(found, tuple) else found.mean(1)
+        return self.exit(found)
+
+
+class Bag(nn.Module):
+    """The table is read by an EmbeddingBag, or by an index in the forward."""
+
+    def __init__(self, mode):
+        nn.Module.__init__(self)
+        rows = TEXTS.domain.vocabulary
+        self.words = nn.Parameter(torch.randn(rows, 16)) if mode == "index" else nn.EmbeddingBag(rows, 16, mode=mode)
+        self.mode, self.exit = mode, nn.Linear(16, 2)
+
+    def forward(self, ids):
+        return self.exit(self.words[ids].mean(1) if self.mode == "index" else self.words(ids))
+
+
+READERS = {
+    "LSTM": lambda: Reader(nn.LSTM(16, 16, batch_first=True)),
+    "two layers of GRU": lambda: Reader(nn.GRU(16, 16, 2, batch_first=True)),
+    "RNN": lambda: Reader(nn.RNN(16, 16, batch_first=True)),
+    "attention": lambda: Reader(nn.TransformerEncoderLayer(16, 2, 16, dropout=0.0, batch_first=True)),
+    "mean of a bag": lambda: Bag("mean"),
+    "sum of a bag": lambda: Bag("sum"),
+    "most of a bag": lambda: Bag("max"),
+    "an index": lambda: Bag("index"),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_text_model_of_any_kind_shows_its_tokens_and_labels(name):
+    net = seeded(3, READERS[name])
+    target = ls.Target(net, TEXTS.domain, 2)
+    for count in (1, 3):
+        secret = TEXTS.draw(count, key=K(11 + count)).reveal()
+        seen = ls.Observation(target, gradient(net, secret), ls.FedSGD(), (ls.BatchSize(count),))
+        attempt = ls.EmbeddingRows().run(seen, key=K(0))
+        assert attempt.outcome is Outcome.CLAIMED, attempt.sentence
+        claimed, true = set(attempt.claim.sequences[0]), set(secret.inputs.flatten().tolist()) - {0}
+        # Of a bag's largest entries some tokens give none, and the loss does not depend on them.
+        assert claimed <= true if name == "most of a bag" else claimed == true
+        for attack in (ls.LabelCounts(), ls.LabelSigns()):
+            assert attack.run(seen, key=K(0)).outcome in (Outcome.CLAIMED, Outcome.REFUSED)
+        counted = ls.LabelCounts().run(seen, key=K(0))
+        assert sorted(counted.claim.values.tolist()) == sorted(secret.labels.tolist()), counted.sentence
+
+
+def test_a_table_that_was_not_trained_shows_no_tokens():
+    net = seeded(3, READERS["LSTM"])
+    net.words.weight.requires_grad_(False)
+    seen = ls.Observation(ls.Target(net, TEXTS.domain, 2), gradient(net, TEXTS.draw(2, key=K(1)).reveal()), ls.FedSGD())
+    attempt = ls.EmbeddingRows().run(seen, key=K(0))
+    assert attempt.outcome is Outcome.REFUSED
+    assert "not trained" in attempt.sentence
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_labels_of_several_texts_of_the_librarys_own_encoder(count):
+    target = ls.TextEncoder().build(TEXTS.domain, TEXTS.classes, key=K(0))
+    secret = TEXTS.draw(count, key=K(5)).reveal()
+    seen = ls.observe(target, secret, ls.FedSGD(), key=K(2), tell=[ls.BatchSize(count)])
+    counted = ls.LabelCounts().run(seen, key=K(3))
+    assert counted.outcome is Outcome.CLAIMED, counted.sentence
+    # An untrained encoder hardly tells texts apart, so that of four the features' error is up to one label.
+    assert ls.score(counted.claim, secret)["label-accuracy"].value >= 1 - 1 / count
+
+
+# --- one attack that raises ------------------------------------------------------------------------------------------
+
+
+def broken(self, seen, read, *, key, clock, watch):
+    raise RuntimeError("a kernel is not implemented\nwith a long explanation")
+
+
+def test_what_one_attack_raises_does_not_take_along_the_claims_of_the_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = ("--model", "MLP((40,))")
+    run = CliRunner().invoke
+    assert run(app, ["capture", *model, "--data", "Digits(size=8)", "--out", "u.safetensors"]).exit_code == 0
+    monkeypatch.setattr(ls.LabelSigns, "_attempt", broken)
+    monkeypatch.setattr(ls.LabelCounts, "_read", lambda self, seen: [][0])
+    done = run(app, ["attack", "u.safetensors", *model, "--evaluations", "10", "--out", "claim.safetensors"])
+    assert done.exit_code == Exit.LEAK, done.output
+    assert "LabelSigns(): failed with RuntimeError: a kernel is not implemented; nothing is known" in done.output
+    made = read_claim(tmp_path / "claim.safetensors")
+    assert made.attempt is not None
+    assert isinstance(made.attempt.claim, ls.Inputs)
+    said = {one.attack.partition("(")[0]: one.outcome for one in made.header.tried}
+    assert said["LabelSigns"] == "diverged"
+    assert said["LinearLayer"] == "claimed"
+
+
+def test_a_part_of_a_portfolio_that_raises_is_a_step_of_it(monkeypatch):
+    target = ls.MLP((40,)).build(DIGITS.domain, 10, key=K(0))
+    secret = DIGITS.draw(1, key=K(1)).reveal()
+    seen = ls.observe(target, secret, ls.FedSGD(), key=K(2), tell=[ls.BatchSize(1)])
+    monkeypatch.setattr(ls.LinearLayer, "_attempt", broken)
+    attempt = ls.Auto(evaluations=60).run(seen, key=K(3))
+    assert attempt.outcome is Outcome.CLAIMED
+    assert any("LinearLayer: diverged, failed with RuntimeError" in step for step in attempt.steps)
+    monkeypatch.setattr(ls.LinearLayer, "_read", lambda self, seen: {}["absent"])
+    assert ls.Auto(evaluations=60).run(seen, key=K(3)).outcome is Outcome.CLAIMED
+
+
+# --- layers that have no second derivative, or hand out gradients in another order ----------------------------------
+
+
+class Attending(nn.Module):
+    """Patches through torch's own attention, fused where it can be."""
+
+    def __init__(self, kind):
+        nn.Module.__init__(self)
+        self.kind, self.patches, self.exit = kind, nn.Conv2d(1, 16, 4, 4), nn.Linear(16, 10)
+        self.block = (
+            nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+            if kind == "layer"
+            else nn.MultiheadAttention(16, 2, batch_first=True)
+        )
+
+    def forward(self, images):
+        tokens = self.patches(images).flatten(2).transpose(1, 2)
+        if self.kind == "layer":
+            tokens = self.block(tokens)
+        elif self.kind == "heads":
+            tokens = self.block(tokens, tokens, tokens, need_weights=False)[0]
+        else:
+            tokens = F.scaled_dot_product_attention(*(tokens[:, None] for _ in range(3)))[:, 0]
+        return self.exit(tokens.mean(1))
+
+
+@pytest.mark.parametrize("kind", ["layer", "heads", "function"])
+def test_fused_attention_is_searched_through(kind):
+    net = seeded(0, lambda: Attending(kind)).eval()
+    secret = DIGITS.draw(2, key=K(1)).reveal()
+    target = ls.Target(net, DIGITS.domain, 10)
+    seen = ls.Observation(target, gradient(net, secret), ls.FedSGD(), (ls.BatchSize(2),))
+    assert not [found for found in ls.vet(target) if found.level.value == "error"]
+    for attack in (ls.inverting_gradients(steps=3), ls.idlg(evaluations=5), ls.dlg(evaluations=5)):
+        assert attack.run(seen, key=K(3)).outcome in (Outcome.CLAIMED, Outcome.DIVERGED)
+    expected = ls.FedSGD().replay(target, secret).by_name
+    for name, value in seen.release.by_name.items():
+        close(expected[name].detach(), value)
+
+
+class Skip(nn.Module):
+    """A residual block with a 1 x 1 convolution in its skip, whose backward pass lays channels last on CPU."""
+
+    def __init__(self, width):
+        nn.Module.__init__(self)
+        self.one, self.skip = nn.Conv2d(64, width, 3, 2, 1, bias=False), nn.Conv2d(64, width, 1, 2, bias=False)
+
+    def forward(self, x):
+        return torch.relu(self.one(x) + self.skip(x))
+
+
+@pytest.mark.parametrize("width", [128, 256])
+def test_a_wide_skip_is_searched_by_lbfgs(width):
+    net = nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1),
+        nn.ReLU(),
+        Skip(width),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(width, 5),
+    )
+    secret = ls.Batch(torch.rand(1, 3, 16, 16, generator=K(4).generator()), torch.tensor([3]))
+    seen = ls.Observation(
+        ls.Target(net, ls.Images(3, 16, 16), 5), gradient(net, secret), ls.FedSGD(), (ls.BatchSize(1),)
+    )
+    assert ls.idlg(evaluations=6).run(seen, key=K(1)).outcome is not Outcome.REFUSED
+
+
+# --- training that is not what was declared --------------------------------------------------------------------------
+
+
+def stepped(net, secret, lr=0.1):
+    """The change of a whole state dict by one step of SGD on what requires a gradient."""
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=lr)
+    F.cross_entropy(net(secret.inputs), secret.labels).backward()
+    optimizer.step()
+    after = {name: value.clone() for name, value in net.state_dict().items()}
+    net.load_state_dict(before)
+    return ls.Delta.between(before, after)
+
+
+@pytest.mark.parametrize("mechanism", [ls.FedAvg(steps=1, lr=0.1), ls.FedAvg(steps=1, lr=0.1) >> ls.Clip(0.01)])
+def test_frozen_layers_in_a_whole_state_dict_are_no_evidence(mechanism):
+    net, secret = seeded(2, conv), DIGITS.draw(1, key=K(21)).reveal()
+    net[0].requires_grad_(False)
+    target, delta = ls.Target(net, DIGITS.domain, 10), stepped(net, secret)
+    if isinstance(mechanism, ls.FedAvg):
+        release = delta
+    else:  # the client clips what it trained
+        size = torch.cat([value.flatten() for value in delta.by_name.values()]).norm()
+        release = ls.Delta({name: value * min(1.0, 0.01 / float(size)) for name, value in delta.by_name.items()})
+    seen = ls.Observation(target, release, mechanism, (ls.BatchSize(1),))
+    attempt = ls.idlg(evaluations=150).run(seen, key=K(3))
+    assert psnr(attempt, secret) > 30, attempt.sentence
+
+
+def test_what_was_frozen_does_not_move_in_replayed_local_steps():
+    net, secret = seeded(2, conv), DIGITS.draw(1, key=K(21)).reveal()
+    net[-1].requires_grad_(False)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=2.0)
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(net(secret.inputs), secret.labels).backward()
+        optimizer.step()
+    delta = ls.Delta.between(before, net.state_dict())
+    net.load_state_dict(before)
+    told = (ls.BatchSize(1), ls.TrueLabels(tuple(secret.labels.tolist())))
+    seen = ls.Observation(ls.Target(net, DIGITS.domain, 10), delta, ls.FedAvg(steps=3, lr=2.0), told)
+    found = objective(seen, Squared(), Flat().penalty(seen), Pixels(), secret.labels)
+    # The private input explains the update to within rounding, which it does not where a frozen layer is replayed.
+    assert float(found({"inputs": secret.inputs})) < 1e-9
+
+
+def test_a_frozen_head_shows_no_labels():
+    net, secret = seeded(2, conv), DIGITS.draw(1, key=K(21)).reveal()
+    net[-1].requires_grad_(False)
+    seen = ls.Observation(
+        ls.Target(net, DIGITS.domain, 10), stepped(net, secret), ls.FedAvg(steps=1, lr=0.1), (ls.BatchSize(1),)
+    )
+    for attack in (ls.LabelCounts(), ls.LabelSigns()):
+        attempt = attack.run(seen, key=K(0))
+        assert attempt.outcome is Outcome.REFUSED
+        assert "not trained" in attempt.sentence
+    first = seeded(2, dense)
+    first[1].weight.requires_grad_(False)
+    seen = ls.Observation(ls.Target(first, DIGITS.domain, 10), gradient(first, secret), ls.FedSGD(), (ls.BatchSize(1),))
+    attempt = ls.LinearLayer().run(seen, key=K(0))
+    assert attempt.outcome is Outcome.REFUSED
+    assert "nan" not in attempt.sentence
+
+
+def test_an_input_of_zeros_among_others_has_a_residual_that_is_a_number():
+    net = seeded(5, lambda: dense(200))
+    inputs = DIGITS.draw(2, key=K(6)).reveal().inputs
+    inputs[0] = 0.0
+    secret = ls.Batch(inputs, torch.tensor([1, 2]))
+    seen = ls.Observation(ls.Target(net, DIGITS.domain, 10), gradient(net, secret), ls.FedSGD(), (ls.BatchSize(2),))
+    assert "nan" not in ls.LinearLayer().run(seen, key=K(0)).sentence
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("kind", ["images", "images without a bias", "dense"])
+def test_batch_statistics_are_seen_in_the_update(kind, seed, training):
+    def made():
+        if kind == "dense":
+            return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.Tanh(), nn.Linear(32, 10))
+        net = conv(normalized=True, act=nn.ReLU)
+        if kind == "images without a bias":
+            net[0].bias = net[3].bias = None
+        return net
+
+    net, secret = seeded(seed, made), DIGITS.draw(4, key=K(30 + seed)).reveal()
+    with torch.no_grad():  # statistics of a net that is in use
+        for _ in range(20):
+            net(DIGITS.public().inputs[:64])
+    sent = gradient(net.train(training), secret)
+    assert with_batch_statistics(ls.Target(net, DIGITS.domain, 10), sent.by_name) is training
+    assert not with_batch_statistics(ls.Target(net, DIGITS.domain, 10, training=True), sent.by_name)
+
+
+def test_a_search_runs_the_model_as_the_update_says():
+    net, secret = seeded(1, lambda: conv(normalized=True)), DIGITS.draw(2, key=K(33)).reveal()
+    sent = gradient(net.train(), secret)
+    declared = [ls.Target(net, DIGITS.domain, 10, training=mode) for mode in (False, True)]
+    told = (ls.BatchSize(2), ls.TrueLabels(tuple(secret.labels.tolist())))
+    found = [
+        ls.inverting_gradients(steps=12).run(ls.Observation(one, sent, ls.FedSGD(), told), key=K(0)) for one in declared
+    ]
+    assert "declare training=True" in found[0].sentence
+    assert "declare" not in found[1].sentence
+    assert torch.equal(found[0].claim.values, found[1].claim.values)
+
+
+@pytest.mark.parametrize("steps", [0, 20], ids=["young", "trained a little"])
+@pytest.mark.parametrize(("count", "times"), [(4, 4), (8, 8), (8, 2), (16, 4), (16, 1), (6, 3)])
+def test_losses_that_were_summed_are_divided_and_said(count, times, steps):
+    for seed in range(3):
+        net = seeded(40 + seed, dense)
+        optimizer, public = torch.optim.SGD(net.parameters(), lr=0.3), DIGITS.public()
+        for turn in range(steps):
+            optimizer.zero_grad()
+            rows = slice(32 * turn, 32 * turn + 32)
+            F.cross_entropy(net(public.inputs[rows]), public.labels[rows]).backward()
+            optimizer.step()
+        secret = DIGITS.draw(count, key=K(50 + seed)).reveal()
+        seen = ls.Observation(
+            ls.Target(net, DIGITS.domain, 10), gradient(net, secret, times=times), ls.FedSGD(), (ls.BatchSize(count),)
+        )
+        attempt = ls.LabelCounts().run(seen, key=K(0))
+        assert sorted(attempt.claim.values.tolist()) == sorted(secret.labels.tolist()), attempt.sentence
+        assert (f"{times} times the mean gradient" in attempt.sentence) is (times > 1)
+
+
+def test_a_squared_distance_is_measured_from_the_mean():
+    net, secret = seeded(2, conv), DIGITS.draw(2, key=K(60)).reveal()
+    target = ls.Target(net, DIGITS.domain, 10)
+    once, twice = (
+        ls.idlg(evaluations=30).run(
+            ls.Observation(target, gradient(net, secret, times=times), ls.FedSGD(), (ls.BatchSize(2),)), key=K(0)
+        )
+        for times in (1, 2)
+    )
+    assert "divided" in twice.sentence
+    assert "divided" not in once.sentence
+    assert torch.equal(once.claim.values, twice.claim.values)
+
+
+# --- targets that are no classes --------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Own(AbstractLoss):
+    """Somebody's own regression."""
+
+    def __call__(self, outputs, batch):
+        return (outputs - batch.labels).abs().mean()
+
+    def check(self, batch, classes):
+        return None
+
+    def labeled(self, inputs, classes):
+        return ls.Batch(inputs, torch.zeros(len(inputs), classes))
+
+
+@pytest.mark.parametrize("loss", [SquaredError(), BinaryCrossEntropy(), Own()])
+def test_soft_labels_are_not_searched_where_labels_are_numbers(loss):
+    outputs = 3 if isinstance(loss, BinaryCrossEntropy) else 1
+    net = seeded(0, lambda: nn.Sequential(nn.Flatten(), nn.Linear(14, 16), nn.Tanh(), nn.Linear(16, outputs)))
+    target = ls.Target(net, ls.Images(1, 1, 14), outputs, loss=loss)
+    labels = torch.tensor([[1.0, 0.0, 1.0]]) if outputs == 3 else torch.tensor([[-0.7]])
+    secret = ls.Batch(torch.rand(1, 1, 1, 14, generator=K(0).generator()), labels)
+    seen = ls.observe(target, secret, ls.FedSGD(), key=K(1), tell=[ls.BatchSize(1)])
+    attempt = ls.dlg(evaluations=20).run(seen, key=K(2))
+    assert attempt.outcome is Outcome.REFUSED
+    assert repr(loss) in attempt.sentence
+    assert not are_classes(secret)
+    scores = ls.score(ls.Inputs(secret.inputs, torch.tensor([0])), secret, domain=target.domain)
+    assert scores["psnr"].exact == 1
+    assert not [one for one in scores if one.metric.startswith("label")]
+    with pytest.raises(BadInput, match="numbers, not classes"):
+        ls.score(ls.Labels(torch.tensor([0])), secret)
+
+
+def test_probabilities_are_still_classes():
+    batch = ls.Batch(torch.zeros(2, 4), torch.tensor([[0.2, 0.8], [1.0, 0.0]]))
+    assert are_classes(batch)
+    assert ls.score(ls.Labels(torch.tensor([1, 0])), batch)["label-accuracy"].exact == 2
+
+
+# --- units and precision ----------------------------------------------------------------------------------------------
+
+
+def test_inputs_in_other_units_than_the_domains_are_said():
+    net, secret = seeded(2, conv), DIGITS.draw(1, key=K(21)).reveal()
+    moved = secret.with_inputs((secret.inputs - 0.3) / 0.3)
+    fitting, forgotten = ls.Images(1, 8, 8, (0.3,), (0.3,)), ls.Images(1, 8, 8)
+    with pytest.raises(BadInput, match=r"inputs from -1 to .* lie outside .* mean and std"):
+        ls.observe(ls.Target(net, forgotten, 10), moved, ls.FedSGD(), key=K(0))
+    ls.observe(ls.Target(net, fitting, 10), moved, ls.FedSGD(), key=K(0))
+    found = [
+        ls.idlg(evaluations=150).run(
+            ls.Observation(ls.Target(net, one, 10), gradient(net, moved), ls.FedSGD(), (ls.BatchSize(1),)), key=K(0)
+        )
+        for one in (forgotten, fitting)
+    ]
+    assert "mean and std" in found[0].sentence
+    assert "mean and std" not in found[1].sentence
+
+
+@pytest.mark.parametrize("stored", ["as half", "as float32"])
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_is_not_taken_for_float32(kind, stored):
+    net, secret = seeded(7, dense), DIGITS.draw(1, key=K(8)).reveal()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    exact = stepped(net, secret)
+    after = {name: (before[name] + change).to(kind) for name, change in exact.by_name.items()}
+    if stored == "as float32":
+        after = {name: value.float() for name, value in after.items()}
+    delta = ls.Delta.between(before, after)
+    assert {value.dtype for value in delta.by_name.values()} == {kind}
+    seen = ls.Observation(ls.Target(net, DIGITS.domain, 10), delta, ls.FedAvg(steps=1, lr=0.1), (ls.BatchSize(1),))
+    found = ls.LinearLayer().refusal(seen)
+    assert isinstance(found, Refusal)
+    assert "too coarse" in found.sentence
+    assert {value.dtype for value in exact.by_name.values()} == {torch.float32}
+    assert half_in_disguise({"w": torch.ones(5000)}) is None, "a constant says nothing"
+
+
+# --- arguments of another type -------------------------------------------------------------------------------------
+
+NET = dense()
+TARGET = ls.Target(NET, DIGITS.domain, 10)
+BATCH = DIGITS.draw(2, key=K(1)).reveal()
+SEEN = ls.observe(TARGET, BATCH, ls.FedSGD(), key=K(2), tell=[ls.BatchSize(2)])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda: ls.observe(TARGET, BATCH, ls.FedSGD(), key=5), r"key to be of type Key, got 5 .*Key\(0\)"),
+        (lambda: ls.observe(TARGET, BATCH, "FedSGD()", key=K(0)), r"got 'FedSGD\(\)' of type str; give an object"),
+        (lambda: ls.observe(TARGET, BATCH, ls.FedSGD, key=K(0)), "got the class FedSGD itself"),
+        (lambda: ls.observe(NET, BATCH, ls.FedSGD(), key=K(0)), r"type Sequential; wrap a module: Target\("),
+        (lambda: ls.observe(TARGET, DIGITS.draw(1, key=K(0)), ls.FedSGD(), key=K(0)), r"reveal\(\)"),
+        (lambda: ls.observe(TARGET, BATCH.inputs, ls.FedSGD(), key=K(0)), r"Batch\(inputs, labels\)"),
+        (lambda: ls.observe(TARGET, BATCH, ls.FedSGD(), key=K(0), tell=ls.BatchSize(2)), "write a list"),
+        (lambda: ls.observe(TARGET, BATCH, ls.FedSGD(), key=K(0), tell=[ls.BatchSize]), "facts with their values"),
+        (lambda: ls.LinearLayer().run(BATCH, key=K(0)), "attacks see an observation"),
+        (lambda: ls.LinearLayer().refusal(BATCH), "attacks see an observation"),
+        (lambda: ls.LinearLayer().run(SEEN, key=3), "key to be of type Key"),
+        (lambda: ls.LinearLayer().run(SEEN, key=K(0), budget=5), r"write Budget\("),
+        (lambda: ls.Observation(NET, SEEN.release, ls.FedSGD()), "wrap a module"),
+        (lambda: ls.Observation(TARGET, SEEN.release, "FedSGD()"), "give an object"),
+        (lambda: ls.Observation(TARGET, SEEN.release, ls.FedSGD(), ("BatchSize",)), "each fact"),
+        (lambda: ls.Observation(TARGET, dict(SEEN.release.by_name), ls.FedSGD()), r"Gradient\(\.\.\.\), Delta"),
+        (lambda: ls.Target(NET, (1, 8, 8), 10), r"Images\(3, 32, 32\)"),
+        (lambda: ls.Target(NET, DIGITS.domain, "10"), "expected classes >= 1, got '10'"),
+        (lambda: ls.Target(TARGET, DIGITS.domain, 10), "the torch module itself"),
+        (lambda: ls.Target(NET, DIGITS.domain, 10, loss=nn.CrossEntropyLoss()), r"such as CrossEntropy\(\)"),
+        (lambda: ls.observe(ls.Target(NET, DIGITS.domain, 100), BATCH, ls.FedSGD(), key=K(0)), "gives 10 outputs"),
+        (lambda: ls.Gradient({"w": None}), "leave out what has no gradient"),
+        (lambda: ls.Gradient({"w": BATCH.inputs.numpy()}), "torch.as_tensor"),
+        (lambda: ls.Gradient([BATCH.inputs]), "by parameter name"),
+        (lambda: ls.Batch(BATCH.inputs.numpy(), BATCH.labels), "torch.as_tensor"),
+        (lambda: ls.BatchSize("2"), "a batch size >= 1, got '2'"),
+        (lambda: DIGITS.draw(1, key=3), "key to be of type Key"),
+        (lambda: DIGITS.draw("1", key=K(0)), "expected count >= 1"),
+        (lambda: ls.vet(NET), "wrap a module"),
+        (lambda: ls.score(ls.LinearLayer().run(SEEN, key=K(0)), BATCH), r"attempt\.claim"),
+        (lambda: ls.score(ls.Inputs(BATCH.inputs), "secret"), "a Secret or a Batch"),
+    ],
+)  # fmt: skip
+def test_an_argument_of_another_type_is_one_sentence_with_advice(wrong, says):
+    with pytest.raises(BadInput, match=says) as caught:
+        wrong()
+    assert "\n" not in str(caught.value)
