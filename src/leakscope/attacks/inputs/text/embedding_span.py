@@ -224,7 +224,9 @@ def _explained(seen: Observation, order: _Order, tolerance: float) -> tuple[tupl
         return sequences, None
     shares, least = proof.weights.sum(1), PRESENT * float(proof.weights.sum(1).max())
     kept = [int(s) for s in shares.argsort(descending=True) if shares[s] > least and proof.parts[s] > tolerance]
-    return tuple(sequences[s] for s in kept), Explained(proof.weights[kept], proof.residual, proof.parts[kept])
+    return tuple(sequences[s] for s in kept), dataclasses.replace(
+        proof, weights=proof.weights[kept], parts=proof.parts[kept]
+    )
 
 
 def _replayed(seen: Observation, sequences: tuple[Said, ...]) -> Explained | None:
