@@ -54,7 +54,7 @@ def looks(release: Release) -> tuple[Look, ...]:
     values = {n: v.detach().double() for n, v in release.by_name.items() if bool((v != 0).any())}
     found = [*_sizes(values), *_support(values), *_grid(values)] if values else []
     # Signs have few levels and no small entries as well, so the first look says it all.
-    return tuple([*found[:1], *_norms(values)])
+    return (*found[:1], *_norms(values))
 
 
 def one_size(values: Tensor) -> bool:

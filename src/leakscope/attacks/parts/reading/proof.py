@@ -125,7 +125,7 @@ def _fed(target: Target, inputs: Tensor, *kinds: type[nn.Module]) -> set[str]:
 
 
 def _binary(seen: Observation, claim: Inputs) -> str | None:
-    """Steps of Adam divide each entry by its own size: of an input only its signs are left, which look like an input."""
+    """Steps of Adam divide each entry by its own size: of an input only signs are left, which look like an input."""
     if not isinstance(seen.release, Delta) or not any(one_size(value) for value in claim.values):
         return None
     return "an input is claimed whose values all have one size, as steps of Adam make of any input"

@@ -1,4 +1,4 @@
-"""The whole declared update replayed from a claim, labels included, and compared with what was sent, tensor by tensor."""
+"""The whole declared update replayed from a claim, labels included, and compared with the release by tensor."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _likely(seen: Observation, claim: Inputs) -> list[Tensor]:
     if claim.labels is not None:
         found = [claim.labels.to(device)]
     elif told_one(seen) and seen.knows(TrueLabels):
-        found = [seen.told(TrueLabels).values.to(device)]
+        found = [torch.tensor(seen.told(TrueLabels).values, device=device)]
     else:
         found = []
     if count == 1:
