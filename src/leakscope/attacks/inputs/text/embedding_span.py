@@ -24,7 +24,7 @@ from leakscope.attacks.inputs.text.ordering import (
 )
 from leakscope.attacks.inputs.text.row_span import RowSpan, covered, dimensions, row_span_of, strangers
 from leakscope.attacks.parts.reading.explained import Explained, explained
-from leakscope.attacks.parts.reading.proof import bent
+from leakscope.attacks.parts.reading.proof import bent, strange
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Tokens
 from leakscope.core.effort import Clock, Watch
@@ -33,7 +33,7 @@ from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.domains.text import padded
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import clipped
+from leakscope.mechanisms.reading import clipped, known_weights
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 from leakscope.targets.looking.token_entry import TokenEntry, token_entry
@@ -251,6 +251,9 @@ def _doubt(seen: Observation, found: Spanned, claimed: tuple[Said, ...]) -> str:
     why = bent(seen)
     if why is not None:
         return f"; no proof: {why.sentence}"
+    looked = strange(seen) if known_weights(seen.mechanism) is not Answer.YES else None
+    if looked is not None:
+        return f"; no proof: {looked}"
     if not found.entry.causal and _twins(found, pairs, order=True):
         return "; no proof, since the model does not see the order of the tokens"
     if found.entry.embedding not in seen.release.by_name and _twins(found, pairs, order=False):
@@ -263,6 +266,9 @@ def _bag_doubt(seen: Observation, found: Spanned, pairs: list[tuple[int, int]]) 
     why = bent(seen)
     if why is not None:
         return f"; no proof: {why.sentence}"
+    looked = strange(seen)
+    if looked is not None:
+        return f"; no proof: {looked}"
     if not bool((found.inputs[1:] != 0).any(2).all()):
         return "; no proof, since the model gives a token nothing"
     if _twins(found, pairs, order=False):

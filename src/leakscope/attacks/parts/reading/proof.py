@@ -29,6 +29,8 @@ WHOLE = "; and the whole update, replayed from the claim with its labels, agrees
 """What the statement of a certificate gains where the update was replayed."""
 FED = "; this proves what the first layer was fed, and nothing of what followed"
 """What it gains where it could not be."""
+WINDOWS = "; this proves that the first layer was fed these windows, and nothing of what was said"
+"""The same for frames, whose transcripts are not known."""
 
 
 def undeclared(seen: Observation) -> Refusal | None:
@@ -73,6 +75,15 @@ def settled(seen: Observation, attempt: Attempt[Inputs], *, partial: bool = Fals
     return _stated(attempt, certificate, FED) if why is None else _withdrawn(attempt, why)
 
 
+def fed(seen: Observation, attempt: Attempt[Inputs]) -> Attempt[Inputs]:
+    """The last word of an attack that knows no transcripts: nothing can be replayed, and only windows are proved."""
+    certificate, claim = attempt.certificate, attempt.claim
+    if certificate is None or claim is None or not any(certificate.proved):
+        return attempt
+    why = strange(seen) or _outside(seen, claim)
+    return _stated(attempt, certificate, WINDOWS) if why is None else _withdrawn(attempt, why)
+
+
 def strange(seen: Observation) -> str | None:
     """What the numbers of the update show that the declared mechanism does not do; None where nothing.
 
@@ -91,7 +102,12 @@ def strange(seen: Observation) -> str | None:
 def _outside(seen: Observation, claim: Inputs) -> str | None:
     low, high = seen.target.domain.bounds(claim.values)
     slack = SLACK * (high - low)
-    if bool(((claim.values >= low - slack) & (claim.values <= high + slack)).all()):
+    inside = (claim.values >= low - slack) & (claim.values <= high + slack)
+    if claim.lengths is not None:
+        # Padding is no frame, and zero need not be in the range.
+        padding = torch.arange(claim.values.shape[1]) >= claim.lengths.cpu()[:, None]
+        inside |= padding.to(inside.device)[..., None]
+    if bool(inside.all()):
         return None
     return (
         "claimed values lie outside of the domain's range: the client changed its inputs, or the domain lacks a "
