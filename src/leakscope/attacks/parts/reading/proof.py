@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from leakscope.attacks.parts.reading.replayed import disagreement, unreplayable
+from leakscope.attacks.parts.reading.replayed import disagreement, labels_agree, unreplayable
 from leakscope.core.attempt import Attempt, Certificate
 from leakscope.core.claim import Inputs
 from leakscope.core.observation import Observation
@@ -70,6 +70,9 @@ def settled(seen: Observation, attempt: Attempt[Inputs], *, partial: bool = Fals
     if apart is not None and not apart <= 1 and not partial:
         return _withdrawn(attempt, f"the update replayed from the claim is {apart:.0e} roundings from what was sent")
     if apart is not None and apart <= 1:
+        # Other labels than the claimed ones may have explained it: then those are no part of what is proved.
+        if not labels_agree(seen, claim):
+            attempt = dataclasses.replace(attempt, claim=dataclasses.replace(claim, labels=None))
         return _stated(attempt, certificate, WHOLE)
     why = strange(seen) or _binary(seen, claim)
     return _stated(attempt, certificate, FED) if why is None else _withdrawn(attempt, why)

@@ -17,6 +17,7 @@ from leakscope.core.refusal import Refusal
 from leakscope.core.release import Delta
 from leakscope.core.target import CrossEntropy
 from leakscope.mechanisms.effects import Answer
+from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.mechanisms.reading import clipped, keeps_model, keeps_ratios, known_weights
 from leakscope.numerics import trees
 from leakscope.numerics.trees import Named
@@ -65,6 +66,14 @@ def disagreement(seen: Observation, claim: Inputs) -> float | None:
     return best
 
 
+def labels_agree(seen: Observation, claim: Inputs) -> bool:
+    """Whether the update replayed with the very labels of the claim agrees; inputs may be proved and labels not."""
+    if claim.labels is None:
+        return True
+    device = seen.target.device()
+    return _apart(seen, claim.values.to(device), claim.labels.to(device)) <= 1
+
+
 def _drops(module: nn.Module) -> bool:
     """Whether a layer drops in the mode that the target has: the draws are not known."""
     for one in module.modules():
@@ -87,11 +96,42 @@ def _likely(seen: Observation, claim: Inputs) -> list[Tensor]:
         found = []
     if count == 1:
         return [*found, *_single(seen, device)]
-    if not found and known_weights(seen.mechanism) is not Answer.YES:
-        # The steps read as one gradient: coarse, but labels are whole numbers.
-        mixture = explained(seen, claim.values.to(device))
-        found = [] if mixture is None else [mixture.weights.argmax(1).to(device)]
+    if not found:
+        middle = _halfway(seen)
+        mixture = explained(middle, claim.values.to(device))
+        found = [] if mixture is None else [_hard(middle, mixture.weights, claim.values.to(device))]
     return found
+
+
+def _hard(seen: Observation, weights: Tensor, values: Tensor) -> Tensor:
+    """The label y of each input for which its weights (C,) are nearest to w e_y + t p, for any w and t.
+
+    sum_y p_y gradient(x, y) = 0, so that any multiple of p may stand in the weights: where p is small at a label that
+    noise would make negative, a large one does, and the largest weight is at the label that the model expects.
+    """
+    with torch.no_grad():
+        p = torch.softmax(seen.target.outputs(seen.target.parameters(), values).double(), 1).cpu()
+    full = torch.zeros_like(p)
+    full[:, : weights.shape[1]] = weights
+    # |rest|^2 over the labels but y, less what its multiple of p explains; zero divided by zero explains nothing
+    rest = full.square().sum(1, keepdim=True) - full.square()
+    along = (full * p).sum(1, keepdim=True) - full * p
+    size = p.square().sum(1, keepdim=True) - p.square()
+    left = rest - along.square() / size.clamp_min(1e-300)
+    return left.argmin(1).to(values.device)
+
+
+def _halfway(seen: Observation) -> Observation:
+    """The steps read as one gradient in the middle of the way, where their mean is to second order.
+
+    At the first weights the mean of the steps can be a mixture with other labels; labels are whole numbers, so that
+    the middle is near enough to find them, and the replay decides.
+    """
+    if not isinstance(seen.release, Delta):
+        return seen
+    moved = seen.release.by_name
+    middle = {n: v + moved[n].to(v) / 2 if n in moved else v for n, v in seen.target.parameters().items()}
+    return Observation(seen.target.at(middle), seen.gradient(), FedSGD(), seen.facts)
 
 
 def _single(seen: Observation, device: torch.device) -> list[Tensor]:
