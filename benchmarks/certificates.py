@@ -49,8 +49,11 @@ def gradient(world: World, inputs: Tensor | None = None) -> Update:
 
 
 def noised(world: World) -> Update:
-    """The client adds noise to its inputs."""
-    size = 10.0 ** (-1.5 + 1.5 * float(torch.rand((), generator=world.draw)))
+    """The client adds noise to its inputs, from a fifth of their range to all of it.
+
+    Noise that leaves every value in the range is another input to everybody: what is proved is what was trained on.
+    """
+    size = 0.2 * 5 ** float(torch.rand((), generator=world.draw))
     return gradient(world, world.inputs + size * torch.randn(world.inputs.shape, generator=world.draw))
 
 

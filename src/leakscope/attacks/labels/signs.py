@@ -24,8 +24,10 @@ from leakscope.numerics.rng import Key
 
 SINGLE = 1e-3
 """Largest 1 + cos between the rows of one example's gradient; batches of two or more are far above (near 1)."""
-APART = 1e-2
-"""Largest relative distance of the output layer's gradient from that of one example, as half precision leaves it."""
+APART = {torch.float64: 1e-3, torch.float32: 1e-3}
+"""Largest relative distance of the output layer's gradient from that of one example, by the dtype of the release."""
+COARSE = 2e-2
+"""The same for half precision."""
 TURNED = 0.5
 """Least cosine between dL/db of several steps and that of the first."""
 STATEMENT = "1 + cos between the true row of dL/dW and every other row"
@@ -100,13 +102,14 @@ def _doubt(seen: Observation, output: OutputGradient, label: int) -> str | None:
     parameters = seen.target.parameters()
     if output.bias is None or output.layer.bias is None:
         return strange(seen)
+    apart = APART.get(seen.release.by_name[output.layer.weight].dtype, COARSE)
     # as sent: what `read_output` took out for smoothing stands in dL/dW too
     bias = output.bias - output.smoothing / len(output.bias)
     size = torch.linalg.vector_norm(bias)
     features = bias @ output.weight / size.square().clamp_min(1e-300)
     left = float(torch.linalg.vector_norm(output.weight - torch.outer(bias, features)))
     left /= max(float(torch.linalg.vector_norm(output.weight)), 1e-300)
-    if not left <= APART:
+    if not left <= apart:
         return f"the output layer's gradient is not of rank one ({left:.0e}), so there are several examples"
     weight, start = parameters[output.layer.weight].double(), parameters[output.layer.bias].double()
     expected = torch.softmax(weight @ features + start, 0) - output.smoothing / len(bias)
@@ -114,11 +117,11 @@ def _doubt(seen: Observation, output: OutputGradient, label: int) -> str | None:
     cosine = float(expected @ bias / (torch.linalg.vector_norm(expected) * size).clamp_min(1e-300))
     # After local steps p is one of moved weights, and only the direction is left.
     exact = known_weights(seen.mechanism) is Answer.YES
-    if not cosine >= (1 - APART if exact else TURNED):
+    if not cosine >= (1 - apart if exact else TURNED):
         return "the model gives another error for this label than was sent, its sign included"
     if exact and clipped(seen) is Answer.NO:
         away = float(torch.linalg.vector_norm(expected - bias) / size.clamp_min(1e-300))
-        return None if away <= 10 * APART else f"what was sent is not the gradient of a mean: off by {away:.0e}"
+        return None if away <= apart else f"what was sent is not the gradient of a mean: off by {away:.0e}"
     return None if exact else strange(seen)
 
 

@@ -22,11 +22,9 @@ MOST = 0.9
 """Share of the entries that has to show a pattern."""
 BOUND = 1e-5
 """Relative distance of two norms, or of a norm and a round number, that counts as none; some float32 roundings."""
-CLEAR = 0.1
-"""Smallest nonzero size over the median of all, above which small entries are missing. Of n numbers whose density does
-not vanish at zero it is near 1 / n."""
-SPARSE = 0.2
-"""Share of zeros, beside those of whole rows and columns, from which entries were set to zero one by one."""
+CROWDED = 0.01
+"""Share of the entries within twice the smallest nonzero size, above which smaller ones are missing. Of numbers whose
+density does not vanish at zero, few lie there: the smallest of n is near 1 / n of the median."""
 LEVELS = 257
 """Most levels, with zero, that are looked for: those of 8 bits and a sign."""
 STEP = 1e-3
@@ -52,8 +50,8 @@ def looks(release: Release) -> tuple[Look, ...]:
     'nearly all entries of the update have one size, as signs and first steps of Adam have'
     """
     values = {n: v.detach().double() for n, v in release.by_name.items() if bool((v != 0).any())}
-    found = [*_sizes(values), *_support(values), *_grid(values)] if values else []
-    # Signs have few levels and no small entries as well, so the first look says it all.
+    found = [*_sizes(values), *_grid(values), *_support(values)] if values else []
+    # Signs are levels, and levels leave no small entries, so the first look says it all.
     return (*found[:1], *_norms(values))
 
 
@@ -90,9 +88,10 @@ def _pruned(value: Tensor) -> bool:
     zero = table == 0
     inner = table[~zero.all(1)][:, ~zero.all(0)]
     sizes = inner[inner != 0].abs()
-    if len(sizes) < ENOUGH or float((inner == 0).double().mean()) < SPARSE:
+    if len(sizes) < ENOUGH or len(sizes) == inner.numel():
         return False
-    return float(sizes.min()) > CLEAR * float(sizes.median())
+    crowd = int((sizes <= 2 * sizes.min()).sum())
+    return crowd > max(ENOUGH // 4, CROWDED * len(sizes))
 
 
 def _grid(values: Named) -> Iterator[Look]:

@@ -20,12 +20,12 @@ from leakscope.mechanisms.reading import doubt, keeps_ratios
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import probe_inputs
 from leakscope.targets.looking.tape import named, recorded
-from leakscope.targets.vetting.numbers import looks, one_size
+from leakscope.targets.vetting.numbers import Look, looks, one_size
 
-SLACK = 0.01
-"""How far out of its range a claimed input may lie, relative to the range: a proof is to within one percent."""
+SLACK = 2e-3
+"""How far out of its range a claimed input may lie, relative to the range: some times the error of an exact one."""
 PROBES = 4
-WHOLE = "; and the whole update, replayed from the claim with its labels, agrees in every tensor"
+WHOLE = "; and the whole update, replayed from the claim and its labels, agrees: the client trained on these inputs"
 """What the statement of a certificate gains where the update was replayed."""
 FED = "; this proves what the first layer was fed, and nothing of what followed"
 """What it gains where it could not be."""
@@ -97,9 +97,14 @@ def strange(seen: Observation) -> str | None:
     >>> strange(Observation(target, signs, FedSGD()))
     'nearly all entries of the update have one size, as signs and first steps of Adam have'
     """
-    # Where a defense changes entries, their pattern is its own, and no certificate asks here.
-    found = looks(seen.release) if keeps_ratios(seen.mechanism) is not Answer.NO else ()
+    found = contradictions(seen)
     return found[0].sentence if found else None
+
+
+def contradictions(seen: Observation) -> tuple[Look, ...]:
+    """What the numbers show that the declared mechanism does not do, with what to declare instead."""
+    # Where a defense changes entries, their pattern is its own, and no certificate asks here.
+    return looks(seen.release) if keeps_ratios(seen.mechanism) is not Answer.NO else ()
 
 
 def _outside(seen: Observation, claim: Inputs) -> str | None:
