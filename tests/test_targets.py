@@ -739,7 +739,8 @@ def test_what_no_target_can_be_made_of_says_why():
 
 
 def update(*names, value=1.0):
-    wide = {name: torch.full_like(own, value) for name, own in Target(dense(), SMALL, 4).parameters().items()}
+    # Numbers that differ: entries of one size are a finding of their own.
+    wide = {name: value * torch.randn_like(own) for name, own in Target(dense(), SMALL, 4).parameters().items()}
     return Gradient({name: wide[name] for name in names} if names else wide)
 
 

@@ -11,17 +11,25 @@ from torch import Tensor
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, only_row_pattern, read_output, told_one
-from leakscope.attacks.parts.reading.proof import bent
+from leakscope.attacks.parts.reading.proof import bent, strange
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Labels
 from leakscope.core.effort import Clock, Watch
 from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
+from leakscope.mechanisms.effects import Answer
+from leakscope.mechanisms.reading import clipped, known_weights
 from leakscope.numerics.rng import Key
 
 SINGLE = 1e-3
 """Largest 1 + cos between the rows of one example's gradient; batches of two or more are far above (near 1)."""
+APART = {torch.float64: 1e-3, torch.float32: 1e-3}
+"""Largest relative distance of the output layer's gradient from that of one example, by the dtype of the release."""
+COARSE = 2e-2
+"""The same for half precision."""
+TURNED = 0.5
+"""Least cosine between dL/db of several steps and that of the first."""
 STATEMENT = "1 + cos between the true row of dL/dW and every other row"
 SIGNS = "the second most negative entry of dL/db, relative to the most negative one"
 
@@ -81,9 +89,44 @@ class LabelSigns(AbstractAttack[OutputGradient, Labels]):
         # Only told: several examples of one class leave the same signs, and nearly parallel rows.
         if told_one(seen) and bent(seen) is None:
             certificate = Certificate.alike(residual, SINGLE, STATEMENT if output.bias is None else SIGNS)
+        why = _doubt(seen, output, label) if certificate is not None and certificate.holds else None
+        certificate = certificate if why is None else None
         certified = certificate is not None and certificate.holds
         claim = Labels(torch.tensor([label]), torch.tensor([1.0]) if certified else None)
-        return Attempt(repr(self), Outcome.CLAIMED, f"one example of class {label}", claim, certificate)
+        sentence = f"one example of class {label}" + ("" if why is None else f"; no proof: {why}")
+        return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
+
+
+def _doubt(seen: Observation, output: OutputGradient, label: int) -> str | None:
+    """Why the output layer's gradient is not that of one example with this label; None where nothing speaks against.
+
+    Of one example dL/dW = (p - y) h^T and dL/db = p - y: the features h are the rows' ratio, whatever the sign, and
+    p = softmax(W h + b) has to give dL/db again. With a wrong sign, two classes change places and nothing else shows.
+    """
+    parameters = seen.target.parameters()
+    if output.bias is None or output.layer.bias is None:
+        return strange(seen)
+    apart = APART.get(seen.release.by_name[output.layer.weight].dtype, COARSE)
+    # as sent: what `read_output` took out for smoothing stands in dL/dW too
+    bias = output.bias - output.smoothing / len(output.bias)
+    size = torch.linalg.vector_norm(bias)
+    features = bias @ output.weight / size.square().clamp_min(1e-300)
+    left = float(torch.linalg.vector_norm(output.weight - torch.outer(bias, features)))
+    left /= max(float(torch.linalg.vector_norm(output.weight)), 1e-300)
+    if not left <= apart:
+        return f"the output layer's gradient is not of rank one ({left:.0e}), so there are several examples"
+    weight, start = parameters[output.layer.weight].double(), parameters[output.layer.bias].double()
+    expected = torch.softmax(weight @ features + start, 0) - output.smoothing / len(bias)
+    expected[label] -= 1 - output.smoothing
+    cosine = float(expected @ bias / (torch.linalg.vector_norm(expected) * size).clamp_min(1e-300))
+    # After local steps p is one of moved weights, and only the direction is left.
+    exact = known_weights(seen.mechanism) is Answer.YES
+    if not cosine >= (1 - apart if exact else TURNED):
+        return "the model gives another error for this label than was sent, its sign included"
+    if exact and clipped(seen) is Answer.NO:
+        away = float(torch.linalg.vector_norm(expected - bias) / size.clamp_min(1e-300))
+        return None if away <= apart else f"what was sent is not the gradient of a mean: off by {away:.0e}"
+    return None if exact else strange(seen)
 
 
 def _second(bias: Tensor) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leakscope.attacks.attack import Attack
+from leakscope.attacks.parts.reading.proof import contradictions
 from leakscope.attacks.parts.search.state_file import StateFile
 from leakscope.attacks.portfolio.failing import FAILURES, failed
 from leakscope.attacks.portfolio.handed_on import Offer, Portfolio, best, portfolio, proved, solved
@@ -80,7 +81,10 @@ def _observation(order: Recovery) -> tuple[UpdateHeader, Observation]:
     if order.gallery is not None:
         where = source(order.gallery, target.domain)
         facts += tell([Gallery], target, where.public(), source=where)
-    return header, Observation(target, update.release, build(header.mechanism, Family.PROTOCOLS), tuple(facts))
+    seen = Observation(target, update.release, build(header.mechanism, Family.PROTOCOLS), tuple(facts))
+    for look in contradictions(seen):
+        console.say(f"note: {look.sentence}; {seen.mechanism!r} does not do that: {look.remedy}")
+    return header, seen
 
 
 def _tried(seen: Observation, order: Recovery) -> tuple[list[Attempt[Claim]], bool]:

@@ -10,6 +10,7 @@ from typing import final
 
 import torch
 
+from leakscope.attacks.parts.reading.proof import contradictions
 from leakscope.attacks.parts.reading.trained import idle
 from leakscope.audit.files import RELEASES, Provenance, write_secret, write_update
 from leakscope.audit.telling import tell
@@ -66,6 +67,8 @@ def capture(order: Capture) -> Exit:
         assert scene.secret is not None
         key = Key(order.private.seed).child("capture", "release")
         seen = observe(target, scene.secret.reveal(), mechanism, key=key, tell=facts)
+    found = [f"{look.sentence}; {mechanism!r} does not do that: {look.remedy}" for look in contradictions(seen)]
+    notes = (*notes, *found)
     # Weights that a file brings have no seed; those of an expression such as Trained(...) do not mind one.
     seed = order.model.seed if order.model.state is None else None
     header = write_update(order.out, seen, Provenance(order.model.model, seed, notes))

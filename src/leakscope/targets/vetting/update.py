@@ -11,6 +11,7 @@ from leakscope.core.release import Release
 from leakscope.core.target import Target
 from leakscope.targets.looking.dense_ends import DenseLayer, input_layer, output_layer
 from leakscope.targets.vetting.finding import Finding, Severity, some
+from leakscope.targets.vetting.numbers import looks
 
 
 def vet_update(target: Target, release: Release) -> tuple[Finding, ...]:
@@ -40,6 +41,9 @@ def _numbers(release: Release) -> Iterator[Finding]:
         yield Finding(
             Severity.ERROR, "update values", sentence, "check that it is of a client that trained, and after it did"
         )
+    else:
+        for look in looks(release):
+            yield Finding(Severity.WARNING, "update entries", look.sentence, look.remedy)
     short = [name for name, value in values.items() if value.is_floating_point() and value.element_size() < 4]
     if short:
         sentence = f"the update of {some(short)} is {values[short[0]].dtype}: attacks in closed form ask for float32"

@@ -14,7 +14,7 @@ from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.dense.mixtures import Errors
 from leakscope.attacks.parts.reading.explained import explained
 from leakscope.attacks.parts.reading.output_gradient import told_one
-from leakscope.attacks.parts.reading.proof import bent, undeclared
+from leakscope.attacks.parts.reading.proof import bent, settled, undeclared
 from leakscope.attacks.parts.reading.trained import NOT_TRAINED, idle
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Inputs
@@ -113,7 +113,10 @@ class LinearLayer(AbstractAttack["FirstLayer", Inputs]):
             return Attempt(repr(self), Outcome.CLAIMED, f"{sentence}; no proof: {doubt.sentence}", claim)
         confidence = torch.ones(len(values)) if certificate.holds else None
         claim = Inputs(_shaped(seen, values), confidence=confidence)
-        return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
+        found = Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
+        # Of several examples only those that wake units alone are claimed, unless they are told to be all.
+        whole = bool(units.all()) or alone or (seen.knows(BatchSize) and seen.told(BatchSize).count == len(values))
+        return settled(seen, found, partial=not whole)
 
     def _unproven(self, seen: Observation, single: Tensor, residual: float, *, told_one: bool) -> Attempt[Inputs]:
         """The fit of a single example, without proof, where a defense changed the entries one by one."""

@@ -13,7 +13,7 @@ from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.dense.mixtures import Errors, twins
 from leakscope.attacks.inputs.dense.silent_errors import STATEMENT, WITNESSES, Judged, Resting, labels_of
-from leakscope.attacks.parts.reading.proof import bent
+from leakscope.attacks.parts.reading.proof import bent, settled
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Inputs
 from leakscope.core.effort import Clock, Progress, Watch
@@ -130,7 +130,7 @@ class LowRank(AbstractAttack["Separable", Inputs]):
         sentence = _sentence(seen, read, residual, judged.witnesses())
         if mixed:
             sentence += "; no proof, since here several examples can have proportional errors and look like one"
-        return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
+        return settled(seen, Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate))
 
 
 def _mixed(seen: Observation, read: Separable, inputs: Array, residual: float) -> bool:

@@ -17,7 +17,7 @@ from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.layered.activations import Known, inverted
 from leakscope.attacks.labels.signs import SINGLE, LabelSigns
 from leakscope.attacks.parts.reading.output_gradient import only_row_pattern, read_output, told_one
-from leakscope.attacks.parts.reading.proof import bent
+from leakscope.attacks.parts.reading.proof import bent, settled
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.batch import Batch
 from leakscope.core.claim import Inputs
@@ -122,7 +122,7 @@ class Recursive(AbstractAttack[tuple[Link, ...], Inputs]):
         certified = certificate is not None and certificate.holds
         claim = Inputs(values, torch.tensor([label]), torch.ones(1) if certified else None)
         sentence = f"one image through {len(links)} layers; the gradient at it is the release to {residual:.1e}"
-        return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate, steps=steps)
+        return settled(seen, Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate, steps=steps))
 
 
 def _moved(again: Array | Refusal, undone: Array) -> float:

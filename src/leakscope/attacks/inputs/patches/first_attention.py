@@ -24,7 +24,7 @@ from leakscope.attacks.inputs.patches.equations import (
 )
 from leakscope.attacks.parts.reading.explained import explained
 from leakscope.attacks.parts.reading.output_gradient import told_one
-from leakscope.attacks.parts.reading.proof import bent
+from leakscope.attacks.parts.reading.proof import bent, settled
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Inputs
 from leakscope.core.effort import Clock, Watch
@@ -98,7 +98,7 @@ class FirstAttention(AbstractAttack[tuple[PatchEntry, Solution], Inputs]):
         confidence = torch.ones(1) if certificate is not None and certificate.holds else None
         # weights (1, C): the share of each label, of which a true image has one.
         claim = Inputs(image, replayed.weights.argmax(1), confidence=confidence)
-        return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
+        return settled(seen, Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate))
 
 
 def _solved(seen: Observation) -> tuple[PatchEntry, Solution] | Refusal:

@@ -24,7 +24,7 @@ from leakscope.attacks.inputs.text.ordering import (
 )
 from leakscope.attacks.inputs.text.row_span import RowSpan, covered, dimensions, row_span_of, strangers
 from leakscope.attacks.parts.reading.explained import Explained, explained
-from leakscope.attacks.parts.reading.proof import bent
+from leakscope.attacks.parts.reading.proof import bent, strange
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Tokens
 from leakscope.core.effort import Clock, Watch
@@ -33,7 +33,7 @@ from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.domains.text import padded
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import clipped
+from leakscope.mechanisms.reading import clipped, known_weights
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 from leakscope.targets.looking.token_entry import TokenEntry, token_entry
@@ -237,7 +237,9 @@ def _explained(seen: Observation, order: _Order, tolerance: float) -> tuple[tupl
     # Enough weight and a trace: the gradients of a text whose labels cancel add up to nothing, for any weight.
     shares, least = proof.weights.sum(1), PRESENT * float(proof.weights.sum(1).max())
     kept = [int(s) for s in shares.argsort(descending=True) if shares[s] > least and proof.parts[s] > tolerance]
-    return tuple(sequences[s] for s in kept), Explained(proof.weights[kept], proof.residual, proof.parts[kept])
+    return tuple(sequences[s] for s in kept), dataclasses.replace(
+        proof, weights=proof.weights[kept], parts=proof.parts[kept]
+    )
 
 
 def _replayed(seen: Observation, sequences: tuple[Said, ...]) -> Explained | None:
@@ -264,6 +266,9 @@ def _doubt(seen: Observation, found: Spanned, claimed: tuple[Said, ...]) -> str:
     if why is not None:
         return f"; no proof: {why.sentence}"
     # A decoder tells the order by its prefixes, even without places.
+    looked = strange(seen) if known_weights(seen.mechanism) is not Answer.YES else None
+    if looked is not None:
+        return f"; no proof: {looked}"
     if not found.entry.causal and _twins(found, pairs, order=True):
         return "; no proof, since the model does not see the order of the tokens"
     # Rows of the embedding's gradient tell tokens apart that look the same further on; they are part of the replay.
@@ -278,6 +283,9 @@ def _bag_doubt(seen: Observation, found: Spanned, pairs: list[tuple[int, int]]) 
     if why is not None:
         return f"; no proof: {why.sentence}"
     # A token whose input is zero is in no span and leaves nothing uncovered: it could be in any batch.
+    looked = strange(seen)
+    if looked is not None:
+        return f"; no proof: {looked}"
     if not bool((found.inputs[1:] != 0).any(2).all()):
         return "; no proof, since the model gives a token nothing"
     if _twins(found, pairs, order=False):

@@ -34,11 +34,13 @@ class Explained:
     clip); one column where the loss reads no label.
     parts: (S,) |sum_y weights[s, y] * gradient(input s, label y)|, relative to |observed|. It may be zero where weights
     are not: labels in the proportions of the softmax cancel each other, for any input.
+    apart: what is left of each tensor, by name, in the gradient's own units.
     """
 
     weights: Tensor
     residual: float
     parts: Tensor
+    apart: dict[str, float]
 
 
 def explained(seen: Observation, inputs: Tensor) -> Explained | None:
@@ -74,14 +76,17 @@ def explained(seen: Observation, inputs: Tensor) -> Explained | None:
     found, _ = nnls(triangle.cpu().numpy(), (basis.T @ goal / scale).cpu().numpy())
     shares = torch.from_numpy(found).to(matrix)
     # On all entries: what lies outside of the columns' span is not in the residual that nnls gives.
-    residual = float(torch.linalg.vector_norm(matrix / sizes @ shares - goal / scale))
+    left = matrix / sizes @ shares - goal / scale
+    residual = float(torch.linalg.vector_norm(left))
+    pieces = left.split([observed[name].numel() for name in names])
+    apart = {name: scale * float(piece.norm()) for name, piece in zip(names, pieces, strict=True)}
     weights = torch.zeros(len(inputs), max(labels) + 1, dtype=torch.float64)
     # Back from columns of size one and a goal of size one.
     weights[:, labels] = (shares * scale / sizes).reshape(len(inputs), len(labels)).cpu()
     shown = (matrix / sizes).reshape(len(goal), len(inputs), len(labels))
     # Labels are added up before the norm is taken, so that what cancels counts as nothing.
     parts = torch.linalg.vector_norm((shown * shares.reshape(len(inputs), len(labels))).sum(2), dim=0).cpu()
-    return Explained(weights, residual, parts)
+    return Explained(weights, residual, parts, apart)
 
 
 def _labels(seen: Observation, count: int) -> list[int] | None:

@@ -1,11 +1,36 @@
-"""Why an exact attack has no certificate, as far as that lies with the mechanism and not with its equations."""
+"""What stands between an attack's own equations and a proof: the mechanism, the numbers sent, and the whole update."""
 
 from __future__ import annotations
 
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from leakscope.attacks.parts.reading.replayed import disagreement, labels_agree, unreplayable
+from leakscope.core.attempt import Attempt, Certificate
+from leakscope.core.claim import Inputs
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
+from leakscope.core.release import Delta
+from leakscope.core.target import Target
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import doubt, keeps_ratios
+from leakscope.numerics.rng import Key
+from leakscope.targets.looking.dense_ends import probe_inputs
+from leakscope.targets.looking.tape import named, recorded
+from leakscope.targets.vetting.numbers import Look, looks, one_size
+
+SLACK = 2e-3
+"""How far out of its range a claimed input may lie, relative to the range: some times the error of an exact one."""
+PROBES = 4
+WHOLE = "; and the whole update, replayed from the claim and its labels, agrees: the client trained on these inputs"
+"""What the statement of a certificate gains where the update was replayed."""
+FED = "; this proves what the first layer was fed, and nothing of what followed"
+"""What it gains where it could not be."""
+WINDOWS = "; this proves that the first layer was fed these windows, and nothing of what was said"
+"""The same for frames, whose transcripts are not known."""
 
 
 def undeclared(seen: Observation) -> Refusal | None:
@@ -24,3 +49,120 @@ def bent(seen: Observation) -> Refusal | None:
     if keeps_ratios(seen.mechanism) is Answer.NO:
         return Refusal("a defense changed entries one by one")
     return undeclared(seen)
+
+
+def settled(seen: Observation, attempt: Attempt[Inputs], *, partial: bool = False) -> Attempt[Inputs]:
+    """The last word of an exact attack on inputs: the attempt with a certificate that is a proof, or without one.
+
+    An attack's own equations look at one layer. What else contradicts them takes the certificate away: values out of
+    the domain's range, a dropout layer in front of the first one, and, wherever the mechanism can be replayed, a whole
+    update that is not the claim's in each tensor to within rounding. Where it cannot be, numbers that look like another
+    mechanism than the declared one do the same, and the statement says that only the first layer is proved.
+    partial: the claim need not be all of the batch, so that a replay that differs contradicts nothing.
+    """
+    certificate, claim = attempt.certificate, attempt.claim
+    if certificate is None or claim is None or not any(certificate.proved):
+        return attempt
+    why = _outside(seen, claim) or _dropped(seen.target)
+    if why is not None:
+        return _withdrawn(attempt, why)
+    unable = unreplayable(seen)
+    apart = disagreement(seen, claim) if unable is None else None
+    if apart is not None and not apart <= 1 and not partial:
+        return _withdrawn(attempt, f"the update replayed from the claim is {apart:.0e} roundings from what was sent")
+    if apart is not None and apart <= 1:
+        # Other labels than the claimed ones may have explained it: then those are no part of what is proved.
+        if not labels_agree(seen, claim):
+            attempt = dataclasses.replace(attempt, claim=dataclasses.replace(claim, labels=None))
+        return _stated(attempt, certificate, WHOLE)
+    why = strange(seen) or _binary(seen, claim)
+    return _stated(attempt, certificate, FED) if why is None else _withdrawn(attempt, why)
+
+
+def fed(seen: Observation, attempt: Attempt[Inputs]) -> Attempt[Inputs]:
+    """The last word of an attack that knows no transcripts: nothing can be replayed, and only windows are proved."""
+    certificate, claim = attempt.certificate, attempt.claim
+    if certificate is None or claim is None or not any(certificate.proved):
+        return attempt
+    why = strange(seen) or _outside(seen, claim)
+    return _stated(attempt, certificate, WINDOWS) if why is None else _withdrawn(attempt, why)
+
+
+def strange(seen: Observation) -> str | None:
+    """What the numbers of the update show that the declared mechanism does not do; None where nothing.
+
+    >>> from torch import nn
+    >>> from leakscope import FedSGD, Gradient, Images
+    >>> target = Target(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), Images(1, 8, 8), 2)
+    >>> signs = Gradient({"1.weight": torch.ones(2, 64), "1.bias": torch.ones(2)})
+    >>> strange(Observation(target, signs, FedSGD()))
+    'nearly all entries of the update have one size, as signs and first steps of Adam have'
+    """
+    found = contradictions(seen)
+    return found[0].sentence if found else None
+
+
+def contradictions(seen: Observation) -> tuple[Look, ...]:
+    """What the numbers show that the declared mechanism does not do, with what to declare instead."""
+    # Where a defense changes entries, their pattern is its own, and no certificate asks here.
+    return looks(seen.release) if keeps_ratios(seen.mechanism) is not Answer.NO else ()
+
+
+def _outside(seen: Observation, claim: Inputs) -> str | None:
+    low, high = seen.target.domain.bounds(claim.values)
+    slack = SLACK * (high - low)
+    inside = (claim.values >= low - slack) & (claim.values <= high + slack)
+    if claim.lengths is not None:
+        # Padding is no frame, and zero need not be in the range.
+        padding = torch.arange(claim.values.shape[1]) >= claim.lengths.cpu()[:, None]
+        inside |= padding.to(inside.device)[..., None]
+    if bool(inside.all()):
+        return None
+    return (
+        "claimed values lie outside of the domain's range: the client changed its inputs, or the domain lacks a "
+        "normalization (mean and std)"
+    )
+
+
+def _dropped(target: Target) -> str | None:
+    """Why what the first layer is fed may not be the input: a dropout before it, wherever it is switched on.
+
+    Also in a model that was declared to be in eval mode. A dropped input, fed to the same model, gives the same update
+    as an input that was black there, and no replay can tell them apart.
+    """
+    rates = [layer for layer in target.module.modules() if isinstance(layer, _DropoutNd) and layer.p > 0]
+    inputs = probe_inputs(target, PROBES, key=Key(0).child("fed"))
+    fed = _fed(target, inputs)
+    training = dataclasses.replace(target, training=True)
+    # A model may drop by a function too, in which case the layers that read the input show it.
+    if fed <= _fed(training, inputs) and not (rates and _fed(target, inputs, _DropoutNd)):
+        return None
+    return "a dropout stands before the first layer, so what that was fed may be an input of which parts were dropped"
+
+
+def _fed(target: Target, inputs: Tensor, *kinds: type[nn.Module]) -> set[str]:
+    """The names of the layers that are fed the input itself, to the last bit."""
+    names = named(target.module, *(kinds or (nn.Linear, nn.Conv2d)))
+    with recorded(target.module, names) as calls, Key(0).child("fed").isolated(), torch.no_grad():
+        target.outputs(target.parameters(), inputs)
+    flat = inputs.flatten()
+    return {call.name for call in calls if call.given.numel() == len(flat) and torch.equal(call.given.flatten(), flat)}
+
+
+def _binary(seen: Observation, claim: Inputs) -> str | None:
+    """Steps of Adam divide each entry by its own size: of an input only signs are left, which look like an input."""
+    if not isinstance(seen.release, Delta) or not any(one_size(value) for value in claim.values):
+        return None
+    return "an input is claimed whose values all have one size, as steps of Adam make of any input"
+
+
+def _stated(attempt: Attempt[Inputs], certificate: Certificate, more: str) -> Attempt[Inputs]:
+    return dataclasses.replace(
+        attempt, certificate=dataclasses.replace(certificate, statement=certificate.statement + more)
+    )
+
+
+def _withdrawn(attempt: Attempt[Inputs], why: str) -> Attempt[Inputs]:
+    assert attempt.claim is not None
+    claim = dataclasses.replace(attempt.claim, confidence=None)
+    return dataclasses.replace(attempt, claim=claim, certificate=None, sentence=f"{attempt.sentence}; no proof: {why}")

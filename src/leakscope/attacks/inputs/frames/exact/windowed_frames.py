@@ -12,7 +12,7 @@ from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.frames.claimed import claimed
 from leakscope.attacks.inputs.frames.exact.recovery import ROUNDED, Recovery, recover
 from leakscope.attacks.inputs.frames.exact.repeats import undetermined
-from leakscope.attacks.parts.reading.proof import undeclared
+from leakscope.attacks.parts.reading.proof import fed, undeclared
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Inputs
 from leakscope.core.effort import Clock, Watch
@@ -92,7 +92,7 @@ class WindowedFrames(AbstractAttack[ContextWindow, Inputs]):
             claim = claimed(found.utterances, like)
             return Attempt(repr(self), Outcome.CLAIMED, f"{sentence}; no proof: {doubt.sentence}", claim)
         claim = claimed(found.utterances, like, proved=certificate.holds)
-        return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
+        return fed(seen, Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate))
 
     def recovered(self, seen: Observation, window: ContextWindow) -> Recovery | Refusal:
         """What the claim is made of, in float64, or why there is nothing."""

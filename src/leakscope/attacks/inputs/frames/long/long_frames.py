@@ -16,7 +16,7 @@ from leakscope.attacks.inputs.frames.exact.windowed_frames import COARSE, EXACT,
 from leakscope.attacks.inputs.frames.long.growing import Grower, Piece, seeds, utterances
 from leakscope.attacks.inputs.frames.long.hidden_span import HiddenSpan
 from leakscope.attacks.inputs.frames.window.window_span import CLEAR, Span, span_of
-from leakscope.attacks.parts.reading.proof import undeclared
+from leakscope.attacks.parts.reading.proof import fed, undeclared
 from leakscope.core.attempt import Attempt, Certificate, Cost, Outcome
 from leakscope.core.claim import Inputs
 from leakscope.core.effort import Clock, Progress, Watch
@@ -123,7 +123,7 @@ class LongFrames(AbstractAttack[tuple[ContextWindow, DenseStack], Inputs]):
             sentence += f"; no proof: {doubt.sentence}"
             return Attempt(repr(self), Outcome.CLAIMED, sentence, claimed(whole, like))
         claim = claimed(whole, like, proved=certificate.holds)
-        return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
+        return fed(seen, Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate))
 
     def _read(self, seen: Observation) -> tuple[ContextWindow, DenseStack] | Refusal:
         # h is computed from the weights that are known: after a local step the client's are others.

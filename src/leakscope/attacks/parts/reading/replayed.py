@@ -1,0 +1,209 @@
+"""The whole declared update replayed from a claim, labels included, and compared with the release by tensor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from leakscope.attacks.parts.reading.explained import LIKELY, Explained, explained
+from leakscope.attacks.parts.reading.output_gradient import only_row_pattern, read_output, told_one
+from leakscope.core.batch import Batch
+from leakscope.core.claim import Inputs
+from leakscope.core.facts import BatchSize, TrueLabels
+from leakscope.core.mechanism import AbstractReplayable
+from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
+from leakscope.core.release import Delta
+from leakscope.core.target import CrossEntropy
+from leakscope.mechanisms.effects import Answer
+from leakscope.mechanisms.protocols.fedsgd import FedSGD
+from leakscope.mechanisms.reading import clipped, keeps_model, keeps_ratios, known_weights
+from leakscope.numerics import trees
+from leakscope.numerics.trees import Named
+
+AGREES = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+"""Largest relative difference of a tensor, by the coarser dtype of model and release: rounding of a forward and a
+backward pass stays below it, another example or another step far above."""
+FLOOR = 1e-3
+"""Of that, what the largest tensor allows all others: a gradient that is zero by symmetry is all rounding."""
+PLACES = 4.0
+"""Last places of the weights that a difference of weights may be off."""
+SHARE = 0.02
+"""Distance of a label's share of the batch from what a batch of such labels has."""
+
+
+def unreplayable(seen: Observation) -> str | None:
+    """Why the update cannot be replayed from inputs, whatever they are; None where it can."""
+    if not isinstance(seen.mechanism, AbstractReplayable) or keeps_ratios(seen.mechanism) is not Answer.YES:
+        return "its mechanism cannot be repeated exactly"
+    if keeps_model(seen.mechanism) is not Answer.YES or _drops(seen.target.module):
+        return "layers dropped units at random"
+    if not isinstance(seen.target.loss, CrossEntropy):
+        return "the labels of its loss are not known"
+    return None
+
+
+def disagreement(seen: Observation, claim: Inputs) -> float | None:
+    """How far the replay from the claim is from the release: the worst tensor, in units of what rounding explains.
+
+    At most 1 where they agree. None where it cannot be said: too many labels to try, an order that is not known,
+    several steps on inputs some of which may have been repeated.
+    """
+    values, count = claim.values.to(seen.target.device()), len(claim.values)
+    tried = _likely(seen, claim) if not seen.knows(BatchSize) or seen.told(BatchSize).count == count else []
+    best = min((_apart(seen, values, labels) for labels in tried), default=float("inf"))
+    if best <= 1:
+        return best
+    if known_weights(seen.mechanism) is Answer.YES:
+        found = explained(seen, values)
+        if found is not None:
+            return _of_mixture(seen, found, values)
+        # Of one example every likely label was tried; of more, the labels are a guess.
+        return best if tried and count == 1 else None
+    if not tried or (count > 1 and (not seen.knows(BatchSize) or _ordered(seen, values))):
+        return None
+    return best
+
+
+def labels_agree(seen: Observation, claim: Inputs) -> bool:
+    """Whether the update replayed with the very labels of the claim agrees; inputs may be proved and labels not."""
+    if claim.labels is None:
+        return True
+    device = seen.target.device()
+    return _apart(seen, claim.values.to(device), claim.labels.to(device)) <= 1
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether a layer drops in the mode that the target has: the draws are not known."""
+    for one in module.modules():
+        rate = one.p if isinstance(one, _DropoutNd) else 0.0
+        if isinstance(one, nn.RNNBase | nn.MultiheadAttention):
+            rate = one.dropout
+        if one.training and rate > 0:
+            return True
+    return False
+
+
+def _likely(seen: Observation, claim: Inputs) -> list[Tensor]:
+    """Labels of the claim's items that are worth a replay: those claimed or told, else the likely ones."""
+    count, device = len(claim.values), seen.target.device()
+    if claim.labels is not None:
+        found = [claim.labels.to(device)]
+    elif told_one(seen) and seen.knows(TrueLabels):
+        found = [torch.tensor(seen.told(TrueLabels).values, device=device)]
+    else:
+        found = []
+    if count == 1:
+        return [*found, *_single(seen, device)]
+    if not found:
+        middle = _halfway(seen)
+        mixture = explained(middle, claim.values.to(device))
+        found = [] if mixture is None else [_hard(middle, mixture.weights, claim.values.to(device))]
+    return found
+
+
+def _hard(seen: Observation, weights: Tensor, values: Tensor) -> Tensor:
+    """The label y of each input for which its weights (C,) are nearest to w e_y + t p, for any w and t.
+
+    sum_y p_y gradient(x, y) = 0, so that any multiple of p may stand in the weights: where p is small at a label that
+    noise would make negative, a large one does, and the largest weight is at the label that the model expects.
+    """
+    with torch.no_grad():
+        p = torch.softmax(seen.target.outputs(seen.target.parameters(), values).double(), 1).cpu()
+    full = torch.zeros_like(p)
+    full[:, : weights.shape[1]] = weights
+    # |rest|^2 over the labels but y, less what its multiple of p explains; zero divided by zero explains nothing
+    rest = full.square().sum(1, keepdim=True) - full.square()
+    along = (full * p).sum(1, keepdim=True) - full * p
+    size = p.square().sum(1, keepdim=True) - p.square()
+    left = rest - along.square() / size.clamp_min(1e-300)
+    return left.argmin(1).to(values.device)
+
+
+def _halfway(seen: Observation) -> Observation:
+    """The steps read as one gradient in the middle of the way, where their mean is to second order.
+
+    At the first weights the mean of the steps can be a mixture with other labels; labels are whole numbers, so that
+    the middle is near enough to find them, and the replay decides.
+    """
+    if not isinstance(seen.release, Delta):
+        return seen
+    moved = seen.release.by_name
+    middle = {n: v + moved[n].to(v) / 2 if n in moved else v for n, v in seen.target.parameters().items()}
+    return Observation(seen.target.at(middle), seen.gradient(), FedSGD(), seen.facts)
+
+
+def _single(seen: Observation, device: torch.device) -> list[Tensor]:
+    """All labels where they are few, else those of the most negative entries of dL/db, or of the longest row."""
+    if seen.target.classes <= LIKELY:
+        return [torch.tensor([label], device=device) for label in range(seen.target.classes)]
+    output = read_output(seen)
+    if isinstance(output, Refusal):
+        return []
+    if output.bias is None:
+        return [torch.tensor([only_row_pattern(output.weight)[0]], device=device)]
+    return [torch.tensor([label], device=device) for label in output.bias.argsort()[:LIKELY].tolist()]
+
+
+def _apart(seen: Observation, values: Tensor, labels: Tensor) -> float:
+    """The worst tensor's difference of replay and release, in units of what is allowed."""
+    assert isinstance(seen.mechanism, AbstractReplayable)
+    sent = seen.release.by_name
+    replay = seen.mechanism.replay(seen.target, Batch(values, labels)).by_name
+    away = {n: float((replay[n].detach().double() - v.double()).norm()) for n, v in sent.items()}
+    return _worst(seen, sent, away, _tolerance(seen, values, labels))
+
+
+def _of_mixture(seen: Observation, found: Explained, values: Tensor) -> float:
+    """The same for a mixture of the claimed inputs with any labels, whose shares must be those of a batch."""
+    sent = seen.gradient().by_name
+    worst = _worst(seen, sent, found.apart, _tolerance(seen, values, found.weights.argmax(1)))
+    shares = found.weights
+    if clipped(seen) is Answer.NO:
+        # A mean has shares that sum to one. -g is a mixture too, -g_y = sum_(c != y) (p_c / p_y) g_c: its sum is not 1.
+        worst = max(worst, float((shares.sum() - 1).abs()) / SHARE)
+    else:
+        shares = shares / shares.sum().clamp_min(1e-300)
+    if seen.knows(BatchSize):
+        counts = shares * seen.told(BatchSize).count
+        worst = max(worst, float((counts - counts.round()).abs().max()) / SHARE)
+    return worst
+
+
+def _worst(seen: Observation, sent: Named, away: dict[str, float], tolerance: float) -> float:
+    """The largest of `away` by what rounding allows; sent: the release, or the gradient that it stands for."""
+    norms = {name: float(value.double().norm()) for name, value in sent.items()}
+    least, start = FLOOR * max(norms.values()), seen.target.parameters()
+    worst = 0.0
+    for name, size in norms.items():
+        allowed = tolerance * max(size, least)
+        if isinstance(seen.release, Delta):
+            # w_K - w_0 is a multiple of the last place of w, for each entry by itself; in the units of `sent`.
+            released = float(seen.release.by_name[name].double().norm())
+            unit = size / released if released > 0 else 1.0
+            allowed += PLACES * torch.finfo(start[name].dtype).eps * float(start[name].double().norm()) * unit
+        worst = max(worst, away.get(name, float("inf")) / max(allowed, 1e-300))
+    return worst
+
+
+def _tolerance(seen: Observation, values: Tensor, labels: Tensor) -> float:
+    """By the coarser dtype; of an example that the model is sure of, p - y is rounded at p's last place."""
+    target = seen.target
+    dtypes = {value.dtype for value in (*target.parameters().values(), *seen.release.by_name.values())}
+    exact = max(AGREES.get(dtype, AGREES[torch.bfloat16]) for dtype in dtypes)
+    with torch.no_grad():
+        p = torch.softmax(target.outputs(target.parameters(), values).double(), 1)
+    open_ = float((1 - p.gather(1, labels.to(p.device)[:, None])).min())
+    eps = max(torch.finfo(dtype).eps for dtype in dtypes)
+    return min(exact + 8 * eps / max(open_, 1e-12), 10 * exact)
+
+
+def _ordered(seen: Observation, values: Tensor) -> bool:
+    """Whether the order of the examples counts, which a claim has not: minibatches."""
+    assert isinstance(seen.mechanism, AbstractReplayable)
+    labels = torch.arange(len(values), device=values.device) % seen.target.classes
+    one = seen.mechanism.replay(seen.target, Batch(values, labels)).by_name
+    other = seen.mechanism.replay(seen.target, Batch(values.flip(0), labels.flip(0))).by_name
+    apart = trees.norm({n: (one[n] - other[n]).detach() for n in one})
+    return float(apart) > 1e-3 * float(trees.norm({n: v.detach() for n, v in one.items()}))

@@ -1,0 +1,126 @@
+"""The law of proofs against a client in plain PyTorch that does something else than what was declared."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import leakscope as ls
+from leakscope.attacks.parts.reading.proof import FED, WHOLE
+from leakscope.targets.vetting.numbers import looks
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+TRIALS = 4
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    """The random trials of `benchmarks/certificates.py`, whose client is written in plain PyTorch."""
+    sys.path.insert(0, str(BENCHMARKS))
+    import certificates
+
+    yield certificates
+    sys.path.remove(str(BENCHMARKS))
+
+
+SITUATIONS = (
+    "as declared", "as declared, two steps", "input noise", "signs", "pruned", "quantized", "clipped by tensor",
+    "delta told as gradient", "summed loss", "Adam told as FedAvg", "weight decay untold", "dropout untold",
+    "two told as one",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["LinearLayer", "LowRank", "LabelSigns", "Recursive", "FirstAttention"])
+def test_no_random_client_gets_a_wrong_claim_certified(benchmark, name):
+    assert set(SITUATIONS) == set(benchmark.SITUATIONS)
+    for place, situation in enumerate(SITUATIONS):
+        found = [benchmark.trial(name, situation, 77_000 + 100 * place + turn) for turn in range(TRIALS)]
+        assert not any(wrong for _, wrong in found), situation
+        if situation == "as declared":
+            assert any(proved for proved, _ in found)
+
+
+def client(world_seed: int, *, drop: bool = False) -> tuple[ls.Target, nn.Module, torch.Tensor]:
+    with ls.Key(world_seed).isolated():
+        front = [nn.Dropout(0.3)] if drop else []
+        net = nn.Sequential(nn.Flatten(), *front, nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 4))
+        inputs = 0.6 * torch.rand(1, 1, 8, 8)
+    return ls.Target(net.eval(), ls.Images(1, 8, 8), 4), net, inputs
+
+
+def sent(net: nn.Module, inputs: torch.Tensor, label: int = 2) -> dict[str, torch.Tensor]:
+    net.zero_grad()
+    nn.functional.cross_entropy(net(inputs), torch.tensor([label])).backward()
+    return {name: value.grad.clone() for name, value in net.named_parameters()}
+
+
+def test_an_input_dropout_that_was_on_is_no_proof_whatever_mode_is_declared():
+    target, net, inputs = client(1, drop=True)
+    with ls.Key(2).isolated():
+        update = sent(net.train(), inputs)
+    seen = ls.Observation(target, ls.Gradient(update), ls.FedSGD(), (ls.BatchSize(1),))
+    for attack in (ls.LinearLayer(), ls.LowRank()):
+        attempt = attack.run(seen, key=ls.Key(0))
+        assert attempt.certificate is None
+        assert "dropout" in attempt.sentence
+
+
+def test_the_statement_says_whether_the_whole_update_was_replayed():
+    target, net, inputs = client(3)
+    update = sent(net, inputs)
+    seen = ls.Observation(target, ls.Gradient(update), ls.FedSGD(), (ls.BatchSize(1),))
+    assert ls.LinearLayer().run(seen, key=ls.Key(0)).certificate.statement.endswith(WHOLE)
+    with ls.Key(4).isolated():
+        dropping = ls.Target(nn.Sequential(*net[:3], nn.Dropout(0.2), net[3]), target.domain, 4, training=True)
+    batch = ls.Batch(inputs, torch.tensor([2]))
+    unknown = ls.observe(dropping, batch, ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(1)])
+    assert ls.LinearLayer().run(unknown, key=ls.Key(0)).certificate.statement.endswith(FED)
+
+
+def test_one_tensor_that_differs_takes_the_proof_away():
+    target, net, inputs = client(5)
+    update = sent(net, inputs)
+    update["3.weight"] = update["3.weight"] * 1.01
+    seen = ls.Observation(target, ls.Gradient(update), ls.FedSGD(), (ls.BatchSize(1),))
+    for attack in (ls.LinearLayer(), ls.LowRank()):
+        attempt = attack.run(seen, key=ls.Key(0))
+        assert attempt.certificate is None
+        assert "replayed" in attempt.sentence
+
+
+def test_a_sign_that_is_turned_proves_no_label_of_two():
+    with ls.Key(6).isolated():
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+        inputs = torch.rand(1, 1, 8, 8)
+    update = {name: -0.1 * value for name, value in sent(net, inputs, 1).items()}
+    seen = ls.Observation(ls.Target(net, ls.Images(1, 8, 8), 2), ls.Gradient(update), ls.FedSGD(), (ls.BatchSize(1),))
+    attempt = ls.LabelSigns().run(seen, key=ls.Key(0))
+    assert attempt.certificate is None
+    assert "no proof" in attempt.sentence
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda one: one, ""),
+        (torch.sign, "one size"),
+        (lambda one: torch.where(one.abs() > one.abs().quantile(0.7), one, 0.0), "pruned"),
+        (lambda one: (one / one.abs().max() * 7).round() * one.abs().max() / 7, "quantized"),
+        (lambda one: one / one.norm() * 0.123456, "clipped by itself"),
+    ],
+)
+def test_what_an_update_looks_like_is_said(change, words):
+    for seed in range(4):
+        with ls.Key(seed).isolated():
+            net = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.Tanh(), nn.Linear(48, 10))
+            batch = torch.rand(5, 1, 8, 8)
+        names = [name for name, _ in net.named_parameters()]
+        loss = nn.functional.cross_entropy(net(batch), torch.arange(5))
+        slopes = torch.autograd.grad(loss, tuple(net.parameters()))
+        update = {name: change(slope) for name, slope in zip(names, slopes, strict=True)}
+        found = looks(ls.Gradient(update))
+        assert (words in found[0].sentence and found[0].remedy) if words else not found
