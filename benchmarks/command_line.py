@@ -139,7 +139,6 @@ CASES = (
     Case("audit range.toml", 2, "input_range: expected a finite range with low < high"),
     Case("audit size.toml", 2, "batch_size: expected batch sizes >= 1, got 0"),
     Case("audit budget.toml", 2, "line 8: budget.seconds: expected a budget of more than 0 seconds"),
-    Case("audit no-attack.toml", 2, "has no attack; give one to the plan or to the scene"),
     Case("audit no-scene.toml", 2, "unknown key 'scenes'; did you mean 'scene'"),
     Case("audit toml.toml", 2, "not TOML"),
     Case("audit model.toml", 2, "no module 'no_such_module' in the current directory"),

@@ -88,8 +88,8 @@ def test_a_draw_owns_its_memory():
 def test_drawing_all_gives_each_once_and_one_more_is_refused():
     source = Synthetic(count=10)
     assert len(rows(source.draw(5, key=Key(3)).reveal())) == 5
-    for count in (0, 6):
-        with pytest.raises(BadInput, match=f"has 5 private examples, cannot draw {count}"):
+    for count, words in ((0, "expected count >= 1, got 0"), (6, "has 5 private examples, cannot draw 6")):
+        with pytest.raises(BadInput, match=words):
             source.draw(count, key=Key(3))
 
 

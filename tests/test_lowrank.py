@@ -178,9 +178,13 @@ def sequential(*layers: nn.Module, seed: int = 0) -> ls.Target:
 @pytest.mark.parametrize(
     ("target", "count", "words"),
     [
-        (ls.MLP((100,)).build(ls.Images(1, 16, 16), 10, key=ls.Key(0)), 64, "rank 64 is too much for 100 live units"),
         (
-            ls.MLP((400,)).build(ls.Images(3, 32, 32), 10, key=ls.Key(0)),
+            ls.MLP((100,)).build(standardized(1, 16, 16), 10, key=ls.Key(0)),
+            64,
+            "rank 64 is too much for 100 live units",
+        ),
+        (
+            ls.MLP((400,)).build(standardized(3, 32, 32), 10, key=ls.Key(0)),
             64,
             "about 6.3 others with nearly proportional",
         ),
@@ -204,7 +208,7 @@ def test_where_it_cannot_it_says_so_beforehand(target: ls.Target, count: int, wo
 )
 def test_batches_that_can_be_taken_apart_are_not_refused(widths: tuple[int, ...], classes: int, count: int) -> None:
     """As large as were solved with each net; neighbors with proportional errors count only where the model has them."""
-    domain = ls.Images(1, 16, 16)
+    domain = standardized(1, 16, 16)
     target = ls.MLP(widths).build(domain, classes, key=ls.Key(0))
     seen = ls.observe(target, normal(count, domain, classes), ls.FedSGD(), key=ls.Key(1))
     assert ls.LowRank().refusal(seen) is None

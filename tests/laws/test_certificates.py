@@ -48,8 +48,11 @@ class Case:
     def observed(self, seed: int) -> tuple[ls.Observation, ls.Batch]:
         """Of a batch whose labels are all the same where they are `alike`."""
         with ls.Key(seed).isolated():
-            target = ls.Target(self.net(), IMAGES, self.classes, training=self.training)
+            net = self.net()
             inputs = self.inputs(torch.rand(self.count, 1, 8, 8))
+            # Bright ones are legal in a domain of their own: from 0 to 10.
+            domain = IMAGES if float(inputs.max()) <= 1 else ls.Images(1, 8, 8, mean=(0.0,), std=(0.1,))
+            target = ls.Target(net, domain, self.classes, training=self.training)
             labels = torch.randint(1, self.classes, (self.count,))
         batch = ls.Batch(inputs, labels[:1].repeat(self.count) if self.alike else labels)
         tell = [ls.BatchSize(self.count)] if self.told else []
