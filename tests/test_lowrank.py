@@ -186,7 +186,7 @@ def sequential(*layers: nn.Module, seed: int = 0) -> ls.Target:
         (
             ls.MLP((400,)).build(standardized(3, 32, 32), 10, key=ls.Key(0)),
             64,
-            "about 6.3 others with nearly proportional",
+            "others with nearly proportional",
         ),
         (ls.MLP((100,)).build(SMALL, 10, key=ls.Key(0)), 128, "no rank stands out"),
         (ls.MLP((64,), activation=ls.Activation("sigmoid")).build(SMALL, 5, key=ls.Key(0)), 4, "no ReLU after it"),
