@@ -76,7 +76,7 @@ def line(name: str, scores: list[Tensor], speakers: list[int]) -> tuple[str, lis
     known = [[one for one in folds if one is not None] for folds in where]
     shown = []
     for value in (lambda s: s.within(1), lambda s: s.within(5), lambda s: s.reciprocal()):
-        found = intervals.clustered_mean([[value(one) for one in folds] for folds in known], seed=0)
+        found = intervals.clustered_mean([[value(one) for one in folds] for folds in known])
         shown.append(f"{found.value:5.3f} [{found.low:.3f}, {found.high:.3f}]")
     first = sum(folds[0].within(1) == 1 for folds in known)
     wilson = intervals.wilson(first, len(known))

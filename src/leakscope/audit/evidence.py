@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import final
 
 from scipy import special
 
-from leakscope.ledger.record import Ending, Record, ScoreRecord
+from leakscope.ledger.record import Ending, Record, ScoreRecord, Word
 from leakscope.numerics import intervals
 from leakscope.numerics.intervals import Interval
 from leakscope.scoring.metrics.guesses import LabelAccuracy
@@ -23,6 +26,19 @@ TRIALS = 3
 
 MARGIN = 3.0
 """dB above the blind guess that count as a leak on average: half its squared error."""
+
+SMALLEST = MappingProxyType(
+    {
+        PSNR.name: MARGIN,
+        FrameError.name: MARGIN,
+        TokenError.name: MARGIN,
+        CharacterErrorRate.name: MARGIN,
+        LabelAccuracy.name: 0.2,
+        TopOne.name: 0.1,
+    }
+)
+"""The smallest leak of interest of each metric that decides, unless a plan says otherwise: a gain over the blind guess,
+in dB (of errors too), or as a share. A larger one must be excluded before anything is called *no leak found*."""
 
 ITEM_GAIN, ITEM_BAR = 10.0, 6.0
 """A single input counts as recovered this many dB above its own and above the best blind guess (see `recovered`)."""
@@ -38,10 +54,15 @@ DECIDING = (PSNR.name, FrameError.name, TokenError.name, LabelAccuracy.name, Cha
 """The metrics that verdicts are read from; the first of them that was scored decides."""
 
 LUCK = 0.01
-"""The largest accepted probability that as many labels, or persons, are guessed by chance."""
+"""The largest accepted probability that luck alone looks as much like a leak, over all that is judged together."""
+
+MOST_TRIALS = 100_000
+"""Where more trials would be needed, it is not said how many."""
 
 SHARES = {LabelAccuracy.name: "labels right", TopOne.name: "named right"}
 """Metrics that count hits, and what a hit is; they are read against the chance level, not in decibels."""
+
+WORST_FIRST = (Word.LEAKS, Word.INCONCLUSIVE, Word.NO_LEAK_FOUND)
 
 Records = Sequence[Record | None]
 
@@ -53,8 +74,10 @@ class Evidence:
 
     gains: per trial, in `gain_unit`, see `gain_of`; a trial without a claim or without its control gains 0, so
     that failures stay in the denominator.
-    interval: of the mean gain at 95 %, None with fewer than `TRIALS` trials. values, blind: all items of the trials
-    that have both. recovered, luck, certified, refuted: see the functions of these names.
+    interval: of the mean gain at 95 %, None with fewer than `TRIALS` trials (of shares, over items that know their
+    trial: `intervals.share`). luck: the probability by luck alone of a mean gain so far above `MARGIN`, or of so many
+    hits; 1 where nothing speaks for a leak. values, blind: all items of the trials that have both, in `trials` ones.
+    recovered, certified, refuted: see the functions of these names.
     """
 
     metric: str
@@ -68,6 +91,12 @@ class Evidence:
     luck: float
     certified: int
     refuted: int
+    trials: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def proven(self) -> bool:
+        """Whether something was recovered that no luck explains: a certificate that holds, or an item far beyond."""
+        return self.certified > 0 or self.recovered > 0
 
     @property
     def gain_unit(self) -> str:
@@ -86,7 +115,9 @@ class Evidence:
 
     @property
     def gain(self) -> float:
-        """The mean gain over all planned trials."""
+        """The mean gain over all planned trials; of shares over all items, as `value` is."""
+        if self.metric in SHARES:
+            return (self.value - self.chance) * len(self.trials) / len(self.gains)
         return math.fsum(self.gains) / len(self.gains)
 
     @property
@@ -102,23 +133,82 @@ def evidence(metric: str, side: Records, blind: Records) -> Evidence | None:
     if not scored:
         return None
     gains = tuple(0.0 if pair is None else gain_of(*pair) for pair in pairs)
-    values = tuple(item for ours, _ in scored for item in ours.items)
+    trials = tuple(ours.items for ours, _ in scored)
+    values = tuple(item for items in trials for item in items)
     guesses = tuple(item for _, theirs in scored for item in theirs.items)
     chance = math.fsum(ours.chance * len(ours.items) for ours, _ in scored) / len(values)
-    counts = metric in SHARES
-    return Evidence(
+    found = Evidence(
         metric=metric,
         unit=scored[0][0].unit,
         gains=gains,
-        interval=intervals.mean(gains, seed=0) if len(gains) >= TRIALS else None,
+        interval=None,
         values=values,
         blind=guesses,
         chance=chance,
-        recovered=0 if counts else recovered(decibels(metric, values), decibels(metric, guesses)),
-        luck=luck(values, chance) if counts else 1.0,
+        recovered=0 if metric in SHARES else recovered(decibels(metric, values), decibels(metric, guesses)),
+        luck=1.0,
         certified=certified(metric, side, blind),
         refuted=refuted(metric, side, blind),
+        trials=trials,
     )
+    # A certificate of labels is held against luck over its own items, and so counts in fewer trials too.
+    least = _certified_luck(metric, side, blind) if found.certified and metric in SHARES else 1.0
+    if len(gains) < TRIALS:
+        return dataclasses.replace(found, luck=least)
+    return dataclasses.replace(found, interval=_interval(found), luck=min(least, _luck(found)))
+
+
+def _interval(found: Evidence) -> Interval:
+    if found.metric not in SHARES:
+        return intervals.mean(found.gains)
+    right, kept = intervals.share(found.trials), len(found.trials) / len(found.gains)
+    # Trials that failed gain 0, whatever the others do.
+    low, high = ((end - found.chance) * kept for end in (right.low, right.high))
+    return Interval(found.gain, min(low, found.gain), max(high, found.gain))
+
+
+def _luck(found: Evidence) -> float:
+    if not found.better:
+        return 1.0
+    if found.metric in SHARES:
+        # Not all items count in full: where a client has one class only, a guess is right for all or for none.
+        return luck(found.value, intervals.effective(found.trials), found.chance)
+    return intervals.exceeds(found.gains, MARGIN)
+
+
+def smallest(metric: str, wanted: Mapping[str, float]) -> float:
+    """The smallest leak of interest of a metric: what a plan wants, else `SMALLEST`."""
+    return wanted.get(metric, SMALLEST[metric])
+
+
+def excludes(found: Evidence, gain: float) -> bool:
+    """Whether a mean gain of this size or more is excluded: the upper end of the interval lies below it."""
+    return found.interval is not None and found.interval.high < gain
+
+
+def needed(found: Evidence, gain: float) -> int | None:
+    """How many trials like these would exclude a mean gain of this size; None where no number would.
+
+    As many as it takes for the interval around the same mean, with the same spread, to end below `gain`.
+    """
+    if found.interval is None or found.gain >= gain:
+        return None
+    count = len(found.gains)
+    while count <= MOST_TRIALS:
+        if _ends(found, count) < gain:
+            return count
+        # In steps of an eighth: it is a figure to plan with.
+        count += max(1, count // 8)
+    return None
+
+
+def _ends(found: Evidence, count: int) -> float:
+    """Where the interval of the mean gain would end after so many trials of the same mean and spread."""
+    if found.metric in SHARES:
+        per_trial = intervals.effective(found.trials) / len(found.trials)
+        return intervals.binomial(found.value, per_trial * count).high - found.chance
+    spread = statistics.stdev(found.gains)
+    return found.gain + intervals.quantile(count - 1) * spread / math.sqrt(count)
 
 
 def gain_of(ours: ScoreRecord, theirs: ScoreRecord) -> float:
@@ -160,19 +250,22 @@ def recovered(values: Sequence[float], blind: Sequence[float]) -> int:
     return sum(value > guess + ITEM_GAIN and value > bar for value, guess in zip(values, blind, strict=True))
 
 
-def luck(values: Sequence[float], chance: float) -> float:
-    """P(X >= hits) for X binomial with as many items and the chance level: how likely a guess has as many right.
+def luck(share: float, count: float, chance: float) -> float:
+    """P(X >= share * count) for X binomial with `count` items and the chance level: how likely a guess is as good.
 
-    values: one 0 or 1 per private label or person, between them where scores tie; the sum is rounded down. chance: in
-    [0, 1].
+    share: of items that are right, in [0, 1]. count: of independent items, between two whole numbers perhaps
+    (`intervals.effective`). chance: in [0, 1].
 
-    >>> round(luck([1.0, 1.0, 1.0], 0.1), 6)
-    0.001
+    >>> round(luck(1.0, 3, 0.1), 6), luck(0.0, 3, 0.1)
+    (0.001, 1.0)
     """
-    hits = math.floor(math.fsum(values) + NOTHING)
-    if hits == 0:
+    hits, level = share * count, min(max(chance, 0.0), 1.0)
+    # Whole hits only where there are whole items: a tie counts for nothing then, as in the binomial tail.
+    hits = math.floor(hits + NOTHING) if float(count).is_integer() else hits
+    if hits <= NOTHING:
         return 1.0
-    return float(special.bdtrc(hits - 1, len(values), min(max(chance, 0.0), 1.0)))
+    # The tail of the binomial as a beta integral, which knows what lies between whole numbers.
+    return float(special.betainc(hits, count - hits + 1, level))
 
 
 def certified(metric: str, side: Records, blind: Records) -> int:
@@ -186,14 +279,22 @@ def certified(metric: str, side: Records, blind: Records) -> int:
     pairs = _certified_pairs(metric, side, blind)
     if metric not in SHARES:
         return sum(ours.exact > 0 or gain_of(ours, theirs) > MARGIN for _, ours, theirs in pairs)
-    items = [item for _, ours, _ in pairs for item in ours.items]
-    if not items:
-        return 0
-    # Together and not trial by trial: of two classes one label is right by luck every other time.
-    chance = math.fsum(ours.chance * len(ours.items) for _, ours, _ in pairs) / len(items)
-    if luck(items, chance) > LUCK:
+    if _certified_luck(metric, side, blind) > LUCK:
         return 0
     return sum(all(item == ours.perfect for item in ours.items) for _, ours, _ in pairs)
+
+
+def _certified_luck(metric: str, side: Records, blind: Records) -> float:
+    """The probability of so many right labels by luck, over all trials with a certificate.
+
+    Together and not trial by trial: of two classes one label is right by luck every other time.
+    """
+    scores = [ours for _, ours, _ in _certified_pairs(metric, side, blind)]
+    items = [item for score in scores for item in score.items]
+    if not items:
+        return 1.0
+    chance = math.fsum(score.chance * len(score.items) for score in scores) / len(items)
+    return luck(_mean(items), len(items), chance)
 
 
 def refuted(metric: str, side: Records, blind: Records) -> int:
@@ -224,14 +325,8 @@ def _certified_pairs(metric: str, side: Records, blind: Records) -> list[tuple[i
 
 
 def leaks(found: Evidence) -> bool:
-    """Whether the evidence is a leak; the rule is in `verdict`."""
-    if found.certified > 0 or found.recovered > 0:
-        return True
-    if found.interval is None or not found.better:
-        return False
-    if found.metric in SHARES:
-        return found.interval.low > 0 and found.luck <= LUCK
-    return found.interval.low > MARGIN
+    """Whether the evidence by itself is a leak; the rule is in `verdict`."""
+    return found.proven or found.luck <= LUCK
 
 
 def score_of(metric: str, record: Record | None) -> ScoreRecord | None:
@@ -264,7 +359,7 @@ def pooled(side: Records) -> tuple[ScoreRecord, ...]:
 
 
 def _pool(scores: Sequence[ScoreRecord]) -> ScoreRecord:
-    estimate = intervals.clustered_mean([score.items for score in scores], seed=0)
+    estimate = intervals.pooled([score.items for score in scores])
     count = sum(len(score.items) for score in scores)
     said = {
         "value": estimate.value,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.audit.controls import BlindGuess
+from leakscope.audit.evidence import SMALLEST
 from leakscope.audit.resources import Resources
 from leakscope.audit.telling import MAKERS
 from leakscope.core.effort import Budget
@@ -139,7 +141,8 @@ class Plan:
 
     told: the kinds of facts that the adversary is told. budget: of each attempt. resources: of each cell.
     trials: draws of secret and weights; at least 3 are needed for an interval.
-    metrics: what is scored besides `VERDICT_METRICS`. delta: at which epsilon is given.
+    metrics: what is scored besides `VERDICT_METRICS`. delta: at which epsilon is given. smallest: (metric, gain) pairs,
+    the smallest leak of interest where it is not the usual one (`audit.evidence.SMALLEST`), in dB or as a share.
     names: (repr, name) pairs, what a person calls an attack or a mechanism.
     Raises `BadPlan` on anything that could not be run.
     """
@@ -156,6 +159,7 @@ class Plan:
     budget: Budget = field(default_factory=Budget)
     resources: Resources = field(default_factory=Resources)
     delta: float = 1e-5
+    smallest: tuple[tuple[str, float], ...] = ()
     names: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
@@ -192,6 +196,11 @@ class Plan:
             raise BadPlan("the plan needs at least one scene: a dataset and a target")
         if not 0 < self.delta < 1:
             raise BadPlan(f"expected 0 < delta < 1, got {self.delta}")
+        for metric, gain in self.smallest:
+            if metric not in SMALLEST:
+                raise BadPlan(f"no verdict is read from {metric!r}; a smallest leak is known of {', '.join(SMALLEST)}")
+            if not 0 < gain < math.inf:
+                raise BadPlan(f"expected a smallest leak of interest above 0, got {gain} for {metric}")
         if self.trials < 1:
             raise BadPlan(f"expected trials >= 1, got {self.trials}")
         if self.seed < 0:

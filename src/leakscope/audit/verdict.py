@@ -14,24 +14,24 @@ without a claim gains 0. Then:
 1. a certificate holds in some trial and its score confirms it (`evidence.certified`); one certified claim that is
    wrong voids all certificates of the group (`evidence.refuted`), and the sentence reports the defect;
 2. some input is recovered far beyond every blind guess (`evidence.recovered`, with its false-positive rate);
-3. there are at least 3 trials, the mean score is above chance, and the lower end of the 95 % bootstrap interval of
-   the mean gain is above 3 dB (inputs, transcripts), or above 0 while the number of right labels has a probability of
-   at most 1 % by chance (labels);
+3. there are at least 3 trials, the mean score is above chance, and the probability that luck alone looks like it is at
+   most 1 % (`LUCK`): of a mean gain so far above 3 dB (inputs, transcripts), or of so many hits (labels, persons);
 4. the attack claims inputs, was not told the labels, and the labels that it claims along leak by 1 or 3.
 
-**no leak found at this power**, if all of these hold:
+**no leak found at this power**, if all of these hold. It is an equivalence test: what is not excluded is not cleared.
 
 1. it does not leak, and no certified claim is wrong;
 2. every planned trial, its undefended and its blind control ended with a claim, and there are at least 3 trials;
-3. the interval of the mean gain reaches down to 0 or below, up to rounding: it does not beat the blind guess;
-4. the undefended control leaks by the same rule: the attack can work here;
-5. the interval of the mean gain lies below the undefended control's mean gain: an effect of that size would have
-   been seen. This is the power.
+3. the undefended control leaks by the same rule, and by more than the smallest leak of interest (`evidence.SMALLEST`,
+   or the plan's): the attack can work here;
+4. the upper end of the 95 % interval of the mean gain is below the smallest leak of interest. This is the power. The
+   sentence says how many trials that would take where it is not.
 
 **inconclusive** otherwise: the sentence says which of these failed. So a refusal, a divergence, a crash, a control that
-does not work, or a small gain that is neither 0 nor 3 dB never becomes an all-clear.
+does not work, few trials or a wide interval never become an all-clear.
 
-The whole audit has the worst word of its groups: leaks, then inconclusive, then no leak found.
+What a person asks about is the mechanism: `findings` joins the groups of one. The whole audit has the worst word of its
+findings: leaks, then inconclusive, then no leak found.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 from leakscope.audit.evidence import (
@@ -47,23 +47,26 @@ from leakscope.audit.evidence import (
     NOTHING,
     SHARES,
     TRIALS,
+    WORST_FIRST,
     Evidence,
     Records,
     evidence,
+    excludes,
     leaks,
+    needed,
     pooled,
     primary,
+    smallest,
 )
+from leakscope.audit.findings import findings
 from leakscope.audit.plan import Cell, Group, Plan
 from leakscope.bounds.accounting import epsilon
 from leakscope.core.errors import BadInput, MissingExtra
 from leakscope.core.facts import TrueLabels
 from leakscope.core.mechanism import AbstractMechanism
-from leakscope.ledger.record import Ending, GroupVerdict, Record, Summary, Word
+from leakscope.ledger.record import Ending, GainRecord, GroupVerdict, Record, Summary, Word
 from leakscope.scoring.metrics.guesses import LabelAccuracy
 from leakscope.scoring.metrics.tokens import TokenError
-
-WORST_FIRST = (Word.LEAKS, Word.INCONCLUSIVE, Word.NO_LEAK_FOUND)
 
 
 @final
@@ -76,30 +79,74 @@ class Trials:
     blind: Records
     labels_told: bool = False
     own_control: bool = False
+    smallest: Mapping[str, float] = field(default_factory=dict)
 
 
-def judge(trials: Trials) -> tuple[Word, str]:
+@final
+@dataclass(frozen=True)
+class Judgment:
+    """The word for a group, the sentence that gives its numbers, and what each metric that was judged shows.
+
+    The first of `gains` is of the metric that decides; the labels that were claimed along may follow.
+    """
+
+    word: Word
+    sentence: str
+    gains: tuple[GainRecord, ...] = ()
+
+
+def judge(trials: Trials) -> Judgment:
     """The word for a group and the sentence that gives its numbers, by the rule at the top of this module."""
     metric = primary(trials.audited)
     found = None if metric is None else evidence(metric, trials.audited, trials.blind)
-    failures = _failures(trials.audited)
-    defect = "" if found is None else _defect(found)
-    if found is not None and leaks(found):
-        return Word.LEAKS, _joined(_leak(found), defect, failures)
     along = _labels_along(trials, metric)
-    if along is not None and leaks(along):
-        return Word.LEAKS, _joined(f"the labels leak, the inputs were not found: {_leak(along)}", defect, failures)
     doubt = _doubt(trials, found)
-    if doubt is not None or defect:
+    gains = _gains(trials, found, doubt, along)
+    failures, defect = _failures(trials.audited), "" if found is None else _defect(found)
+    if found is not None and leaks(found):
+        return Judgment(Word.LEAKS, _joined(_leak(found), defect, failures), gains)
+    if along is not None and leaks(along):
+        said = f"the labels leak, the inputs were not found: {_leak(along)}"
+        return Judgment(Word.LEAKS, _joined(said, defect, failures), gains)
+    if found is None or doubt is not None or defect:
         # An attack whose proofs are wrong has no say in an all-clear either.
-        return Word.INCONCLUSIVE, _joined(doubt or "", defect)
-    assert found is not None
-    assert found.interval is not None
+        return Judgment(Word.INCONCLUSIVE, _joined(doubt or "", defect), gains)
     control = evidence(found.metric, trials.undefended, trials.blind)
     assert control is not None
-    return Word.NO_LEAK_FOUND, (
-        f"{_against(found)}, not better than a blind guess, over {len(found.gains)} trials; "
+    least = smallest(found.metric, trials.smallest)
+    said = (
+        f"{_against(found)}, over {len(found.gains)} trials: a gain of {_number(least)} {found.gain_unit} is excluded; "
         f"undefended, the same attack gains {_number(control.gain)} {control.gain_unit}"
+    )
+    return Judgment(Word.NO_LEAK_FOUND, said, gains)
+
+
+def _gains(trials: Trials, found: Evidence | None, doubt: str | None, along: Evidence | None) -> tuple[GainRecord, ...]:
+    """What each judged metric shows, for the finding about the mechanism."""
+    if found is None:
+        return ()
+    # A doubt about the group (a crash, a control that cannot tell) is one about all that it claims.
+    first = _gain(trials, found, cleared=doubt is None and not leaks(found) and not found.refuted)
+    if along is None:
+        return (first,)
+    doubt = _doubt(trials, along)
+    return first, _gain(trials, along, cleared=doubt is None and not leaks(along) and not along.refuted)
+
+
+def _gain(trials: Trials, found: Evidence, *, cleared: bool) -> GainRecord:
+    least = smallest(found.metric, trials.smallest)
+    return GainRecord(
+        metric=found.metric,
+        unit=found.gain_unit,
+        gain=found.gain,
+        low=None if found.interval is None else found.interval.low,
+        high=None if found.interval is None else found.interval.high,
+        smallest=least,
+        luck=found.luck,
+        # Right labels are always a matter of luck too, proved or not; how much of it, their `luck` says.
+        proven=found.proven and found.metric not in SHARES,
+        cleared=cleared,
+        needed=needed(found, least),
     )
 
 
@@ -122,16 +169,26 @@ def _doubt(trials: Trials, found: Evidence | None) -> str | None:
         return f"{_against(found)}; too few trials for an interval: {len(found.gains)}, needed are {TRIALS}"
     if trials.own_control:
         return f"{_against(found)}; without any defense this attack does not reliably beat a blind guess here"
+    least = smallest(found.metric, trials.smallest)
     control = evidence(found.metric, trials.undefended, trials.blind)
     if control is None or not leaks(control):
         return f"{_against(found)}, but undefended the attack does not reliably beat it either: it cannot tell"
-    if found.interval.low > NOTHING:
-        return f"{_against(found)}: better than blind, but not by the margin that counts as a leak"
-    if not found.interval.high < control.gain:
+    if not control.gain > least:
         return (
-            f"{_against(found)}: too wide to exclude the undefended gain of {_number(control.gain)} {control.gain_unit}"
+            f"{_against(found)}, but undefended the attack gains no more than {_number(control.gain)} "
+            f"{control.gain_unit}: it cannot tell a leak of {_number(least)} from none"
         )
+    if not excludes(found, least):
+        return f"{_against(found)}: a gain of {_number(least)} {found.gain_unit} is not excluded{_more(found, least)}"
     return None
+
+
+def _more(found: Evidence, least: float) -> str:
+    """How many trials would exclude it, as far as that can be said."""
+    if found.gain >= least:
+        return ", and no number of trials would exclude what was found"
+    count = needed(found, least)
+    return "" if count is None else f"; about {count} trials like these would exclude it"
 
 
 def _leak(found: Evidence) -> str:
@@ -204,7 +261,8 @@ def summarize(plan: Plan, records: Mapping[str, Record]) -> Summary:
     """The verdicts of all groups and of the whole. What only the runner knows (`versions`, `machine`, ...) is empty."""
     spent: dict[str, float | None] = {}
     groups = tuple(_verdict(plan, group, records, spent) for group in plan.groups())
-    counts = Counter(group.word for group in groups)
+    found = findings(plan, groups)
+    counts = Counter(one.word for one in found)
     word = next(word for word in WORST_FIRST if counts[word])
     said = ", ".join(f"{word.value}: {counts[word]}" for word in WORST_FIRST if counts[word])
     planned = {cell.identity for cell in plan.cells()}
@@ -212,11 +270,12 @@ def summarize(plan: Plan, records: Mapping[str, Record]) -> Summary:
     return Summary(
         title=plan.title,
         word=word,
-        sentence=f"{said} (of {len(groups)} combinations)",
+        sentence=f"{said} (of {len(found)} mechanisms, each in its scene)",
         groups=groups,
         planned=len(planned),
         finished=len(planned & records.keys()),
         seconds=math.fsum(record.seconds for record in records.values()),
+        findings=found,
         # by fingerprint: every trial that used a learned state names what it took, and it was learned once
         preparing_seconds=math.fsum({one.prepared: one.preparing_seconds for one in records.values()}.values()),
         seed=plan.seed,
@@ -233,9 +292,8 @@ def _verdict(plan: Plan, group: Group, records: Mapping[str, Record], spent: dic
         return [records.get(cell.identity) for cell in cells]
 
     audited, undefended, blind = of(group.audited), of(group.undefended), of(group.blind)
-    word, sentence = judge(
-        Trials(audited, undefended, blind, TrueLabels in plan.told_in(group.scene), group.own_control)
-    )
+    told = TrueLabels in plan.told_in(group.scene)
+    judged = judge(Trials(audited, undefended, blind, told, group.own_control, dict(plan.smallest)))
     name = repr(group.mechanism)
     if name not in spent:
         spent[name] = _epsilon(group.mechanism, plan.delta)
@@ -245,8 +303,8 @@ def _verdict(plan: Plan, group: Group, records: Mapping[str, Record], spent: dic
         dataset=repr(group.scene.source),
         mechanism=plan.name(group.mechanism),
         attack=plan.name(group.attack),
-        word=word,
-        sentence=sentence,
+        word=judged.word,
+        sentence=judged.sentence,
         members=tuple(cell.identity for cell in group.audited),
         undefended=tuple(cell.identity for cell in group.undefended),
         blind=tuple(cell.identity for cell in group.blind),
@@ -257,6 +315,7 @@ def _verdict(plan: Plan, group: Group, records: Mapping[str, Record], spent: dic
         blind_scores=pooled(blind),
         epsilon=spent[name],
         delta=None if spent[name] is None else plan.delta,
+        gains=judged.gains,
     )
 
 

@@ -65,6 +65,7 @@ class _Builder:
             "attacks": self._built(said.attacks, Family.ATTACKS),
             "metrics": tuple(self._one(said.metrics.place, text, Family.METRICS) for text in said.metrics),
             "delta": said.delta,
+            "smallest": said.smallest,
             "budget": Budget(said.seconds, said.evaluations),
             "resources": Resources(*said.resources),
             "scenes": tuple(self._scene(scene) for scene in said.scenes),

@@ -37,9 +37,16 @@ FIELDS: tuple[Field, ...] = (
     Field("", "metrics", "list of expressions", "[]", "scored besides PSNR and label accuracy"),
     Field("", "delta", "number", "1e-5", "at which the epsilon of a mechanism is given"),
     Field("", "input_range", "list of two numbers", "[0, 1]", "what the models take for black and for white"),
+    Field("", "smallest_leak", "table", "see below", "the gain that *no leak found* must exclude, for each metric"),
     Field("", "budget", "table", "no bound", "what one attempt may spend; the first bound that is reached ends it"),
     Field("", "resources", "table", "one thread", "what one cell may use of a machine; changes no answer"),
     Field("", "scene", "list of tables", "required", "one [[scene]] for each dataset and target"),
+    Field("smallest_leak", "psnr", "number", "3", "dB of inputs above the blind guess: half its squared error"),
+    Field("smallest_leak", "frame-error", "number", "3", "dB of frames; 3 dB are 71 % of the blind guess's error"),
+    Field("smallest_leak", "token-error", "number", "3", "dB of texts, likewise"),
+    Field("smallest_leak", "character-error-rate", "number", "3", "dB of transcripts, likewise"),
+    Field("smallest_leak", "label-accuracy", "number", "0.2", "share of labels above chance"),
+    Field("smallest_leak", "top-1", "number", "0.1", "share of persons named right above chance"),
     Field("budget", "seconds", "number", "no bound", "of computing"),
     Field("budget", "evaluations", "whole number", "no bound", "of the gradient"),
     Field("resources", "threads", "whole number", "1", "of torch; more than 1 may change last bits"),
@@ -56,7 +63,13 @@ FIELDS: tuple[Field, ...] = (
 )
 """Every key, in the order of the documentation."""
 
-HEADINGS = {"": "At the top", "budget": "[budget]", "resources": "[resources]", "scene": "[[scene]]"}
+HEADINGS = {
+    "": "At the top",
+    "smallest_leak": "[smallest_leak]",
+    "budget": "[budget]",
+    "resources": "[resources]",
+    "scene": "[[scene]]",
+}
 
 EXAMPLE = """\
 title = "Faces behind one gradient"

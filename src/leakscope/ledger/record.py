@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from typing import final
 
 from pydantic import BaseModel, ConfigDict
@@ -69,7 +70,8 @@ class CellSpec(_Strict):
 class ScoreRecord(_Strict):
     """One metric of one cell, or of a group of cells. `higher_is_better` is for the attacker.
 
-    low, high: a bootstrap interval at 95 %. chance: what a guess that saw nothing scores. items: per example.
+    low, high: an interval at 95 %, infinite where none follows from a single item. chance: what a guess that saw
+    nothing scores. items: per example.
     exact: how many items were recovered to within rounding.
     """
 
@@ -83,6 +85,11 @@ class ScoreRecord(_Strict):
     perfect: float
     items: tuple[float, ...] = ()
     exact: int = 0
+
+    @property
+    def spans(self) -> bool:
+        """Whether there is an interval to be shown. Earlier versions kept the value itself for a single item."""
+        return math.isfinite(self.low) and math.isfinite(self.high) and len(self.items) != 1
 
 
 @final
@@ -168,11 +175,34 @@ class Record(_Strict):
 
 
 @final
+class GainRecord(_Strict):
+    """What a group shows in one metric: the mean gain over the blind guess, and what that is evidence of.
+
+    unit: "dB" for inputs and all errors, of a share "of 1". low, high: its 95 % interval, None with too few trials.
+    smallest: the smallest leak of interest. luck: the probability that luck alone looks as much like a leak. proven:
+    whether something was recovered that no luck explains. cleared: whether the group is *no leak found* in this
+    metric. needed: about how many trials like these would exclude the smallest leak; None where no number would.
+    """
+
+    metric: str
+    unit: str
+    gain: float
+    low: float | None
+    high: float | None
+    smallest: float
+    luck: float
+    proven: bool
+    cleared: bool
+    needed: int | None = None
+
+
+@final
 class GroupVerdict(_Strict):
     """One row of the report: all trials of one target, dataset, mechanism and attack, beside their controls.
 
     members, undefended, blind: identities of the cells. scores: pooled over trials, `blind_scores` and
     `undefended_scores` likewise for the controls. epsilon: of one release at `delta`, infinite where nothing bounds it.
+    gains: of the metric that decides and, where labels were claimed along, of these; empty in runs of version 0.1.
     """
 
     title: str
@@ -192,13 +222,37 @@ class GroupVerdict(_Strict):
     blind_scores: tuple[ScoreRecord, ...]
     epsilon: float | None = None
     delta: float | None = None
+    gains: tuple[GainRecord, ...] = ()
+
+
+@final
+class Finding(_Strict):
+    """What is found about one mechanism in one scene, from all the groups that judge it.
+
+    scene: its name in the plan. groups: their places in `Summary.groups`. attack: the one that leaks most, empty where
+    none does. luck: of the whole finding, corrected for the number of tests (Holm); 0 where something was proved.
+    theory: what is known without any attack, in a sentence; empty where nothing is.
+    """
+
+    scene: str
+    target: str
+    dataset: str
+    mechanism: str
+    word: Word
+    sentence: str
+    groups: tuple[int, ...]
+    attack: str = ""
+    luck: float = 1.0
+    theory: str = ""
 
 
 @final
 class Summary(_Strict):
     """What the report opens with; written by the runner next to the records.
 
-    word: the worst of the groups (leaks > inconclusive > no leak found). citations: BibTeX of what ran.
+    word: the worst of the findings (leaks > inconclusive > no leak found). findings: one for each mechanism in each
+    scene, in the plan's order; empty in runs of version 0.1, where the word is the worst of the groups. citations:
+    BibTeX of what ran.
     seconds: of all attempts. preparing_seconds: of what attacks had learned for them, each thing once.
     """
 
@@ -217,3 +271,4 @@ class Summary(_Strict):
     started: str
     citations: tuple[str, ...] = ()
     preparing_seconds: float = 0.0
+    findings: tuple[Finding, ...] = ()

@@ -1,4 +1,8 @@
-"""Intervals for means and proportions; numpy and scipy only, no torch, so that the report can use them."""
+"""Intervals for means and shares of few items; numpy and scipy only, no torch, so that the report can use them.
+
+What they cover is measured by `benchmarks/interval_coverage.py`: at 3, 4, 8 and 16 items at least 93 % of normal,
+binary and skewed samples, up to log-normal ones with a sigma of 1, where 95 % are promised.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-RESAMPLES = 2000
-_CELLS = 1_000_000
-"""How many draws are held in memory at once."""
+SPARE = 0.3
+"""Of the tails that an interval of a mean may leave out, the part that it uses up: the rest is for skewed samples,
+which both constructions cover too rarely (at 0.6, log-normal ones of 4 items 91 % of the time). It costs width: normal
+samples are covered 98.7 % of the time."""
+
+ROUNDING = 1e-12
+"""Values that differ by less, relative to the largest, are equal."""
 
 Floats = NDArray[np.float64]
-Seed = int | np.random.Generator
 
 
 @final
@@ -41,67 +48,176 @@ class Interval:
         return self.low <= number <= self.high
 
 
-def mean(values: ArrayLike, *, seed: Seed, level: float = 0.95, resamples: int = RESAMPLES) -> Interval:
-    """(1/n) sum_i values[i] with its expanded percentile bootstrap interval; the order of `values` does not matter.
+def mean(values: ArrayLike, *, level: float = 0.95) -> Interval:
+    """(1/n) sum_i values[i] with an interval for the mean of what the values were drawn from.
 
-    values: (n,) finite, n >= 1. One value gives the interval [value, value]: a single item says nothing about spread.
-    The percentiles are widened to Phi(-sqrt(n/(n-1)) t), as the plain ones are too narrow for few items (Hesterberg
-    2015, arXiv:1411.5279, on expanded percentile intervals). The interval never leaves the range of the data, so few
-    items cover less: about 50, 74, 87 and 94 % of normal samples of 2, 3, 4 and 6.
+    values: (n,) finite, n >= 1, independent. From one value no interval follows: it is (-inf, inf). Equal values give
+    themselves. The interval is the hull of two, both at 1 - `SPARE` (1 - level): Student's m +- t s / sqrt(n), and the
+    one of the t statistic without skewness, by Hall's transformation (1992, J. R. Statist. Soc. B 54, p. 221).
+    Student's alone covers 88 % of exponential samples of 3. The order of the values does not matter.
     Raises `ValueError` on an empty or non-finite sample.
 
-    >>> mean([3.0], seed=0)
-    Interval(value=3.0, low=3.0, high=3.0)
-    >>> mean([1.0, 2.0, 3.0, 4.0], seed=0) == mean([4.0, 3.0, 2.0, 1.0], seed=0)
-    True
+    >>> mean([3.0])
+    Interval(value=3.0, low=-inf, high=inf)
+    >>> found = mean([1.0, 2.0, 3.0, 4.0])
+    >>> round(found.low, 2), round(found.high, 2)
+    (-0.76, 5.76)
     """
     sample = np.sort(_sample(values))
     value = _exact_mean(sample)
     if len(sample) == 1:
-        return Interval(value, value, value)
-    tail = _tail(len(sample), level)
-    found = _percentiles(value, _resampled_means(sample, np.random.default_rng(seed), resamples), tail)
-    return _within(found, float(sample[0]), float(sample[-1]))
+        return Interval(value, -math.inf, math.inf)
+    error = float(sample.std(ddof=1)) / math.sqrt(len(sample))
+    if error <= ROUNDING * max(abs(sample[0]), abs(sample[-1])):
+        # Equal up to rounding: skewness would be 0/0.
+        return Interval(value, min(value, float(sample[0])), max(value, float(sample[-1])))
+    far = quantile(len(sample) - 1, level=level)
+    skew = _skewness(sample)
+    # The truth is m - error t, with t between -far and far: the largest t gives the lowest end.
+    ends = [far, -far, _unskewed(far, skew, len(sample)), _unskewed(-far, skew, len(sample))]
+    return Interval(value, value - error * max(ends), value - error * min(ends))
 
 
-def paired_difference(
-    left: ArrayLike, right: ArrayLike, *, seed: Seed, level: float = 0.95, resamples: int = RESAMPLES
-) -> Interval:
-    """The mean of left[i] - right[i] with its bootstrap interval; pairs are drawn together, so what they share cancels.
+def quantile(degrees: int, *, level: float = 0.95) -> float:
+    """How many standard errors the interval of `mean` reaches to each side of a sample without skewness.
+
+    >>> round(quantile(7), 2)
+    3.2
+    """
+    return -float(special.stdtrit(degrees, SPARE * (1 - _level(level)) / 2))
+
+
+def exceeds(values: ArrayLike, bound: float) -> float:
+    """The probability of a mean at least as far above `bound` by luck, if the truth were `bound`: a one-sided p-value.
+
+    The larger one of Student's and Hall's, see `mean`; 1 where the mean does not exceed the bound or n = 1, and 0 where
+    all values are equal and above.
+
+    >>> round(exceeds([4.0, 5.0, 6.0], 3.0), 3), exceeds([4.0], 3.0)
+    (0.037, 1.0)
+    """
+    sample = np.sort(_sample(values))
+    above = _exact_mean(sample) - bound
+    if len(sample) == 1 or above <= 0:
+        return 1.0
+    error = float(sample.std(ddof=1)) / math.sqrt(len(sample))
+    if error <= ROUNDING * max(abs(sample[0]), abs(sample[-1])):
+        return 0.0
+    statistic = above / error
+    scaled, skew = statistic / math.sqrt(len(sample)), _skewness(sample)
+    # Hall's g(t) = t + a t^2 / 3 + a^2 t^3 / 27 + a / 6n, of t / sqrt(n); increasing in t, and near to Student's.
+    even = math.sqrt(len(sample)) * (
+        scaled + skew * scaled**2 / 3 + skew**2 * scaled**3 / 27 + skew / (6 * len(sample))
+    )
+    return max(float(special.stdtr(len(sample) - 1, -one)) for one in (statistic, even))
+
+
+def paired_difference(left: ArrayLike, right: ArrayLike, *, level: float = 0.95) -> Interval:
+    """The mean of left[i] - right[i] with its interval; what the sides of a pair share cancels.
 
     left, right: (n,), item i of both belongs together. Raises `ValueError` on lengths that differ, and as `mean`.
 
-    >>> paired_difference([2.0, 12.0], [1.0, 11.0], seed=0)
+    >>> paired_difference([2.0, 12.0], [1.0, 11.0])
     Interval(value=1.0, low=1.0, high=1.0)
     """
     first, second = _sample(left), _sample(right)
     if len(first) != len(second):
         raise ValueError(f"expected pairs, got {len(first)} values on the left and {len(second)} on the right")
-    return mean(first - second, seed=seed, level=level, resamples=resamples)
+    return mean(first - second, level=level)
 
 
-def clustered_mean(
-    groups: Sequence[ArrayLike], *, seed: Seed, level: float = 0.95, resamples: int = RESAMPLES
-) -> Interval:
-    """The mean of all values with an interval from redrawing whole groups: for items that share a batch and an attack.
+def clustered_mean(groups: Sequence[ArrayLike], *, level: float = 0.95) -> Interval:
+    """The mean of all values with an interval for items that share a batch and an attack: it is groups that are drawn.
 
-    groups: G >= 1 non-empty samples. Items of one trial stand or fall together, and redrawing them one by one would
-    make the interval too narrow (Davison and Hinkley 1997, section 3.8). One group gives [value, value].
+    groups: G >= 1 non-empty samples, G independent. The mean is a ratio of two sums, of values and of sizes; it is
+    `mean` over its linearization, value + G (S_g - value m_g) / sum m (Cochran 1977, Sampling Techniques, section 6.3).
+    One group gives (-inf, inf), and as many values in each the mean of their means.
 
-    >>> clustered_mean([[0.0, 0.0], [1.0, 1.0]], seed=0)
-    Interval(value=0.5, low=0.0, high=1.0)
+    >>> clustered_mean([[0.0, 0.0], [1.0, 1.0]]) == mean([0.0, 1.0])
+    True
     """
     samples = sorted(np.sort(_sample(group)).tolist() for group in groups)
     if not samples:
         raise ValueError("expected at least one group of values, got none")
     value = _exact_mean(np.array([item for sample in samples for item in sample]))
-    if len(samples) == 1:
-        return Interval(value, value, value)
-    # The mean over items of a resample is a ratio of two sums over its groups, both drawn: sizes differ.
-    sums, sizes = np.array([math.fsum(s) for s in samples]), np.array([float(len(s)) for s in samples])
-    chosen = np.random.default_rng(seed).integers(len(samples), size=(resamples, len(samples)))
-    # The number of groups counts, not that of items: it is groups that are independent.
-    return _percentiles(value, sums[chosen].sum(1) / sizes[chosen].sum(1), _tail(len(samples), level))
+    per_group = sum(len(sample) for sample in samples) / len(samples)
+    # Items of one trial stand or fall together: the residual of a group counts once, however many items it has.
+    found = mean([value + (math.fsum(s) - value * len(s)) / per_group for s in samples], level=level)
+    return Interval(value, min(found.low, value), max(found.high, value))
+
+
+def share(groups: Sequence[ArrayLike], *, level: float = 0.95) -> Interval:
+    """The share of hits among all items, with an exact interval that knows that items of one group go together.
+
+    groups: G >= 1 non-empty samples in [0, 1], G independent; an item counts as a part of a hit where it is between.
+    Clopper and Pearson's interval for `effective` items in place of all: Korn and Graubard (1998, Survey Methodology
+    24, p. 193). With one item in each group it is `clopper_pearson`. From one item no interval is made, as in `mean`.
+
+    >>> share([[1.0], [0.0], [0.0]]) == clopper_pearson(1, 3)
+    True
+    >>> share([[1.0, 1.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.0]]).high > clopper_pearson(4, 8).high
+    True
+    """
+    samples = [_sample(group) for group in groups]
+    if not samples:
+        raise ValueError("expected at least one group of values, got none")
+    items = np.sort(np.concatenate(samples))
+    if not (items[0] >= 0 and items[-1] <= 1):
+        raise ValueError(f"expected hits between 0 and 1, got {items[0]} to {items[-1]}")
+    value = _exact_mean(items)
+    if len(items) == 1:
+        return Interval(value, -math.inf, math.inf)
+    return binomial(value, effective(samples, level=level), level=level)
+
+
+def pooled(groups: Sequence[ArrayLike], *, level: float = 0.95) -> Interval:
+    """`share` where every item is a hit or none (0 or 1), else `clustered_mean`: one interval for every kind of score.
+
+    >>> pooled([[1.0], [0.0]]) == share([[1.0], [0.0]]), pooled([[1.5], [0.0]]) == mean([1.5, 0.0])
+    (True, True)
+    """
+    # Hits by their values and not by the metric's name: whatever counts them needs an interval that knows so.
+    hits = all(item in (0.0, 1.0) for group in groups for item in _sample(group).tolist())
+    return share(groups, level=level) if hits else clustered_mean(groups, level=level)
+
+
+def effective(groups: Sequence[ArrayLike], *, level: float = 0.95) -> float:
+    """As how many independent items those of the groups count, for a share: between 1 and all of them.
+
+    n / deff (t_{n-1} / t_{G-1})^2, where deff = (variance between groups) / (p (1 - p) / n) is how much more the share
+    varies than that of independent items would, and Student's quantiles account for G groups only that tell it. Where
+    all items are alike nothing tells it: then each group counts once.
+
+    >>> effective([[1.0], [0.0], [1.0]]), effective([[0.0, 0.0], [0.0, 0.0]])
+    (3.0, 2.0)
+    """
+    samples = [_sample(group) for group in groups]
+    total, count = sum(len(sample) for sample in samples), len(samples)
+    if total == count:
+        return float(total)
+    value = math.fsum(item for sample in samples for item in sample) / total
+    if count == 1 or not 0 < value < 1:
+        return float(count)
+    apart = math.fsum((math.fsum(s) - value * len(s)) ** 2 for s in samples) * count / (count - 1) / total**2
+    quantiles = (float(special.stdtrit(n - 1, (1 - _level(level)) / 2)) for n in (total, count))
+    few = (next(quantiles) / next(quantiles)) ** 2
+    # Never more than there are: groups that happen to be alike are no evidence that items repel each other.
+    independent = total if apart == 0 else min(total, value * (1 - value) / apart)
+    return max(1.0, independent * few)
+
+
+def binomial(value: float, count: float, *, level: float = 0.95) -> Interval:
+    """Clopper and Pearson's interval of `value * count` hits among `count`, which need not be whole numbers.
+
+    value: in [0, 1]. count: > 0, as many independent items as there are (`effective`).
+    """
+    hits, tail = value * count, (1 - _level(level)) / 2
+    failures = count - hits
+    # scipy's own beta quantile and not its binomtest, which solves for the bound only to 2e-12 in absolute size (of one
+    # success in 10^9 the lower bound is off by 0.1 %) and takes 15 ms instead of 0.05. At 0 and n the bound is exact.
+    low = float(special.betaincinv(hits, failures + 1, tail)) if hits > 0 else 0.0
+    high = float(special.betaincinv(hits + 1, failures, 1 - tail)) if failures > 0 else 1.0
+    return Interval(value, min(low, value), max(high, value))
 
 
 def clopper_pearson(successes: int, trials: int, *, level: float = 0.95) -> Interval:
@@ -112,13 +228,7 @@ def clopper_pearson(successes: int, trials: int, *, level: float = 0.95) -> Inte
     >>> round(clopper_pearson(0, 10).high, 4)
     0.3085
     """
-    share, tail = _share(successes, trials), (1 - _level(level)) / 2
-    failures = trials - successes
-    # scipy's own beta quantile and not its binomtest, which solves for the bound only to 2e-12 in absolute size (of one
-    # success in 10^9 the lower bound is off by 0.1 %) and takes 15 ms instead of 0.05. At 0 and n the bound is exact.
-    low = float(special.betaincinv(successes, failures + 1, tail)) if successes else 0.0
-    high = float(special.betaincinv(successes + 1, failures, 1 - tail)) if failures else 1.0
-    return Interval(share, low, high)
+    return binomial(_share(successes, trials), trials, level=level)
 
 
 def wilson(successes: int, trials: int, *, level: float = 0.95) -> Interval:
@@ -137,35 +247,19 @@ def wilson(successes: int, trials: int, *, level: float = 0.95) -> Interval:
     return Interval(share, min(float(found.low), share), max(float(found.high), share))
 
 
-def _percentiles(value: float, means: Floats, tail: float) -> Interval:
-    low, high = np.quantile(means, [tail, 1 - tail])
-    # A resampled mean can miss the exact one by a rounding error where all values are equal.
-    return Interval(value, min(float(low), value), max(float(high), value))
+def _skewness(sample: Floats) -> float:
+    # a = m3 / s^3 with the plain third moment and the unbiased variance, as Hall has it
+    return float(((sample - sample.mean()) ** 3).mean()) / float(sample.std(ddof=1)) ** 3
 
 
-def _within(found: Interval, least: float, most: float) -> Interval:
-    # The mean of equal numbers can round to just outside of them.
-    return Interval(found.value, max(found.low, least), min(found.high, most))
-
-
-def _resampled_means(sample: Floats, generator: np.random.Generator, resamples: int) -> Floats:
-    if resamples < 100:
-        raise ValueError(f"expected at least 100 resamples for a percentile, got {resamples}")
-    # Not scipy.stats.bootstrap: records hold what these draws gave, in this order, by the cell's key, and a sorted
-    # sample makes them the same for every order of the items. Nor does it widen percentiles or redraw groups.
-    rows = max(1, _CELLS // len(sample))
-    parts = [
-        sample[generator.integers(len(sample), size=(min(rows, resamples - done), len(sample)))].mean(1)
-        for done in range(0, resamples, rows)
-    ]
-    return np.concatenate(parts)
-
-
-def _tail(count: int, level: float) -> float:
-    # Student's quantile (negative) instead of the normal one: few items. sqrt(n / (n - 1)): a resampled mean varies by
-    # the variance over n, the unbiased one is over n - 1. Together Hesterberg's alpha' / 2, below (1 - level) / 2.
-    quantile = float(special.stdtrit(count - 1, (1 - _level(level)) / 2))
-    return float(special.ndtr(math.sqrt(count / (count - 1)) * quantile))
+def _unskewed(t: float, skew: float, count: int) -> float:
+    """The t statistic whose transform is t: the inverse of Hall's g, see `exceeds`."""
+    if abs(skew) < 1e-6:
+        return t
+    root = math.sqrt(count)
+    # g(x) - a / 6n = ((1 + a x / 3)^3 - 1) / a, of x = t / sqrt(n): a cube, so that there is one real root
+    inside = 1 + skew * (t / root - skew / (6 * count))
+    return root * 3 / skew * (math.copysign(abs(inside) ** (1 / 3), inside) - 1)
 
 
 def _exact_mean(sample: Floats) -> float:

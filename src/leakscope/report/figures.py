@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from leakscope.ledger.record import ScoreRecord
 from leakscope.report.media import Array, uri
-from leakscope.report.tables import metric_name, number, power_of_ten, unit_name
+from leakscope.report.tables import metric_name, number, power_of_ten, span, unit_name
 
 MOST_POINTS = 160
 """Curves with more points are thinned to so many, evenly, ends included."""
@@ -146,7 +146,7 @@ def intervals(metrics: Sequence[Triple]) -> Drawing | None:
         source = svg(figure)
     said = [
         f"{mark.label} {metric_name(mark.score.metric)} {number(mark.score.value)} {unit_name(mark.score.unit)}, "
-        f"interval {number(mark.score.low)} to {number(mark.score.high)}, chance {number(mark.score.chance)}"
+        f"{span(mark.score)}, chance {number(mark.score.chance)}"
         for marks in panels
         for mark in marks
     ]

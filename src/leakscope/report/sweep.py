@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from leakscope.ledger.record import ScoreRecord
 from leakscope.report.figures import BLIND, FAINT, INK, STYLE, Drawing, svg
-from leakscope.report.tables import Row, metric_name, number, unit_name
+from leakscope.report.tables import Row, metric_name, number, span, unit_name
 
 FEWEST = 3
 """With fewer groups the overview says it all."""
@@ -167,10 +167,7 @@ def _said(lane: Lane) -> str:
     if score is None:
         return f"{lane.name}: no claim"
     some = ", of the trials with a claim" if lane.partial else ""
-    return (
-        f"{lane.name}: {number(score.value)}, interval {number(score.low)} to {number(score.high)}, "
-        f"chance {number(score.chance)}{some}"
-    )
+    return f"{lane.name}: {number(score.value)}, {span(score)}, chance {number(score.chance)}{some}"
 
 
 def _short(label: str) -> str:

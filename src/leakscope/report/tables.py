@@ -99,6 +99,11 @@ def matching(scores: Sequence[ScoreRecord], metric: str) -> ScoreRecord | None:
     return next((score for score in scores if score.metric == metric), None)
 
 
+def span(score: ScoreRecord) -> str:
+    """The interval in words."""
+    return f"interval {number(score.low)} to {number(score.high)}" if score.spans else "no interval"
+
+
 @final
 @dataclass(frozen=True)
 class Gauge:
@@ -143,8 +148,10 @@ class Row:
 
 
 def _gauge(row: Row, axis: tuple[float, float] | None) -> Gauge | None:
-    if row.main is None or axis is None or not all(map(math.isfinite, (row.main.low, row.main.value, row.main.high))):
+    if row.main is None or axis is None or not math.isfinite(row.main.value):
         return None
+    # A single item has no interval: the stroke of its value stands alone.
+    ends = (row.main.low, row.main.high) if row.main.spans else (row.main.value, row.main.value)
     start, span, rises = axis[0], axis[1] - axis[0], row.main.higher_is_better
 
     def place(value: float | None) -> float | None:
@@ -154,7 +161,7 @@ def _gauge(row: Row, axis: tuple[float, float] | None) -> Gauge | None:
         # 3 % to 97 %: a mark at the very edge would be cut in half. Turned around where less is more leak.
         return round(3 + 94 * min(max(share if rises else 1 - share, 0.0), 1.0), 2)
 
-    low, value, high = (place(v) or 0.0 for v in (row.main.low, row.main.value, row.main.high))
+    low, value, high = (place(v) or 0.0 for v in (ends[0], row.main.value, ends[1]))
     undefended = None if row.undefended is None else place(row.undefended.value)
     blind = None if row.blind is None else place(row.blind.value)
     return Gauge(min(low, high), value, max(low, high), place(row.main.chance), undefended, blind)

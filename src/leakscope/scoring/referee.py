@@ -116,7 +116,7 @@ def score(
     scores = []
     for metric in chosen:
         part, chance = levels[metric]
-        scores.append(_score(metric, part.kind.items(metric, part.at, chance.items), chance, key))
+        scores.append(_score(metric, part.kind.items(metric, part.at, chance.items), chance))
     # What metrics say of the inputs first, what is missing after it.
     notes = (note for part, own in _shared(chosen, parts) for note in part.kind.notes(part.at, own))
     return Scores(tuple(scores), at.pairing, (*notes, *at.pairing.notes()))
@@ -181,9 +181,8 @@ def _carried(claim: AbstractClaim, case: Case) -> AbstractClaim | None:
     return None if isinstance(carried, Labels) and not are_classes(case.batch()) else carried
 
 
-def _score(metric: AbstractMetric, judged: Judged, chance: Level, key: Key) -> Score:
-    # A key of its own for each metric: leaving one out does not move the interval of another.
-    estimate = intervals.mean(judged.items, seed=key.child("interval", metric.name).number())
+def _score(metric: AbstractMetric, judged: Judged, chance: Level) -> Score:
+    estimate = intervals.pooled([(item,) for item in judged.items])
     return Score(
         metric=metric.name,
         value=estimate.value,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -22,7 +23,7 @@ class Direction(enum.Enum):
 class Score:
     """One metric of one claim.
 
-    value: the mean over items. low, high: its 95 % bootstrap interval (equal to value for a single item).
+    value: the mean over items. low, high: its 95 % interval, infinite for a single item, which says nothing of it.
     chance: what the best guess that saw nothing scores on the same secret. perfect: the score of the truth itself.
     items: one value per private item, in the secret's order. exact: items recovered to within rounding.
     blind: what the guess behind the chance level scores on each item.
@@ -56,7 +57,8 @@ class Score:
         better = "^" if self.direction is Direction.HIGHER else "v"
         exact = f", {self.exact} exact" if self.exact else ""
         unit = f" {self.unit}" if self.unit else ""
+        interval = f" [{self.low:.4g}, {self.high:.4g}]" if math.isfinite(self.low) else ""
         return (
-            f"{self.metric} {self.value:.4g}{unit} [{self.low:.4g}, {self.high:.4g}] "
+            f"{self.metric} {self.value:.4g}{unit}{interval} "
             f"(chance {self.chance:.4g}, {better} leaks more, n={len(self.items)}{exact})"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def _cells(one: Score) -> tuple[str, ...]:
     return (
         one.metric,
         f"{one.value:.4g} {one.unit}".rstrip(),
-        f"{one.low:.4g} to {one.high:.4g}",
+        f"{one.low:.4g} to {one.high:.4g}" if math.isfinite(one.low) else "–",
         f"{one.chance:.4g}",
         f"{one.perfect:.4g}",
         "higher" if one.direction is Direction.HIGHER else "lower",

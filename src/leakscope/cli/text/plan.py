@@ -96,6 +96,7 @@ class WrittenPlan:
     attacks: Said
     metrics: Said
     delta: float
+    smallest: tuple[tuple[str, float], ...]
     span: tuple[float, float]
     seconds: float | None
     evaluations: int | None
@@ -200,6 +201,7 @@ class _Reader:
             attacks=self._expressions(said, "attacks", Family.ATTACKS),
             metrics=self._expressions(said, "metrics", Family.METRICS),
             delta=self._delta(said),
+            smallest=self._smallest(said),
             span=self._range(said),
             seconds=self._seconds(budget),
             evaluations=self._evaluations(budget),
@@ -248,6 +250,17 @@ class _Reader:
         if not 0 < delta < 1:
             raise self.sheet.bad("delta", f"expected 0 < delta < 1, got {delta}")
         return float(delta)
+
+    def _smallest(self, said: dict[str, Any]) -> tuple[tuple[str, float], ...]:
+        table = self._table(said, "smallest_leak")
+        self._known("smallest_leak", table)
+        wanted = []
+        for metric in table:
+            gain = self._number(table, metric, f"smallest_leak.{metric}", None)
+            if not 0 < gain < math.inf:
+                raise self.sheet.bad(f"smallest_leak.{metric}", f"expected a gain above 0 and finite, got {gain}")
+            wanted.append((metric, float(gain)))
+        return tuple(wanted)
 
     def _seconds(self, budget: dict[str, Any]) -> float | None:
         seconds: float | None = self._number(budget, "seconds", "budget.seconds", None)
