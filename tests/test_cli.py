@@ -61,6 +61,7 @@ def call(*arguments):
 def plan_file(folder, name="plan.toml", **changes):
     said = {
         "trials": "4",
+        "told": "[]",
         "mechanisms": '["FedSGD()"]',
         "attacks": '["LinearLayer()"]',
         "dataset": '"Synthetic((1, 4, 4), classes=3, count=24)"',
@@ -71,6 +72,7 @@ def plan_file(folder, name="plan.toml", **changes):
     path.write_text(
         textwrap.dedent(f"""\
         title = "small"
+        told = {said["told"]}
         trials = {said["trials"]}
         mechanisms = {said["mechanisms"]}
         attacks = {said["attacks"]}
@@ -94,11 +96,12 @@ NOISE = '["FedSGD() >> Clip(1.0) >> GaussianNoise(10.0)"]'
     ("changes", "expected", "word"),
     [
         ({}, Exit.LEAK, "leaks"),
-        ({"mechanisms": NOISE}, Exit.NO_LEAK_FOUND, "no leak found at this power"),
+        ({"mechanisms": NOISE, "trials": "8", "told": '["TrueLabels"]'}, Exit.NO_LEAK_FOUND, "no leak found at this"),
+        ({"mechanisms": NOISE}, Exit.INCOMPLETE, "inconclusive"),
         ({"mechanisms": NOISE, "trials": "1"}, Exit.INCOMPLETE, "inconclusive"),
         ({"attacks": '["LabelCounts()"]'}, Exit.INCOMPLETE, "inconclusive"),
     ],
-    ids=["leak", "no leak", "too few trials", "refused"],
+    ids=["leak", "no leak", "labels that came along are open", "too few trials", "refused"],
 )
 def test_the_exit_code_is_the_verdict(tmp_path, changes, expected, word):
     result = call("audit", plan_file(tmp_path, **changes), "--out", tmp_path / "run", "--engine", "inline")

@@ -199,7 +199,7 @@ def test_strange_numbers_are_printed(run):
     }
     said = Reader(render(summary.model_copy(update={"groups": groups, "seconds": math.nan}), records)).said
     assert "not a number" in said
-    assert "[−∞, 1×10³⁰⁰]" in said
+    assert "[−∞" not in said, "what is infinite is no interval"
 
 
 def test_the_same_run_gives_the_same_page(run):

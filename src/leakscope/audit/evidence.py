@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -207,8 +206,7 @@ def _ends(found: Evidence, count: int) -> float:
     if found.metric in SHARES:
         per_trial = intervals.effective(found.trials) / len(found.trials)
         return intervals.binomial(found.value, per_trial * count).high - found.chance
-    spread = statistics.stdev(found.gains)
-    return found.gain + intervals.quantile(count - 1) * spread / math.sqrt(count)
+    return intervals.of_moments(intervals.moments(found.gains), count).high
 
 
 def gain_of(ours: ScoreRecord, theirs: ScoreRecord) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from leakscope.audit.display import certificate, claimed_fields, private_fields
-from leakscope.audit.evidence import DECIDING, MARGIN, SHARES, decibels, recovered
+from leakscope.audit.evidence import DECIDING, LUCK, MARGIN, NOTHING, SHARES, decibels, luck, recovered
 from leakscope.core.attempt import Attempt, Certificate
 from leakscope.core.claim import AbstractClaim
 from leakscope.ledger.record import CellSpec, Ending, Record, Role, Word
@@ -26,7 +26,7 @@ def judged(scores: Iterable[Score], certificate: Certificate | None) -> tuple[Wo
     """LEAKS or INCONCLUSIVE, with the reason. The blind guess of each item is that of the chance level.
 
     LEAKS where the certificate holds and the score confirms it (more than `MARGIN` dB above the blind guess, an exact
-    input, or all labels right), or where a single item is recovered far beyond blind guesses (`evidence.recovered`).
+    input, or all labels right beyond luck), or where a single item is recovered far beyond blind guesses (`evidence.recovered`).
 
     >>> judged([], None)[0]
     <Word.INCONCLUSIVE: 'inconclusive'>
@@ -35,6 +35,11 @@ def judged(scores: Iterable[Score], certificate: Certificate | None) -> tuple[Wo
     score = next((by_name[name] for name in DECIDING if name in by_name), None)
     if score is None or not score.items or len(score.blind) != len(score.items):
         return Word.INCONCLUSIVE, f"no metric that decides could be computed; {ONE}"
+    if certificate is not None and certificate.holds and _refuted(score, certificate):
+        return (
+            Word.INCONCLUSIVE,
+            f"a defect of the attack: its certificate holds and the claim is wrong: {_said(score)}",
+        )
     if certificate is not None and certificate.holds and _confirmed(score):
         return Word.LEAKS, f"the attack's own equations hold (residual {certificate.residual:.1e}) and {_said(score)}"
     count = 0 if score.metric in SHARES else recovered(*_both(score))
@@ -87,9 +92,16 @@ def _both(score: Score) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 def _confirmed(score: Score) -> bool:
     if score.metric in SHARES:
-        return all(item == score.perfect for item in score.items)
+        # By the rule of an audit: one right label of two is as good as a coin, proved or not.
+        return all(item == score.perfect for item in score.items) and luck(1.0, len(score.items), score.chance) <= LUCK
     ours, blind = _both(score)
     return score.exact > 0 or (math.fsum(ours) - math.fsum(blind)) / len(ours) > MARGIN
+
+
+def _refuted(score: Score, certificate: Certificate) -> bool:
+    """Whether fewer labels are right than were proved; by the rule of an audit, `evidence.refuted`."""
+    proved = min(len(certificate.residuals) or len(score.items), len(score.items))
+    return score.metric in SHARES and math.fsum(score.items) < proved - NOTHING
 
 
 def _said(score: Score) -> str:

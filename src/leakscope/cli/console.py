@@ -134,10 +134,19 @@ def show(summary: Summary) -> None:
     """The verdicts, the worst first, and the whole in one line; unwrapped, so that they can be searched and copied."""
     out = Console(soft_wrap=True, highlight=False)
     out.print(f"\n[bold]{escape(summary.title)}[/]\n")
+    for one in sorted(summary.findings, key=lambda one: list(STYLES).index(one.word)):
+        out.print(f"[{STYLES[one.word]}]{one.word.value}[/]: {escape(one.scene)} · {escape(one.mechanism)}")
+        out.print(f"    {escape(one.sentence)}{escape(_beside(one.theory))}")
+    if summary.findings:
+        out.print("\n[bold]The evidence, attack by attack[/]\n")
     for group in sorted(summary.groups, key=lambda one: list(STYLES).index(one.word)):
         out.print(f"[{STYLES[group.word]}]{group.word.value}[/]: {escape(group.title)}{escape(_epsilon(group))}")
         out.print(f"    {escape(group.sentence)}")
     out.print(f"\n[{STYLES[summary.word]}]{escape(summary.sentence)}[/]")
+
+
+def _beside(theory: str) -> str:
+    return f"; {theory}" if theory else ""
 
 
 def _epsilon(group: GroupVerdict) -> str:

@@ -67,24 +67,42 @@ def mean(values: ArrayLike, *, level: float = 0.95) -> Interval:
     value = _exact_mean(sample)
     if len(sample) == 1:
         return Interval(value, -math.inf, math.inf)
-    error = float(sample.std(ddof=1)) / math.sqrt(len(sample))
-    if error <= ROUNDING * max(abs(sample[0]), abs(sample[-1])):
+    spread = float(sample.std(ddof=1))
+    if spread <= ROUNDING * max(abs(sample[0]), abs(sample[-1])):
         # Equal up to rounding: skewness would be 0/0.
         return Interval(value, min(value, float(sample[0])), max(value, float(sample[-1])))
-    far = quantile(len(sample) - 1, level=level)
-    skew = _skewness(sample)
-    # The truth is m - error t, with t between -far and far: the largest t gives the lowest end.
-    ends = [far, -far, _unskewed(far, skew, len(sample)), _unskewed(-far, skew, len(sample))]
-    return Interval(value, value - error * max(ends), value - error * min(ends))
+    return of_moments(Moments(value, spread, _skewness(sample)), len(sample), level=level)
 
 
-def quantile(degrees: int, *, level: float = 0.95) -> float:
-    """How many standard errors the interval of `mean` reaches to each side of a sample without skewness.
+@final
+@dataclass(frozen=True)
+class Moments:
+    """What an interval of a mean is made of. spread: the unbiased standard deviation. skew: m3 / spread^3."""
 
-    >>> round(quantile(7), 2)
-    3.2
+    value: float
+    spread: float
+    skew: float
+
+
+def moments(values: ArrayLike) -> Moments:
+    """Those of a sample of two or more.
+
+    >>> moments([1.0, 2.0, 3.0])
+    Moments(value=2.0, spread=1.0, skew=0.0)
     """
-    return -float(special.stdtrit(degrees, SPARE * (1 - _level(level)) / 2))
+    sample = np.sort(_sample(values))
+    spread = float(sample.std(ddof=1))
+    equal = spread <= ROUNDING * max(abs(sample[0]), abs(sample[-1]))
+    return Moments(_exact_mean(sample), 0.0 if equal else spread, 0.0 if equal else _skewness(sample))
+
+
+def of_moments(of: Moments, count: int, *, level: float = 0.95) -> Interval:
+    """The interval of `mean` for `count` >= 2 values with these moments."""
+    error = of.spread / math.sqrt(count)
+    far = -float(special.stdtrit(count - 1, SPARE * (1 - _level(level)) / 2))
+    # The truth is m - error t, with t between -far and far: the largest t gives the lowest end.
+    ends = [far, -far, _unskewed(far, of.skew, count), _unskewed(-far, of.skew, count)]
+    return Interval(of.value, of.value - error * max(ends), of.value - error * min(ends))
 
 
 def exceeds(values: ArrayLike, bound: float) -> float:

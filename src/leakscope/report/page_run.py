@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from leakscope.core.errors import BadInput
 from leakscope.ledger.files import write_atomically
-from leakscope.ledger.record import CellSpec, Summary
+from leakscope.ledger.record import CellSpec, Summary, Word
 from leakscope.ledger.store import RunStore
 from leakscope.report import sections, sweep, tables
 from leakscope.report.cells import Shelf
@@ -75,10 +75,42 @@ def _view(summary: Summary, records: Cells, damaged: Mapping[str, str], veil: Ve
         # What the runner counted and the folder does not hold any more: deleted since, or damaged.
         "lost": max(summary.finished - counts.finished, 0),
         "words": tables.words(summary),
+        "findings": _findings(summary, built),
         "exhibit": _exhibit(built),
         "evaluations": sum(records[identity][0].evaluations for identity in records),
         "started": _moment(summary.started),
     }
+
+
+@final
+@dataclass(frozen=True)
+class Found:
+    """A finding as the page shows it; anchor: of the group that says most about it."""
+
+    scene: str
+    target: str
+    dataset: str
+    mechanism: str
+    word: Word
+    sentence: str
+    theory: str
+    anchor: str
+
+
+def _findings(summary: Summary, built: Mapping[str, Section]) -> tuple[Found, ...]:
+    shown = {id(section.row.group): section for section in built.values()}
+    found = []
+    for one in summary.findings:
+        groups = [summary.groups[place] for place in one.groups]
+        said = one.sentence
+        # It quotes the sentence of a group, which may quote those of cells: as much as the page shows there, no more.
+        for group in groups:
+            said = said.replace(group.sentence, shown[id(group)].sentence)
+        # The group of the attack that is named; where none leaks, the first.
+        best = next((group for group in groups if group.attack == one.attack), groups[0])
+        anchor = shown[id(best)].row.anchor
+        found.append(Found(one.scene, one.target, one.dataset, one.mechanism, one.word, said, one.theory, anchor))
+    return tuple(found)
 
 
 def _in_order(summary: Summary, overview: tuple[tuple[tuple[str, str], tuple[Row, ...]], ...]) -> list[Row]:

@@ -29,8 +29,8 @@ MEANINGS = MappingProxyType(
             "Look at which groups leak and which defenses held; then audit the defended setting again.",
         ),
         Word.NO_LEAK_FOUND: Meaning(
-            "The attacks that ran did not beat a guess that saw nothing, although the same attacks did succeed where "
-            "no defense was in the way. So the test could have found a leak of that size.",
+            "The attacks that ran gain less over a guess that saw nothing than the smallest leak of interest, and the "
+            "uncertainty of the measurement is counted in. The same attacks do succeed where no defense is in the way.",
             "It does not mean safe. A stronger attack, a larger budget, an adversary who knows more, other examples "
             "or a trained model may still find a leak. Only a bound such as ε limits attacks that nobody has tried.",
             "Raise the power: more trials, more evaluations, more facts told to the adversary, more attacks.",
@@ -77,18 +77,22 @@ METHOD = (
     "without its defenses (could this attack work here at all?), and blind, a guess from public data that saw no "
     "release (what would one score for nothing?).",
     "Claims are paired with private examples by the best assignment, so the order of a claim changes no score; blind "
-    "guesses are paired the same way. A score is the mean over private examples; its interval, at 95 %, comes from "
-    "redrawing trials. A trial's gain is its score minus that of the blind guess on the same batch; a trial without a "
-    "claim gains nothing but stays in the count.",
+    "guesses are paired the same way. A score is the mean over private examples; its interval, at 95 %, knows that the "
+    "examples of a trial go together, and is exact for shares. A single example has none. A trial's gain is its score "
+    "minus that of the blind guess on the same batch; a trial without a claim gains nothing but stays in the count.",
     "A group leaks if an exact attack proves its claim and the score confirms it; or if an example is recovered far "
-    "beyond every blind guess; or if, over at least 3 trials, the interval of the mean gain lies above the margin that "
-    "counts as a leak (3 dB for pictures and speech; more right labels than luck explains); or if the labels that come "
-    "with claimed pictures leak and were not told. Errors of speech are read in decibels, −20 log₁₀ of the error.",
+    "beyond every blind guess; or if, over at least 3 trials, luck alone would look so much like a leak with a "
+    "probability of at most 1 % (a mean gain above 3 dB for pictures and speech; right labels above chance); or if "
+    "the labels that come with claimed pictures leak and were not told. Errors of speech are read in decibels, "
+    "−20 log₁₀ of the error.",
     "No leak is said to be found only if all of this holds: the group does not leak; every trial and every control "
-    "ended with a claim; the interval of the mean gain reaches down to nothing; the undefended control leaks by the "
-    "same rule; and a gain as large as the undefended one would have been seen.",
+    "ended with a claim; the undefended control leaks by the same rule; and the interval of the mean gain ends below "
+    "the smallest leak of interest, which the plan states.",
+    "A finding joins all groups of one mechanism in one scene: it leaks if any of them does, where those that count on "
+    "luck are judged together (Holm); no leak is found if none does and, for each kind of thing that was claimed, at "
+    "least one attack was conclusive.",
     "Everything else is inconclusive: a refusal, a divergence, a crash or a control that does not work is no "
-    "all-clear. The page as a whole has the worst word of its groups: leaks, then inconclusive, then no leak found.",
+    "all-clear. The page as a whole has the worst word of its findings: leaks, then inconclusive, then no leak found.",
     "ε is what an accountant of differential privacy computes for one release. It bounds every attack, also those that "
     "did not run here.",
 )
@@ -107,10 +111,11 @@ GLOSSARY = (
     ("ε and δ", "The parameters of differential privacy: a bound on every attack, tried or not. Smaller is more "
      "private; ∞ means that nothing bounds it."),
     ("exact", "Recovered to within rounding of the arithmetic."),
+    ("finding", "What is said about one mechanism in one scene, from all attacks that were tried on it."),
     ("frame error", "Mean absolute error of the frames of an utterance in the units of their coefficients (MFCC)."),
     ("gradient evaluation", "One computation of the search's loss and its derivative: the unit of effort."),
     ("group", "All trials of one target, data source, mechanism and attack."),
-    ("interval", "The range, at 95 %, in which the mean score plausibly lies, from redrawing trials."),
+    ("interval", "The range, at 95 %, in which the mean score plausibly lies."),
     ("mechanism", "The protocol and its defenses: how a private batch becomes what is released. Assumed public."),
     ("PSNR", "Peak signal-to-noise ratio of a picture in decibels, 10 log₁₀(1 / mean squared error) for values in "
      "[0, 1]. Near 10 dB little more than the brightness is shared; above 30 dB differences are hard to see."),

@@ -234,8 +234,8 @@ WORST_FIRST = (Word.LEAKS, Word.INCONCLUSIVE, Word.NO_LEAK_FOUND)
 
 
 def words(summary: Summary) -> tuple[tuple[Word, int], ...]:
-    """How many groups got each word, worst first; words that no group got are left out."""
-    counts = Counter(group.word for group in summary.groups)
+    """How many findings (of runs of version 0.1: groups) got each word, worst first; words of none are left out."""
+    counts = Counter(one.word for one in summary.findings or summary.groups)
     return tuple((word, counts[word]) for word in WORST_FIRST if counts[word])
 
 
