@@ -83,9 +83,10 @@ def lower_from_guesses(right: int, guesses: int, *, chance: float, delta: float,
 
 def _chosen(there: NDArray[np.float64], gone: NDArray[np.float64], delta: float, level: float) -> float:
     """The threshold with the largest bound on these trials."""
-    # More than 200 thresholds find nothing better, and each costs two limits.
-    both = np.concatenate([there, gone])
-    tried = np.unique(np.quantile(both, np.linspace(0, 1, 201), method="lower"))
+    # Denser toward both ends, where few false alarms are. More find nothing better, and each costs two limits.
+    tail = np.logspace(-5, -2, 10)
+    ranks = np.concatenate([tail, np.linspace(0, 1, 41), 1 - tail])
+    tried = np.unique(np.quantile(np.concatenate([there, gone]), ranks, method="lower"))
     found = [(int((there > place).sum()), int((gone > place).sum())) for place in tried]
     bounds = [
         lower_from_rates((right, len(there)), (wrong, len(gone)), delta=delta, level=level) for right, wrong in found

@@ -74,7 +74,7 @@ class GaussianNoise(AbstractUpdateDefense):
         return Sensitivity() if self.std > 0 else before
 
     def event(self, before: Sensitivity) -> DpEvent | None:
-        """The Gaussian mechanism with multiplier std / l2 bound, not private if that is infinite; None without noise."""
+        """The Gaussian mechanism with multiplier std / l2 bound: not private where that is infinite."""
         # in units of what one client changes at most (adding or removing it), the l2 bound
         return None if self.std == 0 else _measured(accounting().GaussianDpEvent, self.std, before.l2)
 
@@ -128,7 +128,7 @@ class LaplaceNoise(AbstractUpdateDefense):
         return Sensitivity() if self.scale > 0 else before
 
     def event(self, before: Sensitivity) -> DpEvent | None:
-        """The Laplace mechanism with multiplier scale / l1 bound, not private if that is infinite; None without noise."""
+        """The Laplace mechanism with multiplier scale / l1 bound: not private where that is infinite."""
         # the Laplace mechanism is calibrated to order 1: epsilon = l1 / scale per release
         return None if self.scale == 0 else _measured(accounting().LaplaceDpEvent, self.scale, before.l1)
 
