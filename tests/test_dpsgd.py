@@ -14,6 +14,7 @@ from leakscope.attacks.inputs.matching.objective import splits
 from leakscope.attacks.parts.distance.distances import Cosine
 from leakscope.bounds.accounting import epsilon
 from leakscope.core.errors import BadInput
+from leakscope.core.mechanism import Adjacency
 from leakscope.core.release import Delta
 from leakscope.mechanisms.compose import accounting
 from leakscope.mechanisms.defenses.clip import Clip
@@ -86,11 +87,29 @@ def test_every_field_but_the_rate_speaks_in_the_release(change):
     assert repr(one) != repr(two)
 
 
-def test_the_rate_speaks_in_the_event_alone():
+def test_the_rate_speaks_in_the_event_of_the_training_alone():
     own, other = DPSGD(CLIP, 1.0, 4), DPSGD(CLIP, 1.0, 4, rate=0.01)
     one, two = (m.release(mlp(), secret(), key=Key(0)).fingerprint() for m in (own, other))
     assert one == two
-    assert epsilon(other.event(), delta=1e-5) < 0.5 * epsilon(own.event(), delta=1e-5)
+    assert other.event(rounds=3) == own.event(rounds=3) == own.training_event(rounds=3)
+    assert epsilon(other.training_event(), delta=1e-5) < 0.5 * epsilon(own.event(), delta=1e-5)
+
+
+def test_a_step_that_the_example_is_known_to_be_in_is_not_amplified():
+    """One Poisson step loses q delta(ln(1 + (exp(e) - 1) / q)) of what the step itself does (Balle et al. 2018), next
+    to nothing at a rate of 1e-4; whoever attacks a step of the example has nothing to do with the rate."""
+    own, q, delta = DPSGD(CLIP, 1.0, rate=1e-4), 1e-4, 1e-5
+    # the epsilon of the step itself at delta / q, brought back by the same formula
+    inner = epsilon(accounting().GaussianDpEvent(1.0), delta=delta / q)
+    assert 0.99 * math.log1p(q * math.expm1(inner)) <= epsilon(own.training_event(), delta=delta) < 0.005
+    assert epsilon(own.event(), delta=delta) == pytest.approx(4.38, abs=0.01)
+
+
+def test_who_is_hidden_is_declared():
+    assert DPSGD(CLIP, 1.0).adjacency is (DPSGD(CLIP, 1.0) >> Clip(1.0)).adjacency is Adjacency.EXAMPLE
+    # without noise it is private for nobody, and what follows hides the client
+    assert DPSGD(CLIP, 0.0).adjacency is None
+    assert (DPSGD(CLIP, 0.0) >> Clip(1.0) >> GaussianNoise(1.0)).adjacency is Adjacency.CLIENT
 
 
 def test_the_event_is_gaussian_with_the_multiplier_whatever_the_clip():
@@ -106,6 +125,7 @@ def test_what_follows_costs_nothing_and_cannot_undo_the_bound():
     own = DPSGD(1.0, 2.0, rate=0.1)
     for more in (own >> Prune(0.5), own >> GaussianNoise(0.1), own >> Clip(1.0) >> GaussianNoise(0.001)):
         assert more.event(rounds=3) == own.event(rounds=3)
+        assert more.training_event(rounds=3) == own.training_event(rounds=3) != own.event(rounds=3)
     without = DPSGD(1.0, 0.0) >> Clip(1.0) >> GaussianNoise(2.0)
     assert without.event() == (FedSGD() >> Clip(1.0) >> GaussianNoise(2.0)).event()
 

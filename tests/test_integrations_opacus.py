@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dp_accounting import GaussianDpEvent
 from torch import nn
 
 from leakscope.attacks.inputs.dense.linear import LinearLayer
@@ -141,7 +142,7 @@ def test_the_noise_is_as_large_as_declared():
 def test_epsilon_agrees_with_opacus():
     run = Training(noise=1.1, poisson=True)
     steps = watch(run.target, run.model, run.optimizer, rate=run.loader.sample_rate)
-    assert epsilon(steps.event(), delta=DELTA) == 0
+    assert epsilon(steps.event(), delta=DELTA) == epsilon(steps.training_event(), delta=DELTA) == 0
     with Key(3).isolated():
         for _ in range(2):
             for batch in run.batches():
@@ -149,11 +150,16 @@ def test_epsilon_agrees_with_opacus():
     run.optimizer.noise_multiplier = 2.2
     run.step(Batch(torch.rand(3, 1, 4, 4), torch.tensor([0, 1, 2])))
     assert steps.seen == sum(times for _, _, times in run.engine.accountant.history) == 7
-    ours = epsilon(steps.event(), delta=DELTA)
+    ours = epsilon(steps.training_event(), delta=DELTA)
     renyi = opacus.accountants.RDPAccountant()
     renyi.history = list(run.engine.accountant.history)
     assert run.engine.get_epsilon(DELTA) == pytest.approx(ours, abs=0.02)  # its PRV accountant's own error is 0.01
     assert ours <= renyi.get_epsilon(DELTA) <= 1.3 * ours
+    # steps that the example is known to be in are not amplified: six of noise 1.1 and one of 2.2 are one of noise
+    # 1 / sqrt(6 / 1.1^2 + 1 / 2.2^2)
+    one = GaussianDpEvent(1 / math.sqrt(6 / 1.1**2 + 1 / 2.2**2))
+    assert epsilon(steps.event(), delta=DELTA) == pytest.approx(epsilon(one, delta=DELTA), rel=1e-3)
+    assert epsilon(one, delta=DELTA) > 2 * ours
 
 
 def test_the_accountant_goes_on_and_the_hook_is_taken_back():

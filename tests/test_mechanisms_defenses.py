@@ -120,8 +120,12 @@ def test_the_noise_has_the_stated_distribution(defense: AbstractUpdateDefense, l
 def test_noise_without_a_bound_is_not_private_and_with_one_is_in_its_units():
     assert type(GaussianNoise(1.0).event(Sensitivity(l1=1.0))).__name__ == "NonPrivateDpEvent"
     assert type(LaplaceNoise(1.0).event(Sensitivity(l2=1.0))).__name__ == "NonPrivateDpEvent"
-    assert type(GaussianNoise(0.0).event(Sensitivity(1.0, 1.0))).__name__ == "NonPrivateDpEvent"
-    assert type(LaplaceNoise(0.0).event(Sensitivity(1.0, 1.0))).__name__ == "NonPrivateDpEvent"
+    # no noise is no noisy step: what stands before it still counts
+    assert GaussianNoise(0.0).event(Sensitivity(1.0, 1.0)) is LaplaceNoise(0.0).event(Sensitivity(1.0, 1.0)) is None
+    assert type(GaussianNoise(1.0).event(Sensitivity(0.0, 0.0))).__name__ == "NoOpDpEvent"
+    # a ratio that underflows to 0 is not private, one that overflows is rounded down
+    assert type(GaussianNoise(1e-300).event(Sensitivity(1e300, 1e300))).__name__ == "NonPrivateDpEvent"
+    assert GaussianNoise(1e300).event(Sensitivity(1e-300, 1e-300)).noise_multiplier == 1e12
     assert GaussianNoise(3.0).event(Sensitivity(l1=9.0, l2=2.0)).noise_multiplier == 1.5
     assert LaplaceNoise(3.0).event(Sensitivity(l1=2.0, l2=9.0)).noise_multiplier == 1.5
 

@@ -7,8 +7,9 @@ AbstractMechanism       release, event, undefended    a trained head, a whole tr
 
 from __future__ import annotations
 
+import enum
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 from leakscope.core.batch import Batch
 from leakscope.core.release import Gradient, Release
@@ -17,6 +18,18 @@ from leakscope.numerics.rng import Key
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
+
+
+@final
+class Adjacency(enum.Enum):
+    """Whose presence an event hides: its release is compared with the one in which that contribution is zero.
+
+    Add or remove by zeroing out: what is divided by, and who else takes part, stay as they are. EXAMPLE: the gradient
+    of one example is zero. CLIENT: the whole update of one client is zero. For a batch of one they are the same.
+    """
+
+    EXAMPLE = "one example"
+    CLIENT = "one client's whole update"
 
 
 class AbstractMechanism(ABC):
@@ -28,7 +41,24 @@ class AbstractMechanism(ABC):
 
     @abstractmethod
     def event(self, *, rounds: int = 1) -> DpEvent:
-        """The privacy event of `rounds` releases, for dp-accounting (`NonPrivateDpEvent` where nothing bounds it)."""
+        """The privacy event of `rounds` releases, for dp-accounting (`NonPrivateDpEvent` where nothing bounds it).
+
+        Given participation: whoever is hidden is known to be in each of them, as it is to somebody who attacks a
+        release. No amplification by sampling.
+        """
+
+    def training_event(self, *, rounds: int = 1) -> DpEvent:
+        """The event of a whole training of `rounds` releases, in which the draw of who takes part is secret too.
+
+        It bounds who sees the training's results and does not know in which rounds somebody was. The same as `event`
+        where nothing is sampled.
+        """
+        return self.event(rounds=rounds)
+
+    @property
+    def adjacency(self) -> Adjacency | None:
+        """Whom both events hide; None where that is not declared, or where nothing is promised to anybody."""
+        return None
 
     @property
     @abstractmethod

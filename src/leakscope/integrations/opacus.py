@@ -52,12 +52,12 @@ class Steps:
         return tuple(self._observations)
 
     def event(self) -> DpEvent:
-        """All steps so far, for `leakscope.epsilon`; nothing happened before the first."""
-        dp = accounting()
-        parts = [mechanism.event(rounds=times) for mechanism, times in self._events]
-        if not parts:
-            return dp.NoOpDpEvent()
-        return parts[0] if len(parts) == 1 else dp.ComposedDpEvent(parts)
+        """All steps so far, of an example that is known to be in each: what stands beside an attack on these steps."""
+        return _together([mechanism.event(rounds=times) for mechanism, times in self._events])
+
+    def training_event(self) -> DpEvent:
+        """All steps so far, each with an example in it with probability `rate`: what Opacus's accountant counts."""
+        return _together([mechanism.training_event(rounds=times) for mechanism, times in self._events])
 
     def stop(self) -> None:
         """Take the optimizer's hook back; what was seen stays."""
@@ -94,7 +94,7 @@ def watch(
 
     target: made of the model before `PrivacyEngine.make_private`, whose module is free of hooks. model, optimizer:
     what `make_private` returned. rate: `sample_rate` of its data loader, 1 without Poisson sampling; it counts for
-    `event` alone. facts: what else the adversary is told at every step. keep: how many observations to hold.
+    `training_event` alone. facts: what else the adversary is told at every step. keep: how many observations to hold.
     The accountant's own hook goes on working.
 
     The mechanism is `DPSGD` with the optimizer's clip, noise and divisor at that step, so schedules are followed.
@@ -120,6 +120,14 @@ def watch(
     )
     _attach(steps, optimizer)
     return steps
+
+
+def _together(parts: list[DpEvent]) -> DpEvent:
+    dp = accounting()
+    # nothing happened before the first step
+    if not parts:
+        return dp.NoOpDpEvent()
+    return parts[0] if len(parts) == 1 else dp.ComposedDpEvent(parts)
 
 
 def _attach(steps: Steps, optimizer: DPOptimizer) -> None:

@@ -13,10 +13,10 @@ from torch import Tensor
 from leakscope.core.arguments import count
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput, optional
-from leakscope.core.mechanism import AbstractStep
+from leakscope.core.mechanism import AbstractStep, Adjacency
 from leakscope.core.release import Gradient, Release, same_kind
 from leakscope.core.target import Target
-from leakscope.mechanisms.effects import InputEffect, ModelEffect, ProtocolEffect, UpdateEffect
+from leakscope.mechanisms.effects import Answer, InputEffect, ModelEffect, ProtocolEffect, UpdateEffect
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 
@@ -98,7 +98,8 @@ class AbstractUpdateDefense(AbstractDefense):
     def event(self, before: Sensitivity) -> DpEvent | None:
         """The privacy event of this step given the norm bounds before it, or None where it adds no noise.
 
-        A step that adds noise to something unbounded returns `NonPrivateDpEvent`.
+        A step that adds noise to something unbounded returns `NonPrivateDpEvent`. The bounds are those of how far
+        apart two inputs of this step can be, and it is the step's output alone that is released.
         """
 
     @property
@@ -230,31 +231,89 @@ class Defended(AbstractStep):
         return self.protocol.as_gradient(release)
 
     def event(self, *, rounds: int = 1) -> DpEvent:
-        """The composition of all noisy steps, `rounds` times.
+        """That of the noisy step which bounds most, `rounds` times; a private protocol's own where it is one.
 
-        Steps after the last noise are post-processing and cost nothing; the bound that counts is the one in
-        force where the noise is added. So it is for all steps after a protocol that is private by itself.
+        What follows a noisy step is post-processing and costs nothing; the bound that counts is the one in force where
+        the noise is added. Normal noise that is added to normal noise is one, of the sum of both variances.
         """
         _checked(rounds)
+        return self._event(self.protocol.event(rounds=rounds), rounds)
+
+    def training_event(self, *, rounds: int = 1) -> DpEvent:
+        """A private protocol's own; else the same as `event`, since no defense samples who takes part."""
+        _checked(rounds)
+        return self._event(self.protocol.training_event(rounds=rounds), rounds)
+
+    @property
+    def adjacency(self) -> Adjacency | None:
+        """The protocol's where it is private by itself, else the client's update: defenses see nothing smaller."""
+        return self.protocol.adjacency or Adjacency.CLIENT
+
+    def _event(self, own: DpEvent, rounds: int) -> DpEvent:
         dp = accounting()
-        own = self.protocol.event(rounds=rounds)
         # What follows a private protocol is post-processing: it can only lower epsilon, so this is an upper bound.
         if not isinstance(own, dp.NonPrivateDpEvent):
             return own
-        # The update itself is unbounded.
-        bound, events = Sensitivity(), []
-        for defense in self.defenses:
-            if isinstance(defense, AbstractUpdateDefense):
-                # First the event, then the bound: noise is measured by what it is added to.
-                event = defense.event(bound)
-                if event is not None:
-                    events.append(event)
-                bound = defense.sensitivity(bound)
-        # No noise at all, however tightly clipped: what is sent is a function of the data.
-        if not events:
-            return dp.NonPrivateDpEvent()
-        once = events[0] if len(events) == 1 else dp.ComposedDpEvent(events)
-        return once if rounds == 1 else dp.SelfComposedDpEvent(once, rounds)
+        once = _best(_noises([one for one in self.defenses if isinstance(one, AbstractUpdateDefense)]))
+        return once if rounds == 1 or isinstance(once, dp.NonPrivateDpEvent) else dp.SelfComposedDpEvent(once, rounds)
+
+
+def _noises(defenses: list[AbstractUpdateDefense]) -> list[DpEvent]:
+    """Events of single noisy steps, each of which bounds by itself what the last step sends.
+
+    Let v be what goes into a noisy step if the client is there, and v' if its update is zero. What comes after is
+    post-processing, so the release says no more of the client than the step's output. If no step before drew noise,
+    zero is still zero: v' = 0, and |v - v'| <= C, the bound of the norm there. If one did, v and v' are random, but
+    each is in the ball of radius C: |v - v'| <= 2 C for any pair of values. Given a pair the step is private for that
+    distance; mixing over pairs (of independent draws) keeps it, since hockey-stick divergences are jointly convex.
+    """
+    found: list[DpEvent] = []
+    run: list[DpEvent] = []
+    bound, start, silent = Sensitivity(), Sensitivity(), True
+    for defense in defenses:
+        apart = bound if silent else Sensitivity(l1=2 * bound.l1, l2=2 * bound.l2)
+        adds = defense.effect.adds is Answer.YES
+        if not (adds and run):
+            # A new run of additions: sums commute, so each of its draws could be the first, on the same distance.
+            found += _run(run)
+            start, run = apart, []
+        event = defense.event(start if adds else apart)
+        if event is not None and adds:
+            run.append(event)
+        elif event is not None:
+            found.append(event)
+        # First the event, then the bound: noise is measured by what it is added to.
+        bound = defense.sensitivity(bound)
+        # Whatever does not keep zeros, or does not say so, may send something without the client.
+        silent = silent and defense.effect.keeps_zeros is Answer.YES
+    return found + _run(run)
+
+
+def _run(events: list[DpEvent]) -> list[DpEvent]:
+    """The events of independent draws that are added to one vector: normal ones are one draw, others bound alone."""
+    dp = accounting()
+    normal = [event.noise_multiplier for event in events if isinstance(event, dp.GaussianDpEvent)]
+    others = [event for event in events if not isinstance(event, dp.GaussianDpEvent)]
+    # variances add: std^2 = sum std_i^2, in units of the same bound
+    return ([dp.GaussianDpEvent(math.hypot(*normal))] if normal else []) + others
+
+
+def _best(events: list[DpEvent]) -> DpEvent:
+    """The event with the least to lose; not private where there is none."""
+    dp = accounting()
+    private = [event for event in events if not isinstance(event, dp.NonPrivateDpEvent)]
+    # No noise at all, however tightly clipped: what is sent is a function of the data.
+    if not private:
+        return dp.NonPrivateDpEvent()
+    # Any of them is true. By their multiplier m, since both kinds have rho <= 1 / (2 m^2) (Bun and Steinke 2016).
+    return max(private, key=_multiplier)
+
+
+def _multiplier(event: DpEvent) -> float:
+    dp = accounting()
+    if isinstance(event, dp.NoOpDpEvent):
+        return math.inf
+    return float(event.noise_multiplier) if isinstance(event, dp.GaussianDpEvent | dp.LaplaceDpEvent) else 0.0
 
 
 def around(sent: Named, half: Named) -> Cells:

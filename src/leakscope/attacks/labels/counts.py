@@ -37,6 +37,8 @@ class LabelCounts(AbstractAttack[OutputGradient, Labels]):
     p_c = softmax(W e_c + b). Solved with n >= 0 and sum n = B, then rounded by largest remainder.
     Right for batches larger than the number of classes, and for federated updates of one step; an approximation for
     several steps or trained weights. Under clipping the unknown factor is searched for too.
+    Where the weight's gradient is not there (frozen, filtered, pruned to zero), n = B (p - g_b) with the mean softmax p
+    of noise at the brightness, and in the scale, at which the counts come out whole: see `_from_bias`.
     Source: Ma et al. 2023 (iLRG), section 3; needs `BatchSize`.
     """
 
@@ -80,6 +82,8 @@ class LabelCounts(AbstractAttack[OutputGradient, Labels]):
         margin = (1 - 2 * (real - counts).abs()).clamp(0, 1)
         off = float((real - counts).abs().mean())
         sentence = f"{int((counts > 0).sum())} classes among {size} examples; the counts were {off:.3f} off integers"
+        if output.weight is None:
+            sentence += "; read from the bias gradient alone"
         if found.factor > 1:
             sentence += f"; the update is {found.factor} times the mean gradient: {SUMMED}"
         elif found.misfit > FITS and _plain(seen):
@@ -112,6 +116,8 @@ def solve_counts(seen: Observation, output: OutputGradient, size: int, ridge: fl
     """The counts before rounding; None when there is no finite solution."""
     bias = output.bias
     assert bias is not None
+    if output.weight is None:
+        return _from_bias(seen, output, size)
     equations = _equations(seen, output, ridge)
     if not bool(torch.isfinite(equations).all()):
         return None
@@ -130,6 +136,37 @@ def solve_counts(seen: Observation, output: OutputGradient, size: int, ridge: fl
     tried = [_solved(equations, bias, size, factor) for factor in range(2, size + 1) if size % factor == 0]
     best = min(tried, key=lambda one: one.misfit + float((one.counts - one.counts.round()).square().sum()))
     return _sound(best if best.misfit < CLEARLY * once.misfit else once)
+
+
+def _from_bias(seen: Observation, output: OutputGradient, size: int) -> Solved | None:
+    """n = B (p - g_b), p the mean softmax over the batch: that of noise, of whichever brightness fits best.
+
+    No features are known, so all classes are given the same mean. On a young net p is nearly the same for any input,
+    and its error times B has to stay below one half. misfit: how much of B g_b no p explains, which is never negative.
+    """
+    assert output.bias is not None
+    bias, guesses = output.bias.cpu(), _noise_predictions(seen.target, output).cpu()
+    if not bool(torch.isfinite(bias).all()):
+        return None
+    # y is (1 - smoothing) times one-hot, so is its share of p - y.
+    kept = 1 - output.smoothing
+    stretches = torch.tensor(STRETCHES if clipped(seen) is not Answer.NO else (1.0,), dtype=torch.float64)
+    real = size * (guesses[:, None] - stretches[:, None] * bias) / kept
+    # A count below zero is further from any count than one that lies half way between two.
+    odd = (real - real.round()).square().sum(-1) + real.clamp(max=0).square().sum(-1)
+    best = real.flatten(0, 1)[odd.argmin()]
+    # mean(p - y) is at least -1 in sum over its negative entries: more is a sum over examples, or another scale.
+    excess = max(0.0, float(-bias.clamp(max=0).sum()) - 1) if len(stretches) == 1 else 0.0
+    return _sound(Solved(best.clamp(min=0), 1, excess))
+
+
+def _noise_predictions(target: Target, output: OutputGradient) -> Tensor:
+    """(K, C) mean softmax of random inputs, of each brightness that they can have."""
+    parameters = target.parameters()
+    weight = parameters[output.layer.weight].double()
+    offset = parameters[output.layer.bias].double() if output.layer.bias else weight.new_zeros(len(weight))
+    # The mean of softmaxes and not the softmax of a mean: what is wanted is the mean over a batch.
+    return torch.stack([torch.softmax(f @ weight.T + offset, 1).mean(0) for f in _noise(target)])
 
 
 FITS = 0.2
@@ -167,7 +204,8 @@ def _equations(seen: Observation, output: OutputGradient, ridge: float) -> Tenso
     parameters = seen.target.parameters()
     weight = parameters[output.layer.weight].double()
     offset = parameters[output.layer.bias].double() if output.layer.bias else torch.zeros_like(bias)
-    mean = mean_features(seen, output)
+    assert output.weight is not None
+    mean = mean_features(seen, output.weight, bias)
     # min_e |g_W[c] - g_b[c] e|^2 + pull |e - mean|^2 for each class c, relative to the mean g_b^2, so that the scale of
     # the gradient has no say.
     pull = ridge * bias.square().mean()
@@ -202,30 +240,28 @@ STRETCHES = tuple(1.02**power for power in range(240))
 """Factors by which clipping may have shrunk the release: from 1 to about 100, in steps of 2 %."""
 
 
-def mean_features(seen: Observation, output: OutputGradient) -> Tensor:
-    """The batch's mean feature vector (d,) at the output layer.
+def mean_features(seen: Observation, slope: Tensor, bias: Tensor) -> Tensor:
+    """The batch's mean feature vector (d,) at the output layer, from slope = g_W (C, d) and bias = g_b (C,).
 
     As long as the net is young, g_W = g_b e^T, so e is the least-squares ratio; it is ill-determined for a balanced
     batch (g_b near 0), and pulled there toward the features of noise at the brightness that fits best; of text, which
     has no brightness, toward those of random texts.
     """
-    bias = output.bias
-    assert bias is not None
-    curve = _noise_features(seen.target)
-    misfit = (output.weight[None] - bias[None, :, None] * curve[:, None, :]).square().sum((1, 2))
+    curve = torch.stack([features.mean(0) for features in _noise(seen.target)])
+    misfit = (slope[None] - bias[None, :, None] * curve[:, None, :]).square().sum((1, 2))
     guess = curve[misfit.argmin()]
     # min_e |g_W - g_b e^T|^2 + PULL |e - guess|^2.
-    return ((bias[:, None] * output.weight).sum(0) + PULL * guess) / (bias.square().sum() + PULL)
+    return ((bias[:, None] * slope).sum(0) + PULL * guess) / (bias.square().sum() + PULL)
 
 
-def _noise_features(target: Target) -> Tensor:
-    """(K, d) mean features of random inputs, of each brightness that they can have."""
+def _noise(target: Target) -> list[Tensor]:
+    """The features (PROBES, d) of random inputs, for each brightness that they can have."""
     noise = probe_inputs(target, PROBES, key=Key(0).child("mean features"))
     # Token ids are names, not numbers: a tenth of one is no id.
     if not noise.is_floating_point():
-        return features_at(target, noise).double().mean(0)[None]
+        return [features_at(target, noise).double()]
     low, _ = target.domain.bounds(noise)
-    return torch.stack([features_at(target, low + level * (noise - low)).double().mean(0) for level in LEVELS])
+    return [features_at(target, low + level * (noise - low)).double() for level in LEVELS]
 
 
 PROBES = 128

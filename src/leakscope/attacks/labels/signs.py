@@ -32,6 +32,11 @@ TURNED = 0.5
 """Least cosine between dL/db of several steps and that of the first."""
 STATEMENT = "1 + cos between the true row of dL/dW and every other row"
 SIGNS = "the second most negative entry of dL/db, relative to the most negative one"
+ALONE = SIGNS + "; nothing else was sent of the output layer, and nothing else is checked"
+SURE = 0.2
+"""The least 1 - p_y at which a bias gradient that was sent alone is proof: more than undeclared smoothing shifts."""
+BALANCED = 1e-4
+"""Largest sum of p - y, relative to the sum of its sizes, that is rounding: both sum to one."""
 
 
 @final
@@ -44,6 +49,8 @@ class LabelSigns(AbstractAttack[OutputGradient, Labels]):
     each claimed once; a present class can hide behind a large p, an absent one is never claimed unless noise was added.
     The certificate of one example is that no other class is in question; only where one was told, because examples of
     one class can look like one example, and where no defense changed entries one by one.
+    Where the weight's gradient is not there (frozen, filtered, pruned to zero) all is read from the bias alone, and
+    proved only where its own numbers leave no other reading: see `_alone`.
     Refuses when the model does not end in a dense layer with a cross entropy, or when a batch has no bias gradient.
     """
 
@@ -82,19 +89,45 @@ class LabelSigns(AbstractAttack[OutputGradient, Labels]):
 
     def _one(self, seen: Observation, output: OutputGradient) -> Attempt[Labels]:
         # The bias gradient is p - y itself; in dL/dW it is multiplied by h, whose direction is not known.
-        label, residual = only_row_pattern(output.weight)
         if output.bias is not None:
             label, residual = int(output.bias.argmin()), _second(output.bias)
+        else:
+            assert output.weight is not None  # one of the two is there
+            label, residual = only_row_pattern(output.weight)
         certificate = None
         # Only told: several examples of one class leave the same signs, and nearly parallel rows.
         if told_one(seen) and bent(seen) is None:
-            certificate = Certificate.alike(residual, SINGLE, STATEMENT if output.bias is None else SIGNS)
+            certificate = Certificate.alike(residual, SINGLE, _statement(output))
         why = _doubt(seen, output, label) if certificate is not None and certificate.holds else None
         certificate = certificate if why is None else None
         certified = certificate is not None and certificate.holds
         claim = Labels(torch.tensor([label]), torch.tensor([1.0]) if certified else None)
         sentence = f"one example of class {label}" + ("" if why is None else f"; no proof: {why}")
         return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
+
+
+def _statement(output: OutputGradient) -> str:
+    if output.bias is None:
+        return STATEMENT
+    return SIGNS if output.weight is not None else ALONE
+
+
+def _alone(seen: Observation, bias: Tensor) -> str | None:
+    """Why p - y, sent alone, is not sure to be that of one example with its label; None where nothing speaks against.
+
+    No features are known, so p cannot be computed again. What is left are its own numbers, in the true scale: they sum
+    to zero, as p and y do; no reading with the opposite sign exists, as it does of two classes; and 1 - p_y is more
+    than what an undeclared shift of all labels could make of a class that is not there.
+    """
+    if known_weights(seen.mechanism) is not Answer.YES or clipped(seen) is not Answer.NO:
+        return "the bias gradient was sent alone, and in no known scale"
+    if len(bias) < 3 or _second(-bias) <= SINGLE:
+        return "the bias gradient was sent alone, and could be read with the opposite sign as well"
+    if not abs(float(bias.sum())) <= BALANCED * float(bias.abs().sum()):
+        return "the bias gradient does not sum to zero, as that of a cross entropy does"
+    if not -1 <= float(bias.min()) <= -SURE:
+        return "the bias gradient was sent alone, and is too small or too large to be sure of"
+    return strange(seen)
 
 
 def _doubt(seen: Observation, output: OutputGradient, label: int) -> str | None:
@@ -106,9 +139,11 @@ def _doubt(seen: Observation, output: OutputGradient, label: int) -> str | None:
     parameters = seen.target.parameters()
     if output.bias is None or output.layer.bias is None:
         return strange(seen)
-    apart = APART.get(seen.release.by_name[output.layer.weight].dtype, COARSE)
     # as sent: what `read_output` took out for smoothing stands in dL/dW too
     bias = output.bias - output.smoothing / len(output.bias)
+    if output.weight is None:
+        return _alone(seen, bias)
+    apart = APART.get(seen.release.by_name[output.layer.weight].dtype, COARSE)
     size = torch.linalg.vector_norm(bias)
     features = bias @ output.weight / size.square().clamp_min(1e-300)
     left = float(torch.linalg.vector_norm(output.weight - torch.outer(bias, features)))
@@ -146,4 +181,6 @@ def _single(seen: Observation, output: OutputGradient) -> bool:
     if seen.knows(BatchSize):
         return seen.told(BatchSize).count == 1
     # The rows of two classes are mirror images, however many examples there are.
-    return told_one(seen) or (seen.target.classes > 2 and only_row_pattern(output.weight)[1] <= SINGLE)
+    if told_one(seen) or seen.target.classes == 2 or output.weight is None:
+        return told_one(seen)
+    return only_row_pattern(output.weight)[1] <= SINGLE

@@ -65,6 +65,7 @@ class Clip(AbstractUpdateDefense):
             rounds=Answer.NO,
             clips=Answer.YES,
             unbiased=Answer.NO,
+            adds=Answer.NO,
         )
 
     def noise(self, sent: Tensor) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -17,6 +18,10 @@ from leakscope.numerics.trees import Named
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
+
+
+MOST = 1e12
+"""The largest multiplier that is promised: accountants overflow beyond it, and epsilon is 0 long before."""
 
 
 @final
@@ -55,6 +60,7 @@ class GaussianNoise(AbstractUpdateDefense):
             rounds=Answer.NO,
             clips=Answer.NO,
             unbiased=Answer.YES,
+            adds=Answer.YES,
         )
 
     def noise(self, sent: Tensor) -> float | None:
@@ -68,12 +74,9 @@ class GaussianNoise(AbstractUpdateDefense):
         return Sensitivity() if self.std > 0 else before
 
     def event(self, before: Sensitivity) -> DpEvent | None:
-        """The Gaussian mechanism with multiplier std / l2 bound; not private where l2 is unbounded or std is 0."""
-        dp = accounting()
-        if math.isinf(before.l2) or self.std == 0:
-            return dp.NonPrivateDpEvent()
+        """The Gaussian mechanism with multiplier std / l2 bound: not private where that is infinite."""
         # in units of what one client changes at most (adding or removing it), the l2 bound
-        return dp.GaussianDpEvent(noise_multiplier=self.std / before.l2)
+        return None if self.std == 0 else _measured(accounting().GaussianDpEvent, self.std, before.l2)
 
 
 @final
@@ -112,6 +115,7 @@ class LaplaceNoise(AbstractUpdateDefense):
             rounds=Answer.NO,
             clips=Answer.NO,
             unbiased=Answer.YES,
+            adds=Answer.YES,
         )
 
     def noise(self, sent: Tensor) -> float | None:
@@ -124,12 +128,20 @@ class LaplaceNoise(AbstractUpdateDefense):
         return Sensitivity() if self.scale > 0 else before
 
     def event(self, before: Sensitivity) -> DpEvent | None:
-        """The Laplace mechanism with multiplier scale / l1 bound; not private where l1 is unbounded or scale is 0."""
-        dp = accounting()
-        if math.isinf(before.l1) or self.scale == 0:
-            return dp.NonPrivateDpEvent()
+        """The Laplace mechanism with multiplier scale / l1 bound: not private where that is infinite."""
         # the Laplace mechanism is calibrated to order 1: epsilon = l1 / scale per release
-        return dp.LaplaceDpEvent(noise_multiplier=self.scale / before.l1)
+        return None if self.scale == 0 else _measured(accounting().LaplaceDpEvent, self.scale, before.l1)
+
+
+def _measured(kind: Callable[..., DpEvent], noise: float, bound: float) -> DpEvent:
+    """The event of that kind with the multiplier noise / bound."""
+    dp = accounting()
+    if bound == 0:
+        return dp.NoOpDpEvent()  # nobody contributes anything
+    # rounded down where it is too large: more noise than is promised costs nothing
+    multiplier = min(noise / bound, MOST)
+    # 0 where the bound is infinite, and where so little noise is added that the ratio underflows
+    return kind(noise_multiplier=multiplier) if multiplier > 0 else dp.NonPrivateDpEvent()
 
 
 def _without(noise: float) -> Answer:

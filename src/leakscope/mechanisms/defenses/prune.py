@@ -65,6 +65,7 @@ class Prune(AbstractUpdateDefense):
             rounds=Answer.NO,
             clips=Answer.NO,
             unbiased=Answer.NO,
+            adds=Answer.NO,
         )
 
     def noise(self, sent: Tensor) -> float | None:
@@ -153,6 +154,7 @@ class RandomDrop(AbstractUpdateDefense):
             rounds=Answer.NO,
             clips=Answer.NO,
             unbiased=Answer.NO,
+            adds=Answer.NO,
         )
 
     def noise(self, sent: Tensor) -> float | None:

@@ -61,6 +61,7 @@ class Quantize(AbstractUpdateDefense):
             rounds=Answer.YES,
             clips=Answer.NO,
             unbiased=Answer.YES if self.stochastic else Answer.NO,
+            adds=Answer.NO,
         )
 
     def noise(self, sent: Tensor) -> float | None:
@@ -155,6 +156,7 @@ class Sign(AbstractUpdateDefense):
             rounds=Answer.NO,
             clips=Answer.NO,
             unbiased=Answer.NO,
+            adds=Answer.NO,
         )
 
     def noise(self, sent: Tensor) -> float | None:

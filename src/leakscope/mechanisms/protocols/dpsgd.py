@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from leakscope.core.arguments import count, number
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
+from leakscope.core.mechanism import Adjacency
 from leakscope.core.release import Gradient, Release
 from leakscope.core.target import Target
 from leakscope.mechanisms.compose import AbstractProtocol, accounting
@@ -35,7 +36,7 @@ class DPSGD(AbstractProtocol):
     clip: C > 0, in the units of one example's gradient. noise_multiplier: sigma >= 0, in units of C; 0 is clipping
     alone, which is not private. expected: E >= 1, by which the sum is divided; None is the size of the batch, another
     number is what a client with Poisson sampling expects. rate: in (0, 1], the probability with which each example is
-    in the batch. It is the accountant's alone: `release` takes the batch that it is given.
+    in the batch. It is `training_event`'s alone: `release` takes the batch that it is given, and `event` is about it.
     Raises `BadInput` on other values, and for a model in training mode with batch normalization, in which no example
     has a gradient of its own.
 
@@ -117,19 +118,34 @@ class DPSGD(AbstractProtocol):
         return release
 
     def event(self, *, rounds: int = 1) -> DpEvent:
-        """The Gaussian mechanism with multiplier sigma, on a Poisson sample where rate < 1; not private without noise.
+        """The Gaussian mechanism with multiplier sigma, whatever `rate` is; not private without noise.
 
-        Adjacency: one example (not, as for `Clip` on an update, one client) is there or its gradient is zero. The
-        sampling helps only against someone who is not told which examples were in the batch.
+        Of steps that the example is known to be in: an attack on a step is made on one of its examples, and how seldom
+        that is drawn does not help it.
         """
+        return self._event(1.0, rounds)
+
+    def training_event(self, *, rounds: int = 1) -> DpEvent:
+        """The same on Poisson samples: each example is in a step with probability `rate`, and nobody knows in which.
+
+        It bounds what the trained weights say. Against someone who is told that an example was in a step, `event` does.
+        """
+        return self._event(self.rate, rounds)
+
+    @property
+    def adjacency(self) -> Adjacency | None:
+        """One example is there or its gradient is zero (`Clip` of an update hides a client); None without noise."""
+        return Adjacency.EXAMPLE if self.noise_multiplier > 0 else None
+
+    def _event(self, rate: float, rounds: int) -> DpEvent:
         count("rounds", rounds)
         dp = accounting()
         if self.noise_multiplier == 0:
             return dp.NonPrivateDpEvent()
         once = dp.GaussianDpEvent(noise_multiplier=self.noise_multiplier)
         # amplification: who is not in the sample has no influence, and nobody knows who is in it
-        if self.rate < 1:
-            once = dp.PoissonSampledDpEvent(sampling_probability=self.rate, event=once)
+        if rate < 1:
+            once = dp.PoissonSampledDpEvent(sampling_probability=rate, event=once)
         return once if rounds == 1 else dp.SelfComposedDpEvent(once, rounds)
 
     def _divisor(self, batch: Batch) -> int:

@@ -18,6 +18,7 @@ from leakscope.attacks.inputs.layered.activations import Known, inverted
 from leakscope.attacks.labels.signs import SINGLE, LabelSigns
 from leakscope.attacks.parts.reading.output_gradient import only_row_pattern, read_output, told_one
 from leakscope.attacks.parts.reading.proof import bent, settled
+from leakscope.attacks.parts.reading.trained import NOT_TRAINED
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.batch import Batch
 from leakscope.core.claim import Inputs
@@ -196,6 +197,8 @@ def _links(seen: Observation) -> tuple[Link, ...] | Refusal:
         output = read_output(seen)
         if isinstance(output, Refusal):
             return output
+        if output.weight is None:
+            return Refusal(f"the gradient of {output.layer.weight} {NOT_TRAINED}")
         # dL/dW = (p - y) x^T of one example has parallel rows. No reason to refuse with two classes, where those of a
         # batch are parallel too, nor after entries were changed one by one, when those of one example are not.
         alike = only_row_pattern(output.weight)[1]

@@ -24,12 +24,13 @@ from leakscope.targets.looking.dense_ends import DenseLayer, output_layer
 class OutputGradient:
     """The gradient of the mean cross entropy at the output layer, in float64.
 
-    weight: (C, d) = mean_b (p_b - y_b) h_b^T. bias: (C,) = mean_b (p_b - y_b), or None when it is not in the release.
+    weight: (C, d) = mean_b (p_b - y_b) h_b^T. bias: (C,) = mean_b (p_b - y_b). Each is None when it is not in the
+    release or zero throughout (frozen, filtered, pruned away); never both.
     Label smoothing is public and already taken out of `bias`: y is (1 - smoothing) times one-hot.
     """
 
     layer: DenseLayer
-    weight: Tensor
+    weight: Tensor | None
     bias: Tensor | None
     smoothing: float
 
@@ -53,20 +54,23 @@ def read_output(seen: Observation) -> OutputGradient | Refusal:
         # Not the exception: some callers can do without the output layer.
         return Refusal(str(error))
     gradient = seen.gradient().by_name
-    if layer.weight not in gradient:
-        return Refusal(f"the release lacks {layer.weight}, the output layer's weight")
+    # What was not trained is no gradient; zeros would say that every class is there as often as expected.
     still = idle(gradient)
-    if layer.weight in still:
-        return Refusal(f"the gradient of {layer.weight} {NOT_TRAINED}")
+    weight = gradient[layer.weight].double() if layer.weight in gradient.keys() - still else None
     bias = None
     if loss.smoothing > 0 and clipped(seen) is not Answer.NO:
         # p - y = p - (1 - s) e_y - s / C: the shift is public, the factor by which a clip shrank it is not.
         return Refusal("labels are smoothed, and a clip may have scaled by how much: no sign is sure")
-    # A bias that was not trained is no bias gradient; zeros would say that every class is there as often as expected.
     if layer.bias is not None and layer.bias in gradient and layer.bias not in still:
         # mean(p - q) with q = (1 - smoothing) one-hot + smoothing / C; the second part is the same for every class.
         bias = gradient[layer.bias].double() + loss.smoothing / layer.outputs
-    return OutputGradient(layer, gradient[layer.weight].double(), bias, loss.smoothing)
+    if weight is None and bias is None:
+        return Refusal(
+            f"the gradient of {layer.weight} {NOT_TRAINED}"
+            if layer.weight in gradient
+            else f"the release lacks {layer.weight}, the output layer's weight"
+        )
+    return OutputGradient(layer, weight, bias, loss.smoothing)
 
 
 def only_row_pattern(weight: Tensor) -> tuple[int, float]:

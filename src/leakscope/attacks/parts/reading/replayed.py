@@ -142,6 +142,7 @@ def _single(seen: Observation, device: torch.device) -> list[Tensor]:
     if isinstance(output, Refusal):
         return []
     if output.bias is None:
+        assert output.weight is not None  # one of the two is there
         return [torch.tensor([only_row_pattern(output.weight)[0]], device=device)]
     return [torch.tensor([label], device=device) for label in output.bias.argsort()[:LIKELY].tolist()]
 

@@ -1,0 +1,114 @@
+"""What the accountant says of the game that an audit plays, and whether what was seen can be squared with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from leakscope.bounds import upper
+from leakscope.bounds.accounting import epsilon
+from leakscope.bounds.lower import lower_from_guesses
+from leakscope.core.arguments import number
+from leakscope.core.errors import BadInput, MissingExtra
+from leakscope.core.mechanism import AbstractMechanism, Adjacency
+from leakscope.numerics.intervals import clopper_pearson
+
+DOUBT = 1e-3
+"""The probability with which a true promise is called broken, for one comparison: audits make hundreds of them."""
+
+
+@final
+@dataclass(frozen=True)
+class Theory:
+    """What a mechanism's two events promise at delta.
+
+    adjacency: whom they hide; None where that is not declared or nobody is hidden. epsilon: of one release that is
+    known to hold whoever is hidden, which is what stands beside an attack on that release; in [0, inf].
+    training_epsilon: of one round of a training in which nobody knows who takes part; at most `epsilon`.
+    """
+
+    adjacency: Adjacency | None
+    epsilon: float
+    training_epsilon: float
+    delta: float
+
+
+def theory(mechanism: AbstractMechanism, *, delta: float) -> Theory | None:
+    """The promises of one release; None where they cannot be computed: no accountant installed, or none that knows.
+
+    >>> from leakscope.mechanisms.protocols.dpsgd import DPSGD
+    >>> found = theory(DPSGD(1.0, 1.0, rate=1e-4), delta=1e-5)
+    >>> found.adjacency.value, round(found.epsilon, 2), round(found.training_epsilon, 4)
+    ('one example', 4.38, 0.0002)
+    """
+    try:
+        event, training = mechanism.event(), mechanism.training_event()
+        given = epsilon(event, delta=delta)
+        # Most mechanisms sample nobody, and the accountant takes half a second.
+        sampled = given if training == event else epsilon(training, delta=delta)
+    except (MissingExtra, BadInput):
+        return None
+    # Amplification only lowers: two roundings of the same number must not say otherwise.
+    return Theory(mechanism.adjacency, given, min(given, sampled), delta)
+
+
+def largest_power(mechanism: AbstractMechanism, *, fpr: float) -> float | None:
+    """The largest true positive rate that any test of one release has at this false positive rate, in [fpr, 1].
+
+    Of the question whether the contribution is there, by the event of participation. None as for `theory`.
+    Raises `BadInput` where fpr is not in [0, 1].
+    """
+    return _most(mechanism, "fpr", fpr)
+
+
+def largest_share(mechanism: AbstractMechanism, *, chance: float) -> float | None:
+    """The largest share of right guesses about what one release holds, in [chance, 1] (`upper.largest_share`).
+
+    chance: the share of a guess that sees nothing, at least that of the most frequent candidate. None as for `theory`.
+    Raises `BadInput` where chance is not in [0, 1].
+    """
+    return _most(mechanism, "chance", chance)
+
+
+def contradiction(
+    mechanism: AbstractMechanism, *, right: int, guesses: int, chance: float, delta: float = 1e-5
+) -> str | None:
+    """The sentence of a broken promise: more guesses were right than the mechanism's event allows; None otherwise.
+
+    It is one where the lower confidence limit of the share (error `DOUBT`) is above `largest_share`. Then the event
+    understates what is sent, the code does not do what it declares, or the guesses knew more than the release.
+
+    The game matches where each of the `guesses` claims the label or the person of one trial, the trials are
+    independent, each attacks one release of a batch of **one** example, and `chance` is at least the share of the most
+    frequent candidate in the private data. Then both adjacencies fit: the secret enters by that example's gradient
+    (EXAMPLE), which is the client's whole update (CLIENT), and the reference is the release without it. Of larger
+    batches, where labels are paired with claims after the fact, it says nothing: do not call it.
+    delta: of the two epsilons in the sentence; it decides nothing. Raises `BadInput` on impossible counts or chance.
+
+    >>> from leakscope.mechanisms.protocols.dpsgd import DPSGD
+    >>> contradiction(DPSGD(1.0, 1.0, rate=1e-4), right=137, guesses=300, chance=0.1) is None
+    True
+    """
+    observed = lower_from_guesses(right, guesses, chance=chance, delta=delta, level=1 - DOUBT)
+    share = clopper_pearson(right, guesses, level=1 - 2 * DOUBT).low
+    # Whatever the mechanism is, chance is allowed.
+    allowed = largest_share(mechanism, chance=chance) if share > chance else None
+    if allowed is None or share <= allowed:
+        return None
+    promised = theory(mechanism, delta=delta)
+    at_most = "" if promised is None else f" against {promised.epsilon:.2g} by its event"
+    return (
+        f"{right} of {guesses} guesses are right, where chance is {chance:.1%}: a share of at least {share:.1%} with "
+        f"confidence {1 - DOUBT:.1%}, but by the event of {mechanism!r} no attack is right in more than {allowed:.1%} "
+        f"(epsilon at least {observed:.2g}{at_most}, at delta {delta:g}). The mechanism sends more than it declares, "
+        "or the attack was told more than the release"
+    )
+
+
+def _most(mechanism: AbstractMechanism, name: str, rate: float) -> float | None:
+    # Before what is caught below: a wrong rate is the caller's mistake, an unknown event is not.
+    rate = number(name, rate, low=0, high=1)
+    try:
+        return upper.largest_power(mechanism.event(), fpr=rate)
+    except (MissingExtra, BadInput):
+        return None
