@@ -47,7 +47,7 @@ def metadata(path):
 
 
 def without_intervals(record):
-    """What the attack did and scored: version 0.2 makes other intervals of the same scores; no two runs take as long."""
+    """What was done and scored: version 0.2 makes other intervals of the same scores; no two runs take as long."""
     scores = tuple(score.model_copy(update={"low": score.value, "high": score.value}) for score in record.scores)
     return record.model_copy(update={"seconds": 0.0, "scores": scores})
 

@@ -21,8 +21,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from leakscope.audit.evidence import LUCK
+from leakscope.audit.evidence import LUCK, SHARES
 from leakscope.audit.plan import Group, Plan
+from leakscope.audit.theory import Theory, contradiction, largest_power, largest_share, theory
+from leakscope.core.facts import TrueLabels
+from leakscope.core.mechanism import AbstractMechanism
 from leakscope.ledger.record import Finding, GainRecord, GroupVerdict, Word
 from leakscope.scoring.metrics.guesses import LabelAccuracy
 from leakscope.scoring.metrics.ranks import TopOne
@@ -43,13 +46,30 @@ class _Test:
     gain: GainRecord
 
 
-def findings(plan: Plan, verdicts: Sequence[GroupVerdict]) -> tuple[Finding, ...]:
+@final
+class Promises:
+    """What theory says of the mechanisms of a plan, each computed once: it takes half a second."""
+
+    def __init__(self, delta: float) -> None:
+        self._delta = delta
+        self._known: dict[str, Theory | None] = {}
+
+    def of(self, mechanism: AbstractMechanism) -> Theory | None:
+        """The promises of this mechanism; None where they cannot be computed."""
+        name = repr(mechanism)
+        if name not in self._known:
+            self._known[name] = theory(mechanism, delta=self._delta)
+        return self._known[name]
+
+
+def findings(plan: Plan, verdicts: Sequence[GroupVerdict], promises: Promises) -> tuple[Finding, ...]:
     """One for each mechanism in each scene, in the plan's order. verdicts: of `plan.groups()`, in that order."""
     together: dict[tuple[str, str], list[int]] = {}
     groups = plan.groups()
     for place, group in enumerate(groups):
         together.setdefault((group.scene.name, repr(group.mechanism)), []).append(place)
-    return tuple(_finding(plan, groups, verdicts, places) for places in together.values())
+    found = (_finding(plan, groups, verdicts, places) for places in together.values())
+    return tuple(_beside(one, groups[one.groups[0]], verdicts, (promises, plan)) for one in found)
 
 
 def holm(lucks: Sequence[float]) -> tuple[float, ...]:
@@ -90,6 +110,66 @@ def _finding(plan: Plan, groups: Sequence[Group], verdicts: Sequence[GroupVerdic
     )
 
 
+def _beside(finding: Finding, group: Group, verdicts: Sequence[GroupVerdict], known: tuple[Promises, Plan]) -> Finding:
+    """The finding with what theory says; where more was found than it allows, the promise is broken, and that leaks."""
+    promises, plan = known
+    own, mechanism = [verdicts[place] for place in finding.groups], group.mechanism
+    promised = promises.of(mechanism)
+    # What an adversary was told is nothing that the release let out.
+    broken = "" if TrueLabels in plan.told_in(group.scene) else _broken(mechanism, own)
+    said: dict[str, object] = {"theory": _theory(finding, mechanism, promised, own), "broken": broken}
+    if broken:
+        said |= {"word": Word.LEAKS, "sentence": f"the mechanism breaks its promise: {broken}; {finding.sentence}"}
+    return finding.model_copy(update=said)
+
+
+def _theory(
+    finding: Finding, mechanism: AbstractMechanism, promised: Theory | None, verdicts: Sequence[GroupVerdict]
+) -> str:
+    if promised is None:
+        return ""
+    if math.isinf(promised.epsilon):
+        # A leak needs no bound beside it; of anything else it is what a reader has to know.
+        return "" if finding.word is Word.LEAKS else "theory allows more: nothing bounds what other attacks may find"
+    hidden = "" if promised.adjacency is None else f", which hides {promised.adjacency.value}"
+    said = f"theory: epsilon {promised.epsilon:.3g} at delta {promised.delta:g} for one release{hidden}"
+    if promised.training_epsilon < promised.epsilon:
+        said += f" ({promised.training_epsilon:.3g} for a round of training where nobody knows who takes part)"
+    return said + _allowed(mechanism, verdicts)
+
+
+def _allowed(mechanism: AbstractMechanism, verdicts: Sequence[GroupVerdict]) -> str:
+    """What share of right guesses that allows, beside the share that was found."""
+    shares = [score for verdict in verdicts for score in verdict.scores if score.metric in SHARES]
+    if not shares:
+        power = largest_power(mechanism, fpr=0.01)
+        return "" if power is None else f"; it allows tests with up to {power:.0%} true at 1 % false positives"
+    found = max(shares, key=lambda score: score.value)
+    most = largest_share(mechanism, chance=found.chance)
+    if most is None or most <= found.value:
+        return ""
+    return (
+        f"; theory allows more than was found: {most:.0%} of {kind(found.metric)} right, found were {found.value:.0%}"
+    )
+
+
+def _broken(mechanism: AbstractMechanism, verdicts: Sequence[GroupVerdict]) -> str:
+    """The first contradiction between what was found and the declared event; empty where there is none.
+
+    Only where the game is the one that the event bounds: one guess of a label or a person about one example, released
+    alone (`theory.contradiction`).
+    """
+    for verdict in verdicts:
+        for score in verdict.scores:
+            # One item for each trial: batches of one.
+            if score.metric in SHARES and 0 < len(score.items) <= verdict.finished:
+                right = math.floor(math.fsum(score.items))
+                said = contradiction(mechanism, right=right, guesses=len(score.items), chance=score.chance)
+                if said is not None:
+                    return said
+    return ""
+
+
 def _joined(
     tests: Sequence[_Test], certain: Sequence[_Test], beyond: Sequence[_Test], verdicts: Sequence[GroupVerdict]
 ) -> tuple[Word, str, str]:
@@ -110,10 +190,9 @@ def _joined(
             f"not beyond it among {len(tests)} tests judged together (Holm); more trials would tell"
         )
         return Word.INCONCLUSIVE, "", said
-    undecided = _undecided(tests)
-    if not undecided and tests:
+    if tests and not _undecided(tests):
         return Word.NO_LEAK_FOUND, "", _cleared(tests)
-    return Word.INCONCLUSIVE, "", _doubts(undecided, verdicts)
+    return Word.INCONCLUSIVE, "", _doubts(tests, verdicts)
 
 
 def _undecided(tests: Sequence[_Test]) -> tuple[str, ...]:
@@ -146,11 +225,20 @@ def _cleared(tests: Sequence[_Test]) -> str:
     return "; ".join(said)
 
 
-def _doubts(undecided: Sequence[str], verdicts: Sequence[GroupVerdict]) -> str:
-    """What is open, and the sentence of the first group that leaves it open."""
-    open_ = next(one for one in verdicts if one.word is not Word.NO_LEAK_FOUND)
+def _doubts(tests: Sequence[_Test], verdicts: Sequence[GroupVerdict]) -> str:
+    """What is open, and why: the sentence of the first group that leaves it open, or the figures of what came along."""
+    undecided = _undecided(tests)
     what = f"no attack was conclusive about {', '.join(undecided)}; " if undecided else ""
-    return f"{what}{_who(open_)}: {open_.sentence}"
+    doubtful = next((one for one in verdicts if one.word is not Word.NO_LEAK_FOUND), None)
+    if doubtful is not None:
+        return f"{what}{_who(doubtful)}: {doubtful.sentence}"
+    first = next(one for one in tests if not one.gain.cleared)
+    more = "" if first.gain.needed is None else f"; about {first.gain.needed} trials like these would exclude it"
+    return (
+        f"{what}{_who(first.verdict)} gains {_number(first.gain.gain)} [{_number(first.gain.low)}, "
+        f"{_number(first.gain.high)}] in {kind(first.gain.metric)}: a gain of {_number(first.gain.smallest)} "
+        f"{first.gain.unit} is not excluded{more}"
+    )
 
 
 def _luck(best: _Test, tests: Sequence[_Test]) -> str:

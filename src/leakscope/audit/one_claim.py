@@ -26,7 +26,8 @@ def judged(scores: Iterable[Score], certificate: Certificate | None) -> tuple[Wo
     """LEAKS or INCONCLUSIVE, with the reason. The blind guess of each item is that of the chance level.
 
     LEAKS where the certificate holds and the score confirms it (more than `MARGIN` dB above the blind guess, an exact
-    input, or all labels right beyond luck), or where a single item is recovered far beyond blind guesses (`evidence.recovered`).
+    input, or all labels right beyond luck), or where a single item is recovered far beyond blind guesses
+    (`evidence.recovered`).
 
     >>> judged([], None)[0]
     <Word.INCONCLUSIVE: 'inconclusive'>

@@ -58,12 +58,9 @@ from leakscope.audit.evidence import (
     primary,
     smallest,
 )
-from leakscope.audit.findings import findings
+from leakscope.audit.findings import Promises, findings
 from leakscope.audit.plan import Cell, Group, Plan
-from leakscope.bounds.accounting import epsilon
-from leakscope.core.errors import BadInput, MissingExtra
 from leakscope.core.facts import TrueLabels
-from leakscope.core.mechanism import AbstractMechanism
 from leakscope.ledger.record import Ending, GainRecord, GroupVerdict, Record, Summary, Word
 from leakscope.scoring.metrics.guesses import LabelAccuracy
 from leakscope.scoring.metrics.tokens import TokenError
@@ -259,9 +256,9 @@ def _number(value: float) -> str:
 
 def summarize(plan: Plan, records: Mapping[str, Record]) -> Summary:
     """The verdicts of all groups and of the whole. What only the runner knows (`versions`, `machine`, ...) is empty."""
-    spent: dict[str, float | None] = {}
-    groups = tuple(_verdict(plan, group, records, spent) for group in plan.groups())
-    found = findings(plan, groups)
+    promises = Promises(plan.delta)
+    groups = tuple(_verdict(plan, group, records, promises) for group in plan.groups())
+    found = findings(plan, groups, promises)
     counts = Counter(one.word for one in found)
     word = next(word for word in WORST_FIRST if counts[word])
     said = ", ".join(f"{word.value}: {counts[word]}" for word in WORST_FIRST if counts[word])
@@ -287,16 +284,14 @@ def summarize(plan: Plan, records: Mapping[str, Record]) -> Summary:
     )
 
 
-def _verdict(plan: Plan, group: Group, records: Mapping[str, Record], spent: dict[str, float | None]) -> GroupVerdict:
+def _verdict(plan: Plan, group: Group, records: Mapping[str, Record], promises: Promises) -> GroupVerdict:
     def of(cells: tuple[Cell, ...]) -> list[Record | None]:
         return [records.get(cell.identity) for cell in cells]
 
     audited, undefended, blind = of(group.audited), of(group.undefended), of(group.blind)
     told = TrueLabels in plan.told_in(group.scene)
     judged = judge(Trials(audited, undefended, blind, told, group.own_control, dict(plan.smallest)))
-    name = repr(group.mechanism)
-    if name not in spent:
-        spent[name] = _epsilon(group.mechanism, plan.delta)
+    promised = promises.of(group.mechanism)
     return GroupVerdict(
         title=_title(plan, group),
         target=repr(group.scene.architecture),
@@ -313,8 +308,10 @@ def _verdict(plan: Plan, group: Group, records: Mapping[str, Record], spent: dic
         scores=pooled(audited),
         undefended_scores=pooled(undefended),
         blind_scores=pooled(blind),
-        epsilon=spent[name],
-        delta=None if spent[name] is None else plan.delta,
+        epsilon=None if promised is None else promised.epsilon,
+        training_epsilon=None if promised is None else promised.training_epsilon,
+        adjacency="" if promised is None or promised.adjacency is None else promised.adjacency.value,
+        delta=None if promised is None else plan.delta,
         gains=judged.gains,
     )
 
@@ -322,11 +319,3 @@ def _verdict(plan: Plan, group: Group, records: Mapping[str, Record], spent: dic
 def _title(plan: Plan, group: Group) -> str:
     size = f" · batch of {group.batch_size}" if group.batch_size > 1 else ""
     return f"{group.scene.name}{size} · {plan.name(group.mechanism)} · {plan.name(group.attack)}"
-
-
-def _epsilon(mechanism: AbstractMechanism, delta: float) -> float | None:
-    """Of one release; None where it cannot be computed: no accountant installed, or none that knows the event."""
-    try:
-        return epsilon(mechanism.event(), delta=delta)
-    except (MissingExtra, BadInput):
-        return None

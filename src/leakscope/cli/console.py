@@ -137,6 +137,8 @@ def show(summary: Summary) -> None:
     for one in sorted(summary.findings, key=lambda one: list(STYLES).index(one.word)):
         out.print(f"[{STYLES[one.word]}]{one.word.value}[/]: {escape(one.scene)} · {escape(one.mechanism)}")
         out.print(f"    {escape(one.sentence)}{escape(_beside(one.theory))}")
+        if one.broken:
+            out.print("    [bold red]more was found than the declared event allows; the bound must not be relied on[/]")
     if summary.findings:
         out.print("\n[bold]The evidence, attack by attack[/]\n")
     for group in sorted(summary.groups, key=lambda one: list(STYLES).index(one.word)):

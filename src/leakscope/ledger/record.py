@@ -201,7 +201,9 @@ class GroupVerdict(_Strict):
     """One row of the report: all trials of one target, dataset, mechanism and attack, beside their controls.
 
     members, undefended, blind: identities of the cells. scores: pooled over trials, `blind_scores` and
-    `undefended_scores` likewise for the controls. epsilon: of one release at `delta`, infinite where nothing bounds it.
+    `undefended_scores` likewise for the controls. epsilon: of one release that is known to hold whoever `adjacency`
+    hides, at `delta`, infinite where nothing bounds it; training_epsilon: of a round of training in which nobody knows
+    who takes part. adjacency: in words, empty where nobody is hidden.
     gains: of the metric that decides and, where labels were claimed along, of these; empty in runs of version 0.1.
     """
 
@@ -223,6 +225,8 @@ class GroupVerdict(_Strict):
     epsilon: float | None = None
     delta: float | None = None
     gains: tuple[GainRecord, ...] = ()
+    training_epsilon: float | None = None
+    adjacency: str = ""
 
 
 @final
@@ -231,7 +235,8 @@ class Finding(_Strict):
 
     scene: its name in the plan. groups: their places in `Summary.groups`. attack: the one that leaks most, empty where
     none does. luck: of the whole finding, corrected for the number of tests (Holm); 0 where something was proved.
-    theory: what is known without any attack, in a sentence; empty where nothing is.
+    theory: what is known without any attack, in a sentence; empty where nothing is. broken: how more was found than
+    the mechanism's declared event allows, empty where that is not so.
     """
 
     scene: str
@@ -244,6 +249,7 @@ class Finding(_Strict):
     attack: str = ""
     luck: float = 1.0
     theory: str = ""
+    broken: str = ""
 
 
 @final

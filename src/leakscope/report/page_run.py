@@ -94,6 +94,7 @@ class Found:
     word: Word
     sentence: str
     theory: str
+    broken: bool
     anchor: str
 
 
@@ -109,7 +110,11 @@ def _findings(summary: Summary, built: Mapping[str, Section]) -> tuple[Found, ..
         # The group of the attack that is named; where none leaks, the first.
         best = next((group for group in groups if group.attack == one.attack), groups[0])
         anchor = shown[id(best)].row.anchor
-        found.append(Found(one.scene, one.target, one.dataset, one.mechanism, one.word, said, one.theory, anchor))
+        found.append(
+            Found(
+                one.scene, one.target, one.dataset, one.mechanism, one.word, said, one.theory, bool(one.broken), anchor
+            )
+        )
     return tuple(found)
 
 

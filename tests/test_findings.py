@@ -1,0 +1,205 @@
+"""What is said about a mechanism: groups are joined, judged together, and stand beside what theory says."""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from dp_accounting import GaussianDpEvent
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.audit_toys import Guesses, Refuses, toy_plan
+
+from leakscope.attacks.inputs.dense.linear import LinearLayer
+from leakscope.attacks.labels.signs import LabelSigns
+from leakscope.audit.engines.inline import Inline
+from leakscope.audit.findings import Promises, findings, holm
+from leakscope.audit.run import run
+from leakscope.core.facts import BatchSize, TrueLabels
+from leakscope.core.mechanism import Adjacency
+from leakscope.core.release import Gradient
+from leakscope.ledger.record import GainRecord, GroupVerdict, ScoreRecord, Word
+from leakscope.mechanisms.compose import AbstractProtocol
+from leakscope.mechanisms.defenses.clip import Clip
+from leakscope.mechanisms.defenses.noise import GaussianNoise
+from leakscope.mechanisms.protocols.dpsgd import DPSGD
+from leakscope.mechanisms.protocols.fedsgd import FedSGD
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holm_is_the_closure_of_bonferroni(lucks):
+    """Its definition by closed testing: the largest Bonferroni p-value of any set of tests that holds this one."""
+    places = range(len(lucks))
+    for place, corrected in zip(places, holm(lucks), strict=True):
+        sets = (s for size in range(1, len(lucks) + 1) for s in itertools.combinations(places, size) if place in s)
+        assert corrected == pytest.approx(max(min(1.0, len(s) * min(lucks[i] for i in s)) for s in sets))
+
+
+def test_any_of_ten_attacks_on_nothing_is_found_at_most_one_time_in_a_hundred():
+    lucks = np.random.default_rng().random((4000, 10))
+    lucks[:, 5:] = lucks[:, :5]  # attacks that say the same
+    found = sum(min(holm(row.tolist())) <= 0.01 for row in lucks)
+    assert found <= 40 + 3 * math.sqrt(40)
+    alone = sum(min(row) <= 0.01 for row in lucks)
+    assert alone > 100, "uncorrected, five different attacks find something five times as often"
+
+
+# --- groups by hand ---------------------------------------------------------------------------------------------------
+
+
+def gain(metric="label-accuracy", *, luck=0.5, proven=False, cleared=False, value=0.0):
+    return GainRecord(
+        metric=metric, unit="of 1", gain=value, low=-0.1, high=0.1, smallest=0.2, luck=luck, proven=proven,
+        cleared=cleared, needed=9,
+    )  # fmt: skip
+
+
+def verdict(attack, word, *gains, scores=()):
+    return GroupVerdict(
+        title=attack, target="T", dataset="D", mechanism="M", attack=attack, word=word, sentence=f"said of {attack}",
+        members=(), undefended=(), blind=(), planned=300, finished=300, scores=scores, undefended_scores=(),
+        blind_scores=(), gains=gains,
+    )  # fmt: skip
+
+
+def joined(*verdicts, mechanism=None, told=()):
+    attacks = tuple(Guesses(pause=float(place)) for place in range(len(verdicts)))
+    plan = toy_plan(mechanisms=(mechanism or FedSGD() >> Clip(1.0),), attacks=attacks, told=told)
+    (found,) = findings(plan, verdicts, Promises(1e-5))
+    return found
+
+
+def test_one_attack_that_proves_is_enough():
+    found = joined(
+        verdict("A()", Word.NO_LEAK_FOUND, gain(cleared=True)),
+        verdict("B()", Word.LEAKS, gain("psnr", luck=0.0, proven=True, value=90.0)),
+    )
+    assert (found.word, found.attack, found.luck) == (Word.LEAKS, "B()", 0.0)
+    assert found.sentence == "B: said of B()"
+
+
+def test_a_lone_lucky_group_among_many_is_not_a_leak():
+    lucky = verdict("A()", Word.LEAKS, gain(luck=0.004, value=0.3))
+    assert joined(lucky).word is Word.LEAKS, "judged alone it is beyond luck"
+    found = joined(lucky, *(verdict(f"B{i}()", Word.NO_LEAK_FOUND, gain(cleared=True)) for i in range(4)))
+    assert found.word is Word.INCONCLUSIVE
+    assert "not beyond it among 5 tests judged together (Holm)" in found.sentence
+    clear = verdict("A()", Word.LEAKS, gain(luck=0.001, value=0.3))
+    found = joined(clear, *(verdict(f"B{i}()", Word.NO_LEAK_FOUND, gain(cleared=True)) for i in range(4)))
+    assert found.word is Word.LEAKS
+    assert "beyond luck at 1% among 5 tests judged together (Holm)" in found.sentence
+    assert found.luck == pytest.approx(0.005)
+
+
+def test_each_kind_of_thing_needs_a_conclusive_attack():
+    inputs = verdict("A()", Word.NO_LEAK_FOUND, gain("psnr", cleared=True), gain("label-accuracy"))
+    found = joined(inputs)
+    assert found.word is Word.INCONCLUSIVE
+    assert "no attack was conclusive about labels" in found.sentence
+    labels = verdict("B()", Word.NO_LEAK_FOUND, gain("label-accuracy", cleared=True))
+    found = joined(inputs, labels)
+    assert found.word is Word.NO_LEAK_FOUND
+    assert "inputs: gain at most 0.1" in found.sentence
+    assert "labels: gain at most 0.1" in found.sentence
+
+
+def test_an_attack_that_refuses_clears_nobody_and_spoils_nothing():
+    refused = verdict("A()", Word.INCONCLUSIVE)
+    assert joined(refused).word is Word.INCONCLUSIVE
+    assert joined(refused, verdict("B()", Word.NO_LEAK_FOUND, gain(cleared=True))).word is Word.NO_LEAK_FOUND
+
+
+# --- beside theory ----------------------------------------------------------------------------------------------------
+
+
+def right(hits, count, chance=0.1):
+    items = tuple([1.0] * hits + [0.0] * (count - hits))
+    return ScoreRecord(
+        metric="label-accuracy", value=hits / count, unit="of 1", higher_is_better=True, low=0.0, high=1.0,
+        chance=chance, perfect=1.0, items=items,
+    )  # fmt: skip
+
+
+def test_theory_stands_beside_what_was_not_found():
+    nothing = verdict("A()", Word.NO_LEAK_FOUND, gain(cleared=True), scores=(right(30, 300),))
+    assert "nothing bounds what other attacks may find" in joined(nothing).theory
+    said = joined(nothing, mechanism=FedSGD() >> Clip(1.0) >> GaussianNoise(1.0)).theory
+    assert "epsilon 4.38 at delta 1e-05 for one release, which hides one client's whole update" in said
+    assert "theory allows more than was found: 39% of labels right, found were 10%" in said
+
+
+def test_beside_an_attack_on_a_step_stands_what_the_step_promises():
+    """The case of 137 right labels of 300 under a rate of 1e-4: the sampled epsilon is of another game."""
+    found = joined(
+        verdict("A()", Word.LEAKS, gain(luck=1e-9, value=0.3), scores=(right(137, 300),)),
+        mechanism=DPSGD(1.0, 1.0, rate=1e-4),
+    )
+    assert found.word is Word.LEAKS
+    assert not found.broken
+    assert "epsilon 4.38" in found.theory
+    assert "(0.00022 for a round of training where nobody knows who takes part)" in found.theory
+
+
+@dataclass(frozen=True)
+class Boasts(AbstractProtocol):
+    """Declares normal noise that it does not add."""
+
+    multiplier: float = 100.0
+
+    @property
+    def adjacency(self):
+        return Adjacency.EXAMPLE
+
+    def event(self, *, rounds=1):
+        return GaussianDpEvent(self.multiplier)
+
+    def release(self, target, batch, *, key):
+        return FedSGD().release(target, batch, key=key)
+
+    def replay(self, target, batch):
+        return FedSGD().replay(target, batch)
+
+    def as_gradient(self, release):
+        assert isinstance(release, Gradient)
+        return release
+
+
+def test_more_than_is_allowed_breaks_the_promise_loudly():
+    found = joined(verdict("A()", Word.LEAKS, gain(luck=1e-9), scores=(right(137, 300),)), mechanism=Boasts())
+    assert found.word is Word.LEAKS
+    assert "137 of 300 guesses are right" in found.broken
+    assert found.sentence.startswith("the mechanism breaks its promise")
+    told = joined(
+        verdict("A()", Word.LEAKS, gain(luck=1e-9), scores=(right(137, 300),)), mechanism=Boasts(), told=(TrueLabels,)
+    )
+    assert not told.broken, "what was told is nothing that the release let out"
+    batches = verdict("A()", Word.LEAKS, gain(luck=1e-9), scores=(right(137, 300),)).model_copy(
+        update={"finished": 100}
+    )
+    assert not joined(batches, mechanism=Boasts()).broken, "three labels for each release: another game"
+
+
+# --- through the whole audit ------------------------------------------------------------------------------------------
+
+
+def test_the_findings_of_a_real_audit(tmp_path):
+    plan = toy_plan(
+        mechanisms=(FedSGD(), Boasts(), FedSGD() >> Clip(1.0) >> GaussianNoise(10.0)),
+        attacks=(LinearLayer(), LabelSigns(), Refuses()),
+        told=(BatchSize,),
+        trials=12,
+    )
+    torch.manual_seed(0)
+    summary = run(plan, tmp_path, Inline())
+    bare, boasts, noisy = summary.findings
+    assert bare.word is Word.LEAKS
+    assert bare.attack == repr(LinearLayer())
+    assert not bare.broken
+    assert boasts.broken, "12 of 12 labels"
+    assert noisy.word is not Word.LEAKS
+    assert "epsilon" in noisy.theory
+    assert [one.groups for one in summary.findings] == [(0, 1, 2), (3, 4, 5), (6, 7, 8)]
+    assert summary.word is Word.LEAKS
+    assert "of 3 mechanisms" in summary.sentence
