@@ -187,3 +187,19 @@ def test_no_certificate_from_the_bias_alone_is_wrong(kind: str) -> None:
             assert attempt.claim.values[0] in labels
     assert kind != "as declared" or certified > 12
     assert kind not in ("the other sign", "a change of weights") or certified == 0
+
+
+def test_no_proof_where_the_opposite_sign_reads_as_well() -> None:
+    """Three classes, of which one is impossible: p - y = (-a, a, 0), which names the second with the other sign."""
+    net = model(3, 8)
+    with torch.no_grad():
+        net[3].bias[2] = -80.0
+    inputs, _ = batch(1, 3, 8)
+    update = client(net, inputs, torch.tensor([0]))[BIAS]
+    assert float(update[2]) == pytest.approx(0.0, abs=1e-9)
+    for sign, claimed in ((1, 0), (-1, 1)):
+        attempt = ls.LabelSigns().run(seen(net, {BIAS: sign * update}, 3, 1), key=Key(0))
+        assert attempt.claim.values.tolist() == [claimed]
+        assert attempt.certificate is None
+        assert "opposite sign" in attempt.sentence
+    model.cache_clear()  # it was changed

@@ -40,12 +40,12 @@ class Promising(AbstractMechanism):
 
 def test_a_label_attack_on_a_step_is_read_against_the_step() -> None:
     """The case of the issue: 137 of 300 labels, ten classes, a rate at which hardly anybody takes part."""
-    mechanism = ls.DPSGD(1.0, 1.0, rate=1e-4)
+    mechanism = ls.DPSGD(1.0, 0.5, rate=1e-4)
     found = theory(mechanism, delta=DELTA)
     assert found is not None
     assert found.adjacency is Adjacency.EXAMPLE
-    assert found.epsilon == pytest.approx(4.38, abs=0.01)
-    assert found.training_epsilon < 0.005
+    assert found.epsilon == pytest.approx(10.0, abs=0.01)
+    assert found.training_epsilon == pytest.approx(0.0044, abs=1e-4)
     assert found.delta == DELTA
     assert contradiction(mechanism, right=137, guesses=300, chance=0.1) is None
 
@@ -53,7 +53,7 @@ def test_a_label_attack_on_a_step_is_read_against_the_step() -> None:
 def test_a_promise_that_the_attack_broke_is_said_loudly() -> None:
     """The event of the training, promised of the step: what was printed before."""
     said = contradiction(
-        Promising(PoissonSampledDpEvent(1e-4, GaussianDpEvent(1.0))), right=137, guesses=300, chance=0.1
+        Promising(PoissonSampledDpEvent(1e-4, GaussianDpEvent(0.5))), right=137, guesses=300, chance=0.1
     )
     assert said is not None
     assert said.startswith("137 of 300 guesses are right, where chance is 10.0%")

@@ -142,7 +142,7 @@ def _from_bias(seen: Observation, output: OutputGradient, size: int) -> Solved |
     """n = B (p - g_b), p the mean softmax over the batch: that of noise, of whichever brightness fits best.
 
     No features are known, so all classes are given the same mean. On a young net p is nearly the same for any input,
-    and its error times B has to stay below one half. misfit: how much of B g_b no p explains, which is never negative.
+    and its error times B has to stay below one half. What no p >= 0 explains of the scale is the misfit.
     """
     assert output.bias is not None
     bias, guesses = output.bias.cpu(), _noise_predictions(seen.target, output).cpu()
