@@ -9,6 +9,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar, final
 
+import torch
+
 from leakscope.core.arguments import instance
 from leakscope.core.attempt import Attempt, ClaimT, Cost, Outcome
 from leakscope.core.effort import AbstractCheckpoint, Budget, Clock, Watch, unwatched
@@ -22,6 +24,8 @@ from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 
 ReadT = TypeVar("ReadT")
+REAL = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+"""What an update can be computed in; of narrower types torch cannot even say which values are finite."""
 
 
 @final
@@ -171,7 +175,7 @@ def _misshapen(seen: Observation) -> str | None:
         for name, value in one.release.by_name.items():
             if name not in parameters:
                 continue
-            if not value.is_floating_point():
+            if value.dtype not in REAL:
                 return f"the release holds {value.dtype} under {name!r}; an update is real floating point numbers"
             if value.shape != parameters[name].shape:
                 return (
