@@ -176,13 +176,17 @@ def test_suffixes_are_those_that_are_read(tmp_path: Path) -> None:
             files.tensors(str(path))
 
 
-def test_a_file_that_says_nothing_of_itself_is_left_to_its_reader(tmp_path: Path) -> None:
+def test_what_is_no_safetensors_file_is_refused_and_what_says_nothing_is_left_to_its_reader(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
-    for content in (b"", b"\xff" * 20, b"\x02" + b"\0" * 7 + b"{}", json.dumps([1]).encode()):
+    path.write_bytes(b"\x02" + b"\0" * 7 + b"{}")
+    files.exchanged(path, files.Exchanged.UPDATE)
+    for content in (b"", b"\xff" * 20, json.dumps([1]).encode()):
         path.write_bytes(content)
-        files.exchanged(path, files.Exchanged.UPDATE)
+        with pytest.raises(BadInput, match="is not a safetensors file, or is damaged"):
+            files.exchanged(path, files.Exchanged.UPDATE)
     np.savez(tmp_path / "y.npz", np.zeros(3))
-    files.exchanged(tmp_path / "y.npz", files.Exchanged.UPDATE)
+    with pytest.raises(BadInput, match=r"y.npz is not a safetensors file"):
+        files.exchanged(tmp_path / "y.npz", files.Exchanged.UPDATE)
 
 
 def test_libraries_are_those_that_can_be_built() -> None:
