@@ -78,6 +78,8 @@ def furnish(folder: Path) -> None:
     (folder / "begun" / "cells").mkdir(parents=True)
     (folder / "begun" / "plan.json").write_text(json.dumps({"leakscope": "0", "cells": {"a": {}, "b": {}}}))
     (folder / "begun" / "cells" / "a.safetensors").touch()
+    (folder / "earlier" / "cells").mkdir(parents=True)
+    (folder / "earlier" / "plan.json").write_text(json.dumps({"leakscope": "0.1.0", "cells": {"a": {}}}))
     (folder / "strange").mkdir()
     (folder / "strange" / "plan.json").write_text("[]")
     (folder / "full").mkdir()
@@ -88,6 +90,9 @@ def furnish(folder: Path) -> None:
         (folder / f"{name}.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     for name in ("numbers.npz", "numbers.pkl", "numbers.txt", "state"):
         (folder / name).touch()
+    (folder / "garbage.safetensors").write_bytes(bytes(range(256)))
+    (folder / "mymodel.py").write_text("from torch import nn\n\n\nclass Net(nn.Module):\n    pass\n")
+    (folder / "broken.py").write_text("def (\n")
 
 
 COMMANDS = ("demo", "audit", "capture", "attack", "score", "merge", "train", "list", "report", "doctor")
@@ -115,6 +120,11 @@ CASES = (
     Case("audit good.toml --shard a", 2, "expected a shard such as 2/3"),
     Case("audit good.toml --model LeNte()", 2, "did you mean 'LeNet'"),
     Case("audit good.toml --model no_such_module:Net", 2, "no module 'no_such_module'"),
+    Case("audit good.toml --model mymodel:Nett", 2, "mymodel has no 'Nett'; did you mean 'Net'"),
+    Case("audit good.toml --model mymodel.py:Net", 2, "write mymodel:Net"),
+    Case("audit good.toml --model broken:Net", 2, "mend the file"),
+    Case("audit good.toml --out earlier --resume", 2, "was written by leakscope 0.1.0"),
+    Case("audit good.toml --out nothere --resume", 2, "nothing to resume in nothere"),
     Case("audit good.toml --out begun", 2, "already holds 1 of 2 records; go on with --resume"),
     Case("audit good.toml --out full", 2, "is not empty and holds no audit (novel.txt, ...)"),
     Case("audit good.toml --out good.toml", 2, "good.toml is a file; choose a folder"),
@@ -151,6 +161,8 @@ CASES = (
     Case("report none", 2, "none is not a folder"),
     Case("report empty", 2, "empty holds no run"),
     Case("doctor --model LeNte()", 2, "did you mean 'LeNet'"),
+    Case("doctor --model mymodel.py", 2, "write mymodel:NAME"),
+    Case("doctor --model json:loads", 2, "json is part of Python"),
     Case("doctor --model torchvision:", 2, "expected torchvision:NAME"),
     Case("doctor --dataset Faecs()", 2, "did you mean 'Faces'"),
     Case("capture", 2, "Missing option"),
@@ -171,12 +183,18 @@ CASES = (
     Case(f"{CAPTURE} --secret u.safetensors", 2, "the secret is to be kept apart"),
     Case(f"{CAPTURE} --out empty", 2, "empty is a folder; give the name of a file for --out"),
     Case("capture --model LeNet() --data Faecs() --out u.safetensors", 2, "did you mean 'Faces'"),
+    Case("capture --model LeNet() --data nofolder --out u.safetensors", 2, "no folder nofolder"),
     Case("capture --model LeNet() --data no/folder --out u.safetensors", 2, "no folder no/folder"),
     Case("capture --model LeNet() --data none.csv --out u.safetensors", 2, "no file none.csv"),
     Case("attack none.safetensors --model LeNet()", 2, "no file none.safetensors; expected an update"),
+    Case("attack empty --model LeNet()", 2, "empty is a folder; expected an update"),
+    Case("attack garbage.safetensors --model LeNet()", 2, "is not a safetensors file, or is damaged"),
+    Case("attack update.safetensors --model mymodel:Nett", 2, "did you mean 'Net'"),
+    Case("attack update.safetensors --model broken:Net", 2, "mend the file"),
     Case("attack secret.safetensors --model LeNet()", 2, "secret.safetensors is a secret, expected an update"),
     Case("attack update.safetensors --model LeNte()", 2, "did you mean 'LeNet'"),
     Case(f"{ATTACK} --with LinerLayer()", 2, "did you mean 'LinearLayer'"),
+    Case(f"{ATTACK} --with GradientInversion(prior=TotalVariaton())", 2, "did you mean 'TotalVariation'"),
     Case(f"{ATTACK} --seconds -1", 2, "more than 0 seconds"),
     Case(f"{ATTACK} --evaluations 0", 2, "at least 1 evaluation"),
     Case(f"{ATTACK} --resume", 2, "--resume goes on with the state in --checkpoint"),
@@ -184,6 +202,7 @@ CASES = (
     Case(f"{ATTACK} --gallery no/folder", 2, "no folder no/folder"),
     Case("score none.safetensors secret.safetensors", 2, "no file none.safetensors; expected a claim"),
     Case("score claim.safetensors none.safetensors", 2, "no file none.safetensors; expected a secret"),
+    Case("score numbers.txt numbers.txt", 2, "is not a safetensors file, or is damaged"),
     Case("score secret.safetensors claim.safetensors", 2, "secret.safetensors is a secret, expected a claim"),
     Case("score claim.safetensors secret.safetensors --metric PNSR()", 2, "did you mean 'PSNR'"),
     Case(f"{TRAIN} --rate 0", 2, "expected a learning rate > 0"),

@@ -508,7 +508,7 @@ def test_other_weights_other_files_and_other_order_are_refused(here):
         (("attack", "u.safetensors", "--model", "MLP((40,))", "--state", "w.pt"), "fingerprints of the weights differ"),
         (("attack", "u.safetensors", "--model", "MLP((41,))"), "fingerprints of the weights differ"),
         (("attack", "s.safetensors", "--model", "MLP((40,))"), "s.safetensors is a secret, expected an update"),
-        (("attack", "g.npz", "--model", "MLP((40,))"), "cannot be read"),
+        (("attack", "g.npz", "--model", "MLP((40,))"), "is not a safetensors file"),
         (("attack", "u.safetensors", "--model", "MLP((40,))", "--with", "LinerLayer()"), "did you mean 'LinearLayer'?"),
         (("attack", "u.safetensors", "--model", "MLP((40,))", "--resume"), "goes on with the state in --checkpoint"),
         (("attack", "u.safetensors", "--model", "MLP((40,))", "--checkpoint", "w.pt"), "w.pt is there already"),

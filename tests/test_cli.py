@@ -126,6 +126,10 @@ def test_json_is_all_there_is_on_stdout(tmp_path):
 
 def test_resuming_is_asked_for(tmp_path):
     plan, run = plan_file(tmp_path), ("--out", tmp_path / "run", "--engine", "inline")
+    nothing = call("audit", plan, *run, "--resume")
+    assert nothing.exit_code == Exit.USAGE
+    assert "nothing to resume" in nothing.stderr
+    assert not (tmp_path / "run").exists()
     call("audit", plan, *run)
     refused = call("audit", plan, *run)
     assert refused.exit_code == Exit.USAGE

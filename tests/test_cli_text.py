@@ -28,7 +28,7 @@ from leakscope.cli.text import models as model_texts
 from leakscope.cli.text import plan as plan_text
 from leakscope.cli.text.asked import Kind
 from leakscope.cli.text.signatures import members, signature
-from leakscope.core.errors import BadInput, BadPlan, LeakscopeError
+from leakscope.core.errors import BadInput, BadPlan, LeakscopeError, UnknownName
 from leakscope.homes import Home
 from leakscope.ledger.exchange import ClaimHeader, ReleaseKind, SecretHeader, UpdateHeader
 from leakscope.targets.files import foreign
@@ -176,13 +176,17 @@ def test_suffixes_are_those_that_are_read(tmp_path: Path) -> None:
             files.tensors(str(path))
 
 
-def test_a_file_that_says_nothing_of_itself_is_left_to_its_reader(tmp_path: Path) -> None:
+def test_what_is_no_safetensors_file_is_refused_and_what_says_nothing_is_left_to_its_reader(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
-    for content in (b"", b"\xff" * 20, b"\x02" + b"\0" * 7 + b"{}", json.dumps([1]).encode()):
+    path.write_bytes(b"\x02" + b"\0" * 7 + b"{}")
+    files.exchanged(path, files.Exchanged.UPDATE)
+    for content in (b"", b"\xff" * 20, json.dumps([1]).encode()):
         path.write_bytes(content)
-        files.exchanged(path, files.Exchanged.UPDATE)
+        with pytest.raises(BadInput, match="is not a safetensors file, or is damaged"):
+            files.exchanged(path, files.Exchanged.UPDATE)
     np.savez(tmp_path / "y.npz", np.zeros(3))
-    files.exchanged(tmp_path / "y.npz", files.Exchanged.UPDATE)
+    with pytest.raises(BadInput, match=r"y.npz is not a safetensors file"):
+        files.exchanged(tmp_path / "y.npz", files.Exchanged.UPDATE)
 
 
 def test_libraries_are_those_that_can_be_built() -> None:
@@ -258,6 +262,56 @@ def test_files_that_are_no_plans(tmp_path: Path, content: bytes, says: str) -> N
     path.write_bytes(content)
     with pytest.raises((BadInput, BadPlan), match=says):
         plan_text.read(path)
+
+
+# --- a module of the user's own ---------------------------------------------------------------------------------------
+
+WRITTEN = {
+    "assigned.py": "if True:\n    Net = Other = 1\n",
+    "function.py": "def later():\n    global Net\n    Net = 1\n",
+    "imported.py": "from elsewhere import Model as Net\n",
+    "star.py": "from elsewhere import *\n",
+    "made.py": "globals()['Net'] = 1\n",
+    "lazy.py": "def __getattr__(name):\n    return 1\n",
+    "nested/inner.py": "class Net:\n    pass\n",
+    "package/__init__.py": "",
+}
+
+
+@pytest.mark.parametrize("path", WRITTEN)
+def test_a_name_that_the_text_may_hold_is_left_to_the_import(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    (tmp_path / path).write_text(WRITTEN[path])
+    module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    model_texts.findable(f"{module}:Net")
+    assert module.partition(".")[0] not in sys.modules
+
+
+def test_a_name_that_the_text_lacks_and_a_text_that_is_no_python_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nested").mkdir()
+    (tmp_path / "nested" / "wrong.py").write_text("def (")
+    (tmp_path / "own.py").write_text("class Net:\n    class Inner:\n        pass\n")
+    model_texts.findable("own:Net.Inner")
+    with pytest.raises(BadInput, match="own has no 'Nett'; did you mean 'Net'"):
+        model_texts.findable("own:Nett")
+    with pytest.raises(BadInput, match=r"nested.wrong is no Python: invalid syntax \(wrong.py, line 1\)"):
+        model_texts.findable("nested.wrong:Net")
+
+
+def test_only_the_names_of_the_family_are_listed_beside_an_unknown_one() -> None:
+    with pytest.raises(UnknownName, match="did you mean 'LinearLayer'") as attack:
+        spelling.expression("LinearLayr()", Family.ATTACKS)
+    assert set(attack.value.known) == {row.name for row in names.rows(Family.ATTACKS)}
+    with pytest.raises(UnknownName, match="did you mean 'Clip'") as mechanism:
+        spelling.expression("FedSGD() >> Clib(1.0)", Family.PROTOCOLS)
+    both = (*names.rows(Family.PROTOCOLS), *names.rows(Family.DEFENSES))
+    assert set(mechanism.value.known) == {row.name for row in both}
 
 
 # --- nothing heavy --------------------------------------------------------------------------------------------------

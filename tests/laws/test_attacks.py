@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -172,6 +172,46 @@ def forced(attack: Attack[Any], seen: ls.Observation) -> bool:
     except ls.NotTold:
         return False
     return attempt.claim is not None
+
+
+UNFIT: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "scalars": (torch.Tensor.sum, "of another model"),
+    "flattened": (lambda value: value[None].flatten() if value.dim() > 1 else value[None], "of another model"),
+    "one dimension more": (lambda value: value[None], "of another model"),
+    "no elements": (lambda value: value[:0], "of another model"),
+    "transposed": (lambda value: value.t() if value.dim() == 2 else value, "of another model"),
+    "truncated": (lambda value: value[:-1], "of another model"),
+    "whole numbers": (torch.Tensor.long, "real floating point"),
+    "truth values": (lambda value: value != 0, "real floating point"),
+    "complex": (lambda value: value.to(torch.complex64), "real floating point"),
+}
+"""What a file can hold under the right names, and a part of the sentence with which it is refused."""
+
+
+@pytest.mark.parametrize("row", ATTACKS, ids=lambda row: row.name)
+def test_a_release_that_no_client_computes_is_refused_and_nothing_raises(row: Row) -> None:
+    """Shapes and types of another model, and a change of weights beside a protocol that sends gradients."""
+    attack, seen = built(row), observed(row, ls.FedSGD())
+    gradient = seen.release.by_name
+    for change, said in UNFIT.values():
+        sent = ls.Gradient({name: change(value) for name, value in gradient.items()})
+        refusal = attack.refusal(ls.Observation(seen.target, sent, seen.mechanism, seen.facts))
+        assert refusal is not None
+        assert said in refusal.sentence
+    delta = ls.Delta({name: -0.1 * value for name, value in gradient.items()})
+    found = attack.run(ls.Observation(seen.target, delta, seen.mechanism, seen.facts), key=ls.Key(1))
+    assert found.outcome is ls.Outcome.REFUSED
+    assert "FedSGD releases a Gradient" in found.sentence
+
+
+@pytest.mark.parametrize("row", ATTACKS, ids=lambda row: row.name)
+def test_what_autograd_follows_is_read_by_its_values(row: Row) -> None:
+    attack, seen = built(row), observed(row, ls.FedSGD())
+    followed = ls.Gradient({name: value.clone().requires_grad_() for name, value in seen.release.by_name.items()})
+    again = ls.Observation(seen.target, followed, seen.mechanism, seen.facts)
+    assert again.fingerprint() == seen.fingerprint()
+    assert not any(value.requires_grad for value in again.release.by_name.values())
+    assert attack.refusal(again) is None
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS, ids=repr)

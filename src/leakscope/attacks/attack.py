@@ -9,10 +9,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar, final
 
+import torch
+
 from leakscope.core.arguments import instance
 from leakscope.core.attempt import Attempt, ClaimT, Cost, Outcome
 from leakscope.core.effort import AbstractCheckpoint, Budget, Clock, Watch, unwatched
-from leakscope.core.errors import NoSuchLayer
+from leakscope.core.errors import BadInput, NoSuchLayer
 from leakscope.core.facts import Fact
 from leakscope.core.mechanism import AbstractReplayable, AbstractStep
 from leakscope.core.observation import Observation
@@ -22,6 +24,8 @@ from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 
 ReadT = TypeVar("ReadT")
+REAL = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+"""What an update can be computed in; of narrower types torch cannot even say which values are finite."""
 
 
 @final
@@ -139,6 +143,16 @@ class AbstractAttack(ABC, Generic[ReadT, ClaimT]):
             return Refusal(f"what {seen.mechanism!r} releases cannot be read as a gradient")
         if self.asks is Asks.REPLAY and not isinstance(seen.mechanism, AbstractReplayable):
             return Refusal(f"the course of {seen.mechanism!r} is not known, so it cannot be repeated on a candidate")
+        odd = _misshapen(seen)
+        if odd is not None:
+            return Refusal(odd)
+        try:
+            # A change of weights beside a protocol that sends gradients is neither: the mechanism says so itself.
+            for one in seen.rounds:
+                if self.asks is not Asks.NOTHING and isinstance(seen.mechanism, AbstractStep):
+                    seen.mechanism.as_gradient(one.release)
+        except BadInput as error:
+            return Refusal(str(error))
         # One NaN would go through every sum below, and come out as a claim or as nothing, without a reason.
         if not all(trees.finite(one.release.by_name) for one in seen.rounds):
             return Refusal("the release holds values that are not finite")
@@ -149,6 +163,26 @@ class AbstractAttack(ABC, Generic[ReadT, ClaimT]):
         """The hash of all that decides what a search does; the budget decides only when it ends."""
         # A frozen value prints all of its fields, so its repr is what it does.
         return hashlib.blake2b(repr((self, seen.fingerprint(), key)).encode(), digest_size=16).hexdigest()
+
+
+def _misshapen(seen: Observation) -> str | None:
+    """Which tensor of a release cannot be what was computed for the parameter of its name; None where all can.
+
+    Foreign names are each attack's business: an update may hold buffers, and be of a part of the model.
+    """
+    parameters = seen.target.parameters()
+    for one in seen.rounds:
+        for name, value in one.release.by_name.items():
+            if name not in parameters:
+                continue
+            if value.dtype not in REAL:
+                return f"the release holds {value.dtype} under {name!r}; an update is real floating point numbers"
+            if value.shape != parameters[name].shape:
+                return (
+                    f"the release holds {tuple(value.shape)} under {name!r}, whose parameter has "
+                    f"{tuple(parameters[name].shape)}; it is of another model"
+                )
+    return None
 
 
 @final

@@ -11,6 +11,7 @@ from typing import final
 
 import torch
 
+from leakscope.core.arguments import is_number
 from leakscope.core.errors import BadInput
 
 CPU = "cpu"
@@ -43,7 +44,7 @@ class Resources:
         if not isinstance(self.device, str) or not re.fullmatch(r"[a-z]+(:\d{1,3})?", self.device):
             raise BadInput(f"expected a device such as cpu or cuda:0, got {self.device!r}")
         for name, value in (("memory", self.memory), ("minutes", self.minutes)):
-            if value is not None and not (_is_number(value) and 0 < value < math.inf):
+            if value is not None and not (is_number(value) and 0 < value < math.inf):
                 raise BadInput(f"expected {name} > 0 and finite, got {value!r}")
 
     def check(self) -> None:
@@ -70,7 +71,3 @@ class Resources:
 def devices() -> tuple[str, ...]:
     """The devices of this machine, by torch's names; the CPU first."""
     return (CPU, *(f"cuda:{place}" for place in range(torch.cuda.device_count())))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="leakscope",
-    help="Measure what distributed training leaks: from one gradient, one federated update or one released head.",
+    help="Measure what distributed training leaks: from one gradient or one federated update.",
     epilog=LEGEND,
     add_completion=False,
     no_args_is_help=True,
@@ -121,6 +121,9 @@ def audit(  # noqa: PLR0913, one argument for each option
         folder = out or Path("runs") / plan.stem
         part = None if shard is None else Shard.read(shard)
         files.room(folder, resume=resume, shared=part is not None)
+        # A part begins where the others have or have not, so that its folder may be empty.
+        if resume and part is None:
+            files.begun(folder)
         from leakscope.cli.commands import audit as auditing
 
         order = auditing.Order(folder, _engine(engine, workers), resume, as_json, _again("--resume"), part)

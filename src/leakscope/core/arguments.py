@@ -50,6 +50,15 @@ def count(name: str, got: object, *, low: int = 1, high: int | None = None) -> i
     return value
 
 
+def is_number(got: object) -> bool:
+    """Whether `got` is one of Python's own numbers; True and False are none.
+
+    >>> is_number(1), is_number(True), is_number("1")
+    (True, False, False)
+    """
+    return isinstance(got, int | float) and not isinstance(got, bool)
+
+
 def flag(name: str, got: object) -> bool:
     """`got` if it is True or False. Raises `BadInput` otherwise: a truthy text is a misread setting.
 

@@ -134,3 +134,8 @@ class Attempt(Generic[ClaimT]):
             claimed, certified = len(self.claim), len(self.certificate.residuals)
             if claimed != certified:
                 raise BadInput(f"a certificate of {certified} items does not fit a claim of {claimed}; give one each")
+
+    @property
+    def certified(self) -> bool:
+        """Whether it claims something that its own equations prove."""
+        return self.claim is not None and self.certificate is not None and self.certificate.holds

@@ -7,7 +7,7 @@ from typing import final
 
 from leakscope.core.arguments import count
 from leakscope.core.errors import BadInput
-from leakscope.core.release import Delta, Gradient, Release, Weights
+from leakscope.core.release import Delta, Gradient, Release, Weights, same_kind
 from leakscope.numerics.trees import Named
 
 
@@ -17,7 +17,7 @@ class Round:
     """What one client sent in one round.
 
     number: of the round, from 0. release: what was sent. weights: the global weights that the client started from, by
-    parameter name, all of them; None for the target's own.
+    parameter name, all of them; None for the target's own. Of numbers that autograd follows, their values are kept.
     Raises `BadInput` on a number below 0 or on something that is no release.
     """
 
@@ -31,3 +31,7 @@ class Round:
             raise BadInput(
                 f"expected a Gradient, Delta or Weights, got {type(self.release).__name__}; wrap the tensors"
             )
+        # What left a device carries no graph. Here and not in the release, since replays differentiate through theirs.
+        if any(value.requires_grad for value in self.release.by_name.values()):
+            bare = {name: value.detach() for name, value in self.release.by_name.items()}
+            object.__setattr__(self, "release", same_kind(self.release, bare))

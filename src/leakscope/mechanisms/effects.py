@@ -101,7 +101,7 @@ class ProtocolEffect:
     known_weights: all of them are at the weights that the adversary knows. one_gradient: it sends their mean, and
     nothing else. keeps_ratios: a weighted sum of gradients of the
     examples, without anything added. keeps_zeros: what is zero in all of them is zero in what is sent. clips: an
-    example's gradient may be shortened.
+    example's gradient may be shortened. unbiased: what is added to that sum, if anything, is noise of mean zero.
     """
 
     known_weights: Answer = Answer.UNKNOWN
@@ -109,3 +109,4 @@ class ProtocolEffect:
     keeps_ratios: Answer = Answer.UNKNOWN
     keeps_zeros: Answer = Answer.UNKNOWN
     clips: Answer = Answer.UNKNOWN
+    unbiased: Answer = Answer.UNKNOWN

@@ -181,21 +181,60 @@ def doubt(mechanism: AbstractMechanism) -> str | None:
     """Why nothing about private inputs can be proved from what this mechanism sends; None where nothing speaks against.
 
     An undeclared effect is a doubt. So is a batch that the client changed: what is proved then is what it trained on.
-    What is declared to be noisy, bent or rounded is no doubt by itself, it is the business of each attack's equations.
+    So is a change of entries that is declared, unless it is noise of mean zero or rounding, and its size is declared
+    too: of what else was done to them no equation of an attack knows. So is a model that was run in another way,
+    unless that is a dropout, whose draws the attacks allow for.
     """
     if not _known(mechanism):
         return f"{mechanism!r} declares nothing of what it does to an update, so nothing is proved"
+    protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
+    if _protocol(mechanism).keeps_ratios is Answer.NO and not _noisy_only(protocol):
+        return f"{protocol!r} sends more than a sum of gradients and noise of a declared size, so nothing is proved"
     for one in _defenses(mechanism):
-        if not isinstance(one, AbstractInputDefense | AbstractModelDefense | AbstractUpdateDefense):
-            return f"{one!r} is no defense of a known kind, so nothing is proved"
-        if isinstance(one, AbstractUpdateDefense) and one.effect.keeps_ratios is Answer.UNKNOWN:
-            return f"{one!r} does not declare what it does to an update, so nothing is proved"
-        if isinstance(one, AbstractModelDefense) and one.effect.keeps_model is Answer.UNKNOWN:
-            return f"{one!r} does not declare what it does to the model, so nothing is proved"
+        why = _undescribed(one)
+        if why is not None:
+            return f"{one!r} {why}, so nothing is proved"
     # Equations hold for what was trained on: an exact solution would prove the noised inputs.
     if keeps_inputs(mechanism) is not Answer.YES:
         return f"the client trained on inputs that {mechanism!r} had changed, so nothing is proved of the private ones"
     return None
+
+
+def _undescribed(one: AbstractDefense) -> str | None:
+    """What a defense leaves open of what it does to an update or to the model; inputs are asked for as a whole."""
+    if isinstance(one, AbstractUpdateDefense):
+        if one.effect.keeps_ratios is Answer.UNKNOWN:
+            return "does not declare what it does to an update"
+        if one.effect.keeps_ratios is Answer.NO and not _disturbs_only(one):
+            return "changes entries of the update otherwise than by noise or rounding of a declared size"
+    elif isinstance(one, AbstractModelDefense):
+        if one.effect.keeps_model is Answer.UNKNOWN:
+            return "does not declare what it does to the model"
+        if one.effect.keeps_model is Answer.NO and one.effect.drops_units is not Answer.YES:
+            return "runs the model in a way that it does not declare"
+    elif not isinstance(one, AbstractInputDefense):
+        return "is no defense of a known kind"
+    return None
+
+
+def _disturbs_only(one: AbstractUpdateDefense) -> bool:
+    """Whether what it does beyond scaling is noise or rounding, of a size that it declares."""
+    if one.effect.unbiased is not Answer.YES and not (
+        one.effect.rounds is Answer.YES and one.effect.bends is Answer.NO
+    ):
+        return False
+    # Of any update with different entries: how large the noise is does not matter here, only that it is known.
+    size = one.noise(torch.linspace(-1, 1, 8))
+    # Zero would say that entries change, and that nothing was added to them.
+    return size is not None and size > 0
+
+
+def _noisy_only(protocol: AbstractMechanism) -> bool:
+    """The same for a protocol; of one example, since a size that hangs on how many there are is declared as well."""
+    if not isinstance(protocol, AbstractProtocol) or protocol.effect.unbiased is not Answer.YES:
+        return False
+    size = protocol.noise(1)
+    return size is not None and size > 0
 
 
 def _known(mechanism: AbstractMechanism) -> bool:

@@ -138,7 +138,7 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
             sentence = f"nothing was found; {told[-1]}"
             return Attempt(repr(self), outcome, sentence, cost=Cost(0.0, spent), steps=tuple(told))
         # The proof is of some inputs; the claim that is handed on is of all of them, and has no certificate.
-        proved = max((one for one in partial if _proves(one)), key=_claimed, default=None)
+        proved = max((one for one in partial if one.certified), key=_claimed, default=None)
         if proved is not None and best is not proved:
             best = _with_proved(best, proved)
             told.append(f"{proved.attack.partition('(')[0]}: the {_claimed(proved)} inputs that it proved are kept")
@@ -276,13 +276,9 @@ def _left(clock: Clock, share: float, *, evaluations: int | None = None, spent: 
 
 def _proves_all(attempt: Attempt[Inputs], seen: Observation) -> bool:
     """Whether a certificate holds for as many inputs as there are, as far as their number is known."""
-    if not _proves(attempt):
+    if not attempt.certified:
         return False
     return not seen.knows(BatchSize) or _claimed(attempt) >= seen.told(BatchSize).count
-
-
-def _proves(attempt: Attempt[Inputs]) -> bool:
-    return attempt.claim is not None and attempt.certificate is not None and attempt.certificate.holds
 
 
 def _claimed(attempt: Attempt[Inputs]) -> int:

@@ -69,20 +69,17 @@ def portfolio(seen: Observation, offers: Sequence[Offer]) -> Portfolio:
     return Portfolio((*exact, *labels, *who), (Auto(),) if isinstance(seen.target.domain, SEARCHED) else ())
 
 
-def proved(attempt: Attempt[Claim]) -> bool:
-    """Whether it claims something that its own equations prove."""
-    return attempt.claim is not None and attempt.certificate is not None and attempt.certificate.holds
-
-
 def solved(attempt: Attempt[Claim]) -> bool:
     """Whether inputs are proved, so that nothing is left to be searched for; labels leave the inputs."""
-    return proved(attempt) and not isinstance(attempt.claim, LEAST)
+    return attempt.certified and not isinstance(attempt.claim, LEAST)
 
 
 def best(tried: Sequence[Attempt[Claim]]) -> Attempt[Claim] | None:
     """The claim to hand on: inputs before labels, then a proved one before others, the later of equals; or None."""
     # Compared from the left, False before True; the place comes last, so that the later of equals wins.
-    ranked = [((_told(one.claim), proved(one), place), one) for place, one in enumerate(tried) if one.claim is not None]
+    ranked = [
+        ((_told(one.claim), one.certified, place), one) for place, one in enumerate(tried) if one.claim is not None
+    ]
     return max(ranked, key=lambda pair: pair[0])[1] if ranked else None
 
 

@@ -11,7 +11,7 @@ from leakscope.attacks.attack import Attack
 from leakscope.attacks.parts.reading.proof import contradictions
 from leakscope.attacks.parts.search.state_file import StateFile
 from leakscope.attacks.portfolio.failing import FAILURES, failed
-from leakscope.attacks.portfolio.handed_on import Offer, Portfolio, best, portfolio, proved, solved
+from leakscope.attacks.portfolio.handed_on import Offer, Portfolio, best, portfolio, solved
 from leakscope.attacks.preparing import AbstractLearner, Setting
 from leakscope.audit.display_speech import heard
 from leakscope.audit.files import display, read_update, write_claim
@@ -60,7 +60,7 @@ def attack(order: Recovery) -> Exit:
     if stopped:
         console.say(f"stopped; the best so far is in {order.out}{_again(order.effort)}")
         return Exit.INCOMPLETE
-    return Exit.LEAK if any(proved(one) for one in tried) else Exit.INCOMPLETE
+    return Exit.LEAK if any(one.certified for one in tried) else Exit.INCOMPLETE
 
 
 def _observation(order: Recovery) -> tuple[UpdateHeader, Observation]:
@@ -191,7 +191,7 @@ def _conclusion(chosen: Attempt[Claim] | None, order: Recovery) -> str:
     if chosen is None:
         return f"nothing was claimed; this does not show that nothing leaks ({order.out} has the reasons)"
     kind = type(chosen.claim).__name__.lower()
-    if proved(chosen):
+    if chosen.certified:
         return f"{order.out}: {kind}, proved; `leakscope score` compares it with the secret"
     return f"{order.out}: {kind}, claimed without proof; `leakscope score` compares it with the secret"
 

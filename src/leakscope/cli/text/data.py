@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from leakscope.cli.rows import Family
 from leakscope.cli.text import spelling
+from leakscope.cli.text.index import row_named, rows
 from leakscope.core.errors import BadInput
 
 LIST = ".csv"
@@ -24,4 +26,11 @@ def data(text: str | None) -> None:
         return
     if "(" not in text and ("/" in text or Path(text).suffix):
         raise BadInput(f"no folder {text}; give a folder, a CSV file of recordings, or an expression such as Faces()")
+    if text.isidentifier() and row_named(text) is None:
+        near = difflib.get_close_matches(text, [row.name for row in rows(Family.DATASETS)], n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}()?" if near else ";"
+        raise BadInput(
+            f"no folder {text} in the current directory, and no dataset of that name{hint} "
+            "give a folder, a CSV file of recordings, or an expression such as Faces()"
+        )
     spelling.expression(text, Family.DATASETS)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import enum
 import json
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
-from leakscope.core.errors import BadInput, DamagedRecord
+from leakscope.core.errors import BadInput, BadPlan, DamagedRecord
 from leakscope.ledger.lock import is_lock
+from leakscope.version import VERSION
 
 TENSORS, PICKLES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt"), (".pkl", ".pickle")
 """Suffixes of what `read_foreign` reads, and of what it reads only where that is allowed."""
@@ -34,22 +35,35 @@ class Exchanged(enum.Enum):
 def exchanged(path: Path, kind: Exchanged) -> None:
     """Raises `BadInput` unless `path` says of itself that it is of this kind. Damage is seen when it is read."""
     name, wanted = kind.value
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder; expected {wanted}")
     if not path.is_file():
         raise BadInput(f"no file {path}; expected {wanted}")
-    found = _kind(path)
+    header = _header(path)
+    if header is None:
+        raise BadInput(f"{path} is not a safetensors file, or is damaged; expected {wanted}")
+    found = _kind(header)
     if found and found != name:
         raise BadInput(f"{path.name} is {'an' if found.startswith('u') else 'a'} {found}, expected {wanted}")
 
 
-def _kind(path: Path) -> str:
-    """What a file calls itself; empty where it does not say so in a way that can be read."""
+def _header(path: Path) -> dict[str, Any] | None:
+    """The header of a safetensors file; None where there is none that can be read."""
     try:
         with path.open("rb") as file:
             # safetensors: eight bytes with the length of the header, least first, then the header as JSON
             length = int.from_bytes(file.read(8), "little")
-            said = json.loads(file.read(length)) if length <= LONGEST else {}
-        return str(json.loads(said["__metadata__"]["leakscope"])["kind"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            said = json.loads(file.read(length)) if length <= min(LONGEST, path.stat().st_size) else None
+    except (ValueError, RecursionError):
+        return None
+    return said if isinstance(said, dict) else None
+
+
+def _kind(header: dict[str, Any]) -> str:
+    """What a file calls itself; empty where it does not say so in a way that can be read."""
+    try:
+        return str(json.loads(header["__metadata__"]["leakscope"])["kind"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 
@@ -58,6 +72,8 @@ def tensors(path: str | None, *, allow_pickle: bool = False) -> None:
     if path is None:
         return
     place = Path(path)
+    if place.is_dir():
+        raise BadInput(f"{place} is a folder; expected a file: .safetensors, .npz or .pt")
     if not place.is_file():
         raise BadInput(f"no file {place}; expected .safetensors, .npz or .pt")
     if place.suffix in PICKLES and not allow_pickle:
@@ -101,6 +117,21 @@ def room(place: Path, *, resume: bool, shared: bool) -> None:
         raise BadInput(
             f"{place} already holds {have} of {planned} records; go on with --resume or choose another folder"
         )
+    else:
+        _same_version(place)
+
+
+def begun(place: Path) -> None:
+    """Raises `BadInput` where there is nothing to go on with: a misspelled folder would be a new run."""
+    if _planned(place) is None:
+        raise BadInput(f"nothing to resume in {place}: no audit has begun there; check --out, or leave --resume out")
+
+
+def _same_version(place: Path) -> None:
+    """Raises `BadPlan` where another version wrote the run, as `audit.run` would after everything is imported."""
+    wrote = json.loads((place / PLAN).read_text(encoding="utf-8"))["leakscope"]
+    if wrote != VERSION:
+        raise BadPlan(f"{place} was written by leakscope {wrote}, this is {VERSION}; choose another folder")
 
 
 def _planned(place: Path) -> int | None:
@@ -129,3 +160,4 @@ def part(folder: Path) -> None:
     """Raises `BadInput` or `DamagedRecord` unless an audit has begun in `folder`, so that it can be merged."""
     if _planned(folder) is None:
         raise BadInput(f"{folder} holds no audit; give the folders that `leakscope audit --shard` wrote")
+    _same_version(folder)

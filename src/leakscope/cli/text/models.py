@@ -12,8 +12,10 @@ from importlib.machinery import PathFinder
 from leakscope.cli.rows import Family
 from leakscope.cli.text import spelling
 from leakscope.cli.text.index import rows
+from leakscope.cli.text.own_modules import own_module
 from leakscope.core.errors import BadInput, MissingExtra, UnknownName
 
+SUFFIX = ".py"
 EXTRAS = {"torchvision": "models", "timm": "models"}
 """What may stand before the colon besides a module: a package, and the extra that installs it."""
 
@@ -27,6 +29,9 @@ def model(text: str) -> None:
     leakscope.core.errors.UnknownName: unknown target 'LeNte'; did you mean 'LeNet'? known: ConvNet, ...
     """
     prefix, name = split(text)
+    file, named = (prefix or text.strip(), name if prefix else "NAME")
+    if file.endswith(SUFFIX) and "(" not in file:
+        raise BadInput(f"{text.strip()} is a file, expected a module; write {_module(file)}:{named}{_where(file)}")
     if not prefix:
         expression(text)
     elif prefix in EXTRAS:
@@ -70,15 +75,32 @@ def library(prefix: str, name: str) -> None:
         raise BadInput(f"expected {prefix}:NAME such as {prefix}:resnet18, got {f'{prefix}:{name}'!r}")
 
 
+def _module(file: str) -> str:
+    return file.removesuffix(SUFFIX).rpartition("/")[2]
+
+
+def _where(file: str) -> str:
+    return f", and start leakscope in the folder that holds {_module(file)}.py" if "/" in file else ""
+
+
 def findable(text: str) -> None:
     """Raises where the package that a model is from is not there: `MissingExtra` for a library, else `BadInput`.
 
     Nothing is imported, so that the names in the package remain to be seen. Only where the model is to be built: a
     plan can be read, and shards merged, without it.
     """
-    prefix, _ = split(text)
+    prefix, name = split(text)
     package = prefix.partition(".")[0]
-    if not prefix or package in sys.modules or package in sys.builtin_module_names or _finds(package):
+    if not prefix:
+        return
+    if package in sys.stdlib_module_names and PathFinder.find_spec(package, [os.getcwd()]) is None:
+        raise BadInput(
+            f"{package} is part of Python, which has no models; give a module of yours, such as mymodel:Net for "
+            "./mymodel.py"
+        )
+    if package in sys.modules or package in sys.builtin_module_names or _finds(package):
+        if prefix not in EXTRAS:
+            own_module(prefix, name)
         return
     if prefix in EXTRAS:
         raise MissingExtra(

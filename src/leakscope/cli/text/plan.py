@@ -14,6 +14,7 @@ from leakscope.cli.plan_keys import FIELDS
 from leakscope.cli.rows import Family
 from leakscope.cli.text import spelling
 from leakscope.cli.text.models import findable, model
+from leakscope.core.arguments import is_number
 from leakscope.core.errors import BadInput, BadPlan, MissingExtra, UnknownName
 
 Built = TypeVar("Built")
@@ -290,7 +291,7 @@ class _Reader:
 
     def _range(self, said: dict[str, Any]) -> tuple[float, float]:
         span = said.get("input_range", [0, 1])
-        if not isinstance(span, list) or len(span) != 2 or not all(_is_number(one) for one in span):
+        if not isinstance(span, list) or len(span) != 2 or not all(is_number(one) for one in span):
             raise self.sheet.bad("input_range", f"expected two numbers such as [-1, 1], got {span!r}")
         low, high = float(span[0]), float(span[1])
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -333,7 +334,7 @@ class _Reader:
 
     def _number(self, said: dict[str, Any], key: str, place: str, default: float | None) -> Any:
         value = said.get(key, default)
-        if value is not None and not _is_number(value):
+        if value is not None and not is_number(value):
             raise self.sheet.bad(place, f"expected a number, got {value!r}")
         return value
 
@@ -350,7 +351,3 @@ class _Reader:
                 where = f"[{section}]" if section != "scene" else "[[scene]]"
                 kind = f"key in {where}" if section else "key"
                 raise BadPlan(f"{self.sheet.name}{self.sheet.line(key)}: {UnknownName(kind, key, known)}")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -7,6 +7,7 @@ object itself can say (`cli.expressions`).
 from __future__ import annotations
 
 import ast
+import difflib
 import re
 
 from leakscope.cli.plan_keys import FACTS
@@ -37,6 +38,9 @@ NOUNS = {**{name: Home("leakscope.core.facts", name) for name in (*FACTS, "Layer
 
 OTHERS = {"domain": tuple(DOMAINS), "fact": FACTS}
 """What is known where no name of the table is meant."""
+
+COMBINED = {Family.DEFENSES: SINGULAR[Family.PROTOCOLS]}
+"""Families whose objects are written as part of another's: defenses after a protocol."""
 
 OPERATORS = (ast.RShift, ast.Add, ast.Mult)
 
@@ -132,8 +136,19 @@ def home(name: str, what: str) -> Home:
         return NOUNS[name]
     row = row_named(name)
     if row is None:
-        raise UnknownName(what, name, OTHERS.get(what) or [one.name for one in rows()])
+        raise UnknownName(what, name, OTHERS.get(what) or _listed(name, what))
     return Home(row.home, row.name)
+
+
+def _listed(name: str, what: str) -> list[str]:
+    """What is listed beside an unknown name: the family's names, and the one of another family that looks like it.
+
+    Parts stand inside of attacks, and are misspelled there; the whole table would bury what was meant.
+    """
+    own = [one.name for one in rows() if what in (SINGULAR[one.family], COMBINED.get(one.family))]
+    if difflib.get_close_matches(name, own, n=1):
+        return own
+    return own + difflib.get_close_matches(name, [one.name for one in rows()], n=1)
 
 
 def _depth(node: ast.AST) -> int:

@@ -66,7 +66,12 @@ class DPSGD(AbstractProtocol):
         """A weighted sum of the examples' gradients: each shortened by itself, noise on their sum."""
         silent = Answer.NO if self.noise_multiplier > 0 else Answer.YES
         return ProtocolEffect(
-            known_weights=Answer.YES, one_gradient=Answer.NO, keeps_ratios=silent, keeps_zeros=silent, clips=Answer.YES
+            known_weights=Answer.YES,
+            one_gradient=Answer.NO,
+            keeps_ratios=silent,
+            keeps_zeros=silent,
+            clips=Answer.YES,
+            unbiased=Answer.YES,
         )
 
     def noise(self, examples: int | None) -> float | None:

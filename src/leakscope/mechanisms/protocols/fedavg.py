@@ -61,6 +61,7 @@ class FedAvg(AbstractProtocol):
             keeps_ratios=Answer.YES,
             keeps_zeros=Answer.YES,
             clips=Answer.NO,
+            unbiased=Answer.YES,
         )
 
     def noise(self, examples: int | None) -> float | None:

@@ -35,6 +35,7 @@ class FedSGD(AbstractProtocol):
             keeps_ratios=Answer.YES,
             keeps_zeros=Answer.YES,
             clips=Answer.NO,
+            unbiased=Answer.YES,
         )
 
     def noise(self, examples: int | None) -> float | None:

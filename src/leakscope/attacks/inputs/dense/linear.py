@@ -25,6 +25,7 @@ from leakscope.core.refusal import Refusal
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import keeps_ratios, known_weights
 from leakscope.numerics.rng import Key
+from leakscope.numerics.trees import Named
 from leakscope.targets.looking.dense_ends import DenseLayer, input_layer
 
 EXACT = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -202,15 +203,26 @@ class FirstLayer:
     dtype: torch.dtype
 
 
-def first_layer(seen: Observation) -> FirstLayer | Refusal:
-    """The first layer's gradients, or why they cannot be read. Raises `NoSuchLayer` where it is not dense."""
+def biased_layer(seen: Observation) -> tuple[DenseLayer, Named] | Refusal:
+    """The dense layer that is fed the input, which has a bias, and the gradient with both of its tensors.
+
+    Or why there is none. Raises `NoSuchLayer` where the first layer is not dense.
+    """
     layer = input_layer(seen.target)
     if layer.bias is None:
         return Refusal(f"the dense layer {layer.name or 'of the model'} has no bias, so the scale of the input is lost")
     gradient = seen.gradient().by_name
     missing = [name for name in (layer.weight, layer.bias) if name not in gradient]
-    if missing:
-        return Refusal(f"the release lacks {' and '.join(missing)}")
+    return (layer, gradient) if not missing else Refusal(f"the release lacks {' and '.join(missing)}")
+
+
+def first_layer(seen: Observation) -> FirstLayer | Refusal:
+    """The first layer's gradients, or why they cannot be read. Raises `NoSuchLayer` where it is not dense."""
+    found = biased_layer(seen)
+    if isinstance(found, Refusal):
+        return found
+    layer, gradient = found
+    assert layer.bias is not None
     if gradient[layer.weight].dtype not in EXACT:
         return Refusal(f"the update is {gradient[layer.weight].dtype}: too coarse for a ratio of its entries")
     # float64, so that ratios and differences of rows add no rounding to that of the release, which sets the tolerances.

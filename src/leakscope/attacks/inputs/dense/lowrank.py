@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.inputs.dense.linear import biased_layer
 from leakscope.attacks.inputs.dense.mixtures import Errors, twins
 from leakscope.attacks.inputs.dense.silent_errors import STATEMENT, WITNESSES, Judged, Resting, labels_of
 from leakscope.attacks.parts.reading.proof import bent, settled
@@ -25,7 +26,7 @@ from leakscope.numerics.lowrank import Factors, factor
 from leakscope.numerics.rng import Key
 from leakscope.numerics.sparse import Direction, Whitened, refitted, sparse_directions, whitened
 from leakscope.numerics.trees import Named
-from leakscope.targets.looking.dense_ends import DenseLayer, input_layer, probe_inputs
+from leakscope.targets.looking.dense_ends import DenseLayer, probe_inputs
 
 Array = NDArray[np.float64]
 
@@ -214,13 +215,11 @@ def _crowded(seen: Observation, factors: Factors, resting_units: float, resting:
 
 def _matrix(seen: Observation) -> tuple[DenseLayer, Array] | Refusal:
     """The input layer and [dL/dW, dL/db] (H, D + 1) in float64."""
-    layer = input_layer(seen.target)
-    if layer.bias is None:
-        return Refusal(f"the dense layer {layer.name or 'of the model'} has no bias, so the scale of the input is lost")
-    gradient = seen.gradient().by_name
-    missing = [name for name in (layer.weight, layer.bias) if name not in gradient]
-    if missing:
-        return Refusal(f"the release lacks {' and '.join(missing)}")
+    found = biased_layer(seen)
+    if isinstance(found, Refusal):
+        return found
+    layer, gradient = found
+    assert layer.bias is not None
     dtype = seen.release.by_name[layer.weight].dtype
     if dtype not in EXACT:
         return Refusal(f"the update is {dtype}, expected a floating type of 16 bits or more")

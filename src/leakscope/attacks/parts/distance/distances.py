@@ -176,7 +176,7 @@ class Weighted(AbstractDistance):
         """The distance of the weighted layers."""
         # A single layer gets `first`; 0 / 0 otherwise.
         count = max(len(observed) - 1, 1)
-        # k counts in the order of the release: from the input to the output, where the client named the tensors.
+        # k counts in the order of the model's parameters, from the input to the output, whatever order the client had.
         weight = {n: self.first + (self.last - self.first) * k / count for k, n in enumerate(observed)}
         # Both sides, so that equal gradients stay equal: the zero of the distance does not move.
         return self.of({n: candidate[n] * weight[n] for n in observed}, {n: observed[n] * weight[n] for n in observed})

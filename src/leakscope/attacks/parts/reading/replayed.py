@@ -18,7 +18,7 @@ from leakscope.core.release import Delta
 from leakscope.core.target import CrossEntropy
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
-from leakscope.mechanisms.reading import clipped, keeps_model, keeps_ratios, known_weights
+from leakscope.mechanisms.reading import clipped, drops_units, keeps_model, keeps_ratios, known_weights
 from leakscope.numerics import trees
 from leakscope.numerics.trees import Named
 
@@ -37,8 +37,10 @@ def unreplayable(seen: Observation) -> str | None:
     """Why the update cannot be replayed from inputs, whatever they are; None where it can."""
     if not isinstance(seen.mechanism, AbstractReplayable) or keeps_ratios(seen.mechanism) is not Answer.YES:
         return "its mechanism cannot be repeated exactly"
-    if keeps_model(seen.mechanism) is not Answer.YES or _drops(seen.target.module):
+    if drops_units(seen.mechanism) is Answer.YES or _drops(seen.target.module):
         return "layers dropped units at random"
+    if keeps_model(seen.mechanism) is not Answer.YES:
+        return "the client may have run the model in another way"
     if not isinstance(seen.target.loss, CrossEntropy):
         return "the labels of its loss are not known"
     return None

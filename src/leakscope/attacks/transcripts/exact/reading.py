@@ -3,7 +3,7 @@
 The first frames can only be in the first states, so they reveal the first labels, and every label that is known lets
 the next ones show. What is not known yet enters the occupancies of earlier frames only through the weights of the
 states at some horizon; up to there the sums over alignments are exact. So the labels ahead are fitted as
-distributions, stretch after stretch (`relax`), the first of them become certain, and the horizon moves on.
+distributions, stretch after stretch (`relaxing`), the first of them become certain, and the horizon moves on.
 """
 
 from __future__ import annotations
