@@ -211,5 +211,8 @@ def _attempted(
         f"occupancies, {worst.swapped:.1e} with two neighbors swapped; relative residual {found.residual:.1e} of the "
         f"output layer"
     )
-    claim = Transcripts(tuple(one.labels for one in readings), confidence)
+    # Strings were read in the places of the letters, which are those of the classes only where the blank is the last.
+    said = zip(readings, found.utterances, strict=True)
+    spelled = tuple(tuple(int(spoken.letters[place]) for place in one.labels) for one, spoken in said)
+    claim = Transcripts(spelled, confidence)
     return Attempt(name, Outcome.CLAIMED, sentence, claim, certificate, fed.cost, steps=steps)
