@@ -29,6 +29,12 @@ def gradient(world: World, loss: Callable[[Tensor, Tensor], Tensor] = F.cross_en
     return dict(zip(names, slopes, strict=True))
 
 
+def apart(world: World, other: World) -> float:
+    """The relative distance of the gradients of two."""
+    one, two = (torch.cat([value.flatten() for value in gradient(each).values()]) for each in (world, other))
+    return float((one - two).norm() / one.norm().clamp_min(1e-30))
+
+
 def trained(
     world: World, make: Callable[[Any], torch.optim.Optimizer], steps: int = 2, *, rows: int | None = None
 ) -> Update:

@@ -134,7 +134,7 @@ class Texts(nn.Module):
 def drawn(name: str, draw: Draw, *, least: int = 1) -> World:
     """A world that the attack of that name is made for, of `least` examples or more."""
     classes, size = whole(2, 7, draw), whole(3, 4, draw) * 2
-    count = max(least, 1 if name in ("Recursive", "FirstAttention") else (1, 1, 1, 1, 2, 3)[whole(0, 5, draw)])
+    count = max(least, 1 if name in ("Recursive", "FirstAttention") else (1, 1, 1, 1, 1, 2, 3)[whole(0, 6, draw)])
     with torch.random.fork_rng():
         torch.manual_seed(whole(0, 2**31 - 2, draw))
         if name == "EmbeddingSpan":
