@@ -18,8 +18,13 @@ from leakscope.targets.vetting.numbers import looks
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MODULES = ("certificates", "plain_clients", "plain_models", "plain_speech")
-TRIALS = 300
-"""For each attack; the benchmark goes on from there."""
+TRIALS = {
+    "LinearLayer": 300, "LowRank": 300, "LabelSigns": 300, "Recursive": 300, "FirstAttention": 300,
+    "EmbeddingSpan": 140, "WindowedFrames": 160, "CtcTranscript": 64, "LongFrames": 32,
+}  # fmt: skip
+"""By attack, as many as fit into four minutes of one core; the benchmark goes on from there."""
+GENUINE = 12
+"""Trials as declared, most of which must certify: a trial that cannot certify cannot fail."""
 
 
 @pytest.fixture(scope="module")
@@ -32,27 +37,21 @@ def benchmark():
         sys.modules.pop(name, None)
 
 
-EXACT = (
-    "LinearLayer", "LowRank", "LabelSigns", "Recursive", "FirstAttention", "EmbeddingSpan", "WindowedFrames",
-    "LongFrames", "CtcTranscript",
-)  # fmt: skip
-
-
 def test_every_attack_that_certifies_is_tried(benchmark):
     certifying = {row.name for row in rows() if Trait.EXACT in row.traits} | {"LowRank", "LabelSigns"}
-    assert certifying <= set(EXACT)
-    assert {*benchmark.ATTACKS, *benchmark.plain_speech.ATTACKS} == set(EXACT)
+    assert certifying <= TRIALS.keys()
+    assert {*benchmark.ATTACKS, *benchmark.plain_speech.ATTACKS} == TRIALS.keys()
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", TRIALS)
 def test_no_random_client_gets_a_wrong_claim_certified(benchmark, name):
     situations = benchmark.situations(name)
-    each = -(-TRIALS // len(situations))
+    each = -(-TRIALS[name] // len(situations))
     for place, situation in enumerate(situations):
-        found = [benchmark.trial(name, situation, 77_000 + 100 * place + turn) for turn in range(each)]
+        count = max(each, GENUINE) if situation == "as declared" else each
+        found = [benchmark.trial(name, situation, 77_000 + 100 * place + turn) for turn in range(count)]
         assert not any(wrong for _, wrong in found), situation
-        # A trial that cannot certify cannot fail.
-        assert situation != "as declared" or 2 * sum(proved for proved, _ in found) > each
+        assert situation != "as declared" or 2 * sum(proved for proved, _ in found) >= count
 
 
 def client(world_seed: int, *, drop: bool = False) -> tuple[ls.Target, nn.Module, torch.Tensor]:
