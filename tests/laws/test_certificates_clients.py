@@ -54,6 +54,28 @@ def test_no_random_client_gets_a_wrong_claim_certified(benchmark, name):
         assert situation != "as declared" or 2 * sum(proved for proved, _ in found) >= count
 
 
+@pytest.mark.parametrize(("situation", "seed"), [("quantized", 2026106148001), ("other activation", 2026236239005)])
+def test_what_trials_found_stays_unproved(benchmark, situation, seed):
+    """Tensors of a single level each; another activation, behind which the examples of two classes mix."""
+    assert benchmark.trial("LinearLayer", situation, seed) == (False, False)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_label_of_local_steps_is_proved_by_sign_and_size(classes):
+    for seed in range(6):
+        with ls.Key(seed).isolated():
+            net = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.Tanh(), nn.Linear(24, classes))
+            inputs = torch.rand(1, 1, 8, 8)
+        slope, target = sent(net, inputs, seed % classes), ls.Target(net, ls.Images(1, 8, 8), classes)
+        # At p = 1/2 a turned gradient of the same size is that of the other one of two classes, and nothing can tell.
+        turned = () if classes == 2 else ((0.02, False),)
+        for factor, proved in ((-0.02, True), (1.0, False), (-1.0, False), *turned):
+            moved = ls.Delta({name: factor * value for name, value in slope.items()})
+            seen = ls.Observation(target, moved, ls.FedAvg(steps=2, lr=0.01), (ls.BatchSize(1),))
+            attempt = ls.LabelSigns().run(seen, key=ls.Key(0))
+            assert (attempt.certificate is not None and attempt.certificate.holds) is proved, (seed, factor)
+
+
 def client(world_seed: int, *, drop: bool = False) -> tuple[ls.Target, nn.Module, torch.Tensor]:
     with ls.Key(world_seed).isolated():
         front = [nn.Dropout(0.3)] if drop else []
