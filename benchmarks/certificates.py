@@ -113,7 +113,8 @@ def row(name: str, situation: str, seeds: list[int], **how: Any) -> tuple[int, b
     start = time.process_time()
     found = [plain_speech.trial(name, situation, one, **how) if how else trial(name, situation, one) for one in seeds]
     proved, false = sum(one for one, _ in found), sum(other for _, other in found)
-    lost = situation == "as declared" and not proved
+    # A wide recognizer gets too few trials for that.
+    lost = situation == "as declared" and not proved and not how
     mark = "   WRONG" if false else "   NONE PROVED" if lost else ""
     label = f"{situation}, {how['hidden']} units" if how else situation
     seconds = time.process_time() - start
