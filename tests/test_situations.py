@@ -83,6 +83,43 @@ class Reader(nn.Module):
         return self.exit(found)
 
 
+class Sparse(nn.Module):
+    """The gradient of its table holds the rows that were looked up, and no others."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.words, self.exit = nn.Embedding(TEXTS.domain.vocabulary, 16, sparse=True), nn.Linear(16, 2)
+
+    def forward(self, ids):
+        return self.exit(self.words(ids).mean(1))
+
+
+class Offsets(nn.Module):
+    """All texts in one row, with the places where they begin."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.words, self.exit = nn.EmbeddingBag(TEXTS.domain.vocabulary, 16, mode="mean"), nn.Linear(16, 2)
+
+    def forward(self, ids):
+        return self.exit(self.words(ids.flatten(), torch.arange(0, ids.numel(), ids.shape[1])))
+
+
+class Both(nn.Module):
+    """Places have a table too, and the LSTM goes both ways over packed texts."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.words, self.places = nn.Embedding(TEXTS.domain.vocabulary, 16), nn.Embedding(TEXTS.domain.length, 16)
+        self.body, self.exit = nn.LSTM(16, 8, bidirectional=True, batch_first=True), nn.Linear(16, 2)
+
+    def forward(self, ids):
+        lengths = (ids != 0).sum(1).clamp_min(1).cpu()
+        found = self.words(ids) + self.places(torch.arange(ids.shape[1]))
+        rows = nn.utils.rnn.pack_padded_sequence(found, lengths, batch_first=True, enforce_sorted=False)
+        return self.exit(self.body(rows)[1][0].transpose(0, 1).flatten(1))
+
+
 class Bag(nn.Module):
     """The table is read by an EmbeddingBag, or by an index in the forward."""
 
@@ -105,6 +142,9 @@ READERS = {
     "sum of a bag": lambda: Bag("sum"),
     "most of a bag": lambda: Bag("max"),
     "an index": lambda: Bag("index"),
+    "a sparse table": Sparse,
+    "offsets": Offsets,
+    "both ways, packed": Both,
 }
 
 
@@ -410,23 +450,70 @@ class Own(AbstractLoss):
         return ls.Batch(inputs, torch.zeros(len(inputs), classes))
 
 
-@pytest.mark.parametrize("loss", [SquaredError(), BinaryCrossEntropy(), Own()])
-def test_soft_labels_are_not_searched_where_labels_are_numbers(loss):
-    outputs = 3 if isinstance(loss, BinaryCrossEntropy) else 1
-    net = seeded(0, lambda: nn.Sequential(nn.Flatten(), nn.Linear(14, 16), nn.Tanh(), nn.Linear(16, outputs)))
+@dataclasses.dataclass(frozen=True)
+class Hinge(AbstractLoss):
+    """Somebody's own loss of classes, which reads no probabilities."""
+
+    def __call__(self, outputs, batch):
+        return F.multi_margin_loss(outputs, batch.labels)
+
+    def check(self, batch, classes):
+        return None
+
+    def labeled(self, inputs, classes):
+        return ls.Batch(inputs, torch.arange(len(inputs)) % classes)
+
+
+def regression(seed, count, outputs, loss):
+    net = seeded(seed, lambda: nn.Sequential(nn.Flatten(), nn.Linear(14, 32), nn.Tanh(), nn.Linear(32, outputs)))
+    with K(seed).isolated():
+        labels = torch.randn(count, outputs)
+        labels = (labels > 0).float() if isinstance(loss, BinaryCrossEntropy) else labels
+        secret = ls.Batch(torch.rand(count, 1, 1, 14), labels)
     target = ls.Target(net, ls.Images(1, 1, 14), outputs, loss=loss)
-    labels = torch.tensor([[1.0, 0.0, 1.0]]) if outputs == 3 else torch.tensor([[-0.7]])
-    secret = ls.Batch(torch.rand(1, 1, 1, 14, generator=K(0).generator()), labels)
-    seen = ls.observe(target, secret, ls.FedSGD(), key=K(1), tell=[ls.BatchSize(1)])
-    attempt = ls.dlg(evaluations=20).run(seen, key=K(2))
-    assert attempt.outcome is Outcome.REFUSED
-    assert repr(loss) in attempt.sentence
+    plain = F.binary_cross_entropy_with_logits if isinstance(loss, BinaryCrossEntropy) else F.mse_loss
+    return secret, ls.Observation(target, gradient(net, secret, plain), ls.FedSGD(), (ls.BatchSize(count),))
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs"),
+    [(SquaredError(), 1), (SquaredError(), 3), (BinaryCrossEntropy(), 3), (BinaryCrossEntropy(), 1)],
+)
+def test_numbers_are_searched_where_labels_are_numbers(loss, outputs):
+    for seed in range(3):
+        secret, seen = regression(seed, 1, outputs, loss)
+        attempt = ls.dlg(evaluations=300).run(seen, key=K(2))
+        assert attempt.outcome is Outcome.CLAIMED, attempt.sentence
+        assert attempt.claim.labels is None
+        scores = ls.score(attempt.claim, secret, domain=seen.target.domain)
+        assert scores["psnr"].value > 30, attempt.sentence
+        assert not [one for one in scores if one.metric.startswith("label")]
+        told = attempt.sentence.rpartition("numbers: ")[2].split(", ")
+        assert [float(one) for one in told] == pytest.approx(secret.labels[0].tolist(), abs=0.05)
+
+
+@pytest.mark.parametrize("loss", [SquaredError(), BinaryCrossEntropy(), Own()])
+def test_labels_that_are_numbers_are_no_classes(loss):
+    outputs = 3 if isinstance(loss, BinaryCrossEntropy) else 1
+    secret, seen = regression(0, 1, outputs, loss)
+    assert ls.dlg(evaluations=5).refusal(seen) is None
     assert not are_classes(secret)
-    scores = ls.score(ls.Inputs(secret.inputs, torch.tensor([0])), secret, domain=target.domain)
+    scores = ls.score(ls.Inputs(secret.inputs, torch.tensor([0])), secret, domain=seen.target.domain)
     assert scores["psnr"].exact == 1
     assert not [one for one in scores if one.metric.startswith("label")]
     with pytest.raises(BadInput, match="numbers, not classes"):
         ls.score(ls.Labels(torch.tensor([0])), secret)
+
+
+def test_soft_labels_are_not_searched_where_the_loss_reads_none():
+    net, secret = seeded(1, dense), DIGITS.draw(1, key=K(3)).reveal()
+    seen = ls.Observation(
+        ls.Target(net, DIGITS.domain, 10, loss=Hinge()), gradient(net, secret, F.multi_margin_loss), ls.FedSGD(),
+        (ls.BatchSize(1),),
+    )  # fmt: skip
+    attempt = ls.dlg(evaluations=5).run(seen, key=K(2))
+    assert attempt.outcome is Outcome.REFUSED
+    assert "Hinge()" in attempt.sentence
 
 
 def test_probabilities_are_still_classes():
@@ -453,6 +540,26 @@ def test_inputs_in_other_units_than_the_domains_are_said():
     ]
     assert "mean and std" in found[0].sentence
     assert "mean and std" not in found[1].sentence
+
+
+@pytest.mark.parametrize("source", [DIGITS, ls.Photographs(size=8)], ids=["digits", "photographs"])
+def test_a_search_within_the_range_says_where_it_is_pressed_against_its_ends(source):
+    channels, side, _ = source.domain.shape
+    mean, std = 0.45, 0.25
+
+    def made():
+        front = (nn.Conv2d(channels, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 16, 3, 2, 1), nn.ReLU())
+        return nn.Sequential(*front, nn.Flatten(), nn.Linear(16 * (side // 2) ** 2, 10))
+
+    net, secret = seeded(71, made), source.draw(1, key=K(72)).reveal()
+    secret = ls.Batch(secret.inputs, secret.labels % 10)
+    moved = secret.with_inputs((secret.inputs - mean) / std)
+    declared = ls.Images(channels, side, side, (mean,) * channels, (std,) * channels)
+    for domain, batch, says in ((source.domain, moved, True), (declared, moved, False), (source.domain, secret, False)):
+        seen = ls.Observation(ls.Target(net, domain, 10), gradient(net, batch), ls.FedSGD(), (ls.BatchSize(1),))
+        # What fits is found soon, what does not is pressed against the range little by little.
+        attempt = ls.inverting_gradients(steps=200 if says else 40).run(seen, key=K(0))
+        assert ("mean and std" in attempt.sentence) is says, attempt.sentence
 
 
 @pytest.mark.parametrize("stored", ["as half", "as float32"])

@@ -436,3 +436,46 @@ def test_a_layer_that_fed_nothing_on_leaves_its_masks_as_they_are() -> None:
     kept, residual = settled(Entries(units, units > 0, np.ones((3, 8), bool)), np.zeros((8, 4)))
     assert kept.all()
     assert residual == 0.0
+
+
+class Own(nn.Module):
+    """Somebody's recognizer of five classes: windows of three frames, two dense layers, one dropout layer for both."""
+
+    def __init__(self, rate: float = 0.0) -> None:
+        nn.Module.__init__(self)
+        self.first, self.second, self.out = nn.Linear(3 * FEATURES, 64), nn.Linear(64, 40), nn.Linear(40, 5)
+        self.drop = nn.Dropout(rate)
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        around = F.pad(frames, (0, 0, 1, 1)).unfold(1, 3, 1).transpose(2, 3).flatten(2)
+        return self.out(self.drop(torch.relu(self.second(self.drop(torch.relu(self.first(around)))))))
+
+
+def sent(net: nn.Module, frames: torch.Tensor, labels: list[int], blank: int) -> ls.Observation:
+    logits, y = net(frames[None])[0].log_softmax(1)[:, None], torch.tensor([labels])
+    loss = F.ctc_loss(logits, y, [len(frames)], [len(labels)], blank, "sum")
+    slopes = torch.autograd.grad(loss, tuple(net.parameters()))
+    update = dict(zip(dict(net.named_parameters()), slopes, strict=True))
+    target = ls.Target(net, ls.Frames(FEATURES), 5, loss=ls.CTC(blank=blank), training=net.training)
+    return ls.Observation(target, ls.Gradient(update), ls.FedSGD(), (ls.BatchSize(1),))
+
+
+@pytest.mark.parametrize("blank", [0, 2, 4])
+def test_labels_are_the_models_own_wherever_it_has_its_blank(blank: int) -> None:
+    for seed in range(3):
+        with ls.Key(seed).isolated():
+            net, frames = Own().eval(), torch.randn(10, FEATURES).cumsum(0)
+        labels = [label for label in (3, 1, 4, 0) if label != blank][:3]
+        attempt = ls.CtcTranscript().run(sent(net, frames, labels, blank), key=ls.Key(1))
+        assert attempt.claim is not None, attempt.sentence
+        assert attempt.claim.labels == (tuple(labels),)
+        assert attempt.certificate.holds
+
+
+def test_a_dropout_layer_that_is_called_twice_is_refused() -> None:
+    with ls.Key(3).isolated():
+        net, frames = Own(0.2).train(), torch.randn(10, FEATURES).cumsum(0)
+        seen = sent(net, frames, [1, 2], 4)
+    attempt = ls.CtcTranscript().run(seen, key=ls.Key(1))
+    assert attempt.outcome is ls.Outcome.REFUSED
+    assert "called 2 times" in attempt.sentence

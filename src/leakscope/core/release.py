@@ -18,7 +18,7 @@ from leakscope.numerics.trees import Named
 
 @dataclass(frozen=True, eq=False)
 class AbstractRelease(ABC):
-    """Named tensors that an observer sees. A partial update simply has fewer names."""
+    """Named tensors that an observer sees. A partial update simply has fewer names; sparse ones are held densely."""
 
     by_name: Named
 
@@ -30,6 +30,9 @@ class AbstractRelease(ABC):
         for name, value in self.by_name.items():
             instance("each name", name, str, "give tensors by parameter name")
             instance(f"{name!r}", value, Tensor, "use torch.as_tensor, and leave out what has no gradient (None)")
+        # Embedding(sparse=True) gives its gradient as the rows that were looked up; no attack compares such.
+        held = {n: v if v.layout is torch.strided else v.to_dense() for n, v in self.by_name.items()}
+        object.__setattr__(self, "by_name", held)
 
     def __repr__(self) -> str:
         count = sum(value.numel() for value in self.by_name.values())

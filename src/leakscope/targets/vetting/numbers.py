@@ -106,6 +106,9 @@ def _grid(values: Named) -> Iterator[Look]:
 def _leveled(value: Tensor) -> bool:
     sizes = value.abs().flatten().unique()
     sizes = sizes[sizes > 0]
+    if len(sizes) == 1:
+        # Zero and one level of either sign, as few bits leave of a tensor with one large entry.
+        return True
     if not 1 < len(sizes) <= min(LEVELS, value.numel() // 4):
         return False
     # Of what two roundings make of one level, the difference is no step.

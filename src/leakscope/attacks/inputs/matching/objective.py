@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from leakscope.attacks.parts.distance.distances import AbstractDistance
-from leakscope.attacks.parts.labeling.labeling import Spelled
+from leakscope.attacks.parts.labeling.labeling import Spelled, numbers
 from leakscope.attacks.parts.priors.prior import Penalty
 from leakscope.attacks.parts.reading.trained import idle
 from leakscope.attacks.parts.search.execution import laid_out
@@ -68,6 +68,7 @@ class Objective:
     target: with the parameters whose gradient is needed. observed: on these. labels: (B,) or transcripts, or None
     where the point holds them: soft labels, or transcripts as floats that only `Problem.between` changes ("labels" and
     "label_lengths"). lengths: (B,) for sequences. searched: (B, T), which frames move. split: see `splits`.
+    real: labels that the point holds are numbers, not logits of classes.
     """
 
     target: Target
@@ -80,6 +81,7 @@ class Objective:
     lengths: Tensor | None = None
     searched: Tensor | None = None
     split: bool = False
+    real: bool = False
 
     def __call__(self, point: Point) -> Tensor:
         """The loss, a scalar, differentiable in the point."""
@@ -111,6 +113,8 @@ class Objective:
         inputs = self.inputs(point["inputs"])
         if self.lengths is None:
             labels = self.labels
+            if labels is None and self.real:
+                return Batch(inputs, point["labels"])
             if labels is None:
                 # Logits are searched, so that every point is a distribution over classes.
                 return Batch(inputs, torch.softmax(point["labels"], -1))
@@ -216,6 +220,7 @@ def objective(
         lengths=lengths,
         searched=moving,
         split=split,
+        real=labels is None and numbers(seen.target) is not None,
     )
 
 

@@ -59,7 +59,9 @@ def _rows(seen: Observation) -> Tensor | Refusal:
             return Refusal(
                 f"every row of {name} has a gradient, whatever the tokens: it is used for the output as well"
             )
-        return Refusal(f"the release lacks {', '.join(tables.names) or 'a table that the tokens are looked up in'}")
+        if not tables.names:
+            return Refusal("the model looks its tokens up in no table with a row for each of them")
+        return Refusal(f"the release lacks {', '.join(tables.names)}")
     name = sent[0]
     if keeps_zeros(seen.mechanism) is not Answer.YES:
         return Refusal(f"{seen.mechanism!r} may add something to zeros, so a row that is not zero proves nothing")

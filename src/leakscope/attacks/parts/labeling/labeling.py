@@ -17,8 +17,9 @@ from leakscope.core.batch import unpadded
 from leakscope.core.effort import Budget
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
-from leakscope.core.target import CrossEntropy
+from leakscope.core.target import CrossEntropy, Target
 from leakscope.numerics.rng import Key
+from leakscope.targets.looking.dense_ends import probe_inputs
 from leakscope.targets.losses import CTC
 
 
@@ -54,6 +55,22 @@ def spells(seen: Observation) -> bool:
     return isinstance(seen.target.loss, CTC)
 
 
+def numbers(target: Target) -> tuple[int, ...] | None:
+    """The shape of one example's label where the loss asks for numbers; None where for classes or transcripts.
+
+    >>> from torch import nn
+    >>> from leakscope import Images, SquaredError
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    >>> numbers(Target(net, Images(1, 8, 8), 2, loss=SquaredError())), numbers(Target(net, Images(1, 8, 8), 2))
+    ((2,), None)
+    """
+    # Of classes and their probabilities: a softmax is searched then, which keeps to them.
+    if isinstance(target.loss, CrossEntropy):
+        return None
+    labels = target.loss.labeled(probe_inputs(target, 1, key=Key(0).child("labels")), target.classes).labels
+    return tuple(labels.shape[1:]) if labels.is_floating_point() else None
+
+
 class AbstractLabeling(ABC):
     """A source of labels for a search over inputs."""
 
@@ -68,7 +85,7 @@ class AbstractLabeling(ABC):
 
     @abstractmethod
     def labels(self, seen: Observation, *, key: Key, budget: Budget) -> Tensor | Spelled | Refusal | None:
-        """(B,) int64 labels or transcripts; None when the search finds soft labels; a refusal when there are none."""
+        """(B,) int64 labels or transcripts; None when the search finds them; a refusal when there are none."""
 
 
 @final
@@ -142,18 +159,20 @@ class Inferred(AbstractLabeling):
 @final
 @dataclass(frozen=True)
 class Joint(AbstractLabeling):
-    """Soft labels are searched together with the inputs, as in DLG; nothing about labels is needed."""
+    """Soft labels are searched together with the inputs, as in DLG; nothing about labels is needed.
+
+    Where the loss asks for numbers, as in regression, the numbers themselves are searched.
+    """
 
     def refusal(self, seen: Observation) -> Refusal | None:
-        """Where labels are transcripts or numbers, which no probabilities of one class each describe."""
+        """Where labels are transcripts, or classes of a loss that need not read probabilities."""
         # softmax gives each example one distribution over classes, a transcript is a string of any length.
         if spells(seen):
             return Refusal("soft labels do not spell transcripts; use Told, Inferred, Guessed or Edits")
-        # Of one output it is always 1, of several real numbers it is none: the search could not succeed, and not know.
-        if not isinstance(seen.target.loss, CrossEntropy):
+        if not isinstance(seen.target.loss, CrossEntropy) and numbers(seen.target) is None:
             return Refusal(
-                f"soft labels are probabilities of classes, but the target is trained with {seen.target.loss!r}, whose "
-                "labels may be anything; use an attack that needs no labels"
+                f"soft labels are probabilities of classes, but the target is trained with {seen.target.loss!r}, which "
+                "asks for classes themselves; use an attack that needs no labels"
             )
         return None
 

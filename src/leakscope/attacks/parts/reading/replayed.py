@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import final
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
@@ -101,26 +104,44 @@ def _likely(seen: Observation, claim: Inputs) -> list[Tensor]:
     if not found:
         middle = _halfway(seen)
         mixture = explained(middle, claim.values.to(device))
-        found = [] if mixture is None else [_hard(middle, mixture.weights, claim.values.to(device))]
+        found = [] if mixture is None else [_hard(middle, mixture.weights, claim.values.to(device)).labels]
     return found
 
 
-def _hard(seen: Observation, weights: Tensor, values: Tensor) -> Tensor:
-    """The label y of each input for which its weights (C,) are nearest to w e_y + t p, for any w and t.
+@final
+@dataclass(frozen=True, eq=False)
+class _Hard:
+    """Each input's one label (S,), its share of the batch (S,), and what of its weights no label explains (S,)."""
 
-    sum_y p_y gradient(x, y) = 0, so that any multiple of p may stand in the weights: where p is small at a label that
-    noise would make negative, a large one does, and the largest weight is at the label that the model expects.
+    labels: Tensor
+    shares: Tensor
+    left: Tensor
+
+
+def _hard(seen: Observation, weights: Tensor, values: Tensor) -> _Hard:
+    """The label y and the share w >= 0 of each input for which its weights (C,) are nearest to w e_y + t q, for any t.
+
+    sum_y q_y gradient(x, y) = 0 with q = p for labels that are not smoothed, so that any multiple of q may stand in the
+    weights: soft labels of two classes are a smaller share of one, and what they sum to says nothing.
     """
+    loss = seen.target.loss
+    smoothing = loss.smoothing if isinstance(loss, CrossEntropy) else 0.0
     with torch.no_grad():
         p = torch.softmax(seen.target.outputs(seen.target.parameters(), values).double(), 1).cpu()
-    full = torch.zeros_like(p)
+    # gradient(x, y) = (p - (1 - s) e_y - s / C) h: sum_y q_y of it vanishes for q = (p - s / C) / (1 - s), sum q = 1.
+    q = (p - smoothing / p.shape[1]) / (1 - smoothing)
+    full = torch.zeros_like(q)
     full[:, : weights.shape[1]] = weights
-    # |rest|^2 over the labels but y, less what its multiple of p explains; zero divided by zero explains nothing
+    # |rest|^2 over the labels but y, less what its multiple of q explains; zero divided by zero explains nothing
     rest = full.square().sum(1, keepdim=True) - full.square()
-    along = (full * p).sum(1, keepdim=True) - full * p
-    size = p.square().sum(1, keepdim=True) - p.square()
-    left = rest - along.square() / size.clamp_min(1e-300)
-    return left.argmin(1).to(values.device)
+    along = (full * q).sum(1, keepdim=True) - full * q
+    size = (q.square().sum(1, keepdim=True) - q.square()).clamp_min(1e-300)
+    shares = full - along / size * q
+    # A share below zero is another label's: with two classes both explain all.
+    left = torch.where(shares > 0, (rest - along.square() / size).clamp_min(0), torch.inf)
+    labels = left.argmin(1, keepdim=True)
+    share = shares.gather(1, labels).clamp_min(0)[:, 0]
+    return _Hard(labels[:, 0].to(values.device), share, left.gather(1, labels)[:, 0].sqrt())
 
 
 def _halfway(seen: Observation) -> Observation:
@@ -159,17 +180,17 @@ def _apart(seen: Observation, values: Tensor, labels: Tensor) -> float:
 
 
 def _of_mixture(seen: Observation, found: Explained, values: Tensor) -> float:
-    """The same for a mixture of the claimed inputs with any labels, whose shares must be those of a batch."""
-    sent = seen.gradient().by_name
-    worst = _worst(seen, sent, found.apart, _tolerance(seen, values, found.weights.argmax(1)))
-    shares = found.weights
+    """The same for a mixture of the claimed inputs with one label each, whose shares must be those of a batch."""
+    sent, hard = seen.gradient().by_name, _hard(seen, found.weights, values)
+    worst = _worst(seen, sent, found.apart, _tolerance(seen, values, hard.labels))
+    total = hard.shares.sum().clamp_min(1e-300)
+    # Soft labels are those of mixup, or of a smoothing that was not declared: the inputs may be no private ones.
+    worst = max(worst, float((hard.left / total).max()) / SHARE)
     if clipped(seen) is Answer.NO:
-        # A mean has shares that sum to one. -g is a mixture too, -g_y = sum_(c != y) (p_c / p_y) g_c: its sum is not 1.
-        worst = max(worst, float((shares.sum() - 1).abs()) / SHARE)
-    else:
-        shares = shares / shares.sum().clamp_min(1e-300)
+        # A mean has shares that sum to one. -g is a mixture too, with the share -1.
+        worst = max(worst, float((total - 1).abs()) / SHARE)
     if seen.knows(BatchSize):
-        counts = shares * seen.told(BatchSize).count
+        counts = hard.shares / total * seen.told(BatchSize).count
         worst = max(worst, float((counts - counts.round()).abs().max()) / SHARE)
     return worst
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import final
@@ -206,10 +207,14 @@ def _attempted(
     # 1 is proof; how probable a string is that is not proved, nothing here tells.
     confidence = torch.tensor([1.0 if one.certain else float("nan") for one in readings])
     sizes = ", ".join(str(len(one.labels)) for one in readings)
+    # A single label has no neighbor to change places with.
+    swapped = f", {worst.swapped:.1e} with two neighbors swapped" if math.isfinite(worst.swapped) else ""
     sentence = (
         f"transcripts of {sizes} labels, {certain} of {len(readings)} proved: misfit {worst.misfit:.1e} of the "
-        f"occupancies, {worst.swapped:.1e} with two neighbors swapped; relative residual {found.residual:.1e} of the "
-        f"output layer"
+        f"occupancies{swapped}; relative residual {found.residual:.1e} of the output layer"
     )
-    claim = Transcripts(tuple(one.labels for one in readings), confidence)
+    # Strings were read in the places of the letters, which are those of the classes only where the blank is the last.
+    said = zip(readings, found.utterances, strict=True)
+    spelled = tuple(tuple(int(spoken.letters[place]) for place in one.labels) for one, spoken in said)
+    claim = Transcripts(spelled, confidence)
     return Attempt(name, Outcome.CLAIMED, sentence, claim, certificate, fed.cost, steps=steps)

@@ -238,7 +238,13 @@ def _found(target: Target, dropping: Sequence[tuple[str, float]]) -> list[Droppe
     ):
         target.outputs(target.parameters(), probe_inputs(target, 1, key=Key(0).child("peel")))
     rates = dict(dropping)
-    return [_between(calls, place, rates[call.name]) for place, call in enumerate(calls) if call.name in rates]
+    places = [place for place, call in enumerate(calls) if call.name in rates]
+    names = [calls[place].name for place in places]
+    shared = next((name for name in names if names.count(name) > 1), None)
+    # Each call draws a mask of its own, and masks go by the layer's name.
+    if shared is not None:
+        raise NoSuchLayer(f"{shared} is called {names.count(shared)} times in a pass, each time with another mask")
+    return [_between(calls, place, rates[calls[place].name]) for place in places]
 
 
 def _between(calls: Sequence[Call], place: int, rate: float) -> Dropped:
