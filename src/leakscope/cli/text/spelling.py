@@ -38,6 +38,9 @@ NOUNS = {**{name: Home("leakscope.core.facts", name) for name in (*FACTS, "Layer
 OTHERS = {"domain": tuple(DOMAINS), "fact": FACTS}
 """What is known where no name of the table is meant."""
 
+OPTIMIZERS = {"SGD": "ClientSGD", "Adam": "ClientAdam", "AdamW": "ClientAdamW"}
+"""What a client's optimizers may be called where one is meant: as in torch. `Adam` elsewhere is that of a search."""
+
 OPERATORS = (ast.RShift, ast.Add, ast.Mult)
 
 DEEPEST = 100
@@ -103,6 +106,7 @@ def read(text: str, what: str, instead: str) -> ast.expr:
         tree = ast.parse(text.strip(), mode="eval").body
         if _depth(tree) > DEEPEST:
             raise BadInput(f"the {what} {text[:60]!r}... is nested more than {DEEPEST} deep; write it shorter")
+        _spell_out(tree)
         _judge(tree, what)
     except BadInput:
         raise
@@ -138,6 +142,15 @@ def home(name: str, what: str) -> Home:
 
 def _depth(node: ast.AST) -> int:
     return 1 + max(map(_depth, ast.iter_child_nodes(node)), default=0)
+
+
+def _spell_out(tree: ast.expr) -> None:
+    """Write the whole names of optimizers into the tree."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg == "optimizer" and isinstance(node.value, ast.Call):
+            named = node.value.func
+            if isinstance(named, ast.Name):
+                named.id = OPTIMIZERS.get(named.id, named.id)
 
 
 def _judge(node: ast.expr, what: str) -> None:

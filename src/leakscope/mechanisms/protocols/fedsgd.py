@@ -35,6 +35,9 @@ class FedSGD(AbstractProtocol):
             keeps_ratios=Answer.YES,
             keeps_zeros=Answer.YES,
             clips=Answer.NO,
+            adds_weights=Answer.NO,
+            bends=Answer.NO,
+            signs=Answer.NO,
         )
 
     def noise(self, examples: int | None) -> float | None:

@@ -53,6 +53,28 @@ def replayed_gradient(target: Target, parameters: Named, batch: Batch) -> dict[s
     return gradient
 
 
+def reached(target: Target, batch: Batch) -> frozenset[str]:
+    """The parameters on which the loss depends, by autograd, which knows no path to the others; see `quiet`.
+
+    On a batch of the same size and shape with constant inputs, since a candidate may be differentiated or mapped over.
+    """
+    like = batch.inputs
+    # ones and not zeros: a text of token 0 is all padding
+    inputs = torch.ones(like.shape, dtype=like.dtype, device=like.device)
+    names, values = zip(
+        *((n, v.detach().clone().requires_grad_(True)) for n, v in target.parameters().items()), strict=True
+    )
+    with torch.enable_grad():
+        loss = target.loss_at(dict(zip(names, values, strict=True)), target.loss.labeled(inputs, target.classes))
+        slopes = torch.autograd.grad(loss, values, allow_unused=True)
+    return frozenset(name for name, slope in zip(names, slopes, strict=True) if slope is not None)
+
+
+def sum_of(shares: list[dict[str, Tensor]], name: str) -> Tensor:
+    """The sum over examples or micro-batches of the entry `name`."""
+    return torch.stack([share[name] for share in shares]).sum(0)
+
+
 @contextlib.contextmanager
 def quiet(target: Target) -> Iterator[None]:
     """Inside the block, a pass of the target draws nothing and records nothing.
