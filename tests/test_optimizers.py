@@ -154,6 +154,20 @@ def test_sgd_with_momentum_and_decay_still_proves_an_image(name: str):
     assert plain.certificate is None or not plain.certificate.holds
 
 
+@pytest.mark.parametrize("name", ["adam", "adam-l2", "all"])
+def test_a_search_follows_the_steps_of_every_optimizer(name: str):
+    """Inside of the transforms of a search, and nearer to the image than what a blind guess gives."""
+    digits = ls.Digits(size=8)
+    target = ls.MLP((32,)).build(digits.domain, digits.classes, key=ls.Key(31))
+    batch = digits.draw(1, key=ls.Key(32)).reveal()
+    seen = ls.observe(target, batch, ls.FedAvg(2, 1e-3, optimizer=OPTIMIZERS[name][0]), key=ls.Key(33))
+    seen = ls.Observation(
+        target, seen.release, seen.mechanism, (ls.BatchSize(1), ls.TrueLabels(tuple(batch.labels.tolist())))
+    )
+    found = ls.inverting_gradients(steps=50, restarts=1).run(seen, key=ls.Key(34))
+    assert ls.score(found.claim, batch, domain=digits.domain)["psnr"].beats_chance
+
+
 @pytest.mark.parametrize("name", ["adam", "adam-l2", "adamw"])
 def test_what_adam_sent_is_no_multiple_of_a_gradient_and_nothing_is_proved(name: str):
     declared = ls.FedAvg(1, 0.01, optimizer=OPTIMIZERS[name][0])

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
@@ -58,16 +59,20 @@ def reached(target: Target, batch: Batch) -> frozenset[str]:
 
     On a batch of the same size and shape with constant inputs, since a candidate may be differentiated or mapped over.
     """
-    like = batch.inputs
     # ones and not zeros: a text of token 0 is all padding
-    inputs = torch.ones(like.shape, dtype=like.dtype, device=like.device)
-    names, values = zip(
-        *((n, v.detach().clone().requires_grad_(True)) for n, v in target.parameters().items()), strict=True
-    )
-    with torch.enable_grad():
-        loss = target.loss_at(dict(zip(names, values, strict=True)), target.loss.labeled(inputs, target.classes))
-        slopes = torch.autograd.grad(loss, values, allow_unused=True)
-    return frozenset(name for name, slope in zip(names, slopes, strict=True) if slope is not None)
+    inputs = torch.ones(batch.inputs.shape, dtype=batch.inputs.dtype, device=batch.inputs.device)
+    start = target.parameters()
+
+    def paths() -> frozenset[str]:
+        values = {name: value.detach().clone().requires_grad_(True) for name, value in start.items()}
+        with torch.enable_grad():
+            loss = target.loss_at(values, target.loss.labeled(inputs, target.classes))
+            slopes = torch.autograd.grad(loss, list(values.values()), allow_unused=True)
+        return frozenset(name for name, slope in zip(values, slopes, strict=True) if slope is not None)
+
+    # torch.func refuses autograd inside of its transforms, in which searches replay; which those are is each thread's
+    with ThreadPoolExecutor(max_workers=1) as apart:
+        return apart.submit(paths).result()
 
 
 def sum_of(shares: list[dict[str, Tensor]], name: str) -> Tensor:
