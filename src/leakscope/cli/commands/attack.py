@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from leakscope.attacks.attack import Attack
-from leakscope.attacks.parts.reading.proof import contradictions
 from leakscope.attacks.parts.search.state_file import StateFile
 from leakscope.attacks.portfolio.failing import FAILURES, failed
 from leakscope.attacks.portfolio.handed_on import Offer, Portfolio, best, portfolio, proved, solved
@@ -17,7 +16,7 @@ from leakscope.audit.display_speech import heard
 from leakscope.audit.files import display, read_update, write_claim
 from leakscope.audit.preparation import Shelf
 from leakscope.audit.telling import tell
-from leakscope.cli import console
+from leakscope.cli import console, looks
 from leakscope.cli.commands.capture import fact_of
 from leakscope.cli.data import source
 from leakscope.cli.ending import Exit
@@ -82,8 +81,8 @@ def _observation(order: Recovery) -> tuple[UpdateHeader, Observation]:
         where = source(order.gallery, target.domain)
         facts += tell([Gallery], target, where.public(), source=where)
     seen = Observation(target, update.release, build(header.mechanism, Family.PROTOCOLS), tuple(facts))
-    for look in contradictions(seen):
-        console.say(f"note: {look.sentence}; {seen.mechanism!r} does not do that: {look.remedy}")
+    for sentence in looks.said(seen):
+        console.say(f"note: {sentence}")
     return header, seen
 
 
