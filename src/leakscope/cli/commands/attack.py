@@ -25,7 +25,7 @@ from leakscope.cli.models import architecture, brought, check_weights
 from leakscope.cli.names import rows
 from leakscope.cli.rows import Family, Trait
 from leakscope.cli.scalars import scalars
-from leakscope.cli.text.asked import Effort, Recovery
+from leakscope.cli.text.asked import Effort, Model, Recovery
 from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Attribute, Claim, Inputs, Labels, Tokens, Transcripts
 from leakscope.core.effort import Budget
@@ -62,25 +62,34 @@ def attack(order: Recovery) -> Exit:
     return Exit.LEAK if any(proved(one) for one in tried) else Exit.INCOMPLETE
 
 
-def _observation(order: Recovery) -> tuple[UpdateHeader, Observation]:
+def observation(path: Path, model: Model) -> tuple[UpdateHeader, Observation]:
     """What the file says, beside the model that belongs to it. Raises `BadInput` when the weights are others."""
-    update = read_update(order.update)
+    update = read_update(path)
     header = update.header
-    asked = dataclasses.replace(order.model, seed=header.weights_seed or 0)
+    asked = dataclasses.replace(model, seed=header.weights_seed or 0)
     target, notes = brought(asked, domain(header.domain), header.classes)
-    for note in (*header.notes, *notes):
+    for note in notes:
         console.say(f"note: {note}")
     check_weights(asked, target, header.weights)
     facts: list[Fact] = []
     for text in header.told:
         found = fact_of(text)
         if found is None:
-            raise BadInput(f"{order.update} tells {text[:60]}, which this leakscope does not know; use a newer one")
+            raise BadInput(f"{path} tells {text[:60]}, which this leakscope does not know; use a newer one")
         facts.append(found)
+    mechanism = build(header.mechanism, Family.PROTOCOLS)
+    return header, Observation(target, update.release, mechanism, tuple(facts))
+
+
+def _observation(order: Recovery) -> tuple[UpdateHeader, Observation]:
+    """The same with what else the adversary is given, and what was noted said."""
+    header, seen = observation(order.update, order.model)
+    for note in header.notes:
+        console.say(f"note: {note}")
     if order.gallery is not None:
-        where = source(order.gallery, target.domain)
-        facts += tell([Gallery], target, where.public(), source=where)
-    seen = Observation(target, update.release, build(header.mechanism, Family.PROTOCOLS), tuple(facts))
+        where = source(order.gallery, seen.target.domain)
+        facts = (*seen.facts, *tell([Gallery], seen.target, where.public(), source=where))
+        seen = Observation(seen.target, seen.rounds, seen.mechanism, facts)
     for sentence in looks.said(seen):
         console.say(f"note: {sentence}")
     return header, seen
