@@ -22,6 +22,7 @@ from leakscope.mechanisms.defenses.quantize import Quantize, Sign
 from leakscope.mechanisms.protocols.dpsgd import DPSGD
 from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
+from leakscope.mechanisms.protocols.optimizers import ClientAdam, ClientAdamW, ClientSGD
 from leakscope.numerics.rng import Key
 
 NAMES: dict[str, type] = {
@@ -60,6 +61,8 @@ def norm_net(training: bool = True) -> Target:
         training=training,
     )  # fmt: skip
 
+
+OPTIMIZERS: dict[str, type] = {kind.__name__: kind for kind in (ClientAdam, ClientAdamW, ClientSGD)}
 
 TARGETS = {
     "mlp": mlp,
@@ -118,12 +121,14 @@ PROTOCOLS: dict[str, AbstractProtocol] = {
     "fedavg": FedAvg(steps=3, lr=0.2),
     "fedavg_parts": FedAvg(steps=5, lr=0.1, batch_size=2, momentum=0.6),
     "fedavg_uneven": FedAvg(steps=3, lr=0.1, batch_size=3),
+    "fedavg_decayed": FedAvg(3, 0.1, 2, accumulate=2, optimizer=ClientSGD(momentum=0.6, weight_decay=0.1)),
     "dpsgd": DPSGD(clip=1.4, noise_multiplier=0.0, expected=3),
 }
 
 PROTOCOL_CHANGES: dict[str, dict[str, Any]] = {
     "fedsgd": {},
     "fedavg_parts": {"steps": 4, "lr": 0.2, "batch_size": 3, "momentum": 0.5, "shuffle": True},
+    "fedavg_decayed": {"optimizer": ClientAdamW(), "accumulate": 3, "summed": True},
     "dpsgd": {"clip": 1.0, "noise_multiplier": 1.0, "expected": None, "rate": 0.5},
 }
 

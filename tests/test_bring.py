@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tests.tolerance import close
+from torch import nn
 from typer.testing import CliRunner
 
 import leakscope as ls
@@ -676,3 +677,87 @@ def test_the_page_does_what_it_shows(here, monkeypatch):
             commands += 1
     assert commands == 6
     sys.modules.pop("mymodel")
+
+
+# --- what an update looks like --------------------------------------------------------------------------------------
+
+
+def trained_by(make, *, training=False):
+    """Two files of weights around one step on one example, by an optimizer of torch."""
+    with ls.Key(3).isolated():
+        net = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(576, 10))
+        inputs = torch.rand(2, 1, 8, 8)
+    net.train(training)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    optimizer = make(net.parameters())
+    nn.functional.cross_entropy(net(inputs), torch.tensor([3, 4])).backward()
+    optimizer.step()
+    torch.save(before, "before.pt")
+    torch.save(net.state_dict(), "after.pt")
+    torch.save({n: v.float() - before[n].float() for n, v in net.state_dict().items()}, "delta.pt")
+
+
+SMALL_NORM = (
+    "from torch import nn\n\n\ndef net():\n    return nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), "
+    "nn.ReLU(), nn.Flatten(), nn.Linear(576, 10))\n"
+)
+
+
+@pytest.fixture
+def small_norm(here, monkeypatch):
+    (here / "small_norm.py").write_text(SMALL_NORM)
+    monkeypatch.syspath_prepend(here)
+    return ("--model", "small_norm:net", "--domain", "1x8x8", "--classes", 10, "--out", "u.safetensors")
+
+
+PAIR = ("--before", "before.pt", "--after", "after.pt")
+
+
+def test_the_doctor_says_what_an_update_looks_like_and_what_to_declare(small_norm):
+    trained_by(lambda parameters: torch.optim.Adam(parameters, lr=1e-3))
+    done = call("capture", *small_norm, *PAIR, "--mechanism", "FedAvg(steps=1, lr=0.001)")
+    assert done.exit_code == 0, done.stderr
+    assert "one size, as signs and first steps of Adam" in done.stderr
+    assert "optimizer=Adam()" in done.stderr
+    look = ("doctor", "--model", "small_norm:net", "--state", "before.pt", "--update", "u.safetensors")
+    done = call(*look)
+    assert "warning: update entries: nearly all entries of the update have one size" in done.stdout, done.stderr
+    assert "declare FedAvg(steps, lr, optimizer=Adam())" in done.stdout
+    # declared as it was, it looks like what it is
+    done = call("capture", *small_norm, *PAIR, "--mechanism", "FedAvg(steps=1, lr=0.001, optimizer=Adam())")
+    assert "one size" not in done.stderr
+    done = call(*look)
+    assert "one size" not in done.stdout
+    assert "Adam" not in done.stdout
+    for wrong, words in (
+        (("doctor", "--update", "u.safetensors"), "give --model"),
+        (("doctor", "--model", "small_norm:net", "--state", "before.pt"), "give both or neither"),
+        (("doctor", "--model", "small_norm:net", "--update", "no.safetensors"), "no file no.safetensors"),
+        (("doctor", "--model", "small_norm:net", "--update", "u.safetensors"), "the weights differ"),
+    ):
+        assert words in " ".join(call(*wrong).stderr.split()), wrong
+
+
+def test_statistics_that_moved_and_a_reversed_sign_are_said_by_capture(small_norm):
+    trained_by(lambda parameters: torch.optim.SGD(parameters, lr=0.1), training=True)
+    for brought in (PAIR, ("--update", "delta.pt", "--kind", "delta", "--state", "before.pt")):
+        done = call("capture", *small_norm, *brought, "--mechanism", "FedAvg(steps=1, lr=0.1)")
+        assert done.exit_code == 0, done.stderr
+        assert "running statistics moved" in done.stderr
+        assert "training=True" in done.stderr
+    told = ("--tell", "BatchSize(2)", "--state", "before.pt")
+    done = call("capture", *small_norm, "--update", "delta.pt", "--kind", "gradient", *told)
+    assert "the sign is reversed" in done.stderr
+    assert (
+        "the sign is reversed"
+        in call("doctor", "--model", "small_norm:net", "--state", "before.pt", "--update", "u.safetensors").stdout
+    )
+    done = call("capture", *small_norm, *PAIR, "--tell", "BatchSize(2)", "--mechanism", "FedAvg(steps=1, lr=0.1)")
+    assert "reversed" not in done.stderr
+
+
+def test_two_files_of_the_same_weights_are_no_update(small_norm):
+    trained_by(lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    done = call("capture", *small_norm, "--before", "after.pt", "--after", "after.pt")
+    assert done.exit_code != 0
+    assert "hold the same weights: nothing was trained between them" in " ".join(done.stderr.split())

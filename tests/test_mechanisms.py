@@ -11,6 +11,7 @@ import torch
 from tests.mechanisms_table import (
     DEFENSES,
     NAMES,
+    OPTIMIZERS,
     PROTOCOL_CHANGES,
     PROTOCOLS,
     TARGETS,
@@ -196,10 +197,12 @@ def test_the_table_changes_every_field_of_every_class():
     assert changed == {kind: {f.name for f in dataclasses.fields(kind)} for kind in NAMES.values()}
 
 
-@pytest.mark.parametrize("field", PROTOCOL_CHANGES["fedavg_parts"])
-def test_every_field_of_fedavg_speaks_in_release_and_replay(field: str):
-    own = PROTOCOLS["fedavg_parts"]
-    other = dataclasses.replace(own, **{field: PROTOCOL_CHANGES["fedavg_parts"][field]})  # type: ignore[type-var]
+@pytest.mark.parametrize(
+    ("name", "field"), [(n, f) for n, row in PROTOCOL_CHANGES.items() if "fedavg" in n for f in row]
+)
+def test_every_field_of_fedavg_speaks_in_release_and_replay(name: str, field: str):
+    own = PROTOCOLS[name]
+    other = dataclasses.replace(own, **{field: PROTOCOL_CHANGES[name][field]})  # type: ignore[type-var]
     assert repr(other) != repr(own)
     one, two = (m.release(mlp(), secret(), key=Key(0)).fingerprint() for m in (own, other))
     assert one != two
@@ -210,7 +213,7 @@ def test_every_field_of_fedavg_speaks_in_release_and_replay(field: str):
 @pytest.mark.parametrize("name", REAL)
 def test_repr_rebuilds(name: str):
     mechanism = REAL[name]
-    rebuilt = eval(repr(mechanism), dict(NAMES))
+    rebuilt = eval(repr(mechanism), {**NAMES, **OPTIMIZERS})
     assert rebuilt == mechanism
     assert repr(rebuilt) == repr(mechanism)
     assert hash(rebuilt) == hash(mechanism)

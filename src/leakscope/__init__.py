@@ -134,6 +134,9 @@ if TYPE_CHECKING:
     from leakscope.mechanisms.protocols.dpsgd import DPSGD as DPSGD
     from leakscope.mechanisms.protocols.fedavg import FedAvg as FedAvg
     from leakscope.mechanisms.protocols.fedsgd import FedSGD as FedSGD
+    from leakscope.mechanisms.protocols.optimizers import ClientAdam as ClientAdam
+    from leakscope.mechanisms.protocols.optimizers import ClientAdamW as ClientAdamW
+    from leakscope.mechanisms.protocols.optimizers import ClientSGD as ClientSGD
     from leakscope.numerics.rng import Key as Key
     from leakscope.scoring.metrics.guesses import LabelAccuracy as LabelAccuracy
     from leakscope.scoring.metrics.guesses import LabelSet as LabelSet

@@ -22,9 +22,8 @@ from leakscope.cli.ending import orderly as _orderly
 from leakscope.cli.options import train as train_options
 from leakscope.cli.options import update as update_options
 from leakscope.cli.options.demo import Subject
-from leakscope.cli.rows import Family
 from leakscope.cli.rows import family as family_named
-from leakscope.cli.text import files, models, spelling
+from leakscope.cli.text import asked, files
 from leakscope.cli.text import plan as reading
 from leakscope.version import VERSION
 
@@ -183,17 +182,20 @@ def report(
 def doctor(
     model: Model = None,
     dataset: Annotated[str, typer.Option(help="The dataset that the model is looked at with.")] = "Photographs()",
+    update: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An update of the model, as `leakscope capture` writes it.")
+    ] = None,
+    state: update_options.State = None,
+    allow_pickle: update_options.Pickle = False,
     as_json: Json = False,
 ) -> None:
-    """Check this machine and, with --model, whether a model is fit for an audit."""
+    """Check this machine and, with --model, whether a model is fit for an audit; with --update, what it looks like."""
     with _orderly():
-        spelling.expression(dataset, Family.DATASETS)
-        if model is not None:
-            models.model(model)
-            models.findable(model)
+        look = asked.Examined(model, dataset, update, state, allow_pickle)
+        look.check()
         from leakscope.cli.commands import doctor as examining
 
-        raise typer.Exit(examining.doctor(model=model, dataset=dataset, as_json=as_json))
+        raise typer.Exit(examining.doctor(look, as_json=as_json))
 
 
 update_options.register(app)

@@ -92,6 +92,7 @@ from leakscope.mechanisms.defenses.quantize import Quantize, Sign
 from leakscope.mechanisms.protocols.dpsgd import DPSGD
 from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
+from leakscope.mechanisms.protocols.optimizers import AbstractOptimizer, ClientAdam, ClientAdamW, ClientSGD
 from leakscope.scoring.metrics.guesses import LabelAccuracy, LabelSet
 from leakscope.scoring.metrics.metric import AbstractMetric
 from leakscope.scoring.metrics.ranks import ReciprocalRank, TopFive, TopOne
@@ -317,6 +318,10 @@ ROWS: tuple[Row, ...] = (
          "TopGradients(Cosine(), ratio=0.5)"),
     _row(_X, Clipped, "distance: another one after both sides were clipped", "Clipped(Euclidean(), 1.0)"),
     _row(_X, Limit, "of Clipped: NORM or VALUE", 'Limit("norm")'),
+    _row(_X, ClientSGD, "optimizer of FedAvg: SGD, with momentum, Nesterov, dampening, weight decay",
+         "ClientSGD(momentum=0.9, weight_decay=0.0005)"),
+    _row(_X, ClientAdam, "optimizer of FedAvg: Adam"),
+    _row(_X, ClientAdamW, "optimizer of FedAvg: Adam with decoupled weight decay"),
     _row(_X, TotalVariation, "prior: neighboring pixels are alike"),
     _row(_X, Range, "prior: values lie in the domain's range"),
     _row(_X, Energy, "prior: values are small"),
@@ -389,6 +394,7 @@ KINDS: dict[Family, tuple[type, ...]] = {
         AbstractStart,
         AbstractSearch,
         AbstractLabeling,
+        AbstractOptimizer,
         Shrink,
         Scales,
         Limit,

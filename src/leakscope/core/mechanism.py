@@ -15,6 +15,7 @@ from leakscope.core.batch import Batch
 from leakscope.core.release import Gradient, Release
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
+from leakscope.numerics.trees import Named
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -80,3 +81,8 @@ class AbstractStep(AbstractReplayable):
     @abstractmethod
     def as_gradient(self, release: Release) -> Gradient:
         """The release read as one (mean) gradient, by the mechanism's own public constants."""
+
+    def at_weights(self, release: Release, weights: Named) -> Gradient:
+        """The same, less what the known weights add by themselves, as weight decay does; by default nothing is."""
+        del weights
+        return self.as_gradient(release)

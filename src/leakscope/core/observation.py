@@ -84,8 +84,8 @@ class Observation:
         raise NotTold(kind.__name__, [type(fact).__name__ for fact in self.facts])
 
     def gradient(self) -> Gradient:
-        """The release read as a gradient, by the mechanism's public constants. Raises as `step`."""
-        return self.step.as_gradient(self.release)
+        """The release read as a gradient, by public constants and the known weights. Raises as `step`."""
+        return self.step.at_weights(self.release, self.target.parameters())
 
     @property
     def step(self) -> AbstractStep:

@@ -143,7 +143,7 @@ def _behind(mechanism: AbstractMechanism, examples: int) -> int:
     """How many of a client's examples its local steps can have touched."""
     protocol = mechanism.undefended
     assert isinstance(protocol, FedAvg)
-    return examples if protocol.batch_size is None else min(examples, protocol.steps * protocol.batch_size)
+    return examples if protocol.batch_size is None else min(examples, protocol.seen(protocol.batch_size))
 
 
 def record(setting: Setting, one: Exchange) -> Entry:

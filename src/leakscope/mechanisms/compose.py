@@ -230,6 +230,14 @@ class Defended(AbstractStep):
         """By the protocol's public constants; a defense changes values, not units."""
         return self.protocol.as_gradient(release)
 
+    def at_weights(self, release: Release, weights: Named) -> Gradient:
+        """As the protocol, where the defenses leave the update what it is but for a mean of zero; else as it is."""
+        updates = [one for one in self.defenses if isinstance(one, AbstractUpdateDefense)]
+        # A clip scales what decay added with the rest, by an unknown factor: to take off all of it would be wrong.
+        if all(one.effect.unbiased is Answer.YES for one in updates):
+            return self.protocol.at_weights(release, weights)
+        return self.protocol.as_gradient(release)
+
     def event(self, *, rounds: int = 1) -> DpEvent:
         """That of the noisy step which bounds most, `rounds` times; a private protocol's own where it is one.
 

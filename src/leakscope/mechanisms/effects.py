@@ -102,6 +102,8 @@ class ProtocolEffect:
     nothing else. keeps_ratios: a weighted sum of gradients of the
     examples, without anything added. keeps_zeros: what is zero in all of them is zero in what is sent. clips: an
     example's gradient may be shortened. unbiased: what is added to that sum, if anything, is noise of mean zero.
+    adds_weights: a public multiple of the known weights is added, as by weight decay; what is said of ratios and zeros
+    is so once it is taken off, which a defense behind it may prevent. bends, signs: as of `UpdateEffect`.
     """
 
     known_weights: Answer = Answer.UNKNOWN
@@ -109,4 +111,7 @@ class ProtocolEffect:
     keeps_ratios: Answer = Answer.UNKNOWN
     keeps_zeros: Answer = Answer.UNKNOWN
     clips: Answer = Answer.UNKNOWN
+    adds_weights: Answer = Answer.UNKNOWN
+    bends: Answer = Answer.UNKNOWN
+    signs: Answer = Answer.UNKNOWN
     unbiased: Answer = Answer.UNKNOWN

@@ -38,7 +38,11 @@ def keeps_ratios(mechanism: AbstractMechanism) -> Answer:
     (<Answer.YES: 'yes'>, <Answer.NO: 'no'>)
     """
     # A chain keeps what each of its links keeps; input and model defenses change what is summed, not the sum.
-    return all_yes([_protocol(mechanism).keeps_ratios, *(one.keeps_ratios for one in _updates(mechanism))])
+    protocol = _protocol(mechanism)
+    # What decay added is taken off a release that is the protocol's own; behind a defense its share is not known.
+    changed = any(isinstance(one, AbstractUpdateDefense) for one in _defenses(mechanism))
+    own = [protocol.keeps_ratios, *([_not(protocol.adds_weights)] if changed else [])]
+    return all_yes([*own, *(one.keeps_ratios for one in _updates(mechanism))])
 
 
 def keeps_inputs(mechanism: AbstractMechanism) -> Answer:
@@ -85,12 +89,12 @@ def one_gradient(mechanism: AbstractMechanism) -> Answer:
 def bends(mechanism: AbstractMechanism) -> Answer:
     """Whether entries become signs or zeros, which is no noise: ranks have nothing to do with examples then."""
     # One link that bends is enough: none after it can unbend.
-    return any_yes(one.bends for one in _updates(mechanism))
+    return any_yes([_protocol(mechanism).bends, *(one.bends for one in _updates(mechanism))])
 
 
 def signs(mechanism: AbstractMechanism) -> Answer:
     """Whether entries are replaced by signs: no size is left to compare."""
-    return any_yes(one.signs for one in _updates(mechanism))
+    return any_yes([_protocol(mechanism).signs, *(one.signs for one in _updates(mechanism))])
 
 
 def rounds(mechanism: AbstractMechanism) -> Answer:
@@ -247,6 +251,10 @@ def _protocol(mechanism: AbstractMechanism) -> ProtocolEffect:
     protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
     # ProtocolEffect() is unknown throughout.
     return protocol.effect if isinstance(protocol, AbstractProtocol) else ProtocolEffect()
+
+
+def _not(answer: Answer) -> Answer:
+    return {Answer.YES: Answer.NO, Answer.NO: Answer.YES}.get(answer, Answer.UNKNOWN)
 
 
 def _defenses(mechanism: AbstractMechanism) -> tuple[AbstractDefense, ...]:

@@ -334,7 +334,8 @@ def _misfit(attempt: Attempt[Inputs], seen: Observation) -> float:
     batch = Batch(claim.values.to(device), claim.labels.to(device))
     with torch.no_grad():
         # What the client would have sent, defenses included, noise not: at the truth the rest is the noise.
-        replayed = seen.step.as_gradient(seen.step.replay(seen.target, batch)).by_name
+        sent = seen.step.replay(seen.target, batch)
+        replayed = seen.step.at_weights(sent, seen.target.parameters()).by_name
         rest = float(Squared()(trees.select(replayed, observed), observed))
         scale = float(trees.norm(observed)) ** 2
         noise = overall_noise(seen)

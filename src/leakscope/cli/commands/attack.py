@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from leakscope.attacks.attack import Attack
-from leakscope.attacks.parts.reading.proof import contradictions
 from leakscope.attacks.parts.search.state_file import StateFile
 from leakscope.attacks.portfolio.failing import FAILURES, failed
 from leakscope.attacks.portfolio.handed_on import Offer, Portfolio, best, portfolio, solved
@@ -17,7 +16,7 @@ from leakscope.audit.display_speech import heard
 from leakscope.audit.files import display, read_update, write_claim
 from leakscope.audit.preparation import Shelf
 from leakscope.audit.telling import tell
-from leakscope.cli import console
+from leakscope.cli import console, looks
 from leakscope.cli.commands.capture import fact_of
 from leakscope.cli.data import source
 from leakscope.cli.ending import Exit
@@ -26,7 +25,7 @@ from leakscope.cli.models import architecture, brought, check_weights
 from leakscope.cli.names import rows
 from leakscope.cli.rows import Family, Trait
 from leakscope.cli.scalars import scalars
-from leakscope.cli.text.asked import Effort, Recovery
+from leakscope.cli.text.asked import Effort, Model, Recovery
 from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Attribute, Claim, Inputs, Labels, Tokens, Transcripts
 from leakscope.core.effort import Budget
@@ -63,27 +62,36 @@ def attack(order: Recovery) -> Exit:
     return Exit.LEAK if any(one.certified for one in tried) else Exit.INCOMPLETE
 
 
-def _observation(order: Recovery) -> tuple[UpdateHeader, Observation]:
+def observation(path: Path, model: Model) -> tuple[UpdateHeader, Observation]:
     """What the file says, beside the model that belongs to it. Raises `BadInput` when the weights are others."""
-    update = read_update(order.update)
+    update = read_update(path)
     header = update.header
-    asked = dataclasses.replace(order.model, seed=header.weights_seed or 0)
+    asked = dataclasses.replace(model, seed=header.weights_seed or 0)
     target, notes = brought(asked, domain(header.domain), header.classes)
-    for note in (*header.notes, *notes):
+    for note in notes:
         console.say(f"note: {note}")
     check_weights(asked, target, header.weights)
     facts: list[Fact] = []
     for text in header.told:
         found = fact_of(text)
         if found is None:
-            raise BadInput(f"{order.update} tells {text[:60]}, which this leakscope does not know; use a newer one")
+            raise BadInput(f"{path} tells {text[:60]}, which this leakscope does not know; use a newer one")
         facts.append(found)
+    mechanism = build(header.mechanism, Family.PROTOCOLS)
+    return header, Observation(target, update.release, mechanism, tuple(facts))
+
+
+def _observation(order: Recovery) -> tuple[UpdateHeader, Observation]:
+    """The same with what else the adversary is given, and what was noted said."""
+    header, seen = observation(order.update, order.model)
+    for note in header.notes:
+        console.say(f"note: {note}")
     if order.gallery is not None:
-        where = source(order.gallery, target.domain)
-        facts += tell([Gallery], target, where.public(), source=where)
-    seen = Observation(target, update.release, build(header.mechanism, Family.PROTOCOLS), tuple(facts))
-    for look in contradictions(seen):
-        console.say(f"note: {look.sentence}; {seen.mechanism!r} does not do that: {look.remedy}")
+        where = source(order.gallery, seen.target.domain)
+        facts = (*seen.facts, *tell([Gallery], seen.target, where.public(), source=where))
+        seen = Observation(seen.target, seen.rounds, seen.mechanism, facts)
+    for sentence in looks.said(seen):
+        console.say(f"note: {sentence}")
     return header, seen
 
 

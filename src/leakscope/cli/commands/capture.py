@@ -10,17 +10,16 @@ from typing import final
 
 import torch
 
-from leakscope.attacks.parts.reading.proof import contradictions
 from leakscope.attacks.parts.reading.trained import idle
 from leakscope.audit.files import RELEASES, Provenance, write_secret, write_update
 from leakscope.audit.telling import tell
-from leakscope.cli import console
+from leakscope.cli import console, looks
 from leakscope.cli.data import batch_file, in_units, source
 from leakscope.cli.ending import Exit
 from leakscope.cli.expressions import build, domain, fact
 from leakscope.cli.models import brought
 from leakscope.cli.rows import Family
-from leakscope.cli.text.asked import Capture
+from leakscope.cli.text.asked import Capture, Kind
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import Fact
@@ -39,6 +38,12 @@ from leakscope.targets.files.tensors import listed
 UNSURE = (
     "the weights are those that --model comes with; if the update was computed at others, give them with --state, or "
     "only attacks that do not read the weights mean anything"
+)
+
+
+MOVED = (
+    "running statistics moved: the client normalized over its own batch, so declare the model in training mode "
+    "(training=True in --model)"
 )
 
 
@@ -67,8 +72,7 @@ def capture(order: Capture) -> Exit:
         assert scene.secret is not None
         key = Key(order.private.seed).child("capture", "release")
         seen = observe(target, scene.secret.reveal(), mechanism, key=key, tell=facts)
-    found = [f"{look.sentence}; {mechanism!r} does not do that: {look.remedy}" for look in contradictions(seen)]
-    notes = (*notes, *found)
+    notes = (*notes, *looks.said(seen))
     # Weights that a file brings have no seed; those of an expression such as Trained(...) do not mind one.
     seed = order.model.seed if order.model.state is None else None
     header = write_update(order.out, seen, Provenance(order.model.model, seed, notes))
@@ -155,17 +159,30 @@ def _release(order: Capture, target: Target, mechanism: AbstractMechanism) -> tu
         assert given.kind is not None
         values = _fitted(given.update, order, target)
         release, notes = RELEASES[ReleaseKind(given.kind.value)](values.parameters), _said(given.update, values)
+        if given.kind is Kind.DELTA and any(bool((value != 0).any()) for value in values.buffers.values()):
+            notes = (*notes, MOVED)
         if order.model.state is None:
             notes = (*notes, UNSURE)
     else:
         assert given.before is not None
         assert given.after is not None
         before, after = (_fitted(path, order, target) for path in (given.before, given.after))
+        _differ((given.before, before), (given.after, after))
         release, notes = Delta.between(before.parameters, after.parameters), _said(given.after, after)
         notes = (*notes, *_changes(release, (given.before, before), (given.after, after)))
     if isinstance(mechanism, AbstractStep):
         mechanism.as_gradient(release)  # raises where the protocol sends something else
     return release, notes
+
+
+def _differ(before: tuple[str, ModelTensors], after: tuple[str, ModelTensors]) -> None:
+    """Raises `BadInput` where nothing was trained between the two files: nothing would be found, whatever leaks."""
+    both = before[1].parameters.keys() & after[1].parameters.keys()
+    if both and all(torch.equal(before[1].parameters[name], after[1].parameters[name]) for name in both):
+        raise BadInput(
+            f"{before[0]} and {after[0]} hold the same weights: nothing was trained between them; save one before the "
+            "client trains, as a copy (state_dict() shares its numbers with the model), and one after"
+        )
 
 
 def _changes(release: Delta, before: tuple[str, ModelTensors], after: tuple[str, ModelTensors]) -> tuple[str, ...]:
@@ -183,9 +200,7 @@ def _changes(release: Delta, before: tuple[str, ModelTensors], after: tuple[str,
         notes.append(f"{listed(sorted(still))} did not change: taken as not trained, so no attack reads them")
     both = [name for name in after[1].buffers if name in before[1].buffers]
     if any(not torch.equal(before[1].buffers[name], after[1].buffers[name]) for name in both):
-        notes.append(
-            "running statistics moved: the client normalized over its own batch, so declare the model in training mode"
-        )
+        notes.append(MOVED)
     return tuple(notes)
 
 

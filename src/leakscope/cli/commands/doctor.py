@@ -11,16 +11,20 @@ from typing import Any
 import torch
 
 from leakscope.audit.run import machine, versions
+from leakscope.cli.commands.attack import observation
 from leakscope.cli.ending import Exit
 from leakscope.cli.expressions import build
+from leakscope.cli.looks import looked
 from leakscope.cli.models import architecture
 from leakscope.cli.rows import Family
+from leakscope.cli.text.asked import Examined, Model
 from leakscope.datasets.draw import AbstractSource
 from leakscope.numerics.rng import Key
 from leakscope.targets.recipes.imported import Imported
 from leakscope.targets.vetting.before_running import frozen
 from leakscope.targets.vetting.finding import Finding, Severity
 from leakscope.targets.vetting.model import vet
+from leakscope.targets.vetting.update import ENTRIES, vet_update
 
 EXTRAS = (
     ("dp", "dp_accounting", "epsilon of a mechanism"),
@@ -39,13 +43,19 @@ VOICES = "pip install --no-deps 'Resemblyzer==0.1.4'"
 PACKAGES = ("numpy", "scipy", "scikit-learn", "scikit-image", "safetensors", "pydantic", "jinja2", "matplotlib")
 
 
-def doctor(*, model: str | None, dataset: str, as_json: bool) -> Exit:
-    """Print versions, threads and extras; with a model, what stands between it and a meaningful audit."""
-    findings = () if model is None else _vet(model, dataset)
+def doctor(look: Examined, *, as_json: bool) -> Exit:
+    """Print versions, threads and extras; with a model, what stands between it and a meaningful audit.
+
+    With an update too, what its numbers show, and what to declare where that is not what was declared.
+    """
+    findings: tuple[Finding, ...] = ()
+    if look.model is not None:
+        findings = _vet(look.model, look.dataset) if look.update is None else _vet_update(look.model, look)
+    subject = look.model if look.update is None else f"{look.update}"
     if as_json:
         print(json.dumps(_said(findings), indent=2))
     else:
-        print("\n".join(_lines(findings, model)))
+        print("\n".join(_lines(findings, subject)))
     broken = any(finding.level is Severity.ERROR for finding in findings)
     return Exit.INCOMPLETE if broken else Exit.NO_LEAK_FOUND
 
@@ -57,6 +67,20 @@ def _vet(model: str, dataset: str) -> tuple[Finding, ...]:
     if isinstance(recipe, Imported):
         found += tuple(frozen(recipe.module(Key(0))))
     return found
+
+
+def _vet_update(model: str, look: Examined) -> tuple[Finding, ...]:
+    """Of the model with the update's own domain, of the update, and of both beside each other."""
+    assert look.update is not None
+    header, seen = observation(look.update, Model(model, look.state, 0, look.allow_pickle))
+    found = [*vet(seen.target), *vet_update(seen.target, seen.release)]
+    # Where the declared mechanism explains a pattern, as Sign() explains one size, it is nothing to warn of.
+    found = [finding for finding in found if finding.about != ENTRIES]
+    for one in looked(seen):
+        sentence = f"{one.sentence}, which {seen.mechanism!r} does not do"
+        found.append(Finding(Severity.WARNING, ENTRIES, sentence, one.remedy))
+    found += [Finding(Severity.NOTE, "capture", note, "see `leakscope capture`") for note in header.notes]
+    return tuple(sorted(found, key=lambda finding: list(Severity).index(finding.level)))
 
 
 def _said(findings: tuple[Finding, ...]) -> dict[str, Any]:
@@ -76,7 +100,7 @@ def _said(findings: tuple[Finding, ...]) -> dict[str, Any]:
     }
 
 
-def _lines(findings: tuple[Finding, ...], model: str | None) -> list[str]:
+def _lines(findings: tuple[Finding, ...], subject: str | None) -> list[str]:
     said = [f"{name:<14} {version}" for name, version in _versions().items()]
     said.append(f"{'machine':<14} {machine()}")
     said.append(f"{'threads':<14} {torch.get_num_threads()} (an audit uses one per worker and many workers)")
@@ -85,10 +109,10 @@ def _lines(findings: tuple[Finding, ...], model: str | None) -> list[str]:
         said.append(f"{'extra ' + extra:<14} {use}: {state}")
     state = "installed" if _installed("resemblyzer") else f"not installed: {VOICES}"
     said.append(f"{'voices':<14} the speaker encoder Resemblyzer: {state}")
-    if model is not None:
+    if subject is not None:
         said.append("")
         said += [f"{f.level.value}: {f.about}: {f.sentence}; {f.remedy}" for f in findings]
-        said.append(f"{model}: {len(findings)} findings" if findings else f"{model}: nothing stands in the way")
+        said.append(f"{subject}: {len(findings)} findings" if findings else f"{subject}: nothing stands in the way")
     return said
 
 

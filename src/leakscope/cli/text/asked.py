@@ -98,6 +98,30 @@ class Elsewhere:
 
 @final
 @dataclass(frozen=True)
+class Examined:
+    """What the doctor looks at. dataset: what the model is fed; an update brings its own domain. state: its weights."""
+
+    model: str | None = None
+    dataset: str = "Photographs()"
+    update: Path | None = None
+    state: str | None = None
+    allow_pickle: bool = False
+
+    def check(self) -> None:
+        """Raises `BadInput` for whatever cannot be, as far as that shows before anything is run."""
+        spelling.expression(self.dataset, Family.DATASETS)
+        if self.model is not None:
+            Model(self.model, self.state, 0, self.allow_pickle).check()
+        elif self.update is not None:
+            raise BadInput("an update is looked at beside its model; give --model as `leakscope capture` was given it")
+        if self.update is not None:
+            files.exchanged(self.update, files.Exchanged.UPDATE)
+        elif self.state is not None:
+            raise BadInput("--state is the weights that --update is relative to; give both or neither")
+
+
+@final
+@dataclass(frozen=True)
 class Capture:
     """What is to be captured and where to. domain, classes: instead of what the data say, or without data."""
 

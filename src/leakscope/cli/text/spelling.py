@@ -42,6 +42,9 @@ OTHERS = {"domain": tuple(DOMAINS), "fact": FACTS}
 COMBINED = {Family.DEFENSES: SINGULAR[Family.PROTOCOLS]}
 """Families whose objects are written as part of another's: defenses after a protocol."""
 
+OPTIMIZERS = {"SGD": "ClientSGD", "Adam": "ClientAdam", "AdamW": "ClientAdamW"}
+"""What a client's optimizers may be called where one is meant: as in torch. `Adam` elsewhere is that of a search."""
+
 OPERATORS = (ast.RShift, ast.Add, ast.Mult)
 
 DEEPEST = 100
@@ -107,6 +110,7 @@ def read(text: str, what: str, instead: str) -> ast.expr:
         tree = ast.parse(text.strip(), mode="eval").body
         if _depth(tree) > DEEPEST:
             raise BadInput(f"the {what} {text[:60]!r}... is nested more than {DEEPEST} deep; write it shorter")
+        _spell_out(tree)
         _judge(tree, what)
     except BadInput:
         raise
@@ -153,6 +157,15 @@ def _listed(name: str, what: str) -> list[str]:
 
 def _depth(node: ast.AST) -> int:
     return 1 + max(map(_depth, ast.iter_child_nodes(node)), default=0)
+
+
+def _spell_out(tree: ast.expr) -> None:
+    """Write the whole names of optimizers into the tree."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg == "optimizer" and isinstance(node.value, ast.Call):
+            named = node.value.func
+            if isinstance(named, ast.Name):
+                named.id = OPTIMIZERS.get(named.id, named.id)
 
 
 def _judge(node: ast.expr, what: str) -> None:

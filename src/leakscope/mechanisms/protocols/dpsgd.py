@@ -18,7 +18,7 @@ from leakscope.core.target import Target
 from leakscope.mechanisms.compose import AbstractProtocol, accounting
 from leakscope.mechanisms.effects import Answer, ProtocolEffect
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
-from leakscope.mechanisms.protocols.passes import client_gradient, own_module, quiet, replayed_gradient
+from leakscope.mechanisms.protocols.passes import client_gradient, own_module, quiet, replayed_gradient, sum_of
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key, normal
 
@@ -72,6 +72,9 @@ class DPSGD(AbstractProtocol):
             keeps_zeros=silent,
             clips=Answer.YES,
             unbiased=Answer.YES,
+            adds_weights=Answer.NO,
+            bends=Answer.NO,
+            signs=Answer.NO,
         )
 
     def noise(self, examples: int | None) -> float | None:
@@ -155,11 +158,6 @@ class DPSGD(AbstractProtocol):
 
     def _divisor(self, batch: Batch) -> int:
         return len(batch) if self.expected is None else self.expected
-
-
-def sum_of(shares: list[dict[str, Tensor]], name: str) -> Tensor:
-    """The sum over examples of the entry `name`."""
-    return torch.stack([share[name] for share in shares]).sum(0)
 
 
 def _row(batch: Batch, index: int) -> Tensor:

@@ -36,6 +36,9 @@ class FedSGD(AbstractProtocol):
             keeps_zeros=Answer.YES,
             clips=Answer.NO,
             unbiased=Answer.YES,
+            adds_weights=Answer.NO,
+            bends=Answer.NO,
+            signs=Answer.NO,
         )
 
     def noise(self, examples: int | None) -> float | None:

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,32 @@ def replayed_gradient(target: Target, parameters: Named, batch: Batch) -> dict[s
 
     gradient: dict[str, Tensor] = torch.func.grad(loss)(parameters)
     return gradient
+
+
+def reached(target: Target, batch: Batch) -> frozenset[str]:
+    """The parameters on which the loss depends, by autograd, which knows no path to the others; see `quiet`.
+
+    On a batch of the same size and shape with constant inputs, since a candidate may be differentiated or mapped over.
+    """
+    # ones and not zeros: a text of token 0 is all padding
+    inputs = torch.ones(batch.inputs.shape, dtype=batch.inputs.dtype, device=batch.inputs.device)
+    start = target.parameters()
+
+    def paths() -> frozenset[str]:
+        values = {name: value.detach().clone().requires_grad_(True) for name, value in start.items()}
+        with torch.enable_grad():
+            loss = target.loss_at(values, target.loss.labeled(inputs, target.classes))
+            slopes = torch.autograd.grad(loss, list(values.values()), allow_unused=True)
+        return frozenset(name for name, slope in zip(values, slopes, strict=True) if slope is not None)
+
+    # torch.func refuses autograd inside of its transforms, in which searches replay; which those are is each thread's
+    with ThreadPoolExecutor(max_workers=1) as apart:
+        return apart.submit(paths).result()
+
+
+def sum_of(shares: list[dict[str, Tensor]], name: str) -> Tensor:
+    """The sum over examples or micro-batches of the entry `name`."""
+    return torch.stack([share[name] for share in shares]).sum(0)
 
 
 @contextlib.contextmanager

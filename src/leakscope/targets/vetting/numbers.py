@@ -68,7 +68,7 @@ def _sizes(values: Named) -> Iterator[Look]:
     if (joined.numel() >= ENOUGH and one_size(joined)) or (wide and all(one_size(value) for value in wide)):
         yield Look(
             "nearly all entries of the update have one size, as signs and first steps of Adam have",
-            "declare Sign() behind the protocol; steps of Adam are no FedAvg, whose steps are those of SGD",
+            "declare FedAvg(steps, lr, optimizer=Adam()) with its constants, or Sign() behind the protocol",
         )
 
 

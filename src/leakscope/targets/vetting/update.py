@@ -13,6 +13,9 @@ from leakscope.targets.looking.dense_ends import DenseLayer, input_layer, output
 from leakscope.targets.vetting.finding import Finding, Severity, some
 from leakscope.targets.vetting.numbers import looks
 
+ENTRIES = "update entries"
+"""What findings are about that the numbers alone show."""
+
 
 def vet_update(target: Target, release: Release) -> tuple[Finding, ...]:
     """What stands between an update and a meaningful attack on it; empty when nothing was found.
@@ -43,7 +46,7 @@ def _numbers(release: Release) -> Iterator[Finding]:
         )
     else:
         for look in looks(release):
-            yield Finding(Severity.WARNING, "update entries", look.sentence, look.remedy)
+            yield Finding(Severity.WARNING, ENTRIES, look.sentence, look.remedy)
     short = [name for name, value in values.items() if value.is_floating_point() and value.element_size() < 4]
     if short:
         sentence = f"the update of {some(short)} is {values[short[0]].dtype}: attacks in closed form ask for float32"

@@ -165,7 +165,8 @@ def _replayed(seen: Observation, values: Tensor, label: int) -> tuple[dict[str, 
     batch = Batch(values, torch.tensor([label], device=values.device))
     sent = seen.gradient().by_name
     # By autograd, which shares no equation with the recursion: a wrong one cannot confirm itself.
-    replayed = seen.step.as_gradient(seen.step.replay(seen.target, batch)).by_name
+    expected = seen.step.replay(seen.target, batch)
+    replayed = seen.step.at_weights(expected, seen.target.parameters()).by_name
     gradient = {n: v.detach().double().cpu() for n, v in replayed.items() if n in sent}
     return gradient, {n: v - sent[n].double().cpu() for n, v in gradient.items()}
 

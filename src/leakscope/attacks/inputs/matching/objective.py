@@ -180,8 +180,8 @@ class Objective:
 
     def _gradient(self, batch: Batch) -> dict[str, Tensor]:
         # Both sides are read as gradients, so that a delta's tiny learning rate does not flatten the landscape.
-        expected = self.mechanism.as_gradient(self.mechanism.replay(self.target, batch)).by_name
-        return trees.select(expected, self.observed)
+        sent = self.mechanism.replay(self.target, batch)
+        return trees.select(self.mechanism.at_weights(sent, self.target.parameters()).by_name, self.observed)
 
     def _distance(self, gradient: Named) -> Tensor:
         return self.distance(gradient, self.observed)

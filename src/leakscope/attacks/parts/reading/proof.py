@@ -69,7 +69,11 @@ def settled(seen: Observation, attempt: Attempt[Inputs], *, partial: bool = Fals
     unable = unreplayable(seen)
     apart = disagreement(seen, claim) if unable is None else None
     if apart is not None and not apart <= 1 and not partial:
-        return _withdrawn(attempt, f"the update replayed from the claim is {apart:.0e} roundings from what was sent")
+        seems, apart_by = (
+            strange(seen),
+            f"the update replayed from the claim is {apart:.0e} roundings from what was sent",
+        )
+        return _withdrawn(attempt, apart_by if seems is None else f"{apart_by}; {seems}")
     if apart is not None and apart <= 1:
         # Other labels than the claimed ones may have explained it: then those are no part of what is proved.
         if not labels_agree(seen, claim):

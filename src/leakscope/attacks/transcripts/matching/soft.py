@@ -192,7 +192,8 @@ class _Expected:
         batch = Batch(self.inputs[item : item + 1], labels[None], lengths, length[None])
         mechanism = self.objective.mechanism
         # What the client would have sent for this utterance alone; by `rows_apart` the update is the mean of these.
-        found = mechanism.as_gradient(mechanism.replay(self.objective.target, batch)).by_name
+        target = self.objective.target
+        found = mechanism.at_weights(mechanism.replay(target, batch), target.parameters()).by_name
         return torch.cat([found[name].flatten() for name in self.objective.observed])
 
     def loss(self, update: Tensor) -> float:
