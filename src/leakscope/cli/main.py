@@ -26,6 +26,7 @@ from leakscope.cli.rows import Family
 from leakscope.cli.rows import family as family_named
 from leakscope.cli.text import files, models, spelling
 from leakscope.cli.text import plan as reading
+from leakscope.core import gate
 from leakscope.version import VERSION
 
 if TYPE_CHECKING:
@@ -71,8 +72,18 @@ PLAN_KEYS = "\b\nKeys of the plan file (type; default):\n" + "\n".join(plan_keys
 @app.callback(invoke_without_command=True)
 def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    limit_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="How much a file of somebody else may ask for beyond what it holds, such as 8GB; 1GB by default.",
+        ),
+    ] = None,
 ) -> None:
     """Options before the command."""
+    if limit_memory is not None:
+        with _orderly():
+            gate.raise_limit(gate.bytes_of(limit_memory))
     if version:
         print(VERSION)
         raise typer.Exit(Exit.NO_LEAK_FOUND)

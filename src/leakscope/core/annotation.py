@@ -40,7 +40,8 @@ class Annotation:
 
     def __post_init__(self) -> None:
         texts = (self.name, *self.categories)
-        if isinstance(self.categories, str) or not all(isinstance(one, str) for one in texts):
+        given: object = self.categories
+        if isinstance(given, str) or not all(isinstance(one, str) for one in texts):
             raise BadInput("an annotation needs a name and a sequence of names of categories; give texts")
         object.__setattr__(self, "values", places(f"the values of {self.name!r}", self.values))
         strange = sorted({value for value in self.values if not 0 <= value < len(self.categories)})

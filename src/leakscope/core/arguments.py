@@ -66,7 +66,8 @@ def places(name: str, got: object, *, low: int = 0) -> tuple[int, ...]:
     (3, 0)
     >>> places("labels", "30")
     Traceback (most recent call last):
-    leakscope.core.errors.BadInput: expected labels to be a sequence of whole numbers, got '30' of type str; write (0, 1)
+    leakscope.core.errors.BadInput: expected labels to be a sequence of whole numbers, got '30' of type str; \
+write (0, 1)
     """
     if isinstance(got, str | bytes) or not isinstance(got, Iterable):
         raise BadInput(f"expected {name} to be a sequence of whole numbers, got {_shown(got)}; write (0, 1)")

@@ -99,7 +99,8 @@ class TrueTranscripts(Fact):
     values: tuple[tuple[int, ...], ...]
 
     def __post_init__(self) -> None:
-        if isinstance(self.values, str) or not isinstance(self.values, Iterable):
+        given: object = self.values
+        if isinstance(given, str) or not isinstance(given, Iterable):
             raise BadInput(f"expected one sequence of labels for each utterance, got {self.values!r}; write ((0, 1),)")
         object.__setattr__(self, "values", tuple(places("a transcript", one) for one in self.values))
         if not self.values:

@@ -13,6 +13,7 @@ from leakscope.attacks.parts.search.state_file import StateFile
 from leakscope.attacks.portfolio.failing import FAILURES, failed
 from leakscope.attacks.portfolio.handed_on import Offer, Portfolio, best, portfolio, proved, solved
 from leakscope.attacks.preparing import AbstractLearner, Setting
+from leakscope.audit.affordable import check_facts, check_model, check_step
 from leakscope.audit.display_speech import heard
 from leakscope.audit.files import display, read_update, write_claim
 from leakscope.audit.preparation import Shelf
@@ -22,11 +23,12 @@ from leakscope.cli.commands.capture import fact_of
 from leakscope.cli.data import source
 from leakscope.cli.ending import Exit
 from leakscope.cli.expressions import build, domain
-from leakscope.cli.models import architecture, brought, check_weights
+from leakscope.cli.models import architecture, brought, check_weights, recipe
 from leakscope.cli.names import rows
 from leakscope.cli.rows import Family, Trait
 from leakscope.cli.scalars import scalars
 from leakscope.cli.text.asked import Effort, Recovery
+from leakscope.core import gate
 from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Attribute, Claim, Inputs, Labels, Tokens, Transcripts
 from leakscope.core.effort import Budget
@@ -68,23 +70,34 @@ def _observation(order: Recovery) -> tuple[UpdateHeader, Observation]:
     update = read_update(order.update)
     header = update.header
     asked = dataclasses.replace(order.model, seed=header.weights_seed or 0)
-    target, notes = brought(asked, domain(header.domain), header.classes)
+    takes, mechanism = domain(header.domain), build(header.mechanism, Family.PROTOCOLS)
+    facts = _told(order, header)
+    examples = check_facts(facts, takes, header.classes)
+    held = order.update.stat().st_size
+    weights = check_model(recipe(asked.model, header.classes), takes, header.classes, held=held)
+    check_step(mechanism, takes, examples, weights)
+    target, notes = brought(asked, takes, header.classes)
     for note in (*header.notes, *notes):
         console.say(f"note: {note}")
     check_weights(asked, target, header.weights)
+    if order.gallery is not None:
+        where = source(order.gallery, target.domain)
+        facts += tell([Gallery], target, where.public(), source=where)
+    seen = Observation(target, update.release, mechanism, tuple(facts))
+    for look in contradictions(seen):
+        console.say(f"note: {look.sentence}; {seen.mechanism!r} does not do that: {look.remedy}")
+    return header, seen
+
+
+def _told(order: Recovery, header: UpdateHeader) -> list[Fact]:
     facts: list[Fact] = []
     for text in header.told:
         found = fact_of(text)
         if found is None:
-            raise BadInput(f"{order.update} tells {text[:60]}, which this leakscope does not know; use a newer one")
+            said = gate.shortened(text, 60)
+            raise BadInput(f"{order.update} tells {said}, which this leakscope does not know; use a newer one")
         facts.append(found)
-    if order.gallery is not None:
-        where = source(order.gallery, target.domain)
-        facts += tell([Gallery], target, where.public(), source=where)
-    seen = Observation(target, update.release, build(header.mechanism, Family.PROTOCOLS), tuple(facts))
-    for look in contradictions(seen):
-        console.say(f"note: {look.sentence}; {seen.mechanism!r} does not do that: {look.remedy}")
-    return header, seen
+    return facts
 
 
 def _tried(seen: Observation, order: Recovery) -> tuple[list[Attempt[Claim]], bool]:

@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import final
 
+from leakscope.core import gate
 from leakscope.core.errors import BadInput, DamagedRecord
 from leakscope.ledger.lock import is_lock
+from leakscope.ledger.planned import PLAN, is_plan
 
 TENSORS, PICKLES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt"), (".pkl", ".pickle")
 """Suffixes of what `read_foreign` reads, and of what it reads only where that is allowed."""
@@ -16,7 +18,7 @@ TENSORS, PICKLES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt"), (".
 LONGEST = 100 * 2**20
 """Bytes of a safetensors header; the library refuses longer ones."""
 
-PLAN, RECORD = "plan.json", ".safetensors"
+RECORD = ".safetensors"
 
 
 @final
@@ -48,7 +50,7 @@ def _kind(path: Path) -> str:
             # safetensors: eight bytes with the length of the header, least first, then the header as JSON
             length = int.from_bytes(file.read(8), "little")
             said = json.loads(file.read(length)) if length <= LONGEST else {}
-        return str(json.loads(said["__metadata__"]["leakscope"])["kind"])
+        return gate.shortened(json.loads(said["__metadata__"]["leakscope"])["kind"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
 
@@ -109,10 +111,12 @@ def _planned(place: Path) -> int | None:
     if not plan.is_file():
         return None
     try:
-        said = json.loads(plan.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        said = gate.parsed(gate.text_of(plan, "the plan that an audit writes"))
+    except ValueError as error:
         raise DamagedRecord(f"{plan} is not JSON: {error}") from None
-    if not (isinstance(said, dict) and isinstance(said.get("cells"), dict) and "leakscope" in said):
+    except BadInput as error:
+        raise DamagedRecord(str(error)) from None
+    if not is_plan(said):
         raise DamagedRecord(f"{plan} is not the plan that an audit writes; choose another folder")
     return len(said["cells"])
 
