@@ -481,6 +481,6 @@ KINDS: dict[str, Callable[[World], tuple[str, ...]]] = {
 
 
 def case(kind: str, seed: int, number: int, honest: Path, place: Path) -> Case:
-    """The case of this number, a function of kind, seed and number; its files are written to `place`, which is empty."""
+    """The case of this number, a function of kind, seed and number; its files are written to the empty `place`."""
     world = World(honest, place, random.Random(f"{seed} {kind} {number}"))
     return Case(kind, KINDS[kind](world), world.canary)

@@ -27,6 +27,7 @@ from leakscope.cli.rows import family as family_named
 from leakscope.cli.text import files, models, spelling
 from leakscope.cli.text import plan as reading
 from leakscope.core import gate
+from leakscope.core.errors import BadInput
 from leakscope.version import VERSION
 
 if TYPE_CHECKING:
@@ -175,16 +176,22 @@ def list_(
 def report(
     run: Annotated[Path, typer.Argument(help="The folder of an audit, such as runs/demo.")],
     redact: Annotated[
-        bool, typer.Option("--redact", help="Destroy pictures and labels of secrets in the page.")
+        bool,
+        typer.Option("--redact", help="Leave out pictures, labels and texts of secrets, and scores of less than 5."),
+    ] = False,
+    coarse: Annotated[
+        bool, typer.Option("--coarse-pictures", help="With --redact: 4 x 4 averages of each picture all the same.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Write the page of a run anew and print its path."""
     with _orderly():
+        if coarse and not redact:
+            raise BadInput("--coarse-pictures says what --redact leaves of pictures; give --redact too")
         files.run(run)
         from leakscope.cli.commands import report as reporting
 
-        raise typer.Exit(reporting.report(run, redact=redact, as_json=as_json))
+        raise typer.Exit(reporting.report(run, redact=redact, coarse=coarse, as_json=as_json))
 
 
 @app.command(epilog=f"{update_options.MODEL}\n\n{LEGEND}")
