@@ -55,7 +55,7 @@ NUMBERS: tuple[Any, ...] = (
 TEXTS = (
     "", " ", "\0", "a", "x" * 5000, "\U0001f600" * 50, "../../etc", "[" * 2000, "(" * 300, "-" * 5000 + "1", "1" * 400,
     "FedSGD()" + " >> Clip(1.0)" * 3000, "FedSGD()" + " >> Sign()" * 90, "('a' * 1000000000,)", "MLP(('a' * 10**9,))",
-    "Images(1, 8, 8)" * 2, "None", "...", "1j", "b'x'", "FedAvg(steps=300000000, lr=0.1)", "FedAvg(steps=1, lr=1e400)",
+    "Images(1, 8, 8)" * 2, "None", "...", "1j", "b'x'", "FedAvg(steps=300000000, lr=0.1)", "FedAvg(steps=1500, lr=0.1)", "FedAvg(steps=1, lr=1e400)",
     "FedAvg(steps=4, lr=0.1, batch_size=1)", "FedSGD() >> Clip(1e308)", "FedSGD() >> GaussianNoise(nan)", "Frames(26)",
     "FedSGD() >> Prune(keep=1e-300)", "Images(1, 100000, 100000)", "Images(1, -8, 8)", "Images(1, 8.5, 8)",
     "Images('1', 8, 8)", "Images(1, 8, 8, mean='a', std='b')", "Images(1, 2048, 2048)", "Text(1000000000, 8)",
@@ -63,8 +63,10 @@ TEXTS = (
     "TrueLabels((1.5,))", "TrueLabels('ab')", "TrueLabels((-1,))", "TrueLabels((10**9,))", "TrueLabels((999999,))",
     "TrueLabels(())", "TrueLabels(3)", "TrueLabels((3,))", "Lengths((1000000000,))", "Lengths(())", "Lengths('a')",
     "TrueTranscripts(((1, 2), 3))", "TrueTranscripts('ab')", "TrueTranscripts(((5000,),))", "Gallery",
-    "BatchNormStatistics((('a', 1),))", "BatchNormStatistics(3)", "PublicStatistics((('bn', LayerStatistics((1.0,), ())),))",
-    "PublicStatistics((('a', LayerStatistics((1.0,), (-1.0,))),))", "Synthetic((1, 100000, 100000))", "Digits(size=20000)",
+    "BatchNormStatistics((('a', 1),))", "BatchNormStatistics(3)",
+    "PublicStatistics((('bn', LayerStatistics((1.0,), ())),))",
+    "PublicStatistics((('a', LayerStatistics((1.0,), (-1.0,))),))", "Synthetic((1, 100000, 100000))",
+    "Digits(size=20000)",
     "Synthetic((1, 4, 4), classes=3, count=1000000000)", "Synthetic((1, 4, 4), seed=-1)", "MLP((1000000, 1000000))",
     "MLP(())", "MLP((-1,))", "MLP(5)", "Linear()", "LeNet()", "DeepSpeech(hidden=1000000)", "ResNet20()", "Key(-1)",
     "ViT(patch=0)", "ViT(dim=1000003)", "TextEncoder(depth=1000000)", "idlg(evaluations=-1)", "LabelCounts()",
@@ -281,7 +283,7 @@ def _tensors(world: World) -> Path:
         torch.zeros(0), torch.ones(3, dtype=torch.bool), torch.zeros(2, 2).to(torch.float8_e4m3fn),
         torch.empty(2, 2, device="meta"), torch.eye(3).to_sparse(), torch.zeros(1).expand(10**9), "text", None, 3.5,
         [1, 2], torch.zeros(2, dtype=torch.complex64), torch.zeros(2).bfloat16(), {"a": torch.zeros(1)},
-        Canary(world.canary), odd[key].double() * 1e300, torch.full_like(odd[key], 2) if odd[key].dtype != torch.int64 else 0,
+        Canary(world.canary), odd[key].double() * 1e300, torch.full_like(odd[key], 2),
     ))  # fmt: skip
     suffix = draw.choice((".pt", ".pth", ".ckpt", ".pkl", ".bin"))
     if kind == 3:
@@ -296,7 +298,8 @@ def _bomb(world: World) -> Path:
     path = world.place / "f.npz"
     head = b"\x93NUMPY\x01\x00" + struct.pack("<H", 118)
     shape = world.draw.choice(("(1000000000000,)", "(-1,)", "(1048576,)", "(10**9,)", "(8, 64)", "(" * 40, "(True,)"))
-    said = f"{{'descr': '{world.draw.choice(('<f4', '|O', '<U99999', 'V8'))}', 'fortran_order': False, 'shape': {shape}, }}"
+    kind = world.draw.choice(("<f4", "|O", "<U99999", "V8"))
+    said = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}"
     body = head + said.ljust(117).encode()[:117] + b"\n"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         with archive.open("w.npy", "w", force_zip64=True) as file:
@@ -344,8 +347,9 @@ def plan(world: World) -> tuple[str, ...]:
         at = draw.randrange(len(lines))
         key = lines[at].partition(" = ")[0]
         said = draw.choice((
-            json.dumps(world.text()), json.dumps([world.text()]), json.dumps(draw.choice(NUMBERS)), "9" * 5000, "[" * 500,
-            json.dumps(["FedSGD()", world.text()]), "1e999", "nan", "-1", "0x" + "f" * 400, "1979-05-27", '"""',
+            json.dumps(world.text()), json.dumps([world.text()]), json.dumps(draw.choice(NUMBERS)), "9" * 5000,
+            "[" * 500, json.dumps(["FedSGD()", world.text()]), "1e999", "nan", "-1", "0x" + "f" * 400,
+            "1979-05-27", '"""',
         ))  # fmt: skip
         lines[at] = f"{key} = {said}" if draw.random() < 0.9 else world.text()
         text = "\n".join(lines)

@@ -23,10 +23,13 @@ from leakscope.targets.vetting.size import numbers
 COPIES = 16
 """Bytes that one parameter of a model takes: weights and gradient, and one more of each while they are made."""
 
+MOVED = 8
+"""Bytes that one parameter takes in each replayed local step: the weights there, and the step to the next."""
+
 KEPT = 24
 """Bytes that one number of an input takes in a search: candidate, gradient, optimizer, and what the layers keep."""
 
-STEP = 2**20
+STEP = 2**19
 """Bytes that a replayed local step takes beside weights and inputs: what is kept to differentiate through it."""
 
 EXAMPLE = 2**12
@@ -59,7 +62,7 @@ def check_step(mechanism: AbstractMechanism, domain: AbstractDomain, examples: i
     protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
     if isinstance(protocol, FedAvg):
         at_once = min(protocol.batch_size or examples, examples)
-        each = STEP + weights * COPIES + at_once * fed
+        each = STEP + weights * MOVED + at_once * fed
         gate.afford(f"replaying {protocol.steps} local steps", protocol.steps * each)
 
 

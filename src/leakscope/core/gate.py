@@ -23,6 +23,9 @@ DEFAULT = 2**30
 LONGEST_TEXT = 2**26
 """Bytes of a plan, a list or a transcript: all that people write is shorter."""
 
+PIECE = 2**20
+"""Bytes that are unpacked at once."""
+
 DIGITS = 19
 """Of a whole number in a text: as many as 64 bits hold; longer ones fit into no array, file or clock."""
 
@@ -144,12 +147,15 @@ def unpacked(path: Path) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(path) as archive:
         afford(f"{path}, unpacked,", sum(member.file_size for member in archive.infolist()), held=held)
         for member in archive.infolist():
+            content = bytearray()
             with archive.open(member) as file:
-                content = file.read(left + 1)
-            if len(content) > left:
-                afford(f"{path}, unpacked,", max(limit(), 2 * held) + 1, held=held)
+                # In pieces: one large read unpacks as much at once, whatever is declared.
+                while piece := file.read(PIECE):
+                    content += piece
+                    if len(content) > left:
+                        afford(f"{path}, unpacked,", max(limit(), 2 * held) + 1, held=held)
             left -= len(content)
-            yield member.filename, content
+            yield member.filename, bytes(content)
 
 
 def shortened(text: object, most: int = 80) -> str:

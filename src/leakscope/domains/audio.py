@@ -20,6 +20,9 @@ from leakscope.domains.speech import RATE, WINDOW
 SLOWEST, FASTEST = 4000, 768_000
 """Hz; below the first nothing that a recognizer needs is left, above the second no sound card records."""
 
+MOST_TAPS = 50_000
+"""The largest part of the ratio of two rates in lowest terms: the filter has twenty times as many taps."""
+
 COSTS = 4
 """Arrays of float64 that reading one recording takes at once."""
 
@@ -39,6 +42,10 @@ def resampled(samples: Samples, rate: int) -> Tensor:
     if rate > FASTEST:
         raise BadInput(f"expected at most {FASTEST} samples per second, got {rate}; write it again at 16000")
     common = math.gcd(RATE, rate)
+    if max(RATE, rate) // common > MOST_TAPS:
+        raise BadInput(
+            f"{rate} samples per second have no ratio to {RATE} that a filter can have; write it again at 16000"
+        )
     values = samples if rate == RATE else resample_poly(samples, RATE // common, rate // common)
     return torch.from_numpy(np.asarray(values, dtype=np.float32))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import struct
 import tokenize
@@ -123,10 +124,19 @@ def listed(names: list[str]) -> str:
 
 
 def _archive(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    return {
-        name.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-        for name, content in gate.unpacked(path)
-    }
+    return {name.removesuffix(".npy"): _array(name, content) for name, content in gate.unpacked(path)}
+
+
+def _array(name: str, content: bytes) -> np.ndarray[Any, Any]:
+    """One array. numpy reserves what its header says: that is compared with what is there before."""
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = reader(file)
+    wanted, held = math.prod(shape) * dtype.itemsize, len(content) - file.tell()
+    if min(shape, default=0) < 0 or wanted != held:
+        raise ValueError(f"{name} holds {held} bytes, its shape {shape} and type {dtype} need {wanted}")
+    return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
 
 
 def _zipped(path: Path) -> None:
