@@ -182,7 +182,10 @@ class Table:
         """Count it, and show what it did wrong."""
         self.kinds.setdefault(one.kind, []).append(one)
         if one.faults:
-            print(f"  {one.name}: {', '.join(one.faults)} ({one.seconds:.1f} s, {one.peak / 2**20:.0f} MB): {one.said}")
+            print(
+                f"  {one.name}: {', '.join(one.faults)} ({one.seconds:.1f} s, {one.peak / 2**20:.0f} MB): {one.said}",
+                flush=True,
+            )
 
     def show(self) -> bool:
         """Print a line per kind; whether nothing is wrong."""

@@ -7,6 +7,7 @@ whole, with a right checksum, and say what cannot be.
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import random
 import shutil
@@ -55,7 +56,8 @@ NUMBERS: tuple[Any, ...] = (
 TEXTS = (
     "", " ", "\0", "a", "x" * 5000, "\U0001f600" * 50, "../../etc", "[" * 2000, "(" * 300, "-" * 5000 + "1", "1" * 400,
     "FedSGD()" + " >> Clip(1.0)" * 3000, "FedSGD()" + " >> Sign()" * 90, "('a' * 1000000000,)", "MLP(('a' * 10**9,))",
-    "Images(1, 8, 8)" * 2, "None", "...", "1j", "b'x'", "FedAvg(steps=300000000, lr=0.1)", "FedAvg(steps=1500, lr=0.1)", "FedAvg(steps=1, lr=1e400)",
+    "Images(1, 8, 8)" * 2, "None", "...", "1j", "b'x'", "FedAvg(steps=300000000, lr=0.1)",
+    "FedAvg(steps=1500, lr=0.1)", "FedAvg(steps=1, lr=1e400)",
     "FedAvg(steps=4, lr=0.1, batch_size=1)", "FedSGD() >> Clip(1e308)", "FedSGD() >> GaussianNoise(nan)", "Frames(26)",
     "FedSGD() >> Prune(keep=1e-300)", "Images(1, 100000, 100000)", "Images(1, -8, 8)", "Images(1, 8.5, 8)",
     "Images('1', 8, 8)", "Images(1, 8, 8, mean='a', std='b')", "Images(1, 2048, 2048)", "Text(1000000000, 8)",
@@ -78,7 +80,7 @@ TEXTS = (
 
 @dataclass(frozen=True)
 class Case:
-    """kind: of the file. line: the command. canary: a file that is there only where code of the file was run."""
+    """kind: of the file. line: the command. canary: a place where something is only if code of the file was run."""
 
     kind: str
     line: tuple[str, ...]
@@ -119,13 +121,13 @@ class World:
 
 
 class Canary:
-    """A pickle that writes a file when it is read."""
+    """A pickle that makes a folder when it is read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open, (str(self.path), "w")
+        return os.mkdir, (str(self.path),)
 
 
 def damage(world: World, path: Path) -> None:

@@ -458,7 +458,7 @@ def test_the_benchmark_sees_what_it_looks_for(fuzz, tmp_path: Path, monkeypatch:
         path = world.place / "f.pkl"
         path.write_bytes(__import__("pickle").dumps(strange.Canary(world.canary)))
         rest = ("--kind", "gradient", "--domain", "1x8x8", "--classes", "10", "--allow-pickle")
-        return ("capture", *MODEL, "--update", str(path), *rest)
+        return ("capture", *MODEL, "--update", str(path), *rest, "--out", str(world.place / "out.safetensors"))
 
     monkeypatch.setitem(strange.KINDS, "foreign", trusted)
     assert "execution" in given["tried"]("foreign:0:0", place, alarms).faults
@@ -466,7 +466,7 @@ def test_the_benchmark_sees_what_it_looks_for(fuzz, tmp_path: Path, monkeypatch:
     monkeypatch.setitem(strange.KINDS, "update", lambda world: ("attack", str(place / "update.safetensors"), *MODEL))
 
     def broken(text: str) -> object:
-        raise KeyError(text[:3])
+        raise ZeroDivisionError(text[:3])
 
     monkeypatch.setattr(gate, "parsed", broken)
     assert given["tried"]("update:0:0", place, alarms).faults == ("traceback",)
