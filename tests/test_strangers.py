@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import re
 import runpy
@@ -384,6 +385,22 @@ def test_a_disk_that_refuses_ends_in_a_sentence(
     ):
         assert says in refused(*line, code=code)
     assert list(tmp_path.iterdir()) == []  # no half of a file
+
+
+def test_workers_tell_of_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "p.toml").write_text(PLAN.replace("trials = 2", "trials = 1"))
+    run, old = tmp_path / "run", RunStore.write
+
+    def full(self: RunStore, record: object, arrays: object = None) -> Path:
+        if os.getpid() != here:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
+        return old(self, record, arrays)  # type: ignore[arg-type]
+
+    here = os.getpid()
+    monkeypatch.setattr(RunStore, "write", full)
+    monkeypatch.setattr("leakscope.audit.engines.processes._context", lambda: multiprocessing.get_context("fork"))
+    said = refused("audit", tmp_path / "p.toml", "--workers", "1", "--out", run, code=3)
+    assert "make room" in said
 
 
 def test_folders_and_long_names_in_the_place_of_files(files: Path, tmp_path: Path) -> None:
