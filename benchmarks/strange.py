@@ -78,6 +78,28 @@ TEXTS = (
 )  # fmt: skip
 
 
+PLAUSIBLE = {
+    "trials": ("2", "1000000000", "3"),
+    "seed": ("9223372036854775807", "12"),
+    "batch_size": ("[1, 2]", "4", "24", "100000", "1000000000"),
+    "told": ('["TrueLabels"]', '["Gallery"]', '["PublicStatistics", "BatchNormStatistics"]', "[]"),
+    "attacks": ('["LinearLayer()", "LabelSigns()"]', '["idlg(evaluations=2)"]', '["Auto()"]', "[]"),
+    "mechanisms": (
+        '["FedAvg(steps=1500, lr=0.1)"]', '["FedAvg(steps=2, lr=1e300)"]', '["FedSGD() >> Sign() >> Prune(keep=0.1)"]',
+        '["DPSGD(clip=1.0, noise=1e-300)"]', '["FedSGD() >> GaussianNoise(1e308)"]', '["FedSGD() >> Quantize(bits=1)"]',
+        '["FedAvg(steps=9, lr=0.1, batch_size=1, shuffle=True)"]',
+    ),
+    "metrics": ('["SSIM()"]', '["MSE()", "PSNR()"]'),
+    "delta": ("1e-300", "0.999999"),
+    "dataset": (
+        '"Digits(size=8)"', '"Synthetic((3, 4, 4), classes=1, count=2)"', '"Sentences(count=16)"', '"Digits(size=1)"',
+        '"Synthetic((1, 1, 1), classes=1000000, count=9)"', '"Synthetic((1, 4, 4), classes=3, count=40000)"',
+    ),
+    "target": ('"MLP((4,))"', '"LeNet()"', '"TextEncoder(dim=8, depth=1, heads=2)"', '"MLP((100000, 900))"', '"ResNet20()"'),
+}  # fmt: skip
+"""What might be meant, by key of a plan: these go further than what is refused at sight."""
+
+
 @dataclass(frozen=True)
 class Case:
     """kind: of the file. line: the command. canary: a place where something is only if code of the file was run."""
@@ -273,9 +295,7 @@ def _tensors(world: World) -> Path:
         return place / "f.safetensors"
     if kind == 1:
         _bend(world, named)
-        np.savez_compressed(
-            place / "f.npz", **{f"a{i}" if not k.isidentifier() else k: v for i, (k, v) in enumerate(named.items())}
-        )
+        np.savez_compressed(place / "f.npz", **{key or "empty": value for key, value in named.items()})
         return place / "f.npz"
     if kind == 2:
         return _bomb(world)
@@ -319,10 +339,10 @@ def _bomb(world: World) -> Path:
 
 
 WEIGHTS = {
-    "layers.1.weight": np.zeros((8, 64)),
-    "layers.1.bias": np.zeros(8),
-    "layers.3.weight": np.zeros((10, 8)),
-    "layers.3.bias": np.zeros(10),
+    "1.weight": np.zeros((8, 64)),
+    "1.bias": np.zeros(8),
+    "4.weight": np.zeros((10, 8)),
+    "4.bias": np.zeros(10),
 }
 
 
@@ -353,6 +373,8 @@ def plan(world: World) -> tuple[str, ...]:
             "[" * 500, json.dumps(["FedSGD()", world.text()]), "1e999", "nan", "-1", "0x" + "f" * 400,
             "1979-05-27", '"""',
         ))  # fmt: skip
+        if key in PLAUSIBLE and draw.random() < 0.6:
+            said = draw.choice(PLAUSIBLE[key])
         lines[at] = f"{key} = {said}" if draw.random() < 0.9 else world.text()
         text = "\n".join(lines)
     path = world.place / "p.toml"

@@ -93,10 +93,12 @@ def capture(order: Capture) -> Exit:
 def _scene(order: Capture) -> _Scene:
     given, private = order.domain and domain(order.domain), order.private
     if given:
-        check_domain(given)
+        check_domain(given)  # before a folder of pictures is read for it
     where = None if private.data is None else source(private.data, given or None)
     takes = given or (where and where.domain)
     classes = order.classes or (where and where.classes)
+    if takes:
+        check_domain(takes)
     assert takes  # what is neither given nor in data was refused when the order was checked
     assert classes
     return _Scene(takes, classes, where, _secret(order, where, takes))
