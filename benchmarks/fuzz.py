@@ -35,6 +35,7 @@ from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import lies
 import strange
 import torch
 from typer.testing import CliRunner
@@ -76,7 +77,7 @@ def honest(folder: Path) -> None:
     """Files that the command line itself writes, for the cases to spoil."""
     capture = ("capture", *strange.LINEAR, "--data", "Digits(size=8)", "--tell", "BatchSize", "--tell", "TrueLabels")
     out = str(folder / "update.safetensors"), str(folder / "secret.safetensors")
-    (folder / "plan.toml").write_text(strange.PLAN)
+    (folder / "plan.toml").write_text(lies.PLAN)
     average = ("--mechanism", "FedAvg(steps=2, lr=0.1) >> Clip(1.0)", "--count", "2")
     lines = (
         (*capture, "--out", out[0], "--secret", out[1]),
