@@ -76,7 +76,9 @@ def furnish(folder: Path) -> None:
     for name, (old, new) in CHANGES.items():
         (folder / f"{name.replace(' ', '-')}.toml").write_text(PLAN.replace(old, new))
     (folder / "begun" / "cells").mkdir(parents=True)
-    (folder / "begun" / "plan.json").write_text(json.dumps({"leakscope": "0", "cells": {"a": {}, "b": {}}}))
+    (folder / "begun" / "plan.json").write_text(
+        json.dumps({"leakscope": "0", "title": "", "started": "", "cells": {"a": {}, "b": {}}})
+    )
     (folder / "begun" / "cells" / "a.safetensors").touch()
     (folder / "earlier" / "cells").mkdir(parents=True)
     (folder / "earlier" / "plan.json").write_text(json.dumps({"leakscope": "0.1.0", "cells": {"a": {}}}))

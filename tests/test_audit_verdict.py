@@ -261,13 +261,22 @@ def test_luck_is_the_binomial_tail(values, chance):
 
 def test_labels_that_go_together_count_less():
     """Eight batches of one class each: a guess is right for all of a batch or for none, and luck knows."""
-    alike = [claimed(score("label-accuracy", [float(hit)] * 16, 0.1)) for hit in (1, 0, 0, 1, 0, 0, 0, 0)]
-    apart = [claimed(score("label-accuracy", [1.0] * 4 + [0.0] * 12, 0.1)) for _ in range(8)]
+    alike = [
+        claimed(score("label-accuracy", [float(hit)] * 16, 0.1)).model_copy(update={"labels_true": (place,) * 16})
+        for place, hit in enumerate((1, 0, 0, 1, 0, 0, 0, 0))
+    ]
+    apart = [
+        claimed(score("label-accuracy", [1.0] * 4 + [0.0] * 12, 0.1)).model_copy(
+            update={"labels_true": tuple(range(16))}
+        )
+        for _ in range(8)
+    ]
     blind = labels(*[[0.0] * 16] * 8)
     together, single = (evidence("label-accuracy", side, blind) for side in (alike, apart))
     assert together.value == single.value == 0.25
     assert single.luck < 1e-3, "32 of 128 with chance 0.1"
-    assert together.luck > 0.05, "2 of 8 with chance 0.1"
+    assert together.luck == pytest.approx(stats.binom.sf(1, 8, 0.1)), "2 of 8 with chance 0.1"
+    assert single.luck == pytest.approx(stats.binom.sf(31, 128, 0.1)), "32 of 128"
     assert together.interval.high > single.interval.high + 0.1
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import final
@@ -76,6 +77,7 @@ class Evidence:
     interval: of the mean gain at 95 %, None with fewer than `TRIALS` trials (of shares, over items that know their
     trial: `intervals.share`). luck: the probability by luck alone of a mean gain so far above `MARGIN`, or of so many
     hits; 1 where nothing speaks for a leak. values, blind: all items of the trials that have both, in `trials` ones.
+    independent: as how many independent items they count for a guess that saw nothing (`mixed`).
     recovered, certified, refuted: see the functions of these names.
     """
 
@@ -91,6 +93,7 @@ class Evidence:
     certified: int
     refuted: int
     trials: tuple[tuple[float, ...], ...] = ()
+    independent: float = 1.0
 
     @property
     def proven(self) -> bool:
@@ -149,12 +152,58 @@ def evidence(metric: str, side: Records, blind: Records) -> Evidence | None:
         certified=certified(metric, side, blind),
         refuted=refuted(metric, side, blind),
         trials=trials,
+        independent=_independent(side, pairs) if metric in SHARES else 1.0,
     )
     # A certificate of labels is held against luck over its own items, and so counts in fewer trials too.
     least = _certified_luck(metric, side, blind) if found.certified and metric in SHARES else 1.0
     if len(gains) < TRIALS:
         return dataclasses.replace(found, luck=least)
     return dataclasses.replace(found, interval=_interval(found), luck=min(least, _luck(found)))
+
+
+def mixed(trials: Sequence[Sequence[Hashable]]) -> float:
+    """As how many independent items those of the trials count for a guess that saw nothing.
+
+    trials: what is true of each item of each trial, G >= 1 of them. A guess is right or wrong alike for items of which
+    the same is true: where each client has one class, it is right for all of a batch or for none. With a, b the shares
+    of equal pairs within and between trials, r = (a - b) / (1 - b) is the correlation of two items of a trial (Fleiss
+    and Cuzick 1979), and n items in trials of m count as n / (1 + (m - 1) r), with r at least 0. Of one trial alone
+    nothing tells r: it counts as one item.
+
+    >>> mixed([[3, 7], [7, 3]]), mixed([[3, 3], [7, 7]]), mixed([[1], [1], [2]]), mixed([[1, 2, 3]])
+    (4.0, 2.0, 3.0, 1.0)
+    """
+    total, count = sum(map(len, trials)), len(trials)
+    if total == count:
+        return float(total)
+    if count == 1:
+        return 1.0
+    # Pairs that are equal: c (c - 1) / 2 for a truth that occurs c times.
+    inside = math.fsum(_pairs(Counter(trial).values()) for trial in trials)
+    overall = _pairs(Counter(truth for trial in trials for truth in trial).values())
+    within, all_pairs = math.fsum(_pairs([len(trial)]) for trial in trials), _pairs([total])
+    between = (overall - inside) / (all_pairs - within)
+    if between >= 1:
+        # One truth in all: a guess of it is right everywhere, and that is one piece of luck.
+        return 1.0
+    alike = max(0.0, (inside / within - between) / (1 - between))
+    return total / (1 + (total / count - 1) * alike)
+
+
+def _pairs(counts: Iterable[int]) -> float:
+    return math.fsum(count * (count - 1) / 2 for count in counts)
+
+
+def _independent(side: Records, pairs: Sequence[tuple[ScoreRecord, ScoreRecord] | None]) -> float:
+    """`mixed` of what the records say is true: labels, or who it was. Where they do not say, each trial is one item."""
+    truths: list[Sequence[Hashable]] = []
+    for place, (record, pair) in enumerate(zip(side, pairs, strict=True)):
+        if record is None or pair is None:
+            continue
+        count = len(pair[0].items)
+        said: list[Sequence[Hashable]] = [record.labels_true, [one.true for one in record.rankings]]
+        truths.append(next((one for one in said if len(one) == count), [("trial", place)] * count))
+    return mixed(truths)
 
 
 def _interval(found: Evidence) -> Interval:
@@ -170,8 +219,7 @@ def _luck(found: Evidence) -> float:
     if not found.better:
         return 1.0
     if found.metric in SHARES:
-        # Not all items count in full: where a client has one class only, a guess is right for all or for none.
-        return luck(found.value, intervals.effective(found.trials), found.chance)
+        return luck(found.value, found.independent, found.chance)
     return intervals.exceeds(found.gains, MARGIN)
 
 

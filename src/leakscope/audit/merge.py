@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leakscope.audit.plan import Plan
-from leakscope.audit.run import PLAN, conclude
+from leakscope.audit.run import conclude
 from leakscope.core.errors import BadInput, BadPlan, DamagedRecord
 from leakscope.ledger.record import Summary
 from leakscope.ledger.store import RunStore
@@ -24,7 +24,7 @@ def merge(plan: Plan, runs: Sequence[Path], folder: Path, *, command: str = "") 
     sources = [RunStore(Path(run)) for run in runs]
     for store in sources:
         _check(store, set(wanted))
-    if into.folder.exists() and into.read_json(PLAN) is None and any(into.folder.iterdir()):
+    if into.folder.exists() and into.plan() is None and any(into.folder.iterdir()):
         raise BadInput(f"{into.folder} is not empty and holds no audit; choose another folder")
     have = set(into.names())
     for name in wanted:
@@ -34,7 +34,7 @@ def merge(plan: Plan, runs: Sequence[Path], folder: Path, *, command: str = "") 
 
 
 def _check(store: RunStore, wanted: set[str]) -> None:
-    old = store.read_json(PLAN)
+    old = store.plan()
     if old is None:
         raise BadInput(f"{store.folder} holds no audit; give the folders that `leakscope audit --shard` wrote")
     if old["leakscope"] != VERSION:

@@ -95,7 +95,7 @@ def conclude(plan: Plan, folder: Path, *, command: str = "") -> Summary:
     store, cells = RunStore(Path(folder)), plan.cells()
     with sole_runner(store.folder) as lease:
         store = RunStore(store.folder, lease=lease)
-        if store.read_json(PLAN) is not None:
+        if store.plan() is not None:
             _check_folder(store, cells, Resumption(allowed=True))
         audit = _Audit(plan, store, cells, _write_plan(store, plan, cells), command)
         return audit.close(_records(store, cells, silent))
@@ -183,7 +183,7 @@ def _records(store: RunStore, cells: tuple[Cell, ...], listen: Listen, *, mend: 
 
 
 def _check_folder(store: RunStore, cells: tuple[Cell, ...], resumption: Resumption) -> None:
-    old = store.read_json(PLAN)
+    old = store.plan()
     if old is None:
         _check_empty(store.folder)
         return
@@ -239,7 +239,7 @@ def _short(value: object) -> str:
 
 def _write_plan(store: RunStore, plan: Plan, cells: tuple[Cell, ...]) -> str:
     """Keep the plan and say when the audit first started."""
-    old = store.read_json(PLAN)
+    old = store.plan()
     started = old["started"] if old else time.strftime("%Y-%m-%dT%H:%M:%S%z")
     said = {
         "schema": 1,

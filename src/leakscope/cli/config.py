@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, final
 
 from leakscope.attacks.portfolio.handed_on import usual
+from leakscope.audit.affordable import check_model, check_step
 from leakscope.audit.plan import Plan, Scene
 from leakscope.audit.resources import Resources
 from leakscope.audit.telling import kind_named
@@ -45,6 +46,15 @@ def built(written: WrittenPlan) -> Plan:
     return _Builder(written).plan()
 
 
+def _affordable(scene: Scene, plan: Plan) -> None:
+    """Raises `BadInput` where the scene asks for more memory than the gate allows."""
+    takes, classes = scene.source.domain, scene.source.classes
+    weights = check_model(scene.architecture, takes, classes)
+    for mechanism in scene.mechanisms or plan.mechanisms:
+        for examples in scene.batch_sizes or plan.batch_sizes:
+            check_step(mechanism, takes, examples, weights)
+
+
 @final
 @dataclass(frozen=True)
 class _Builder:
@@ -71,9 +81,12 @@ class _Builder:
             "scenes": tuple(self._scene(scene) for scene in said.scenes),
         }
         try:
-            return Plan(**parts, names=tuple(sorted(self.names.items())))
+            made = Plan(**parts, names=tuple(sorted(self.names.items())))
         except BadInput as error:
             raise BadPlan(f"{said.sheet.name}: {error}") from None
+        for scene, place in zip(made.scenes, said.scenes, strict=True):
+            said.sheet.tried(place.place, _affordable, scene, made)
+        return made
 
     def _scene(self, said: WrittenScene) -> Scene:
         source: AbstractSource = self._one(f"{said.place}.dataset", said.dataset, Family.DATASETS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, final
 
 import typer
 
+from leakscope.core import gate
 from leakscope.core.errors import LeakscopeError
 
 if TYPE_CHECKING:
@@ -26,6 +28,11 @@ class Exit(enum.IntEnum):
     USAGE = 2
     INCOMPLETE = 3
 
+
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+"""What torch says where memory ends."""
+
+SMALLER = "give fewer examples at once, a smaller model, or a larger machine"
 
 LEGEND = "Exit codes: 0 no leak found, 1 leak, 2 usage, 3 inconclusive or incomplete."
 
@@ -52,10 +59,6 @@ def orderly() -> Iterator[None]:
     except LeakscopeError as error:
         print(f"leakscope: {error}", file=sys.stderr)
         raise typer.Exit(Exit.USAGE) from None
-    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        # Where to read and write is the user's choice. That a disk is full is not, and keeps its traceback.
-        print(f"leakscope: {error.filename}: {error.strerror}; choose another place", file=sys.stderr)
-        raise typer.Exit(Exit.USAGE) from None
     except KeyboardInterrupt:
         print("leakscope: stopped", file=sys.stderr)
         raise typer.Exit(Exit.INCOMPLETE) from None
@@ -63,3 +66,25 @@ def orderly() -> Iterator[None]:
         # Whoever read our output is gone; the interpreter's last flush must not fail in turn.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(Exit.INCOMPLETE) from None
+    except OSError as error:
+        said, ended = _of_system(error)
+        print(f"leakscope: {said}", file=sys.stderr)
+        raise typer.Exit(ended) from None
+    except (MemoryError, RuntimeError) as error:
+        # torch has no error of its own for memory; every other RuntimeError is a bug and keeps its traceback
+        if not (isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)):
+            raise
+        print(f"leakscope: the memory of this machine does not suffice; {SMALLER}", file=sys.stderr)
+        raise typer.Exit(Exit.INCOMPLETE) from None
+
+
+def _of_system(error: OSError) -> tuple[str, Exit]:
+    """What the operating system refused, in a sentence, and the code to end with."""
+    place = f"{gate.shortened(error.filename)}: " if error.filename is not None else ""
+    why = error.strerror or str(error) or type(error).__name__
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{place}{why}; what is written is whole: make room, then go on", Exit.INCOMPLETE
+    if error.errno in (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        return f"{place}{why}; what is written is whole: try again", Exit.INCOMPLETE
+    # Where to read and write is the user's choice: a read-only place, a name that is too long, a file for a folder.
+    return f"{place}{why}; choose another place", Exit.USAGE

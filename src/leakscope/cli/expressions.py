@@ -15,9 +15,15 @@ from leakscope.audit.telling import kind_named
 from leakscope.cli.names import KINDS
 from leakscope.cli.rows import Family
 from leakscope.cli.text import spelling
+from leakscope.core import gate
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import Fact
+
+WRONG = (
+    TypeError, AttributeError, ValueError, ArithmeticError, LookupError, MemoryError, RecursionError, AssertionError,
+)  # fmt: skip
+"""What a constructor raises that does not look at an argument before it uses it."""
 
 OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.RShift: operator.rshift,
@@ -41,7 +47,7 @@ def build(text: str, family: Family) -> Any:
     built = _value(spelling.expression(text, family))
     if not isinstance(built, KINDS[family]):
         raise BadInput(
-            f"expected {spelling.an(spelling.SINGULAR[family])}, got {text!r}; write for example "
+            f"expected {spelling.an(spelling.SINGULAR[family])}, got {gate.shortened(text)!r}; write for example "
             f"{spelling.example(family)}"
         )
     return built
@@ -102,7 +108,7 @@ def _combined(node: ast.BinOp) -> Any:
     # The last two: a text or a list of numbers, a million million times.
     except (TypeError, MemoryError, OverflowError):
         raise BadInput(
-            f"{ast.unparse(node)!r} does not combine: {type(left).__name__} with {type(right).__name__}"
+            f"{gate.shortened(ast.unparse(node))!r} does not combine: {type(left).__name__} with {type(right).__name__}"
         ) from None
 
 
@@ -113,6 +119,7 @@ def _called(node: ast.Call) -> Any:
     try:
         return function(*arguments, **keywords)
     except BadInput as error:
-        raise BadInput(f"{ast.unparse(node)}: {error}") from None
-    except (TypeError, AttributeError, ValueError) as error:
-        raise BadInput(f"{ast.unparse(node)} has an argument of the wrong kind: {error}") from None
+        raise BadInput(f"{gate.shortened(ast.unparse(node))}: {error}") from None
+    except WRONG as error:
+        why = gate.shortened(str(error) or type(error).__name__, 200)
+        raise BadInput(f"{gate.shortened(ast.unparse(node))} has an argument of the wrong kind: {why}") from None

@@ -25,6 +25,8 @@ from leakscope.cli.options.demo import Subject
 from leakscope.cli.rows import family as family_named
 from leakscope.cli.text import asked, files
 from leakscope.cli.text import plan as reading
+from leakscope.core import gate
+from leakscope.core.errors import BadInput
 from leakscope.version import VERSION
 
 if TYPE_CHECKING:
@@ -70,8 +72,18 @@ PLAN_KEYS = "\b\nKeys of the plan file (type; default):\n" + "\n".join(plan_keys
 @app.callback(invoke_without_command=True)
 def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    limit_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="How much a file of somebody else may ask for beyond what it holds, such as 8GB; 1GB by default.",
+        ),
+    ] = None,
 ) -> None:
     """Options before the command."""
+    if limit_memory is not None:
+        with _orderly():
+            gate.raise_limit(gate.bytes_of(limit_memory))
     if version:
         print(VERSION)
         raise typer.Exit(Exit.NO_LEAK_FOUND)
@@ -166,16 +178,22 @@ def list_(
 def report(
     run: Annotated[Path, typer.Argument(help="The folder of an audit, such as runs/demo.")],
     redact: Annotated[
-        bool, typer.Option("--redact", help="Destroy pictures and labels of secrets in the page.")
+        bool,
+        typer.Option("--redact", help="Leave out pictures, labels and texts of secrets, and scores of less than 5."),
+    ] = False,
+    coarse: Annotated[
+        bool, typer.Option("--coarse-pictures", help="With --redact: 4 x 4 averages of each picture all the same.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Write the page of a run anew and print its path."""
     with _orderly():
+        if coarse and not redact:
+            raise BadInput("--coarse-pictures says what --redact leaves of pictures; give --redact too")
         files.run(run)
         from leakscope.cli.commands import report as reporting
 
-        raise typer.Exit(reporting.report(run, redact=redact, as_json=as_json))
+        raise typer.Exit(reporting.report(run, redact=redact, coarse=coarse, as_json=as_json))
 
 
 @app.command(epilog=f"{update_options.MODEL}\n\n{LEGEND}")

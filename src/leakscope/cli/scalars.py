@@ -8,6 +8,7 @@ from pathlib import Path
 
 from leakscope.core.effort import Progress, Watch
 from leakscope.core.errors import optional
+from leakscope.ledger.folders import private_folder
 
 
 @contextmanager
@@ -23,6 +24,7 @@ def scalars(folder: Path | None, name: str, watch: Watch) -> Iterator[Watch]:
     optional("tensorboard", extra="tensorboard", purpose="writing scalars of a search")
     from torch.utils.tensorboard import SummaryWriter
 
+    private_folder(folder)
     writer = SummaryWriter(str(folder / name))
 
     def both(said: Progress) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import SupportsInt, final
 
+from leakscope.core.arguments import places
 from leakscope.core.errors import BadInput
 
 
@@ -38,6 +39,11 @@ class Annotation:
     per: Per = Per.EXAMPLE
 
     def __post_init__(self) -> None:
+        texts = (self.name, *self.categories)
+        given: object = self.categories
+        if isinstance(given, str) or not all(isinstance(one, str) for one in texts):
+            raise BadInput("an annotation needs a name and a sequence of names of categories; give texts")
+        object.__setattr__(self, "values", places(f"the values of {self.name!r}", self.values))
         strange = sorted({value for value in self.values if not 0 <= value < len(self.categories)})
         if strange:
             raise BadInput(f"{self.name}: expected places in {len(self.categories)} categories, got {strange[:4]}")

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Iterable
 
 from leakscope.core.errors import BadInput
+
+LARGEST = 2**63 - 1
+"""The largest whole number of 64 bits: what tensors, files and clocks count with."""
 
 
 def number(
@@ -26,7 +30,10 @@ def number(
     wanted = left if math.isinf(high) else f"{left} {'<' if high_open else '<='} {high:g}"
     if isinstance(got, bool) or not isinstance(got, numbers.Real):
         raise BadInput(f"expected {wanted}, got {got!r}")
-    value = float(got)
+    try:
+        value = float(got)
+    except OverflowError:  # a whole number of hundreds of digits
+        raise BadInput(f"expected {wanted}, got a number of {len(str(got))} digits") from None
     above = value > low if low_open else value >= low
     below = value < high if high_open else value <= high
     if not (math.isfinite(value) and above and below):
@@ -47,16 +54,34 @@ def count(name: str, got: object, *, low: int = 1, high: int | None = None) -> i
     value = int(got)
     if value < low or (high is not None and value > high):
         raise BadInput(f"expected {wanted}, got {got!r}")
+    if abs(value) > LARGEST:
+        raise BadInput(f"expected {wanted}, got a number of more than 64 bits")
     return value
 
 
-def is_number(got: object) -> bool:
-    """Whether `got` is one of Python's own numbers; True and False are none.
+def places(name: str, got: object, *, low: int = 0) -> tuple[int, ...]:
+    """`got` as a tuple of whole numbers, each at least `low`. Raises `BadInput` on anything else, a text included.
 
-    >>> is_number(1), is_number(True), is_number("1")
-    (True, False, False)
+    >>> places("labels", [3, 0])
+    (3, 0)
+    >>> places("labels", "30")
+    Traceback (most recent call last):
+    leakscope.core.errors.BadInput: expected labels to be a sequence of whole numbers, got '30' of type str; \
+write (0, 1)
     """
-    return isinstance(got, int | float) and not isinstance(got, bool)
+    if isinstance(got, str | bytes) or not isinstance(got, Iterable):
+        raise BadInput(f"expected {name} to be a sequence of whole numbers, got {_shown(got)}; write (0, 1)")
+    return tuple(count(f"each of {name}", one, low=low) for one in got)
+
+
+def is_number(got: object) -> bool:
+    """Whether `got` is one of Python's own numbers; True and False are none, nor is one of hundreds of digits.
+
+    >>> is_number(1), is_number(True), is_number("1"), is_number(10**400)
+    (True, False, False, False)
+    """
+    # A whole number of hundreds of digits is none that can be computed with.
+    return isinstance(got, float) or (isinstance(got, int) and not isinstance(got, bool) and abs(got) <= LARGEST)
 
 
 def flag(name: str, got: object) -> bool:

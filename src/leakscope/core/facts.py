@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import final
 
 from leakscope.core.arguments import count as whole
-from leakscope.core.arguments import instance
+from leakscope.core.arguments import instance, number, places
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
 
@@ -58,7 +59,9 @@ class TrueLabels(Fact):
     values: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(int(v) for v in self.values))
+        object.__setattr__(self, "values", places("the labels", self.values))
+        if not self.values:
+            raise BadInput("expected a label for each example, got none; leave the fact out")
 
     def contradiction(self, batch: Batch) -> str | None:
         """Whether the batch has other labels."""
@@ -76,9 +79,9 @@ class Lengths(Fact):
     values: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(int(v) for v in self.values))
-        if not self.values or min(self.values) < 1:
-            raise BadInput(f"expected a number of frames >= 1 for each utterance, got {self.values}")
+        object.__setattr__(self, "values", places("the numbers of frames", self.values, low=1))
+        if not self.values:
+            raise BadInput("expected a number of frames >= 1 for each utterance, got none; leave the fact out")
 
     def contradiction(self, batch: Batch) -> str | None:
         """Whether the utterances have other lengths."""
@@ -96,7 +99,12 @@ class TrueTranscripts(Fact):
     values: tuple[tuple[int, ...], ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(tuple(int(v) for v in one) for one in self.values))
+        given: object = self.values
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise BadInput(f"expected one sequence of labels for each utterance, got {self.values!r}; write ((0, 1),)")
+        object.__setattr__(self, "values", tuple(places("a transcript", one) for one in self.values))
+        if not self.values:
+            raise BadInput("expected a transcript for each utterance, got none; leave the fact out")
 
     def contradiction(self, batch: Batch) -> str | None:
         """Whether the utterances have other transcripts."""
@@ -113,6 +121,26 @@ class LayerStatistics:
     mean: tuple[float, ...]
     variance: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        for name, low in (("mean", -math.inf), ("variance", 0.0)):
+            given = getattr(self, name)
+            if isinstance(given, str) or not isinstance(given, Iterable):
+                raise BadInput(f"expected one {name} per channel, got {given!r}; write (0.0, 1.0)")
+            object.__setattr__(self, name, tuple(number(name, one, low=low) for one in given))
+        if len(self.mean) != len(self.variance) or not self.mean:
+            raise BadInput(f"{len(self.mean)} means do not fit {len(self.variance)} variances; give one per channel")
+
+
+def _layers(given: object) -> tuple[tuple[str, LayerStatistics], ...]:
+    """Pairs of a layer's name and its statistics. Raises `BadInput` on anything else."""
+    pairs = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else None
+    if pairs is None or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+        raise BadInput("expected pairs of a layer's name and its statistics, such as (('bn1', LayerStatistics(...)),)")
+    for name, statistics in pairs:
+        instance("a layer's name", name, str, "write it in quotes")
+        instance(f"the statistics of {name!r}", statistics, LayerStatistics, "write LayerStatistics((0.0,), (1.0,))")
+    return pairs
+
 
 @final
 @dataclass(frozen=True)
@@ -121,6 +149,9 @@ class BatchNormStatistics(Fact):
 
     by_layer: tuple[tuple[str, LayerStatistics], ...]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_layer", _layers(self.by_layer))
+
 
 @final
 @dataclass(frozen=True)
@@ -128,6 +159,9 @@ class PublicStatistics(Fact):
     """What the adversary estimates these statistics to be, from public examples of the same kind."""
 
     by_layer: tuple[tuple[str, LayerStatistics], ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_layer", _layers(self.by_layer))
 
 
 @final

@@ -13,11 +13,21 @@ import torch
 from scipy.signal import resample_poly
 from torch import Tensor
 
+from leakscope.core import gate
 from leakscope.core.errors import BadInput, optional
 from leakscope.domains.speech import RATE, WINDOW
 
-SLOWEST = 4000
-"""Hz; below this nothing that a recognizer needs is left."""
+SLOWEST, FASTEST = 4000, 768_000
+"""Hz; below the first nothing that a recognizer needs is left, above the second no sound card records."""
+
+MOST_TAPS = 50_000
+"""The largest part of the ratio of two rates in lowest terms: the filter has twenty times as many taps."""
+
+LOUDEST = 1e30
+"""What float32 still holds after sums and products of a filter."""
+
+COSTS = 4
+"""Arrays of float64 that reading one recording takes at once."""
 
 Samples = npt.NDArray[np.float64]
 
@@ -25,14 +35,20 @@ Samples = npt.NDArray[np.float64]
 def resampled(samples: Samples, rate: int) -> Tensor:
     """`samples` (N,) at `rate` Hz as (ceil(16000 N / rate),) float32 at 16 kHz, by a polyphase low-pass filter.
 
-    Raises `BadInput` on a rate below 4000 Hz.
+    Raises `BadInput` on a rate below 4000 or above 768000 Hz: the filter has as many taps as the rate.
 
     >>> resampled(np.zeros(8000), 8000).shape
     torch.Size([16000])
     """
     if rate < SLOWEST:
         raise BadInput(f"expected at least {SLOWEST} samples per second, got {rate}; record it again")
+    if rate > FASTEST:
+        raise BadInput(f"expected at most {FASTEST} samples per second, got {rate}; write it again at 16000")
     common = math.gcd(RATE, rate)
+    if max(RATE, rate) // common > MOST_TAPS:
+        raise BadInput(
+            f"{rate} samples per second have no ratio to {RATE} that a filter can have; write it again at 16000"
+        )
     values = samples if rate == RATE else resample_poly(samples, RATE // common, rate // common)
     return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
@@ -49,9 +65,13 @@ def read_sound(path: str | os.PathLike[str]) -> Tensor:
         raise BadInput(f"no sound file {place}; check the path")
     soundfile = optional("soundfile", extra="speech", purpose="reading sound files")
     values, rate = _decoded(soundfile, place)
-    if not bool(np.isfinite(values).all()):
-        raise BadInput(f"{place} holds samples that are not finite; write it again as integers")
-    samples = resampled(values.mean(1), rate)
+    # NaN is not below anything, so it is found as well
+    if not bool((np.abs(values) < LOUDEST).all()):
+        raise BadInput(f"{place} holds samples that are not finite or far beyond [-1, 1]; write it again as integers")
+    try:
+        samples = resampled(values.mean(1), rate)
+    except BadInput as error:
+        raise BadInput(f"{place}: {error}") from None
     if len(samples) < WINDOW:
         raise BadInput(
             f"{place} holds {len(samples)} samples at 16 kHz, less than one frame of {WINDOW} (32 ms); leave it out"
@@ -67,7 +87,7 @@ def duration(path: str | os.PathLike[str]) -> float:
     soundfile = optional("soundfile", extra="speech", purpose="reading sound files")
     try:
         return float(soundfile.info(str(place)).duration)
-    except soundfile.SoundFileError as error:
+    except (soundfile.SoundFileError, OSError, ValueError, OverflowError) as error:
         raise BadInput(f"{place} is no sound file that can be read ({error}); get it again or convert it") from error
 
 
@@ -76,8 +96,11 @@ def _decoded(soundfile: Any, path: Path) -> tuple[Samples, int]:
     try:
         with soundfile.SoundFile(str(path)) as file:
             promised, rate = int(file.frames), int(file.samplerate)
+            # slow recordings become longer when they are resampled
+            numbers = promised * max(file.channels, RATE / max(rate, 1))
+            gate.afford(f"the {promised} samples of {path}", numbers * COSTS * 8, held=path.stat().st_size)
             values: Samples = file.read(dtype="float64", always_2d=True)
-    except soundfile.SoundFileError as error:
+    except (soundfile.SoundFileError, OSError, ValueError, OverflowError, MemoryError) as error:
         raise BadInput(
             f"{path} cannot be decoded: it is truncated, damaged or no sound ({error}); get it again"
         ) from error

@@ -32,8 +32,13 @@ class Images(AbstractDomain):
     std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mean", tuple(self.mean))
-        object.__setattr__(self, "std", tuple(self.std))
+        for name in ("channels", "height", "width"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
+                raise BadInput(f"expected {name} to be a whole number, got {getattr(self, name)!r}")
+        for name in ("mean", "std"):
+            if isinstance(getattr(self, name), str):
+                raise BadInput(f"expected one {name} per channel, got {getattr(self, name)!r}; write (0.5,)")
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if min(self.channels, self.height, self.width) < 1:
             raise BadInput(f"expected positive sizes, got {self.channels} x {self.height} x {self.width}")
         if len(self.mean) not in (0, self.channels) or len(self.mean) != len(self.std):

@@ -29,6 +29,7 @@ from leakscope.core.observation import Observation
 from leakscope.core.release import Delta
 from leakscope.core.target import Target
 from leakscope.ledger.files import write_atomically
+from leakscope.ledger.folders import private_folder
 from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.numerics.rng import Key
 from leakscope.targets.files.foreign import Foreign, ModelTensors, for_model, load_tensors
@@ -197,6 +198,6 @@ def _attacked(setting: Setting, one: Exchange, seen: Observation, stem: str) -> 
 def log(folder: Path, entry: Entry) -> None:
     """Append a line to `rounds.jsonl`. A full disk loses the line, not the training; the entry is in memory still."""
     with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         with (folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(dataclasses.asdict(entry)) + "\n")

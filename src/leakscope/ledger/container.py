@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from leakscope.core import gate
 from leakscope.core.errors import BadInput
 from leakscope.ledger.files import Arrays, checksum, write_atomically
 
@@ -29,7 +30,8 @@ FORMAT = 1
 """Raised when a file of the same kind is read otherwise than before."""
 
 _UNREADABLE = (
-    SafetensorError, OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError, RecursionError,
+    SafetensorError, OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError,
+    RecursionError,
 )  # fmt: skip
 """What bytes that are no container raise on the way: the reader's own, and JSON that is none or nested without end."""
 
@@ -96,7 +98,7 @@ def _said(metadata: Mapping[str, str]) -> tuple[str, str | None, str] | None:
     """Kind, checksum and text of a header, None where it is not leakscope's."""
     if ENTRY not in metadata:
         return _earlier(metadata)
-    said = json.loads(metadata[ENTRY])
+    said = gate.parsed(metadata[ENTRY])
     whole = isinstance(said, dict) and said.keys() == {"kind", "checksum", "header"}
     if not whole or not all(isinstance(one, str) for one in said.values()):
         return None
@@ -111,7 +113,7 @@ def _earlier(metadata: Mapping[str, str]) -> tuple[str, str | None, str] | None:
         said = {"owner": metadata["owner"], "seconds": float(metadata["seconds"]), "layout": metadata["layout"]}
         return STATE, None, json.dumps({"leakscope": "0.1.0", **said})
     if metadata.keys() == {"shape"}:
-        return ENCODER, None, json.dumps({"leakscope": "0.1.0", "shape": json.loads(metadata["shape"])})
+        return ENCODER, None, json.dumps({"leakscope": "0.1.0", "shape": gate.parsed(metadata["shape"])})
     return None
 
 
@@ -164,9 +166,12 @@ def read(path: Path, kind: type[HeaderT], *, hint: str = "") -> tuple[HeaderT, d
         article = "an" if found.kind[:1] in "ue" else "a"
         raise BadInput(f"{path.name} is {article} {found.kind}, expected {kind.wanted}")
     try:
+        gate.parsed(found.text)
         header = kind.model_validate_json(found.text)
     except ValidationError as error:
         raise BadInput(f"{path} describes itself wrongly: {first_fault(error)}; make it anew") from None
+    except ValueError as error:
+        raise BadInput(f"{path} describes itself wrongly: {error}; make it anew") from None
     if header.format != FORMAT:
         raise BadInput(
             f"{path} has format {header.format}, this leakscope reads {FORMAT}; use the version that wrote it"
@@ -175,8 +180,9 @@ def read(path: Path, kind: type[HeaderT], *, hint: str = "") -> tuple[HeaderT, d
 
 
 def _complaint(path: Path, damage: Damage, kind: type[Header], hint: str) -> str:
+    why = gate.shortened(damage.why, 200)
     return {
-        Fault.UNREADABLE: f"{path} cannot be read ({damage.why}); expected {kind.wanted}: it is {damage.fault.value}",
+        Fault.UNREADABLE: f"{path} cannot be read ({why}); expected {kind.wanted}: it is {damage.fault.value}",
         Fault.FOREIGN: f"{path} was {damage.fault.value}, expected {kind.wanted}{hint}",
         Fault.CHANGED: f"{path} is {damage.fault.value}; copy it again or make it anew",
     }[damage.fault]
@@ -192,5 +198,5 @@ def first_fault(error: ValidationError) -> str:
     ...     first_fault(error)
     'domain: Field required'
     """
-    first = error.errors()[0]
-    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    first = error.errors(include_input=False, include_url=False)[0]
+    return gate.shortened(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}", 200)

@@ -41,9 +41,9 @@ class UpdateHeader(Header):
     mechanism: str
     model: str
     domain: str
-    classes: int = Field(ge=1)
+    classes: int = Field(ge=1, lt=2**63)
     weights: str
-    weights_seed: int | None = Field(ge=0)
+    weights_seed: int | None = Field(ge=0, lt=2**63)
     told: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
@@ -74,7 +74,7 @@ class SecretHeader(Header):
     wanted: ClassVar[str] = "a secret, as `leakscope capture --secret` writes it"
 
     domain: str
-    classes: int = Field(ge=1)
+    classes: int = Field(ge=1, lt=2**63)
     data: str
     update: str
     annotations: tuple[Annotated, ...] = ()

@@ -12,6 +12,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from leakscope.ledger.folders import private_folder
+
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -21,7 +23,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     A kill at any moment leaves either no file or the whole file, plus at worst a stray `.tmp` file. The file can be
     read by its owner only: records and pages show what was private.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     # In the same folder, hence on the same disk: only there is a rename one step.
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:

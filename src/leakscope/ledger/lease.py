@@ -259,7 +259,7 @@ def _now(folder: Path) -> float:
 def _create(path: Path, text: str) -> int | None:
     """The open file, None where there is one already."""
     try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     except FileExistsError:
         return None
     try:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from leakscope.core.errors import BadInput
+from leakscope.ledger.folders import private_folder
 from leakscope.ledger.lease import AbstractLease, FileLease, Held, clear, living
 
 RUNNER, WORKERS, SHARED = "runner", "workers", "shared"
@@ -40,7 +41,7 @@ def sole_runner(folder: Path, part: str = "", *, patience: float = 60.0) -> Iter
     Raises `BadInput`, naming the process, when a living one holds it. Workers of a runner that was killed get
     `patience` seconds to notice and end: they may still be writing the record of a cell that would else run twice.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     own = folder / _file(RUNNER, part)
     _refuse(folder, part, [own, *_others(folder, part)])
     # Before taking over: a runner that is merely stopped loses nothing as long as its workers still work.
@@ -73,7 +74,7 @@ def as_worker(folder: Path, part: str = "") -> Iterator[AbstractLease]:
 @contextlib.contextmanager
 def one_at_a_time(folder: Path, name: str = SHARED) -> Iterator[AbstractLease]:
     """Wait until nobody else is in a block of this name: what runners or workers share is written by one of them."""
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     lease, pause = FileLease.take(folder / _file(name)), POLL
     while isinstance(lease, Held):
         time.sleep(pause)

@@ -20,12 +20,16 @@ from typing import Any, final
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from leakscope.core.errors import DamagedRecord
+from leakscope.core import gate
+from leakscope.core.errors import BadInput, DamagedRecord
 from leakscope.ledger.container import RECORD, Content, Damage, Fault, first_fault, read_content, write_content
 from leakscope.ledger.files import Arrays, write_atomically
+from leakscope.ledger.folders import private_folder
 from leakscope.ledger.identity import identity
 from leakscope.ledger.lease import AbstractLease
+from leakscope.ledger.planned import PLAN, is_plan
 from leakscope.ledger.record import Record, Summary
+from leakscope.ledger.shapes import misfit
 
 SUFFIX = ".safetensors"
 
@@ -72,11 +76,17 @@ class RunStore:
         path = self.path(name)
         found = _opened(path)
         try:
+            gate.parsed(found.text)
             record = Record.model_validate_json(found.text)
         except ValidationError as error:
             raise DamagedRecord(f"{path} holds no valid record: {first_fault(error)}") from None
+        except ValueError as error:
+            raise DamagedRecord(f"{path} holds no valid record: {error}") from None
         if record.identity != name or identity(record.spec) != name:
             raise DamagedRecord(f"{path} holds the record of another cell, {identity(record.spec)}")
+        wrong = misfit(found.arrays)
+        if wrong:
+            raise DamagedRecord(f"{path} holds no valid record: {wrong}")
         return record, found.arrays
 
     def record(self, name: str) -> Record:
@@ -98,7 +108,7 @@ class RunStore:
         """Move a damaged file to `damaged/`, never over an earlier one, and say where it lies."""
         self._check()
         aside = self.folder / "damaged"
-        aside.mkdir(exist_ok=True)
+        private_folder(aside)
         place, count = aside / f"{name}{SUFFIX}", 0
         while place.exists():
             count += 1
@@ -131,7 +141,9 @@ class RunStore:
         """Add one line to the index."""
         self._check()
         # Not atomic: half a line after a kill does no harm, since whoever goes on writes the index anew.
-        with open(self.folder / "index.jsonl", "a", encoding="utf-8") as file:
+        # opened by hand: `open` would give it the rights of the user's other files
+        handle = os.open(self.folder / "index.jsonl", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+        with open(handle, "a", encoding="utf-8") as file:
             file.write(_line(record))
 
     def write_json(self, name: str, value: object) -> None:
@@ -145,9 +157,19 @@ class RunStore:
         if not path.exists():
             return None
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return gate.parsed(gate.text_of(path, "JSON of an audit"))
         except ValueError as error:
             raise DamagedRecord(f"{path} is not JSON: {error}") from None
+        except BadInput as error:
+            raise DamagedRecord(str(error)) from None
+
+    def plan(self) -> dict[str, Any] | None:
+        """What `plan.json` says, None when there is none. Raises `DamagedRecord` when it is no audit's plan."""
+        said = self.read_json(PLAN)
+        if said is not None and not is_plan(said):
+            raise DamagedRecord(f"{self.folder / PLAN} is not the plan that an audit writes; choose another folder")
+        found: dict[str, Any] | None = said
+        return found
 
     def write_summary(self, summary: Summary) -> None:
         """Write `summary.json`."""
@@ -160,9 +182,15 @@ class RunStore:
         if not path.exists():
             raise DamagedRecord(f"{path} does not exist; the audit did not get that far: run it again with --resume")
         try:
-            return Summary.model_validate_json(path.read_bytes())
+            text = gate.text_of(path, "the summary of an audit")
+            gate.parsed(text)
+            return Summary.model_validate_json(text)
         except ValidationError as error:
-            raise DamagedRecord(f"{path} is no valid summary: {error.errors()[0]['msg']}") from None
+            raise DamagedRecord(f"{path} is no valid summary: {first_fault(error)}") from None
+        except ValueError as error:
+            raise DamagedRecord(f"{path} is no valid summary: {error}") from None
+        except BadInput as error:
+            raise DamagedRecord(str(error)) from None
 
 
 def _opened(path: Path) -> Content:

@@ -83,5 +83,6 @@ def fingerprint(tree: Named) -> str:
         value = tree[name].detach().cpu().contiguous()
         # Bytes alone would not tell (2, 3) from (3, 2), nor int32 zeros from float32 ones.
         digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+        if value.numel():  # torch does not view nothing as bytes
+            digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

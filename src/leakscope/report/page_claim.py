@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from leakscope.ledger.exchange import ClaimHeader
 from leakscope.ledger.files import write_atomically
+from leakscope.ledger.folders import private_folder
 from leakscope.report import media
 from leakscope.report.figures import Curve, curves
 from leakscope.report.media import Array
@@ -37,7 +38,7 @@ def write_claim_page(folder: Path, said: ClaimHeader, shown: Shown) -> Path:
 
     Pictures of an earlier page in the same folder are removed: the folder shows one claim.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     for old in (*folder.glob("claim-*.png"), *folder.glob("claim-*.wav")):
         old.unlink()
     chosen = shown.pictures[:MOST]

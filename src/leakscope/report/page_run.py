@@ -15,7 +15,7 @@ from leakscope.core.errors import BadInput
 from leakscope.ledger.files import write_atomically
 from leakscope.ledger.record import CellSpec, Summary, Word
 from leakscope.ledger.store import RunStore
-from leakscope.report import sections, sweep, tables
+from leakscope.report import sections, sweep, tables, withheld
 from leakscope.report.cells import Shelf
 from leakscope.report.redact import Veil
 from leakscope.report.sections import Section
@@ -36,15 +36,24 @@ class Unfinished:
 
 
 def render(
-    summary: Summary | Unfinished, records: Cells, *, redact: bool = False, damaged: Mapping[str, str] | None = None
+    summary: Summary | Unfinished,
+    records: Cells,
+    *,
+    redact: bool = False,
+    coarse: bool = False,
+    damaged: Mapping[str, str] | None = None,
 ) -> str:
     """The page of a run as HTML.
 
     summary: what the runner concluded; `Unfinished` gives a page without a verdict.
     records: identity -> (record, arrays by name). damaged: identity -> why its file cannot be read.
-    redact: whether pictures, labels, seeds and texts of the secret are destroyed in the page.
+    redact: whether pictures, labels, seeds and texts of the secret are left out of the page, and scores of fewer than
+    `withheld.FEWEST` examples. coarse: a redacted page has averages of the pictures all the same.
     """
-    veil, broken = Veil(redact), dict(damaged or {})
+    veil, broken = Veil(redact, coarse), dict(damaged or {})
+    if redact:
+        records = withheld.Withheld(records, coarse=coarse)
+        summary = summary if isinstance(summary, Unfinished) else withheld.summary(summary)
     if isinstance(summary, Unfinished):
         lines = sections.loose_lines(records, broken, summary.planned, veil)
         missing = sum(identity not in records for identity in summary.planned)
@@ -152,7 +161,7 @@ def _moment(text: str) -> str:
         return text
 
 
-def write_page(run_folder: Path, *, redact: bool = False) -> Path:
+def write_page(run_folder: Path, *, redact: bool = False, coarse: bool = False) -> Path:
     """Write `run_folder/report.html`, whole or not at all, and return its path.
 
     A run without a summary (still running, or killed) gives a page that says so and lists what there is.
@@ -165,7 +174,7 @@ def write_page(run_folder: Path, *, redact: bool = False) -> Path:
     if not ended and plan is None and not shelf and not shelf.damaged:
         raise BadInput(f"{run_folder} holds no run: found neither summary.json nor cells; give the folder of an audit")
     summary = store.summary() if ended else _unfinished(plan)
-    html = render(summary, shelf, redact=redact, damaged=shelf.damaged)
+    html = render(summary, shelf, redact=redact, coarse=coarse, damaged=shelf.damaged)
     write_atomically(store.folder / PAGE, html.encode())
     return store.folder / PAGE
 

@@ -9,6 +9,7 @@ from typing import final
 
 from leakscope.ledger.exchange import Tried
 from leakscope.ledger.files import write_atomically
+from leakscope.ledger.folders import private_folder
 from leakscope.ledger.record import GroupVerdict, Record, Word
 from leakscope.report.media import Array
 from leakscope.report.redact import Veil
@@ -45,7 +46,7 @@ def write_score_page(folder: Path, said: Verdict, shown: Compared | None, tried:
 
     The page holds private examples, as the secret's file does.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     found = None if shown is None else _section(said, shown)
     record = None if shown is None else shown.record
     view = {"verdict": said, "s": found, "record": record, "tried": tried, "title": "the claim"}

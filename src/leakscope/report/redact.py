@@ -58,9 +58,14 @@ def masked(text: str) -> str:
 @final
 @dataclass(frozen=True)
 class Veil:
-    """Whether, and how, secrets are kept out of the page. Everything that comes from a cell passes through it."""
+    """Whether, and how, secrets are kept out of the page. Everything that comes from a cell passes through it.
+
+    coarse: averages of pictures are shown; without it a veiled page has none (`report.withheld`), since even sixteen
+    averages tell one example of a pool from all others.
+    """
 
     on: bool = False
+    coarse: bool = False
 
     def picture(self, picture: Array) -> Array:
         """(C, H, W) in [0, 1]: itself, or its coarse remains."""

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from leakscope.report import prose, redact, tables
 from leakscope.report.redact import Veil
+from leakscope.report.withheld import FEWEST
 from leakscope.version import VERSION
 
 
@@ -28,6 +29,6 @@ def rendered(template: str, veil: Veil, view: Mapping[str, object]) -> str:
         "unit": tables.unit_name,
         "code": tables.breakable,
     }
-    rules = {"grid": redact.GRID, "span": redact.SPAN, "levels": redact.LEVELS}
+    rules = {"grid": redact.GRID, "span": redact.SPAN, "levels": redact.LEVELS, "fewest": FEWEST}
     common = {"veil": veil, "rules": rules, "prose": prose, "version": VERSION, "infinite": math.isinf}
     return environment.get_template(template).render(**common, **view)

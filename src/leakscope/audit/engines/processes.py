@@ -22,6 +22,7 @@ from leakscope.audit.outcome import crashed
 from leakscope.audit.plan import Cell
 from leakscope.audit.preparation import Shelf
 from leakscope.audit.work import attempt
+from leakscope.core import gate
 from leakscope.core.effort import Progress, Watch
 from leakscope.core.errors import BadInput, DamagedRecord, LostLease
 from leakscope.ledger.lock import as_worker
@@ -110,7 +111,8 @@ class _Crew:
         context = _context()
         for _ in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(str(self.store.folder), self.store.part, theirs), daemon=True)  # type: ignore[attr-defined]
+            given = (str(self.store.folder), self.store.part, theirs, gate.limit())
+            process = context.Process(target=_work, args=given, daemon=True)  # type: ignore[attr-defined]
             process.start()
             theirs.close()  # else the end of the worker would not be the end of the pipe
             self.workers.append(_Worker(process, ours))
@@ -126,12 +128,14 @@ class _Crew:
             else:
                 self._hear(worker, said)
 
-    def _hear(self, worker: _Worker, said: Event | Ready | Unreadable) -> None:
+    def _hear(self, worker: _Worker, said: Event | Ready | Unreadable | OSError) -> None:
         if isinstance(said, Ready):
             worker.ready = True
             self.stillborn = 0
             self._hand_out(worker)
             return
+        if isinstance(said, OSError):
+            raise said
         if isinstance(said, Unreadable):
             assert worker.cell is not None
             why = f"its parts cannot be imported in a worker process ({said.why}); use the inline engine"
@@ -221,8 +225,9 @@ def _context() -> BaseContext:
     return context
 
 
-def _work(folder: str, part: str, channel: Connection) -> None:
+def _work(folder: str, part: str, channel: Connection, limit: int) -> None:
     """The life of a worker. Ctrl-C is the runner's business."""
+    gate.raise_limit(limit)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_runner, daemon=True).start()
     with as_worker(Path(folder), part) as lease:
@@ -243,12 +248,15 @@ def _work(folder: str, part: str, channel: Connection) -> None:
             found = attempt(cell, watch=_throttled(cell.identity, channel), shelf=Shelf(store.prepared))
             try:
                 store.write(found.record, found.arrays)
+            except OSError as error:  # a full disk: every other cell would meet it too, so the runner is told
+                _send(channel, error)
+                return
             except LostLease:
                 os._exit(1)  # another runner works here; ours finds out by itself
             _send(channel, Finished(found.record))
 
 
-def _send(channel: Connection, message: Event | Ready | Unreadable) -> None:
+def _send(channel: Connection, message: Event | Ready | Unreadable | OSError) -> None:
     """Tell the runner, or end at once where it is gone.
 
     An exception would not do: raised while an attack reports its progress, it would be recorded as the attack's own.

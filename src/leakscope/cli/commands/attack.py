@@ -12,6 +12,7 @@ from leakscope.attacks.parts.search.state_file import StateFile
 from leakscope.attacks.portfolio.failing import FAILURES, failed
 from leakscope.attacks.portfolio.handed_on import Offer, Portfolio, best, portfolio, solved
 from leakscope.attacks.preparing import AbstractLearner, Setting
+from leakscope.audit.affordable import check_facts, check_model, check_step
 from leakscope.audit.display_speech import heard
 from leakscope.audit.files import display, read_update, write_claim
 from leakscope.audit.preparation import Shelf
@@ -21,11 +22,12 @@ from leakscope.cli.commands.capture import fact_of
 from leakscope.cli.data import source
 from leakscope.cli.ending import Exit
 from leakscope.cli.expressions import build, domain
-from leakscope.cli.models import architecture, brought, check_weights
+from leakscope.cli.models import architecture, brought, check_weights, recipe
 from leakscope.cli.names import rows
 from leakscope.cli.rows import Family, Trait
 from leakscope.cli.scalars import scalars
 from leakscope.cli.text.asked import Effort, Model, Recovery
+from leakscope.core import gate
 from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Attribute, Claim, Inputs, Labels, Tokens, Transcripts
 from leakscope.core.effort import Budget
@@ -67,18 +69,27 @@ def observation(path: Path, model: Model) -> tuple[UpdateHeader, Observation]:
     update = read_update(path)
     header = update.header
     asked = dataclasses.replace(model, seed=header.weights_seed or 0)
-    target, notes = brought(asked, domain(header.domain), header.classes)
+    takes, mechanism = domain(header.domain), build(header.mechanism, Family.PROTOCOLS)
+    facts = _told(path, header)
+    examples = check_facts(facts, takes, header.classes)
+    weights = check_model(recipe(asked.model, header.classes), takes, header.classes, held=path.stat().st_size)
+    check_step(mechanism, takes, examples, weights)
+    target, notes = brought(asked, takes, header.classes)
     for note in notes:
         console.say(f"note: {note}")
     check_weights(asked, target, header.weights)
+    return header, Observation(target, update.release, mechanism, tuple(facts))
+
+
+def _told(path: Path, header: UpdateHeader) -> list[Fact]:
     facts: list[Fact] = []
     for text in header.told:
         found = fact_of(text)
         if found is None:
-            raise BadInput(f"{path} tells {text[:60]}, which this leakscope does not know; use a newer one")
+            said = gate.shortened(text, 60)
+            raise BadInput(f"{path} tells {said}, which this leakscope does not know; use a newer one")
         facts.append(found)
-    mechanism = build(header.mechanism, Family.PROTOCOLS)
-    return header, Observation(target, update.release, mechanism, tuple(facts))
+    return facts
 
 
 def _observation(order: Recovery) -> tuple[UpdateHeader, Observation]:

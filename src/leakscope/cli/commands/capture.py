@@ -11,13 +11,14 @@ from typing import final
 import torch
 
 from leakscope.attacks.parts.reading.trained import idle
+from leakscope.audit.affordable import check_domain, check_model
 from leakscope.audit.files import RELEASES, Provenance, write_secret, write_update
 from leakscope.audit.telling import tell
 from leakscope.cli import console, looks
 from leakscope.cli.data import batch_file, in_units, source
 from leakscope.cli.ending import Exit
 from leakscope.cli.expressions import build, domain, fact
-from leakscope.cli.models import brought
+from leakscope.cli.models import brought, recipe
 from leakscope.cli.rows import Family
 from leakscope.cli.text.asked import Capture, Kind
 from leakscope.core.domain import AbstractDomain
@@ -62,6 +63,7 @@ def capture(order: Capture) -> Exit:
     """Write the update and, if asked, the secret; say what was written."""
     imported = order.elsewhere.given
     scene = _scene(order)
+    check_model(recipe(order.model.model, scene.classes), scene.domain, scene.classes)
     target, notes = brought(order.model, scene.domain, scene.classes)
     mechanism: AbstractMechanism = build(order.mechanism, Family.PROTOCOLS)
     facts = _facts(order.tell, target, scene)
@@ -94,9 +96,13 @@ def capture(order: Capture) -> Exit:
 
 def _scene(order: Capture) -> _Scene:
     given, private = order.domain and domain(order.domain), order.private
+    if given:
+        check_domain(given)  # before a folder of pictures is read for it
     where = None if private.data is None else source(private.data, given or None)
     takes = given or (where and where.domain)
     classes = order.classes or (where and where.classes)
+    if takes:
+        check_domain(takes)
     assert takes  # what is neither given nor in data was refused when the order was checked
     assert classes
     return _Scene(takes, classes, where, _secret(order, where, takes))

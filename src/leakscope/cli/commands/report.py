@@ -9,8 +9,8 @@ from leakscope.cli.ending import Exit
 from leakscope.report.page_run import write_page
 
 
-def report(folder: Path, *, redact: bool, as_json: bool) -> Exit:
+def report(folder: Path, *, redact: bool, coarse: bool, as_json: bool) -> Exit:
     """Write the page and print its path."""
-    page = write_page(folder, redact=redact)
+    page = write_page(folder, redact=redact, coarse=coarse)
     print(json.dumps({"run": str(folder), "report": str(page)}) if as_json else page.resolve())
     return Exit.NO_LEAK_FOUND

@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import Any, final
 
+from leakscope.core import gate
 from leakscope.core.errors import BadInput, BadPlan, DamagedRecord
 from leakscope.ledger.lock import is_lock
+from leakscope.ledger.planned import PLAN, is_plan
 from leakscope.version import VERSION
 
 TENSORS, PICKLES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt"), (".pkl", ".pickle")
@@ -17,7 +19,7 @@ TENSORS, PICKLES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt"), (".
 LONGEST = 100 * 2**20
 """Bytes of a safetensors header; the library refuses longer ones."""
 
-PLAN, RECORD = "plan.json", ".safetensors"
+RECORD = ".safetensors"
 
 
 @final
@@ -62,7 +64,7 @@ def _header(path: Path) -> dict[str, Any] | None:
 def _kind(header: dict[str, Any]) -> str:
     """What a file calls itself; empty where it does not say so in a way that can be read."""
     try:
-        return str(json.loads(header["__metadata__"]["leakscope"])["kind"])
+        return gate.shortened(json.loads(header["__metadata__"]["leakscope"])["kind"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""
 
@@ -140,10 +142,12 @@ def _planned(place: Path) -> int | None:
     if not plan.is_file():
         return None
     try:
-        said = json.loads(plan.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        said = gate.parsed(gate.text_of(plan, "the plan that an audit writes"))
+    except ValueError as error:
         raise DamagedRecord(f"{plan} is not JSON: {error}") from None
-    if not (isinstance(said, dict) and isinstance(said.get("cells"), dict) and "leakscope" in said):
+    except BadInput as error:
+        raise DamagedRecord(str(error)) from None
+    if not is_plan(said):
         raise DamagedRecord(f"{plan} is not the plan that an audit writes; choose another folder")
     return len(said["cells"])
 

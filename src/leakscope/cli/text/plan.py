@@ -14,11 +14,16 @@ from leakscope.cli.plan_keys import FIELDS
 from leakscope.cli.rows import Family
 from leakscope.cli.text import spelling
 from leakscope.cli.text.models import findable, model
-from leakscope.core.arguments import is_number
+from leakscope.core import gate
+from leakscope.core.arguments import LARGEST, is_number
 from leakscope.core.errors import BadInput, BadPlan, MissingExtra, UnknownName
+
+CELL = 16_384
+"""Bytes that a planned cell takes with its controls."""
 
 Built = TypeVar("Built")
 ATTACK = "attack"
+PLAN = "a plan, as described in docs/plan-file.md"
 
 
 @final
@@ -113,6 +118,7 @@ class WrittenPlan:
             raise self._bad("the plan needs at least one scene: a dataset and a target")
         for scene in self.scenes:
             self._check_scene(scene)
+        self._check_cells()
         names = [scene.name for scene in self.scenes]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -129,6 +135,15 @@ class WrittenPlan:
                 raise self._bad(f"the scene {scene.name!r} has no {what}; give one to the plan or to the scene")
             if len(set(chosen)) < len(chosen):
                 raise self._bad(f"the scene {scene.name!r} lists the same {what} twice")
+
+    def _check_cells(self) -> None:
+        """All of them are laid out in memory before the first is run."""
+        cells = 0
+        for scene in self.scenes:
+            mechanisms = len(scene.mechanisms.texts or self.mechanisms.texts)
+            attacks = len(scene.attacks.texts or self.attacks.texts) or 1
+            cells += self.trials * len(scene.batch_sizes or self.batch_sizes) * mechanisms * attacks
+        gate.afford(f"{self.sheet.name}: a plan of {cells} cells", cells * CELL)
 
     def _bad(self, why: str) -> BadPlan:
         return BadPlan(f"{self.sheet.name}: {why}")
@@ -154,21 +169,15 @@ def read(path: Path, *, instead: str | None = None) -> WrittenPlan:
         near = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
         hint = f"; there is {', '.join(near)} in {path.parent}" if near else ""
         raise BadInput(f"{path} is not a file; give a plan, as described in docs/plan-file.md{hint}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(
-            f"{path} cannot be read as text: {error}; give a plan, as described in docs/plan-file.md"
-        ) from None
-    return parse(text, str(path), instead=instead)
+    return parse(gate.text_of(path, PLAN), str(path), instead=instead)
 
 
 def parse(text: str, name: str, *, instead: str | None = None) -> WrittenPlan:
     """The plan in `text`; `name` is what messages call the file. Raises `BadPlan`, of a bad `instead` `BadInput`."""
     try:
         said = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise BadPlan(f"{name}: not TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # a ValueError also of numbers that Python does not read
+        raise BadPlan(f"{name}: not TOML: {gate.shortened(error, 200)}") from None
     if instead is not None:
         model(instead)
     return _Reader(Sheet(name, text), instead).plan(said)
@@ -303,6 +312,8 @@ class _Reader:
         sizes = value if isinstance(value, list) else [value]
         if not all(isinstance(size, int) and not isinstance(size, bool) for size in sizes):
             raise self.sheet.bad(key, f"expected a whole number or a list of them, got {value!r}")
+        if any(abs(size) > LARGEST for size in sizes):
+            raise self.sheet.bad(key, "expected whole numbers of at most 64 bits, got a longer one")
         small = [size for size in sizes if size < 1]
         if small:
             raise self.sheet.bad(key, f"expected batch sizes >= 1, got {small[0]}")
@@ -328,6 +339,8 @@ class _Reader:
         value, place = said.get(key, default), f"{section}.{key}" if section else key
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
             raise self.sheet.bad(place, f"expected a whole number, got {value!r}")
+        if value is not None and abs(value) > LARGEST:
+            raise self.sheet.bad(place, f"expected a whole number of at most 64 bits, got {len(str(value))} digits")
         if low is not None and value is not None and value < low:
             raise self.sheet.bad(place, f"expected {key} >= {low}, got {value}")
         return value
@@ -335,7 +348,7 @@ class _Reader:
     def _number(self, said: dict[str, Any], key: str, place: str, default: float | None) -> Any:
         value = said.get(key, default)
         if value is not None and not is_number(value):
-            raise self.sheet.bad(place, f"expected a number, got {value!r}")
+            raise self.sheet.bad(place, f"expected a number, got {gate.shortened(repr(value))}")
         return value
 
     def _table(self, said: dict[str, Any], key: str) -> dict[str, Any]:

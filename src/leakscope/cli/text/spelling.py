@@ -14,6 +14,8 @@ from leakscope.cli.plan_keys import FACTS
 from leakscope.cli.rows import Family
 from leakscope.cli.text.index import row_named, rows
 from leakscope.cli.text.signatures import members, signature
+from leakscope.core import gate
+from leakscope.core.arguments import LARGEST
 from leakscope.core.errors import BadInput, UnknownName
 from leakscope.homes import Home
 
@@ -50,6 +52,9 @@ OPERATORS = (ast.RShift, ast.Add, ast.Mult)
 DEEPEST = 100
 """Calls inside of calls, and terms in a row: far more than anybody writes, far fewer than Python's stack holds."""
 
+LONGEST = 20_000
+"""Letters of an expression."""
+
 UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 """What Python's parser raises: a null byte is a `ValueError`, a thousand brackets are one of the last two."""
 
@@ -69,7 +74,7 @@ def expression(text: str, family: Family) -> ast.expr:
         row = row_named(tree.id)
         raise BadInput(f"{text} is a name, not yet {an(what)}; write {row.example if row else example(family)}")
     if _family(tree) is not family:
-        raise BadInput(f"expected {an(what)}, got {text!r}; write for example {example(family)}")
+        raise BadInput(f"expected {an(what)}, got {gate.shortened(text)!r}; write for example {example(family)}")
     return tree
 
 
@@ -106,6 +111,8 @@ def kind(name: str) -> None:
 
 def read(text: str, what: str, instead: str) -> ast.expr:
     """The syntax tree of `text`, which is to be a `what` such as `instead`. Raises `BadInput`, `UnknownName`."""
+    if len(text) > LONGEST:
+        raise BadInput(f"the {what} {gate.shortened(text, 60)!r} has {len(text)} letters, expected at most {LONGEST}")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
         if _depth(tree) > DEEPEST:
@@ -116,7 +123,8 @@ def read(text: str, what: str, instead: str) -> ast.expr:
         raise
     except UNREADABLE as error:
         why = error.msg if isinstance(error, SyntaxError) else str(error) or "too deeply nested"
-        raise BadInput(f"cannot read the {what} {text!r}: {why}; write for example {instead}") from None
+        said = gate.shortened(text)
+        raise BadInput(f"cannot read the {what} {said!r}: {why}; write for example {instead}") from None
     return tree
 
 
@@ -173,14 +181,15 @@ def _judge(node: ast.expr, what: str) -> None:
     # Ours and not `eval`, however restricted: a plan is a file from somebody else, and whatever reaches an attribute or
     # an index of a Python object can run code. Each form that is allowed has its line here; everything else is refused.
     if isinstance(node, ast.Constant):
-        return
-    if isinstance(node, ast.Name):
+        _judge_value(node.value)
+    elif isinstance(node, ast.Name):
         home(node.id, what)
     elif isinstance(node, ast.Tuple | ast.List):
         for item in node.elts:
             _judge(item, what)
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
         _judge_number(node.operand)
+        _judge_value(node.operand.value)
     elif isinstance(node, ast.BinOp) and isinstance(node.op, OPERATORS):
         _judge_combined(node, what)
     elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
@@ -191,6 +200,13 @@ def _judge(node: ast.expr, what: str) -> None:
         raise BadInput(
             f"{ast.unparse(node)!r} cannot stand in a plan; use names of `leakscope list`, calls, numbers and >>"
         )
+
+
+def _judge_value(value: object) -> None:
+    if value is not None and not isinstance(value, bool | int | float | str):
+        raise BadInput(f"a value such as {gate.shortened(repr(value))} cannot stand in a plan; use numbers and texts")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise BadInput(f"a whole number of {len(str(value))} digits cannot stand in a plan; use at most 64 bits")
 
 
 def _judge_number(node: ast.Constant) -> None:
@@ -208,7 +224,8 @@ def _judge_combined(node: ast.BinOp, what: str) -> None:
     if isinstance(node.op, ast.RShift):
         fits = left is Family.PROTOCOLS and right is Family.DEFENSES
     else:
-        fits = {left, right} <= {Family.PARTS, None}
+        # one side at least is a prior: a text or a tuple times a number could fill any memory
+        fits = {left, right} <= {Family.PARTS, None} and Family.PARTS in (left, right)
     if not fits:
         raise BadInput(
             f"{ast.unparse(node)!r} does not combine: {_kind(node.left)} with {_kind(node.right)}; "

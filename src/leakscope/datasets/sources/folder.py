@@ -18,12 +18,16 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from leakscope.core import gate
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
 from leakscope.datasets.draw import AbstractSource
 from leakscope.domains.vision import Images
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
+
+PIXEL = 24
+"""Bytes that one pixel takes while a picture is read: its colors as floats, and once more as bytes."""
 
 _UNREADABLE = (
     OSError, ValueError, TypeError, SyntaxError, EOFError, IndexError, KeyError, OverflowError, MemoryError,
@@ -56,7 +60,12 @@ class ImageFolder(AbstractSource):
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", os.fspath(self.folder))
         object.__setattr__(self, "shape", tuple(self.shape))
-        if len(self.shape) != 3 or self.shape[0] not in (1, 3) or min(self.shape) < 1:
+        if (
+            len(self.shape) != 3
+            or not all(type(side) is int for side in self.shape)
+            or self.shape[0] not in (1, 3)
+            or min(self.shape) < 1
+        ):
             raise BadInput(f"expected a shape (1 or 3, height, width), got {self.shape}")
 
     @property
@@ -116,10 +125,11 @@ def read_picture(path: Path, shape: tuple[int, int, int]) -> Tensor:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             with Image.open(path) as file:
+                gate.afford(f"its {file.width} x {file.height} pixels", file.width * file.height * PIXEL)
                 picture = ImageOps.exif_transpose(file)
                 pixels = _pixels(picture, shape[0])
     except BadInput as error:
-        raise BadInput(f"{path} {error}") from None
+        raise BadInput(f"{path}: {error}") from None
     except _UNREADABLE as error:
         size = path.stat().st_size
         why = "it is empty" if size == 0 else f"{type(error).__name__}: {error}"
@@ -130,11 +140,11 @@ def read_picture(path: Path, shape: tuple[int, int, int]) -> Tensor:
 def _pixels(picture: Image.Image, channels: int) -> npt.NDArray[np.float32]:
     """(H, W, channels) in [0, 1]."""
     if picture.mode == "F":
-        raise BadInput("holds floats of unknown range; save it with 8 or 16 bits")
+        raise BadInput("it holds floats of unknown range; save it with 8 or 16 bits")
     if picture.mode.startswith("I"):
         deep: npt.NDArray[np.float32] = np.asarray(picture).astype(np.float32)
         if deep.min() < 0 or deep.max() > 65535:
-            raise BadInput("has more than 16 bits; save it with 8 or 16 bits")
+            raise BadInput("it has more than 16 bits; save it with 8 or 16 bits")
         return np.repeat(deep[..., None] / np.float32(65535), channels, axis=2)
     if picture.has_transparency_data:
         over = picture.convert("RGBA")

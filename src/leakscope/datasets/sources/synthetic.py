@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import final
 
 import torch
 import torch.nn.functional as F
 
+from leakscope.core import gate
+from leakscope.core.arguments import count, places
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
 from leakscope.datasets.draw import AbstractSource
@@ -38,13 +41,14 @@ class Synthetic(AbstractSource):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", tuple(self.shape))
+        object.__setattr__(self, "shape", places("the shape", self.shape))
+        count("classes", self.classes)
+        count("count", self.count)
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise BadInput(f"expected shape (channels, height, width) of positive numbers, got {self.shape}")
-        if self.classes < 1 or self.count < 1:
-            raise BadInput(f"expected classes >= 1 and count >= 1, got {self.classes} and {self.count}")
-        if self.seed < 0:
-            raise BadInput(f"expected seed >= 0, got {self.seed}")
+        count("seed", self.seed, low=0)
+        # three times: the field, its probabilities, and what is made on the way
+        gate.afford(f"{self.count} pictures of shape {self.shape}", 12 * self.count * math.prod(self.shape))
 
     @property
     def domain(self) -> Images:

@@ -8,6 +8,8 @@ from typing import final
 
 import torch
 
+from leakscope.core import gate
+from leakscope.core.arguments import count as whole
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
 from leakscope.datasets.draw import AbstractSource
@@ -26,6 +28,8 @@ from leakscope.numerics.rng import Key
 
 WORDS = Words.of((*SUBJECTS, *SHORT_SUBJECTS, *DEEDS, *SHORT_DEEDS, *PLACES, *TIMES, *LINKS))
 """Every word that a sentence can have; the same numbers whatever is drawn."""
+SENTENCE = 4096
+"""Bytes that one sentence takes while it is drawn."""
 CHARACTERS = 7
 """Letters per word, about: how long a sentence is drawn to reach `length` words."""
 
@@ -49,6 +53,9 @@ class Sentences(AbstractSource):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        whole("length", self.length)
+        whole("count", self.count)
+        gate.afford(f"{self.count} sentences", self.count * SENTENCE)
         if self.count < 2 or not 4 <= self.length <= 40:
             raise BadInput(f"expected count >= 2 and 4 <= length <= 40, got {self.count} and {self.length}")
         if self.seed < 0:

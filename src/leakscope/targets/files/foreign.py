@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from leakscope.core import gate
 from leakscope.core.errors import BadInput
 from leakscope.numerics.trees import Named
 from leakscope.targets.files.tensors import content, listed, plain, unpickled
@@ -83,7 +84,7 @@ def _sorted_out(path: str, found: object) -> Foreign:
     if isinstance(found, np.ndarray) and found.dtype == object:
         found = list(found)
     if isinstance(found, Mapping):
-        named = {str(name): plain(path, f"{name!r}", value) for name, value in found.items()}
+        named = {_name(path, name): plain(path, repr(_name(path, name)), value) for name, value in found.items()}
         if named and all(re.fullmatch(r"arr_\d+", name) for name in named):
             order = sorted(named, key=lambda name: int(name.removeprefix("arr_")))
             return Foreign(path, None, tuple(named[name] for name in order), notes)
@@ -92,6 +93,14 @@ def _sorted_out(path: str, found: object) -> Foreign:
     if isinstance(found, Sequence) and not isinstance(found, str | bytes) and len(found):
         return Foreign(path, None, tuple(plain(path, f"entry {i}", value) for i, value in enumerate(found)), notes)
     raise BadInput(f"{path} holds {_kind(found)}, expected tensors by name or a list of arrays; save the state dict")
+
+
+def _name(path: str, name: object) -> str:
+    if not isinstance(name, str):
+        raise BadInput(
+            f"{path} has {gate.shortened(repr(name))} among its names, expected texts; save model.state_dict()"
+        )
+    return name
 
 
 def _kind(content: object) -> str:
@@ -203,6 +212,8 @@ def _check(path: str, name: str, value: Tensor, wanted: Tensor) -> None:
         )
     if wanted.is_floating_point() and not value.is_floating_point():
         raise BadInput(f"{name} in {path} is of {value.dtype}, expected floating point; undo the quantization first")
+    if value.is_floating_point() and value.element_size() < 2:
+        raise BadInput(f"{name} in {path} is of {value.dtype}, which holds 8 bits; save it as float16 or wider")
     if not bool(torch.isfinite(value).all()):
         raise BadInput(f"{name} in {path} holds numbers that are not finite: the training diverged; nothing is in them")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import math
 import pickle
 import struct
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -17,16 +20,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from leakscope.core import gate
 from leakscope.core.errors import BadInput
 from leakscope.targets.looking.probe import first_line
-
-MOST_BYTES = 2**34
-"""Bytes that an archive may promise to unpack to: a few kilobytes can promise anything."""
 
 UNREADABLE = (
     safetensors.SafetensorError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error, RuntimeError,
     OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, OverflowError, MemoryError,
-    ImportError, RecursionError,
+    ImportError, RecursionError, SyntaxError, tokenize.TokenError,
 )  # fmt: skip
 """What the readers raise on bytes that are not theirs; torch's and numpy's have no error of their own."""
 
@@ -46,6 +47,7 @@ def content(path: Path, *, advice: str, allow_pickle: bool = False) -> object:
                 return load_file(path)
             if path.suffix == ".npz":
                 return _archive(path)
+            _zipped(path)
             # weights_only: torch's unpickler then knows tensors and containers, and no function that could run
             return torch.load(path, map_location="cpu", weights_only=not allow_pickle)
     except BadInput:
@@ -94,9 +96,19 @@ def plain(path: str, where: str, value: object) -> Tensor:
         array = np.asarray(value)
         # torch takes neither the other byte order nor negative strides
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
-    if isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized:
+    if isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized and not value.is_meta:
+        # a view can repeat one stored number without end, and whatever reads it lays all of them out
+        held = value.untyped_storage().nbytes()
+        gate.afford(f"{where} in {path}", value.numel() * value.element_size(), held=held)
         return value.detach().cpu()
-    raise BadInput(f"{where} in {path} is a {type(value).__name__}, expected a plain array; save the state dict itself")
+    raise BadInput(f"{where} in {path} is {_said(value)}, expected a plain array; save the state dict itself")
+
+
+def _said(value: object) -> str:
+    if isinstance(value, Tensor):
+        kind = "quantized" if value.is_quantized else "without numbers" if value.is_meta else f"{value.layout}"
+        return f"a Tensor that is {kind.removeprefix('torch.')}"
+    return f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
 
 
 def listed(names: list[str]) -> str:
@@ -107,16 +119,29 @@ def listed(names: list[str]) -> str:
     """
     if not names:
         return "nothing"
+    names = [gate.shortened(name) for name in names[:4]] + names[4:]
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _archive(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    # the sizes that the archive's own list promises, before anything of it is unpacked
-    with zipfile.ZipFile(path) as archive:
-        promised = sum(member.file_size for member in archive.infolist())
-    if promised > MOST_BYTES:
-        raise BadInput(
-            f"{path} would unpack to {promised / 2**30:.0f} GiB, more than {MOST_BYTES / 2**30:.0f}; refused"
-        )
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    return {name.removesuffix(".npy"): _array(name, content) for name, content in gate.unpacked(path)}
+
+
+def _array(name: str, content: bytes) -> np.ndarray[Any, Any]:
+    """One array. numpy reserves what its header says: that is compared with what is there before."""
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = reader(file)
+    wanted, held = math.prod(shape) * dtype.itemsize, len(content) - file.tell()
+    if min(shape, default=0) < 0 or wanted != held:
+        raise ValueError(f"{name} holds {held} bytes, its shape {shape} and type {dtype} need {wanted}")
+    return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+
+
+def _zipped(path: Path) -> None:
+    """Raises `BadInput` where torch's archive promises more than the gate allows: torch reserves what it promises."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            promised = sum(member.file_size for member in archive.infolist())
+        gate.afford(f"{path}, unpacked,", promised, held=path.stat().st_size)

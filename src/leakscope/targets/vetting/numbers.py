@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from leakscope.core.release import Release
+from leakscope.numerics import trees
 from leakscope.numerics.trees import Named
 
 ENOUGH = 32
@@ -50,6 +51,8 @@ def looks(release: Release) -> tuple[Look, ...]:
     'nearly all entries of the update have one size, as signs and first steps of Adam have'
     """
     values = {n: v.detach().double() for n, v in release.by_name.items() if bool((v != 0).any())}
+    if not trees.finite(values):
+        return ()  # the attacks say so
     found = [*_sizes(values), *_grid(values), *_support(values)] if values else []
     # Signs are levels, and levels leave no small entries, so the first look says it all.
     return (*found[:1], *_norms(values))
@@ -120,6 +123,7 @@ def _leveled(value: Tensor) -> bool:
 
 def _norms(values: Named) -> Iterator[Look]:
     norms = sorted(float(torch.linalg.vector_norm(value)) for value in values.values())
+    norms = [norm for norm in norms if 0 < norm < math.inf]  # squares leave the range of float64
     alike = any(b - a <= BOUND * b for a, b in itertools.pairwise(norms[-3:]))
     if len(norms) > 1 and (alike or _round(norms[-1])):
         yield Look(

@@ -1,0 +1,76 @@
+"""A run as a redacted page may know it: no example by itself, and scores only over enough of them together.
+
+What a page never gets it cannot show: cells and verdicts are emptied here, before anything is drawn of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import final
+
+from leakscope.ledger.record import GroupVerdict, Record, ScoreRecord, Summary
+from leakscope.report.media import Array
+from leakscope.report.redact import masked
+from leakscope.report.tables import Cell, Cells
+
+FEWEST = 5
+"""Examples behind a score that is shown: of fewer, whoever knows the others can compute the last one."""
+
+_NOTHING: Mapping[str, Array] = MappingProxyType({})
+
+
+def summary(given: Summary) -> Summary:
+    """The verdicts with scores over at least `FEWEST` examples; where there are fewer, sentences without numbers."""
+    return given.model_copy(update={"groups": tuple(_group(one) for one in given.groups)})
+
+
+def _group(given: GroupVerdict) -> GroupVerdict:
+    lists = ("scores", "undefended_scores", "blind_scores")
+    few = any(len(one.items) < FEWEST for name in lists for one in getattr(given, name))
+    kept = {name: together(getattr(given, name)) for name in lists}
+    # a sentence that quotes the mean of three examples says what the table withholds
+    return given.model_copy(update={**kept, "sentence": masked(given.sentence) if few else given.sentence})
+
+
+def together(scores: Sequence[ScoreRecord]) -> tuple[ScoreRecord, ...]:
+    """Those over at least `FEWEST` examples; of how many shows, of each nothing."""
+    enough = (one for one in scores if len(one.items) >= FEWEST)
+    # NaN in the place of each: a page counts items, and draws those that are numbers
+    return tuple(one.model_copy(update={"items": (math.nan,) * len(one.items)}) for one in enough)
+
+
+@final
+class Withheld(Mapping[str, Cell]):
+    """The cells of a run without what is of one example. coarse: pictures stay, for the page to make averages of."""
+
+    def __init__(self, cells: Cells, *, coarse: bool) -> None:
+        self._cells, self._coarse = cells, coarse
+
+    def __getitem__(self, name: str) -> Cell:
+        record, arrays = self._cells[name]
+        return _record(record), arrays if self._coarse else _NOTHING
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._cells
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._cells)
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+
+def _record(given: Record) -> Record:
+    """Without labels, texts, names and answers of single examples; what is of a large batch together stays."""
+    few = given.spec.batch_size < FEWEST
+    gone: dict[str, object] = dict.fromkeys(
+        ("transcripts_true", "transcripts_claimed", "tokens_true", "tokens_claimed", "rankings", "answers"), ()
+    )
+    gone |= {"tokens_bag": False, "scores": together(given.scores)}
+    if few:
+        # the loss of a search for one example, and the residual of its equations, are figures of that example
+        gone |= dict.fromkeys(("labels_true", "labels_claimed", "trace_evaluations", "trace_losses", "steps"), ())
+        gone |= {"certificate": None}
+    return given.model_copy(update=gone)
