@@ -81,7 +81,9 @@ def furnish(folder: Path) -> None:
     )
     (folder / "begun" / "cells" / "a.safetensors").touch()
     (folder / "earlier" / "cells").mkdir(parents=True)
-    (folder / "earlier" / "plan.json").write_text(json.dumps({"leakscope": "0.1.0", "cells": {"a": {}}}))
+    (folder / "earlier" / "plan.json").write_text(
+        json.dumps({"leakscope": "0.1.0", "title": "", "started": "", "cells": {"a": {}}})
+    )
     (folder / "strange").mkdir()
     (folder / "strange" / "plan.json").write_text("[]")
     (folder / "full").mkdir()

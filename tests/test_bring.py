@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import pickle
@@ -454,8 +455,12 @@ def test_the_word_is_that_of_rules_one_and_two(items, blind, residual, word):
 def test_an_exact_input_and_all_labels_confirm_a_proof():
     proof = Certificate.alike(0.0, 1e-4, "equations")
     assert judged([scored((12.0,), (12.0,), exact=1)], proof)[0] is Word.LEAKS
-    labels = Score("label-accuracy", 1.0, "", Direction.HIGHER, 1.0, 1.0, 0.5, 1.0, (1.0, 1.0), 2, (0.5, 0.5))
+    labels = Score("label-accuracy", 1.0, "", Direction.HIGHER, 1.0, 1.0, 0.05, 1.0, (1.0, 1.0), 2, (0.0, 0.1))
     assert judged([labels], proof)[0] is Word.LEAKS
+    coins = dataclasses.replace(labels, chance=0.5, blind=(0.5, 0.5))
+    assert judged([coins], proof)[0] is Word.INCONCLUSIVE, "two coins are right one time in four"
+    wrong = dataclasses.replace(labels, value=0.5, low=0.5, high=0.5, items=(1.0, 0.0))
+    assert "a defect of the attack" in judged([wrong], proof)[1]
     assert judged([labels], None)[0] is Word.INCONCLUSIVE
 
 

@@ -224,8 +224,7 @@ def test_a_module_that_is_no_python_is_one_line(monkeypatch, tmp_path):
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path):
     attacks = '["inverting_gradients(steps=100)"]'
-    plan = plan_file(tmp_path, attacks=attacks, target='"MLP((8,))"', trials="40")
-    plan.write_text('told = ["BatchSize"]\n' + plan.read_text())
+    plan = plan_file(tmp_path, attacks=attacks, target='"MLP((8,))"', trials="40", told='["BatchSize"]')
     command = [sys.executable, "-m", "leakscope.cli.main", "audit", str(plan), "--out", str(tmp_path / "run")]
     store = RunStore(tmp_path / "run")
     process = subprocess.Popen(

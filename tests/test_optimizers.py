@@ -165,7 +165,8 @@ def test_a_search_follows_the_steps_of_every_optimizer(name: str):
         target, seen.release, seen.mechanism, (ls.BatchSize(1), ls.TrueLabels(tuple(batch.labels.tolist())))
     )
     found = ls.inverting_gradients(steps=50, restarts=1).run(seen, key=ls.Key(34))
-    assert ls.score(found.claim, batch, domain=digits.domain)["psnr"].beats_chance
+    score = ls.score(found.claim, batch, domain=digits.domain)["psnr"]
+    assert score.value > score.chance
 
 
 @pytest.mark.parametrize("name", ["adam", "adam-l2", "adamw"])

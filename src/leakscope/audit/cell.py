@@ -5,11 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+import torch
+
 from leakscope.audit.plan import Cell
 from leakscope.audit.telling import tell
+from leakscope.core.batch import Batch
+from leakscope.core.errors import BadInput
 from leakscope.core.observation import Observation
 from leakscope.core.secret import Secret
 from leakscope.core.target import Target
+from leakscope.datasets.draw import AbstractSource
+from leakscope.ledger.record import Role
 from leakscope.mechanisms.observe import observe
 from leakscope.numerics.rng import Key
 
@@ -38,10 +44,28 @@ def set_up(cell: Cell) -> Stage:
     secret = source.draw(cell.batch_size, key=key.child("secret", cell.trial))
     target = cell.scene.architecture.build(source.domain, source.classes, key=key.child("weights", cell.trial))
     batch = secret.reveal()
+    if cell.role is Role.REPLACED:
+        batch = replaced(batch, source, key=key.child("replaced", cell.trial))
     facts = tell(cell.told, target, batch, source=source)
     # By the mechanism's repr: two mechanisms must not share their noise, or one could be subtracted from the other.
     noise = key.child("release", repr(cell.mechanism), cell.trial)
     return Stage(secret, target, observe(target, batch, cell.mechanism, key=noise, tell=facts))
+
+
+def replaced(batch: Batch, source: AbstractSource, *, key: Key) -> Batch:
+    """The batch with its first example exchanged for another private one of its class, which is not in the batch.
+
+    Whoever takes part, and with which labels, stays: what an attack recovers of the original from this release is what
+    the class tells. Raises `BadInput` where there is none, or where examples are not all of one length or labeled by
+    one class each.
+    """
+    labels = batch.labels
+    if labels.dim() != 1 or labels.is_floating_point() or batch.lengths is not None:
+        raise BadInput("expected examples of one length, each of one class, for the replaced control; leave it out")
+    found = source.alike(int(labels[0]), besides=batch, key=key)
+    if found is None:
+        raise BadInput(f"{source!r} has no other private example of class {int(labels[0])}; leave the control out")
+    return batch.with_inputs(torch.cat([found.to(batch.inputs), batch.inputs[1:]]))
 
 
 def root(cell: Cell) -> Key:

@@ -160,6 +160,8 @@ def _broken(mechanism: AbstractMechanism, verdicts: Sequence[GroupVerdict]) -> s
     alone (`theory.contradiction`).
     """
     for verdict in verdicts:
+        if verdict.broken:
+            return verdict.broken
         for score in verdict.scores:
             # One item for each trial: batches of one.
             if score.metric in SHARES and 0 < len(score.items) <= verdict.finished:

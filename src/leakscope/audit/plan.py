@@ -123,10 +123,16 @@ class Group:
     audited: tuple[Cell, ...]
     undefended: tuple[Cell, ...]
     blind: tuple[Cell, ...]
+    replaced: tuple[Cell, ...] = ()
 
     def cells(self, role: Role) -> tuple[Cell, ...]:
         """The trials that play this role."""
-        return {Role.AUDITED: self.audited, Role.UNDEFENDED: self.undefended, Role.BLIND: self.blind}[role]
+        return {
+            Role.AUDITED: self.audited,
+            Role.UNDEFENDED: self.undefended,
+            Role.BLIND: self.blind,
+            Role.REPLACED: self.replaced,
+        }[role]
 
     @property
     def own_control(self) -> bool:
@@ -143,6 +149,8 @@ class Plan:
     trials: draws of secret and weights; at least 3 are needed for an interval.
     metrics: what is scored besides `VERDICT_METRICS`. delta: at which epsilon is given. smallest: (metric, gain) pairs,
     the smallest leak of interest where it is not the usual one (`audit.evidence.SMALLEST`), in dB or as a share.
+    replaced: whether each trial is also run on a release for which its first private example was exchanged for another
+    of its class: what an attack scores there, it knows of the class and not of the example (`audit.cell`).
     names: (repr, name) pairs, what a person calls an attack or a mechanism.
     Raises `BadPlan` on anything that could not be run.
     """
@@ -160,6 +168,7 @@ class Plan:
     resources: Resources = field(default_factory=Resources)
     delta: float = 1e-5
     smallest: tuple[tuple[str, float], ...] = ()
+    replaced: bool = False
     names: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
@@ -256,8 +265,8 @@ class Plan:
         for trial in range(self.trials):
             for role in Role:
                 for group in groups:
-                    cell = group.cells(role)[trial]
-                    by_identity.setdefault(cell.identity, cell)
+                    for cell in group.cells(role)[trial : trial + 1]:
+                        by_identity.setdefault(cell.identity, cell)
         return tuple(by_identity.values())
 
     def _group(self, scene: Scene, mechanism: AbstractMechanism, attack: Attack, size: int) -> Group:
@@ -277,4 +286,5 @@ class Plan:
             audited=trials(Role.AUDITED, mechanism, attack),
             undefended=trials(Role.UNDEFENDED, open_protocol, attack),
             blind=trials(Role.BLIND, open_protocol, blind),
+            replaced=trials(Role.REPLACED, mechanism, attack) if self.replaced else (),
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
 from leakscope.bounds import upper
 from leakscope.bounds.accounting import epsilon
-from leakscope.bounds.lower import lower_from_guesses
+from leakscope.bounds.lower import lower_from_guesses, lower_from_scores
 from leakscope.core.arguments import number
 from leakscope.core.errors import BadInput, MissingExtra
 from leakscope.core.mechanism import AbstractMechanism, Adjacency
@@ -102,6 +104,37 @@ def contradiction(
         f"confidence {1 - DOUBT:.1%}, but by the event of {mechanism!r} no attack is right in more than {allowed:.1%} "
         f"(epsilon at least {observed:.2g}{at_most}, at delta {delta:g}). The mechanism sends more than it declares, "
         "or the attack was told more than the release"
+    )
+
+
+def broken_by_scores(
+    mechanism: AbstractMechanism, *, present: Sequence[float], absent: Sequence[float], delta: float
+) -> str | None:
+    """The sentence of a promise that scores break: releases with and without an example differ more than they may.
+
+    present, absent: one score for each independent trial, of how well an attack recovers an example from the release
+    that held it and from one that held another in its place. That is one contribution out and one in, two steps: a
+    mechanism that is (e, d)-private for either is (2 e, (1 + exp(e)) d)-private here (group privacy; Dwork and
+    Roth 2014, section 2.3). Broken where `lower_from_scores`, with error `DOUBT`, is above 2 e.
+    None where nothing is promised.
+
+    >>> from leakscope.mechanisms.protocols.dpsgd import DPSGD
+    >>> broken_by_scores(DPSGD(1.0, 1.0), present=[9.0] * 40, absent=[1.0] * 40, delta=1e-5) is None
+    True
+    """
+    promised = theory(mechanism, delta=delta)
+    if promised is None or promised.epsilon > -math.log(delta):
+        return None
+    both = (1 + math.exp(promised.epsilon)) * delta
+    if both >= 1:
+        return None
+    observed = lower_from_scores(present, absent, delta=both, level=1 - DOUBT)
+    if observed <= 2 * promised.epsilon:
+        return None
+    return (
+        f"scores of an example tell releases with and without it apart as only an epsilon of at least {observed:.2g} "
+        f"lets them (confidence {1 - DOUBT:.1%}), but the event of {mechanism!r} allows {2 * promised.epsilon:.2g} for "
+        "one example in place of another. The mechanism sends more than it declares"
     )
 
 

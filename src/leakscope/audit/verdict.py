@@ -9,6 +9,10 @@ A trial's *gain* is its mean score minus what a blind guess scores on the same s
 blind control's own score, for labels the chance level, which is the expected score of the best blind guess. A trial
 without a claim gains 0. Then:
 
+Where the *replaced* control was run (each trial again, on a release for which the first private example was exchanged
+for another of its class), what was scored there counts as a blind guess of that example, if it is the better one: what
+the class tells is no leak of the example.
+
 **leaks**, if any of these holds for the audited trials:
 
 1. a certificate holds in some trial and its score confirms it (`evidence.certified`); one certified claim that is
@@ -36,11 +40,12 @@ findings: leaks, then inconclusive, then no leak found.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 from leakscope.audit.evidence import (
     ITEM_BAR,
@@ -52,6 +57,8 @@ from leakscope.audit.evidence import (
     Records,
     evidence,
     excludes,
+    firsts,
+    hardened,
     leaks,
     needed,
     pooled,
@@ -60,6 +67,8 @@ from leakscope.audit.evidence import (
 )
 from leakscope.audit.findings import Promises, findings
 from leakscope.audit.plan import Cell, Group, Plan
+from leakscope.audit.theory import broken_by_scores
+from leakscope.bounds.lower import lower_from_scores
 from leakscope.core.facts import TrueLabels
 from leakscope.ledger.record import Ending, GainRecord, GroupVerdict, Record, Summary, Word
 from leakscope.scoring.metrics.guesses import LabelAccuracy
@@ -77,6 +86,7 @@ class Trials:
     labels_told: bool = False
     own_control: bool = False
     smallest: Mapping[str, float] = field(default_factory=dict)
+    replaced: Records = ()
 
 
 @final
@@ -94,6 +104,7 @@ class Judgment:
 
 def judge(trials: Trials) -> Judgment:
     """The word for a group and the sentence that gives its numbers, by the rule at the top of this module."""
+    trials = dataclasses.replace(trials, blind=hardened(trials.blind, trials.replaced))
     metric = primary(trials.audited)
     found = None if metric is None else evidence(metric, trials.audited, trials.blind)
     along = _labels_along(trials, metric)
@@ -289,8 +300,9 @@ def _verdict(plan: Plan, group: Group, records: Mapping[str, Record], promises: 
         return [records.get(cell.identity) for cell in cells]
 
     audited, undefended, blind = of(group.audited), of(group.undefended), of(group.blind)
+    replaced = of(group.replaced)
     told = TrueLabels in plan.told_in(group.scene)
-    judged = judge(Trials(audited, undefended, blind, told, group.own_control, dict(plan.smallest)))
+    judged = judge(Trials(audited, undefended, blind, told, group.own_control, dict(plan.smallest), replaced))
     promised = promises.of(group.mechanism)
     return GroupVerdict(
         title=_title(plan, group),
@@ -313,7 +325,19 @@ def _verdict(plan: Plan, group: Group, records: Mapping[str, Record], promises: 
         adjacency="" if promised is None or promised.adjacency is None else promised.adjacency.value,
         delta=None if promised is None else plan.delta,
         gains=judged.gains,
+        replaced=tuple(cell.identity for cell in group.replaced),
+        replaced_scores=pooled(replaced),
+        **_game(plan, group, audited, replaced),
     )
+
+
+def _game(plan: Plan, group: Group, audited: Records, replaced: Records) -> dict[str, Any]:
+    """What the replaced control shows of epsilon, as fields of the verdict; nothing where it was not run."""
+    present, absent = firsts(audited, replaced)
+    if len(present) < 2:
+        return {}
+    said = broken_by_scores(group.mechanism, present=present, absent=absent, delta=plan.delta)
+    return {"observed_epsilon": lower_from_scores(present, absent, delta=plan.delta), "broken": said or ""}
 
 
 def _title(plan: Plan, group: Group) -> str:

@@ -16,6 +16,7 @@ from leakscope.cli.models import recipe
 from leakscope.cli.rows import Family
 from leakscope.cli.text import plan as text_of
 from leakscope.cli.text.plan import Said, WrittenPlan, WrittenScene
+from leakscope.core import gate
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.effort import Budget
 from leakscope.core.errors import BadInput, BadPlan
@@ -52,7 +53,9 @@ def _affordable(scene: Scene, plan: Plan) -> None:
     weights = check_model(scene.architecture, takes, classes)
     for mechanism in scene.mechanisms or plan.mechanisms:
         for examples in scene.batch_sizes or plan.batch_sizes:
-            check_step(mechanism, takes, examples, weights)
+            # Whoever runs a plan has chosen it, and the estimate is generous: a recognizer's eight steps take three.
+            with gate.limited(4 * gate.limit()):
+                check_step(mechanism, takes, examples, weights)
 
 
 @final
@@ -76,6 +79,7 @@ class _Builder:
             "metrics": tuple(self._one(said.metrics.place, text, Family.METRICS) for text in said.metrics),
             "delta": said.delta,
             "smallest": said.smallest,
+            "replaced": said.replaced,
             "budget": Budget(said.seconds, said.evaluations),
             "resources": Resources(*said.resources),
             "scenes": tuple(self._scene(scene) for scene in said.scenes),

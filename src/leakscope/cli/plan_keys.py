@@ -37,6 +37,7 @@ FIELDS: tuple[Field, ...] = (
     Field("", "metrics", "list of expressions", "[]", "scored besides PSNR and label accuracy"),
     Field("", "delta", "number", "1e-5", "at which the epsilon of a mechanism is given"),
     Field("", "input_range", "list of two numbers", "[0, 1]", "what the models take for black and for white"),
+    Field("", "replaced", "true or false", "false", "also run each trial with its first example exchanged for another"),
     Field("", "smallest_leak", "table", "see below", "the gain that *no leak found* must exclude, for each metric"),
     Field("", "budget", "table", "no bound", "what one attempt may spend; the first bound that is reached ends it"),
     Field("", "resources", "table", "one thread", "what one cell may use of a machine; changes no answer"),

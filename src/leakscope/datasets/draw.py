@@ -73,6 +73,19 @@ class AbstractSource(ABC):
         return Secret(everything.rows(index).trimmed(), tuple(one.rows(index) for one in self.annotations()))
 
     @final
+    def alike(self, label: int, *, besides: Batch, key: Key) -> Tensor | None:
+        """The inputs (1, ...) of a private example of this class that is none of `besides`; None without one."""
+        everything, (_, private) = self.load(), _split(self)
+        same = private[everything.labels[private] == label]
+        inputs = everything.inputs[same]
+        taken = torch.stack([(inputs == one).flatten(1).all(1) for one in besides.inputs]).any(0)
+        free = same[~taken]
+        if len(free) == 0:
+            return None
+        chosen = free[torch.randint(len(free), (1,), generator=key.child("alike").generator())]
+        return everything.inputs[chosen].clone()
+
+    @final
     def public(self) -> Batch:
         """The public part: for chance levels, shadow data and decoders. Raises `BadInput` when it is empty."""
         everything, (public, _) = self.load(), _split(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from leakscope.ledger.record import CellSpec
+from leakscope.ledger.record import CellSpec, Role
 
 VERSION = 1
 """Raised whenever the same specification would give another answer, so that old records are not taken for new ones."""
@@ -14,7 +14,8 @@ SILENT = frozenset({"role"})
 """Fields that do not change the answer.
 
 The role says why a cell is run, not what is run: the audited cell of an undefended mechanism *is* the positive
-control of the defended ones. Leaving it out is what makes shared controls run once.
+control of the defended ones. Leaving it out is what makes shared controls run once. Only a replaced cell is
+another run.
 """
 
 
@@ -36,5 +37,9 @@ def identity(spec: CellSpec) -> str:
     said["told"], said["metrics"] = sorted(said["told"]), sorted(said["metrics"])
     # sorted and escaped, so that neither the schema's order nor an encoding decides; 80 bits: among a million cells two
     # share their first 20 digits with a probability of 4e-13
+    if spec.role is Role.REPLACED:
+        # The one role that says what is run: the release is of other data. Named only there, so that all other cells
+        # keep the identities that they had before there was this control.
+        said["replaced"] = True
     text = json.dumps([VERSION, said], sort_keys=True, ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()

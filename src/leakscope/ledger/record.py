@@ -22,6 +22,7 @@ class Role(enum.Enum):
     AUDITED = "audited"
     UNDEFENDED = "undefended"
     BLIND = "blind"
+    REPLACED = "replaced"
 
 
 @final
@@ -204,6 +205,9 @@ class GroupVerdict(_Strict):
     `undefended_scores` likewise for the controls. epsilon: of one release that is known to hold whoever `adjacency`
     hides, at `delta`, infinite where nothing bounds it; training_epsilon: of a round of training in which nobody knows
     who takes part. adjacency: in words, empty where nobody is hidden.
+    replaced, replaced_scores: of the control whose release holds another example in place of the first, where it was
+    run; observed_epsilon: what it and the trials together show of epsilon, at 95 % confidence and `delta`. broken: how
+    that contradicts the declared event, empty where it does not.
     gains: of the metric that decides and, where labels were claimed along, of these; empty in runs of version 0.1.
     """
 
@@ -227,6 +231,10 @@ class GroupVerdict(_Strict):
     gains: tuple[GainRecord, ...] = ()
     training_epsilon: float | None = None
     adjacency: str = ""
+    replaced: tuple[str, ...] = ()
+    replaced_scores: tuple[ScoreRecord, ...] = ()
+    observed_epsilon: float | None = None
+    broken: str = ""
 
 
 @final

@@ -43,6 +43,18 @@ class Interval:
         if not self.low <= self.value <= self.high:
             raise ValueError(f"the interval [{self.low}, {self.high}] does not hold the value {self.value}")
 
+    def up_to(self, perfect: float, *, higher: bool) -> Interval:
+        """The same, cut where no truth lies: beyond a perfect score.
+
+        >>> Interval(0.9, 0.7, 1.1).up_to(1.0, higher=True)
+        Interval(value=0.9, low=0.7, high=1.0)
+        """
+        if not math.isfinite(self.low) or not math.isfinite(perfect):
+            return self
+        if higher:
+            return Interval(self.value, self.low, max(self.value, min(self.high, perfect)))
+        return Interval(self.value, min(self.value, max(self.low, perfect)), self.high)
+
     def holds(self, number: float) -> bool:
         """Whether `number` lies in the closed interval."""
         return self.low <= number <= self.high

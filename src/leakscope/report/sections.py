@@ -152,7 +152,12 @@ class Section:
 
 def _roles(group: GroupVerdict) -> tuple[tuple[str, str], ...]:
     """(role, identity), members first, each identity once: a control may be a member as well."""
-    named = (("audited", group.members), ("undefended", group.undefended), ("blind", group.blind))
+    named = (
+        ("audited", group.members),
+        ("undefended", group.undefended),
+        ("blind", group.blind),
+        ("replaced", group.replaced),
+    )
     seen: dict[str, str] = {}
     for role, identities in named:
         for identity in identities:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import final
 
-from leakscope.ledger.record import GroupVerdict, Record, ScoreRecord, Summary
+from leakscope.ledger.record import Finding, GroupVerdict, Record, ScoreRecord, Summary
 from leakscope.report.media import Array
 from leakscope.report.redact import masked
 from leakscope.report.tables import Cell, Cells
@@ -18,20 +18,37 @@ from leakscope.report.tables import Cell, Cells
 FEWEST = 5
 """Examples behind a score that is shown: of fewer, whoever knows the others can compute the last one."""
 
+LISTS = ("scores", "undefended_scores", "blind_scores", "replaced_scores")
+"""What a verdict holds of scores."""
+
 _NOTHING: Mapping[str, Array] = MappingProxyType({})
 
 
 def summary(given: Summary) -> Summary:
     """The verdicts with scores over at least `FEWEST` examples; where there are fewer, sentences without numbers."""
-    return given.model_copy(update={"groups": tuple(_group(one) for one in given.groups)})
+    found = tuple(_finding(one, given.groups) for one in given.findings)
+    return given.model_copy(update={"groups": tuple(_group(one) for one in given.groups), "findings": found})
 
 
 def _group(given: GroupVerdict) -> GroupVerdict:
-    lists = ("scores", "undefended_scores", "blind_scores")
-    few = any(len(one.items) < FEWEST for name in lists for one in getattr(given, name))
-    kept = {name: together(getattr(given, name)) for name in lists}
-    # a sentence that quotes the mean of three examples says what the table withholds
-    return given.model_copy(update={**kept, "sentence": masked(given.sentence) if few else given.sentence})
+    kept: dict[str, object] = {name: together(getattr(given, name)) for name in LISTS}
+    if _few(given):
+        # a sentence that quotes the mean of three examples says what the table withholds
+        said = {name: masked(getattr(given, name)) for name in ("sentence", "broken")}
+        kept |= {**said, "gains": (), "observed_epsilon": None}
+    return given.model_copy(update=kept)
+
+
+def _finding(given: Finding, groups: Sequence[GroupVerdict]) -> Finding:
+    """It quotes its groups: one of few examples is enough to leave the numbers out."""
+    if not any(_few(groups[place]) for place in given.groups):
+        return given
+    said = {name: masked(getattr(given, name)) for name in ("sentence", "theory", "broken")}
+    return given.model_copy(update=said)
+
+
+def _few(given: GroupVerdict) -> bool:
+    return any(len(one.items) < FEWEST for name in LISTS for one in getattr(given, name))
 
 
 def together(scores: Sequence[ScoreRecord]) -> tuple[ScoreRecord, ...]:

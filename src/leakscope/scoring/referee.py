@@ -22,7 +22,7 @@ from leakscope.scoring.kinds.kind import Comparison, Judged
 from leakscope.scoring.kinds.table import Kind, kind_of
 from leakscope.scoring.metrics.metric import AbstractMetric
 from leakscope.scoring.pairing import Pairing
-from leakscope.scoring.score import Score
+from leakscope.scoring.score import Direction, Score
 
 
 @final
@@ -83,7 +83,7 @@ def score(
     the default ones of the claim's kind. public: a pool for blind guesses; without one these are gray and noise, and
     each class counts as equally likely among the fewest classes that the labels allow. public_annotations: what is
     known of the pool's examples; without it, each category of an attribute counts as equally likely. key: of guesses
-    and bootstrap.
+    and intervals.
     A secret of sequences is compared with claimed frames and their lengths, or with claimed transcripts; one of token
     ids with claimed tokens; a claimed attribute with the annotation of its name, which a bare batch does not have.
     Raises `BadInput` without a claim, on shapes that do not fit and on a metric that does not apply, `MissingExtra` on
@@ -182,7 +182,8 @@ def _carried(claim: AbstractClaim, case: Case) -> AbstractClaim | None:
 
 
 def _score(metric: AbstractMetric, judged: Judged, chance: Level) -> Score:
-    estimate = intervals.pooled([(item,) for item in judged.items])
+    found = intervals.pooled([(item,) for item in judged.items])
+    estimate = found.up_to(metric.perfect, higher=metric.direction is Direction.HIGHER)
     return Score(
         metric=metric.name,
         value=estimate.value,

@@ -103,6 +103,7 @@ class WrittenPlan:
     metrics: Said
     delta: float
     smallest: tuple[tuple[str, float], ...]
+    replaced: bool
     span: tuple[float, float]
     seconds: float | None
     evaluations: int | None
@@ -212,6 +213,7 @@ class _Reader:
             metrics=self._expressions(said, "metrics", Family.METRICS),
             delta=self._delta(said),
             smallest=self._smallest(said),
+            replaced=self._switch(said, "replaced"),
             span=self._range(said),
             seconds=self._seconds(budget),
             evaluations=self._evaluations(budget),
@@ -260,6 +262,12 @@ class _Reader:
         if not 0 < delta < 1:
             raise self.sheet.bad("delta", f"expected 0 < delta < 1, got {delta}")
         return float(delta)
+
+    def _switch(self, said: dict[str, Any], key: str) -> bool:
+        value = said.get(key, False)
+        if not isinstance(value, bool):
+            raise self.sheet.bad(key, f"expected true or false, got {gate.shortened(repr(value))}")
+        return value
 
     def _smallest(self, said: dict[str, Any]) -> tuple[tuple[str, float], ...]:
         table = self._table(said, "smallest_leak")
