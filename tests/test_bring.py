@@ -460,7 +460,7 @@ def test_an_exact_input_and_all_labels_confirm_a_proof():
     coins = dataclasses.replace(labels, chance=0.5, blind=(0.5, 0.5))
     assert judged([coins], proof)[0] is Word.INCONCLUSIVE, "two coins are right one time in four"
     wrong = dataclasses.replace(labels, value=0.5, low=0.5, high=0.5, items=(1.0, 0.0))
-    assert "a defect of the attack" in judged([wrong], proof)[1]
+    assert "a defect of the attack" in judged([wrong], Certificate.alike(0.0, 1e-4, "equations", items=2))[1]
     assert judged([labels], None)[0] is Word.INCONCLUSIVE
 
 

@@ -279,7 +279,8 @@ def wilson(successes: int, trials: int, *, level: float = 0.95) -> Interval:
 
 def _skewness(sample: Floats) -> float:
     # a = m3 / s^3 with the plain third moment and the unbiased variance, as Hall has it
-    return float(((sample - sample.mean()) ** 3).mean()) / float(sample.std(ddof=1)) ** 3
+    # each value in units of the spread first: cubes of tiny ones would be zero
+    return float((((sample - sample.mean()) / sample.std(ddof=1)) ** 3).mean())
 
 
 def _unskewed(t: float, skew: float, count: int) -> float:
