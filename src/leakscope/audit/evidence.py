@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import final
@@ -280,21 +280,26 @@ def needed(found: Evidence, gain: float) -> int | None:
     """
     if found.interval is None or found.gain >= gain:
         return None
+    end = _share_end(found) if found.metric in SHARES else _mean_end(found)
     count = len(found.gains)
     while count <= MOST_TRIALS:
-        if _ends(found, count) < gain:
+        if end(count) < gain:
             return count
         # In steps of an eighth: it is a figure to plan with.
         count += max(1, count // 8)
     return None
 
 
-def _ends(found: Evidence, count: int) -> float:
-    """Where the interval of the mean gain would end after so many trials of the same mean and spread."""
-    if found.metric in SHARES:
-        per_trial = intervals.effective(found.trials) / len(found.trials)
-        return intervals.binomial(found.value, per_trial * count).high - found.chance
-    return intervals.of_moments(intervals.moments(found.gains), count).high
+def _share_end(found: Evidence) -> Callable[[int], float]:
+    """Where the interval of the mean gain would end after so many trials of the same share."""
+    per_trial = intervals.effective(found.trials) / len(found.trials)
+    return lambda count: intervals.binomial(found.value, per_trial * count).high - found.chance
+
+
+def _mean_end(found: Evidence) -> Callable[[int], float]:
+    """The same for gains of the same mean, spread and skewness."""
+    of = intervals.moments(found.gains)
+    return lambda count: intervals.of_moments(of, count).high
 
 
 def gain_of(ours: ScoreRecord, theirs: ScoreRecord) -> float:
