@@ -318,7 +318,7 @@ def boundaries() -> Iterator[Boundary]:
     leaks, cleared = Word.LEAKS, Word.NO_LEAK_FOUND
     for count in (3, 8, 16):
         for name, draw in {
-            # A spread of 1 dB: with more, single items would now and then be recovered, which is a leak by another rule.
+            # A spread of 1 dB: with more, single items are recovered now and then, which is a leak by another rule.
             "normal": lambda g, n: g.normal(0, 1.0, n),
             "skewed up": lambda g, n: g.exponential(size=n) - 1,
             "skewed down": lambda g, n: 1 - g.exponential(size=n),
