@@ -139,11 +139,12 @@ class RunStore:
 
     def append_index(self, record: Record) -> None:
         """Add one line to the index."""
-        self._check()
         # Not atomic: half a line after a kill does no harm, since whoever goes on writes the index anew.
         # opened by hand: `open` would give it the rights of the user's other files
         handle = os.open(self.folder / "index.jsonl", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
         with open(handle, "a", encoding="utf-8") as file:
+            # Asked last: a process that is stopped between the question and the write goes on with an old answer.
+            self._check()
             file.write(_line(record))
 
     def write_json(self, name: str, value: object) -> None:
