@@ -464,9 +464,9 @@ def test_the_demo_plan_shows_faces_digits_gradients_updates_and_several_defenses
     plan = demo_command.plan()
     assert isinstance(plan, Plan)
     text = " ".join(group.scene.name + repr(group.mechanism) + repr(group.scene.source) for group in plan.groups())
-    assert all(
-        word in text for word in ("Faces", "Digits", "FedSGD", "FedAvg", "Clip", "GaussianNoise", "Prune", "Sign")
-    )
+    # Signs are not in it: in the demo's minutes no attack of the table is conclusive about them, for or against.
+    assert all(word in text for word in ("Faces", "Digits", "FedSGD", "FedAvg", "Clip", "GaussianNoise", "Prune"))
+    assert {repr(group.attack).partition("(")[0] for group in plan.groups()} >= {"Auto", "LabelCounts"}
     assert plan.trials >= 3
     assert len(plan.cells()) < 150
 

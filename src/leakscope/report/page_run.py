@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -107,7 +108,8 @@ class Found:
     anchor: str
 
 
-def _findings(summary: Summary, built: Mapping[str, Section]) -> tuple[Found, ...]:
+def _findings(summary: Summary, built: Mapping[str, Section]) -> tuple[tuple[str, tuple[Found, ...]], ...]:
+    """(scene, findings) in the order of the plan, in which the mechanisms of a scene stand together."""
     shown = {id(section.row.group): section for section in built.values()}
     found = []
     for one in summary.findings:
@@ -124,7 +126,7 @@ def _findings(summary: Summary, built: Mapping[str, Section]) -> tuple[Found, ..
                 one.scene, one.target, one.dataset, one.mechanism, one.word, said, one.theory, bool(one.broken), anchor
             )
         )
-    return tuple(found)
+    return tuple((scene, tuple(rows)) for scene, rows in itertools.groupby(found, key=lambda one: one.scene))
 
 
 def _in_order(summary: Summary, overview: tuple[tuple[tuple[str, str], tuple[Row, ...]], ...]) -> list[Row]:
