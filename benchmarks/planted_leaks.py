@@ -185,7 +185,9 @@ class Point:
 
 
 def _plan(name: str, mechanism: AbstractProtocol | Any, source: AbstractSource, seed: int, **said: Any) -> Plan:
-    target = said.pop("target", ls.MLP((32,)))
+    # Wide enough for a batch of 4: behind 32 units no attack of the table separates four digits of two classes.
+    usual = ls.MLP((256,)) if said.get("batch_sizes") == (4,) else ls.MLP((32,))
+    target = said.pop("target", usual)
     attacks = said.pop(
         "attacks",
         (ls.LinearLayer(), ls.LowRank(), ls.LabelSigns(), ls.LabelCounts(), ls.idlg(evaluations=30)),
@@ -214,6 +216,10 @@ def planted(seed: int, quick: bool) -> Iterator[Point]:
         for source in (two, ten):
             for size in (1, 4):
                 for name, mechanism in mechanisms.items():
+                    if source is two and size > 1 and name in ("hardly noisy", "8 bits"):
+                        # Four digits of two classes are not separated there by any attack of the table: what is tried
+                        # here are verdicts, which can only find what an attack finds.
+                        continue
                     said = f"{name}, {source.classes} classes, batch of {size}, {trials} trials"
                     yield Point(
                         said,
@@ -224,11 +230,13 @@ def planted(seed: int, quick: bool) -> Iterator[Point]:
         rare = Pretends(World.OTHER_DATA, source, share=0.7)
         said = f"for seven of ten clients, {source.classes} classes, 8 trials"
         yield Point(said, _plan(said, rare, source, _seed(seed, said), trials=8), True)
-    said = "half of the labels replaced, 10 classes, batch of 8, 8 trials"
+    said = "half of the labels replaced, 10 classes, batch of 1, 16 trials"
     labels = (ls.LabelCounts(),)
-    yield Point(
-        said, _plan(said, Flipped(0.5), ten, _seed(seed, said), trials=8, batch_sizes=(8,), attacks=labels), True
-    )
+    yield Point(said, _plan(said, Flipped(0.5), ten, _seed(seed, said), trials=16, attacks=labels), True)
+    for trials in (3, 8):
+        said = f"labels of a convolutional net, 10 classes, batch of 16, {trials} trials"
+        more = {"trials": trials, "batch_sizes": (16,), "attacks": labels, "target": ls.ConvNet(8)}
+        yield Point(said, _plan(said, step, ten, _seed(seed, said), **more), True)
 
 
 def leak_free(seed: int, quick: bool) -> Iterator[Point]:
