@@ -37,9 +37,7 @@ from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy
 from leakscope.domains.text import Text
-from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.protocols.passes import quiet
-from leakscope.mechanisms.reading import signs
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 
@@ -54,10 +52,6 @@ SOLVED = 1e-13
 """Relative squared misfit below which nothing is left to be explained: rounding of float32."""
 SOLVING = 1e-4
 """Relative squared misfit below which a search has found the valley, and another kind of search would leave it."""
-SIGNED = 1e-2
-"""Where only signs were sent, relative squared misfits below this (one sign of 400 differs) are alike: that all signs
-agree can be driven home by noise in the image, and many images do (faces from a sigmoid net: 13 dB with all of them,
-20 dB with 99.9 %). Which of them is the likeliest, the prior says."""
 ROUGH = 3.0
 """Orders of magnitude of misfit that total variation over the whole range is worth."""
 
@@ -72,8 +66,8 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
     2. Labels: those that were told, else `LabelCounts`.
     3. Searches. Without declared noise: L-BFGS on the squared distance, which solves small smooth nets to the last
        digit, and else signed Adam on the cosine, which bears kinks, batches and lost scales, with less and less total
-       variation and smaller and smaller steps, each leg from the end of the one before it (for pruned entries and
-       for signs first on the squared distance). With noise of standard deviation s: signed Adam on the cosine, and
+       variation and smaller and smaller steps, each leg from the end of the one before it (for pruned entries first,
+       and for signs only, on the squared distance). With noise of standard deviation s: signed Adam on the cosine, and
        from there the most probable images, squared distance + (2 s^2 / b) total variation with b = 0.05 of the range,
        the usual difference of neighbors, and then b = 0.2.
     4. The claim with the smallest misfit to the observed update is handed on, where ten times the misfit are worth a
@@ -342,5 +336,4 @@ def _misfit(attempt: Attempt[Inputs], seen: Observation) -> float:
         if noise > 0:
             return _implausible(rest / noise**2, sum(value.numel() for value in observed.values()), batch.inputs)
     # An update of zeros: only a replay of zeros fits it.
-    misfit = rest / max(scale, 1e-300)
-    return max(misfit, SIGNED) if signs(seen.mechanism) is Answer.YES else misfit
+    return rest / max(scale, 1e-300)

@@ -20,7 +20,7 @@ from leakscope.attacks.parts.spaces import Pixels
 from leakscope.attacks.parts.starts import Given, Gray
 from leakscope.core.observation import Observation
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import bends, noise
+from leakscope.mechanisms.reading import bends, noise, signs
 from leakscope.numerics import trees
 
 EDGES = 0.05
@@ -39,9 +39,7 @@ BENT: tuple[Leg, ...] = (
     *((1.5e-6, 0.01, 0.1), (1.5e-6, 3e-3, 0.1)),
 )
 """On the squared distance to signs or to what was kept, total variation in units of the squared norm of the update. Two
-digits came back from their signs at 18.0 and 16.3 dB, with one weight at 14.5 and 16.1, on the cosine at 13.3, 15.7.
-Of a sigmoid net it is the cosine that sees something: faces at 18 to 20 dB from their signs, here at 13. So both have
-their turn."""
+digits came back from their signs at 18.0 and 16.3 dB, with one weight at 14.5 and 16.1, on the cosine at 13.3, 15.7."""
 _COSINE = Weighted(Cosine(), first=1.0, last=3.0)
 
 
@@ -81,8 +79,12 @@ def stages(seen: Observation) -> Iterator[Stage]:
     if bends(seen.mechanism) is Answer.YES:
         # |g*|^2: the squared distance has this unit and total variation has not, so its weights are multiples of it.
         scale = float(trees.norm(seen.gradient().by_name)) ** 2
-        yield from _legs("squared distance", Squared(), BENT, unit=scale, part=0.5)
-    yield from _legs("cosine", _COSINE, LEGS)
+        yield from _legs(
+            "squared distance", Squared(), BENT, unit=scale, part=1.0 if signs(seen.mechanism) is Answer.YES else 0.5
+        )
+    # On signs the cosine is the worse distance (`BENT`), so no time was left for it.
+    if signs(seen.mechanism) is not Answer.YES:
+        yield from _legs("cosine", _COSINE, LEGS)
 
 
 def _legs(
