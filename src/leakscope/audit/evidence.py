@@ -128,46 +128,6 @@ class Evidence:
         return math.fsum(self.values) / len(self.values) if self.values else math.nan
 
 
-def hardened(blind: Records, replaced: Records) -> list[Record | None]:
-    """The blind records, where the first example of each trial has the better score of the blind and replaced controls.
-
-    What is recovered of an example from a release that never saw it, but another of its class, is known of the class.
-    Only of inputs and the like: labels are those of the class.
-    """
-    if not replaced:
-        return list(blind)
-    return [_harder(one, other) for one, other in zip(blind, replaced, strict=True)]
-
-
-def _harder(blind: Record | None, replaced: Record | None) -> Record | None:
-    if blind is None or replaced is None:
-        return blind
-    return blind.model_copy(update={"scores": tuple(_better(score, replaced) for score in blind.scores)})
-
-
-def _better(score: ScoreRecord, replaced: Record) -> ScoreRecord:
-    other = None if score.metric in SHARES else score_of(score.metric, replaced)
-    if other is None or not score.items:
-        return score
-    best = max if score.higher_is_better else min
-    items = (best(score.items[0], other.items[0]), *score.items[1:])
-    return score.model_copy(update={"items": items, "value": _mean(items)})
-
-
-def firsts(audited: Records, replaced: Records) -> tuple[list[float], list[float]]:
-    """Scores of the first example of each trial, more where more is known: from its release, and from the other one.
-
-    In decibels where they are errors. Of trials that both have claims, in the metric that decides about inputs; labels
-    tell nothing here, since they stay.
-    """
-    metric = primary(audited)
-    if metric is None or metric in SHARES or not replaced:
-        return [], []
-    pairs = [_pair(metric, one, other) for one, other in zip(audited, replaced, strict=True)]
-    found = [(decibels(metric, a.items[:1])[0], decibels(metric, b.items[:1])[0]) for a, b in filter(None, pairs)]
-    return [there for there, _ in found], [gone for _, gone in found]
-
-
 def evidence(metric: str, side: Records, blind: Records) -> Evidence | None:
     """What `side` shows in `metric`; None when no trial scored it. Both hold one record (or None) per planned trial."""
     pairs = [_pair(metric, one, other) for one, other in zip(side, blind, strict=True)]

@@ -57,8 +57,6 @@ from leakscope.audit.evidence import (
     Records,
     evidence,
     excludes,
-    firsts,
-    hardened,
     leaks,
     needed,
     pooled,
@@ -67,6 +65,7 @@ from leakscope.audit.evidence import (
 )
 from leakscope.audit.findings import Promises, findings
 from leakscope.audit.plan import Cell, Group, Plan
+from leakscope.audit.replaced import firsts, hardened
 from leakscope.audit.theory import broken_by_scores
 from leakscope.bounds.lower import lower_from_scores
 from leakscope.core.facts import TrueLabels

@@ -1,0 +1,48 @@
+"""What the replaced control says of a group: how well an example is recovered from a release that never saw it."""
+
+from __future__ import annotations
+
+import math
+
+from leakscope.audit.evidence import SHARES, Records, decibels, primary, score_of
+from leakscope.ledger.record import Record, ScoreRecord
+
+
+def hardened(blind: Records, replaced: Records) -> list[Record | None]:
+    """The blind records, where the first example of each trial has the better score of the blind and replaced controls.
+
+    What is recovered of an example from a release that never saw it, but another of its class, is known of the class.
+    Only of inputs and the like: labels are those of the class.
+    """
+    if not replaced:
+        return list(blind)
+    return [_harder(one, other) for one, other in zip(blind, replaced, strict=True)]
+
+
+def _harder(blind: Record | None, replaced: Record | None) -> Record | None:
+    if blind is None or replaced is None:
+        return blind
+    return blind.model_copy(update={"scores": tuple(_better(score, replaced) for score in blind.scores)})
+
+
+def _better(score: ScoreRecord, replaced: Record) -> ScoreRecord:
+    other = None if score.metric in SHARES else score_of(score.metric, replaced)
+    if other is None or not score.items:
+        return score
+    best = max if score.higher_is_better else min
+    items = (best(score.items[0], other.items[0]), *score.items[1:])
+    return score.model_copy(update={"items": items, "value": math.fsum(items) / len(items)})
+
+
+def firsts(audited: Records, replaced: Records) -> tuple[list[float], list[float]]:
+    """Scores of the first example of each trial, more where more is known: from its release, and from the other one.
+
+    In decibels where they are errors. Of trials that both have claims, in the metric that decides about inputs; labels
+    tell nothing here, since they stay.
+    """
+    metric = primary(audited)
+    if metric is None or metric in SHARES or not replaced:
+        return [], []
+    pairs = ((score_of(metric, one), score_of(metric, other)) for one, other in zip(audited, replaced, strict=True))
+    found = [(decibels(metric, a.items[:1])[0], decibels(metric, b.items[:1])[0]) for a, b in pairs if a and b]
+    return [there for there, _ in found], [gone for _, gone in found]
