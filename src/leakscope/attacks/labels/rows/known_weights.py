@@ -1,0 +1,380 @@
+"""Each sample's label and features from dL/dW where the output layer's weights are known: one system per sample."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from leakscope.attacks.labels.rows.row_space import RowSpace
+
+Array = NDArray[np.float64]
+
+FLOOR = 3e-6
+"""Relative residual that float32 leaves whatever the noise says: the forward pass's own rounding is of low rank, since
+it is one error per sample, and hides within the row space."""
+RATIO = 4.0
+"""How many times the expected residual an accepted row may leave."""
+ONE = 16 * 2.0**-24
+"""How far p_y - 1 may be off: roundings of float32 at 1."""
+LOOSEST = 0.1
+"""Relative residual beyond which nothing was solved, however noisy the update is."""
+WHOLE = 0.15
+"""How far N / m may lie from one over a whole share m of the samples."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One sample, or several that are equal to within rounding.
+
+    label: y. features: (k,) coordinates a of h = left @ a. error: (C,) g = softmax(W h + b) - e_y. misfit: relative
+    distance of g from the row space. expected: what rounding makes of it. parts: N / m by `scale`, see `weight_of`.
+    """
+
+    label: int
+    features: Array
+    error: Array
+    misfit: float
+    expected: float
+    parts: float
+
+
+@final
+class KnownRows:
+    """The systems softmax(A a + b) - e_y in span(right), A = W left, one for each candidate label y.
+
+    Unknown are the k coordinates a of the features, and C - k equations are left of the C of the row space: one
+    solution per sample generically, where C > 2 k + the number of labels (T5 of Zhu's row-space view, proved by
+    counting). The residual is that of rho = g / (1 - p_y): softmax over the classes other than y, minus e_y. It does
+    not vanish with 1 - p_y, so that samples of which the model is sure weigh as much as others.
+    """
+
+    def __init__(self, space: RowSpace, weight: Array, offset: Array) -> None:
+        self.space, self.offset = space, offset
+        self.slopes = weight @ space.left
+        self.weight = weight
+
+    def solve(
+        self, label: int, start: Array, slopes: Array, right: Array, *, most: int = 60, least: int = 3
+    ) -> tuple[Array, float]:
+        """Levenberg-Marquardt on f(a) = (I - right^T right) scale (rho(a) - e_y) from `start`; (a, |f| / |u|).
+
+        J = K - right^T right K with K = d(scale rho)/da, so J^T J = K^T K - (right K)^T (right K) and J^T f = K^T f.
+        Ends when a step improves by less than 1e-4 of the whole, or f is rounding in float64.
+        """
+        point, damping = start.copy(), 1e-3
+        rest, rho, size = self._residual(point, label, slopes, right)
+        cost, eye = float(rest @ rest), np.eye(len(point))
+        for step in range(most):
+            if cost <= (1e-12 * size) ** 2:
+                break
+            lean = (self.space.scale * rho)[:, None] * (slopes - rho @ slopes)
+            inside = right @ lean
+            normal, slope = lean.T @ lean - inside.T @ inside, lean.T @ rest
+            level = float(np.trace(normal)) / max(len(point), 1)
+            improved = False
+            for _ in range(8):
+                try:
+                    factor = scipy.linalg.cho_factor(normal + damping * level * eye, check_finite=False)
+                except scipy.linalg.LinAlgError:
+                    damping = max(10 * damping, 1e-14)
+                    continue
+                ahead = point - scipy.linalg.cho_solve(factor, slope, check_finite=False)
+                found = self._residual(ahead, label, slopes, right)
+                reached = float(found[0] @ found[0])
+                if math.isfinite(reached) and reached < cost:
+                    improved = True
+                    break
+                damping *= 6
+            if not improved:
+                break
+            gain = 1 - reached / cost
+            point, (rest, rho, size), cost = ahead, found, reached
+            damping = max(damping / 8, 1e-14)
+            if gain < 1e-4 and step >= least:
+                break
+        return point, math.sqrt(cost) / size
+
+    def refined(self, label: int, start: Array) -> tuple[Array, float, float]:
+        """As `solve` in the whole space, with the error at the label itself left open: (a, |f| / |u|, how far it is off).
+
+        A client computes p_y - 1, whose rounding is that of 1: relative to 1 - p_y it is a thousandth where the model
+        is sure to four digits. One equation fewer, and what is left is as exact as the rest.
+        """
+        space = self.space
+        unit = -(space.right.T @ space.right[:, label])
+        unit[label] += 1.0
+        length = math.sqrt(float(unit @ unit))
+        # The label's own unit vector lies in the row space: it has no equation of its own to leave out.
+        if length < 1e-6:
+            point, misfit = self.solve(label, start, self.slopes, space.right, most=40)
+            return point, misfit, 0.0
+        unit /= length
+        point, misfit = self.solve(label, start, self.slopes, np.vstack([space.right, unit]), most=40)
+        rest, _, _ = self._residual(point, label, self.slopes, space.right)
+        # rest = off * scale_y (I - right^T right) e_y + what fits; scale_y e_y is the whole error there, 1 in rho.
+        return point, misfit, float(unit @ rest) / (length * space.scale[label])
+
+    def error(self, features: Array, label: int) -> Array:
+        """g = softmax - e_y; its entry at y as minus the sum of the others, since 1 - p_y may be below rounding."""
+        logits = self.slopes @ features + self.offset
+        shares = np.exp(logits - logits.max())
+        shares /= shares.sum()
+        shares[label] = 0.0
+        shares[label] = -shares.sum()
+        return shares
+
+    def _residual(self, point: Array, label: int, slopes: Array, right: Array) -> tuple[Array, Array, float]:
+        logits = slopes @ point + self.offset
+        logits[label] = -np.inf
+        rho = np.exp(logits - logits.max())
+        rho /= rho.sum()
+        wanted = self.space.scale * rho
+        wanted[label] -= self.space.scale[label]
+        return wanted - right.T @ (right @ wanted), rho, math.sqrt(float(wanted @ wanted))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Apart:
+    """What was found: rows, N as the rows say it, each row's number of samples, and how many tries it took."""
+
+    rows: tuple[Row, ...]
+    samples: float
+    times: tuple[int, ...]
+    tries: int
+
+    @property
+    def count(self) -> int:
+        """How many samples the rows stand for."""
+        return sum(self.times)
+
+
+@final
+class Peeling:
+    """All rows of one gradient, one after the other; those found are left out of both spaces for the next ones.
+
+    bias: (C,) dL/db or None; where it is there, N (p - db) counts what is still missing of each class.
+    told: N where it is known. stop: asked before each try.
+    """
+
+    def __init__(
+        self,
+        known: KnownRows,
+        bias: Array | None,
+        told: int | None,
+        rng: np.random.Generator,
+        stop: Callable[[], bool],
+    ) -> None:
+        self.known, self.space, self.bias, self.rng, self.stop = known, known.space, bias, rng, stop
+        self.told, self.samples = told, float(told) if told else None
+        self.rows: list[Row] = []
+        self.tries = 0
+
+    def run(self) -> Apart:
+        """First the easy rows, from standard starts in the whole space; then the rest with those taken out."""
+        self._first()
+        while len(self.rows) < self.space.rank and not self.stop():
+            if not self._next():
+                break
+        return self._apart()
+
+    def _first(self) -> None:
+        rank, misses = self.space.rank, 0
+        worth = self._leverage(np.eye(rank))
+        if self.bias is not None:
+            worth = worth + (self.bias < 0)
+        for label in np.argsort(-worth)[: rank + 20]:
+            if len(self.rows) >= rank or misses > 25 or self.stop():
+                return
+            starts = [np.zeros(rank)]
+            if self.rows:
+                starts.append(self._mean())
+            for start in starts:
+                point, misfit = self.known.solve(label, start, self.known.slopes, self.space.right, least=12)
+                if self._kept(int(label), point, misfit):
+                    misses = 0
+                    break
+            else:
+                misses += 1
+
+    def _next(self) -> bool:
+        """One more row, from the classes that most of what is left points at."""
+        outside, across = self._deflated()
+        slopes, right = self.known.slopes @ outside, across.T @ self.space.right
+        worth = self._leverage(across) + self._missing()
+        for label in np.argsort(-worth)[:15]:
+            for start in self._starts(int(label), outside):
+                if self.stop():
+                    return False
+                point, misfit = self.known.solve(int(label), start, slopes, right)
+                if misfit >= 0.6 and outside.shape[1] < self.space.rank:
+                    # What was taken out may have been taken out wrongly: the whole space from the same start.
+                    point, misfit = self.known.solve(int(label), outside @ start, self.known.slopes, self.space.right)
+                    point = outside.T @ point
+                whole, misfit = self.known.solve(
+                    int(label), outside @ point, self.known.slopes, self.space.right, most=40
+                )
+                if self._kept(int(label), whole, misfit):
+                    return True
+        return False
+
+    def _kept(self, label: int, point: Array, misfit: float) -> bool:
+        """Keep a solution if it is one to within its own rounding, has a possible share, and is new.
+
+        A row's rounding: beta = right (scale g) are its coordinates, and an error E of dW moves the row space by
+        beta Sigma^-1 left^T E, of size |beta Sigma^-1| sigma sqrt(C).
+        """
+        self.tries += 1
+        space, off = self.space, 0.0
+        if misfit <= LOOSEST:
+            point, misfit, off = self.known.refined(label, point)
+        error = self.known.error(point, label)
+        # In units of 1 - p_y, as all of rho.
+        if abs(off) * -error[label] > ONE * max(1.0, abs(float(self.known.slopes[label] @ point))):
+            return False
+        scaled = error * space.scale
+        size = math.sqrt(float(scaled @ scaled))
+        if not (math.isfinite(misfit) and misfit <= LOOSEST and size > 0):
+            return False
+        dual = (space.right @ scaled) / space.values
+        # T6: beta_s^T Sigma^-1 a_s = N for one sample of a mean over N, N / m for m equal ones.
+        parts = float(dual @ point)
+        expected = float(np.linalg.norm(dual)) * space.noise * math.sqrt(len(scaled)) / size
+        if misfit > RATIO * (expected + FLOOR) or not parts > 1e-3:
+            return False
+        if self.samples is not None:
+            times = max(1, round(self.samples / parts))
+            vague = WHOLE + 6 * expected * float(np.linalg.norm(dual) * np.linalg.norm(point)) / self.samples
+            if abs(parts * times / self.samples - 1) > min(0.5, vague):
+                return False
+        near = max(1e-6, 2 * expected) * float(np.linalg.norm(point))
+        if any(one.label == label and np.linalg.norm(one.features - point) < near for one in self.rows):
+            return False
+        self.rows.append(Row(label, point, error, misfit, expected, parts))
+        self._counted()
+        return True
+
+    def _counted(self) -> None:
+        """N: the largest of the more exact half, since m equal samples say N / m."""
+        if self.told is None and (len(self.rows) <= 5 or len(self.rows) % 5 == 0):
+            best = sorted(self.rows, key=lambda one: one.expected)[: max(1, len(self.rows) // 2)]
+            self.samples = max(one.parts for one in best)
+
+    def _apart(self) -> Apart:
+        if not self.rows:
+            return Apart((), float(self.told or 0), (), self.tries)
+        parts = np.array([one.parts for one in self.rows])
+        samples = self.samples or float(parts.max())
+        times = np.ones(len(parts))
+        if self.told is None:
+            weights = 1 / (np.array([one.expected for one in self.rows]) + 1e-6) ** 2
+            for _ in range(5):
+                times = np.clip(np.round(samples / parts), 1, None)
+                samples = float((weights * parts * times).sum() / weights.sum())
+        times = np.clip(np.round(samples / parts), 1, None)
+        return Apart(tuple(self.rows), samples, tuple(int(one) for one in times), self.tries)
+
+    def _deflated(self) -> tuple[Array, Array]:
+        """Bases (k, r) of the coordinates of features and of errors that the rows found leave.
+
+        a_t^T Sigma^-1 beta_s = 0 between different samples (T6), so the others lie across those found: exactly, and
+        without subtracting anything from the gradient.
+        """
+        if not self.rows:
+            eye = np.eye(self.space.rank)
+            return eye, eye
+        betas = np.stack([self.space.right @ (one.error * self.space.scale) for one in self.rows])
+        features = np.stack([one.features for one in self.rows])
+        return _null(betas / self.space.values), _null(features / self.space.values)
+
+    def _leverage(self, across: Array) -> Array:
+        """(C,) how much of each class's unit vector lies in the errors that are left: those of present classes do."""
+        scale = self.space.scale
+        rows = np.divide(
+            across.T @ self.space.right, scale, out=np.zeros_like(across.T @ self.space.right), where=scale > 0
+        )
+        basis, _ = np.linalg.qr(rows.T)
+        return np.asarray((basis**2).sum(1))
+
+    def _missing(self) -> Array:
+        """(C,) twice how many samples of each class are not explained, as far as the bias gradient says."""
+        if self.bias is None:
+            return np.zeros(len(self.space.scale))
+        if self.samples is None or not self.rows:
+            return np.asarray((self.bias < 0).astype(float))
+        # N db = sum_s (p_s - e_(y_s)): of those not found about 1 - p is left at their class, negative.
+        left = -self.samples * self.bias
+        for one in self.rows:
+            left = left + one.error * max(1, round(self.samples / one.parts))
+        return np.asarray(2 * np.clip(left, -0.5, 1.0))
+
+    def _mean(self) -> Array:
+        return np.asarray(np.mean([one.features for one in self.rows], axis=0))
+
+    def _starts(self, label: int, outside: Array) -> Iterator[Array]:
+        """Where to search from, the likeliest first: the mean of what was found, nothing, a fit of the logarithms,
+        pushes along the label's own weights, and single samples that were found."""
+        mean = self._mean() if self.rows else None
+        if mean is not None:
+            yield outside.T @ mean
+        yield np.zeros(outside.shape[1])
+        yield from self._logarithmic(label, outside)
+        own = self.known.weight[label]
+        push = outside.T @ (self.space.left.T @ own) / max(float(own @ own), 1e-300)
+        yield 4 * push
+        yield 10 * push
+        if mean is not None:
+            yield outside.T @ mean + 6 * push
+            for place in self.rng.permutation(len(self.rows))[:6]:
+                yield outside.T @ self.rows[place].features
+
+    def _logarithmic(self, label: int, outside: Array) -> Iterator[Array]:
+        """log rho_c = (A a + b)_c - const is linear in a; rho is taken from the projection of -e_y on the row space.
+
+        Floors, since a projection has negative entries where a softmax has none.
+        """
+        space, slopes = self.space, self.known.slopes @ outside
+        unit = -space.right[:, label] * space.scale[label]
+        shape = np.divide(space.right.T @ unit, space.scale, out=np.zeros(len(space.scale)), where=space.scale > 0)
+        if shape[label] != 0:
+            shape = shape / abs(shape[label])
+        others = np.arange(len(shape)) != label
+        for floor in (1e-2, 1e-4):
+            rho = np.maximum(shape, floor * max(float(shape.max()), 1e-12))[others]
+            rho /= rho.sum()
+            weights = np.sqrt(rho + 0.1 / len(shape))
+            system = np.column_stack([slopes[others], np.ones(len(rho))]) * weights[:, None]
+            wanted = (np.log(rho) - self.known.offset[others]) * weights
+            normal = system.T @ system
+            ridge = 1e-3 * float(np.trace(normal)) / max(outside.shape[1], 1)
+            yield np.linalg.solve(normal + ridge * np.eye(len(normal)), system.T @ wanted)[:-1]
+
+
+def _null(rows: Array) -> Array:
+    """(k, k - r) orthonormal columns across all of `rows` (r, k)."""
+    basis, _ = np.linalg.qr(rows.T, mode="complete")
+    return np.asarray(basis[:, len(rows) :])
+
+
+def take_apart(
+    space: RowSpace,
+    weight: Array,
+    offset: Array,
+    bias: Array | None,
+    rng: np.random.Generator,
+    *,
+    told: int | None = None,
+    seconds: float = 60.0,
+) -> Apart:
+    """Every sample's row of dL/dW for the known output layer z = W h + b: `weight` (C, d), `offset` (C,)."""
+    end = time.perf_counter() + seconds
+    known = KnownRows(space, weight, offset)
+    return Peeling(known, bias, told, rng, lambda: time.perf_counter() > end).run()
