@@ -56,7 +56,8 @@ class UpdateEffect:
     keeps_ratios: it sends one multiple of u. keeps_zeros: what is zero in u is zero in what is sent. bends: entries
     become signs or zeros whatever the rest is, so that ranks have nothing to do with examples. signs: only signs are
     sent, no size is left. rounds: entries go to levels. clips: what is sent may be a multiple of u below one. unbiased:
-    its replay is u itself. adds: it adds noise of one law, whatever u is, and does nothing else.
+    its replay is u itself. adds: it adds noise of one law, whatever u is, and does nothing else. keeps_signs: no entry
+    is turned around: one that is not negative is not sent as negative, nor the other way round.
     """
 
     # No default but unknown: whoever forgets a trait loses certificates, and gains no false one.
@@ -68,6 +69,7 @@ class UpdateEffect:
     clips: Answer = Answer.UNKNOWN
     unbiased: Answer = Answer.UNKNOWN
     adds: Answer = Answer.UNKNOWN
+    keeps_signs: Answer = Answer.UNKNOWN
 
 
 @final

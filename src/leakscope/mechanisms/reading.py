@@ -76,6 +76,19 @@ def keeps_zeros(mechanism: AbstractMechanism) -> Answer:
     return all_yes([_protocol(mechanism).keeps_zeros, *(one.keeps_zeros for one in _updates(mechanism))])
 
 
+def keeps_signs(mechanism: AbstractMechanism) -> Answer:
+    """Whether no entry of a weighted sum of the examples' gradients is turned around on its way to the release.
+
+    >>> from leakscope import FedSGD, GaussianNoise, Sign
+    >>> keeps_signs(FedSGD() >> Sign()), keeps_signs(FedSGD() >> GaussianNoise(0.1))
+    (<Answer.YES: 'yes'>, <Answer.NO: 'no'>)
+    """
+    # What a protocol adds may turn an entry; what it only sums keeps the sign that all summands have.
+    protocol = _protocol(mechanism)
+    own = [protocol.keeps_ratios, _not(protocol.adds_weights)]
+    return all_yes([*own, *(one.keeps_signs for one in _updates(mechanism))])
+
+
 def known_weights(mechanism: AbstractMechanism) -> Answer:
     """Whether all gradients in the update are at the weights that the adversary knows: no local steps."""
     return _protocol(mechanism).known_weights

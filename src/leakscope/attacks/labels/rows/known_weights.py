@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import final
@@ -54,10 +53,11 @@ class KnownRows:
     solution per sample generically, where C > 2 k + the number of labels (T5 of Zhu's row-space view, proved by
     counting). The residual is that of rho = g / (1 - p_y): softmax over the classes other than y, minus e_y. It does
     not vanish with 1 - p_y, so that samples of which the model is sure weigh as much as others.
+    smoothing: s > 0 makes g = softmax - (1 - s) e_y - s / C, which does not vanish, and is taken as it is.
     """
 
-    def __init__(self, space: RowSpace, weight: Array, offset: Array) -> None:
-        self.space, self.offset = space, offset
+    def __init__(self, space: RowSpace, weight: Array, offset: Array, smoothing: float = 0.0) -> None:
+        self.space, self.offset, self.smoothing = space, offset, smoothing
         self.slopes = weight @ space.left
         self.weight = weight
 
@@ -109,6 +109,9 @@ class KnownRows:
         is sure to four digits. One equation fewer, and what is left is as exact as the rest.
         """
         space = self.space
+        if self.smoothing > 0:
+            point, misfit = self.solve(label, start, self.slopes, space.right, most=40)
+            return point, misfit, 0.0
         unit = -(space.right.T @ space.right[:, label])
         unit[label] += 1.0
         length = math.sqrt(float(unit @ unit))
@@ -127,17 +130,20 @@ class KnownRows:
         logits = self.slopes @ features + self.offset
         shares = np.exp(logits - logits.max())
         shares /= shares.sum()
+        # Smoothing shifts all classes alike, the label's own included.
+        shares -= self.smoothing / len(shares)
         shares[label] = 0.0
         shares[label] = -shares.sum()
         return shares
 
     def _residual(self, point: Array, label: int, slopes: Array, right: Array) -> tuple[Array, Array, float]:
         logits = slopes @ point + self.offset
-        logits[label] = -np.inf
+        if self.smoothing == 0:
+            logits[label] = -np.inf
         rho = np.exp(logits - logits.max())
         rho /= rho.sum()
-        wanted = self.space.scale * rho
-        wanted[label] -= self.space.scale[label]
+        wanted = self.space.scale * (rho - self.smoothing / len(rho))
+        wanted[label] -= self.space.scale[label] * (1 - self.smoothing)
         return wanted - right.T @ (right @ wanted), rho, math.sqrt(float(wanted @ wanted))
 
 
@@ -161,20 +167,19 @@ class Apart:
 class Peeling:
     """All rows of one gradient, one after the other; those found are left out of both spaces for the next ones.
 
-    bias: (C,) dL/db or None; where it is there, N (p - db) counts what is still missing of each class.
-    told: N where it is known. stop: asked before each try.
+    bias: (C,) dL/db or None; where it is there, N (p - db) counts what is still missing of each class. stop: asked
+    before each try.
     """
 
     def __init__(
         self,
         known: KnownRows,
         bias: Array | None,
-        told: int | None,
         rng: np.random.Generator,
         stop: Callable[[], bool],
     ) -> None:
         self.known, self.space, self.bias, self.rng, self.stop = known, known.space, bias, rng, stop
-        self.told, self.samples = told, float(told) if told else None
+        self.samples: float | None = None
         self.rows: list[Row] = []
         self.tries = 0
 
@@ -264,21 +269,19 @@ class Peeling:
 
     def _counted(self) -> None:
         """N: the largest of the more exact half, since m equal samples say N / m."""
-        if self.told is None and (len(self.rows) <= 5 or len(self.rows) % 5 == 0):
+        if len(self.rows) <= 5 or len(self.rows) % 5 == 0:
             best = sorted(self.rows, key=lambda one: one.expected)[: max(1, len(self.rows) // 2)]
             self.samples = max(one.parts for one in best)
 
     def _apart(self) -> Apart:
         if not self.rows:
-            return Apart((), float(self.told or 0), (), self.tries)
+            return Apart((), 0.0, (), self.tries)
         parts = np.array([one.parts for one in self.rows])
         samples = self.samples or float(parts.max())
-        times = np.ones(len(parts))
-        if self.told is None:
-            weights = 1 / (np.array([one.expected for one in self.rows]) + 1e-6) ** 2
-            for _ in range(5):
-                times = np.clip(np.round(samples / parts), 1, None)
-                samples = float((weights * parts * times).sum() / weights.sum())
+        weights = 1 / (np.array([one.expected for one in self.rows]) + 1e-6) ** 2
+        for _ in range(5):
+            times = np.clip(np.round(samples / parts), 1, None)
+            samples = float((weights * parts * times).sum() / weights.sum())
         times = np.clip(np.round(samples / parts), 1, None)
         return Apart(tuple(self.rows), samples, tuple(int(one) for one in times), self.tries)
 
@@ -371,10 +374,8 @@ def take_apart(
     bias: Array | None,
     rng: np.random.Generator,
     *,
-    told: int | None = None,
-    seconds: float = 60.0,
+    smoothing: float = 0.0,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Apart:
     """Every sample's row of dL/dW for the known output layer z = W h + b: `weight` (C, d), `offset` (C,)."""
-    end = time.perf_counter() + seconds
-    known = KnownRows(space, weight, offset)
-    return Peeling(known, bias, told, rng, lambda: time.perf_counter() > end).run()
+    return Peeling(KnownRows(space, weight, offset, smoothing), bias, rng, stop).run()
