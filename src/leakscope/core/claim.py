@@ -93,7 +93,8 @@ class Labels(AbstractClaim):
     """Asserts: "These are the private labels", as a multiset. values: (N,) int64. confidence: (N,) in [0, 1] or NaN.
 
     distinct: asserts only which labels occur in the batch, not how often: each once, in rising order.
-    Raises `BadInput` on distinct values that do not rise.
+    absent: (A,) int64 classes that are said not to occur, in rising order; None where nothing is said of it.
+    Raises `BadInput` on distinct or absent values that do not rise, and on a label that is said to occur and not to.
 
     >>> len(Labels(torch.tensor([1, 4]), distinct=True))
     2
@@ -102,8 +103,11 @@ class Labels(AbstractClaim):
     values: Tensor
     confidence: Tensor | None = None
     distinct: bool = False
+    absent: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if self.absent is not None:
+            object.__setattr__(self, "absent", _absent(self.absent, self.values))
         if self.values.dim() != 1 or self.values.dtype != torch.int64:
             raise BadInput(f"claimed labels must be (N,) int64, got {tuple(self.values.shape)} {self.values.dtype}")
         if self.distinct and not _rising(self.values.tolist()):
@@ -113,6 +117,15 @@ class Labels(AbstractClaim):
 
     def __len__(self) -> int:
         return int(self.values.shape[0])
+
+
+def _absent(given: Tensor, claimed: Tensor) -> Tensor:
+    if given.dim() != 1 or given.dtype != torch.int64 or not _rising(given.tolist()):
+        raise BadInput(f"absent classes are (A,) int64 in rising order, got {tuple(given.shape)} {given.dtype}")
+    both = set(given.tolist()) & set(claimed.tolist())
+    if both:
+        raise BadInput(f"class {min(both)} is claimed and said to be absent; give one of the two")
+    return given.detach().cpu()
 
 
 @final

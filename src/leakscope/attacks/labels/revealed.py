@@ -1,0 +1,261 @@
+"""Labels of a batch from the output layer alone: proved, replayed, or not excluded, and never one for the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from leakscope.attacks import citations
+from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.labels.rows.excluded import Excluded, excluded
+from leakscope.attacks.labels.rows.known_weights import RATIO, Apart, take_apart
+from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
+from leakscope.attacks.labels.rows.signed import Signed, proved_counts, signed
+from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
+from leakscope.attacks.parts.reading.proof import bent, strange, undeclared
+from leakscope.core.attempt import Attempt, Certificate, Outcome
+from leakscope.core.claim import Labels
+from leakscope.core.effort import Clock, Progress, Watch
+from leakscope.core.facts import BatchSize
+from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
+from leakscope.mechanisms.effects import Answer
+from leakscope.mechanisms.reading import clipped, known_weights
+from leakscope.numerics.rng import Key
+
+Array = NDArray[np.float64]
+
+MOST = 1e-2
+"""Largest relative residual of a row that is taken for a replay, however noisy the update is."""
+BALANCE = 1e-3
+"""Relative distance of the rows' sum from the bias gradient that is rounding."""
+OPEN = float("inf")
+"""The residual of an item that is claimed and not proved."""
+SURE = 0.2
+"""Least -N dL/db_c of a label that signs prove: above what label smoothing up to this much, undeclared, makes of a
+class that is not there, N s / C for no more samples than classes."""
+REPLAYED = (
+    "distance of each sample's error softmax(W h + b) - e_y from the row space of dL/dW, and all samples together give "
+    "dL/dW and dL/db again"
+)
+SIGNED = "rounding over the depth of the negative entry that only a label of this class can make, given the declared loss"
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Revealing:
+    """output: what was sent of the output layer. space: of its weight gradient, or why there is none. signs: T3."""
+
+    output: OutputGradient
+    space: RowSpace | str
+    signs: Signed | None
+
+
+@final
+@dataclass(frozen=True)
+class RevealedLabels(AbstractAttack[Revealing, Labels]):
+    """Every label from dL/dW (C, d) = (1/N) sum_s (p_s - e_(y_s)) h_s^T of the output layer, N < min(d, C).
+
+    Three grades. *Replayed*: with the weights known, each sample's error p_s - e_(y_s) is the one solution of
+    softmax(W h + b) - e_y in the row space, h in the column space, which gives label, features, how many samples are
+    alike, and N itself; together they give the update again (`rows.known_weights`). *Proved*: a negative entry of dL/db,
+    or of dL/dW where features are never negative, is made by a label of its class and by nothing else, and dL/db bounds
+    the counts (`rows.signed`). *Not excluded*: of the row space alone, what no combination contradicts
+    (`rows.excluded`); the others are `absent`, a proof where there are as many samples as its rank.
+    Works on sums over local steps too, at weights that moved, for the last two grades. Neither batch size nor rank need
+    be told. weights: False leaves the first grade out, as for somebody who sees updates and not the model.
+    Refuses without a dense output layer under cross entropy, and where as many samples as it can tell apart are there.
+    Source: Dang et al. 2021 (arXiv:2111.00556) for the last grade; the other two follow from the gradient's equation.
+    """
+
+    weights: bool = True
+
+    @property
+    def citation(self) -> str:
+        """Dang et al. 2021."""
+        return citations.RLG
+
+    def _read(self, seen: Observation) -> Revealing | Refusal:
+        output = read_output(seen)
+        if isinstance(output, Refusal):
+            return output
+        space: RowSpace | str = "the output layer's weight gradient was not sent"
+        if output.weight is not None:
+            # A fixed key: whether an attack refuses may not depend on the trial's.
+            space = row_space(output.weight.cpu().numpy().T, Key(0).child("rows").numpy())
+        signs = signed(seen, output)
+        if isinstance(space, str) and signs is None:
+            return Refusal(f"{space}, and no sign of it is sure")
+        return Revealing(output, space, signs)
+
+    def _attempt(self, seen: Observation, read: Revealing, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Labels]:
+        tries = 0
+
+        def stop() -> bool:
+            nonlocal tries
+            tries += 1
+            watch(Progress(clock.fraction(tries, 1000), 0.0, f"{tries} rows tried"))
+            return clock.exhausted(tries)
+
+        if self.weights and isinstance(read.space, RowSpace) and known_weights(seen.mechanism) is Answer.YES:
+            apart = _apart(seen, read, read.space, key, stop)
+            if apart.rows and _complete(read.space, apart):
+                return self._replayed(seen, read, apart)
+        return self._graded(seen, read, stop)
+
+    def _replayed(self, seen: Observation, read: Revealing, apart: Apart) -> Attempt[Labels]:
+        """The labels of all samples, each of which replays."""
+        residuals = [one.misfit for one, times in zip(apart.rows, apart.times, strict=True) for _ in range(times)]
+        most = [min(RATIO * one.expected + 1e-4, MOST) for one in apart.rows]
+        tolerances = [most[place] for place, times in enumerate(apart.times) for _ in range(times)]
+        labels = [one.label for one, times in zip(apart.rows, apart.times, strict=True) for _ in range(times)]
+        why = _doubted(seen, read, apart)
+        order = np.argsort(np.array(labels), kind="stable")
+        certificate = None
+        if why is None:
+            certificate = Certificate(
+                tuple(residuals[i] for i in order), tuple(tolerances[i] for i in order), REPLAYED
+            )
+        sure = torch.ones(len(labels)) if certificate is not None and certificate.holds else None
+        samples = apart.samples
+        sentence = f"{apart.count} samples, apart to {max(residuals):.0e} of the row space, replay the output layer's gradient"
+        if abs(samples - apart.count) > 0.05 * samples:
+            sentence += f"; it is {apart.count / samples:.3g} times their mean"
+        if why is not None:
+            sentence += f"; no proof: {why}"
+        values = torch.tensor([labels[i] for i in order], dtype=torch.int64)
+        return Attempt(repr(self), Outcome.CLAIMED, sentence, Labels(values, sure), certificate)
+
+    def _graded(self, seen: Observation, read: Revealing, stop: Callable[[], bool]) -> Attempt[Labels]:
+        """Sets: those that signs prove and, of the row space, those that it does not exclude."""
+        there = None if read.signs is None else read.signs.present
+        told = seen.told(BatchSize).count if seen.knows(BatchSize) else None
+        out: Excluded | None = None
+        # A bent update's row space is not that of samples, and excludes whatever noise leaves out.
+        if isinstance(read.space, RowSpace) and bent(seen) is None and read.output.smoothing == 0:
+            out = excluded(read.space, stop)
+        if out is not None and not bool((~out.absent).any()):
+            out = None
+        counts = self._counts(seen, read, told)
+        if counts is not None:
+            return counts
+        possible = np.zeros(read.output.layer.outputs, bool)
+        if out is not None:
+            possible |= ~out.absent
+        # A sign outweighs what rounding of the row space left out.
+        if there is not None:
+            possible |= there
+        if not possible.any():
+            return Attempt(repr(self), Outcome.DIVERGED, "no class stands out: signs and row space were destroyed")
+        values = np.flatnonzero(possible)
+        why = _unsigned(seen, read, told)
+        proofs = None if read.signs is None or why is not None else _proofs(read.signs, values)
+        absent = None
+        whole = known_weights(seen.mechanism) is Answer.YES and strange(seen) is None
+        # T1 asks for every error in the row space: of as many samples as it has directions.
+        if out is not None and isinstance(read.space, RowSpace) and told == read.space.rank and whole:
+            absent = torch.from_numpy(np.flatnonzero(out.proved(read.space) & ~possible))
+        sure = None
+        if proofs is not None and any(proofs.proved):
+            sure = torch.tensor([1.0 if one else float("nan") for one in proofs.proved])
+        else:
+            proofs = None
+        claim = Labels(torch.from_numpy(values), sure, distinct=True, absent=absent)
+        return Attempt(repr(self), Outcome.CLAIMED, _sentence(read, there, out, absent, why), claim, proofs)
+
+    def _counts(self, seen: Observation, read: Revealing, told: int | None) -> Attempt[Labels] | None:
+        """T4, where the bounds of all counts sum to the batch size, so that each is its count."""
+        bias = read.output.bias
+        if told is None or bias is None or clipped(seen) is not Answer.NO or known_weights(seen.mechanism) is not Answer.YES:
+            return None
+        if bent(seen) is not None or strange(seen) is not None or told >= len(bias):
+            return None
+        counts = proved_counts(bias.cpu().numpy(), told)
+        if int(counts.sum()) != told:
+            return None
+        values = torch.repeat_interleave(torch.arange(len(counts)), torch.from_numpy(counts))
+        certificate = Certificate.alike(0.0, 0.0, "the least counts that dL/db allows sum to the batch size", items=told)
+        sentence = f"the bias gradient bounds all counts from below, and the bounds sum to {told}"
+        return Attempt(repr(self), Outcome.CLAIMED, sentence, Labels(values, torch.ones(told)), certificate)
+
+
+def _apart(seen: Observation, read: Revealing, space: RowSpace, key: Key, stop: Callable[[], bool]) -> Apart:
+    """The rows; once more with as many directions as they say samples there are, where fewer stood out."""
+    output, parameters = read.output, seen.target.parameters()
+    weight = parameters[output.layer.weight].detach().double().cpu().numpy()
+    offset = np.zeros(len(weight))
+    if output.layer.bias is not None:
+        offset = parameters[output.layer.bias].detach().double().cpu().numpy()
+    bias = None if output.bias is None else output.bias.cpu().numpy()
+    apart = take_apart(
+        space, weight, offset, bias, key.child("rows").numpy(), smoothing=output.smoothing, stop=stop
+    )
+    return apart
+
+
+def _complete(space: RowSpace, apart: Apart) -> bool:
+    """Whether the rows span the space: one for each of its directions."""
+    return len(apart.rows) == space.rank
+
+
+def _doubted(seen: Observation, read: Revealing, apart: Apart) -> str | None:
+    """Why rows that fit are no proof; None where nothing speaks against."""
+    refusal = bent(seen) or undeclared(seen)
+    if refusal is not None:
+        return refusal.sentence
+    scale = 1.0
+    if seen.knows(BatchSize) and seen.told(BatchSize).count != apart.count:
+        return f"{apart.count} samples were found, and {seen.told(BatchSize).count} told"
+    if clipped(seen) is not Answer.NO:
+        # Only the ratio is known: the rows' sum is compared up to it.
+        scale = float(apart.samples) / apart.count
+    elif abs(apart.samples - apart.count) > BALANCE * apart.count:
+        return f"what was sent is {apart.count / apart.samples:.4g} times the mean over the samples found"
+    if read.output.bias is not None:
+        sent = read.output.bias.cpu().numpy() - read.output.smoothing / len(read.output.bias)
+        rows = np.array([one.error * times for one, times in zip(apart.rows, apart.times, strict=True)])
+        apart_by = np.linalg.norm(rows.sum(0) / (apart.count * scale) - sent) / max(float(np.linalg.norm(sent)), 1e-300)
+        if not apart_by <= BALANCE:
+            return f"the samples' errors are {apart_by:.0e} from dL/db"
+    return strange(seen)
+
+
+def _unsigned(seen: Observation, read: Revealing, told: int | None) -> str | None:
+    """Why a negative entry is no proof of its label here."""
+    if read.signs is None:
+        return "no sign is sure"
+    if undeclared(seen) is not None and known_weights(seen.mechanism) is Answer.UNKNOWN:
+        return "the mechanism does not say what it does"
+    if told is None:
+        return "the batch size is not told, and signs that were turned around would look alike"
+    found = int(read.signs.present.sum())
+    if found > told:
+        return f"{found} classes have a negative entry, and there are {told} examples"
+    return None
+
+
+def _proofs(signs: Signed, values: NDArray[np.int64]) -> Certificate:
+    residuals = tuple(
+        float(signs.rounding[label] / signs.depth[label]) if signs.present[label] else OPEN for label in values
+    )
+    return Certificate(residuals, (0.5,) * len(values), SIGNED)
+
+
+def _sentence(
+    read: Revealing, there: NDArray[np.bool_] | None, out: Excluded | None, absent: torch.Tensor | None, why: str | None
+) -> str:
+    parts = []
+    if there is not None and read.signs is not None:
+        parts.append(f"{int(there.sum())} classes have a negative entry in {read.signs.read}")
+    if out is not None and isinstance(read.space, RowSpace):
+        parts.append(f"the row space of rank {read.space.rank} does not exclude {int((~out.absent).sum())}")
+    if absent is not None:
+        parts.append(f"{len(absent)} proved absent")
+    if why is not None:
+        parts.append(f"no label is proved: {why}")
+    return "; ".join(parts)

@@ -1,0 +1,91 @@
+"""What signs alone prove of a batch's labels, and the bias gradient of their counts (T3 and T4)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from leakscope.attacks.parts.reading.output_gradient import OutputGradient
+from leakscope.core.observation import Observation
+from leakscope.core.release import Delta
+from leakscope.mechanisms.effects import Answer
+from leakscope.mechanisms.reading import keeps_signs
+from leakscope.targets.looking.nonnegative import fed_nonnegative
+
+Array = NDArray[np.float64]
+
+ULPS = 4.0
+"""Roundings of the weights by which the difference of two sets of weights may be off."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Signed:
+    """depth: (C,) how far the most negative entry that speaks for class c lies below zero, 0 where none does, relative
+    to the largest entry of its kind. rounding: (C,) what of that may be rounding, in the same unit. read: from what."""
+
+    depth: Array
+    rounding: Array
+    read: str
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """(C,) the classes that a sign proves."""
+        return np.asarray((self.depth > 0) & (self.depth > self.rounding))
+
+
+def signed(seen: Observation, output: OutputGradient) -> Signed | None:
+    """T3: which classes have a negative entry that only a label of theirs can make; None where no sign is sure.
+
+    dL/db_c = mean_s (p_sc - y_sc) and, for features h >= 0, dL/dW_c = mean_s (p_sc - y_sc) h_s: no term is negative but
+    those with y_sc > 0, and floating-point sums of numbers >= 0 are >= 0, so that of a gradient any negative entry is
+    proof. The difference of two sets of weights is off by their own rounding.
+    """
+    if keeps_signs(seen.mechanism) is not Answer.YES:
+        return None
+    found = []
+    if output.bias is not None:
+        found.append((_deepest(output.bias[:, None]), _slack(seen, output.layer.bias), "dL/db"))
+    # With smoothing dW_c of an absent class is mean (p_c - s / C) h, and how large the shift is h knows alone.
+    if output.weight is not None and output.smoothing == 0 and fed_nonnegative(seen.target, output.layer.name):
+        found.append((_deepest(output.weight), _slack(seen, output.layer.weight), "dL/dW of features that are never negative"))
+    if not found:
+        return None
+    depth, rounding, read = found[0][0], np.full_like(found[0][0], found[0][1]), found[0][2]
+    for other, slack, name in found[1:]:
+        better = other - slack > depth - rounding
+        depth, rounding = np.where(better, other, depth), np.where(better, slack, rounding)
+        read = f"{read} and {name}"
+    return Signed(depth, rounding, read)
+
+
+def proved_counts(bias: Array, samples: int) -> NDArray[np.int64]:
+    """T4: n_c >= ceil(-N dL/db_c), since N dL/db_c = sum_s p_sc - n_c and p >= 0; (C,) of the mean loss of N samples.
+
+    They are the counts where they sum to N, and lower bounds of them otherwise.
+
+    >>> proved_counts(np.array([-0.55, 0.2, 0.35]), 3).tolist()
+    [2, 0, 0]
+    """
+    # Rounding must not make 2.0000001 of two examples three.
+    return np.asarray(np.ceil(np.clip(-samples * bias - 1e-4 * samples, 0, None)), dtype=np.int64)
+
+
+def _deepest(rows: torch.Tensor) -> Array:
+    size = float(rows.abs().max())
+    return np.asarray((-rows.min(1).values).clamp(min=0).cpu().numpy() / max(size, 1e-300))
+
+
+def _slack(seen: Observation, name: str | None) -> float:
+    """Rounding of a difference of weights, relative to its largest entry; 0 for what was sent as a gradient."""
+    if name is None or not isinstance(seen.release, Delta):
+        return 0.0
+    sent = seen.release.by_name[name]
+    ulp = torch.finfo(sent.dtype).eps if sent.is_floating_point() else math.inf
+    weights = float(seen.target.parameters()[name].abs().max())
+    return ULPS * ulp * weights / max(float(sent.abs().max()), 1e-300)
