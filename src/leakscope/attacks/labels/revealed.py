@@ -36,9 +36,9 @@ BALANCE = 1e-3
 """Relative distance of the rows' sum from the bias gradient that is rounding."""
 OPEN = float("inf")
 """The residual of an item that is claimed and not proved."""
-SURE = 0.2
-"""Least -N dL/db_c of a label that signs prove: above what label smoothing up to this much, undeclared, makes of a
-class that is not there, N s / C for no more samples than classes."""
+SURE = 0.4
+"""Label smoothing that is not declared, up to which signs still prove: of a class that is not there it makes a negative
+entry N s / C as deep as that of one label."""
 REPLAYED = (
     "distance of each sample's error softmax(W h + b) - e_y from the row space of dL/dW, and all samples together give "
     "dL/dW and dL/db again"
@@ -104,7 +104,7 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
 
         if self.weights and isinstance(read.space, RowSpace) and known_weights(seen.mechanism) is Answer.YES:
             apart = _apart(seen, read, read.space, key, stop)
-            if apart.rows and _complete(read.space, apart):
+            if apart.rows and len(apart.rows) == read.space.rank and _unique(read.space, apart):
                 return self._replayed(seen, read, apart)
         return self._graded(seen, read, stop)
 
@@ -154,7 +154,7 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
             return Attempt(repr(self), Outcome.DIVERGED, "no class stands out: signs and row space were destroyed")
         values = np.flatnonzero(possible)
         why = _unsigned(seen, read, told)
-        proofs = None if read.signs is None or why is not None else _proofs(read.signs, values)
+        proofs = None if read.signs is None or why is not None else _proofs(read.signs, values, told or 0)
         absent = None
         whole = known_weights(seen.mechanism) is Answer.YES and strange(seen) is None
         # T1 asks for every error in the row space: of as many samples as it has directions.
@@ -169,19 +169,21 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
         return Attempt(repr(self), Outcome.CLAIMED, _sentence(read, there, out, absent, why), claim, proofs)
 
     def _counts(self, seen: Observation, read: Revealing, told: int | None) -> Attempt[Labels] | None:
-        """T4, where the bounds of all counts sum to the batch size, so that each is its count."""
+        """T4, where the bounds of all counts sum to the batch size, so that each is its count.
+
+        No certificate: a loss that weighs its classes has another scale, and nothing here would contradict it.
+        """
         bias = read.output.bias
-        if told is None or bias is None or clipped(seen) is not Answer.NO or known_weights(seen.mechanism) is not Answer.YES:
+        if told is None or bias is None or clipped(seen) is not Answer.NO or strange(seen) is not None:
             return None
-        if bent(seen) is not None or strange(seen) is not None or told >= len(bias):
+        if known_weights(seen.mechanism) is not Answer.YES or bent(seen) is not None:
             return None
         counts = proved_counts(bias.cpu().numpy(), told)
         if int(counts.sum()) != told:
             return None
         values = torch.repeat_interleave(torch.arange(len(counts)), torch.from_numpy(counts))
-        certificate = Certificate.alike(0.0, 0.0, "the least counts that dL/db allows sum to the batch size", items=told)
-        sentence = f"the bias gradient bounds all counts from below, and the bounds sum to {told}"
-        return Attempt(repr(self), Outcome.CLAIMED, sentence, Labels(values, torch.ones(told)), certificate)
+        sentence = f"of the declared loss the bias gradient bounds all counts from below, and the bounds sum to {told}"
+        return Attempt(repr(self), Outcome.CLAIMED, sentence, Labels(values))
 
 
 def _apart(seen: Observation, read: Revealing, space: RowSpace, key: Key, stop: Callable[[], bool]) -> Apart:
@@ -198,9 +200,9 @@ def _apart(seen: Observation, read: Revealing, space: RowSpace, key: Key, stop: 
     return apart
 
 
-def _complete(space: RowSpace, apart: Apart) -> bool:
-    """Whether the rows span the space: one for each of its directions."""
-    return len(apart.rows) == space.rank
+def _unique(space: RowSpace, apart: Apart) -> bool:
+    """Whether C - S equations fix the S unknowns of each sample, labels and all: C > 2 S + number of labels."""
+    return space.shape[1] > 2 * space.rank + len({one.label for one in apart.rows})
 
 
 def _doubted(seen: Observation, read: Revealing, apart: Apart) -> str | None:
@@ -236,13 +238,17 @@ def _unsigned(seen: Observation, read: Revealing, told: int | None) -> str | Non
     found = int(read.signs.present.sum())
     if found > told:
         return f"{found} classes have a negative entry, and there are {told} examples"
+    # Of an update that was turned around the positive entries are those of labels, of at most as many classes.
+    if read.signs.upright <= told:
+        return f"{read.signs.upright} classes have a positive entry, and the signs of {told} examples could be reversed"
     return None
 
 
-def _proofs(signs: Signed, values: NDArray[np.int64]) -> Certificate:
-    residuals = tuple(
-        float(signs.rounding[label] / signs.depth[label]) if signs.present[label] else OPEN for label in values
-    )
+def _proofs(signs: Signed, values: NDArray[np.int64], told: int) -> Certificate:
+    # mean (p - y) of a label is about -1 / N, and smoothing makes -s / C of a class that is not there.
+    least = SURE * told / len(signs.depth)
+    rounding = np.maximum(signs.rounding, least)
+    residuals = tuple(float(rounding[label] / signs.depth[label]) if signs.present[label] else OPEN for label in values)
     return Certificate(residuals, (0.5,) * len(values), SIGNED)
 
 

@@ -27,10 +27,12 @@ ULPS = 4.0
 @dataclass(frozen=True, eq=False)
 class Signed:
     """depth: (C,) how far the most negative entry that speaks for class c lies below zero, 0 where none does, relative
-    to the largest entry of its kind. rounding: (C,) what of that may be rounding, in the same unit. read: from what."""
+    to the largest entry of its kind. rounding: (C,) what of that may be rounding, in the same unit. upright: how many
+    classes have a positive entry. read: from what."""
 
     depth: Array
     rounding: Array
+    upright: int
     read: str
 
     @property
@@ -50,18 +52,20 @@ def signed(seen: Observation, output: OutputGradient) -> Signed | None:
         return None
     found = []
     if output.bias is not None:
-        found.append((_deepest(output.bias[:, None]), _slack(seen, output.layer.bias), "dL/db"))
+        found.append((output.bias[:, None], _slack(seen, output.layer.bias), "dL/db"))
     # With smoothing dW_c of an absent class is mean (p_c - s / C) h, and how large the shift is h knows alone.
     if output.weight is not None and output.smoothing == 0 and fed_nonnegative(seen.target, output.layer.name):
-        found.append((_deepest(output.weight), _slack(seen, output.layer.weight), "dL/dW of features that are never negative"))
+        found.append((output.weight, _slack(seen, output.layer.weight), "dL/dW of features that are never negative"))
     if not found:
         return None
-    depth, rounding, read = found[0][0], np.full_like(found[0][0], found[0][1]), found[0][2]
-    for other, slack, name in found[1:]:
+    depth, upright = np.zeros(output.layer.outputs), 0
+    rounding = np.zeros_like(depth)
+    for rows, slack, _ in found:
+        other = _deepest(rows)
         better = other - slack > depth - rounding
         depth, rounding = np.where(better, other, depth), np.where(better, slack, rounding)
-        read = f"{read} and {name}"
-    return Signed(depth, rounding, read)
+        upright = max(upright, int((_deepest(-rows) > slack).sum()))
+    return Signed(depth, rounding, upright, " and ".join(read for _, _, read in found))
 
 
 def proved_counts(bias: Array, samples: int) -> NDArray[np.int64]:
