@@ -38,7 +38,7 @@ SITUATIONS = plain_clients.SITUATIONS | plain_lies.ANY | plain_lies.TEXTS
 SPOKEN = plain_speech.SITUATIONS
 SLOW = ("EmbeddingSpan", "LongFrames", "CtcTranscript")
 """Attacks that get a third of the trials."""
-WIDE = ("as declared", "padded by silence", "padded by zeros", "gated")
+WIDE = ("as declared", "padded by silence", "padded by zeros", "gated", "all silent", "all zeros")
 """What is said to recognizers of 256 and 2048 units."""
 
 
@@ -105,7 +105,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="other trials")
     parser.add_argument("--trials", type=int, default=0, help="for each pair (default: 24; 1 if quick)")
     parser.add_argument("--only", default="", help="one attack")
-    parser.add_argument("--wide", action="store_true", help="speech to 256 and 2048 units as well, which takes minutes")
+    parser.add_argument("--wide", action="store_true", help="speech to 256 and 2048 units as well, two minutes more")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     each, rows = asked.trials or (1 if asked.quick else 24), []
@@ -119,8 +119,10 @@ def main() -> int:
             count = max(count, 4) if situation == "as declared" else count
             base = (asked.seed * 1_000_003 + place * 10_007) * 1000
             rows.append(row(name, situation, [base + number for number in range(count)]))
-    for units, count in ((256, 4), (2048, 1)) if asked.wide else ():
+    for units in (256, 2048) if asked.wide else ():
         for name in plain_speech.ATTACKS:
+            # seconds each
+            count = 2 if (units, name) == (2048, "LongFrames") else 8
             seeds = [asked.seed * 1_000_003 + units + number for number in range(count)]
             rows += [row(name, situation, seeds, hidden=units) for situation in WIDE]
     print(f"{sum(count for count, _ in rows)} trials")
