@@ -11,19 +11,24 @@ from torch.nn.modules.dropout import _DropoutNd
 from leakscope.attacks.parts.reading.replayed import disagreement, labels_agree, unreplayable
 from leakscope.core.attempt import Attempt, Certificate
 from leakscope.core.claim import Inputs
+from leakscope.core.errors import NoSuchLayer
+from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.core.release import Delta
 from leakscope.core.target import Target
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import doubt, keeps_ratios
+from leakscope.mechanisms.reading import doubt, keeps_ratios, known_weights
 from leakscope.numerics.rng import Key
-from leakscope.targets.looking.dense_ends import probe_inputs
+from leakscope.targets.looking.dense_ends import output_layer, probe_inputs
 from leakscope.targets.looking.tape import named, recorded
 from leakscope.targets.vetting.numbers import Look, looks, one_size
 
 SLACK = 2e-3
 """How far out of its range a claimed input may lie, relative to the range: some times the error of an exact one."""
+INDEPENDENT = 1e-4
+"""Least size of the last direction of the output layer's gradient, relative to the first, that is no rounding: with
+errors nearer to proportional than that, units agree on mixtures to within their own rounding."""
 PROBES = 4
 WHOLE = "; and the whole update, replayed from the claim and its labels, agrees: the client trained on these inputs"
 """What the statement of a certificate gains where the update was replayed."""
@@ -154,13 +159,31 @@ def _fed(target: Target, inputs: Tensor, *kinds: type[nn.Module]) -> set[str]:
 
 
 def _proportional(seen: Observation) -> str | None:
-    """With two classes or one output the errors of all examples are proportional, and units agree on mixtures.
+    """Why the errors of some examples may be proportional, so that units agree on mixtures of them; None if not.
 
-    That they are not, since units bend them, is known only of the declared model, which nothing has confirmed here.
+    Those of the declared loss may differ, but nothing has confirmed it here: a hinge, or two classes, or one output,
+    gives all examples of a class the same error e, and every unit that they wake together the mean of their inputs.
+    The output layer's gradient is sum_s e_s [h_s, 1]: of as many directions as there are examples only if their e_s
+    are independent. Local steps add directions of their own.
     """
-    if seen.target.classes > 2:
-        return None
-    return "with two classes units agree on mixtures too, and the update as a whole is not that of the claim"
+    if not seen.knows(BatchSize) or known_weights(seen.mechanism) is not Answer.YES:
+        return "errors of several examples may be proportional, in which case units agree on mixtures too"
+    count = seen.told(BatchSize).count
+    try:
+        layer = output_layer(seen.target)
+    except NoSuchLayer:
+        return "no output layer shows whether the errors of the examples are proportional"
+    gradient = seen.gradient().by_name
+    sent = [gradient[name] for name in (layer.weight, layer.bias or "") if name in gradient]
+    if count > 1 and sent:
+        table = torch.cat([value.double().reshape(layer.outputs, -1) for value in sent], 1)
+        sizes = torch.linalg.svdvals(table)
+        if count <= len(sizes) and float(sizes[count - 1]) > INDEPENDENT * float(sizes[0]):
+            return None
+    return (
+        f"the output layer does not show {count} errors of as many directions, so that those of some examples may be "
+        "proportional, and units agree on their mixtures too; and the update as a whole is not that of the claim"
+    )
 
 
 def _binary(seen: Observation, claim: Inputs) -> str | None:
