@@ -352,6 +352,8 @@ ANY: dict[str, Situation] = {
     "float16": Situation(changed(narrowed)),
     "loss scale left in": Situation(changed(lambda v, w: v * 2.0**12)),
     "rates by tensor": Situation(rated),
+    "rates by tensor, several": Situation(rated, least=3),
+    "hinge, several": Situation(under(lambda o, y, w: F.multi_margin_loss(o, y)), least=3),
     "penalty on sizes": Situation(lasso),
     "rounded weights": Situation(rounded),
     "dropped connections": Situation(disconnected),

@@ -15,6 +15,7 @@ from plain_models import Draw, chance, whole
 from torch import Tensor, nn
 
 import leakscope as ls
+from leakscope.attacks.parts.reading.proof import STEPPED
 
 FEATURES, CONTEXT, CLASSES = 6, 3, 9
 WINDOW = (2 * CONTEXT + 1) * FEATURES
@@ -296,6 +297,9 @@ SITUATIONS: dict[str, Speech] = {
         )
     },
     "rates by tensor": Speech(each(lambda v, s: v * (0.3 + 3 * chance(s.draw)))),
+    "rates by tensor, two steps": Speech(
+        lambda s: {n: v * (0.3 + 3 * chance(s.draw)) for n, v in sgd()(s).items()}, delta=True
+    ),
     "clamped entries": Speech(each(lambda v, s: v.clamp(-0.5 * v.abs().max(), 0.5 * v.abs().max()))),
 }
 
@@ -334,12 +338,23 @@ def judged(name: str, situation: str, seed: int, hidden: int = 0) -> tuple[bool,
     certificate = attempt.certificate
     if attempt.claim is None or certificate is None or not certificate.holds:
         return False, ""
-    return True, "not what was said" if wrong(attempt.claim, said) else ""
+    loose = 0.1 if certificate.statement.endswith(STEPPED) else 0.0
+    return True, "not what was said" if wrong(attempt.claim, said, loose) else ""
 
 
-def wrong(claim: Any, said: Said) -> bool:
-    """Whether a certified claim is not of what was said: another transcript, another number of frames, other frames."""
+def wrong(claim: Any, said: Said, loose: float) -> bool:
+    """Whether a certified claim is not of what was said: another transcript, another number of frames, other frames.
+
+    loose: how far off the size of all frames may be, since the statement says no more.
+    """
     if isinstance(claim, ls.Transcripts):
         return sorted(claim.labels) != sorted(tuple(one.tolist()) for one in said.labels)
     found = [x[:n] for x, n in zip(claim.values, claim.lengths.tolist(), strict=True)]
-    return any(all(one.shape != x.shape or float((x - one).abs().max()) > CLOSE for x in said.frames) for one in found)
+    return any(all(one.shape != x.shape or apart(one, x, loose) > CLOSE for x in said.frames) for one in found)
+
+
+def apart(one: Tensor, other: Tensor, loose: float) -> float:
+    """The largest distance of two utterances, of one of which the size is known to within a share `loose`."""
+    size = float((one * other).sum() / other.square().sum().clamp_min(1e-12))
+    size = min(max(size, 1 - loose), 1 + loose)
+    return float((one - size * other).abs().max())

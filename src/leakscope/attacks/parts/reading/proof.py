@@ -20,7 +20,7 @@ from leakscope.core.target import Target
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import doubt, keeps_ratios, known_weights
 from leakscope.numerics.rng import Key
-from leakscope.targets.looking.dense_ends import output_layer, probe_inputs
+from leakscope.targets.looking.dense_ends import features_at, output_layer, probe_inputs
 from leakscope.targets.looking.tape import named, recorded
 from leakscope.targets.vetting.numbers import Look, looks, one_size
 
@@ -29,13 +29,21 @@ SLACK = 2e-3
 INDEPENDENT = 1e-4
 """Least size of the last direction of the output layer's gradient, relative to the first, that is no rounding: with
 errors nearer to proportional than that, units agree on mixtures to within their own rounding."""
+SPANNED = 1e-3
+"""Largest distance from the span of the output layer's gradient of what is fed to it at a claim, relative."""
+OTHER = 1.1
+"""A factor of the claim that this distance has to tell from one."""
 PROBES = 4
 WHOLE = "; and the whole update, replayed from the claim and its labels, agrees: the client trained on these inputs"
 """What the statement of a certificate gains where the update was replayed."""
-FED = "; this proves what the first layer was fed, and nothing of what followed"
+FED = "; with weight and bias sent in one scale, this proves what the first layer was fed, and nothing of what followed"
 """What it gains where it could not be."""
 WINDOWS = "; this proves that the first layer was fed these windows, and nothing of what was said"
 """The same for frames, whose transcripts are not known."""
+STEPPED = (
+    "; this proves that the first layer was fed these windows, their size to a tenth, and nothing of what was said"
+)
+"""The same after local steps, which leave more open (`unscaled`)."""
 
 
 def undeclared(seen: Observation) -> Refusal | None:
@@ -84,7 +92,7 @@ def settled(seen: Observation, attempt: Attempt[Inputs], *, partial: bool = Fals
         if not labels_agree(seen, claim):
             attempt = dataclasses.replace(attempt, claim=dataclasses.replace(claim, labels=None))
         return _stated(attempt, certificate, WHOLE)
-    why = strange(seen) or _binary(seen, claim) or (_proportional(seen) if partial else None)
+    why = strange(seen) or _binary(seen, claim) or (_unconfirmed(seen, claim) if partial else None)
     return _stated(attempt, certificate, FED) if why is None else _withdrawn(attempt, why)
 
 
@@ -94,7 +102,8 @@ def fed(seen: Observation, attempt: Attempt[Inputs]) -> Attempt[Inputs]:
     if certificate is None or claim is None or not any(certificate.proved):
         return attempt
     why = strange(seen) or _outside(seen, claim)
-    return _stated(attempt, certificate, WINDOWS) if why is None else _withdrawn(attempt, why)
+    said = WINDOWS if known_weights(seen.mechanism) is Answer.YES else STEPPED
+    return _stated(attempt, certificate, said) if why is None else _withdrawn(attempt, why)
 
 
 def strange(seen: Observation) -> str | None:
@@ -158,32 +167,41 @@ def _fed(target: Target, inputs: Tensor, *kinds: type[nn.Module]) -> set[str]:
     return {call.name for call in calls if call.given.numel() == len(flat) and torch.equal(call.given.flatten(), flat)}
 
 
-def _proportional(seen: Observation) -> str | None:
-    """Why the errors of some examples may be proportional, so that units agree on mixtures of them; None if not.
+def _unconfirmed(seen: Observation, claim: Inputs) -> str | None:
+    """Why a claim that is not all of the batch may be a mixture, or of another size; None where the model confirms it.
 
-    Those of the declared loss may differ, but nothing has confirmed it here: a hinge, or two classes, or one output,
-    gives all examples of a class the same error e, and every unit that they wake together the mean of their inputs.
-    The output layer's gradient is sum_s e_s [h_s, 1]: of as many directions as there are examples only if their e_s
-    are independent. Local steps add directions of their own.
+    Units agree on mixtures where the errors of some examples are proportional. Those of the declared loss may differ,
+    but nothing has confirmed it here: a hinge, or two classes, gives all examples of a class the same error e, and
+    every unit that they wake together the mean of their inputs. And with dL/db in another scale than dL/dW, as under a
+    rate for each tensor, they agree on a multiple. The output layer's gradient is sum_s e_s h_s^T. It has as many
+    directions as there are examples only if their e_s are independent, and spans what that layer is fed at the claim.
     """
     if not seen.knows(BatchSize) or known_weights(seen.mechanism) is not Answer.YES:
-        return "errors of several examples may be proportional, in which case units agree on mixtures too"
+        return "not all of the batch is claimed, and errors of several examples may be proportional"
     count = seen.told(BatchSize).count
     try:
         layer = output_layer(seen.target)
     except NoSuchLayer:
-        return "no output layer shows whether the errors of the examples are proportional"
-    gradient = seen.gradient().by_name
-    sent = [gradient[name] for name in (layer.weight, layer.bias or "") if name in gradient]
-    if count > 1 and sent:
-        table = torch.cat([value.double().reshape(layer.outputs, -1) for value in sent], 1)
-        sizes = torch.linalg.svdvals(table)
-        if count <= len(sizes) and float(sizes[count - 1]) > INDEPENDENT * float(sizes[0]):
-            return None
-    return (
-        f"the output layer does not show {count} errors of as many directions, so that those of some examples may be "
-        "proportional, and units agree on their mixtures too; and the update as a whole is not that of the claim"
-    )
+        return "not all of the batch is claimed, and no output layer shows whether errors are proportional"
+    sent = seen.gradient().by_name.get(layer.weight)
+    if sent is None or count >= min(sent.shape):
+        return "not all of the batch is claimed, and the output layer's gradient cannot confirm what is"
+    _, sizes, rows = torch.linalg.svd(sent.detach().double(), full_matrices=False)
+    if not float(sizes[count - 1]) > INDEPENDENT * float(sizes[0]):
+        return (
+            f"the output layer shows no {count} errors of as many directions, so that some may be proportional, and "
+            "units agree on mixtures too; and the update as a whole is not that of the claim"
+        )
+
+    def away(factor: float) -> Tensor:
+        fed = features_at(seen.target, factor * claim.values.to(seen.target.device())).double()
+        left = fed - fed @ rows[:count].T @ rows[:count]
+        return left.norm(dim=1) / fed.norm(dim=1).clamp_min(1e-300)
+
+    # The last factors: a check that could not fail would show nothing.
+    if float(away(1.0).max()) <= SPANNED and min(float(away(f).min()) for f in (OTHER, 1 / OTHER)) > SPANNED:
+        return None
+    return "the model, run on the claim, does not confirm it at the output layer"
 
 
 def _binary(seen: Observation, claim: Inputs) -> str | None:

@@ -40,7 +40,7 @@ def unreplayable(seen: Observation) -> str | None:
     """Why the update cannot be replayed from inputs, whatever they are; None where it can."""
     if not isinstance(seen.mechanism, AbstractReplayable) or keeps_ratios(seen.mechanism) is not Answer.YES:
         return "its mechanism cannot be repeated exactly"
-    if drops_units(seen.mechanism) is Answer.YES or _drops(seen.target.module):
+    if drops_units(seen.mechanism) is Answer.YES or drops(seen.target.module):
         return "layers dropped units at random"
     if keeps_model(seen.mechanism) is not Answer.YES:
         return "the client may have run the model in another way"
@@ -79,8 +79,12 @@ def labels_agree(seen: Observation, claim: Inputs) -> bool:
     return _apart(seen, claim.values.to(device), claim.labels.to(device)) <= 1
 
 
-def _drops(module: nn.Module) -> bool:
-    """Whether a layer drops in the mode that the target has: the draws are not known."""
+def drops(module: nn.Module) -> bool:
+    """Whether a layer drops in the mode that the target has: the draws are not known.
+
+    >>> drops(nn.Dropout(0.5)), drops(nn.Dropout(0.5).eval())
+    (True, False)
+    """
     for one in module.modules():
         rate = one.p if isinstance(one, _DropoutNd) else 0.0
         if isinstance(one, nn.RNNBase | nn.MultiheadAttention):
@@ -102,7 +106,7 @@ def _likely(seen: Observation, claim: Inputs) -> list[Tensor]:
     if count == 1:
         return [*found, *_single(seen, device)]
     if not found:
-        middle = _halfway(seen)
+        middle = halfway(seen)
         mixture = explained(middle, claim.values.to(device))
         found = [] if mixture is None else [_hard(middle, mixture.weights, claim.values.to(device)).labels]
     return found
@@ -144,7 +148,7 @@ def _hard(seen: Observation, weights: Tensor, values: Tensor) -> _Hard:
     return _Hard(labels[:, 0].to(values.device), share, left.gather(1, labels)[:, 0].sqrt())
 
 
-def _halfway(seen: Observation) -> Observation:
+def halfway(seen: Observation) -> Observation:
     """The steps read as one gradient in the middle of the way, where their mean is to second order.
 
     At the first weights the mean of the steps can be a mixture with other labels; labels are whole numbers, so that

@@ -12,6 +12,7 @@ from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.frames.claimed import claimed
 from leakscope.attacks.inputs.frames.exact.recovery import ROUNDED, Recovery, recover
 from leakscope.attacks.inputs.frames.exact.repeats import undetermined
+from leakscope.attacks.inputs.frames.exact.scale import unscaled
 from leakscope.attacks.parts.reading.proof import fed, undeclared
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Inputs
@@ -45,7 +46,8 @@ class WindowedFrames(AbstractAttack[ContextWindow, Inputs]):
     window: the layer, or None to find it by running the model. polish: maximum likelihood (`polished`) where the
     update is coarser than float32, such as differences of weights or half precision.
     The certificate is the larger of two relative residuals: windows against the span, sum_t delta_t against dL/db.
-    There is none where these windows may have occurred in another number or order (`undetermined`): silence, repeats.
+    There is none where these windows may have occurred in another number or order (`undetermined`): silence, repeats;
+    nor where the model itself, run on the frames, does not confirm their size (`unscaled`).
     Claims frames (N, T, F), padded with zeros, with their lengths.
     """
 
@@ -86,6 +88,9 @@ class WindowedFrames(AbstractAttack[ContextWindow, Inputs]):
         certificate = Certificate.alike(worst, _tolerance(seen, read), STATEMENT, items=len(found.utterances))
         sentence = _sentence(found, certificate)
         doubt = undeclared(seen) or _mixed(found) or undetermined(seen, found.utterances, read)
+        if doubt is None and certificate.holds:
+            # runs the model, so last
+            doubt = unscaled(seen, found.utterances, read)
         like = seen.target.parameters()[read.weight]
         # The frames are claimed all the same; equations that hold prove nothing of a mechanism that is not declared.
         if doubt is not None:
