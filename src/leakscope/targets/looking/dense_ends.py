@@ -97,12 +97,15 @@ def _alone(target: Target, first: Call, inputs: Tensor) -> bool:
     weight = first.weights[0]
     if weight not in parameters or not loss.requires_grad:
         return True  # nothing can be read of it, which its readers say themselves
-    read = (parameters[weight], calls[0].returned)
+    held = [weight] if first.bias not in parameters else [weight, first.bias]
+    read = (calls[0].returned, *(parameters[name] for name in held))
     # zeros where the loss does not reach: a layer off the path has gradient zero, as its one call says
-    slope, error = torch.autograd.grad(loss, read, allow_unused=True, materialize_grads=True)
-    # dL/dW = sum_b (dL/dz_b) x_b^T for one call; a second use of the weight would add its own sum
-    wanted = error.flatten(1).T @ inputs.flatten(1)
-    return float((slope - wanted).norm()) <= ALONE * float(slope.norm())
+    error, *slopes = torch.autograd.grad(loss, read, allow_unused=True, materialize_grads=True)
+    # dL/dW = sum_b (dL/dz_b) x_b^T and dL/db = sum_b dL/dz_b for one call of x W^T + b; a second use of either would
+    # add its own sum, and a layer that multiplies its bias (equalized learning rates) has its multiple.
+    wanted = [error.flatten(1).T @ inputs.flatten(1), error.flatten(1).sum(0)]
+    pairs = zip(slopes, wanted, strict=False)
+    return all(float((slope - one).norm()) <= ALONE * float(slope.norm()) for slope, one in pairs)
 
 
 def output_layer(target: Target) -> DenseLayer:

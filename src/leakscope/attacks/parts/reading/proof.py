@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ OTHER = 1.1
 PROBES = 4
 WHOLE = "; and the whole update, replayed from the claim and its labels, agrees: the client trained on these inputs"
 """What the statement of a certificate gains where the update was replayed."""
-FED = "; with weight and bias sent in one scale, this proves what the first layer was fed, and nothing of what followed"
+FED = "; this proves what the first layer was fed, and nothing of what followed"
 """What it gains where it could not be."""
 WINDOWS = "; this proves that the first layer was fed these windows, and nothing of what was said"
 """The same for frames, whose transcripts are not known."""
@@ -64,14 +65,21 @@ def bent(seen: Observation) -> Refusal | None:
     return undeclared(seen)
 
 
-def settled(seen: Observation, attempt: Attempt[Inputs], *, partial: bool = False) -> Attempt[Inputs]:
+def settled(
+    seen: Observation,
+    attempt: Attempt[Inputs],
+    *,
+    partial: bool = False,
+    unscaled: Callable[[], str | None] = lambda: None,
+) -> Attempt[Inputs]:
     """The last word of an exact attack on inputs: the attempt with a certificate that is a proof, or without one.
 
     An attack's own equations look at one layer. What else contradicts them takes the certificate away: values out of
     the domain's range, a dropout layer in front of the first one, and, wherever the mechanism can be replayed, a whole
     update that is not the claim's in each tensor to within rounding. Where it cannot be, numbers that look like another
     mechanism than the declared one do the same, and the statement says that only the first layer is proved.
-    partial: the claim need not be all of the batch, so that a replay that differs contradicts nothing.
+    partial: the claim need not be all of the batch, so that a replay that differs contradicts nothing. unscaled: why
+    the inputs may be those that were fed times a number, asked where no replay says that they are not.
     """
     certificate, claim = attempt.certificate, attempt.claim
     if certificate is None or claim is None or not any(certificate.proved):
@@ -92,7 +100,8 @@ def settled(seen: Observation, attempt: Attempt[Inputs], *, partial: bool = Fals
         if not labels_agree(seen, claim):
             attempt = dataclasses.replace(attempt, claim=dataclasses.replace(claim, labels=None))
         return _stated(attempt, certificate, WHOLE)
-    why = strange(seen) or _binary(seen, claim) or (_unconfirmed(seen, claim) if partial else None)
+    # What runs the model last.
+    why = strange(seen) or _binary(seen, claim) or (_unconfirmed(seen, claim) if partial else unscaled())
     return _stated(attempt, certificate, FED) if why is None else _withdrawn(attempt, why)
 
 
