@@ -75,8 +75,23 @@ def labels_agree(seen: Observation, claim: Inputs) -> bool:
     """Whether the update replayed with the very labels of the claim agrees; inputs may be proved and labels not."""
     if claim.labels is None:
         return True
-    device = seen.target.device()
-    return _apart(seen, claim.values.to(device), claim.labels.to(device)) <= 1
+    values, labels = claim.values.to(seen.target.device()), claim.labels.to(seen.target.device())
+    if not _apart(seen, values, labels) <= 1:
+        return False
+    return not any(_apart(seen, values, other, turned=True) <= 1 for other in _others(seen, labels))
+
+
+def _others(seen: Observation, labels: Tensor) -> list[Tensor]:
+    """Labels whose update might be the claim's with the opposite sign: all exchanged of two classes, any of one input.
+
+    Where the model is torn between two classes, as with a head of zeros, p - e_0 = -(p - e_1): then the inputs are
+    proved by either, and which label it was hangs on a sign that nothing else confirms.
+    """
+    if seen.target.classes == 2:
+        return [1 - labels]
+    if len(labels) > 1:
+        return []
+    return [one for one in _single(seen, labels.device) if not torch.equal(one, labels)]
 
 
 def drops(module: nn.Module) -> bool:
@@ -174,12 +189,13 @@ def _single(seen: Observation, device: torch.device) -> list[Tensor]:
     return [torch.tensor([label], device=device) for label in output.bias.argsort()[:LIKELY].tolist()]
 
 
-def _apart(seen: Observation, values: Tensor, labels: Tensor) -> float:
-    """The worst tensor's difference of replay and release, in units of what is allowed."""
+def _apart(seen: Observation, values: Tensor, labels: Tensor, *, turned: bool = False) -> float:
+    """The worst tensor's difference of replay and release, or its opposite, in units of what is allowed."""
     assert isinstance(seen.mechanism, AbstractReplayable)
     sent = seen.release.by_name
     replay = seen.mechanism.replay(seen.target, Batch(values, labels)).by_name
-    away = {n: float((replay[n].detach().double() - v.double()).norm()) for n, v in sent.items()}
+    sign = -1.0 if turned else 1.0
+    away = {n: float((replay[n].detach().double() - sign * v.double()).norm()) for n, v in sent.items()}
     return _worst(seen, sent, away, _tolerance(seen, values, labels))
 
 
