@@ -79,6 +79,9 @@ def misstated(statement: str, world: World, sent: dict[str, Tensor], *, moved: b
     if not statement.endswith(WHOLE) and statement not in (ONE, TEXTS):
         return ""
     goal, columns = _flat(sent, sent), {}
+    if moved and statement == TEXTS:
+        # It speaks of gradients only, which a change of weights is the opposite of.
+        goal, moved = -goal, False
     size, count, best = float(goal.norm()), len(world.inputs), float("inf")
     every = [world.labels.tolist(), *itertools.product(range(world.target.classes), repeat=count)]
     if not moved:

@@ -92,6 +92,25 @@ def test_several_examples_of_one_error_are_not_proved_as_their_mean(alike):
         assert attempt.certificate is None or not attempt.certificate.holds, (seed, attempt.sentence)
 
 
+@pytest.mark.parametrize("factor", [0.5, 0.9, 1.0])
+def test_some_of_a_batch_are_proved_in_their_size_or_not_at_all(factor):
+    """With the first layer's weight and bias in different scales, units agree on a multiple of an input."""
+    proved = 0
+    for seed in range(16):
+        with ls.Key(seed).isolated():
+            net = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 5))
+            inputs = torch.rand(3, 1, 8, 8)
+        nn.functional.cross_entropy(net(inputs), torch.tensor([0, 2, 4])).backward()
+        update = {name: value.grad.clone() for name, value in net.named_parameters()}
+        update["1.weight"] *= factor
+        seen = ls.Observation(
+            ls.Target(net, ls.Images(1, 8, 8), 5), ls.Gradient(update), ls.FedSGD(), (ls.BatchSize(3),)
+        )
+        attempt = ls.LinearLayer().run(seen, key=ls.Key(0))
+        proved += attempt.certificate is not None and attempt.certificate.holds and len(attempt.claim) > 0
+    assert proved >= 3 if factor == 1 else not proved
+
+
 def client(world_seed: int, *, drop: bool = False) -> tuple[ls.Target, nn.Module, torch.Tensor]:
     with ls.Key(world_seed).isolated():
         front = [nn.Dropout(0.3)] if drop else []

@@ -21,6 +21,7 @@ from leakscope.core.release import Delta
 from leakscope.core.target import CrossEntropy
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
+from leakscope.mechanisms.protocols.passes import quiet
 from leakscope.mechanisms.reading import clipped, drops_units, keeps_model, keeps_ratios, known_weights
 from leakscope.numerics import trees
 from leakscope.numerics.trees import Named
@@ -202,7 +203,9 @@ def _apart(seen: Observation, values: Tensor, labels: Tensor, *, turned: bool = 
 def _of_mixture(seen: Observation, found: Explained, values: Tensor) -> float:
     """The same for a mixture of the claimed inputs with one label each, whose shares must be those of a batch."""
     sent, hard = seen.gradient().by_name, _hard(seen, found.weights, values)
-    worst = _worst(seen, sent, found.apart, _tolerance(seen, values, hard.labels))
+    # Of the labels that are left once each input has one, since soft ones explain other losses too.
+    away = {name: max(left, found.apart.get(name, left)) for name, left in _hardened(seen, hard, values).items()}
+    worst = _worst(seen, sent, away, _tolerance(seen, values, hard.labels))
     total = hard.shares.sum().clamp_min(1e-300)
     # Soft labels are those of mixup, or of a smoothing that was not declared: the inputs may be no private ones.
     worst = max(worst, float((hard.left / total).max()) / SHARE)
@@ -213,6 +216,17 @@ def _of_mixture(seen: Observation, found: Explained, values: Tensor) -> float:
         counts = hard.shares / total * seen.told(BatchSize).count
         worst = max(worst, float((counts - counts.round()).abs().max()) / SHARE)
     return worst
+
+
+def _hardened(seen: Observation, hard: _Hard, values: Tensor) -> dict[str, float]:
+    """|observed - sum_s share_s gradient(x_s, y_s)| by tensor, with the one label of each input."""
+    target, parameters = seen.target, seen.target.parameters()
+    left = {name: value.double() for name, value in seen.gradient().by_name.items()}
+    with quiet(target):
+        for one, label, share in zip(values, hard.labels, hard.shares.tolist(), strict=True):
+            slope = torch.func.grad(target.loss_at)(parameters, Batch(one[None], label[None]))
+            left = {name: value - share * slope[name].double() for name, value in left.items()}
+    return {name: float(value.norm()) for name, value in left.items()}
 
 
 def _worst(seen: Observation, sent: Named, away: dict[str, float], tolerance: float) -> float:

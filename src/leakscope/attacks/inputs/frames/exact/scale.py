@@ -25,8 +25,10 @@ from leakscope.targets.looking.tape import named, recorded, rewritten
 Array = NDArray[np.float64]
 
 SAME = {True: 1e-4, False: 3e-3}
-"""Largest residual of a check of the scale, by whether the weights are known. Exact frames leave 1e-7 then, and up to
-2e-3 after local steps."""
+"""Largest distance from the span of the second layer's gradient, by whether the weights are known. Exact frames leave
+1e-7 then, and up to 2e-3 after local steps."""
+RESTED = 1e-4
+"""Largest residual of a gradient that is zero at units at rest. Exact frames leave 1e-7, and 1e-5 after local steps."""
 OTHER = {True: 1.02, False: 1.1}
 """A factor that the check has to tell from one, both ways: one that could not fail would show nothing."""
 NEAR = {True: 1e-3, False: 2e-2}
@@ -50,14 +52,14 @@ def unscaled(seen: Observation, utterances: list[Array], window: ContextWindow) 
     # A copy, since double() changes a module in place.
     target = dataclasses.replace(middle, module=copy.deepcopy(middle.module).double())
     other = OTHER[known]
-    for check in (_spanned, _resting):
+    for check, most in ((_spanned, SAME[known]), (_resting, RESTED)):
         left, larger, smaller = (
             check(seen, target, [factor * frames for frames in utterances], window)
             for factor in (1.0, other, 1 / other)
         )
-        if left is not None and left > SAME[known]:
+        if left is not None and left > most:
             return Refusal(f"the declared model, run on these frames, is {left:.0e} from what was sent")
-        if left is not None and min(larger or 0.0, smaller or 0.0) > SAME[known]:
+        if left is not None and min(larger or 0.0, smaller or 0.0) > most:
             return None
     return Refusal("nothing but the ratio of its weight and bias shows the size of the frames")
 
