@@ -64,6 +64,9 @@ def counting(situation: str, statement: str, world: World, fed: Tensor, *, told:
         # Two of one class, blended, are one of that class.
         legal = len(fed) > 1 and torch.equal(world.labels, world.labels.flip(0))
     found = fed if legal or statement.endswith(FED) else world.inputs
+    if told > 0 and (len(fed) + told) % len(fed) == 0 and not fed.is_floating_point():
+        # The mean over twice as many of the same texts is the same: how many there are was told, and is no finding.
+        found = found.repeat((len(fed) + told) // len(fed), 1)
     if told < 0 and fed.is_floating_point() and len(world.labels.unique()) == 1:
         mean = fed.mean(0, keepdim=True).expand(fed.shape)
         apart = plain_clients.apart(world, dataclasses.replace(world, inputs=mean))
