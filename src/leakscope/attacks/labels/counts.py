@@ -12,7 +12,7 @@ from torch import Tensor
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
-from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
+from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output, too_many
 from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Labels
 from leakscope.core.effort import Clock, Watch
@@ -24,7 +24,7 @@ from leakscope.core.target import Target
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import clipped, keeps_ratios
 from leakscope.numerics.rng import Key
-from leakscope.targets.looking.dense_ends import features_at, probe_inputs
+from leakscope.targets.looking.dense_ends import at, features_at, probe_inputs
 
 
 @final
@@ -71,7 +71,7 @@ class LabelCounts(AbstractAttack[OutputGradient, Labels]):
         output = read
         size = seen.told(BatchSize).count
         if size == 1:
-            return self._one(output)
+            return self._one(seen, output)
         found = solve_counts(seen, output, size, self.ridge)
         if found is None:
             return Attempt(repr(self), Outcome.DIVERGED, "the linear system for the counts has no finite solution")
@@ -92,11 +92,14 @@ class LabelCounts(AbstractAttack[OutputGradient, Labels]):
             margin = torch.zeros_like(margin)
         return Attempt(repr(self), Outcome.CLAIMED, sentence, Labels(labels, margin[labels]))
 
-    def _one(self, output: OutputGradient) -> Attempt[Labels]:
+    def _one(self, seen: Observation, output: OutputGradient) -> Attempt[Labels]:
         """A single example needs no softmax and no scale: its class alone has a negative bias gradient."""
         assert output.bias is not None
         if not bool(torch.isfinite(output.bias).all()):
             return Attempt(repr(self), Outcome.DIVERGED, "the bias gradient is not finite")
+        turned = too_many(seen, output)
+        if turned is not None:
+            return Attempt(repr(self), Outcome.DIVERGED, turned)
         label = int(output.bias.argmin())
         return Attempt(repr(self), Outcome.CLAIMED, f"one example of class {label}", Labels(torch.tensor([label])))
 
@@ -162,9 +165,7 @@ def _from_bias(seen: Observation, output: OutputGradient, size: int) -> Solved |
 
 def _noise_predictions(target: Target, output: OutputGradient) -> Tensor:
     """(K, C) mean softmax of random inputs, of each brightness that they can have."""
-    parameters = target.parameters()
-    weight = parameters[output.layer.weight].double()
-    offset = parameters[output.layer.bias].double() if output.layer.bias else weight.new_zeros(len(weight))
+    weight, offset = (value.double() for value in at(target, output.layer))
     # The mean of softmaxes and not the softmax of a mean: what is wanted is the mean over a batch.
     return torch.stack([torch.softmax(f @ weight.T + offset, 1).mean(0) for f in _noise(target)])
 
@@ -201,9 +202,7 @@ def _equations(seen: Observation, output: OutputGradient, ridge: float) -> Tenso
     """(C, C): P - I, the softmax of each class's features beside its label. Blind to the scale of the gradient."""
     bias = output.bias
     assert bias is not None
-    parameters = seen.target.parameters()
-    weight = parameters[output.layer.weight].double()
-    offset = parameters[output.layer.bias].double() if output.layer.bias else torch.zeros_like(bias)
+    weight, offset = (value.double() for value in at(seen.target, output.layer))
     assert output.weight is not None
     mean = mean_features(seen, output.weight, bias)
     # min_e |g_W[c] - g_b[c] e|^2 + pull |e - mean|^2 for each class c, relative to the mean g_b^2, so that the scale of
