@@ -20,6 +20,7 @@ from leakscope.core.mechanism import AbstractReplayable, AbstractStep
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.core.release import AbstractRelease, Delta, Gradient
+from leakscope.mechanisms.state import without_buffers
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 
@@ -73,6 +74,8 @@ class AbstractAttack(ABC, Generic[ReadT, ClaimT]):
         refusal = self._unfit(seen)
         if refusal is not None:
             return refusal
+        # Once for all attacks: running statistics in an update are no update, and say something by themselves.
+        seen = without_buffers(seen)
         try:
             read = self._read(seen)
         # Only this one: any other exception is a bug of the attack, and must not read as "does not apply".

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
-from leakscope.attacks.parts.reading.output_gradient import OutputGradient, only_row_pattern, read_output, told_one
+from leakscope.attacks.parts.reading.output_gradient import (
+    OutputGradient,
+    only_row_pattern,
+    read_output,
+    told_one,
+    too_many,
+)
 from leakscope.attacks.parts.reading.proof import bent, strange
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Labels
@@ -84,10 +90,16 @@ class LabelSigns(AbstractAttack[OutputGradient, Labels]):
             return Attempt(
                 repr(self), Outcome.DIVERGED, "no class has a negative bias gradient: the signs were destroyed"
             )
+        turned = too_many(seen, output)
+        if turned is not None:
+            return Attempt(repr(self), Outcome.DIVERGED, turned)
         claim = Labels(present)
         return Attempt(repr(self), Outcome.CLAIMED, f"{len(present)} classes have a negative bias gradient", claim)
 
     def _one(self, seen: Observation, output: OutputGradient) -> Attempt[Labels]:
+        turned = too_many(seen, output)
+        if turned is not None:
+            return Attempt(repr(self), Outcome.DIVERGED, turned)
         # The bias gradient is p - y itself; in dL/dW it is multiplied by h, whose direction is not known.
         if output.bias is not None:
             label, residual = int(output.bias.argmin()), _second(output.bias)
