@@ -174,7 +174,9 @@ def _doubt(seen: Observation, output: OutputGradient, label: int) -> str | None:
         return "the model gives another error for this label than was sent, its sign included"
     scaled = clipped(seen) is not Answer.NO
     if _reversible(errors, bias, label, apart if exact else TURNED, scaled=scaled):
-        return "another label, with the opposite sign, explains the same, and nothing shows that signs were not reversed"
+        return (
+            "another label, with the opposite sign, explains the same, and nothing shows that signs were not reversed"
+        )
     if scaled:
         return None if exact else strange(seen)
     away = float(torch.linalg.vector_norm(expected - bias) / size.clamp_min(1e-300))

@@ -54,7 +54,7 @@ def unscaled(seen: Observation, utterances: list[Array], window: ContextWindow) 
     other = OTHER[known]
     for check, most in ((_spanned, SAME[known]), (_resting, RESTED)):
         left, larger, smaller = (
-            check(seen, target, [factor * frames for frames in utterances], window)
+            check(seen, target, [factor * frames for frames in utterances], window, factor)
             for factor in (1.0, other, 1 / other)
         )
         if left is not None and left > most:
@@ -64,8 +64,13 @@ def unscaled(seen: Observation, utterances: list[Array], window: ContextWindow) 
     return Refusal("nothing but the ratio of its weight and bias shows the size of the frames")
 
 
-def _resting(seen: Observation, target: Target, utterances: list[Array], window: ContextWindow) -> float | None:
-    """What is left of the layer's gradient where delta is zero at all units at rest; None where too few are."""
+def _resting(
+    seen: Observation, target: Target, utterances: list[Array], window: ContextWindow, factor: float
+) -> float | None:
+    """What is left of the layer's gradient where delta is zero at all units at rest; None where too few are.
+
+    factor: f, for frames that are f times those claimed; dL/db is 1 / f of what was sent then, so that the ratio fits.
+    """
     name = window.weight.rpartition(".")[0]
     if name not in named(target.module, nn.Linear):
         return None
@@ -79,7 +84,7 @@ def _resting(seen: Observation, target: Target, utterances: list[Array], window:
         around = np.pad(frames, ((window.left, window.right), (0, 0)))
         windows.append(np.stack([around[t : t + window.width].reshape(-1) for t in range(len(frames))]))
     weight, bias = window.read(seen.gradient().by_name)
-    gradient = np.vstack([weight, bias]).T
+    gradient = np.vstack([weight, bias / factor]).T
     live = np.linalg.norm(gradient, axis=1) > 0
     flags = np.vstack(awake)
     if int((~flags & live).sum()) < SOME:
@@ -104,8 +109,11 @@ def _slopes(target: Target, name: str, frames: Array, shift: float) -> Array:
     return np.asarray(slope.reshape(-1, slope.shape[-1]).cpu().numpy(), dtype=np.float64)
 
 
-def _spanned(seen: Observation, target: Target, utterances: list[Array], window: ContextWindow) -> float | None:
+def _spanned(
+    seen: Observation, target: Target, utterances: list[Array], window: ContextWindow, factor: float
+) -> float | None:
     """How far what the second layer is fed is from the span of its gradient; None where that fills the space."""
+    del factor
     if keeps_model(seen.mechanism) is not Answer.YES or drops(seen.target.module):
         return None
     first = window.weight.rpartition(".")[0]
