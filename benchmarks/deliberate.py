@@ -131,6 +131,12 @@ def planned(*changes: tuple[str, str], codes: tuple[int, ...] = REFUSED, says: s
     return Deliberate(draw, codes, says)
 
 
+def runs(path: str, /, *, around: str = "{}", **arguments: Any) -> Deliberate:
+    """A plan whose target is something else to call. The canary's folder is the current one."""
+    said = f"Imported({path!r}, {tuple(arguments.items())!r})"
+    return planned(("Linear()", around.format(said).replace('"', "'")))
+
+
 def _audit(world: World, plan: Path, *more: str) -> Line:
     return ("audit", str(plan), "--engine", "inline", "--out", str(world.place / "run"), *more)
 
@@ -345,6 +351,12 @@ CASES: dict[str, Deliberate] = {
     "plan-pixels": planned(("Synthetic((1, 4, 4), classes=3, count=24)", "Digits(size=20000)")),
     "plan-steps": planned(('"FedSGD()"', '"FedAvg(steps=300000000, lr=0.1)"')),
     "plan-width": planned(("Linear()", "MLP((1000000, 1000000))")),
+    "plan-runs": runs("os:mkdir", path="CANARY"),
+    "plan-runs-inside": runs("torch:os.mkdir", path="CANARY"),
+    "plan-runs-torch": runs("torch:save", obj=1, f="CANARY"),
+    "plan-runs-fitted": runs("os:mkdir", path="CANARY", around="Fitted({}, Synthetic((1, 4, 4), count=24))"),
+    "plan-runs-hidden": runs("torch.nn:Linear.__init__.__globals__"),
+    "plan-runs-wide": runs("torch.nn:Linear", in_features=10**6, out_features=10**9),
     "plan-list": spoiled("plan.json", "[]", "resume"),
     "plan-list-merged": spoiled("plan.json", "[]", "merge"),
     "plan-list-shown": spoiled("plan.json", "[]", "report", (0, 1, 2, 3)),

@@ -330,7 +330,7 @@ def plan(world: World) -> tuple[str, ...]:
             "1979-05-27", '"""',
         ))  # fmt: skip
         if key in PLAUSIBLE and draw.random() < 0.6:
-            said = draw.choice(PLAUSIBLE[key])
+            said = draw.choice(PLAUSIBLE[key]).replace("CANARY", str(world.canary))
         lines[at] = f"{key} = {said}" if draw.random() < 0.9 else world.text()
         text = "\n".join(lines)
     path = world.place / "p.toml"

@@ -51,12 +51,14 @@ def one_line(text: str) -> str:
     >>> len(one_line("x" * 10**6)) <= LONGEST
     True
     """
-    if len(text) > LONGEST:
-        # what to do stands at the end
-        half = (LONGEST - len(CUT)) // 2
-        text = f"{text[:half]}{CUT}{text[-half:]}"
-    line = " ".join(text.splitlines()) if len(text.splitlines()) > 1 else text
-    return line if line.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
+    line = " ".join(text.splitlines())
+    if not line.isprintable():
+        line = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
+    if len(line) <= LONGEST:
+        return line
+    # what to do stands at the end
+    half = (LONGEST - len(CUT)) // 2
+    return f"{line[:half]}{CUT}{line[-half:]}"
 
 
 def code(word: Word) -> Exit:

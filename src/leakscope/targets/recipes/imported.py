@@ -105,7 +105,7 @@ class Imported(AbstractArchitecture):
 
     def module(self, key: Key) -> nn.Module:
         """The module itself, out of its wrappers. Raises `BadInput` as `build` does, but for weights and domain."""
-        found = self._find()
+        found = self.find()
         if not isinstance(found, nn.Module):
             module = self._call(found, key)
         elif self.arguments:
@@ -116,8 +116,8 @@ class Imported(AbstractArchitecture):
         differentiable(module)
         return module
 
-    def _find(self) -> object:
-        """The imported object; its import draws from a fixed stream, the same in every process."""
+    def find(self) -> object:
+        """The imported object; its import draws from a fixed stream, the same in every process. Raises `BadInput`."""
         module_name, _, name = self.path.partition(":")
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
