@@ -433,10 +433,19 @@ def test_a_redacted_page_has_no_picture_and_no_score_of_few(audited: Path) -> No
     assert figure
     assert figure.group() in said
     assert many.sentence.split(",")[0] in closed
-    for word in ("What remains", f"at least {FEWEST} examples together"):
+    # nor the best of many, which is the score of one
+    best = re.search(r"\(best [^()]+\)", many.sentence)
+    assert best
+    assert best.group() in said
+    assert best.group() not in closed
+    assert not re.search(r"\(best [^()]*\d", closed)
+    for word in ("What remains", "give away the file alone", f"at least {FEWEST} examples together"):
         assert word in closed
 
 
 def test_the_command_says_what_belongs_together(audited: Path) -> None:
     assert "--coarse-pictures says what --redact leaves" in refused("report", audited, "--coarse-pictures")
-    assert call("report", audited, "--redact", "--coarse-pictures").exit_code == 0
+    ended = call("report", audited, "--redact", "--coarse-pictures")
+    assert ended.exit_code == 0
+    assert "give away report.html alone" in ended.stderr
+    assert "alone" not in call("report", audited).stderr
