@@ -58,7 +58,7 @@ SLOWEST, LARGEST = 10.0, 2 * 2**30
 CEILING = 3 * 2**30
 """Bytes of addresses of a worker beside those it begins with: the machine is to survive what the product does not."""
 
-DEAF = 60.0
+DEAF = 90.0
 """Seconds after which a worker is killed that hears no alarm."""
 
 RENEWED = 250
@@ -74,7 +74,7 @@ LONGEST = 2000
 """Letters of a sentence."""
 
 Alarms = tuple[tuple[signal.Signals, int, float], ...]
-ALARMS: Alarms = ((signal.SIGPROF, signal.ITIMER_PROF, SLOWEST), (signal.SIGALRM, signal.ITIMER_REAL, 3 * SLOWEST))
+ALARMS: Alarms = ((signal.SIGPROF, signal.ITIMER_PROF, SLOWEST), (signal.SIGALRM, signal.ITIMER_REAL, 6 * SLOWEST))
 """Of the processor, which others do not use up, and of the wall, for whoever sleeps."""
 
 FAULTS = ("traceback", "hang", "memory", "execution", "ending")
@@ -228,14 +228,18 @@ def prepare() -> None:
 
 
 def serve(asked: Connection, files: Path, *, gate_open: bool) -> None:
-    """A worker: cases by name until there are no more."""
+    """A worker: cases by name, until it is ended or its parent is gone."""
     held = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize"))
     most = int(held.split()[1]) * 1024 + CEILING
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     sys.stdout = sys.stderr = io.StringIO()  # the terminal is the parent's
     if gate_open:
         gate.raise_limit(OPEN)
-    while (name := asked.recv()) is not None:
+    parent = os.getppid()
+    while os.getppid() == parent:
+        if not asked.poll(1):
+            continue
+        name = asked.recv()
         try:
             found = tried(name, files)
         except Exception as error:  # noqa: BLE001, a fault of this program, which is to be seen too

@@ -130,7 +130,7 @@ def lie(world: World, path: Path) -> None:
     assert isinstance(found, Content)
     try:
         said, arrays = json.loads(found.text), dict(found.arrays)
-    except ValueError:
+    except (ValueError, RecursionError):
         return  # a lie already, of which no other can be made
     if world.draw.random() < 0.65:
         for _ in range(world.draw.choice((1, 1, 2))):
@@ -369,7 +369,7 @@ def ledger(world: World) -> tuple[str, ...]:
 def _write_json(world: World, path: Path) -> None:
     try:
         said = json.loads(path.read_text())
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     if not isinstance(said, dict):
         return

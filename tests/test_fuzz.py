@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ from leakscope.core.errors import BadInput, UnknownName
 from leakscope.domains.vision import Images
 from leakscope.integrations.timm import Timm
 from leakscope.targets.recipes.imported import Imported
-from leakscope.targets.vetting.size import UNCOUNTED, counted, fitting
+from leakscope.targets.vetting.size import LAYER, UNCOUNTED, counted, fitting
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ("--model", "MLP((8,))")
@@ -131,6 +132,9 @@ def test_layers_are_counted_while_they_are_made() -> None:
         nn.BatchNorm1d(10**5)
     assert found.numbers == 2 * 10**5  # what is trained
     assert 4 * 10**5 < found.cost < 4 * 10**5 + 10**5  # and both statistics, and a counter
+    with counted() as small:
+        nn.Linear(1, 1)
+    assert small.cost == 2 * LAYER  # what Python keeps of a layer is more than its numbers
     with counted() as outer:
         pass
     nn.Linear(9, 9)
@@ -266,3 +270,13 @@ def test_disks_that_are_full_or_read_only(fuzz) -> None:
     assert len(found) > 15
     assert not [one for one in found if one.faults]
     assert {one.code for one in found} == {2, 3}
+
+
+@pytest.mark.parametrize("places", [[], [999], [-1]])
+def test_findings_of_groups_that_are_not_there(fuzz, tmp_path: Path, places: list[int]) -> None:
+    said = json.loads((fuzz[1] / "run" / "summary.json").read_text())
+    said["findings"][0]["groups"] = places
+    (tmp_path / "summary.json").write_text(json.dumps(said))
+    ended = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert ended.exit_code == 2
+    assert "names groups that are not among its" in ended.stderr
