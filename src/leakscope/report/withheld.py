@@ -6,6 +6,7 @@ What a page never gets it cannot show: cells and verdicts are emptied here, befo
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import final
@@ -20,6 +21,9 @@ FEWEST = 5
 
 LISTS = ("scores", "undefended_scores", "blind_scores", "replaced_scores")
 """What a verdict holds of scores."""
+
+_EXTREMES = re.compile(r"\(best [^()]*\)")
+"""Of a verdict's sentence: the best score and the best blind guess, each of which is one example's."""
 
 _NOTHING: Mapping[str, Array] = MappingProxyType({})
 
@@ -36,15 +40,26 @@ def _group(given: GroupVerdict) -> GroupVerdict:
         # a sentence that quotes the mean of three examples says what the table withholds
         said = {name: masked(getattr(given, name)) for name in ("sentence", "broken")}
         kept |= {**said, "gains": (), "observed_epsilon": None}
+    else:
+        kept |= {"sentence": _without_extremes(given.sentence)}
     return given.model_copy(update=kept)
 
 
 def _finding(given: Finding, groups: Sequence[GroupVerdict]) -> Finding:
     """It quotes its groups: one of few examples is enough to leave the numbers out."""
     if not any(_few(groups[place]) for place in given.groups):
-        return given
+        return given.model_copy(update={"sentence": _without_extremes(given.sentence)})
     said = {name: masked(getattr(given, name)) for name in ("sentence", "theory", "broken")}
     return given.model_copy(update=said)
+
+
+def _without_extremes(text: str) -> str:
+    """The sentence without the scores of single examples that it quotes.
+
+    >>> _without_extremes("8 of 9 inputs recovered (best 120 dB, blind at most 12.5 dB)")
+    '8 of 9 inputs recovered (best ▮▮ dB, blind at most ▮▮ dB)'
+    """
+    return _EXTREMES.sub(lambda found: masked(found[0]), text)
 
 
 def _few(given: GroupVerdict) -> bool:

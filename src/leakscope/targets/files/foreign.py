@@ -89,7 +89,10 @@ def _sorted_out(path: str, found: object) -> Foreign:
     if isinstance(found, np.ndarray) and found.dtype == object:
         found = list(found)
     if isinstance(found, Mapping):
-        named = {_name(path, name): plain(path, repr(_name(path, name)), value) for name, value in found.items()}
+        named = {
+            _name(path, name): plain(path, gate.shortened(repr(_name(path, name))), value)
+            for name, value in found.items()
+        }
         if named and all(re.fullmatch(r"arr_\d+", name) for name in named):
             order = sorted(named, key=lambda name: int(name.removeprefix("arr_")))
             return Foreign(path, None, tuple(named[name] for name in order), notes)
@@ -198,7 +201,10 @@ def _stripped(named: Named, module: nn.Module) -> tuple[dict[str, Tensor], tuple
     for name, value in named.items():
         bare = name if name in known else _bare(name.removeprefix(common), known)
         if bare in renamed:
-            raise BadInput(f"{name!r} is there twice once wrappers are taken off; save the state dict of one model")
+            raise BadInput(
+                f"{gate.shortened(repr(name))} is there twice once wrappers are taken off; "
+                "save the state dict of one model"
+            )
         renamed[bare] = value
         if bare != name:
             changed.append(name.removesuffix(bare) if name.endswith(bare) else _INSIDE.findall(name)[0][1] + ".")

@@ -85,7 +85,7 @@ def state_dict(path: Path) -> dict[str, Tensor]:
         raise BadInput(f"{path} holds entries that are not tensors, {listed(others)}; save the state dict by itself")
     # a tensor as it is: a module's own `load_state_dict` may know kinds (quantized, sparse) that `plain` refuses
     return {
-        name: value if isinstance(value, Tensor) else plain(str(path), f"{name!r}", value)
+        name: value if isinstance(value, Tensor) else plain(str(path), gate.shortened(repr(name)), value)
         for name, value in found.items()
     }
 
