@@ -15,7 +15,7 @@ from plain_models import Draw, chance, whole
 from torch import Tensor, nn
 
 import leakscope as ls
-from leakscope.attacks.parts.reading.proof import STEPPED
+from leakscope.attacks.parts.reading.proof import STEPPED, UNSIZED
 
 FEATURES, CONTEXT, CLASSES = 6, 3, 9
 WINDOW = (2 * CONTEXT + 1) * FEATURES
@@ -339,6 +339,8 @@ def judged(name: str, situation: str, seed: int, hidden: int = 0) -> tuple[bool,
     if attempt.claim is None or certificate is None or not certificate.holds:
         return False, ""
     loose = 0.1 if certificate.statement.endswith(STEPPED) else 0.0
+    if certificate.statement.endswith(UNSIZED):
+        loose = float("inf")
     return True, "not what was said" if wrong(attempt.claim, said, loose) else ""
 
 

@@ -44,7 +44,12 @@ WINDOWS = "; this proves that the first layer was fed these windows, and nothing
 STEPPED = (
     "; this proves that the first layer was fed these windows, their size to a tenth, and nothing of what was said"
 )
-"""The same after local steps, which leave more open (`unscaled`)."""
+"""The same after local steps and behind dropout, which leave more open (`frames.exact.scale`)."""
+UNSIZED = (
+    "; this proves that the first layer was fed these windows, but for one factor for all of them, which is one where "
+    "its weight and bias were sent in one scale, and nothing of what was said"
+)
+"""The same where the model does not show the size of the frames."""
 
 
 def undeclared(seen: Observation) -> Refusal | None:
@@ -105,13 +110,16 @@ def settled(
     return _stated(attempt, certificate, FED) if why is None else _withdrawn(attempt, why)
 
 
-def fed(seen: Observation, attempt: Attempt[Inputs]) -> Attempt[Inputs]:
-    """The last word of an attack that knows no transcripts: nothing can be replayed, and only windows are proved."""
+def fed(seen: Observation, attempt: Attempt[Inputs], *, size: float = 1.0) -> Attempt[Inputs]:
+    """The last word of an attack that knows no transcripts: nothing can be replayed, and only windows are proved.
+
+    size: the factor to which their size is, too; infinite where nothing shows it.
+    """
     certificate, claim = attempt.certificate, attempt.claim
     if certificate is None or claim is None or not any(certificate.proved):
         return attempt
     why = strange(seen) or _outside(seen, claim)
-    said = WINDOWS if known_weights(seen.mechanism) is Answer.YES else STEPPED
+    said = WINDOWS if size == 1 else STEPPED if size < float("inf") else UNSIZED
     return _stated(attempt, certificate, said) if why is None else _withdrawn(attempt, why)
 
 
@@ -205,7 +213,8 @@ def _unconfirmed(seen: Observation, claim: Inputs) -> str | None:
     def away(factor: float) -> Tensor:
         fed = features_at(seen.target, factor * claim.values.to(seen.target.device())).double()
         left = fed - fed @ rows[:count].T @ rows[:count]
-        return left.norm(dim=1) / fed.norm(dim=1).clamp_min(1e-300)
+        found: Tensor = torch.linalg.vector_norm(left, dim=1) / torch.linalg.vector_norm(fed, dim=1).clamp_min(1e-300)
+        return found
 
     # The last factors: a check that could not fail would show nothing.
     if float(away(1.0).max()) <= SPANNED and min(float(away(f).min()) for f in (OTHER, 1 / OTHER)) > SPANNED:

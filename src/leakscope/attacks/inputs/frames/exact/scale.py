@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -30,56 +32,65 @@ SAME = {True: 1e-4, False: 3e-3}
 RESTED = 1e-4
 """Largest residual of a gradient that is zero at units at rest. Exact frames leave 1e-7, and 1e-5 after local steps."""
 OTHER = {True: 1.02, False: 1.1}
-"""A factor that the check has to tell from one, both ways: one that could not fail would show nothing."""
+"""A factor that the span has to tell from one, both ways: a check that could not fail would show nothing."""
+ROUGH = 1.1
+"""The same of units at rest: fewer than one in a hundred of them wakes within two percent."""
 NEAR = {True: 1e-3, False: 2e-2}
 """How near its threshold a unit counts as awake, by the size of all units."""
 SOME = 16
 """Units at rest, over all frames, from which they say something."""
 
 
-def unscaled(seen: Observation, utterances: list[Array], window: ContextWindow) -> Refusal | None:
-    """Why the frames may be those that were fed times a number; None where the model itself says that they are not.
+def sized(seen: Observation, utterances: Sequence[Array], window: ContextWindow) -> float | Refusal:
+    """To which factor the model itself shows the size of the frames: 1 exactly, infinite where nothing does.
 
     [dL/dW; dL/db] = sum_t [x_t; 1] delta_t^T: with dL/db c times as large, x_t / c and c delta_t explain the same, so
     the layer's own equations leave the scale open where tensors were scaled one by one (LARS, LAMB, a clip by tensor).
-    The model ends this. What the second layer is fed at the claimed frames has to lie in the span of its gradient;
+    The model ends this. What a later dense layer is fed at the claimed frames has to lie in the span of its gradient;
     where that says nothing, as behind dropout, a unit that is at rest at x_t has delta zero, whatever is dropped.
-    utterances: each (T, F).
+    Both are blind to a factor while all biases are zero: a rectified layer is then that factor times as large, and only
+    what follows a recurrent layer is not.
+    utterances: each (T, F). A refusal where the model contradicts them.
     """
     # Local steps move the weights; half of the way is where their mean is to second order.
     known = known_weights(seen.mechanism) is Answer.YES
     middle = seen.target if known else halfway(seen).target
     # A copy, since double() changes a module in place.
     target = dataclasses.replace(middle, module=copy.deepcopy(middle.module).double())
-    other = OTHER[known]
-    for check, most in ((_spanned, SAME[known]), (_resting, RESTED)):
-        left, larger, smaller = (
-            check(seen, target, [factor * frames for frames in utterances], window, factor)
-            for factor in (1.0, other, 1 / other)
-        )
-        if left is not None and left > most:
-            return Refusal(f"the declared model, run on these frames, is {left:.0e} from what was sent")
-        if left is not None and min(larger or 0.0, smaller or 0.0) > most:
-            return None
-    return Refusal("nothing but the ratio of its weight and bias shows the size of the frames")
+    best = math.inf
+    for check, most, other in ((_spanned, SAME[known], OTHER[known]), (_resting, RESTED, ROUGH)):
+        factors = (1.0, other, 1 / other)
+        found = [check(seen, target, [f * frames for frames in utterances], window, f) for f in factors]
+        # One residual for each layer that can be asked, alike for all factors.
+        for left, larger, smaller in zip(*found, strict=True):
+            if left > most:
+                return Refusal(f"the declared model, run on these frames, is {left:.0e} from what was sent")
+            # A check that could not fail shows nothing.
+            if not min(larger, smaller) > most:
+                continue
+            # A span moves with the factor, and is exact where it fits; units wake one by one.
+            best = min(best, 1.0 if known and check is _spanned else other)
+        if best < math.inf:
+            break
+    return best
 
 
 def _resting(
     seen: Observation, target: Target, utterances: list[Array], window: ContextWindow, factor: float
-) -> float | None:
-    """What is left of the layer's gradient where delta is zero at all units at rest; None where too few are.
+) -> list[float]:
+    """What is left of the layer's gradient where delta is zero at all units at rest; nothing where too few are.
 
     factor: f, for frames that are f times those claimed; dL/db is 1 / f of what was sent then, so that the ratio fits.
     """
     name = window.weight.rpartition(".")[0]
     if name not in named(target.module, nn.Linear):
-        return None
+        return []
     margin = NEAR[known_weights(seen.mechanism) is Answer.YES]
     awake, windows = [], []
     for frames in utterances:
         slopes = [_slopes(target, name, frames, shift) for shift in (0.0, margin, -margin)]
         if any(len(one) != len(frames) for one in slopes):
-            return None
+            return []
         awake.append(np.any([one != 0 for one in slopes], axis=0))
         around = np.pad(frames, ((window.left, window.right), (0, 0)))
         windows.append(np.stack([around[t : t + window.width].reshape(-1) for t in range(len(frames))]))
@@ -88,8 +99,8 @@ def _resting(
     live = np.linalg.norm(gradient, axis=1) > 0
     flags = np.vstack(awake)
     if int((~flags & live).sum()) < SOME:
-        return None
-    return Judged(gradient, np.vstack(windows), flags, live).residual()
+        return []
+    return [Judged(gradient, np.vstack(windows), flags, live).residual()]
 
 
 def _slopes(target: Target, name: str, frames: Array, shift: float) -> Array:
@@ -111,30 +122,31 @@ def _slopes(target: Target, name: str, frames: Array, shift: float) -> Array:
 
 def _spanned(
     seen: Observation, target: Target, utterances: list[Array], window: ContextWindow, factor: float
-) -> float | None:
-    """How far what the second layer is fed is from the span of its gradient; None where that fills the space."""
+) -> list[float]:
+    """How far what each later dense layer is fed is from the span of its gradient, unless that fills the space."""
     del factor
     if keeps_model(seen.mechanism) is not Answer.YES or drops(seen.target.module):
-        return None
+        return []
     first = window.weight.rpartition(".")[0]
-    fed, weight = [], ""
+    fed: dict[str, list[Array]] = {}
     for frames in utterances:
         key = Key(0).child("second")
         with recorded(target.module, named(target.module, nn.Linear)) as calls, key.isolated(), torch.no_grad():
             target.outputs(target.parameters(), torch.from_numpy(frames)[None].to(target.device()))
         names = [call.name for call in calls]
-        if first not in names or names.index(first) + 1 >= len(calls):
-            return None
-        call = calls[names.index(first) + 1]
-        weight = call.weights[0]
-        if call.given.numel() != len(frames) * call.given.shape[-1]:
-            return None
-        fed.append(call.given.reshape(len(frames), -1).cpu().double().numpy())
-    gradient, units = seen.gradient().by_name.get(weight), np.vstack(fed)
+        for call in calls[names.index(first) + 1 if first in names else len(calls) :]:
+            # Frame by frame: of a layer that is fed something else, nothing is known.
+            if call.given.numel() == len(frames) * call.given.shape[-1]:
+                fed.setdefault(call.weights[0], []).append(call.given.reshape(len(frames), -1).cpu().double().numpy())
+    found = []
     # After steps each frame was there at two weights or more, which a second direction for each follows.
-    rank = len(units) * (1 if known_weights(seen.mechanism) is Answer.YES else 2)
-    # Where these are nearly as many as units, every vector is spanned.
-    if gradient is None or 3 * rank > 2 * min(gradient.shape):
-        return None
-    basis = np.linalg.svd(gradient.detach().double().cpu().numpy(), full_matrices=False)[2][:rank]
-    return float(np.linalg.norm(units - units @ basis.T @ basis) / max(np.linalg.norm(units), 1e-300))
+    turns = 1 if known_weights(seen.mechanism) is Answer.YES else 2
+    for weight, parts in fed.items():
+        gradient, units = seen.gradient().by_name.get(weight), np.vstack(parts)
+        rank = turns * len(units)
+        # Where these are nearly as many as units, every vector is spanned; a layer that is called twice sums up.
+        if gradient is None or len(parts) != len(utterances) or 3 * rank > 2 * min(gradient.shape):
+            continue
+        basis = np.linalg.svd(gradient.detach().double().cpu().numpy(), full_matrices=False)[2][:rank]
+        found.append(float(np.linalg.norm(units - units @ basis.T @ basis) / max(float(np.linalg.norm(units)), 1e-300)))
+    return found
