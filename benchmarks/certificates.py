@@ -21,7 +21,7 @@ import plain_clients
 import plain_lies
 import plain_speech
 import torch
-from plain_judge import counting, misstated, wrong
+from plain_judge import counting, misstated, nobody_can_tell, wrong
 from plain_models import chance, drawn
 
 import leakscope as ls
@@ -78,6 +78,8 @@ def judged(name: str, situation: str, seed: int) -> tuple[bool, str]:
         return False, ""
     private = counting(situation, certificate.statement, world, fed, told=what.told)
     fault = wrong(attempt.claim, private, world.labels)
+    if fault and what.told < 0 and nobody_can_tell(attempt.claim, world, sent):
+        return True, ""
     return True, fault or misstated(certificate.statement, trained, sent, moved=what.moved)
 
 

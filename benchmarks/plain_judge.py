@@ -74,6 +74,20 @@ def counting(situation: str, statement: str, world: World, fed: Tensor, *, told:
     return found
 
 
+def nobody_can_tell(claim: Any, world: World, sent: dict[str, Tensor]) -> bool:
+    """Whether a client of one example that had been the claimed one would have sent the same, to within `SAME`.
+
+    Several pictures of one class that are told as one and so dark that the model is linear in them are one picture, a
+    mean of them, to everybody.
+    """
+    labels = world.labels.unique()
+    if not isinstance(claim, ls.Inputs) or len(claim) != 1 or len(labels) != 1:
+        return False
+    other = _flat(plain_clients.gradient(dataclasses.replace(world, inputs=claim.values, labels=labels)), sent)
+    goal = _flat(sent, sent)
+    return float((other - goal).norm()) <= SAME * float(goal.norm())
+
+
 def misstated(statement: str, world: World, sent: dict[str, Tensor], *, moved: bool) -> str:
     """What a statement that the update was replayed says and is not so: no training as declared sends these numbers.
 

@@ -9,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from leakscope.attacks.inputs.dense.silent_errors import Judged, Resting
+from leakscope.attacks.inputs.dense.silent_errors import MOST_PAIRS, Judged, Resting
 from leakscope.attacks.parts.reading.explained import MOST
-from leakscope.attacks.parts.reading.replayed import drops
+from leakscope.attacks.parts.reading.replayed import drops, unreplayable
+from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.protocols.passes import quiet
-from leakscope.mechanisms.reading import keeps_model, known_weights
+from leakscope.mechanisms.reading import clipped, keeps_model, known_weights
 from leakscope.targets.looking.dense_ends import DenseLayer
 
 Array = NDArray[np.float64]
@@ -45,6 +46,39 @@ def unscaled(seen: Observation, layer: DenseLayer, values: Tensor) -> str | None
         if min(larger or 0.0, smaller or 0.0) > 3 * SAME:
             return None
     return "nothing but the ratio of its weight and bias shows the size of the inputs"
+
+
+def misfit(seen: Observation, layer: DenseLayer, values: Tensor, units: Tensor) -> str | None:
+    """Why the inputs may be others than were fed, by the errors of those that wake units alone; None where they fit.
+
+    Of a mean over N examples dL/db of such a unit is 1/N times the error that the declared model gives that input with
+    its label, size included: neither a multiple of the input nor a mixture of several has it.
+    values: (N, D), some of the inputs of the batch. units: (N, H), those that each wakes alone.
+    """
+    unable = unreplayable(seen)
+    if unable is None and known_weights(seen.mechanism) is not Answer.YES:
+        unable = "the weights moved on the way"
+    if unable is None and clipped(seen) is not Answer.NO:
+        unable = "a clip may have scaled the update"
+    if unable is None and not seen.knows(BatchSize):
+        unable = "how many examples there are is not told"
+    classes = seen.target.classes
+    if unable is None and len(values) * classes > MOST_PAIRS:
+        unable = "there are too many labels to try"
+    if unable is not None:
+        return f"not all of the batch is claimed, and its errors cannot be compared: {unable}"
+    assert layer.bias is not None
+    sent = seen.gradient().by_name[layer.bias].double().cpu().numpy()
+    given = np.repeat(values.double().cpu().numpy(), classes, axis=0)
+    # Row (s, y): the error of input s with label y, as if it were alone.
+    alone = Resting(seen.target, layer).slopes(given, labels=torch.arange(classes).repeat(len(values)))
+    errors = alone.reshape(len(values), classes, -1) / seen.told(BatchSize).count
+    for error, woken in zip(errors, units.cpu().numpy(), strict=True):
+        size = max(float(np.linalg.norm(sent[woken])), 1e-300)
+        away = float(np.linalg.norm(error[:, woken] - sent[woken], axis=1).min()) / size
+        if not away <= SAME:
+            return f"the error of an input, run through the declared model, is {away:.0e} from what was sent"
+    return None
 
 
 def _any_loss(seen: Observation, layer: DenseLayer, factor: float, values: Tensor) -> float | None:

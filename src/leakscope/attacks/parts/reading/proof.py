@@ -75,7 +75,7 @@ def settled(
     attempt: Attempt[Inputs],
     *,
     partial: bool = False,
-    unscaled: Callable[[], str | None] = lambda: None,
+    contradicted: Callable[[], str | None] = lambda: None,
 ) -> Attempt[Inputs]:
     """The last word of an exact attack on inputs: the attempt with a certificate that is a proof, or without one.
 
@@ -83,8 +83,9 @@ def settled(
     the domain's range, a dropout layer in front of the first one, and, wherever the mechanism can be replayed, a whole
     update that is not the claim's in each tensor to within rounding. Where it cannot be, numbers that look like another
     mechanism than the declared one do the same, and the statement says that only the first layer is proved.
-    partial: the claim need not be all of the batch, so that a replay that differs contradicts nothing. unscaled: why
-    the inputs may be those that were fed times a number, asked where no replay says that they are not.
+    partial: the claim need not be all of the batch, so that a replay that differs contradicts nothing. contradicted:
+    why the inputs may be mixtures, or those that were fed times a number, asked where no replay says that they are not;
+    of a partial claim the output layer may say so as well.
     """
     certificate, claim = attempt.certificate, attempt.claim
     if certificate is None or claim is None or not any(certificate.proved):
@@ -106,7 +107,9 @@ def settled(
             attempt = dataclasses.replace(attempt, claim=dataclasses.replace(claim, labels=None))
         return _stated(attempt, certificate, WHOLE)
     # What runs the model last.
-    why = strange(seen) or _binary(seen, claim) or (_unconfirmed(seen, claim) if partial else unscaled())
+    why = strange(seen) or _binary(seen, claim)
+    if why is None and (not partial or _unconfirmed(seen, claim) is not None):
+        why = contradicted()
     return _stated(attempt, certificate, FED) if why is None else _withdrawn(attempt, why)
 
 
