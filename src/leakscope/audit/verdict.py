@@ -218,6 +218,7 @@ def _leak(found: Evidence) -> str:
         if found.is_error:
             what = "texts" if found.metric == TokenError.name else "utterances"
             best, most = min(found.values), f"at least {min(found.blind):.3g} {found.unit}".rstrip()
+        # What stands in the brackets is of single examples: a redacted page leaves it out (`report.withheld.SINGLE`).
         said += (
             f"; {found.recovered} of {len(found.values)} {what} recovered more than {ITEM_BAR:g} dB beyond any blind "
             f"guess (best {best:.3g} {found.unit or 'errors per character'}, blind {most})"
