@@ -252,7 +252,7 @@ def pooled(side: Records) -> tuple[ScoreRecord, ...]:
 
 def _pool(scores: Sequence[ScoreRecord]) -> ScoreRecord:
     found = intervals.pooled([score.items for score in scores])
-    estimate = found.within(*scores[0].ends)
+    estimate = found.telling(*scores[0].ends)
     count = sum(len(score.items) for score in scores)
     known = [score.claimed for score in scores]
     said = {

@@ -71,9 +71,9 @@ class CellSpec(_Strict):
 class ScoreRecord(_Strict):
     """One metric of one cell, or of a group of cells. `higher_is_better` is for the attacker.
 
-    low, high: an interval at 95 %, infinite where none follows from a single item. chance: what a guess that saw
-    nothing scores. items: per example.
-    exact: how many items were recovered to within rounding. claimed: for how many anything was claimed; worst: the
+    low, high: an interval at 95 %, infinite where none follows: from a single item, or few that differ much. chance:
+    what a guess that saw nothing scores. items: per example. exact: how many items were recovered to within rounding.
+    claimed: for how many anything was claimed; worst: the
     least that can be scored, None where there is no such end. Both None in records of earlier versions.
     """
 
@@ -97,13 +97,8 @@ class ScoreRecord(_Strict):
 
     @property
     def spans(self) -> bool:
-        """Whether there is an interval to be shown. Earlier versions kept the value itself for a single item.
-
-        One from the worst to the best score holds any truth, and is none: two items that differ much give it.
-        """
-        least, most = self.ends
-        whole = least is not None and most is not None and self.low <= least < most <= self.high
-        return math.isfinite(self.low) and math.isfinite(self.high) and len(self.items) != 1 and not whole
+        """Whether there is an interval to be shown. Earlier versions kept the value itself for a single item."""
+        return math.isfinite(self.low) and math.isfinite(self.high) and len(self.items) != 1
 
 
 @final

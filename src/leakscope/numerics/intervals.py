@@ -57,6 +57,16 @@ class Interval:
         high = self.high if most is None else min(self.high, most)
         return Interval(self.value, min(self.value, low), max(self.value, high))
 
+    def telling(self, least: float | None, most: float | None) -> Interval:
+        """`within`, and (-inf, inf) where that leaves nothing out: what holds every possible truth says nothing of it.
+
+        >>> Interval(70.0, -2037.0, 2177.0).telling(-120.0, 120.0), Interval(70.0, 50.0, 90.0).telling(-120.0, 120.0)
+        (Interval(value=70.0, low=-inf, high=inf), Interval(value=70.0, low=50.0, high=90.0))
+        """
+        found = self.within(least, most)
+        whole = least is not None and most is not None and found.low <= least < most <= found.high
+        return Interval(self.value, -math.inf, math.inf) if whole else found
+
     def holds(self, number: float) -> bool:
         """Whether `number` lies in the closed interval."""
         return self.low <= number <= self.high

@@ -202,7 +202,7 @@ def _score(metric: AbstractMetric, judged: Judged, chance: Level, claimed: int) 
     found = intervals.pooled([(item,) for item in judged.items])
     higher = metric.direction is Direction.HIGHER
     least, most = (metric.worst, metric.perfect) if higher else (metric.perfect, metric.worst)
-    estimate = found.within(least, most)
+    estimate = found.telling(least, most)
     return Score(
         metric=metric.name,
         value=estimate.value,

@@ -23,7 +23,8 @@ class Direction(enum.Enum):
 class Score:
     """One metric of one claim.
 
-    value: the mean over items. low, high: its 95 % interval, infinite for a single item, which says nothing of it.
+    value: the mean over items. low, high: its 95 % interval, infinite where the items say nothing of it: a
+    single one, or few that differ so much that it would hold every possible score.
     chance: what the best guess that saw nothing scores on the same secret. perfect: the score of the truth itself.
     items: one value per private item, in the secret's order. exact: items recovered to within rounding.
     blind: what the guess behind the chance level scores on each item. claimed: for how many private items anything was
