@@ -304,6 +304,7 @@ def record(metric: str, items: Floats, chance: float) -> Record:
         chance=chance,
         perfect=perfect,
         items=tuple(map(float, items)),
+        claimed=len(items),
     )
     return Record(identity="0", spec=SPEC, ending=Ending.CLAIMED, sentence="", scores=(score,))
 

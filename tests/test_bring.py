@@ -442,7 +442,8 @@ def scored(items, blind, exact=0, metric="psnr"):
         ((40.0, 12.0), (13.0, 12.0), None, Word.LEAKS),  # one far beyond
         ((22.0, 12.0), (13.0, 12.0), None, Word.INCONCLUSIVE),  # less than 10 dB above its own
         ((30.0, 25.0), (13.0, 25.0), None, Word.INCONCLUSIVE),  # less than 6 dB above the best blind guess
-        ((17.0, 17.0), (13.0, 13.0), 1e-9, Word.LEAKS),  # proved and confirmed
+        ((61.0, 61.0), (57.0, 57.0), 1e-9, Word.LEAKS),  # proved and confirmed
+        ((17.0, 17.0), (13.0, 13.0), 1e-9, Word.INCONCLUSIVE),  # proved to within rounding, and no private input
         ((17.0, 17.0), (13.0, 13.0), 1.0, Word.INCONCLUSIVE),  # the proof does not hold
         ((14.0, 14.0), (13.0, 13.0), 1e-9, Word.INCONCLUSIVE),  # proved, but not confirmed
     ],
@@ -454,7 +455,8 @@ def test_the_word_is_that_of_rules_one_and_two(items, blind, residual, word):
 
 def test_an_exact_input_and_all_labels_confirm_a_proof():
     proof = Certificate.alike(0.0, 1e-4, "equations")
-    assert judged([scored((12.0,), (12.0,), exact=1)], proof)[0] is Word.LEAKS
+    assert judged([scored((120.0,), (116.0,), exact=1)], proof)[0] is Word.LEAKS
+    assert judged([scored((120.0,), (120.0,), exact=1)], proof)[0] is Word.INCONCLUSIVE, "a guess has it too"
     labels = Score("label-accuracy", 1.0, "", Direction.HIGHER, 1.0, 1.0, 0.05, 1.0, (1.0, 1.0), 2, (0.0, 0.1))
     assert judged([labels], proof)[0] is Word.LEAKS
     coins = dataclasses.replace(labels, chance=0.5, blind=(0.5, 0.5))

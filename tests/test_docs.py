@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import leakscope
-from leakscope.audit import evidence, files
+from leakscope.audit import files, measures
 from leakscope.cli import names
 from leakscope.cli.commands import score as score_command
 from leakscope.cli.names import Family
@@ -237,11 +237,12 @@ def test_the_rule_of_the_verdicts_has_the_numbers_of_the_code() -> None:
     for word in Word:
         assert f"**{word.value}**" in text
     for name, value in (
-        ("TRIALS", f"{evidence.TRIALS} trials"),
-        ("MARGIN", f"{evidence.MARGIN:g} dB"),
-        ("ITEM_GAIN", f"{evidence.ITEM_GAIN:g} dB"),
-        ("ITEM_BAR", f"{evidence.ITEM_BAR:g} dB"),
-        ("LUCK", f"{100 * evidence.LUCK:g} %"),
+        ("TRIALS", f"{measures.TRIALS} trials"),
+        ("MARGIN", f"{measures.MARGIN:g} dB"),
+        ("ITEM_GAIN", f"{measures.ITEM_GAIN:g} dB"),
+        ("ITEM_BAR", f"{measures.ITEM_BAR:g} dB"),
+        ("LUCK", f"{100 * measures.LUCK:g} %"),
+        ("HEARD", "half" if measures.HEARD == 0.5 else "?"),
     ):
         assert f"`{name}`" in text, f"docs/verdicts.md does not name {name}"
         assert re.search(rf"(?<![\d.]){re.escape(value)}", text), f"docs/verdicts.md does not say {name} = {value}"

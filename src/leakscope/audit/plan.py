@@ -10,7 +10,7 @@ from typing import Any, final
 
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.audit.controls import BlindGuess
-from leakscope.audit.evidence import SMALLEST
+from leakscope.audit.measures import SMALLEST
 from leakscope.audit.resources import Resources
 from leakscope.audit.telling import MAKERS
 from leakscope.core.effort import Budget

@@ -177,6 +177,19 @@ class AbstractKind(ABC, Generic[ClaimT, TruthT, MetricT]):
         del at, metrics
         return ()
 
+    def right(self, claim: ClaimT, truth: TruthT, tolerances: Sequence[float]) -> tuple[bool, ...]:
+        """Of each claimed item, in the claim's order, whether it is a private one, as one must be that is proved.
+
+        Whichever it is: no pairing can make a wrong item right, nor a right one wrong. tolerances: of the certificate,
+        one for each claimed item (`scoring.proved`). Empty for kinds that nothing proves.
+        """
+        del claim, truth, tolerances
+        return ()
+
+    def claimed(self, at: Comparison[ClaimT, TruthT]) -> int:
+        """For how many private items something was claimed: a text without a word is an abstention, and no claim."""
+        return len(at.pairing.known()[0])
+
     @final
     def compared(self, claim: ClaimT, case: Case) -> Comparison[ClaimT, TruthT]:
         """The claim beside its truth. Raises `BadInput` where they are not of one kind or one shape."""
