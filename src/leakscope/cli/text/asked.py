@@ -164,9 +164,13 @@ class Capture:
 
 def _check_facts(told: Sequence[str], *, unknown: bool) -> None:
     """unknown: the private examples are not there to take values from."""
+    kinds = []
     for text in told:
-        if isinstance(spelling.fact(text), ast.Name) and unknown:
+        tree = spelling.fact(text)
+        if isinstance(tree, ast.Name) and unknown:
             raise BadInput(f"--tell {text}: the examples are not known; write its value, such as BatchSize(4)")
+        kinds.append(ast.unparse(tree.func if isinstance(tree, ast.Call) else tree))
+    spelling.once(kinds)
 
 
 @final

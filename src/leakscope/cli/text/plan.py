@@ -21,6 +21,9 @@ from leakscope.core.errors import BadInput, BadPlan, MissingExtra, UnknownName
 CELL = 16_384
 """Bytes that a planned cell takes with its controls."""
 
+DEVICES = ("cpu", "cuda")
+"""What a machine may have, as far as leakscope looks (`audit.resources.devices`)."""
+
 Built = TypeVar("Built")
 ATTACK = "attack"
 PLAN = "a plan, as described in docs/plan-file.md"
@@ -249,6 +252,7 @@ class _Reader:
         told = self._list(said, "told", place)
         for one in told:
             self.sheet.tried(place, spelling.kind, one)
+        self.sheet.tried(place, spelling.once, tuple(told))
         return told
 
     def _expressions(self, said: dict[str, Any], place: str, family: Family) -> Said:
@@ -298,6 +302,8 @@ class _Reader:
         device = self._text({"device": "cpu", **said}, "device", "resources.device")
         if not re.fullmatch(r"[a-z]+(:\d{1,3})?", device):
             raise self.sheet.bad("resources.device", f"expected a device such as cpu or cuda:0, got {device!r}")
+        if device.partition(":")[0] not in DEVICES:
+            raise self.sheet.bad("resources.device", str(UnknownName("device", device, DEVICES)))
         asked: list[float | None] = []
         for key in ("memory", "minutes"):
             value = self._number(said, key, f"resources.{key}", None)
