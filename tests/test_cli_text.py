@@ -286,6 +286,14 @@ def test_kinds_of_files_are_called_as_their_headers_call_them() -> None:
     assert {one.value for one in Kind} < {one.value for one in ReleaseKind}
 
 
+def test_a_folder_whose_audit_has_no_record_yet_is_no_folder_of_records(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(
+        json.dumps({"leakscope": "0", "title": "", "started": "", "cells": {"a": {}, "b": {}}})
+    )
+    with pytest.raises(BadInput, match="holds an audit of 2 cells, none of them run; go on with --resume"):
+        files.room(tmp_path, resume=False, shared=False)
+
+
 def test_suffixes_are_those_that_are_read(tmp_path: Path) -> None:
     for suffix in (*files.TENSORS, *files.PICKLES, ".txt", ""):
         path = tmp_path / f"file{suffix}"

@@ -129,12 +129,26 @@ def tried_out(plan: Plan) -> Plan:
     return plan
 
 
-def brought(asked: Model, domain: AbstractDomain, classes: int) -> tuple[Target, tuple[str, ...]]:
-    """The target that was asked for, and what was done to the names of its weights.
+def made_for(recipe: AbstractArchitecture, domain: AbstractDomain, classes: int, *, key: Key, said_by: str) -> Target:
+    """The target. said_by: the data that domain or classes were taken from, empty where both were given.
+
+    Raises `BadInput` where the model takes or tells apart something else, and says where that can be told.
+    """
+    try:
+        return recipe.build(domain, classes, key=key)
+    except BadInput as error:
+        takes = f"inputs of {' x '.join(map(str, domain.shape))} and {classes} classes"
+        hint = f"; it was made for {takes}, as {said_by} has them: give --domain and --classes for others"
+        raise BadInput(f"{error}{hint if said_by else ''}") from None
+
+
+def brought(asked: Model, domain: AbstractDomain, classes: int, *, said_by: str = "") -> tuple[Target, tuple[str, ...]]:
+    """The target that was asked for, and what was done to the names of its weights. said_by: as in `made_for`.
 
     Raises `BadInput` when they do not fit.
     """
-    made = architecture(asked.model, classes).build(domain, classes, key=Key(asked.seed).child("weights"))
+    weights = Key(asked.seed).child("weights")
+    made = made_for(architecture(asked.model, classes), domain, classes, key=weights, said_by=said_by)
     if asked.allow_pickle:
         console.say("warning: --allow-pickle runs whatever code is in the files that it reads; use files you trust")
     if asked.state is None:

@@ -64,7 +64,9 @@ def capture(order: Capture) -> Exit:
     imported = order.elsewhere.given
     scene = _scene(order)
     check_model(recipe(order.model.model, scene.classes), scene.domain, scene.classes)
-    target, notes = brought(order.model, scene.domain, scene.classes)
+    told = order.domain is not None and order.classes is not None
+    said_by = "" if told or order.private.data is None else f"--data {order.private.data}"
+    target, notes = brought(order.model, scene.domain, scene.classes, said_by=said_by)
     mechanism: AbstractMechanism = build(order.mechanism, Family.PROTOCOLS)
     facts = _facts(order.tell, target, scene)
     if imported:

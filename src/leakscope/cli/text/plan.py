@@ -26,6 +26,7 @@ DEVICES = ("cpu", "cuda")
 
 Built = TypeVar("Built")
 ATTACK = "attack"
+EMPTY = "the list is empty; name at least one, or leave the key out for what is usual or the plan's"
 PLAN = "a plan, as described in docs/plan-file.md"
 
 
@@ -256,7 +257,11 @@ class _Reader:
         return told
 
     def _expressions(self, said: dict[str, Any], place: str, family: Family) -> Said:
-        given = self._list(said, place.rpartition(".")[2], place)
+        key = place.rpartition(".")[2]
+        given = self._list(said, key, place)
+        # Of metrics none is a choice; elsewhere an empty list would run what nobody asked for.
+        if said.get(key) == [] and family is not Family.METRICS:
+            raise self.sheet.bad(place, EMPTY)
         for text in given:
             self.sheet.tried(place, spelling.expression, text, family)
         return given
@@ -324,6 +329,8 @@ class _Reader:
     def _sizes(self, said: dict[str, Any], key: str) -> tuple[int, ...]:
         value = said.get(key, [])
         sizes = value if isinstance(value, list) else [value]
+        if said.get(key) == []:
+            raise self.sheet.bad(key, EMPTY)
         if not all(isinstance(size, int) and not isinstance(size, bool) for size in sizes):
             raise self.sheet.bad(key, f"expected a whole number or a list of them, got {value!r}")
         if any(abs(size) > LARGEST for size in sizes):
