@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import leakscope as ls
-from leakscope.audit.controls import BlindGuess
+from leakscope.audit.blind import BlindGuess
 from leakscope.audit.files import read_secret, write_secret
 from leakscope.audit.plan import Plan, Scene
 from leakscope.audit.work import run_cell

@@ -1,4 +1,4 @@
-"""What is to be found out: scenes crossed with mechanisms, attacks and trials, each beside its two controls."""
+"""What is to be found out: scenes, mechanisms, attacks and trials, and beside each cell its controls, planned here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 from leakscope.attacks.attack import AbstractAttack
-from leakscope.audit.controls import BlindGuess
+from leakscope.audit.blind import BlindGuess
 from leakscope.audit.evidence import SMALLEST
 from leakscope.audit.resources import Resources
 from leakscope.audit.telling import MAKERS
