@@ -497,6 +497,11 @@ def test_the_model_option_reaches_the_audit(tmp_path, monkeypatch):
     (group,) = json.loads(result.stdout)["summary"]["groups"]
     assert "brought_model:net" in group["target"]
     assert Path("runs/plan/report.html").is_file(), "the default folder is named after the plan"
+    other = plan_file(tmp_path, "other.toml", dataset='"Synthetic((1, 4, 4), classes=2, count=24)"')
+    refused = call("audit", other, "--model", "brought_model:net", "--engine", "inline")
+    assert refused.exit_code == Exit.USAGE
+    assert "inputs of 1 x 4 x 4 and 2 classes, as Synthetic(shape=(1, 4, 4), classes=2, count=24" in refused.stderr
+    assert "change the scene's dataset for others" in refused.stderr
 
 
 # --- the demo -------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from leakscope.cli.commands.attack import observation
 from leakscope.cli.ending import Exit
 from leakscope.cli.expressions import build, domain
 from leakscope.cli.looks import looked
-from leakscope.cli.models import architecture, made_for
+from leakscope.cli.models import OTHERS, architecture, made_for
 from leakscope.cli.rows import Family
 from leakscope.cli.text.asked import Examined, Model
 from leakscope.datasets.draw import AbstractSource
@@ -68,7 +68,7 @@ def _vet(model: str, look: Examined) -> tuple[Finding, ...]:
     check_domain(takes)
     recipe = architecture(model, classes)
     check_model(recipe, takes, classes)
-    said_by = "" if look.domain and look.classes else f"--dataset {look.dataset}"
+    said_by = "" if look.domain and look.classes else f"--dataset {look.dataset} has them: {OTHERS}"
     found = vet(made_for(recipe, takes, classes, key=Key(0), said_by=said_by))
     if isinstance(recipe, Imported):
         found += tuple(frozen(recipe.module(Key(0))))
