@@ -105,7 +105,7 @@ def written(path: Path | None, option: str) -> None:
     if blocked is not None:
         raise BadInput(f"{blocked} is a file, so {path} cannot be in it; choose another {option}")
     # Another suffix would say that it is another kind of file, which whoever reads it by its name believes.
-    if path.suffix != RECORD:
+    if path.suffix not in ("", RECORD):
         raise BadInput(f"expected a file *{RECORD} for {option}, got {path.name}")
 
 
