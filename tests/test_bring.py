@@ -396,6 +396,56 @@ def test_a_search_spends_its_budget_and_ends_with_the_best_so_far(here, monkeypa
     assert "psnr" in scored.stdout
 
 
+def test_two_recipes_of_one_class_are_told_apart_while_they_run(here, monkeypatch):
+    captured("--tell", "BatchSize", model=("--model", "LeNet()", "--data", "Synthetic((1, 16, 16), classes=4)"))
+    titles = []
+
+    @contextlib.contextmanager
+    def heard(title):
+        titles.append(title)
+        yield lambda said: None
+
+    monkeypatch.setattr(console, "watching", heard)
+    chosen = ("--with", "dlg(evaluations=2)", "--with", "idlg(evaluations=2)")
+    call("attack", "u.safetensors", "--model", "LeNet()", *chosen)
+    assert titles == ["dlg(evaluations=2)", "idlg(evaluations=2)"]
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        # a folder of two classes for a model of ten: where the two come from, and where ten can be told
+        ("capture {model} --data pictures --out u.safetensors", "and 2 classes, as --data pictures has them: give"),
+        ("capture {model} --domain 3x8x8 --classes 10 --before before.pt --after whole.pt --out u.safetensors",
+         "whole.pt holds something else than plain tensors, such as a whole module, or is damaged; save the state"),
+        ("capture {model} --domain 3x8x8 --classes 10 --before before.pt --after before.pt --out u.txt",
+         "expected a file *.safetensors for --out, got u.txt"),
+        ("attack grads.pt {model}", "brought in with `leakscope capture --update FILE --kind gradient`"),
+        ("attack before.pt {model} --out c.npz", "expected an update"),
+        ("attack u.safetensors {model} --out c.npz", "expected a file *.safetensors for --out, got c.npz"),
+    ],
+)  # fmt: skip
+def test_what_a_newcomer_gets_wrong_is_put_right_in_one_sentence(here, command, says):
+    (here / "ten.py").write_text(
+        "from torch import nn\n\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))\n"
+    )
+    for place in ("cat", "dog"):
+        (here / "pictures" / place).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(here / "pictures" / place / "0.png")
+    module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
+    torch.save(module.state_dict(), here / "before.pt")
+    torch.save(dict(module.named_parameters()), here / "grads.pt")
+    torch.save(module, here / "whole.pt")
+    header = json.dumps({"__metadata__": {"leakscope": json.dumps({"kind": "update"})}}).encode()
+    (here / "u.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    given = ["--domain", "3x8x8"] if "pictures" in command else []
+    refused = call(*command.format(model="--model ten:net").split(), *given)
+    assert refused.exit_code == Exit.USAGE
+    assert says in refused.stderr
+    assert "\x1b" not in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
 def test_a_search_that_was_stopped_goes_on_to_the_same_answer(here, monkeypatch):
     captured("--tell", "BatchSize", model=("--model", "LeNet()", "--data", "Synthetic((1, 16, 16), classes=4)"))
     search = ("attack", "u.safetensors", "--model", "LeNet()", "--with", "inverting_gradients(steps=60)")

@@ -7,8 +7,8 @@ from typing import Any, final
 
 from numpy.typing import NDArray
 
+from leakscope.audit.blind import BlindGuess
 from leakscope.audit.cell import Stage, attack_key, root
-from leakscope.audit.controls import BlindGuess
 from leakscope.audit.display import certificate, claimed_fields, compared, private_fields
 from leakscope.audit.plan import Cell
 from leakscope.audit.preparation import Prepared

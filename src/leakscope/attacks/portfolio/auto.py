@@ -107,7 +107,8 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
             for one in (*solving, *searching)
             if isinstance(one.ready, Refusal)
         ]
-        return Refusal(f"no part applies: {'; '.join(said)}")
+        # The stages of a search are of one class and lack the same fact: said once.
+        return Refusal(f"no part applies: {'; '.join(dict.fromkeys(said))}")
 
     def _attempt(
         self, seen: Observation, read: tuple[Part, ...], *, key: Key, clock: Clock, watch: Watch

@@ -18,7 +18,7 @@ from leakscope.cli import console, looks
 from leakscope.cli.data import batch_file, in_units, source
 from leakscope.cli.ending import Exit
 from leakscope.cli.expressions import build, domain, fact
-from leakscope.cli.models import brought, recipe
+from leakscope.cli.models import OTHERS, brought, recipe
 from leakscope.cli.rows import Family
 from leakscope.cli.text.asked import Capture, Kind
 from leakscope.core.domain import AbstractDomain
@@ -72,7 +72,9 @@ def capture(order: Capture) -> Exit:
     imported = order.elsewhere.given
     scene = _scene(order)
     check_model(recipe(order.model.model, scene.classes), scene.domain, scene.classes)
-    target, notes = brought(order.model, scene.domain, scene.classes)
+    told = order.domain is not None and order.classes is not None
+    said_by = "" if told or order.private.data is None else f"--data {order.private.data} has them: {OTHERS}"
+    target, notes = brought(order.model, scene.domain, scene.classes, said_by=said_by)
     mechanism: AbstractMechanism = build(order.mechanism, Family.PROTOCOLS)
     facts = _facts(order.tell, target, scene)
     if imported:

@@ -152,6 +152,11 @@ class WholeInputs(AbstractKind[Inputs, InputTruth, AbstractInputMetric]):
     claims: ClassVar[type[AbstractClaim]] = Inputs
     default: ClassVar[tuple[AbstractMetric, ...]] = (MSE(), PSNR(), SSIM())
 
+    @property
+    def examples(self) -> tuple[Inputs, ...]:
+        """One image."""
+        return (Inputs(torch.zeros(1, 1, 2, 2)),)
+
     def holds(self, claim: AbstractClaim) -> bool:
         """Inputs without lengths."""
         return isinstance(claim, Inputs) and claim.lengths is None

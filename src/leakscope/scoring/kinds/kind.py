@@ -132,6 +132,11 @@ class AbstractKind(ABC, Generic[ClaimT, TruthT, MetricT]):
     # Class variables and no fields: a kind has nothing to configure, so that two audits cannot score differently.
     default: ClassVar[tuple[AbstractMetric, ...]]
 
+    @property
+    @abstractmethod
+    def examples(self) -> tuple[ClaimT, ...]:
+        """Small claims, so that each metric of `default` judges one: what the laws of kinds are tested on."""
+
     @abstractmethod
     def holds(self, claim: AbstractClaim) -> bool:
         """Whether `claim` is of this kind; of one claim it is true for one kind."""

@@ -236,6 +236,11 @@ class PrivateLabels(AbstractKind[Labels, LabelTruth, AbstractLabelMetric]):
     claims: ClassVar[type[AbstractClaim]] = Labels
     default: ClassVar[tuple[AbstractMetric, ...]] = (LabelAccuracy(), LabelCounts(), LabelSet())
 
+    @property
+    def examples(self) -> tuple[Labels, ...]:
+        """One label, and a set of them."""
+        return (Labels(torch.tensor([1])), Labels(torch.tensor([1]), distinct=True))
+
     def holds(self, claim: AbstractClaim) -> bool:
         """Labels."""
         return isinstance(claim, Labels)

@@ -113,6 +113,11 @@ class Sequences(AbstractKind[Inputs, SequenceTruth, AbstractSequenceMetric]):
     claims: ClassVar[type[AbstractClaim]] = Inputs
     default: ClassVar[tuple[AbstractMetric, ...]] = (FrameError(),)
 
+    @property
+    def examples(self) -> tuple[Inputs, ...]:
+        """One sequence."""
+        return (Inputs(torch.zeros(1, 4, 3), lengths=torch.tensor([4])),)
+
     def holds(self, claim: AbstractClaim) -> bool:
         """Inputs with lengths."""
         return isinstance(claim, Inputs) and claim.lengths is not None

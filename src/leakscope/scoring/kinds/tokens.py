@@ -103,6 +103,11 @@ class Texts(AbstractKind[Tokens, tuple[Said, ...], AbstractTokenMetric]):
     claims: ClassVar[type[AbstractClaim]] = Tokens
     default: ClassVar[tuple[AbstractMetric, ...]] = (TokenError(), TokenOverlap(), TokenOrder(), ExactText())
 
+    @property
+    def examples(self) -> tuple[Tokens, ...]:
+        """One text, and a bag."""
+        return (Tokens(((1,),)), Tokens(((1,),), bag=True))
+
     def holds(self, claim: AbstractClaim) -> bool:
         """Tokens."""
         return isinstance(claim, Tokens)

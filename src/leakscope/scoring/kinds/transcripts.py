@@ -108,6 +108,11 @@ class PrivateTranscripts(AbstractKind[Transcripts, tuple[Said, ...], AbstractTra
     claims: ClassVar[type[AbstractClaim]] = Transcripts
     default: ClassVar[tuple[AbstractMetric, ...]] = (CharacterErrorRate(), WordErrorRate(), CharacterSetError())
 
+    @property
+    def examples(self) -> tuple[Transcripts, ...]:
+        """One transcript, and a bag."""
+        return (Transcripts(((1,),)), Transcripts(((1,),), bag=True))
+
     def holds(self, claim: AbstractClaim) -> bool:
         """Transcripts."""
         return isinstance(claim, Transcripts)

@@ -64,7 +64,7 @@ def read_foreign(path: str | Path, *, allow_pickle: bool = False) -> Foreign:
     trust = "" if allow_pickle else "; if it needs pickle and you trust who wrote it, --allow-pickle"
     advice = f": it is cut short, damaged or of another kind; save it again{trust}"
     if place.suffix in _PLAIN:
-        return _sorted_out(str(place), content(place, advice=advice, allow_pickle=allow_pickle))
+        return _sorted_out(str(place), content(place, advice=advice, trust=trust, allow_pickle=allow_pickle))
     if place.suffix not in _PICKLE:
         raise BadInput(f"{place} has the suffix {place.suffix!r}; expected .safetensors, .npz or .pt")
     if not allow_pickle:
@@ -80,12 +80,12 @@ def _sorted_out(path: str, found: object) -> Foreign:
     if isinstance(found, Mapping):
         inner = _inside(path, found)
         if inner is not None:
-            found, notes = found[inner], (f"took {inner!r} out of the checkpoint {Path(path).name}",)
+            found, notes = found[inner], (f"took {inner!r} out of the checkpoint",)
     elif isinstance(found, list | tuple) and (fit := [one for one in found if _arrays(one)]):
         # Flower's fit returns (arrays, number of examples, metrics)
         if len(fit) > 1:
             raise BadInput(f"{path} holds {len(fit)} lists of arrays; save the one that is the update")
-        found, notes = fit[0], (f"took the list of {len(fit[0])} arrays out of {Path(path).name}",)
+        found, notes = fit[0], (f"took the list of {len(fit[0])} arrays out of it",)
     if isinstance(found, np.ndarray) and found.dtype == object:
         found = list(found)
     if isinstance(found, Mapping):
