@@ -126,17 +126,19 @@ class ClientSGD(AbstractOptimizer):
         """
         # (1 - sqrt(momentum))^2: beyond it the weights swing about zero, and some a_k are negative.
         calm = lr * self.weight_decay <= (1 - math.sqrt(self.momentum)) ** 2
+        sums = Answer.YES if calm or self.weight_decay == 0 else Answer.NO
         decays = Answer.YES if self.weight_decay > 0 else Answer.NO
         return ProtocolEffect(
             # Also of one step: an update that was made otherwise is then looked at before anything is proved.
             known_weights=Answer.NO,
             one_gradient=Answer.NO,
-            keeps_ratios=Answer.YES if calm or self.weight_decay == 0 else Answer.NO,
+            keeps_ratios=sums,
             keeps_zeros=Answer.NO if self.weight_decay > 0 else Answer.YES,
             clips=Answer.NO,
             adds_weights=decays,
             bends=Answer.NO,
             signs=Answer.NO,
+            only_disturbs=sums,
             # No noise is added; what decay adds is no noise either, and known.
             unbiased=Answer.YES,
         )
@@ -284,6 +286,7 @@ def _bent(*, keeps_zeros: Answer, adds_weights: Answer) -> ProtocolEffect:
         # Sizes are left where gradients are as small as eps, and after the first step everywhere.
         signs=Answer.NO,
         unbiased=Answer.NO,
+        only_disturbs=Answer.NO,
     )
 
 

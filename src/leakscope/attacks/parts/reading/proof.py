@@ -11,12 +11,13 @@ from torch.nn.modules.dropout import _DropoutNd
 from leakscope.attacks.parts.reading.replayed import disagreement, labels_agree, unreplayable
 from leakscope.core.attempt import Attempt, Certificate
 from leakscope.core.claim import Inputs
+from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.core.release import Delta
 from leakscope.core.target import Target
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import doubt, keeps_ratios
+from leakscope.mechanisms.reading import BATCHES, doubt, keeps_ratios
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import probe_inputs
 from leakscope.targets.looking.tape import named, recorded
@@ -39,7 +40,9 @@ def undeclared(seen: Observation) -> Refusal | None:
     An equation that holds to the last digit says that the numbers agree, not that the client computed them as the
     equation assumes: signs agree with each other too. Hence a proof needs a mechanism that says what it does.
     """
-    why = doubt(seen.mechanism)
+    own = {name: value for name, value in seen.release.by_name.items() if name in seen.target.parameters()}
+    told = (seen.told(BatchSize).count,) if seen.knows(BatchSize) else ()
+    why = doubt(seen.mechanism, own, examples=(*BATCHES, *told))
     return None if why is None else Refusal(why)
 
 
