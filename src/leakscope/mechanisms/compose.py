@@ -152,6 +152,11 @@ class AbstractProtocol(AbstractStep):
         del examples
         return None
 
+    @property
+    def passes(self) -> int:
+        """How many passes over the model, one after the other, a replay takes."""
+        return 1
+
     def unfit(self, target: Target) -> str | None:
         """Why no client can run it on this model, as a sentence; None where one can."""
         del target

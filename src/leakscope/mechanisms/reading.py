@@ -199,6 +199,13 @@ def as_run(mechanism: AbstractMechanism, target: Target) -> Target:
     return target
 
 
+def passes(mechanism: AbstractMechanism) -> int:
+    """How many passes over the model, one after the other, a replay takes; 1 where that is not declared."""
+    protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
+    found, _ = asked(lambda: protocol.passes) if isinstance(protocol, AbstractProtocol) else (None, None)
+    return found if isinstance(found, int) else 1
+
+
 def unfit(mechanism: AbstractMechanism, target: Target) -> str | None:
     """Why no client can have run this mechanism on this model, nor an adversary replay it; None where one can."""
     protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism

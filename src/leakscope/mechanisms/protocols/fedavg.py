@@ -28,6 +28,9 @@ from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 
+MOST_PASSES = 100_000
+"""Micro-batches of all steps, at most: each is a pass over the model in every release and every replay."""
+
 
 @final
 @dataclass(frozen=True, repr=False)
@@ -44,7 +47,8 @@ class FedAvg(AbstractProtocol):
     optimizer: what makes a step of a gradient, `ClientSGD`, `ClientAdam` or `ClientAdamW`.
     accumulate: micro-batches of `batch_size` whose gradients make one step, by their mean, or by their sum if `summed`,
     which is what a client gets that calls `backward` for each without dividing.
-    Raises `BadInput` on a value outside these ranges, and on several micro-batches without their size.
+    Raises `BadInput` on a value outside these ranges, on several micro-batches without their size, and on more than
+    `MOST_PASSES` of them in all.
 
     >>> FedAvg(steps=4, lr=0.1)
     FedAvg(steps=4, lr=0.1, batch_size=None, momentum=0.0, shuffle=False)
@@ -75,6 +79,11 @@ class FedAvg(AbstractProtocol):
             raise BadInput(f"momentum={self.momentum} beside {self.optimizer!r}; say it there, as ClientSGD(momentum)")
         if self.accumulate > 1 and self.batch_size is None:
             raise BadInput(f"accumulate={self.accumulate} needs batch_size, the examples of one micro-batch")
+        if self.passes > MOST_PASSES:
+            raise BadInput(
+                f"expected at most {MOST_PASSES} passes over the model (steps * accumulate), got {self.passes}; the "
+                "client takes each of them, and so does whoever replays it"
+            )
         unfit = self._steps_by.unfit(lr=self.lr)
         if unfit is not None:
             raise BadInput(unfit)
@@ -97,6 +106,11 @@ class FedAvg(AbstractProtocol):
         """0: nothing is added."""
         del examples
         return 0.0
+
+    @property
+    def passes(self) -> int:
+        """One for each micro-batch of each step."""
+        return self.steps * self.accumulate
 
     def seen(self, size: int) -> int:
         """How many examples all steps take, counted as often as they are, in micro-batches of `size`."""
@@ -170,7 +184,8 @@ class FedAvg(AbstractProtocol):
             return gradient
         course = self._steps_by.course(steps=self.steps, lr=self.lr)
         share = (1 - course.kept) / (self.lr * self._travel())
-        moved = {name for name, value in release.by_name.items() if bool((value != 0).any())}
+        # A change of buffers is no change of weights: nothing decays them.
+        moved = {name for name, value in release.by_name.items() if name in weights and bool((value != 0).any())}
         return Gradient({n: v - share * weights[n].to(v) if n in moved else v for n, v in gradient.by_name.items()})
 
     @property
