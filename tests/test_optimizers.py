@@ -279,10 +279,14 @@ def test_the_course_of_very_many_steps_is_said_at_once(name: str) -> None:
     assert course.travel > 1
 
 
-def test_more_passes_than_anybody_takes_are_no_mechanism() -> None:
+def test_more_passes_than_anybody_replays_are_refused_at_once() -> None:
+    target = mlp()
+    named = {name: torch.zeros_like(value) for name, value in target.parameters().items()}
     for steps, accumulate in ((10**9, 1), (2, 10**9)):
-        with pytest.raises(BadInput, match="at most 100000 passes"):
-            ls.FedAvg(steps, 0.1, batch_size=1, accumulate=accumulate)
+        many = ls.FedAvg(steps, 0.1, batch_size=1, accumulate=accumulate)
+        refusal = ls.LabelCounts().refusal(ls.Observation(target, ls.Delta(named), many, (ls.BatchSize(1),)))
+        assert refusal is not None
+        assert f"takes {steps * accumulate} passes over the model" in refusal.sentence
     assert reading.passes(ls.FedAvg(7, 0.1, batch_size=1, accumulate=3) >> ls.Clip(1.0)) == 21
     assert reading.passes(ls.FedSGD()) == 1
 

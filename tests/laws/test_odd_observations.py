@@ -12,11 +12,12 @@ from typing import Any, final
 
 import pytest
 import torch
-from tests.laws.test_attacks import ATTACKS, built, observed
+from tests.laws.test_attacks import ATTACKS, built, observed, private
 from tests.laws.test_unknown import EXACT
 from torch import Tensor, nn
 
 import leakscope as ls
+from leakscope.attacks.parts.reading.explained import explained
 from leakscope.core.refusal import Refusal
 from leakscope.core.release import Delta, Gradient, Release
 from leakscope.core.rounds import Round
@@ -235,3 +236,10 @@ def test_a_search_for_the_order_of_tokens_ends_with_its_budget() -> None:
         assert attack.refusal(seen) is None
         over = passes_of(seen, attack, ls.Budget(seconds=1e-6))
         assert over <= 20, name
+
+
+def test_a_replay_of_candidates_ends_with_its_clock() -> None:
+    row = next(row for row in ATTACKS if row.name == "EmbeddingSpan")
+    seen = observed(row, PLAIN)
+    assert explained(seen, private(row).inputs, clock=ls.Budget(seconds=60).start()) is not None
+    assert explained(seen, private(row).inputs, clock=ls.Budget(seconds=1e-9).start()) is None
