@@ -217,7 +217,8 @@ def _labeled(attempt: Attempt[Inputs], seen: Observation, key: Key) -> Attempt[I
     values = labels.labels(seen, key=key, budget=Budget())
     if not isinstance(values, Tensor) or len(values) != len(claim):
         return attempt
-    observed, parameters = seen.gradient().by_name, target.parameters()
+    parameters = target.parameters()
+    observed = trees.select(seen.gradient().by_name, parameters)
     # The observed gradient is a mean of the gradients of the true pairs, so a true pair tends to point along it: gain =
     # <g(x, l), observed> / |g(x, l)|, over the norm, since an unlikely label has a large gradient in any direction.
     gains = torch.zeros(len(claim), len(values))
@@ -329,7 +330,8 @@ def _misfit(attempt: Attempt[Inputs], seen: Observation) -> float:
     if seen.knows(BatchSize) and len(claim) != seen.told(BatchSize).count:
         return math.inf
     device = seen.target.device()
-    observed = seen.gradient().by_name
+    # Buffers are no part of a replay.
+    observed = trees.select(seen.gradient().by_name, seen.target.parameters())
     batch = Batch(claim.values.to(device), claim.labels.to(device))
     with torch.no_grad():
         # What the client would have sent, defenses included, noise not: at the truth the rest is the noise.

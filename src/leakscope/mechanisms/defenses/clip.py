@@ -66,6 +66,7 @@ class Clip(AbstractUpdateDefense):
             clips=Answer.YES,
             unbiased=Answer.NO,
             adds=Answer.NO,
+            only_disturbs=Answer.YES,
         )
 
     def noise(self, sent: Tensor) -> float | None:

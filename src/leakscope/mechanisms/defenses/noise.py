@@ -61,6 +61,7 @@ class GaussianNoise(AbstractUpdateDefense):
             clips=Answer.NO,
             unbiased=Answer.YES,
             adds=Answer.YES,
+            only_disturbs=Answer.YES,
         )
 
     def noise(self, sent: Tensor) -> float | None:
@@ -116,6 +117,7 @@ class LaplaceNoise(AbstractUpdateDefense):
             clips=Answer.NO,
             unbiased=Answer.YES,
             adds=Answer.YES,
+            only_disturbs=Answer.YES,
         )
 
     def noise(self, sent: Tensor) -> float | None:

@@ -66,6 +66,7 @@ class Prune(AbstractUpdateDefense):
             clips=Answer.NO,
             unbiased=Answer.NO,
             adds=Answer.NO,
+            only_disturbs=Answer.NO,
         )
 
     def noise(self, sent: Tensor) -> float | None:
@@ -155,6 +156,7 @@ class RandomDrop(AbstractUpdateDefense):
             clips=Answer.NO,
             unbiased=Answer.NO,
             adds=Answer.NO,
+            only_disturbs=Answer.NO,
         )
 
     def noise(self, sent: Tensor) -> float | None:

@@ -62,6 +62,7 @@ class Quantize(AbstractUpdateDefense):
             clips=Answer.NO,
             unbiased=Answer.YES if self.stochastic else Answer.NO,
             adds=Answer.NO,
+            only_disturbs=Answer.YES,
         )
 
     def noise(self, sent: Tensor) -> float | None:
@@ -157,6 +158,7 @@ class Sign(AbstractUpdateDefense):
             clips=Answer.NO,
             unbiased=Answer.NO,
             adds=Answer.NO,
+            only_disturbs=Answer.NO,
         )
 
     def noise(self, sent: Tensor) -> float | None:

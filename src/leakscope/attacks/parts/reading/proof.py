@@ -19,7 +19,7 @@ from leakscope.core.refusal import Refusal
 from leakscope.core.release import Delta
 from leakscope.core.target import Target
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import doubt, keeps_ratios, known_weights
+from leakscope.mechanisms.reading import BATCHES, doubt, keeps_ratios, known_weights
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import features_at, output_layer, probe_inputs
 from leakscope.targets.looking.tape import named, recorded
@@ -58,7 +58,9 @@ def undeclared(seen: Observation) -> Refusal | None:
     An equation that holds to the last digit says that the numbers agree, not that the client computed them as the
     equation assumes: signs agree with each other too. Hence a proof needs a mechanism that says what it does.
     """
-    why = doubt(seen.mechanism)
+    own = {name: value for name, value in seen.release.by_name.items() if name in seen.target.parameters()}
+    told = (seen.told(BatchSize).count,) if seen.knows(BatchSize) else ()
+    why = doubt(seen.mechanism, own, examples=(*BATCHES, *told))
     return None if why is None else Refusal(why)
 
 

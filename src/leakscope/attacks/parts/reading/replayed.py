@@ -22,7 +22,7 @@ from leakscope.core.target import CrossEntropy
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.mechanisms.protocols.passes import quiet
-from leakscope.mechanisms.reading import clipped, drops_units, keeps_model, keeps_ratios, known_weights
+from leakscope.mechanisms.reading import clipped, drops_units, keeps_model, keeps_ratios, known_weights, passes
 from leakscope.numerics import trees
 from leakscope.numerics.trees import Named
 
@@ -33,6 +33,8 @@ FLOOR = 1e-3
 """Of that, what the largest tensor allows all others: a gradient that is zero by symmetry is all rounding."""
 PLACES = 4.0
 """Last places of the weights that a difference of weights may be off."""
+MOST_PASSES = 2_000
+"""Passes over the model, one after the other, that a replay for a proof may take: some seconds of a small one."""
 SHARE = 0.02
 """Distance of a label's share of the batch from what a batch of such labels has."""
 
@@ -41,6 +43,8 @@ def unreplayable(seen: Observation) -> str | None:
     """Why the update cannot be replayed from inputs, whatever they are; None where it can."""
     if not isinstance(seen.mechanism, AbstractReplayable) or keeps_ratios(seen.mechanism) is not Answer.YES:
         return "its mechanism cannot be repeated exactly"
+    if passes(seen.mechanism) > MOST_PASSES:
+        return f"a replay takes {passes(seen.mechanism)} passes over the model"
     if drops_units(seen.mechanism) is Answer.YES or drops(seen.target.module):
         return "layers dropped units at random"
     if keeps_model(seen.mechanism) is not Answer.YES:
@@ -172,7 +176,7 @@ def halfway(seen: Observation) -> Observation:
     """
     if not isinstance(seen.release, Delta):
         return seen
-    moved = seen.release.by_name
+    moved = _own(seen, seen.release.by_name)
     middle = {n: v + moved[n].to(v) / 2 if n in moved else v for n, v in seen.target.parameters().items()}
     return Observation(seen.target.at(middle), seen.gradient(), FedSGD(), seen.facts)
 
@@ -190,10 +194,15 @@ def _single(seen: Observation, device: torch.device) -> list[Tensor]:
     return [torch.tensor([label], device=device) for label in output.bias.argsort()[:LIKELY].tolist()]
 
 
+def _own(seen: Observation, given: Named) -> Named:
+    """What of a release was computed for a parameter: buffers, as of batch normalization, are no part of a replay."""
+    return trees.select(given, seen.target.parameters())
+
+
 def _apart(seen: Observation, values: Tensor, labels: Tensor, *, turned: bool = False) -> float:
     """The worst tensor's difference of replay and release, or its opposite, in units of what is allowed."""
     assert isinstance(seen.mechanism, AbstractReplayable)
-    sent = seen.release.by_name
+    sent = _own(seen, seen.release.by_name)
     replay = seen.mechanism.replay(seen.target, Batch(values, labels)).by_name
     sign = -1.0 if turned else 1.0
     away = {n: float((replay[n].detach().double() - sign * v.double()).norm()) for n, v in sent.items()}
@@ -202,7 +211,7 @@ def _apart(seen: Observation, values: Tensor, labels: Tensor, *, turned: bool = 
 
 def _of_mixture(seen: Observation, found: Explained, values: Tensor) -> float:
     """The same for a mixture of the claimed inputs with one label each, whose shares must be those of a batch."""
-    sent, hard = seen.gradient().by_name, _hard(seen, found.weights, values)
+    sent, hard = _own(seen, seen.gradient().by_name), _hard(seen, found.weights, values)
     # Of the labels that are left once each input has one, since soft ones explain other losses too.
     away = {name: max(left, found.apart.get(name, left)) for name, left in _hardened(seen, hard, values).items()}
     worst = _worst(seen, sent, away, _tolerance(seen, values, hard.labels))
@@ -248,7 +257,8 @@ def _worst(seen: Observation, sent: Named, away: dict[str, float], tolerance: fl
 def _tolerance(seen: Observation, values: Tensor, labels: Tensor) -> float:
     """By the coarser dtype; of an example that the model is sure of, p - y is rounded at p's last place."""
     target = seen.target
-    dtypes = {value.dtype for value in (*target.parameters().values(), *seen.release.by_name.values())}
+    sent = _own(seen, seen.release.by_name)
+    dtypes = {value.dtype for value in (*target.parameters().values(), *sent.values())}
     exact = max(AGREES.get(dtype, AGREES[torch.bfloat16]) for dtype in dtypes)
     with torch.no_grad():
         p = torch.softmax(target.outputs(target.parameters(), values).double(), 1)
