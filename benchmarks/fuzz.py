@@ -1,20 +1,26 @@
 """Files of strangers at the command line: no traceback, no hang, no memory beyond 2 GB, no code of theirs that runs.
 
-    python benchmarks/fuzz.py [--quick] [--seed 0] [--cases N] [--workers 2] [--kind update]
+    python benchmarks/fuzz.py [--quick] [--seed 0] [--cases N] [--first N] [--workers 2] [--kind update] [--open-gate]
 
-A line per kind of file: cases, how they ended, tracebacks, hangs (more than 10 s of the processor), cases above 2 GB,
-executions; each of the last four is expected to be 0, and the exit code is 1 where one is not. `--quick` is 320 cases,
-in less than a minute on two cores; without it 10 000. A case is named KIND:SEED:NUMBER and runs alone with
-`--only KIND:SEED:NUMBER`.
+A line per kind of file: cases, how they ended, and faults: tracebacks, hangs (more than 10 s of the processor), cases
+above 2 GB, executions, and endings that were not foreseen (a refusal without its one sentence, a deliberate case that
+ends in another way than it says). Each is expected to be 0, and the exit code is 1 where one is not. `--quick` is 320
+random cases, in less than a minute on two cores; without it 10 000. `--first` leaves out so many of each kind.
 
-Cases run inside of a few processes, since starting one takes longer than most cases. What they take of memory is the
-high-water mark of the process, which is set back before each.
+Every run holds the deliberate cases too, of kind `known` (`benchmarks/deliberate.py`): whatever was once too much, so
+that a gate that is gone is noticed at once. `--open-gate` runs them without a bound; it has to fail.
+
+A case is named KIND:SEED:NUMBER, or known:0:NAME, and runs alone with `--only NAME`.
+
+Cases run inside of a few processes that are forked once everything is imported, since that takes longer than most
+cases. What they take of memory is the high-water mark of the process, which is set back before each.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import multiprocessing
 import os
 import resource
@@ -26,33 +32,52 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import deliberate
 import lies
+import places
 import strange
 import torch
-from typer.testing import CliRunner
+from click.testing import CliRunner, Result
+from typer.main import get_command
 
 from leakscope.cli.main import app
+from leakscope.core import gate
 
 SLOWEST, LARGEST = 10.0, 2 * 2**30
 """Seconds of the processor, and bytes, of one case."""
 
-CEILING = 10 * 2**30
-"""Bytes of addresses of a worker: the machine is to survive what the product does not."""
+CEILING = 3 * 2**30
+"""Bytes of addresses of a worker beside those it begins with: the machine is to survive what the product does not."""
+
+DEAF = 90.0
+"""Seconds after which a worker is killed that hears no alarm."""
+
+RENEWED = 250
+"""Cases after which a worker is forked anew, so that what some leave behind is no matter to others."""
+
+SCRATCH = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+"""Where cases write: in memory, so that no disk is waited for."""
+
+OPEN = 2**62
+"""A limit that is none."""
+
+LONGEST = 2000
+"""Letters of a sentence."""
 
 Alarms = tuple[tuple[signal.Signals, int, float], ...]
-ALARMS: Alarms = ((signal.SIGPROF, signal.ITIMER_PROF, SLOWEST), (signal.SIGALRM, signal.ITIMER_REAL, 3 * SLOWEST))
+ALARMS: Alarms = ((signal.SIGPROF, signal.ITIMER_PROF, SLOWEST), (signal.SIGALRM, signal.ITIMER_REAL, 6 * SLOWEST))
 """Of the processor, which others do not use up, and of the wall, for whoever sleeps."""
 
-FAULTS = ("traceback", "hang", "memory", "execution")
+FAULTS = ("traceback", "hang", "memory", "execution", "ending")
 NO_MEMORY = ("allocate memory", "unable to allocate", "memoryerror", "memory of this machine", "out of memory")
 
 
@@ -87,22 +112,34 @@ def honest(folder: Path) -> None:
         ("audit", str(folder / "plan.toml"), "--engine", "inline", "--out", str(folder / "run")),
     )
     for line in lines:
-        ended = CliRunner().invoke(app, line)
+        ended = invoked(line)
         if ended.exception is not None and not isinstance(ended.exception, SystemExit):
             raise ended.exception
         if ended.exit_code == 2:
             raise RuntimeError(f"{' '.join(line)}: {ended.output}")
 
 
+_COMMAND = get_command(app)
+"""Made once: typer makes all commands with all options anew for each call, which takes longer than most cases."""
+
+
+def invoked(line: Sequence[str]) -> Result:
+    """The command line, in this process."""
+    return CliRunner().invoke(_COMMAND, list(line))
+
+
 def tried(name: str, honest_files: Path, alarms: Alarms = ALARMS) -> Outcome:
     """Run one case and look at what it did. alarms: a process that has its own use for one of them gives others."""
     kind, seed, number = name.split(":")
-    place = Path(tempfile.mkdtemp(prefix="case."))
+    place = Path(tempfile.mkdtemp(prefix="case.", dir=SCRATCH))
     here = os.getcwd()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            case = strange.case(kind, int(seed), int(number), honest_files, place)
+            if kind == "known":
+                case = deliberate.case(number, honest_files, place)
+            else:
+                case = strange.case(kind, int(seed), int(number), honest_files, place)
         os.chdir(place)
         _forget_peak()
         began = time.process_time()
@@ -112,10 +149,28 @@ def tried(name: str, honest_files: Path, alarms: Alarms = ALARMS) -> Outcome:
         faults += ["hang"] if seconds > SLOWEST and fault != "hang" else []
         faults += ["memory"] if peak > LARGEST or any(one in said.lower() for one in NO_MEMORY) else []
         faults += ["execution"] if case.canary.exists() else []
-        return Outcome(name, kind, code, tuple(faults), said[-600:] if faults else "", seconds, peak)
+        unlike = "" if faults else unforeseen(case, code, said)
+        faults += ["ending"] if unlike else []
+        return Outcome(name, kind, code, tuple(faults), f"{unlike}{said[-600:]}" if faults else "", seconds, peak)
     finally:
         os.chdir(here)
+        places.forget()
         shutil.rmtree(place, ignore_errors=True)
+
+
+def unforeseen(case: strange.Case, code: int, said: str) -> str:
+    """What is wrong with how a case ended, empty where nothing is."""
+    if code not in case.codes:
+        return f"ended with {code}, expected {' or '.join(map(str, case.codes))}: {' '.join(case.line)[:200]}: "
+    if case.says not in said:
+        return f"does not say {case.says!r}: "
+    if code != 2:
+        return ""
+    lines = [line for line in said.splitlines() if line.strip()]
+    sentences = [line for line in lines if line.startswith(("leakscope: ", "Error: "))]
+    if len(sentences) != 1 or sentences != lines[-1:]:
+        return f"{len(sentences)} sentences in {len(lines)} lines, expected the last line and no other: "
+    return f"a sentence of {len(sentences[0])} letters: " if len(sentences[0]) > LONGEST else ""
 
 
 def _ended(line: Sequence[str], alarms: Alarms) -> tuple[int, str, str]:
@@ -124,7 +179,7 @@ def _ended(line: Sequence[str], alarms: Alarms) -> tuple[int, str, str]:
         signal.signal(alarm, _too_long)
         signal.setitimer(timer, seconds)
     try:
-        ended = CliRunner().invoke(app, list(line))
+        ended = invoked(line)
     except Hang:
         return -1, "hang", " ".join(line)[:300]
     except BaseException as error:  # noqa: BLE001, a fault of the case and not of this program
@@ -137,7 +192,7 @@ def _ended(line: Sequence[str], alarms: Alarms) -> tuple[int, str, str]:
         return -1, fault, f"{' '.join(line)[:200]}\n{_last(ended.exception)}"
     if "Traceback (most recent call last)" in ended.stderr or ended.exit_code not in (0, 1, 2, 3):
         return ended.exit_code, "traceback", ended.stderr
-    return ended.exit_code, "", ended.stderr
+    return int(ended.exit_code), "", ended.stderr
 
 
 def _last(error: BaseException) -> str:
@@ -161,16 +216,35 @@ def _peak() -> int:
 
 
 def prepare() -> None:
-    """What every worker does first."""
+    """What is done once, before the workers are forked: whatever would be imported in every one of them."""
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
-    resource.setrlimit(resource.RLIMIT_AS, (CEILING, CEILING))
     # An alarm in the middle of an import would leave half a module for all cases after it.
     for command in ("attack", "audit", "capture", "merge", "report", "score"):
         importlib.import_module(f"leakscope.cli.commands.{command}")
     for module in ("matplotlib.figure", "soundfile", "sklearn.datasets", "scipy.signal", "skimage"):
         importlib.import_module(module)
     warnings.simplefilter("ignore")
+
+
+def serve(asked: Connection, files: Path, *, gate_open: bool) -> None:
+    """A worker: cases by name, until it is ended or its parent is gone."""
+    held = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize"))
+    most = int(held.split()[1]) * 1024 + CEILING
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    sys.stdout = sys.stderr = io.StringIO()  # the terminal is the parent's
+    if gate_open:
+        gate.raise_limit(OPEN)
+    parent = os.getppid()
+    while os.getppid() == parent:
+        if not asked.poll(1):
+            continue
+        name = asked.recv()
+        try:
+            found = tried(name, files)
+        except Exception as error:  # noqa: BLE001, a fault of this program, which is to be seen too
+            found = Outcome(name, name.split(":")[0], -1, ("traceback",), f"of the benchmark itself: {_last(error)}")
+        asked.send(found)
 
 
 @dataclass
@@ -204,22 +278,77 @@ class Table:
         return wrong == 0
 
 
-def batches(names: Sequence[str], files: Path, workers: int) -> Iterator[Outcome]:
+@dataclass
+class Worker:
+    """A process with a case in hand. since: when that was given to it."""
+
+    process: BaseProcess
+    asked: Connection
+    name: str = ""
+    since: float = 0.0
+    served: int = 0
+
+    @classmethod
+    def forked(cls, files: Path, *, gate_open: bool) -> Worker:
+        """A new one."""
+        context = multiprocessing.get_context("fork")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=serve, args=(theirs, files), kwargs={"gate_open": gate_open}, daemon=True)
+        process.start()
+        theirs.close()
+        return cls(process, ours)
+
+    def give(self, name: str) -> None:
+        """The next case."""
+        self.name, self.since, self.served = name, time.monotonic(), self.served + 1
+        self.asked.send(name)
+
+    def taken(self) -> Outcome | None:
+        """What became of its case; None where it is still at it. Ends a worker that is deaf."""
+        try:
+            if self.asked.poll():
+                return self.asked.recv()
+        except (EOFError, OSError):
+            return self._lost("its process died")
+        deaf = time.monotonic() - self.since > DEAF
+        return self._lost(f"heard no alarm for {DEAF:.0f} s") if deaf else None
+
+    def _lost(self, why: str) -> Outcome:
+        self.end()
+        return Outcome(self.name, self.name.split(":")[0], -1, ("hang",), why, DEAF)
+
+    def end(self) -> None:
+        """No more cases."""
+        self.process.kill()
+        self.process.join()
+        self.asked.close()
+
+
+def batches(names: Sequence[str], files: Path, workers: int, *, gate_open: bool = False) -> Iterator[Outcome]:
     """All cases. A worker that dies, or is killed since it hears no alarm, ends one case and not the others."""
-    left = list(names)
-    context = multiprocessing.get_context("spawn")
-    while left:
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=prepare) as pool:
-            futures = {name: pool.submit(tried, name, files) for name in left}
-            try:
-                for name, future in futures.items():
-                    yield future.result(timeout=60)
-                    left.remove(name)
-            except (BrokenProcessPool, TimeoutError):
-                yield Outcome(name, name.split(":")[0], -1, ("hang",), "its process died or heard no alarm")
-                left.remove(name)
-                for process in list(pool._processes.values()):
-                    process.kill()
+    left = list(reversed(names))
+    new: Callable[[], Worker] = lambda: Worker.forked(files, gate_open=gate_open)  # noqa: E731
+    busy: list[Worker] = []
+    try:
+        while left or busy:
+            while left and len(busy) < workers:
+                busy.append(new())
+                busy[-1].give(left.pop())
+            wait([one.asked for one in busy], timeout=1)
+            for one in list(busy):
+                found = one.taken()
+                if found is None:
+                    continue
+                yield found
+                # What was too large for a case is no matter to the next.
+                if left and one.served < RENEWED and not found.faults:
+                    one.give(left.pop())
+                else:
+                    busy.remove(one)
+                    one.end()
+    finally:
+        for one in busy:
+            one.end()
 
 
 def main() -> None:
@@ -228,21 +357,40 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", type=int)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--kind", choices=strange.KINDS, action="append")
+    parser.add_argument("--kind", choices=(*strange.KINDS, "known"), action="append")
     parser.add_argument("--only", metavar="KIND:SEED:NUMBER")
+    parser.add_argument("--open-gate", action="store_true")
     given = parser.parse_args()
-    kinds = given.kind or list(strange.KINDS)
-    each = -(-(given.cases or (320 if given.quick else 10_000)) // len(kinds))
-    names = [f"{kind}:{given.seed}:{number}" for number in range(each) for kind in kinds]
+    prepare()
     table, began = Table(), time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="fuzz.") as folder:
+    with tempfile.TemporaryDirectory(prefix="fuzz.", dir=SCRATCH) as folder:
         honest(Path(folder))
-        for one in batches([given.only] if given.only else names, Path(folder), given.workers):
+        for one in batches(asked(given), Path(folder), given.workers, gate_open=given.open_gate):
             table.add(one)
     fine = table.show()
-    print(f"{time.perf_counter() - began:.0f} s, seed {given.seed}")
+    said = f"; {places.said()}" if "known" in table.kinds else ""
+    print(f"{time.perf_counter() - began:.0f} s, {_processor():.0f} s of the processor, seed {given.seed}{said}")
     raise SystemExit(0 if fine else 1)
+
+
+def asked(given: argparse.Namespace) -> list[str]:
+    """The names of the cases: the deliberate ones first, so that a gate that is gone is seen at once."""
+    if given.only:
+        return [given.only]
+    known = [f"known:0:{name}" for name in deliberate.CASES]
+    if given.open_gate:
+        return known
+    kinds = [kind for kind in strange.KINDS if not given.kind or kind in given.kind]
+    each = -(-(given.cases or (320 if given.quick else 10_000)) // max(len(kinds), 1))
+    drawn = [f"{kind}:{given.seed}:{given.first + number}" for number in range(each) for kind in kinds]
+    return [*(known if not given.kind or "known" in given.kind else ()), *drawn]
+
+
+def _processor() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,8 @@ TEXTS = (
     "MLP(())", "MLP((-1,))", "MLP(5)", "Linear()", "LeNet()", "DeepSpeech(hidden=1000000)", "ResNet20()", "Key(-1)",
     "ViT(patch=0)", "ViT(dim=1000003)", "TextEncoder(depth=1000000)", "idlg(evaluations=-1)", "LabelCounts()",
     "Trained(MLP((1000000, 1000000)), 'w.pt')", "Fitted(Linear(), Digits(size=8), epochs=1000000000)", "Sentences()",
+    "Imported('os:mkdir', (('path', 'CANARY'),))", "Imported('torch:save', (('obj', 1), ('f', 'CANARY')))",
+    "Fitted(Imported('torch:os.mkdir', (('path', 'CANARY'),)), Digits(size=8))", "os:getcwd", "torch.nn:Linear",
     "__import__('os').system('touch CANARY')", "open('CANARY', 'w')", "().__class__.__bases__[0]", "lambda: 0",
     "[open('CANARY', 'w') for _ in (1,)]", "0.1 * TotalVariation()", "10 ** 10 ** 10", "1" + "0" * 400, "PSNR()",
 )  # fmt: skip
@@ -73,8 +75,11 @@ PLAUSIBLE = {
         '"Digits(size=8)"', '"Synthetic((3, 4, 4), classes=1, count=2)"', '"Sentences(count=16)"', '"Digits(size=1)"',
         '"Synthetic((1, 1, 1), classes=1000000, count=9)"', '"Synthetic((1, 4, 4), classes=3, count=40000)"',
     ),
-    "target": ('"MLP((4,))"', '"LeNet()"', '"TextEncoder(dim=8, depth=1, heads=2)"', '"MLP((100000, 900))"',
-        '"ResNet20()"'),
+    "target": (
+        "\"Imported('torch:os.mkdir', (('path', 'CANARY'),))\"",
+        '"MLP((4,))"', '"LeNet()"', '"TextEncoder(dim=8, depth=1, heads=2)"', '"MLP((100000, 900))"',
+        '"ResNet20()"',
+    ),
 }  # fmt: skip
 """What might be meant, by key of a plan: these go further than what is refused at sight."""
 

@@ -222,13 +222,15 @@ class Situation:
     """What the client does; moved: it sends a change of weights, declared as two steps of SGD.
 
     fed: what it trains on in place of its inputs, where these are numbers. told: the batch size that is told, less the
-    true one.
+    true one. least: how many examples there are at least. batch: which of them are trained on, as often as they are.
     """
 
     client: Client = gradient
     moved: bool = False
     told: int = 0
     fed: Callable[[World], Tensor] | None = None
+    least: int = 1
+    batch: Callable[[World], World] | None = None
 
 
 SITUATIONS: dict[str, Situation] = {

@@ -267,10 +267,10 @@ def judged(point: Point) -> tuple[str, bool, str, str]:
     return point.name, point.leaks, finding.word.value, finding.sentence
 
 
-def audits(points: list[Point], workers: int) -> list[tuple[str, bool, str, str]]:
-    """All of them, in processes of their own."""
+def audits(points: list[Point], workers: int) -> Iterator[tuple[str, bool, str, str]]:
+    """All of them, in processes of their own, as they end."""
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        return list(pool.imap_unordered(judged, points, chunksize=2))
+        yield from pool.imap_unordered(judged, points)
 
 
 # --- the rules at their boundaries ------------------------------------------------------------------------------------
@@ -304,6 +304,7 @@ def record(metric: str, items: Floats, chance: float) -> Record:
         chance=chance,
         perfect=perfect,
         items=tuple(map(float, items)),
+        claimed=len(items),
     )
     return Record(identity="0", spec=SPEC, ending=Ending.CLAIMED, sentence="", scores=(score,))
 
@@ -394,11 +395,12 @@ def main() -> int:
     failed = 0
     started = time.monotonic()
     points = [*planted(chosen.seed, chosen.quick), *leak_free(chosen.seed, chosen.quick)]
-    found = audits(points, chosen.workers)
-    for name, leaks, word, sentence in sorted(found, key=lambda one: (not one[1], one[0])):
+    found = []
+    for name, leaks, word, sentence in audits(points, chosen.workers):
+        found.append((name, leaks, word, sentence))
         wrong = (word == Word.LEAKS.value) is not leaks
         expected = "leaks" if leaks else "no leak"
-        print(f"{name:62} expected {expected:8} said {word}{'   WRONG: ' + sentence if wrong else ''}")
+        print(f"{name:62} expected {expected:8} said {word}{'   WRONG: ' + sentence if wrong else ''}", flush=True)
     missed = sum(leaks and word != Word.LEAKS.value for _, leaks, word, _ in found)
     words = Counter(word for _, leaks, word, _ in found if not leaks)
     false, worlds = words[Word.LEAKS.value], words.total()

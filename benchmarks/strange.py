@@ -14,6 +14,7 @@ import shutil
 import struct
 import wave
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,16 +29,31 @@ from safetensors.numpy import save_file
 from leakscope.ledger.container import Content, read_content, write_content
 
 LINEAR = ("--model", "MLP((8,))")
+ZEROS = bytes(2**20)
 QUICK = ("--with", "LabelCounts()", "--with", "LinearLayer()", "--with", "idlg(evaluations=2)")
+
+
+def _packed() -> bytes:
+    packing = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return packing.compress(ZEROS) + packing.flush(zlib.Z_FULL_FLUSH)
+
+
+PACKED = _packed()
+"""One MB of zeros as a part of a compressed stream that fits behind any other."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """kind: of the file. line: the command. canary: a place where something is only if code of the file was run."""
+    """kind: of the file. line: the command. canary: a place where something is only if code of the file was run.
+
+    codes: how it may end. says: what its sentence has to contain.
+    """
 
     kind: str
     line: tuple[str, ...]
     canary: Path
+    codes: tuple[int, ...] = (0, 1, 2, 3)
+    says: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,7 +128,10 @@ def lie(world: World, path: Path) -> None:
     """The same container with another description or other arrays, and a checksum that is right."""
     found = read_content(path)
     assert isinstance(found, Content)
-    said, arrays = json.loads(found.text), dict(found.arrays)
+    try:
+        said, arrays = json.loads(found.text), dict(found.arrays)
+    except (ValueError, RecursionError):
+        return  # a lie already, of which no other can be made
     if world.draw.random() < 0.65:
         for _ in range(world.draw.choice((1, 1, 2))):
             _mutate(world, said)
@@ -248,24 +267,38 @@ def _tensors(world: World) -> Path:
 
 def _bomb(world: World) -> Path:
     """An archive whose members are far larger than it, declared or not, or arrays that are shorter than they say."""
+    draw = world.draw
+    shape = draw.choice(("(1000000000000,)", "(-1,)", "(1048576,)", "(10**9,)", "(8, 64)", "(" * 40, "(True,)"))
+    return archive(
+        world,
+        shape=shape,
+        kind=draw.choice(("<f4", "|O", "<U99999", "V8")),
+        pieces=draw.choice((0, 1, 4, 1200)),
+        # small where the content is large
+        declared=draw.choice((None, 100)),
+    )
+
+
+def archive(world: World, *, shape: str, kind: str, pieces: int, declared: int | None) -> Path:
+    """An `.npz` with one array of this header and so many MB of zeros. declared: its size in the list at the end."""
     path = world.place / "f.npz"
-    head = b"\x93NUMPY\x01\x00" + struct.pack("<H", 118)
-    shape = world.draw.choice(("(1000000000000,)", "(-1,)", "(1048576,)", "(10**9,)", "(8, 64)", "(" * 40, "(True,)"))
-    kind = world.draw.choice(("<f4", "|O", "<U99999", "V8"))
     said = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}"
-    body = head + said.ljust(117).encode()[:117] + b"\n"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        with archive.open("w.npy", "w", force_zip64=True) as file:
-            file.write(body)
-            for _ in range(world.draw.choice((0, 1, 4, 1200))):
-                file.write(bytes(2**20))
-        archive.writestr("o.npy", pickle.dumps(Canary(world.canary)))
-    if world.draw.random() < 0.5:
-        # the declared sizes, in the list at the end of the archive: small where the content is large
-        content = bytearray(path.read_bytes())
-        at = content.find(b"PK\x01\x02")
-        content[at + 24 : at + 28] = struct.pack("<I", 100)
-        path.write_bytes(bytes(content))
+    body = b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + said.ljust(117).encode()[:117] + b"\n"
+    packed, check = zlib.compressobj(9, zlib.DEFLATED, -15), zlib.crc32(body)
+    head = packed.compress(body) + packed.flush(zlib.Z_FULL_FLUSH)
+    for _ in range(pieces):
+        check = zlib.crc32(ZEROS, check)
+    # The same MB once more is the same bytes once more: packing gigabytes takes longer than all that reads them.
+    content = head + PACKED * pieces + packed.flush()
+    size = len(body) + pieces * len(ZEROS)
+    sizes = struct.pack("<HHHHHIII", 20, 0, zipfile.ZIP_DEFLATED, 0, 33, check, len(content), size)
+    local = b"PK\x03\x04" + sizes + struct.pack("<HH", 5, 0) + b"w.npy" + content
+    sizes = struct.pack("<HHHHHIII", 20, 0, 8, 0, 33, check, len(content), size if declared is None else declared)
+    central = b"PK\x01\x02" + struct.pack("<H", 20) + sizes + struct.pack("<HHHHHII", 5, 0, 0, 0, 0, 0, 0) + b"w.npy"
+    end = b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(central), len(local), 0)
+    path.write_bytes(local + central + end)
+    with zipfile.ZipFile(path, "a") as more:
+        more.writestr("o.npy", pickle.dumps(Canary(world.canary)))
     return path
 
 
@@ -297,7 +330,7 @@ def plan(world: World) -> tuple[str, ...]:
             "1979-05-27", '"""',
         ))  # fmt: skip
         if key in PLAUSIBLE and draw.random() < 0.6:
-            said = draw.choice(PLAUSIBLE[key])
+            said = draw.choice(PLAUSIBLE[key]).replace("CANARY", str(world.canary))
         lines[at] = f"{key} = {said}" if draw.random() < 0.9 else world.text()
         text = "\n".join(lines)
     path = world.place / "p.toml"
@@ -336,7 +369,7 @@ def ledger(world: World) -> tuple[str, ...]:
 def _write_json(world: World, path: Path) -> None:
     try:
         said = json.loads(path.read_text())
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     if not isinstance(said, dict):
         return

@@ -29,7 +29,7 @@ from tests.audit_toys import (
 from leakscope.attacks.inputs.dense.linear import LinearLayer
 from leakscope.audit import cell as cell_module
 from leakscope.audit import telling, work
-from leakscope.audit.controls import BlindGuess
+from leakscope.audit.blind import BlindGuess
 from leakscope.audit.engines.engine import Finished, Moved, Noticed, Started
 from leakscope.audit.engines.inline import Inline
 from leakscope.audit.engines.processes import Processes

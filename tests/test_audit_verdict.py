@@ -12,7 +12,8 @@ from tests.audit_toys import Crashes, Guesses, toy_plan
 
 from leakscope.attacks.inputs.dense.linear import LinearLayer
 from leakscope.audit.engines.inline import Inline
-from leakscope.audit.evidence import ITEM_BAR, ITEM_GAIN, evidence, luck, pooled, recovered
+from leakscope.audit.evidence import evidence, pooled
+from leakscope.audit.measures import ITEM_BAR, ITEM_GAIN, luck, recovered
 from leakscope.audit.run import run
 from leakscope.audit.verdict import Trials, judge
 from leakscope.core.facts import BatchSize, TrueLabels
@@ -38,6 +39,7 @@ def score(metric, items, chance=12.0):
     return ScoreRecord(
         metric=metric, value=mean, unit="dB" if metric == "psnr" else "of 1", higher_is_better=True, low=mean,
         high=mean, chance=chance, perfect=perfect, items=tuple(items), exact=sum(item == perfect for item in items),
+        claimed=len(items),
     )  # fmt: skip
 
 
@@ -162,17 +164,17 @@ def test_a_mean_gain_leaks_exactly_above_the_margin(blind, gain):
 
 
 def certificate(holds):
-    return CertificateRecord(residual=0.0, tolerance=1.0, holds=holds, statement="s")
+    return CertificateRecord(residual=0.0, tolerance=1e-4, holds=holds, statement="s")
 
 
 def test_a_certificate_counts_where_the_score_confirms_it():
-    one = [claimed(score("psnr", [17.0]), certificate=certificate(True))]
-    found, sentence = word(one, blind=images(12.0))
+    one = [claimed(score("psnr", [61.0]), certificate=certificate(True))]
+    found, sentence = word(one, blind=images(57.0))
     assert found is Word.LEAKS
     assert "proved by its own equations in 1 of 1 trials" in sentence
-    assert word(one, blind=images(16.0))[0] is Word.INCONCLUSIVE, "not confirmed: 1 dB above blind"
-    unheld = [claimed(score("psnr", [17.0]), certificate=certificate(False))]
-    assert word(unheld, blind=images(12.0))[0] is Word.INCONCLUSIVE
+    assert word(one, blind=images(60.0))[0] is Word.INCONCLUSIVE, "not confirmed: 1 dB above blind"
+    unheld = [claimed(score("psnr", [61.0]), certificate=certificate(False))]
+    assert word(unheld, blind=images(57.0))[0] is Word.INCONCLUSIVE
     right = [claimed(score("label-accuracy", [1.0, 1.0, 1.0], 0.1), certificate=certificate(True))]
     assert word(right, blind=labels([0.0, 0.0, 0.0]))[0] is Word.LEAKS
     lucky = [claimed(score("label-accuracy", [1.0], 0.1), certificate=certificate(True))]

@@ -396,6 +396,56 @@ def test_a_search_spends_its_budget_and_ends_with_the_best_so_far(here, monkeypa
     assert "psnr" in scored.stdout
 
 
+def test_two_recipes_of_one_class_are_told_apart_while_they_run(here, monkeypatch):
+    captured("--tell", "BatchSize", model=("--model", "LeNet()", "--data", "Synthetic((1, 16, 16), classes=4)"))
+    titles = []
+
+    @contextlib.contextmanager
+    def heard(title):
+        titles.append(title)
+        yield lambda said: None
+
+    monkeypatch.setattr(console, "watching", heard)
+    chosen = ("--with", "dlg(evaluations=2)", "--with", "idlg(evaluations=2)")
+    call("attack", "u.safetensors", "--model", "LeNet()", *chosen)
+    assert titles == ["dlg(evaluations=2)", "idlg(evaluations=2)"]
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        # a folder of two classes for a model of ten: where the two come from, and where ten can be told
+        ("capture {model} --data pictures --out u.safetensors", "and 2 classes, as --data pictures has them: give"),
+        ("capture {model} --domain 3x8x8 --classes 10 --before before.pt --after whole.pt --out u.safetensors",
+         "whole.pt holds something else than plain tensors, such as a whole module, or is damaged; save the state"),
+        ("capture {model} --domain 3x8x8 --classes 10 --before before.pt --after before.pt --out u.txt",
+         "expected a file *.safetensors for --out, got u.txt"),
+        ("attack grads.pt {model}", "brought in with `leakscope capture --update FILE --kind gradient`"),
+        ("attack before.pt {model} --out c.npz", "expected an update"),
+        ("attack u.safetensors {model} --out c.npz", "expected a file *.safetensors for --out, got c.npz"),
+    ],
+)  # fmt: skip
+def test_what_a_newcomer_gets_wrong_is_put_right_in_one_sentence(here, command, says):
+    (here / "ten.py").write_text(
+        "from torch import nn\n\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))\n"
+    )
+    for place in ("cat", "dog"):
+        (here / "pictures" / place).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(here / "pictures" / place / "0.png")
+    module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10))
+    torch.save(module.state_dict(), here / "before.pt")
+    torch.save(dict(module.named_parameters()), here / "grads.pt")
+    torch.save(module, here / "whole.pt")
+    header = json.dumps({"__metadata__": {"leakscope": json.dumps({"kind": "update"})}}).encode()
+    (here / "u.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    given = ["--domain", "3x8x8"] if "pictures" in command else []
+    refused = call(*command.format(model="--model ten:net").split(), *given)
+    assert refused.exit_code == Exit.USAGE
+    assert says in refused.stderr
+    assert "\x1b" not in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
 def test_a_search_that_was_stopped_goes_on_to_the_same_answer(here, monkeypatch):
     captured("--tell", "BatchSize", model=("--model", "LeNet()", "--data", "Synthetic((1, 16, 16), classes=4)"))
     search = ("attack", "u.safetensors", "--model", "LeNet()", "--with", "inverting_gradients(steps=60)")
@@ -442,7 +492,8 @@ def scored(items, blind, exact=0, metric="psnr"):
         ((40.0, 12.0), (13.0, 12.0), None, Word.LEAKS),  # one far beyond
         ((22.0, 12.0), (13.0, 12.0), None, Word.INCONCLUSIVE),  # less than 10 dB above its own
         ((30.0, 25.0), (13.0, 25.0), None, Word.INCONCLUSIVE),  # less than 6 dB above the best blind guess
-        ((17.0, 17.0), (13.0, 13.0), 1e-9, Word.LEAKS),  # proved and confirmed
+        ((61.0, 61.0), (57.0, 57.0), 1e-9, Word.LEAKS),  # proved and confirmed
+        ((17.0, 17.0), (13.0, 13.0), 1e-9, Word.INCONCLUSIVE),  # proved to within rounding, and no private input
         ((17.0, 17.0), (13.0, 13.0), 1.0, Word.INCONCLUSIVE),  # the proof does not hold
         ((14.0, 14.0), (13.0, 13.0), 1e-9, Word.INCONCLUSIVE),  # proved, but not confirmed
     ],
@@ -454,7 +505,8 @@ def test_the_word_is_that_of_rules_one_and_two(items, blind, residual, word):
 
 def test_an_exact_input_and_all_labels_confirm_a_proof():
     proof = Certificate.alike(0.0, 1e-4, "equations")
-    assert judged([scored((12.0,), (12.0,), exact=1)], proof)[0] is Word.LEAKS
+    assert judged([scored((120.0,), (116.0,), exact=1)], proof)[0] is Word.LEAKS
+    assert judged([scored((120.0,), (120.0,), exact=1)], proof)[0] is Word.INCONCLUSIVE, "a guess has it too"
     labels = Score("label-accuracy", 1.0, "", Direction.HIGHER, 1.0, 1.0, 0.05, 1.0, (1.0, 1.0), 2, (0.0, 0.1))
     assert judged([labels], proof)[0] is Word.LEAKS
     coins = dataclasses.replace(labels, chance=0.5, blind=(0.5, 0.5))

@@ -20,8 +20,9 @@ from tests.audit_toys import Guesses, toy_plan
 from typer.testing import CliRunner
 
 import leakscope
+from leakscope.attacks.inputs.dense.linear import LinearLayer
 from leakscope.audit.cell import set_up
-from leakscope.audit.engines.engine import Moved, Noticed, Started
+from leakscope.audit.engines.engine import Moved, Noticed, Started, title
 from leakscope.audit.engines.inline import Inline
 from leakscope.audit.plan import Plan
 from leakscope.audit.run import run
@@ -175,6 +176,8 @@ def test_help_says_everything():
         said = call(command, "--help")
         assert said.exit_code == 0
         assert "Exit codes: 0 no leak found, 1 leak, 2 usage, 3 inconclusive or incomplete." in said.stdout
+        assert "\\" not in said.stdout, "a bracket was escaped for a printer that nobody uses"
+    assert "[required]" in call("attack", "--help").stdout
     shown = call("audit", "--help").stdout
     for field in plan_keys.FIELDS:
         assert f"  {field.key} " in shown
@@ -262,6 +265,15 @@ def test_bars_show_how_far_how_long_and_the_loss(tmp_path, monkeypatch):
     assert all(text in shown for text in ("2/2", "loss 0.125", "a [cell] with brackets", "note: a [note]", "--:--"))
 
 
+def test_two_recipes_of_one_class_are_told_apart_while_they_run(tmp_path):
+    attacks = '["dlg(evaluations=2)", "idlg(evaluations=2)", "LinearLayer()"]'
+    plan = parse(plan_file(tmp_path, attacks=attacks).read_text(), "p.toml")
+    titles = {title(cell).split(" | ")[2] for cell in plan.cells()}
+    assert titles == {"dlg(evaluations=2)", "idlg(evaluations=2)", "LinearLayer()", "BlindGuess"}
+    same = toy_plan(names=((repr(LinearLayer()), "the first layer"),))
+    assert [cell.identity for cell in same.cells()] == [cell.identity for cell in toy_plan().cells()]
+
+
 # --- list and doctor ------------------------------------------------------------------------------------------------
 
 
@@ -272,6 +284,30 @@ def test_lists_are_the_table(family):
     assert [row["name"] for row in said] == [row.name for row in names.rows(family)]
     shown = call("list", *arguments).stdout
     assert all(row.name in shown for row in names.rows(family))
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_no_word_of_a_list_is_broken(width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    words = set(call("list").stdout.split())
+    assert [row.example for row in names.ROWS if not set(row.example.split()) <= words] == []
+
+
+def test_the_doctor_is_told_what_a_model_takes_and_says_where_it_can_be_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("ten_model.py").write_text(
+        "import torch\n\n\ndef net():\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))\n"
+    )
+    wrong = call("doctor", "--model", "ten_model:net")
+    assert wrong.exit_code == Exit.USAGE
+    assert "inputs of 3 x 32 x 32 and 8 classes, as --dataset Photographs() has them: give --domain and" in wrong.stderr
+    for told in (("--classes", 10), ("--domain", "3x32x32", "--classes", 10)):
+        done = call("doctor", "--model", "ten_model:net", *told)
+        assert "ten_model:net: nothing stands in the way" in done.stdout, done.stderr
+    both = call("doctor", "--model", "ten_model:net", "--domain", "3x32x32", "--classes", 9)
+    assert "expected logits (2, 9)" in both.stderr
+    assert "--dataset" not in both.stderr, "nothing was taken from a dataset"
 
 
 def test_the_doctor_looks_at_machine_and_model(tmp_path, monkeypatch):
@@ -404,6 +440,12 @@ def test_the_page_of_the_documentation_is_up_to_date():
         ("seconds = 60", 'seconds = "a"', "line 8: budget.seconds: expected a number, got 'a'"),
         ("trials = 8", 'trials = 8\nbatch_size = "a"', "line 3: batch_size: expected a whole number or a list of them"),
         ("trials = 8", "trials = 8\nbatch_size = [0]", "expected batch sizes >= 1, got 0"),
+        ('["idlg(evaluations=300)"]', "[]", "line 4: attacks: the list is empty; name at least one, or leave the key"),
+        ("trials = 8", "trials = 8\nbatch_size = []", "line 3: batch_size: the list is empty"),
+        ("target =", "mechanisms = []\ntarget =", "scene[0].mechanisms: the list is empty"),
+        ("target =", "attacks = []\ntarget =", "scene[0].attacks: the list is empty"),
+        ("[budget]", "[resources]\ndevice = 'cdua'\n[budget]", "resources.device: unknown device 'cdua'; did you mean"),
+        ('["BatchSize"]', '["BatchSize", "BatchSize"]', "line 3: told: BatchSize was told 2 times; tell each fact"),
         ("trials = 8", "trials = 8\ninput_range = [1, -1]", "line 3: input_range: expected a finite range"),
         ("trials = 8", "trials = 8\ninput_range = 3", "line 3: input_range: expected two numbers such as [-1, 1]"),
         ("trials = 8", "trials = 8\nmetrics = ['PNSR()']", "line 3: metrics: unknown metric 'PNSR'; did you mean"),
@@ -455,6 +497,11 @@ def test_the_model_option_reaches_the_audit(tmp_path, monkeypatch):
     (group,) = json.loads(result.stdout)["summary"]["groups"]
     assert "brought_model:net" in group["target"]
     assert Path("runs/plan/report.html").is_file(), "the default folder is named after the plan"
+    other = plan_file(tmp_path, "other.toml", dataset='"Synthetic((1, 4, 4), classes=2, count=24)"')
+    refused = call("audit", other, "--model", "brought_model:net", "--engine", "inline")
+    assert refused.exit_code == Exit.USAGE
+    assert "inputs of 1 x 4 x 4 and 2 classes, as Synthetic(shape=(1, 4, 4), classes=2, count=24" in refused.stderr
+    assert "change the scene's dataset for others" in refused.stderr
 
 
 # --- the demo -------------------------------------------------------------------------------------------------------

@@ -338,3 +338,29 @@ def test_two_models_in_one_file_are_not_confused(tmp_path):
     torch.save(partly, tmp_path / "a.pt")
     with pytest.raises(BadInput, match="no name in common"):
         for_model(read_foreign(tmp_path / "a.pt"), net())
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        (lambda state: {"network": state, "epoch": 3}, "took 'network' out"),
+        (lambda state: {"params": state, "optimizer": {"state": {0: {"m": torch.ones(2)}}}}, "took 'params' out"),
+        (lambda state: (list(state.values()), 32, {"loss": 0.5}), "took the list of 9 arrays out"),
+    ],
+    ids=["an unusual key", "beside an optimizer", "what Flower's fit returns"],
+)
+def test_a_state_dict_inside_of_something_is_taken_out_and_said(tmp_path, held, said):
+    model = net()
+    state = dict(model.state_dict())
+    torch.save(held(state), tmp_path / "u.pt")
+    found = for_model(read_foreign(tmp_path / "u.pt"), model)
+    assert any(said.replace("9", str(len(state))) in note for note in found.notes), found.notes
+    for name, value in model.named_parameters():
+        assert torch.equal(found.parameters[name], value)
+
+
+def test_which_of_several_state_dicts_is_the_update_is_not_guessed(tmp_path):
+    state = dict(net().state_dict())
+    torch.save({"online": state, "averaged": state}, tmp_path / "u.pt")
+    with pytest.raises(BadInput, match="several sets of arrays, online, averaged"):
+        read_foreign(tmp_path / "u.pt")

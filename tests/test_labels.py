@@ -10,6 +10,7 @@ from torch import nn
 import leakscope as ls
 from leakscope.attacks.labels.counts import round_to_sum
 from leakscope.attacks.parts.reading.output_gradient import only_row_pattern
+from leakscope.core.attempt import Outcome
 
 
 def dense(seed: int, *, bias: bool = True, classes: int = 10) -> ls.Target:
@@ -106,8 +107,15 @@ def test_a_delta_read_with_the_wrong_sign_would_find_the_absent_classes() -> Non
     seen = ls.observe(dense(2), secret, ls.FedAvg(steps=1, lr=0.05), key=ls.Key(0), tell=[ls.BatchSize(4)])
     wrong = ls.Observation(seen.target, ls.Gradient(dict(seen.release.by_name)), ls.FedSGD(), seen.facts)
     right = set(ls.LabelSigns().run(seen, key=ls.Key(0)).claim.values.tolist())
-    inverted = set(ls.LabelSigns().run(wrong, key=ls.Key(0)).claim.values.tolist())
     assert right <= set(secret.labels.tolist())
+    # Eight classes fall, which of four examples cannot be, so nothing is claimed; who does not know their number is led
+    # to the absent classes.
+    told = ls.LabelSigns().run(wrong, key=ls.Key(0))
+    assert told.outcome is Outcome.DIVERGED
+    assert "only the classes of 4 examples can: the sign is reversed" in told.sentence
+    alone = ls.Observation(seen.target, wrong.release, ls.FedSGD())
+    inverted = set(ls.LabelSigns().run(alone, key=ls.Key(0)).claim.values.tolist())
+    assert inverted
     assert not inverted & set(secret.labels.tolist())
 
 

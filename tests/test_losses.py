@@ -12,7 +12,7 @@ from torch import nn
 import leakscope as ls
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
-from leakscope.core.target import CrossEntropy, Target
+from leakscope.core.target import AbstractLoss, CrossEntropy, Target
 from leakscope.domains.speech import Frames
 from leakscope.domains.text import Text
 from leakscope.domains.vision import Images
@@ -159,3 +159,25 @@ def test_attacks_on_cross_entropy_refuse_other_losses_with_a_sentence(loss, atta
 def test_speech_and_text_have_their_own_losses():
     assert ls.DeepSpeech(hidden=8).build(Frames(26), 29, key=Key(0)).loss == CTC(blank=28)
     assert ls.TextDecoder(dim=8, heads=2).build(Text(20, 6), 3, key=Key(0)).loss == NextToken()
+
+
+class _OnlyCalled(AbstractLoss):
+    """What a user writes who has read no more than the call."""
+
+    def __init__(self, real: bool) -> None:
+        self.real = real
+
+    def __call__(self, outputs: torch.Tensor, batch: ls.Batch) -> torch.Tensor:
+        loss = torch.nn.functional.mse_loss if self.real else torch.nn.functional.cross_entropy
+        return loss(outputs, batch.labels)
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_a_loss_of_ones_own_needs_nothing_but_its_call(real: bool) -> None:
+    loss = _OnlyCalled(real)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    target = ls.Target(net, ls.Images(1, 2, 2), 3, loss=loss)
+    batch = loss.labeled(torch.rand(2, 1, 2, 2), 3)
+    assert batch.labels.shape == ((2, 3) if real else (2,))
+    attempt = ls.LinearLayer().run(ls.observe(target, batch, ls.FedSGD(), key=ls.Key(0)), key=ls.Key(1))
+    assert attempt.outcome is ls.Outcome.CLAIMED

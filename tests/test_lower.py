@@ -42,6 +42,14 @@ def test_scores_of_normal_noise_exceed_the_truth_seldom(noise: float, trials: in
     assert not too_often(sum(one > truth for one in found))
 
 
+def test_the_trials_that_choose_the_threshold_are_not_counted() -> None:
+    """Every other trial tells everything, and the counted ones nothing: nothing may follow."""
+    told = [1.0, 0.0] * 100
+    assert lower_from_scores(told, [0.0] * 200, delta=DELTA) == 0
+    assert lower_from_scores(told[:-1], [0.0] * 200, delta=DELTA) == 0
+    assert lower_from_scores([1.0] * 200, [0.0] * 200, delta=DELTA) > 3, "a hundred of a hundred that are counted"
+
+
 def test_many_scores_come_near_the_truth() -> None:
     rng = np.random.default_rng(3)
     # at a delta that so many trials can see: one in 1e5 shows in no sample of this size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -240,3 +241,63 @@ def test_a_plan_names_optimizers_as_torch_does_and_earlier_records_keep_their_na
     }.items():
         assert build(text, Family.PROTOCOLS) == meant
         assert build(repr(meant), Family.PROTOCOLS) == meant
+
+
+def alone(kind: type[torch.optim.Optimizer], options: dict[str, Any], weight: float, slope: float, steps: int) -> float:
+    """Torch's own optimizer on one weight, whose gradient stays what it is."""
+    one = nn.Parameter(torch.tensor(weight, dtype=torch.float64))
+    optimizer = kind([one], lr=0.1, **options)
+    for _ in range(steps):
+        one.grad = torch.tensor(slope, dtype=torch.float64)
+        optimizer.step()
+    return float(one.detach())
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 40])
+@pytest.mark.parametrize("name", [name for name, (_, kind, _) in OPTIMIZERS.items() if kind is torch.optim.SGD])
+def test_the_course_in_closed_form_is_that_of_all_its_steps(name: str, steps: int) -> None:
+    """w_K = kept w_0 - lr travel s, of torch's own steps; a matrix power and a geometric sum know none of them."""
+    ours, kind, options = OPTIMIZERS[name]
+    course = ours.course(steps=steps, lr=0.1)
+    assert course.kept == pytest.approx(alone(kind, options, 1.0, 0.0, steps), rel=1e-12)
+    assert 0.1 * course.travel == pytest.approx(-alone(kind, options, 0.0, 1.0, steps), rel=1e-12)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1e-9, 0.2])
+def test_the_course_of_decoupled_decay_is_a_geometric_sum(decay: float) -> None:
+    course = ls.ClientAdamW(weight_decay=decay).course(steps=40, lr=0.1)
+    left = 1 - 0.1 * decay
+    assert course.kept == pytest.approx(left**40, rel=1e-12)
+    assert course.travel == pytest.approx(math.fsum(left**done for done in range(40)), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_course_of_very_many_steps_is_said_at_once(name: str) -> None:
+    """A header may hold any number; a loop over these would not end."""
+    course = OPTIMIZERS[name][0].course(steps=10**15, lr=0.1)
+    assert math.isfinite(course.kept)
+    assert course.travel > 1
+
+
+def test_more_passes_than_anybody_replays_are_refused_at_once() -> None:
+    target = mlp()
+    named = {name: torch.zeros_like(value) for name, value in target.parameters().items()}
+    for steps, accumulate in ((10**9, 1), (2, 10**9)):
+        many = ls.FedAvg(steps, 0.1, batch_size=1, accumulate=accumulate)
+        refusal = ls.LabelCounts().refusal(ls.Observation(target, ls.Delta(named), many, (ls.BatchSize(1),)))
+        assert refusal is not None
+        assert f"takes {steps * accumulate} passes over the model" in refusal.sentence
+    assert reading.passes(ls.FedAvg(7, 0.1, batch_size=1, accumulate=3) >> ls.Clip(1.0)) == 21
+    assert reading.passes(ls.FedSGD()) == 1
+
+
+def test_buffers_beside_an_update_are_not_decayed() -> None:
+    """Running statistics are in the difference of two state dicts, and no weights to take a decay off."""
+    target = norm_net()
+    protocol = ls.FedAvg(2, 0.1, optimizer=ls.ClientSGD(weight_decay=0.1))
+    sent = protocol.release(target, secret(), key=ls.Key(0))
+    more = ls.Delta({"running": torch.ones(3).double(), **sent.by_name})
+    plain = protocol.at_weights(sent, target.parameters()).by_name
+    read = protocol.at_weights(more, target.parameters()).by_name
+    assert all(torch.equal(read[name], value) for name, value in plain.items())
+    assert torch.equal(read["running"], protocol.as_gradient(more).by_name["running"])

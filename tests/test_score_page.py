@@ -73,7 +73,8 @@ def test_originals_stand_beside_what_was_claimed_of_them_in_whatever_order(here:
     handed(secret, target, ls.Inputs(batch.inputs.flip(0) * 0.5, batch.labels.flip(0)))
     result, page = scored("--json")
     said = json.loads(result.stdout)
-    assert (said["report"], said["word"]) == ("page/score.html", "leaks")
+    assert (said["report"], said["word"]) == ("page/score.html", "inconclusive")
+    assert "a defect of the attack" in said["sentence"], "half as bright is not what was proved"
     originals, claims = pictures(page, "original"), pictures(page, "reconstruction")
     for shown, claimed, true in zip(originals, claims, batch.inputs, strict=True):
         assert float((shown - true[0]).abs().max()) < 1 / 255, "a byte per pixel"
@@ -84,6 +85,17 @@ def test_originals_stand_beside_what_was_claimed_of_them_in_whatever_order(here:
     assert "because &lt;it&gt; is so" in page
     labels = [str(int(one)) for one in batch.labels]
     assert f'<td class="figure">{" ".join(labels)}</td><td class="figure">{" ".join(labels)}</td>' in page
+
+
+def test_an_input_that_is_proved_twice_is_no_defect(here: Path) -> None:
+    source = ls.Digits(size=8)
+    secret = source.draw(3, key=ls.Key(3))
+    target = ls.MLP((8,)).build(source.domain, source.classes, key=ls.Key(0))
+    handed(secret, target, ls.Inputs(secret.reveal().inputs[[0, 0, 1]]))
+    result = call("score", "c.safetensors", "s.safetensors", "--json")
+    said = json.loads(result.stdout)
+    assert (result.exit_code, said["word"]) == (Exit.LEAK, "leaks")
+    assert "the attack's own equations hold" in said["sentence"]
 
 
 def test_frames_are_drawn_and_played_on_both_sides(here: Path) -> None:

@@ -126,7 +126,7 @@ def test_prefixes_of_the_batch_and_no_others() -> None:
     context = context_of(entry, gradient, 1)
     everything = [list(range(1, 60))] * 6
     true = {row[:end] for row in sequences_of(batch.inputs) for end in range(1, len(row))}  # the last one sends none
-    assert set(prefixes(entry, context, everything)) == true
+    assert set(prefixes(entry, context, everything, clock=ls.Budget().start())) == true
 
 
 @pytest.mark.parametrize(

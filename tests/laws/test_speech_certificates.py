@@ -20,6 +20,7 @@ from leakscope.attacks.inputs.frames.exact.repeats import divisible, other_steps
 from leakscope.attacks.inputs.frames.long.growing import Piece
 from leakscope.attacks.inputs.frames.long.growing import _inside as inside
 from leakscope.attacks.inputs.frames.window import null_space
+from leakscope.attacks.parts.reading.proof import STEPPED, UNSIZED, WINDOWS
 from leakscope.targets.looking.context_window import ContextWindow
 
 FEATURES, CONTEXT, CLASSES = 6, 3, 9
@@ -169,6 +170,28 @@ def test_a_summed_error_of_zero_checks_nothing() -> None:
     target = ls.Target(net, ls.Frames(FEATURES), CLASSES, loss=ls.CTC(blank=0))
     attempt = ls.WindowedFrames().run(ls.Observation(target, ls.Gradient(update), ls.FedSGD()), key=ls.Key(0))
     assert attempt.certificate is None or not attempt.certificate.holds
+
+
+@pytest.mark.parametrize("act", [nn.ReLU(), nn.LeakyReLU(), nn.Tanh()], ids=repr)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("factor", [0.4, 0.9, 1.0, 1.15, 2.5])
+def test_the_size_of_frames_is_proved_by_the_model_alone(act: nn.Module, dropout: float, factor: float) -> None:
+    """A rate for each tensor makes of frames a multiple, which the first layer's own equations take for the frames."""
+    with ls.Key(7).isolated():
+        random = ls.Key(7).child("speech").generator()
+        net = Recognizer(96, act, dropout).train(dropout > 0)
+        truth = [walk(16, random)]
+        update = sent(net, truth, 0, random)
+    update["first.bias"] *= factor
+    target = ls.Target(net, ls.Frames(FEATURES), CLASSES, loss=ls.CTC(blank=0), training=dropout > 0)
+    attempt = ls.WindowedFrames().run(ls.Observation(target, ls.Gradient(update), ls.FedSGD()), key=ls.Key(0))
+    holds = attempt.certificate is not None and attempt.certificate.holds
+    # behind dropout only units at rest tell the size, and these units never rest
+    shown = dropout == 0 or isinstance(act, nn.ReLU)
+    assert holds is (factor == 1.0 or not shown), attempt.sentence
+    # where nothing shows it, one factor is left open in so many words
+    said = WINDOWS if dropout == 0 else STEPPED if shown else UNSIZED
+    assert not holds or attempt.certificate.statement.endswith(said)
 
 
 @pytest.mark.parametrize("counted", [-1e-18, 0.0, 1e-17])

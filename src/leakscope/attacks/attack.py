@@ -15,17 +15,25 @@ from leakscope.core.arguments import instance
 from leakscope.core.attempt import Attempt, ClaimT, Cost, Outcome
 from leakscope.core.effort import AbstractCheckpoint, Budget, Clock, Watch, unwatched
 from leakscope.core.errors import BadInput, NoSuchLayer
-from leakscope.core.facts import Fact
+from leakscope.core.facts import BatchSize, Fact, Lengths, TrueLabels, TrueTranscripts
 from leakscope.core.mechanism import AbstractReplayable, AbstractStep
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.core.release import AbstractRelease, Delta, Gradient
+from leakscope.core.rounds import Round
+from leakscope.core.target import Target
+from leakscope.mechanisms.declared import FAILURES
+from leakscope.mechanisms.reading import unfit
+from leakscope.mechanisms.state import without_buffers
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
+from leakscope.targets.looking.probe import first_line
 
 ReadT = TypeVar("ReadT")
 REAL = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 """What an update can be computed in; of narrower types torch cannot even say which values are finite."""
+READABLE = REAL | {torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool}
+"""What may stand under names of no parameter, as buffers and counters do."""
 
 
 @final
@@ -73,6 +81,8 @@ class AbstractAttack(ABC, Generic[ReadT, ClaimT]):
         refusal = self._unfit(seen)
         if refusal is not None:
             return refusal
+        # Once for all attacks: running statistics in an update are no update, and say something by themselves.
+        seen = without_buffers(seen)
         try:
             read = self._read(seen)
         # Only this one: any other exception is a bug of the attack, and must not read as "does not apply".
@@ -143,26 +153,64 @@ class AbstractAttack(ABC, Generic[ReadT, ClaimT]):
             return Refusal(f"what {seen.mechanism!r} releases cannot be read as a gradient")
         if self.asks is Asks.REPLAY and not isinstance(seen.mechanism, AbstractReplayable):
             return Refusal(f"the course of {seen.mechanism!r} is not known, so it cannot be repeated on a candidate")
-        odd = _misshapen(seen)
+        odd = _misshapen(seen) or _untrue(seen) or unfit(seen.mechanism, seen.target)
         if odd is not None:
             return Refusal(odd)
-        try:
-            # A change of weights beside a protocol that sends gradients is neither: the mechanism says so itself.
-            for one in seen.rounds:
-                if self.asks is not Asks.NOTHING and isinstance(seen.mechanism, AbstractStep):
-                    seen.mechanism.as_gradient(one.release)
-        except BadInput as error:
-            return Refusal(str(error))
         # One NaN would go through every sum below, and come out as a claim or as nothing, without a reason.
-        if not all(trees.finite(one.release.by_name) for one in seen.rounds):
-            return Refusal("the release holds values that are not finite")
-        return None
+        finite = all(trees.finite(one.release.by_name) for one in seen.rounds)
+        if self.asks is not Asks.NOTHING and isinstance(seen.mechanism, AbstractStep):
+            for one in seen.rounds:
+                why = _unreadable(seen.mechanism, one, seen.target, finite=finite)
+                if why is not None:
+                    return Refusal(why)
+        return None if finite else Refusal("the release holds values that are not finite")
 
     @final
     def _owner(self, seen: Observation, key: Key) -> str:
         """The hash of all that decides what a search does; the budget decides only when it ends."""
         # A frozen value prints all of its fields, so its repr is what it does.
         return hashlib.blake2b(repr((self, seen.fingerprint(), key)).encode(), digest_size=16).hexdigest()
+
+
+def _unreadable(mechanism: AbstractStep, one: Round, target: Target, *, finite: bool) -> str | None:
+    """Why the release of one round cannot be read as a gradient; None where it can. finite: the release is."""
+    try:
+        # A change of weights beside a protocol that sends gradients is neither: the mechanism says so itself.
+        gradient = mechanism.at_weights(one.release, one.weights or target.parameters())
+    except BadInput as error:
+        return str(error)
+    # Somebody else's mechanism, which was not written for what this release lacks or holds besides.
+    except FAILURES as error:
+        return f"{mechanism!r} cannot read this release as a gradient: {first_line(error)}"
+    # A change of weights is divided by the step: short numbers overflow.
+    if finite and gradient.by_name is not one.release.by_name and not trees.finite(gradient.by_name):
+        kinds = ", ".join(sorted({str(value.dtype).removeprefix("torch.") for value in gradient.by_name.values()}))
+        return (
+            f"read as a gradient by {mechanism!r}, the release holds values that are not finite in {kinds}; check the "
+            "step size, or give the update in a wider type"
+        )
+    return None
+
+
+def _untrue(seen: Observation) -> str | None:
+    """Which told facts cannot be true of any batch, since they contradict the model or each other; None where all may.
+
+    An attack that is told what is no class, or more labels than examples, would fail on it half way.
+    """
+    labels = seen.told(TrueLabels).values if seen.knows(TrueLabels) else ()
+    said = seen.told(TrueTranscripts).values if seen.knows(TrueTranscripts) else ()
+    classes = seen.target.classes
+    for label in (*labels, *(label for one in said for label in one)):
+        if label >= classes:
+            return f"was told the label {label}, but the model has the classes 0 to {classes - 1}; tell what is true"
+    lengths = seen.told(Lengths).values if seen.knows(Lengths) else ()
+    # Of several rounds, each has a batch of its own.
+    if seen.knows(BatchSize) and len(seen.rounds) == 1:
+        count = seen.told(BatchSize).count
+        for given, what in ((labels, "labels"), (said, "transcripts"), (lengths, "lengths")):
+            if given and len(given) != count:
+                return f"was told {len(given)} {what} and BatchSize({count}); tell what is true"
+    return None
 
 
 def _misshapen(seen: Observation) -> str | None:
@@ -173,7 +221,10 @@ def _misshapen(seen: Observation) -> str | None:
     parameters = seen.target.parameters()
     for one in seen.rounds:
         for name, value in one.release.by_name.items():
-            if name not in parameters:
+            # Of neither kind can even be asked whether it is finite.
+            if value.is_meta:
+                return f"the release holds no numbers under {name!r}, only a shape (a meta tensor)"
+            if name not in parameters and value.dtype in READABLE:
                 continue
             if value.dtype not in REAL:
                 return f"the release holds {value.dtype} under {name!r}; an update is real floating point numbers"

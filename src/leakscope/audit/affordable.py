@@ -48,10 +48,10 @@ def check_model(architecture: AbstractArchitecture, domain: AbstractDomain, clas
     """
     check_domain(domain, held=held)
     gate.afford(f"a model of {classes} classes", classes * EXAMPLE, held=held * EXAMPLE // 8)
-    found = numbers(architecture, domain, classes)
+    # twice what is held is allowed, and a file of all weights holds 4 bytes of each
+    found = numbers(architecture, domain, classes, most=max(gate.limit(), 4 * held) / COPIES)
     if found is not None:
-        # twice what is held is allowed, and a file of all weights holds 4 bytes of each
-        gate.afford(f"{gate.shortened(repr(architecture))} of {found} numbers", found * COPIES, held=2 * held)
+        gate.afford(f"{gate.shortened(repr(architecture))} of at least {found} numbers", found * COPIES, held=2 * held)
     return found or 0
 
 

@@ -21,6 +21,7 @@ from leakscope.scoring.kinds.kind import Paired, Ranked, Shown
 from leakscope.scoring.kinds.table import kind_of
 from leakscope.scoring.kinds.tokens import read_as, true_texts
 from leakscope.scoring.kinds.transcripts import spelled
+from leakscope.scoring.referee import right
 from leakscope.scoring.score import Direction, Score
 
 PICTURES = 12
@@ -103,8 +104,8 @@ def _plain(values: Tensor) -> NDArray[np.float32]:
     return array
 
 
-def certificate(given: Certificate | None) -> CertificateRecord | None:
-    """The residual of an exact attack's own equations, None where there is none."""
+def certificate(given: Certificate | None, right: tuple[bool, ...] = ()) -> CertificateRecord | None:
+    """The residual of an exact attack's own equations, None where there is none. right: see `CertificateRecord`."""
     if given is None:
         return None
     return CertificateRecord(
@@ -114,7 +115,15 @@ def certificate(given: Certificate | None) -> CertificateRecord | None:
         statement=given.statement,
         residuals=given.residuals,
         tolerances=given.tolerances,
+        right=right,
     )
+
+
+def compared(attempt: Attempt[AbstractClaim], case: Case) -> tuple[bool, ...]:
+    """Of each item that an attempt with a certificate claims whether it is a private one; () without a certificate."""
+    if attempt.claim is None or attempt.certificate is None:
+        return ()
+    return right(attempt.claim, case, attempt.certificate.tolerances)
 
 
 def _score(one: Score) -> ScoreRecord:
@@ -129,6 +138,8 @@ def _score(one: Score) -> ScoreRecord:
         perfect=one.perfect,
         items=one.items,
         exact=one.exact,
+        claimed=one.claimed,
+        worst=one.worst,
     )
 
 

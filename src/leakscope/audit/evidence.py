@@ -7,64 +7,30 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import final
 
-from scipy import special
-
-from leakscope.ledger.record import Ending, Record, ScoreRecord, Word
+from leakscope.audit.measures import (
+    FLOORS,
+    LUCK,
+    MARGIN,
+    MOST_GAIN,
+    MOST_TRIALS,
+    SHARES,
+    SMALLEST,
+    TRIALS,
+    Records,
+    claimed,
+    decibels,
+    gain_of,
+    luck,
+    paired,
+    primary,
+    recovered,
+)
+from leakscope.audit.proofs import certified, certified_luck, refuted
+from leakscope.ledger.record import Ending, ScoreRecord
 from leakscope.numerics import intervals
 from leakscope.numerics.intervals import Interval
-from leakscope.scoring.metrics.guesses import LabelAccuracy
-from leakscope.scoring.metrics.ranks import TopOne
-from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError
-from leakscope.scoring.metrics.tokens import TokenError
-from leakscope.scoring.metrics.vision import PSNR
-
-TRIALS = 3
-"""With fewer trials no interval is given: the spread of two numbers says nothing."""
-
-MARGIN = 3.0
-"""dB above the blind guess that count as a leak on average: half its squared error."""
-
-SMALLEST = MappingProxyType(
-    {
-        PSNR.name: MARGIN,
-        FrameError.name: MARGIN,
-        TokenError.name: MARGIN,
-        CharacterErrorRate.name: MARGIN,
-        LabelAccuracy.name: 0.2,
-        TopOne.name: 0.1,
-    }
-)
-"""The smallest leak of interest of each metric that decides, unless a plan says otherwise: a gain over the blind guess,
-in dB (of errors too), or as a share. A larger one must be excluded before anything is called *no leak found*."""
-
-ITEM_GAIN, ITEM_BAR = 10.0, 6.0
-"""A single input counts as recovered this many dB above its own and above the best blind guess (see `recovered`)."""
-
-NOTHING = 1e-6
-"""A gain below this is none: an attack that claims nothing scores what a blind guess scores, up to rounding."""
-
-FLOORS = {FrameError.name: 1e-6, CharacterErrorRate.name: 1e-2, TokenError.name: 1e-2}
-"""Metrics that are errors, and the error below which none is told from another: rounding, 1 % of characters or tokens.
-The rule reads them in decibels, -20 log10(error), as it reads PSNR: 3 dB are half the squared error, or 71 % of it."""
-
-DECIDING = (PSNR.name, FrameError.name, TokenError.name, LabelAccuracy.name, CharacterErrorRate.name, TopOne.name)
-"""The metrics that verdicts are read from; the first of them that was scored decides."""
-
-LUCK = 0.01
-"""The largest accepted probability that luck alone looks as much like a leak, over all that is judged together."""
-
-MOST_TRIALS = 100_000
-"""Where more trials would be needed, it is not said how many."""
-
-SHARES = {LabelAccuracy.name: "labels right", TopOne.name: "named right"}
-"""Metrics that count hits, and what a hit is; they are read against the chance level, not in decibels."""
-
-WORST_FIRST = (Word.LEAKS, Word.INCONCLUSIVE, Word.NO_LEAK_FOUND)
-
-Records = Sequence[Record | None]
 
 
 @final
@@ -78,7 +44,8 @@ class Evidence:
     trial: `intervals.share`). luck: the probability by luck alone of a mean gain so far above `MARGIN`, or of so many
     hits; 1 where nothing speaks for a leak. values, blind: all items of the trials that have both, in `trials` ones.
     independent: as how many independent items they count for a guess that saw nothing (`mixed`).
-    recovered, certified, refuted: see the functions of these names.
+    recovered, certified, refuted: see the functions of these names. claims: of each planned trial, of which share of
+    its private items it claims anything.
     """
 
     metric: str
@@ -94,6 +61,7 @@ class Evidence:
     refuted: int
     trials: tuple[tuple[float, ...], ...] = ()
     independent: float = 1.0
+    claims: tuple[float, ...] = ()
 
     @property
     def proven(self) -> bool:
@@ -130,7 +98,7 @@ class Evidence:
 
 def evidence(metric: str, side: Records, blind: Records) -> Evidence | None:
     """What `side` shows in `metric`; None when no trial scored it. Both hold one record (or None) per planned trial."""
-    pairs = [_pair(metric, one, other) for one, other in zip(side, blind, strict=True)]
+    pairs = [paired(metric, one, other) for one, other in zip(side, blind, strict=True)]
     scored = [pair for pair in pairs if pair is not None]
     if not scored:
         return None
@@ -153,9 +121,10 @@ def evidence(metric: str, side: Records, blind: Records) -> Evidence | None:
         refuted=refuted(metric, side, blind),
         trials=trials,
         independent=_independent(side, pairs) if metric in SHARES else 1.0,
+        claims=tuple(claimed(metric, one, other) for one, other in zip(side, blind, strict=True)),
     )
     # A certificate of labels is held against luck over its own items, and so counts in fewer trials too.
-    least = _certified_luck(metric, side, blind) if found.certified and metric in SHARES else 1.0
+    least = certified_luck(metric, side, blind) if found.certified and metric in SHARES else 1.0
     if len(gains) < TRIALS:
         return dataclasses.replace(found, luck=least)
     return dataclasses.replace(found, interval=_interval(found), luck=min(least, _luck(found)))
@@ -208,7 +177,9 @@ def _independent(side: Records, pairs: Sequence[tuple[ScoreRecord, ScoreRecord] 
 
 def _interval(found: Evidence) -> Interval:
     if found.metric not in SHARES:
-        return intervals.mean(found.gains)
+        # Few trials that differ much would have it beyond what can be scored at all.
+        most = MOST_GAIN[found.metric]
+        return intervals.mean(found.gains).within(-most, most)
     right, kept = intervals.share(found.trials), len(found.trials) / len(found.gains)
     # Trials that failed gain 0, whatever the others do.
     low, high = ((end - found.chance) * kept for end in (right.low, right.high))
@@ -262,139 +233,9 @@ def _mean_end(found: Evidence) -> Callable[[int], float]:
     return lambda count: intervals.of_moments(of, count).high
 
 
-def gain_of(ours: ScoreRecord, theirs: ScoreRecord) -> float:
-    """The mean score of a trial minus what a blind guess scores on the same secret.
-
-    Inputs: minus the blind control's own score. Labels and persons: minus the chance level, the expected score of the
-    best blind guess, as a single guess of few is lucky or not and says little. Errors are compared in `decibels`.
-    """
-    if ours.metric in SHARES:
-        return _mean(ours.items) - ours.chance
-    return _mean(decibels(ours.metric, ours.items)) - _mean(decibels(theirs.metric, theirs.items))
-
-
-def decibels(metric: str, values: Sequence[float]) -> tuple[float, ...]:
-    """-20 log10(max(value, floor)) for metrics that are errors, so that more is a leak as in PSNR; others as they are.
-
-    >>> decibels("frame-error", [0.1, 0.0]), decibels("psnr", [12.0])
-    ((20.0, 120.0), (12.0,))
-    """
-    if metric not in FLOORS:
-        return tuple(values)
-    return tuple(-20 * math.log10(max(value, FLOORS[metric])) for value in values)
-
-
-def recovered(values: Sequence[float], blind: Sequence[float]) -> int:
-    """How many inputs are recovered far beyond what blind guesses reach: one clear success must not drown in a mean.
-
-    values[i], blind[i]: the PSNR, or the error in `decibels`, of claim and blind guess for the same private input.
-    Counted is each i with values[i] > blind[i] + ITEM_GAIN and values[i] > max(blind) + ITEM_BAR.
-
-    The false-positive rate is a property of the data. Measured with claims that saw nothing but are as lifelike as
-    can be (a random public image for each private one), the share of groups in which anything is counted is at most
-    0.4 % on digits and faces and 1.2 % on photographs, for 1 to 32 items (`tests/test_audit_verdict.py` repeats it).
-
-    >>> recovered([40.0, 12.0], [13.0, 12.0])
-    1
-    """
-    bar = max(blind) + ITEM_BAR
-    return sum(value > guess + ITEM_GAIN and value > bar for value, guess in zip(values, blind, strict=True))
-
-
-def luck(share: float, count: float, chance: float) -> float:
-    """P(X >= share * count) for X binomial with `count` items and the chance level: how likely a guess is as good.
-
-    share: of items that are right, in [0, 1]. count: of independent items, between two whole numbers perhaps
-    (`intervals.effective`). chance: in [0, 1].
-
-    >>> round(luck(1.0, 3, 0.1), 6), luck(0.0, 3, 0.1)
-    (0.001, 1.0)
-    """
-    hits, level = share * count, min(max(chance, 0.0), 1.0)
-    # Whole hits only where there are whole items: a tie counts for nothing then, as in the binomial tail.
-    hits = math.floor(hits + NOTHING) if float(count).is_integer() else hits
-    if hits <= NOTHING:
-        return 1.0
-    # The tail of the binomial as a beta integral, which knows what lies between whole numbers.
-    return float(special.betainc(hits, count - hits + 1, level))
-
-
-def certified(metric: str, side: Records, blind: Records) -> int:
-    """In how many trials a certificate holds and the score confirms it; 0 where any certified claim is `refuted`.
-
-    Confirmed: inputs more than `MARGIN` dB above the blind guess on average, or one of them exact; labels all right,
-    where so many right ones over all certified trials together have a probability of at most `LUCK` by chance.
-    """
-    if refuted(metric, side, blind):
-        return 0
-    pairs = _certified_pairs(metric, side, blind)
-    if metric not in SHARES:
-        return sum(ours.exact > 0 or gain_of(ours, theirs) > MARGIN for _, ours, theirs in pairs)
-    if _certified_luck(metric, side, blind) > LUCK:
-        return 0
-    return sum(all(item == ours.perfect for item in ours.items) for _, ours, _ in pairs)
-
-
-def _certified_luck(metric: str, side: Records, blind: Records) -> float:
-    """The probability of so many right labels by luck, over all trials with a certificate.
-
-    Together and not trial by trial: of two classes one label is right by luck every other time.
-    """
-    scores = [ours for _, ours, _ in _certified_pairs(metric, side, blind)]
-    items = [item for score in scores for item in score.items]
-    if not items:
-        return 1.0
-    chance = math.fsum(score.chance * len(score.items) for score in scores) / len(items)
-    return luck(_mean(items), len(items), chance)
-
-
-def refuted(metric: str, side: Records, blind: Records) -> int:
-    """In how many trials a certificate holds although the claim is wrong: a defect of the attack, not a leak.
-
-    Wrong: fewer labels right than were proved (all, where the record does not say how many); of inputs, none that is
-    more than `MARGIN` dB above its blind guess, and none exact. An attack may prove fewer items than the batch has.
-    """
-    count = 0
-    for proved, ours, theirs in _certified_pairs(metric, side, blind):
-        if metric in SHARES:
-            count += math.fsum(ours.items) < min(proved, len(ours.items)) - NOTHING
-        else:
-            mine, guess = decibels(metric, ours.items), decibels(metric, theirs.items)
-            count += ours.exact == 0 and not any(one > other + MARGIN for one, other in zip(mine, guess, strict=True))
-    return count
-
-
-def _certified_pairs(metric: str, side: Records, blind: Records) -> list[tuple[int, ScoreRecord, ScoreRecord]]:
-    """Of each trial whose certificate holds: how many items it proves, the score, and the blind control's."""
-    found = []
-    for one, other in zip(side, blind, strict=True):
-        pair = _pair(metric, one, other)
-        if one is not None and pair is not None and one.certificate is not None and one.certificate.holds:
-            # Records of versions that kept one residual for all items name none: all were said to be proved.
-            found.append((len(one.certificate.residuals) or len(pair[0].items), *pair))
-    return found
-
-
 def leaks(found: Evidence) -> bool:
     """Whether the evidence by itself is a leak; the rule is in `verdict`."""
     return found.proven or found.luck <= LUCK
-
-
-def score_of(metric: str, record: Record | None) -> ScoreRecord | None:
-    """The score of a finished trial; None for a trial that is missing, claimed nothing or was not scored so."""
-    if record is None or record.ending is not Ending.CLAIMED:
-        return None
-    return next((score for score in record.scores if score.metric == metric and score.items), None)
-
-
-def primary(side: Records) -> str | None:
-    """The metric that decides: PSNR where inputs were claimed, the frame error where sequences were, label accuracy,
-    the character error rate or top-1 where labels, transcripts or persons were; None for none of these.
-    """
-    for metric in DECIDING:
-        if any(score_of(metric, record) is not None for record in side):
-            return metric
-    return None
 
 
 def pooled(side: Records) -> tuple[ScoreRecord, ...]:
@@ -411,8 +252,9 @@ def pooled(side: Records) -> tuple[ScoreRecord, ...]:
 
 def _pool(scores: Sequence[ScoreRecord]) -> ScoreRecord:
     found = intervals.pooled([score.items for score in scores])
-    estimate = found.up_to(scores[0].perfect, higher=scores[0].higher_is_better)
+    estimate = found.telling(*scores[0].ends)
     count = sum(len(score.items) for score in scores)
+    known = [score.claimed for score in scores]
     said = {
         "value": estimate.value,
         "low": estimate.low,
@@ -420,16 +262,6 @@ def _pool(scores: Sequence[ScoreRecord]) -> ScoreRecord:
         "chance": math.fsum(score.chance * len(score.items) for score in scores) / count,
         "items": tuple(item for score in scores for item in score.items),
         "exact": sum(score.exact for score in scores),
+        "claimed": None if None in known else sum(one for one in known if one is not None),
     }
     return scores[0].model_copy(update=said)
-
-
-def _pair(metric: str, one: Record | None, other: Record | None) -> tuple[ScoreRecord, ScoreRecord] | None:
-    ours, theirs = score_of(metric, one), score_of(metric, other)
-    if ours is None or theirs is None or len(ours.items) != len(theirs.items):
-        return None
-    return ours, theirs
-
-
-def _mean(items: Sequence[float]) -> float:
-    return math.fsum(items) / len(items)

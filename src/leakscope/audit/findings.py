@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from leakscope.audit.evidence import LUCK, SHARES
+from leakscope.audit.measures import LUCK, SHARES
 from leakscope.audit.plan import Group, Plan
 from leakscope.audit.theory import Theory, contradiction, largest_power, largest_share, theory
 from leakscope.core.facts import TrueLabels

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
 from numpy.typing import NDArray
 
-from leakscope.audit.display import certificate, claimed_fields, private_fields
-from leakscope.audit.evidence import DECIDING, LUCK, MARGIN, NOTHING, SHARES, decibels, luck, recovered
+from leakscope.audit.display import certificate, claimed_fields, compared, private_fields
+from leakscope.audit.measures import DECIDING, LUCK, SHARES, decibels, luck, recovered
+from leakscope.audit.proofs import Proof, confirmed, wrong
 from leakscope.core.attempt import Attempt, Certificate
 from leakscope.core.claim import AbstractClaim
 from leakscope.ledger.record import CellSpec, Ending, Record, Role, Word
@@ -22,12 +22,13 @@ ONE = (
 )
 
 
-def judged(scores: Iterable[Score], certificate: Certificate | None) -> tuple[Word, str]:
+def judged(scores: Iterable[Score], certificate: Certificate | None, right: tuple[bool, ...] = ()) -> tuple[Word, str]:
     """LEAKS or INCONCLUSIVE, with the reason. The blind guess of each item is that of the chance level.
 
-    LEAKS where the certificate holds and the score confirms it (more than `MARGIN` dB above the blind guess, an exact
-    input, or all labels right beyond luck), or where a single item is recovered far beyond blind guesses
-    (`evidence.recovered`).
+    right: of each claimed item whether it is a private one (`display.compared`); without it they are counted.
+    LEAKS where the certificate holds and the score confirms it (`proofs.confirmed`, or all labels right beyond luck),
+    or where a single item is recovered far beyond blind guesses (`measures.recovered`). Where anything that is proved
+    is wrong (`proofs.wrong`), the certificate counts for nothing, and the sentence reports the defect.
 
     >>> judged([], None)[0]
     <Word.INCONCLUSIVE: 'inconclusive'>
@@ -36,17 +37,17 @@ def judged(scores: Iterable[Score], certificate: Certificate | None) -> tuple[Wo
     score = next((by_name[name] for name in DECIDING if name in by_name), None)
     if score is None or not score.items or len(score.blind) != len(score.items):
         return Word.INCONCLUSIVE, f"no metric that decides could be computed; {ONE}"
-    if certificate is not None and certificate.holds and _refuted(score, certificate):
-        return (
-            Word.INCONCLUSIVE,
-            f"a defect of the attack: its certificate holds and the claim is wrong: {_said(score)}",
-        )
-    if certificate is not None and certificate.holds and _confirmed(score):
+    proof = None if certificate is None else Proof.of(certificate, right)
+    defect = proof is not None and wrong(proof, score)
+    if proof is not None and proof.holds and not defect and _confirmed(proof, score):
+        assert certificate is not None
         return Word.LEAKS, f"the attack's own equations hold (residual {certificate.residual:.1e}) and {_said(score)}"
+    spoiled = "a defect of the attack: something that its certificate proves is wrong; " if defect else ""
     count = 0 if score.metric in SHARES else recovered(*_both(score))
     if count:
-        return Word.LEAKS, f"{count} of {len(score.items)} recovered far beyond blind guesses: {_said(score)}"
-    return Word.INCONCLUSIVE, f"{_said(score)}; {ONE}"
+        said = f"{count} of {len(score.items)} recovered far beyond blind guesses: {_said(score)}"
+        return Word.LEAKS, f"{spoiled}{said}"
+    return Word.INCONCLUSIVE, f"{spoiled}{_said(score)}; {ONE}"
 
 
 def recorded(
@@ -74,7 +75,7 @@ def recorded(
         spec=spec,
         ending=Ending.CLAIMED,
         sentence=attempt.sentence,
-        certificate=certificate(attempt.certificate),
+        certificate=certificate(attempt.certificate, compared(attempt, case)),
         seconds=attempt.cost.seconds,
         evaluations=attempt.cost.evaluations,
         trace_evaluations=attempt.trace.evaluations,
@@ -91,18 +92,11 @@ def _both(score: Score) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return decibels(score.metric, score.items), decibels(score.metric, score.blind)
 
 
-def _confirmed(score: Score) -> bool:
+def _confirmed(proof: Proof, score: Score) -> bool:
     if score.metric in SHARES:
         # By the rule of an audit: one right label of two is as good as a coin, proved or not.
         return all(item == score.perfect for item in score.items) and luck(1.0, len(score.items), score.chance) <= LUCK
-    ours, blind = _both(score)
-    return score.exact > 0 or (math.fsum(ours) - math.fsum(blind)) / len(ours) > MARGIN
-
-
-def _refuted(score: Score, certificate: Certificate) -> bool:
-    """Whether fewer labels are right than were proved; by the rule of an audit, `evidence.refuted`."""
-    proved = min(len(certificate.residuals) or len(score.items), len(score.items))
-    return score.metric in SHARES and math.fsum(score.items) < proved - NOTHING
+    return confirmed(proof, score, score.blind)
 
 
 def _said(score: Score) -> str:

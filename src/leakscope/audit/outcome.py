@@ -7,9 +7,9 @@ from typing import Any, final
 
 from numpy.typing import NDArray
 
+from leakscope.audit.blind import BlindGuess
 from leakscope.audit.cell import Stage, attack_key, root
-from leakscope.audit.controls import BlindGuess
-from leakscope.audit.display import certificate, claimed_fields, private_fields
+from leakscope.audit.display import certificate, claimed_fields, compared, private_fields
 from leakscope.audit.plan import Cell
 from leakscope.audit.preparation import Prepared
 from leakscope.core.attempt import Attempt, Outcome
@@ -45,7 +45,7 @@ def recorded(cell: Cell, stage: Stage, attempt: Attempt[Claim], ready: Prepared)
         spec=cell.spec,
         ending=ENDINGS[attempt.outcome],
         sentence=attempt.sentence,
-        certificate=certificate(attempt.certificate),
+        certificate=certificate(attempt.certificate, compared(attempt, case)),
         seconds=attempt.cost.seconds,
         evaluations=attempt.cost.evaluations,
         prepared=ready.fingerprint,

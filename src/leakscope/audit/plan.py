@@ -1,4 +1,4 @@
-"""What is to be found out: scenes crossed with mechanisms, attacks and trials, each beside its two controls."""
+"""What is to be found out: scenes, mechanisms, attacks and trials, and beside each cell its controls, planned here."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 from leakscope.attacks.attack import AbstractAttack
-from leakscope.audit.controls import BlindGuess
-from leakscope.audit.evidence import SMALLEST
+from leakscope.audit.blind import BlindGuess
+from leakscope.audit.measures import SMALLEST
 from leakscope.audit.resources import Resources
 from leakscope.audit.telling import MAKERS
 from leakscope.core.effort import Budget
@@ -72,7 +72,8 @@ class Scene:
 class Cell:
     """One attempt: a scene, a mechanism, an attack, a trial. The unit of resuming and of sharding.
 
-    resources: what it may use of the machine; no part of `spec`, hence of its identity.
+    resources: what it may use of the machine; no part of `spec`, hence of its identity. called: the attack as the plan
+    calls it, for whoever watches; empty for its class.
     """
 
     role: Role
@@ -86,6 +87,7 @@ class Cell:
     metrics: tuple[AbstractMetric, ...]
     budget: Budget
     resources: Resources = field(default_factory=Resources)
+    called: str = ""
 
     @property
     def spec(self) -> CellSpec:
@@ -271,7 +273,9 @@ class Plan:
 
     def _group(self, scene: Scene, mechanism: AbstractMechanism, attack: Attack, size: int) -> Group:
         def trials(role: Role, mechanism: AbstractMechanism, attack: Attack) -> tuple[Cell, ...]:
-            first = Cell(role, scene, mechanism, attack, size, 0, self.seed, told, scored, self.budget, self.resources)
+            called = dict(self.names).get(repr(attack), "")
+            given = (told, scored, self.budget, self.resources, called)
+            first = Cell(role, scene, mechanism, attack, size, 0, self.seed, *given)
             return tuple(dataclasses.replace(first, trial=trial) for trial in range(self.trials))
 
         told, scored = self.told_in(scene), self.metrics_in(scene)

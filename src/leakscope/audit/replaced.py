@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from leakscope.audit.evidence import SHARES, Records, decibels, primary, score_of
+from leakscope.audit.measures import SHARES, Records, decibels, primary, score_of
 from leakscope.ledger.record import Record, ScoreRecord
 
 

@@ -15,8 +15,8 @@ the class tells is no leak of the example.
 
 **leaks**, if any of these holds for the audited trials:
 
-1. a certificate holds in some trial and its score confirms it (`evidence.certified`); one certified claim that is
-   wrong voids all certificates of the group (`evidence.refuted`), and the sentence reports the defect;
+1. a certificate holds in some trial and its score confirms it (`proofs.certified`); one proved item that is wrong
+   voids all certificates of the group (`proofs.refuted`), and the sentence reports the defect;
 2. some input is recovered far beyond every blind guess (`evidence.recovered`, with its false-positive rate);
 3. there are at least 3 trials, the mean score is above chance, and the probability that luck alone looks like it is at
    most 1 % (`LUCK`): of a mean gain so far above 3 dB (inputs, transcripts), or of so many hits (labels, persons);
@@ -24,8 +24,10 @@ the class tells is no leak of the example.
 
 **no leak found at this power**, if all of these hold. It is an equivalence test: what is not excluded is not cleared.
 
-1. it does not leak, and no certified claim is wrong;
-2. every planned trial, its undefended and its blind control ended with a claim, and there are at least 3 trials;
+1. it does not leak, and nothing that was proved is wrong;
+2. every planned trial, its undefended and its blind control ended with a claim, there are at least 3 trials, each trial
+   claims something that this metric judges, and all together claim something of more than half of the private items
+   (`measures.HEARD`): what is not claimed scores as a guess, so that an attack that abstains would clear everything;
 3. the undefended control leaks by the same rule, and by more than the smallest leak of interest (`evidence.SMALLEST`,
    or the plan's): the attack can work here;
 4. the upper end of the 95 % interval of the mean gain is below the smallest leak of interest. This is the power. The
@@ -47,23 +49,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from leakscope.audit.evidence import (
-    ITEM_BAR,
-    NOTHING,
-    SHARES,
-    TRIALS,
-    WORST_FIRST,
-    Evidence,
-    Records,
-    evidence,
-    excludes,
-    leaks,
-    needed,
-    pooled,
-    primary,
-    smallest,
-)
-from leakscope.audit.findings import Promises, findings
+from leakscope.audit.evidence import Evidence, evidence, excludes, leaks, needed, pooled, smallest
+from leakscope.audit.findings import Promises, findings, kind
+from leakscope.audit.measures import HEARD, ITEM_BAR, NOTHING, SHARES, TRIALS, WORST_FIRST, Records, mean, primary
 from leakscope.audit.plan import Cell, Group, Plan
 from leakscope.audit.replaced import firsts, hardened
 from leakscope.audit.theory import broken_by_scores
@@ -172,6 +160,9 @@ def _doubt(trials: Trials, found: Evidence | None) -> str | None:
             return _joined(f"{what}{failures}", "" if found is None else _against(found))
     if found is None:
         return "no score that a verdict could be read from; the claim is none of inputs, labels, transcripts or persons"
+    silent = _silent(found)
+    if silent:
+        return f"{_against(found)}; {silent}"
     if found.interval is None:
         return f"{_against(found)}; too few trials for an interval: {len(found.gains)}, needed are {TRIALS}"
     if trials.own_control:
@@ -188,6 +179,22 @@ def _doubt(trials: Trials, found: Evidence | None) -> str | None:
     if not excludes(found, least):
         return f"{_against(found)}: a gain of {_number(least)} {found.gain_unit} is not excluded{_more(found, least)}"
     return None
+
+
+def _silent(found: Evidence) -> str:
+    """Why a group says nothing about what its attack did not claim; empty where it claims enough to be judged."""
+    none, what = sum(share == 0 for share in found.claims), kind(found.metric)
+    if none:
+        return (
+            f"in {none} of {len(found.claims)} trials the attack claims no {what}: what is not claimed scores as a "
+            "guess, and an attack that abstains clears nothing"
+        )
+    if mean(found.claims) <= HEARD:
+        return (
+            f"the attack claims {what} for {mean(found.claims):.0%} of the private examples only: the others score as "
+            "a guess, and an attack that mostly abstains clears nothing"
+        )
+    return ""
 
 
 def _more(found: Evidence, least: float) -> str:
@@ -211,6 +218,7 @@ def _leak(found: Evidence) -> str:
         if found.is_error:
             what = "texts" if found.metric == TokenError.name else "utterances"
             best, most = min(found.values), f"at least {min(found.blind):.3g} {found.unit}".rstrip()
+        # What stands in the brackets is of single examples: a redacted page leaves it out (`report.withheld.SINGLE`).
         said += (
             f"; {found.recovered} of {len(found.values)} {what} recovered more than {ITEM_BAR:g} dB beyond any blind "
             f"guess (best {best:.3g} {found.unit or 'errors per character'}, blind {most})"
@@ -223,8 +231,8 @@ def _defect(found: Evidence) -> str:
     if not found.refuted:
         return ""
     return (
-        f"a defect of the attack: in {found.refuted} of {len(found.gains)} trials its certificate holds and the claim "
-        "is wrong, so none of its certificates counts here"
+        f"a defect of the attack: in {found.refuted} of {len(found.gains)} trials something that its certificate "
+        "proves is wrong, so none of its certificates counts here"
     )
 
 

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Column
 
 from leakscope.audit.engines.engine import Event, Finished, Listen, Moved, Noticed, Started
-from leakscope.audit.evidence import DECIDING
+from leakscope.audit.measures import DECIDING
 from leakscope.core.effort import Progress as Said
 from leakscope.core.effort import Watch
 from leakscope.ledger.record import Ending, GroupVerdict, Record, Summary, Word

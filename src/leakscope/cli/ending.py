@@ -37,6 +37,30 @@ SMALLER = "give fewer examples at once, a smaller model, or a larger machine"
 LEGEND = "Exit codes: 0 no leak found, 1 leak, 2 usage, 3 inconclusive or incomplete."
 
 
+LONGEST = 1500
+"""Letters of a sentence: lists of names that are known fit, names of thousands of letters do not."""
+
+CUT = " ... "
+
+
+def one_line(text: str) -> str:
+    """A sentence that quotes what strangers wrote: on one line, without what moves a terminal, and of some length.
+
+    >>> one_line("no 'a\\x1b[2J\\nb'")
+    "no 'a\\\\x1b[2J b'"
+    >>> len(one_line("x" * 10**6)) <= LONGEST
+    True
+    """
+    line = " ".join(text.splitlines())
+    if not line.isprintable():
+        line = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
+    if len(line) <= LONGEST:
+        return line
+    # what to do stands at the end
+    half = (LONGEST - len(CUT)) // 2
+    return f"{line[:half]}{CUT}{line[-half:]}"
+
+
 def code(word: Word) -> Exit:
     """The code for an audit, or a comparison, that ran to its end."""
     from leakscope.ledger.record import Word  # here, since help and usage errors need no pydantic
@@ -57,7 +81,7 @@ def orderly() -> Iterator[None]:
     try:
         yield
     except LeakscopeError as error:
-        print(f"leakscope: {error}", file=sys.stderr)
+        print(f"leakscope: {one_line(str(error))}", file=sys.stderr)
         raise typer.Exit(Exit.USAGE) from None
     except KeyboardInterrupt:
         print("leakscope: stopped", file=sys.stderr)
@@ -68,7 +92,7 @@ def orderly() -> Iterator[None]:
         raise typer.Exit(Exit.INCOMPLETE) from None
     except OSError as error:
         said, ended = _of_system(error)
-        print(f"leakscope: {said}", file=sys.stderr)
+        print(f"leakscope: {one_line(said)}", file=sys.stderr)
         raise typer.Exit(ended) from None
     except (MemoryError, RuntimeError) as error:
         # torch has no error of its own for memory; every other RuntimeError is a bug and keeps its traceback

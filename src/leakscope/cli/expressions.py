@@ -121,5 +121,4 @@ def _called(node: ast.Call) -> Any:
     except BadInput as error:
         raise BadInput(f"{gate.shortened(ast.unparse(node))}: {error}") from None
     except WRONG as error:
-        why = gate.shortened(str(error) or type(error).__name__, 200)
-        raise BadInput(f"{gate.shortened(ast.unparse(node))} has an argument of the wrong kind: {why}") from None
+        raise spelling.misfit(node, error) from None

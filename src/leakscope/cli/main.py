@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, final
 
 import typer
+import typer.core
 
 from leakscope.audit.shard import Shard
 from leakscope.cli import plan_keys
@@ -31,6 +32,9 @@ from leakscope.version import VERSION
 
 if TYPE_CHECKING:
     from leakscope.audit.engines.engine import AbstractEngine
+
+# Our help is plain: for rich typer puts backslashes before brackets, which then nobody takes off.
+typer.core.HAS_RICH = False
 
 app = typer.Typer(
     name="leakscope",
@@ -91,7 +95,9 @@ def root(
 
 @app.command(epilog=LEGEND)
 def demo(
-    subject: Annotated[Subject, typer.Argument(help="Faces and digits, or synthetic speech.")] = Subject.IMAGES,
+    subject: Annotated[
+        Subject, typer.Argument(metavar="[images|speech]", help="Faces and digits, or synthetic speech.")
+    ] = Subject.IMAGES,
     out: Out = None,
     engine: EngineName = Engine.PROCESSES,
     workers: Workers = None,
@@ -197,9 +203,13 @@ def report(
 
 
 @app.command(epilog=f"{update_options.MODEL}\n\n{LEGEND}")
-def doctor(
+def doctor(  # noqa: PLR0913, one argument for each option
     model: Model = None,
-    dataset: Annotated[str, typer.Option(help="The dataset that the model is looked at with.")] = "Photographs()",
+    dataset: Annotated[
+        str, typer.Option(metavar="SPEC", help="The dataset that the model is looked at with.")
+    ] = asked.LOOKED_AT,
+    domain: update_options.Domain = None,
+    classes: update_options.Classes = None,
     update: Annotated[
         Path | None, typer.Option(metavar="FILE", help="An update of the model, as `leakscope capture` writes it.")
     ] = None,
@@ -209,7 +219,7 @@ def doctor(
 ) -> None:
     """Check this machine and, with --model, whether a model is fit for an audit; with --update, what it looks like."""
     with _orderly():
-        look = asked.Examined(model, dataset, update, state, allow_pickle)
+        look = asked.Examined(model, dataset, update, state, allow_pickle, domain, classes)
         look.check()
         from leakscope.cli.commands import doctor as examining
 

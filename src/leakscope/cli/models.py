@@ -120,8 +120,9 @@ def tried_out(plan: Plan) -> Plan:
     for scene in plan.scenes:
         if not isinstance(scene.architecture, BROUGHT):
             continue
+        said_by = f"{scene.source!r} has them: change the scene's dataset for others"
         try:
-            scene.architecture.build(scene.source.domain, scene.source.classes, key=Key(0))
+            made_for(scene.architecture, scene.source.domain, scene.source.classes, key=Key(0), said_by=said_by)
         except BadInput as error:
             raise BadInput(f"{scene.name}: {error}") from None
         except MissingExtra as error:
@@ -129,12 +130,28 @@ def tried_out(plan: Plan) -> Plan:
     return plan
 
 
-def brought(asked: Model, domain: AbstractDomain, classes: int) -> tuple[Target, tuple[str, ...]]:
-    """The target that was asked for, and what was done to the names of its weights.
+OTHERS = "give --domain and --classes for others"
+
+
+def made_for(recipe: AbstractArchitecture, domain: AbstractDomain, classes: int, *, key: Key, said_by: str) -> Target:
+    """The target. said_by: the data that domain or classes were taken from, and what to do for others; or nothing.
+
+    Raises `BadInput` where the model takes or tells apart something else, and says where that can be told.
+    """
+    try:
+        return recipe.build(domain, classes, key=key)
+    except BadInput as error:
+        takes = f"inputs of {' x '.join(map(str, domain.shape))} and {classes} classes"
+        raise BadInput(f"{error}{f'; it was made for {takes}, as {said_by}' if said_by else ''}") from None
+
+
+def brought(asked: Model, domain: AbstractDomain, classes: int, *, said_by: str = "") -> tuple[Target, tuple[str, ...]]:
+    """The target that was asked for, and what was done to the names of its weights. said_by: as in `made_for`.
 
     Raises `BadInput` when they do not fit.
     """
-    made = architecture(asked.model, classes).build(domain, classes, key=Key(asked.seed).child("weights"))
+    weights = Key(asked.seed).child("weights")
+    made = made_for(architecture(asked.model, classes), domain, classes, key=weights, said_by=said_by)
     if asked.allow_pickle:
         console.say("warning: --allow-pickle runs whatever code is in the files that it reads; use files you trust")
     if asked.state is None:

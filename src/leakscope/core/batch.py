@@ -51,7 +51,10 @@ class Batch:
                 "give one label (or one row of probabilities) per example"
             )
         if self.labels.dim() == 1 and self.labels.dtype != torch.int64:
-            raise BadInput(f"class labels must be int64, got {self.labels.dtype}; convert with .long()")
+            raise BadInput(
+                f"labels of shape {tuple(self.labels.shape)} are classes and must be int64, got {self.labels.dtype}; "
+                "convert classes with .long(), give numbers to be predicted as (B, outputs), with .unsqueeze(1)"
+            )
         if (self.lengths is None) is not (self.label_lengths is None):
             raise BadInput("a batch of sequences needs both lengths and label_lengths; give both or neither")
         if self.lengths is not None and self.label_lengths is not None:

@@ -69,6 +69,20 @@ def bytes_of(text: str) -> int:
     return int(float(said[1]) * _UNITS[said[2].upper()])
 
 
+def memory() -> int:
+    """Bytes of memory that are to be had here: what the system calls available; without a system that says so, 64 GiB.
+
+    >>> memory() > 2**20
+    True
+    """
+    try:
+        said = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return 2**36
+    found = re.search(r"MemAvailable:\s+(\d+) kB", said)
+    return int(found[1]) * 1024 if found else 2**36
+
+
 def size(count: float) -> str:
     """Bytes in words.
 

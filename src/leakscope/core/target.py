@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import final
@@ -33,17 +34,30 @@ class AbstractLoss(ABC):
     def __call__(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The scalar loss of the model's `outputs` on `batch`."""
 
-    @abstractmethod
     def check(self, batch: Batch, classes: int) -> None:
-        """Raises `BadInput` on labels that this loss cannot read, or would read as something else.
+        """Raises `BadInput` on labels that this loss cannot read, or would read as something else; by default on none.
 
         For the challenger, before a release: values are read here, so not inside a traced function. `core.labels`
         has the usual kinds.
         """
+        del batch, classes
 
-    @abstractmethod
     def labeled(self, inputs: Tensor, classes: int) -> Batch:
-        """`inputs` (B, *shape) with labels that `check` lets pass, always the same: for a look at a model."""
+        """`inputs` (B, *shape) with labels that `check` lets pass, always the same: for a look at a model.
+
+        By default class indices, or zeros for each output where the loss cannot read those.
+        """
+        indices = Batch(inputs, torch.arange(len(inputs), device=inputs.device) % classes)
+        outputs = torch.zeros(len(inputs), classes, device=inputs.device)
+        # A stranger's loss may raise anything; one that broadcasts (B, C) against (B,) warns and compares nonsense.
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                self.check(indices, classes)
+                self(outputs, indices)
+        except Exception:  # noqa: BLE001
+            return Batch(inputs, torch.zeros(len(inputs), classes, device=inputs.device))
+        return indices
 
 
 @final

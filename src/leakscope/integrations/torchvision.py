@@ -86,7 +86,9 @@ class Torchvision(AbstractArchitecture):
         declare_operators()
         optional("torchvision", extra="models", purpose=f"the model {self.name!r}")
         models = importlib.import_module("torchvision.models")
-        if self.name.partition(".")[0] not in dir(models):
+        # What begins with _ is none of its models but what they are made with: other modules and their functions.
+        private = any(part.startswith("_") for part in self.name.split("."))
+        if private or self.name.partition(".")[0] not in dir(models):
             raise UnknownName("torchvision model", self.name, near(self.name, models.list_models(module=models)))
         arguments = (("num_classes", classes), *self.arguments)
         recipe = Imported(f"torchvision.models:{self.name}", arguments, self.state, self.training)
@@ -104,7 +106,10 @@ def near(name: str, known: Iterable[str]) -> list[str]:
 
 
 def local_only(arguments: object) -> tuple[tuple[str, Argument], ...]:
-    """The pairs in the order of their names. Raises `BadInput` on what would download weights, or set the classes."""
+    """The pairs in the order of their names.
+
+    Raises `BadInput` on what would download weights, read them by pickle, or set the classes.
+    """
     pairs = dict(arguments)  # type: ignore[call-overload]
     for name in ("pretrained", "weights", "weights_backbone"):
         if pairs.get(name):
@@ -112,6 +117,11 @@ def local_only(arguments: object) -> tuple[tuple[str, Argument], ...]:
                 f"{name}={pairs[name]!r} would download weights, and leakscope loads nothing from elsewhere; give a "
                 "file of weights with --state, or state=... in a plan"
             )
+    if pairs.get("checkpoint_path"):
+        raise BadInput(
+            "checkpoint_path=... would be read by pickle, which runs whatever code is in the file; give a state dict "
+            "with --state, or state=... in a plan"
+        )
     for name in ("classes", "num_classes"):
         if name in pairs:
             raise BadInput(f"{name} follows from the data, or from --classes; take it out of the model's arguments")

@@ -71,9 +71,10 @@ class CellSpec(_Strict):
 class ScoreRecord(_Strict):
     """One metric of one cell, or of a group of cells. `higher_is_better` is for the attacker.
 
-    low, high: an interval at 95 %, infinite where none follows from a single item. chance: what a guess that saw
-    nothing scores. items: per example.
-    exact: how many items were recovered to within rounding.
+    low, high: an interval at 95 %, infinite where none follows: from a single item, or few that differ much. chance:
+    what a guess that saw nothing scores. items: per example. exact: how many items were recovered to within rounding.
+    claimed: for how many anything was claimed; worst: the
+    least that can be scored, None where there is no such end. Both None in records of earlier versions.
     """
 
     metric: str
@@ -86,6 +87,13 @@ class ScoreRecord(_Strict):
     perfect: float
     items: tuple[float, ...] = ()
     exact: int = 0
+    claimed: int | None = None
+    worst: float | None = None
+
+    @property
+    def ends(self) -> tuple[float | None, float | None]:
+        """The least and the most that can be scored."""
+        return (self.worst, self.perfect) if self.higher_is_better else (self.perfect, self.worst)
 
     @property
     def spans(self) -> bool:
@@ -98,7 +106,8 @@ class CertificateRecord(_Strict):
     """What an exact attack's own equations leave over.
 
     residual, tolerance: of the claimed item that is farthest from being proved. holds: whether all are. residuals,
-    tolerances: of each item, in the claim's order; empty in records of versions that kept one for all.
+    tolerances: of each item, in the claim's order; empty in records of versions that kept one for all. right: of each
+    item whether it is a private one, as one must be that is proved; empty where nobody compared them.
     """
 
     residual: float
@@ -107,6 +116,7 @@ class CertificateRecord(_Strict):
     statement: str
     residuals: tuple[float, ...] = ()
     tolerances: tuple[float, ...] = ()
+    right: tuple[bool, ...] = ()
 
 
 @final

@@ -185,7 +185,14 @@ class RunStore:
         try:
             text = gate.text_of(path, "the summary of an audit")
             gate.parsed(text)
-            return Summary.model_validate_json(text)
+            found = Summary.model_validate_json(text)
+            # what a finding points at has to be there: a page follows it
+            if any(
+                not one.groups or not 0 <= min(one.groups) <= max(one.groups) < len(found.groups)
+                for one in found.findings
+            ):
+                raise ValueError(f"a finding names groups that are not among its {len(found.groups)}")
+            return found
         except ValidationError as error:
             raise DamagedRecord(f"{path} is no valid summary: {first_fault(error)}") from None
         except ValueError as error:

@@ -16,6 +16,7 @@ from leakscope.core.errors import BadInput, optional
 from leakscope.core.mechanism import AbstractStep, Adjacency
 from leakscope.core.release import Gradient, Release, same_kind
 from leakscope.core.target import Target
+from leakscope.mechanisms.declared import effect_of
 from leakscope.mechanisms.effects import Answer, InputEffect, ModelEffect, ProtocolEffect, UpdateEffect
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
@@ -122,6 +123,10 @@ class AbstractUpdateDefense(AbstractDefense):
         return None
 
 
+KINDS = (AbstractInputDefense, AbstractModelDefense, AbstractUpdateDefense)
+"""Of which a defense is one."""
+
+
 class AbstractProtocol(AbstractStep):
     """Computes an update from a batch; `protocol >> defense` defends it. Undefended by itself, but for `DPSGD`."""
 
@@ -145,6 +150,16 @@ class AbstractProtocol(AbstractStep):
         0 where nothing is; None where it is not declared or depends on what was not told.
         """
         del examples
+        return None
+
+    @property
+    def passes(self) -> int:
+        """How many passes over the model, one after the other, a replay takes."""
+        return 1
+
+    def unfit(self, target: Target) -> str | None:
+        """Why no client can run it on this model, as a sentence; None where one can."""
+        del target
         return None
 
     def event(self, *, rounds: int = 1) -> DpEvent:
@@ -179,6 +194,9 @@ class Defended(AbstractStep):
         for defense in self.defenses:
             if not isinstance(defense, AbstractDefense):
                 raise BadInput(f"expected a defense after >>, got {defense!r}")
+            # As one kind it would act in one place, and its effect be read as another's.
+            if sum(isinstance(defense, kind) for kind in KINDS) > 1:
+                raise BadInput(f"{type(defense).__name__} is a defense of several kinds; write one class for each")
 
     def __rshift__(self, defense: AbstractDefense) -> Defended:
         # One flat chain: a >> b >> c is a protocol and two defenses, whatever was named in between.
@@ -234,7 +252,7 @@ class Defended(AbstractStep):
         """As the protocol, where the defenses leave the update what it is but for a mean of zero; else as it is."""
         updates = [one for one in self.defenses if isinstance(one, AbstractUpdateDefense)]
         # A clip scales what decay added with the rest, by an unknown factor: to take off all of it would be wrong.
-        if all(one.effect.unbiased is Answer.YES for one in updates):
+        if all(effect_of(one, UpdateEffect).unbiased is Answer.YES for one in updates):
             return self.protocol.at_weights(release, weights)
         return self.protocol.as_gradient(release)
 
@@ -280,7 +298,8 @@ def _noises(defenses: list[AbstractUpdateDefense]) -> list[DpEvent]:
     bound, start, silent = Sensitivity(), Sensitivity(), True
     for defense in defenses:
         apart = bound if silent else Sensitivity(l1=2 * bound.l1, l2=2 * bound.l2)
-        adds = defense.effect.adds is Answer.YES
+        effect = effect_of(defense, UpdateEffect)
+        adds = effect.adds is Answer.YES
         if not (adds and run):
             # A new run of additions: sums commute, so each of its draws could be the first, on the same distance.
             found += _run(run)
@@ -293,7 +312,7 @@ def _noises(defenses: list[AbstractUpdateDefense]) -> list[DpEvent]:
         # First the event, then the bound: noise is measured by what it is added to.
         bound = defense.sensitivity(bound)
         # Whatever does not keep zeros, or does not say so, may send something without the client.
-        silent = silent and defense.effect.keeps_zeros is Answer.YES
+        silent = silent and effect.keeps_zeros is Answer.YES
     return found + _run(run)
 
 

@@ -8,9 +8,11 @@ unknown, and `doubt` turns that into the sentence with which an exact attack wit
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
+from leakscope.core.errors import BadInput, NoSuchLayer
 from leakscope.core.facts import BatchSize
 from leakscope.core.mechanism import AbstractMechanism, AbstractStep
 from leakscope.core.observation import Observation
@@ -26,8 +28,18 @@ from leakscope.mechanisms.compose import (
     Defended,
     Sensitivity,
 )
-from leakscope.mechanisms.effects import Answer, ProtocolEffect, UpdateEffect, all_yes, any_yes
+from leakscope.mechanisms.declared import asked, effect_complaint, effect_of, size_of
+from leakscope.mechanisms.effects import (
+    Answer,
+    InputEffect,
+    ModelEffect,
+    ProtocolEffect,
+    UpdateEffect,
+    all_yes,
+    any_yes,
+)
 from leakscope.numerics import trees
+from leakscope.numerics.trees import Named
 
 
 def keeps_ratios(mechanism: AbstractMechanism) -> Answer:
@@ -49,20 +61,20 @@ def keeps_inputs(mechanism: AbstractMechanism) -> Answer:
     """Whether the client trains on the private inputs themselves."""
     # A closed box may change inputs where we do not look: its list of defenses is empty because it shows none.
     own = () if _known(mechanism) else (Answer.UNKNOWN,)
-    changed = (one.effect.keeps_inputs for one in _defenses(mechanism) if isinstance(one, AbstractInputDefense))
-    return all_yes([*own, *changed])
+    inputs = (one for one in _defenses(mechanism) if isinstance(one, AbstractInputDefense))
+    return all_yes([*own, *(effect_of(one, InputEffect).keeps_inputs for one in inputs)])
 
 
 def keeps_model(mechanism: AbstractMechanism) -> Answer:
     """Whether the client runs the model as the adversary does."""
     own = () if _known(mechanism) else (Answer.UNKNOWN,)
-    return all_yes([*own, *(one.effect.keeps_model for one in _models(mechanism))])
+    return all_yes([*own, *(effect_of(one, ModelEffect).keeps_model for one in _models(mechanism))])
 
 
 def drops_units(mechanism: AbstractMechanism) -> Answer:
     """Whether the client's dropout layers drop, which the adversary runs without."""
     own = () if _known(mechanism) else (Answer.UNKNOWN,)
-    return any_yes([*own, *(one.effect.drops_units for one in _models(mechanism))])
+    return any_yes([*own, *(effect_of(one, ModelEffect).drops_units for one in _models(mechanism))])
 
 
 def keeps_zeros(mechanism: AbstractMechanism) -> Answer:
@@ -131,7 +143,9 @@ def clipped(seen: Observation) -> Answer:
     if seen.target.parameters().keys() - seen.release.by_name.keys():
         return answer
     # Of an unbounded update: what comes out is the clip's own bound, in its own order.
-    bound = updates[0].sensitivity(Sensitivity())
+    bound, _ = asked(lambda: updates[0].sensitivity(Sensitivity()))
+    if not isinstance(bound, Sensitivity):
+        return answer
     # A bound of order 1 is one of order 2 as well, so order 1 is asked first.
     order, most = (1, bound.l1) if math.isfinite(bound.l1) else (2, bound.l2)
     # u min(1, C / |u|) has the norm C where it was scaled and less where it was not.
@@ -160,8 +174,11 @@ def noise(seen: Observation, name: str) -> float | None:
     # DPSGD divides its noise by the batch, so its size per entry depends on a fact.
     examples = seen.told(BatchSize).count if seen.knows(BatchSize) else None
     protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
-    parts = [protocol.noise(examples) if isinstance(protocol, AbstractProtocol) else None]
-    parts += [one.noise(sent) for one in _defenses(mechanism) if isinstance(one, AbstractUpdateDefense)]
+    asks: list[Callable[[], float | None]] = []
+    if isinstance(protocol, AbstractProtocol):
+        asks.append(lambda: protocol.noise(examples))
+    asks += [_size(one, sent) for one in _defenses(mechanism) if isinstance(one, AbstractUpdateDefense)]
+    parts = [size_of(ask)[0] for ask in asks]
     # One undeclared part makes the sum unknown: to leave it out would be to call it 0.
     if any(part is None for part in parts):
         return None
@@ -183,7 +200,8 @@ def cells(seen: Observation) -> Cells | None:
     # Chained `is`: both are NO. Unknown is no NO.
     if not (bends(before) is rounds(before) is Answer.NO) or not isinstance(last, AbstractUpdateDefense):
         return None
-    return last.cells(seen.release.by_name)
+    found, _ = asked(lambda: last.cells(seen.release.by_name))
+    return found
 
 
 def as_run(mechanism: AbstractMechanism, target: Target) -> Target:
@@ -194,21 +212,57 @@ def as_run(mechanism: AbstractMechanism, target: Target) -> Target:
     return target
 
 
-def doubt(mechanism: AbstractMechanism) -> str | None:
+def passes(mechanism: AbstractMechanism) -> int:
+    """How many passes over the model, one after the other, a replay takes; 1 where that is not declared."""
+    protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
+    found, _ = asked(lambda: protocol.passes) if isinstance(protocol, AbstractProtocol) else (None, None)
+    return found if isinstance(found, int) else 1
+
+
+def unfit(mechanism: AbstractMechanism, target: Target) -> str | None:
+    """Why no client can have run this mechanism on this model, nor an adversary replay it; None where one can."""
+    protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
+    if isinstance(protocol, AbstractProtocol):
+        why, _ = asked(lambda: protocol.unfit(target))
+        if why is not None:
+            return why
+    for one in _models(mechanism):
+        try:
+            one.replay(target)
+        # Only what is raised on purpose: anything else is a bug, which a refusal would hide.
+        except (BadInput, NoSuchLayer) as error:
+            return str(error)
+    return None
+
+
+BATCHES = (1, 2, 1000)
+"""Of how many examples a protocol is asked for the size of its noise, beside what was told."""
+
+
+def doubt(
+    mechanism: AbstractMechanism, sent: Named | None = None, *, examples: tuple[int, ...] = BATCHES
+) -> str | None:
     """Why nothing about private inputs can be proved from what this mechanism sends; None where nothing speaks against.
 
     An undeclared effect is a doubt. So is a batch that the client changed: what is proved then is what it trained on.
-    So is a change of entries that is declared, unless it is noise of mean zero or rounding, and its size is declared
-    too: of what else was done to them no equation of an attack knows. So is a model that was run in another way,
-    unless that is a dropout, whose draws the attacks allow for.
+    So is a change of entries that is declared, unless all that is changed is noise of mean zero or rounding
+    (`only_disturbs`), whose size is declared too: of what else was done to them no equation of an attack knows. So is a
+    model that was run in another way, unless that is a dropout, whose draws the attacks allow for.
+    sent: the tensors that the size is asked of; without them, some of any shape. examples: the same of a protocol.
     """
+    protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
+    if isinstance(protocol, AbstractProtocol):
+        why = effect_complaint(protocol, ProtocolEffect)
+        if why is not None:
+            return f"{protocol!r} {why}, so nothing is proved"
     if not _known(mechanism):
         return f"{mechanism!r} declares nothing of what it does to an update, so nothing is proved"
-    protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
-    if _protocol(mechanism).keeps_ratios is Answer.NO and not _noisy_only(protocol):
-        return f"{protocol!r} sends more than a sum of gradients and noise of a declared size, so nothing is proved"
+    assert isinstance(protocol, AbstractProtocol)  # what is none declares nothing
+    why = _more_than_noise(protocol, examples)
+    if why is not None:
+        return f"{protocol!r} {why}, so nothing is proved"
     for one in _defenses(mechanism):
-        why = _undescribed(one)
+        why = _undescribed(one, PROBES if sent is None else list(sent.values()))
         if why is not None:
             return f"{one!r} {why}, so nothing is proved"
     # Equations hold for what was trained on: an exact solution would prove the noised inputs.
@@ -217,41 +271,83 @@ def doubt(mechanism: AbstractMechanism) -> str | None:
     return None
 
 
-def _undescribed(one: AbstractDefense) -> str | None:
+PROBES = [torch.linspace(-1, 1, 8), torch.linspace(-1, 1, 8).reshape(2, 4)]
+"""What a defense is asked for the size of its noise on, where no update is there: a vector and a matrix."""
+
+
+def _undescribed(one: AbstractDefense, sent: list[torch.Tensor]) -> str | None:
     """What a defense leaves open of what it does to an update or to the model; inputs are asked for as a whole."""
     if isinstance(one, AbstractUpdateDefense):
-        if one.effect.keeps_ratios is Answer.UNKNOWN:
+        why = effect_complaint(one, UpdateEffect)
+        if why is not None:
+            return why
+        effect = effect_of(one, UpdateEffect)
+        if effect.keeps_ratios is Answer.UNKNOWN:
             return "does not declare what it does to an update"
-        if one.effect.keeps_ratios is Answer.NO and not _disturbs_only(one):
-            return "changes entries of the update otherwise than by noise or rounding of a declared size"
-    elif isinstance(one, AbstractModelDefense):
-        if one.effect.keeps_model is Answer.UNKNOWN:
+        return _undisturbed(one, effect, sent)
+    if isinstance(one, AbstractModelDefense):
+        why = effect_complaint(one, ModelEffect)
+        if why is not None:
+            return why
+        run = effect_of(one, ModelEffect)
+        if run.keeps_model is Answer.UNKNOWN:
             return "does not declare what it does to the model"
-        if one.effect.keeps_model is Answer.NO and one.effect.drops_units is not Answer.YES:
+        if run.keeps_model is Answer.NO and run.drops_units is not Answer.YES:
             return "runs the model in a way that it does not declare"
-    elif not isinstance(one, AbstractInputDefense):
-        return "is no defense of a known kind"
+        return None
+    return (
+        effect_complaint(one, InputEffect) if isinstance(one, AbstractInputDefense) else "is no defense of a known kind"
+    )
+
+
+def _undisturbed(one: AbstractUpdateDefense, effect: UpdateEffect, sent: list[torch.Tensor]) -> str | None:
+    """Why what it does beyond scaling may be more than noise or rounding of a declared size; None where it is not."""
+    scales = effect.keeps_ratios is Answer.YES
+    # Noise of one law and mean zero that does nothing else disturbs only; for rounding there is no such pair of traits.
+    adds = effect.adds is effect.unbiased is Answer.YES
+    only = effect.only_disturbs is Answer.YES or (adds and effect.only_disturbs is not Answer.NO)
+    if not scales and not (only and effect.bends is effect.signs is Answer.NO):
+        return "changes entries of the update otherwise than by noise or rounding of a declared size"
+    for value in sent:
+        if not value.numel():
+            continue
+        size, wrong = size_of(_size(one, value))
+        if wrong is not None:
+            return wrong
+        # Rounding leaves a tensor of zeros as it is.
+        still = effect.rounds is Answer.YES and not bool((value != 0).any())
+        if not scales and (size is None or not (size > 0 or still)):
+            # Zero would say that entries change, and that nothing was added to them.
+            return "changes entries of the update otherwise than by noise or rounding of a declared size"
+        # Undeclared is the default of what adds nothing; noise that is added has to be of the size zero.
+        if scales and (bool(size) or (size is None and effect.adds is Answer.YES)):
+            return "declares both that it only scales the update and that it adds to it"
     return None
 
 
-def _disturbs_only(one: AbstractUpdateDefense) -> bool:
-    """Whether what it does beyond scaling is noise or rounding, of a size that it declares."""
-    if one.effect.unbiased is not Answer.YES and not (
-        one.effect.rounds is Answer.YES and one.effect.bends is Answer.NO
-    ):
-        return False
-    # Of any update with different entries: how large the noise is does not matter here, only that it is known.
-    size = one.noise(torch.linspace(-1, 1, 8))
-    # Zero would say that entries change, and that nothing was added to them.
-    return size is not None and size > 0
+def _more_than_noise(protocol: AbstractProtocol, examples: tuple[int, ...]) -> str | None:
+    """Why a protocol may send more than a sum of gradients and noise of a size that it declares; None where not."""
+    effect = effect_of(protocol, ProtocolEffect)
+    answers = [size_of(_noise(protocol, count)) for count in examples]
+    for _, wrong in answers:
+        if wrong is not None:
+            return wrong
+    sizes = [size for size, _ in answers]
+    if effect.keeps_ratios is Answer.YES:
+        # Undeclared is the default, of a protocol that adds nothing.
+        return "declares both a mere sum of gradients and noise" if any(sizes) else None
+    only = effect.only_disturbs is Answer.YES and effect.bends is effect.signs is effect.adds_weights is Answer.NO
+    if only and all(size is not None and size > 0 for size in sizes):
+        return None
+    return "sends more than a sum of gradients and noise of a declared size"
 
 
-def _noisy_only(protocol: AbstractMechanism) -> bool:
-    """The same for a protocol; of one example, since a size that hangs on how many there are is declared as well."""
-    if not isinstance(protocol, AbstractProtocol) or protocol.effect.unbiased is not Answer.YES:
-        return False
-    size = protocol.noise(1)
-    return size is not None and size > 0
+def _size(one: AbstractUpdateDefense, sent: torch.Tensor) -> Callable[[], float | None]:
+    return lambda: one.noise(sent)
+
+
+def _noise(protocol: AbstractProtocol, examples: int) -> Callable[[], float | None]:
+    return lambda: protocol.noise(examples)
 
 
 def _known(mechanism: AbstractMechanism) -> bool:
@@ -263,7 +359,7 @@ def _known(mechanism: AbstractMechanism) -> bool:
 def _protocol(mechanism: AbstractMechanism) -> ProtocolEffect:
     protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
     # ProtocolEffect() is unknown throughout.
-    return protocol.effect if isinstance(protocol, AbstractProtocol) else ProtocolEffect()
+    return effect_of(protocol, ProtocolEffect) if isinstance(protocol, AbstractProtocol) else ProtocolEffect()
 
 
 def _not(answer: Answer) -> Answer:
@@ -281,16 +377,18 @@ def _models(mechanism: AbstractMechanism) -> list[AbstractModelDefense]:
 def _updates(mechanism: AbstractMechanism) -> list[UpdateEffect]:
     """The effects of the update defenses, in their order; one unknown effect of a mechanism of another build."""
     own = [] if _known(mechanism) else [UpdateEffect()]
-    return own + [one.effect for one in _defenses(mechanism) if isinstance(one, AbstractUpdateDefense)]
+    updates = [one for one in _defenses(mechanism) if isinstance(one, AbstractUpdateDefense)]
+    return own + [effect_of(one, UpdateEffect) for one in updates]
 
 
 def _unbiased(defense: AbstractDefense, *, up_to_scale: bool) -> Answer:
-    # What only scales the update is nothing to a distance that divides the scale out.
-    if isinstance(defense, AbstractUpdateDefense) and up_to_scale and defense.effect.keeps_ratios is Answer.YES:
-        return Answer.YES
-    if isinstance(defense, AbstractInputDefense | AbstractModelDefense | AbstractUpdateDefense):
-        return defense.effect.unbiased
-    return Answer.UNKNOWN
+    if isinstance(defense, AbstractUpdateDefense):
+        effect = effect_of(defense, UpdateEffect)
+        # What only scales the update is nothing to a distance that divides the scale out.
+        return Answer.YES if up_to_scale and effect.keeps_ratios is Answer.YES else effect.unbiased
+    if isinstance(defense, AbstractInputDefense):
+        return effect_of(defense, InputEffect).unbiased
+    return effect_of(defense, ModelEffect).unbiased if isinstance(defense, AbstractModelDefense) else Answer.UNKNOWN
 
 
 def _unit(mechanism: AbstractStep, seen: Observation, name: str) -> float:

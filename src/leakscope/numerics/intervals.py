@@ -43,17 +43,29 @@ class Interval:
         if not self.low <= self.value <= self.high:
             raise ValueError(f"the interval [{self.low}, {self.high}] does not hold the value {self.value}")
 
-    def up_to(self, perfect: float, *, higher: bool) -> Interval:
-        """The same, cut where no truth lies: beyond a perfect score.
+    def within(self, least: float | None, most: float | None) -> Interval:
+        """The same, cut where no truth lies: beyond the worst and the best that there is. None: there is no such end.
 
-        >>> Interval(0.9, 0.7, 1.1).up_to(1.0, higher=True)
-        Interval(value=0.9, low=0.7, high=1.0)
+        What says nothing, with infinite ends, stays so.
+
+        >>> Interval(0.9, 0.7, 1.1).within(None, 1.0), Interval(70.0, -2037.0, 2177.0).within(-120.0, 120.0)
+        (Interval(value=0.9, low=0.7, high=1.0), Interval(value=70.0, low=-120.0, high=120.0))
         """
-        if not math.isfinite(self.low) or not math.isfinite(perfect):
+        if not math.isfinite(self.low):
             return self
-        if higher:
-            return Interval(self.value, self.low, max(self.value, min(self.high, perfect)))
-        return Interval(self.value, min(self.value, max(self.low, perfect)), self.high)
+        low = self.low if least is None else max(self.low, least)
+        high = self.high if most is None else min(self.high, most)
+        return Interval(self.value, min(self.value, low), max(self.value, high))
+
+    def telling(self, least: float | None, most: float | None) -> Interval:
+        """`within`, and (-inf, inf) where that leaves nothing out: what holds every possible truth says nothing of it.
+
+        >>> Interval(70.0, -2037.0, 2177.0).telling(-120.0, 120.0), Interval(70.0, 50.0, 90.0).telling(-120.0, 120.0)
+        (Interval(value=70.0, low=-inf, high=inf), Interval(value=70.0, low=50.0, high=90.0))
+        """
+        found = self.within(least, most)
+        whole = least is not None and most is not None and found.low <= least < most <= found.high
+        return Interval(self.value, -math.inf, math.inf) if whole else found
 
     def holds(self, number: float) -> bool:
         """Whether `number` lies in the closed interval."""

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from leakscope.core.errors import BadInput
 from leakscope.ledger.files import write_atomically
-from leakscope.ledger.record import CellSpec, Summary, Word
+from leakscope.ledger.record import CellSpec, Finding, Summary
 from leakscope.ledger.store import RunStore
 from leakscope.report import sections, sweep, tables, withheld
 from leakscope.report.cells import Shelf
@@ -95,16 +95,10 @@ def _view(summary: Summary, records: Cells, damaged: Mapping[str, str], veil: Ve
 @final
 @dataclass(frozen=True)
 class Found:
-    """A finding as the page shows it; anchor: of the group that says most about it."""
+    """A finding as the page shows it, its sentence at the page's length; anchor: of the group that says most of it."""
 
-    scene: str
-    target: str
-    dataset: str
-    mechanism: str
-    word: Word
+    record: Finding
     sentence: str
-    theory: str
-    broken: bool
     anchor: str
 
 
@@ -120,13 +114,8 @@ def _findings(summary: Summary, built: Mapping[str, Section]) -> tuple[tuple[str
             said = said.replace(group.sentence, shown[id(group)].sentence)
         # The group of the attack that is named; where none leaks, the first.
         best = next((group for group in groups if group.attack == one.attack), groups[0])
-        anchor = shown[id(best)].row.anchor
-        found.append(
-            Found(
-                one.scene, one.target, one.dataset, one.mechanism, one.word, said, one.theory, bool(one.broken), anchor
-            )
-        )
-    return tuple((scene, tuple(rows)) for scene, rows in itertools.groupby(found, key=lambda one: one.scene))
+        found.append(Found(one, said, shown[id(best)].row.anchor))
+    return tuple((scene, tuple(rows)) for scene, rows in itertools.groupby(found, key=lambda one: one.record.scene))
 
 
 def _in_order(summary: Summary, overview: tuple[tuple[tuple[str, str], tuple[Row, ...]], ...]) -> list[Row]:

@@ -6,6 +6,7 @@ What a page never gets it cannot show: cells and verdicts are emptied here, befo
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import final
@@ -21,6 +22,16 @@ FEWEST = 5
 LISTS = ("scores", "undefended_scores", "blind_scores", "replaced_scores")
 """What a verdict holds of scores."""
 
+_NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
+PUBLIC = re.compile(
+    rf"epsilon {_NUMBER}(?: at delta {_NUMBER})?|\({_NUMBER} for a round of training|in batches of \d+"
+    rf"|theory allows more than was found: {_NUMBER}%|with up to {_NUMBER}% true at {_NUMBER} % false positives"
+)
+"""What sentences say of the plan and of the mechanism, in the words of `audit.findings`: it stands on the page anyway.
+What was observed stands in other words, and is masked."""
+SINGLE = re.compile(r"\(best [^()]*\)")
+"""What the verdict's sentence on recovered items says of the best one: the score of one example (`verdict._leak`)."""
+
 _NOTHING: Mapping[str, Array] = MappingProxyType({})
 
 
@@ -34,16 +45,27 @@ def _group(given: GroupVerdict) -> GroupVerdict:
     kept: dict[str, object] = {name: together(getattr(given, name)) for name in LISTS}
     if _few(given):
         # a sentence that quotes the mean of three examples says what the table withholds
-        said = {name: masked(getattr(given, name)) for name in ("sentence", "broken")}
+        said = {name: masked(getattr(given, name), spared=PUBLIC) for name in ("sentence", "broken")}
         kept |= {**said, "gains": (), "observed_epsilon": None}
+    else:
+        kept |= {"sentence": without_single(given.sentence)}
     return given.model_copy(update=kept)
+
+
+def without_single(sentence: str) -> str:
+    """A sentence of a verdict without what it says of one example: the best score, and the best of blind guesses.
+
+    >>> without_single("2 of 8 inputs recovered (best 120 dB, blind at most 12.5 dB); psnr 41.2 dB")
+    '2 of 8 inputs recovered (best ▮▮ dB, blind at most ▮▮ dB); psnr 41.2 dB'
+    """
+    return SINGLE.sub(lambda one: masked(one[0]), sentence)
 
 
 def _finding(given: Finding, groups: Sequence[GroupVerdict]) -> Finding:
     """It quotes its groups: one of few examples is enough to leave the numbers out."""
     if not any(_few(groups[place]) for place in given.groups):
-        return given
-    said = {name: masked(getattr(given, name)) for name in ("sentence", "theory", "broken")}
+        return given.model_copy(update={"sentence": without_single(given.sentence)})
+    said = {name: masked(getattr(given, name), spared=PUBLIC) for name in ("sentence", "theory", "broken")}
     return given.model_copy(update=said)
 
 

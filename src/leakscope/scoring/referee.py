@@ -116,10 +116,27 @@ def score(
     scores = []
     for metric in chosen:
         part, chance = levels[metric]
-        scores.append(_score(metric, part.kind.items(metric, part.at, chance.items), chance))
+        judged = part.kind.items(metric, part.at, chance.items)
+        scores.append(_score(metric, judged, chance, part.kind.claimed(part.at)))
     # What metrics say of the inputs first, what is missing after it.
     notes = (note for part, own in _shared(chosen, parts) for note in part.kind.notes(part.at, own))
     return Scores(tuple(scores), at.pairing, (*notes, *at.pairing.notes()))
+
+
+def right(claim: AbstractClaim, case: Case, tolerances: Sequence[float]) -> tuple[bool, ...]:
+    """Of each claimed item, in the claim's order, whether it is a private one, as one must be that is proved.
+
+    tolerances: of the certificate, one for each item. Empty for kinds of claims that nothing proves. Raises `BadInput`
+    on shapes that do not fit, as `score` does.
+
+    >>> import torch
+    >>> from leakscope.core.claim import Labels
+    >>> batch = Batch(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]))
+    >>> right(Labels(torch.tensor([1, 1])), Case(batch), (0.1, 0.1))
+    (True, False)
+    """
+    kind = kind_of(claim)
+    return kind.right(claim, kind.truth(claim, case), tolerances)
 
 
 @final
@@ -181,9 +198,11 @@ def _carried(claim: AbstractClaim, case: Case) -> AbstractClaim | None:
     return None if isinstance(carried, Labels) and not are_classes(case.batch()) else carried
 
 
-def _score(metric: AbstractMetric, judged: Judged, chance: Level) -> Score:
+def _score(metric: AbstractMetric, judged: Judged, chance: Level, claimed: int) -> Score:
     found = intervals.pooled([(item,) for item in judged.items])
-    estimate = found.up_to(metric.perfect, higher=metric.direction is Direction.HIGHER)
+    higher = metric.direction is Direction.HIGHER
+    least, most = (metric.worst, metric.perfect) if higher else (metric.perfect, metric.worst)
+    estimate = found.telling(least, most)
     return Score(
         metric=metric.name,
         value=estimate.value,
@@ -196,4 +215,6 @@ def _score(metric: AbstractMetric, judged: Judged, chance: Level) -> Score:
         items=judged.items,
         exact=judged.exact,
         blind=chance.items,
+        claimed=claimed,
+        worst=metric.worst,
     )

@@ -23,10 +23,13 @@ class Direction(enum.Enum):
 class Score:
     """One metric of one claim.
 
-    value: the mean over items. low, high: its 95 % interval, infinite for a single item, which says nothing of it.
+    value: the mean over items. low, high: its 95 % interval, infinite where the items say nothing of it: a
+    single one, or few that differ so much that it would hold every possible score.
     chance: what the best guess that saw nothing scores on the same secret. perfect: the score of the truth itself.
     items: one value per private item, in the secret's order. exact: items recovered to within rounding.
-    blind: what the guess behind the chance level scores on each item.
+    blind: what the guess behind the chance level scores on each item. claimed: for how many private items anything was
+    claimed: the others score `blind`, so that a claim of none is exactly as good as a guess. worst: the least that can
+    be scored, None where there is no such end.
     """
 
     metric: str
@@ -40,6 +43,8 @@ class Score:
     items: tuple[float, ...]
     exact: int = 0
     blind: tuple[float, ...] = ()
+    claimed: int | None = None
+    worst: float | None = None
 
     def __post_init__(self) -> None:
         # Also false for NaN: a score that is no number may not reach a verdict.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
-from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
+from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output, too_many
 from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Labels
 from leakscope.core.effort import Clock, Watch
@@ -24,7 +24,7 @@ from leakscope.core.target import Target
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import clipped, keeps_ratios
 from leakscope.numerics.rng import Key
-from leakscope.targets.looking.dense_ends import features_at, probe_inputs
+from leakscope.targets.looking.dense_ends import at, features_at, probe_inputs
 
 
 @final
@@ -71,13 +71,14 @@ class LabelCounts(AbstractAttack[OutputGradient, Labels]):
         output = read
         size = seen.told(BatchSize).count
         if size == 1:
-            return self._one(output)
+            return self._one(seen, output)
         found = solve_counts(seen, output, size, self.ridge)
         if found is None:
             return Attempt(repr(self), Outcome.DIVERGED, "the linear system for the counts has no finite solution")
         real = found.counts
         counts = round_to_sum(real, size)
         labels = torch.repeat_interleave(torch.arange(len(counts)), counts)
+        chance = _by_chance(seen, output, real, counts)
         # 1 where a count came out whole, 0 half way between two whole numbers.
         margin = (1 - 2 * (real - counts).abs()).clamp(0, 1)
         off = float((real - counts).abs().mean())
@@ -90,15 +91,65 @@ class LabelCounts(AbstractAttack[OutputGradient, Labels]):
             # Rounded counts of equations that do not hold are no more sure than a guess.
             sentence += f"; the equations leave {found.misfit:.0%} of the bias gradient, so this is a guess"
             margin = torch.zeros_like(margin)
+        if "guess" not in sentence and (rival := _rival(seen, output, size, self.ridge, found)) is not None:
+            # Said of sums and means alike: the factor is what is not determined.
+            sentence += f"; read as {rival} times the mean gradient it has other whole counts, so this is a guess"
+            margin = torch.zeros_like(margin)
+        elif "guess" not in sentence and chance > CHANCE:
+            sentence += (
+                f"; other counts come out so near to whole numbers by a chance of {chance:.0%}, so it is a guess"
+            )
+            margin = torch.zeros_like(margin)
         return Attempt(repr(self), Outcome.CLAIMED, sentence, Labels(labels, margin[labels]))
 
-    def _one(self, output: OutputGradient) -> Attempt[Labels]:
+    def _one(self, seen: Observation, output: OutputGradient) -> Attempt[Labels]:
         """A single example needs no softmax and no scale: its class alone has a negative bias gradient."""
         assert output.bias is not None
         if not bool(torch.isfinite(output.bias).all()):
             return Attempt(repr(self), Outcome.DIVERGED, "the bias gradient is not finite")
+        turned = too_many(seen, output)
+        if turned is not None:
+            return Attempt(repr(self), Outcome.DIVERGED, turned)
         label = int(output.bias.argmin())
         return Attempt(repr(self), Outcome.CLAIMED, f"one example of class {label}", Labels(torch.tensor([label])))
+
+
+def _by_chance(seen: Observation, output: OutputGradient, real: Tensor, counts: Tensor) -> float:
+    """How likely wrong counts are to come out so near to whole numbers.
+
+    What is left of a wrong count is uniform up to one half, and independent but for the sum of all: (2 * largest)^(m -
+    1) for m classes in play. Of two classes that is one number; there the features of noise have to agree as well.
+    """
+    off = (real - counts).abs()
+    free = max(int(((counts > 0) | (off > HEARD)).sum()) - 1, 1)
+    chance = min(1.0, 2 * float(off.max())) ** free
+    if len(real) == 2 and output.weight is not None and clipped(seen) is Answer.NO:
+        again = _from_bias(seen, output, int(counts.sum()))
+        other = 0.5 if again is None else float((again.counts - counts).abs().max())
+        chance *= min(1.0, 2 * other)
+    return chance
+
+
+def _rival(seen: Observation, output: OutputGradient, size: int, ridge: float, found: Solved) -> int | None:
+    """Another number of undivided parts whose sum gives other whole counts; None where none does.
+
+    With few classes there are few equations: of two there is one, which some count fits for each factor, and only
+    whether it is whole speaks for one of them. With many, no other factor gives whole counts.
+    """
+    bias = output.bias
+    assert bias is not None
+    if output.weight is None or not _plain(seen):
+        return None
+    equations, claimed = _equations(seen, output, ridge), round_to_sum(found.counts, size)
+    near = RIVAL if len(bias) <= 3 else RIVAL / 2
+    for factor in range(1, size + 1):
+        if size % factor or factor == found.factor:
+            continue
+        one = _solved(equations, bias.cpu(), size, factor)
+        other = round_to_sum(one.counts, size)
+        if not torch.equal(other, claimed) and float((one.counts - other).abs().max()) < near and one.misfit <= FITS:
+            return factor
+    return None
 
 
 @final
@@ -162,9 +213,7 @@ def _from_bias(seen: Observation, output: OutputGradient, size: int) -> Solved |
 
 def _noise_predictions(target: Target, output: OutputGradient) -> Tensor:
     """(K, C) mean softmax of random inputs, of each brightness that they can have."""
-    parameters = target.parameters()
-    weight = parameters[output.layer.weight].double()
-    offset = parameters[output.layer.bias].double() if output.layer.bias else weight.new_zeros(len(weight))
+    weight, offset = (value.double() for value in at(target, output.layer))
     # The mean of softmaxes and not the softmax of a mean: what is wanted is the mean over a batch.
     return torch.stack([torch.softmax(f @ weight.T + offset, 1).mean(0) for f in _noise(target)])
 
@@ -173,6 +222,12 @@ FITS = 0.2
 """Largest misfit that is rounding of the model's features: 0.15 at most for means, of young and of trained nets."""
 CLEARLY = 0.25
 """How much smaller the misfit of a sum has to be; of sums read as means it is 0.5 to 0.9, of sums as sums below 0.1."""
+CHANCE = 0.1
+"""From this chance on, whole counts are no evidence."""
+HEARD = 0.02
+"""A class whose count is this far from none is in play, though it rounds to none."""
+RIVAL = 0.25
+"""Largest distance from whole numbers at which counts of another factor speak for it."""
 SUMMED = "the loss was summed, or accumulated over parts of the batch without dividing"
 
 
@@ -201,9 +256,7 @@ def _equations(seen: Observation, output: OutputGradient, ridge: float) -> Tenso
     """(C, C): P - I, the softmax of each class's features beside its label. Blind to the scale of the gradient."""
     bias = output.bias
     assert bias is not None
-    parameters = seen.target.parameters()
-    weight = parameters[output.layer.weight].double()
-    offset = parameters[output.layer.bias].double() if output.layer.bias else torch.zeros_like(bias)
+    weight, offset = (value.double() for value in at(seen.target, output.layer))
     assert output.weight is not None
     mean = mean_features(seen, output.weight, bias)
     # min_e |g_W[c] - g_b[c] e|^2 + pull |e - mean|^2 for each class c, relative to the mean g_b^2, so that the scale of

@@ -43,7 +43,9 @@ REPLAYED = (
     "distance of each sample's error softmax(W h + b) - e_y from the row space of dL/dW, and all samples together give "
     "dL/dW and dL/db again"
 )
-SIGNED = "rounding over the depth of the negative entry that only a label of this class can make, given the declared loss"
+SIGNED = (
+    "rounding over the depth of the negative entry that only a label of this class can make, given the declared loss"
+)
 
 
 @final
@@ -118,12 +120,12 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
         order = np.argsort(np.array(labels), kind="stable")
         certificate = None
         if why is None:
-            certificate = Certificate(
-                tuple(residuals[i] for i in order), tuple(tolerances[i] for i in order), REPLAYED
-            )
+            certificate = Certificate(tuple(residuals[i] for i in order), tuple(tolerances[i] for i in order), REPLAYED)
         sure = torch.ones(len(labels)) if certificate is not None and certificate.holds else None
         samples = apart.samples
-        sentence = f"{apart.count} samples, apart to {max(residuals):.0e} of the row space, replay the output layer's gradient"
+        sentence = (
+            f"{apart.count} samples, apart to {max(residuals):.0e} of the row space, replay the output layer's gradient"
+        )
         if abs(samples - apart.count) > 0.05 * samples:
             sentence += f"; it is {apart.count / samples:.3g} times their mean"
         if why is not None:
@@ -194,9 +196,7 @@ def _apart(seen: Observation, read: Revealing, space: RowSpace, key: Key, stop: 
     if output.layer.bias is not None:
         offset = parameters[output.layer.bias].detach().double().cpu().numpy()
     bias = None if output.bias is None else output.bias.cpu().numpy()
-    apart = take_apart(
-        space, weight, offset, bias, key.child("rows").numpy(), smoothing=output.smoothing, stop=stop
-    )
+    apart = take_apart(space, weight, offset, bias, key.child("rows").numpy(), smoothing=output.smoothing, stop=stop)
     return apart
 
 

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
-from leakscope.attacks.parts.reading.output_gradient import OutputGradient, only_row_pattern, read_output, told_one
+from leakscope.attacks.parts.reading.output_gradient import (
+    OutputGradient,
+    only_row_pattern,
+    read_output,
+    told_one,
+    too_many,
+)
 from leakscope.attacks.parts.reading.proof import bent, strange
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Labels
@@ -84,10 +90,16 @@ class LabelSigns(AbstractAttack[OutputGradient, Labels]):
             return Attempt(
                 repr(self), Outcome.DIVERGED, "no class has a negative bias gradient: the signs were destroyed"
             )
+        turned = too_many(seen, output)
+        if turned is not None:
+            return Attempt(repr(self), Outcome.DIVERGED, turned)
         claim = Labels(present)
         return Attempt(repr(self), Outcome.CLAIMED, f"{len(present)} classes have a negative bias gradient", claim)
 
     def _one(self, seen: Observation, output: OutputGradient) -> Attempt[Labels]:
+        turned = too_many(seen, output)
+        if turned is not None:
+            return Attempt(repr(self), Outcome.DIVERGED, turned)
         # The bias gradient is p - y itself; in dL/dW it is multiplied by h, whose direction is not known.
         if output.bias is not None:
             label, residual = int(output.bias.argmin()), _second(output.bias)
@@ -151,21 +163,42 @@ def _doubt(seen: Observation, output: OutputGradient, label: int) -> str | None:
     if not left <= apart:
         return f"the output layer's gradient is not of rank one ({left:.0e}), so there are several examples"
     weight, start = parameters[output.layer.weight].double(), parameters[output.layer.bias].double()
-    expected = torch.softmax(weight @ features + start, 0) - output.smoothing / len(bias)
-    expected[label] -= 1 - output.smoothing
+    shares = torch.softmax(weight @ features + start, 0) - output.smoothing / len(bias)
+    # Row y: the error p - (1 - s) e_y - s / C of label y.
+    errors = shares - (1 - output.smoothing) * torch.eye(len(bias), dtype=shares.dtype, device=shares.device)
+    expected = errors[label]
     cosine = float(expected @ bias / (torch.linalg.vector_norm(expected) * size).clamp_min(1e-300))
     # After local steps p is one of moved weights, and only the direction is left.
     exact = known_weights(seen.mechanism) is Answer.YES
     if not cosine >= (1 - apart if exact else TURNED):
         return "the model gives another error for this label than was sent, its sign included"
-    if clipped(seen) is not Answer.NO:
-        # p - y of one of two classes is the other's, turned and of another size; a clip hides the size.
-        turned = "a clip hides the size, and of two classes the sign by itself is no proof"
-        return turned if len(bias) < 3 else None if exact else strange(seen)
+    scaled = clipped(seen) is not Answer.NO
+    if _reversible(errors, bias, label, apart if exact else TURNED, scaled=scaled):
+        return (
+            "another label, with the opposite sign, explains the same, and nothing shows that signs were not reversed"
+        )
+    if scaled:
+        return None if exact else strange(seen)
     away = float(torch.linalg.vector_norm(expected - bias) / size.clamp_min(1e-300))
     if not away <= (apart if exact else TURNED):
         return f"what was sent is not the gradient of a mean: off by {away:.0e}"
     return None if exact else strange(seen)
+
+
+def _reversible(errors: Tensor, bias: Tensor, label: int, apart: float, *, scaled: bool) -> bool:
+    """Whether -bias (C,) is the error of another label, errors (C, C) by label: within `apart`, or up to a factor.
+
+    It is where the model is torn between two classes: p - e_0 = -(p - e_1) for p = (1/2, 1/2). Of two classes it is so
+    up to a factor whatever p is, which a clip and local steps leave open.
+    """
+    size = torch.linalg.vector_norm(bias).clamp_min(1e-300)
+    others = torch.arange(len(bias), device=bias.device) != label
+    rows = errors[others]
+    cosines = -(rows @ bias) / (torch.linalg.vector_norm(rows, dim=1) * size).clamp_min(1e-300)
+    # After local steps directions are loose as well, and so is what counts as alike.
+    alike = cosines >= 1 - apart
+    near = torch.linalg.vector_norm(rows + bias, dim=1) / size <= apart
+    return bool((alike if scaled or apart >= TURNED else alike & near).any())
 
 
 def _second(bias: Tensor) -> float:

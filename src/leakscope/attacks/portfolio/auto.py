@@ -21,10 +21,11 @@ from leakscope.attacks.inputs.layered.recursive import Recursive
 from leakscope.attacks.inputs.matching.image_recipes import idlg, inverting_gradients
 from leakscope.attacks.inputs.matching.stages import Stage, overall_noise, stages
 from leakscope.attacks.inputs.patches.first_attention import FirstAttention
-from leakscope.attacks.labels.counts import LabelCounts
+from leakscope.attacks.labels.counts import LabelCounts, factor_of
 from leakscope.attacks.parts.distance.distances import Squared
 from leakscope.attacks.parts.labeling.labeling import Inferred
 from leakscope.attacks.parts.priors.images import total_variation
+from leakscope.attacks.parts.reading.trained import as_mean, as_trained
 from leakscope.attacks.portfolio.failing import ready_or_why
 from leakscope.attacks.portfolio.in_turn import Several
 from leakscope.core.attempt import Attempt, Cost, Outcome
@@ -106,7 +107,8 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
             for one in (*solving, *searching)
             if isinstance(one.ready, Refusal)
         ]
-        return Refusal(f"no part applies: {'; '.join(said)}")
+        # The stages of a search are of one class and lack the same fact: said once.
+        return Refusal(f"no part applies: {'; '.join(dict.fromkeys(said))}")
 
     def _attempt(
         self, seen: Observation, read: tuple[Part, ...], *, key: Key, clock: Clock, watch: Watch
@@ -125,7 +127,7 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
             # Not proved, or proved for fewer inputs than there are: a start for the searches, a candidate later.
             if attempt.claim is not None:
                 partial.append(attempt)
-        best, spent = self._searched(several, seen, key, (clock, told), _best(partial, seen))
+        best, spent = self._searched(several, seen, key, (clock, told), partial)
         if best is None:
             # Refused where no search evaluated anything.
             outcome = Outcome.DIVERGED if spent else Outcome.REFUSED
@@ -144,15 +146,18 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
         seen: Observation,
         key: Key,
         around: tuple[Clock, list[str]],
-        best: Attempt[Inputs] | None,
+        partial: list[Attempt[Inputs]],
     ) -> tuple[Attempt[Inputs] | None, int]:
         """The best claim after the searches, and the evaluations that they took."""
         clock, told = around
         spent = 0
+        # Claims are compared as the searches look for them: in the mode that the update shows, as of a mean loss.
+        judged = as_mean(as_trained(seen), factor_of(seen)) if seen.knows(BatchSize) else seen
+        best = _best(partial, judged)
         before: Attempt[Inputs] | None = None
         for stage in stages(seen):
             # Pure misfit, without the roughness of `_odds`: it asks whether there is something left to solve.
-            misfit = math.inf if best is None else _misfit(best, seen)
+            misfit = math.inf if best is None else _misfit(best, judged)
             if clock.exhausted(spent) or misfit < SOLVED:
                 break
             why = _left_out(stage, misfit, before)
@@ -171,7 +176,7 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
             named = dataclasses.replace(attempt, attack=stage.name)
             # What polishes leaves the chain where it was.
             before = named if named.claim is not None and not stage.polishes else before
-            best = _best([one for one in (best, named) if one is not None and one.claim is not None], seen)
+            best = _best([one for one in (best, named) if one is not None and one.claim is not None], judged)
             if attempt.outcome is Outcome.INTERRUPTED:
                 break
         return best, spent
@@ -212,7 +217,8 @@ def _labeled(attempt: Attempt[Inputs], seen: Observation, key: Key) -> Attempt[I
     values = labels.labels(seen, key=key, budget=Budget())
     if not isinstance(values, Tensor) or len(values) != len(claim):
         return attempt
-    observed, parameters = seen.gradient().by_name, target.parameters()
+    parameters = target.parameters()
+    observed = trees.select(seen.gradient().by_name, parameters)
     # The observed gradient is a mean of the gradients of the true pairs, so a true pair tends to point along it: gain =
     # <g(x, l), observed> / |g(x, l)|, over the norm, since an unlikely label has a large gradient in any direction.
     gains = torch.zeros(len(claim), len(values))
@@ -324,7 +330,8 @@ def _misfit(attempt: Attempt[Inputs], seen: Observation) -> float:
     if seen.knows(BatchSize) and len(claim) != seen.told(BatchSize).count:
         return math.inf
     device = seen.target.device()
-    observed = seen.gradient().by_name
+    # Buffers are no part of a replay.
+    observed = trees.select(seen.gradient().by_name, seen.target.parameters())
     batch = Batch(claim.values.to(device), claim.labels.to(device))
     with torch.no_grad():
         # What the client would have sent, defenses included, noise not: at the truth the rest is the noise.

@@ -70,7 +70,8 @@ class AbstractEngine(ABC):
 def title(cell: Cell) -> str:
     """A cell in a few words.
 
-    The attack is named by its class: its whole repr would fill the line.
+    The attack is named as in the plan, where `dlg()` and `idlg()` are two; else by its class: its whole repr would
+    fill the line.
     """
-    attack = type(cell.attack).__name__
+    attack = cell.called or type(cell.attack).__name__
     return f"{cell.scene.name} | {cell.mechanism!r} | {attack} | trial {cell.trial + 1} ({cell.role.value})"

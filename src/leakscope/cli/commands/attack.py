@@ -109,8 +109,11 @@ def _observation(order: Recovery) -> tuple[UpdateHeader, Observation]:
 def _tried(seen: Observation, order: Recovery) -> tuple[list[Attempt[Claim]], bool]:
     """Every attempt, and whether a person stopped them."""
     effort = order.effort
+    called = {repr(build(row.example, Family.ATTACKS)): row.name for row in rows(Family.ATTACKS)}
     if effort.attacks:
-        chosen = Portfolio((), tuple(build(text, Family.ATTACKS) for text in effort.attacks))
+        given = tuple(build(text, Family.ATTACKS) for text in effort.attacks)
+        chosen = Portfolio((), given)
+        called |= {repr(one): " ".join(text.split()) for one, text in zip(given, effort.attacks, strict=True)}
     else:
         chosen = portfolio(seen, _offers())
     tried: list[Attempt[Claim]] = []
@@ -118,7 +121,8 @@ def _tried(seen: Observation, order: Recovery) -> tuple[list[Attempt[Claim]], bo
         if one in chosen.searches and not effort.attacks and any(solved(done) for done in tried):
             continue  # what is proved needs no search
         try:
-            tried.append(_run(_ready(one, seen, order), seen, effort, place - len(chosen.quick)))
+            name = called.get(repr(one), type(one).__name__)
+            tried.append(_run(_ready(one, seen, order), seen, effort, (place - len(chosen.quick), name)))
         except FAILURES as error:
             # What a person can put right, such as the state of another search in --checkpoint, ends the command.
             if isinstance(error, BadInput) and effort.checkpoint is not None:
@@ -164,12 +168,16 @@ def _ready(one: Attack[Any], seen: Observation, order: Recovery) -> Attack[Any]:
         return shelf.ready(one, setting, seed=order.effort.seed, watch=watch).attack
 
 
-def _run(one: Attack[Any], seen: Observation, effort: Effort, place: int) -> Attempt[Claim]:
-    """place: among the searches, whose states lie in files of their own; negative for an attack that is no search."""
+def _run(one: Attack[Any], seen: Observation, effort: Effort, at: tuple[int, str]) -> Attempt[Claim]:
+    """at: its place among the searches, whose states lie in files of their own, negative for none; what it is called.
+
+    By its name two recipes of one class are told apart.
+    """
+    place, called = at
     kept = effort.checkpoint if place <= 0 else _numbered(effort.checkpoint, place + 1)
     checkpoint = None if kept is None or place < 0 else StateFile(kept, every=EVERY)
     name = type(one).__name__
-    with console.watching(name) as bar, scalars(effort.tensorboard, f"{max(place, 0)} {name}", bar) as watch:
+    with console.watching(called) as bar, scalars(effort.tensorboard, f"{max(place, 0)} {name}", bar) as watch:
         attempt: Attempt[Claim] = one.run(
             seen,
             key=Key(effort.seed).child("attack"),

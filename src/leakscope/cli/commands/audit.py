@@ -14,6 +14,7 @@ from leakscope.audit.plan import Plan
 from leakscope.audit.run import Interrupted, Resumption, run
 from leakscope.audit.shard import Shard
 from leakscope.cli import console, ending
+from leakscope.cli.calling import permitted
 from leakscope.cli.config import built
 from leakscope.cli.ending import Exit
 from leakscope.cli.models import tried_out
@@ -38,7 +39,7 @@ class Order:
 
 def audit(written: WrittenPlan, order: Order) -> Exit:
     """Run the plan, write the page, say what was found."""
-    summary, whole = conduct(tried_out(built(written)), order)
+    summary, whole = conduct(tried_out(permitted(built(written), chosen=written.instead is not None)), order)
     return ending.code(summary.word) if whole else Exit.INCOMPLETE
 
 

@@ -18,7 +18,7 @@ from leakscope.cli import console, looks
 from leakscope.cli.data import batch_file, in_units, source
 from leakscope.cli.ending import Exit
 from leakscope.cli.expressions import build, domain, fact
-from leakscope.cli.models import brought, recipe
+from leakscope.cli.models import OTHERS, brought, recipe
 from leakscope.cli.rows import Family
 from leakscope.cli.text.asked import Capture, Kind
 from leakscope.core.domain import AbstractDomain
@@ -32,7 +32,9 @@ from leakscope.core.target import Target
 from leakscope.datasets.draw import AbstractSource
 from leakscope.ledger.exchange import ReleaseKind
 from leakscope.mechanisms.observe import observe
+from leakscope.mechanisms.state import told_by
 from leakscope.numerics.rng import Key
+from leakscope.numerics.trees import Named
 from leakscope.targets.files.foreign import ModelTensors, for_model, read_foreign
 from leakscope.targets.files.tensors import listed
 
@@ -45,6 +47,12 @@ UNSURE = (
 MOVED = (
     "running statistics moved: the client normalized over its own batch, so declare the model in training mode "
     "(training=True in --model)"
+)
+
+
+STATISTICS = (
+    "they moved in one step, so they tell the mean and the variance of the client's batch in each layer "
+    "(BatchNormStatistics), which attacks are told"
 )
 
 
@@ -64,12 +72,17 @@ def capture(order: Capture) -> Exit:
     imported = order.elsewhere.given
     scene = _scene(order)
     check_model(recipe(order.model.model, scene.classes), scene.domain, scene.classes)
-    target, notes = brought(order.model, scene.domain, scene.classes)
+    told = order.domain is not None and order.classes is not None
+    said_by = "" if told or order.private.data is None else f"--data {order.private.data} has them: {OTHERS}"
+    target, notes = brought(order.model, scene.domain, scene.classes, said_by=said_by)
     mechanism: AbstractMechanism = build(order.mechanism, Family.PROTOCOLS)
     facts = _facts(order.tell, target, scene)
     if imported:
-        release, more = _release(order, target, mechanism)
+        release, more, moved = _release(order, target, mechanism)
         seen, notes = _declared(Observation(target, release, mechanism, facts), scene), (*notes, *more)
+        facts = told_by(seen, *moved)
+        if facts:
+            seen, notes = Observation(target, release, mechanism, (*seen.facts, *facts)), (*notes, STATISTICS)
     else:
         assert scene.secret is not None
         key = Key(order.private.seed).child("capture", "release")
@@ -157,16 +170,24 @@ def _declared(seen: Observation, scene: _Scene) -> Observation:
     return seen
 
 
-def _release(order: Capture, target: Target, mechanism: AbstractMechanism) -> tuple[Release, tuple[str, ...]]:
-    """The update from elsewhere. Raises `BadInput` when the mechanism sends another kind."""
+def _release(
+    order: Capture, target: Target, mechanism: AbstractMechanism
+) -> tuple[Release, tuple[str, ...], tuple[Named, Named]]:
+    """The update from elsewhere, notes, and the buffers before and after, as far as they are known.
+
+    Raises `BadInput` when the mechanism sends another kind.
+    """
     given = order.elsewhere
     release: Release
+    moved: tuple[Named, Named] = ({}, {})
     if given.update is not None:
         assert given.kind is not None
         values = _fitted(given.update, order, target)
         release, notes = RELEASES[ReleaseKind(given.kind.value)](values.parameters), _said(given.update, values)
         if given.kind is Kind.DELTA and any(bool((value != 0).any()) for value in values.buffers.values()):
             notes = (*notes, MOVED)
+            own = target.buffers()
+            moved = own, {name: own[name] + value for name, value in values.buffers.items()}
         if order.model.state is None:
             notes = (*notes, UNSURE)
     else:
@@ -176,9 +197,10 @@ def _release(order: Capture, target: Target, mechanism: AbstractMechanism) -> tu
         _differ((given.before, before), (given.after, after))
         release, notes = Delta.between(before.parameters, after.parameters), _said(given.after, after)
         notes = (*notes, *_changes(release, (given.before, before), (given.after, after)))
+        moved = before.buffers, after.buffers
     if isinstance(mechanism, AbstractStep):
         mechanism.as_gradient(release)  # raises where the protocol sends something else
-    return release, notes
+    return release, notes, moved
 
 
 def _differ(before: tuple[str, ModelTensors], after: tuple[str, ModelTensors]) -> None:

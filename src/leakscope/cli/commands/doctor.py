@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
+from leakscope.audit.affordable import check_domain, check_model
 from leakscope.audit.run import machine, versions
 from leakscope.cli.commands.attack import observation
 from leakscope.cli.ending import Exit
-from leakscope.cli.expressions import build
+from leakscope.cli.expressions import build, domain
 from leakscope.cli.looks import looked
-from leakscope.cli.models import architecture
+from leakscope.cli.models import OTHERS, architecture, made_for
 from leakscope.cli.rows import Family
 from leakscope.cli.text.asked import Examined, Model
 from leakscope.datasets.draw import AbstractSource
@@ -50,7 +51,7 @@ def doctor(look: Examined, *, as_json: bool) -> Exit:
     """
     findings: tuple[Finding, ...] = ()
     if look.model is not None:
-        findings = _vet(look.model, look.dataset) if look.update is None else _vet_update(look.model, look)
+        findings = _vet(look.model, look) if look.update is None else _vet_update(look.model, look)
     subject = look.model if look.update is None else f"{look.update}"
     if as_json:
         print(json.dumps(_said(findings), indent=2))
@@ -60,10 +61,15 @@ def doctor(look: Examined, *, as_json: bool) -> Exit:
     return Exit.INCOMPLETE if broken else Exit.NO_LEAK_FOUND
 
 
-def _vet(model: str, dataset: str) -> tuple[Finding, ...]:
-    source: AbstractSource = build(dataset, Family.DATASETS)
-    recipe = architecture(model, source.classes)
-    found = vet(recipe.build(source.domain, source.classes, key=Key(0)))
+def _vet(model: str, look: Examined) -> tuple[Finding, ...]:
+    source: AbstractSource = build(look.dataset, Family.DATASETS)
+    takes = source.domain if look.domain is None else domain(look.domain)
+    classes = look.classes or source.classes
+    check_domain(takes)
+    recipe = architecture(model, classes)
+    check_model(recipe, takes, classes)
+    said_by = "" if look.domain and look.classes else f"--dataset {look.dataset} has them: {OTHERS}"
+    found = vet(made_for(recipe, takes, classes, key=Key(0), said_by=said_by))
     if isinstance(recipe, Imported):
         found += tuple(frozen(recipe.module(Key(0))))
     return found

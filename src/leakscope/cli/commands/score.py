@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from leakscope.audit.display import compared
 from leakscope.audit.files import Kept, Made, read_claim, read_secret
 from leakscope.audit.one_claim import judged, recorded
 from leakscope.cli import console
@@ -51,10 +52,11 @@ def score(order: Comparison) -> Exit:
         public_annotations=known,
         key=key,
     )
-    verdict = Verdict(*judged(scores, made.attempt.certificate), scores.notes)
+    case = Case(kept.secret, takes, public, known, kept.header.words)
+    found = judged(scores, made.attempt.certificate, compared(made.attempt, case))
+    verdict = Verdict(*found, scores.notes)
     page = None
     if order.report is not None:
-        case = Case(kept.secret, takes, public, known, kept.header.words)
         shown = Compared(*recorded(made.attempt, scores, case, data=kept.header.data, key=key))
         page = write_score_page(order.report, verdict, shown, made.header.tried)
     if order.as_json:

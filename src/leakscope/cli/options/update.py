@@ -28,6 +28,14 @@ Pickle = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="All randomness follows from it.")]
 
 
+Domain = Annotated[
+    str | None, typer.Option(metavar="SPEC", help="What one input is, such as 3x32x32; else as the data say.")
+]
+Classes = Annotated[
+    int | None, typer.Option(min=1, help="How many classes the model tells apart; else as many as the data have.")
+]
+
+
 def capture(  # noqa: PLR0913, one argument for each option
     model: Model,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the update goes to (.safetensors).")],
@@ -50,8 +58,8 @@ def capture(  # noqa: PLR0913, one argument for each option
     before: Annotated[str | None, typer.Option(metavar="FILE", help="Or the weights before local training...")] = None,
     after: Annotated[str | None, typer.Option(metavar="FILE", help="...and after it.")] = None,
     state: State = None,
-    domain: Annotated[str | None, typer.Option(metavar="SPEC", help="What one input is, such as 3x32x32.")] = None,
-    classes: Annotated[int | None, typer.Option(min=1, help="How many classes the model tells apart.")] = None,
+    domain: Domain = None,
+    classes: Classes = None,
     seed: Seed = 0,
     weights_seed: Annotated[int, typer.Option(min=0, help="Weights are drawn from it where none are given.")] = 0,
     allow_pickle: Pickle = False,

@@ -14,6 +14,9 @@ from leakscope.cli.text import files, models, spelling
 from leakscope.cli.text.data import data
 from leakscope.core.errors import BadInput
 
+LOOKED_AT = "Photographs()"
+"""What the doctor feeds a model unless it is told."""
+
 
 @final
 class Kind(enum.StrEnum):
@@ -99,17 +102,26 @@ class Elsewhere:
 @final
 @dataclass(frozen=True)
 class Examined:
-    """What the doctor looks at. dataset: what the model is fed; an update brings its own domain. state: its weights."""
+    """What the doctor looks at. dataset: what the model is fed; domain, classes: instead of what the dataset says.
+
+    state: the weights of the model. update: it brings its own domain and classes.
+    """
 
     model: str | None = None
-    dataset: str = "Photographs()"
+    dataset: str = LOOKED_AT
     update: Path | None = None
     state: str | None = None
     allow_pickle: bool = False
+    domain: str | None = None
+    classes: int | None = None
 
     def check(self) -> None:
         """Raises `BadInput` for whatever cannot be, as far as that shows before anything is run."""
         spelling.expression(self.dataset, Family.DATASETS)
+        if self.domain is not None:
+            spelling.domain(self.domain)
+        if self.update is not None and (self.domain is not None or self.classes is not None):
+            raise BadInput("--update says itself what its model takes; leave --domain and --classes out")
         if self.model is not None:
             Model(self.model, self.state, 0, self.allow_pickle).check()
         elif self.update is not None:
@@ -156,17 +168,21 @@ class Capture:
         self.model.check()
         spelling.expression(self.mechanism, Family.PROTOCOLS)
         _check_facts(self.tell, unknown=unknown)
-        files.parent(self.out, "--out")
-        files.parent(self.secret, "--secret")
+        files.written(self.out, "--out")
+        files.written(self.secret, "--secret")
         if self.secret is not None and self.secret.resolve() == self.out.resolve():
             raise BadInput(f"--out and --secret are both {self.out}; the secret is to be kept apart from the update")
 
 
 def _check_facts(told: Sequence[str], *, unknown: bool) -> None:
     """unknown: the private examples are not there to take values from."""
+    kinds = []
     for text in told:
-        if isinstance(spelling.fact(text), ast.Name) and unknown:
+        tree = spelling.fact(text)
+        if isinstance(tree, ast.Name) and unknown:
             raise BadInput(f"--tell {text}: the examples are not known; write its value, such as BatchSize(4)")
+        kinds.append(ast.unparse(tree.func if isinstance(tree, ast.Call) else tree))
+    spelling.once(kinds)
 
 
 @final
@@ -219,7 +235,7 @@ class Recovery:
         files.exchanged(self.update, files.Exchanged.UPDATE)
         self.model.check()
         data(self.gallery)
-        files.parent(self.out, "--out")
+        files.written(self.out, "--out")
         if self.report is not None:
             files.folder(self.report, "--report")
 

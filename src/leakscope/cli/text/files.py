@@ -21,6 +21,12 @@ LONGEST = 100 * 2**20
 
 RECORD = ".safetensors"
 
+BRING = (
+    "; numbers of another program are brought in with `leakscope capture --update FILE --kind gradient` (or delta), "
+    "or as weights with --before and --after"
+)
+"""What to do with an update that leakscope did not write."""
+
 
 @final
 class Exchanged(enum.Enum):
@@ -43,7 +49,9 @@ def exchanged(path: Path, kind: Exchanged) -> None:
         raise BadInput(f"no file {path}; expected {wanted}")
     header = _header(path)
     if header is None:
-        raise BadInput(f"{path} is not a safetensors file, or is damaged; expected {wanted}")
+        # Whoever has state dicts, or the gradients of a framework, is one command away.
+        foreign = kind is Exchanged.UPDATE and path.suffix in (*TENSORS, *PICKLES)
+        raise BadInput(f"{path} is not a safetensors file, or is damaged; expected {wanted}{BRING if foreign else ''}")
     found = _kind(header)
     if found and found != name:
         raise BadInput(f"{path.name} is {'an' if found.startswith('u') else 'a'} {found}, expected {wanted}")
@@ -87,8 +95,8 @@ def tensors(path: str | None, *, allow_pickle: bool = False) -> None:
         raise BadInput(f"{path} has the suffix {place.suffix!r}; expected .safetensors, .npz or .pt")
 
 
-def parent(path: Path | None, option: str) -> None:
-    """Raises `BadInput` where what is to be written to `path` would have a file for a folder, or be a folder."""
+def written(path: Path | None, option: str) -> None:
+    """Raises `BadInput` where no safetensors file can be written to `path`: it has another name, or is a folder."""
     if path is None:
         return
     if path.is_dir():
@@ -96,6 +104,9 @@ def parent(path: Path | None, option: str) -> None:
     blocked = next((above for above in path.parents if above.exists() and not above.is_dir()), None)
     if blocked is not None:
         raise BadInput(f"{blocked} is a file, so {path} cannot be in it; choose another {option}")
+    # Another suffix would say that it is another kind of file, which whoever reads it by its name believes.
+    if path.suffix not in ("", RECORD):
+        raise BadInput(f"expected a file *{RECORD} for {option}, got {path.name}")
 
 
 def folder(path: Path, option: str) -> None:
@@ -116,9 +127,12 @@ def room(place: Path, *, resume: bool, shared: bool) -> None:
             raise BadInput(f"{place} is not empty and holds no audit ({min(names)}, ...); choose another folder")
     elif not resume and not shared:
         have = len(list((place / "cells").glob(f"*{RECORD}")))
-        raise BadInput(
-            f"{place} already holds {have} of {planned} records; go on with --resume or choose another folder"
+        there = (
+            f"already holds {have} of {planned} records"
+            if have
+            else f"holds an audit of {planned} cells, none of them run"
         )
+        raise BadInput(f"{place} {there}; go on with --resume or choose another folder")
     else:
         _same_version(place)
 

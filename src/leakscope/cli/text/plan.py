@@ -21,8 +21,12 @@ from leakscope.core.errors import BadInput, BadPlan, MissingExtra, UnknownName
 CELL = 16_384
 """Bytes that a planned cell takes with its controls."""
 
+DEVICES = ("cpu", "cuda")
+"""What a machine may have, as far as leakscope looks (`audit.resources.devices`)."""
+
 Built = TypeVar("Built")
 ATTACK = "attack"
+EMPTY = "the list is empty; name at least one, or leave the key out for what is usual or the plan's"
 PLAN = "a plan, as described in docs/plan-file.md"
 
 
@@ -249,10 +253,15 @@ class _Reader:
         told = self._list(said, "told", place)
         for one in told:
             self.sheet.tried(place, spelling.kind, one)
+        self.sheet.tried(place, spelling.once, tuple(told))
         return told
 
     def _expressions(self, said: dict[str, Any], place: str, family: Family) -> Said:
-        given = self._list(said, place.rpartition(".")[2], place)
+        key = place.rpartition(".")[2]
+        given = self._list(said, key, place)
+        # Of metrics none is a choice; elsewhere an empty list would run what nobody asked for.
+        if said.get(key) == [] and family is not Family.METRICS:
+            raise self.sheet.bad(place, EMPTY)
         for text in given:
             self.sheet.tried(place, spelling.expression, text, family)
         return given
@@ -298,6 +307,8 @@ class _Reader:
         device = self._text({"device": "cpu", **said}, "device", "resources.device")
         if not re.fullmatch(r"[a-z]+(:\d{1,3})?", device):
             raise self.sheet.bad("resources.device", f"expected a device such as cpu or cuda:0, got {device!r}")
+        if device.partition(":")[0] not in DEVICES:
+            raise self.sheet.bad("resources.device", str(UnknownName("device", device, DEVICES)))
         asked: list[float | None] = []
         for key in ("memory", "minutes"):
             value = self._number(said, key, f"resources.{key}", None)
@@ -318,6 +329,8 @@ class _Reader:
     def _sizes(self, said: dict[str, Any], key: str) -> tuple[int, ...]:
         value = said.get(key, [])
         sizes = value if isinstance(value, list) else [value]
+        if said.get(key) == []:
+            raise self.sheet.bad(key, EMPTY)
         if not all(isinstance(size, int) and not isinstance(size, bool) for size in sizes):
             raise self.sheet.bad(key, f"expected a whole number or a list of them, got {value!r}")
         if any(abs(size) > LARGEST for size in sizes):

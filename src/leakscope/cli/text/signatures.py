@@ -38,7 +38,7 @@ def signature(home: Home) -> inspect.Signature | None:
     >>> signature(Home("leakscope.mechanisms.defenses.clip", "Clip"))
     <Signature (norm, order=2)>
     """
-    place, node = _defined(home)
+    place, node = defined(home)
     if isinstance(node, ast.FunctionDef):
         return inspect.Signature(list(_of_function(node.args)))
     if members(home) is not None:
@@ -57,7 +57,7 @@ def members(home: Home) -> dict[str, object] | None:
     >>> members(Home("leakscope.targets.losses", "Reduction"))
     {'SUM': 'sum', 'MEAN': 'mean'}
     """
-    _, node = _defined(home)
+    _, node = defined(home)
     if not isinstance(node, ast.ClassDef) or not {_name(base) for base in node.bases} & ENUMERATIONS:
         return None
     return {
@@ -65,18 +65,24 @@ def members(home: Home) -> dict[str, object] | None:
     }
 
 
-def _defined(home: Home) -> tuple[Home, ast.stmt | None]:
-    """The class or function, where it is made; a name that is only handed on leads there."""
+def defined(home: Home) -> tuple[Home, ast.stmt | None]:
+    """The class or function with where it is made; a name that is only handed on leads there. None of other things."""
     body = source(home.module).body
     for line in body:
         if isinstance(line, ast.ClassDef | ast.FunctionDef) and line.name == home.name:
             return home, line
     further = homes(body).get(home.name)
-    return _defined(further) if further is not None and _ours(further) else (home, None)
+    return defined(further) if further is not None and ours(further) else (home, None)
 
 
-def _ours(home: Home) -> bool:
+def ours(home: Home) -> bool:
+    """Whether it is of leakscope, and its source can be read."""
     return home.module.partition(".")[0] == __name__.partition(".")[0]
+
+
+def base_names(node: ast.ClassDef) -> list[str]:
+    """The last names of its bases."""
+    return [_name(base) for base in node.bases]
 
 
 def _name(base: ast.expr) -> str:
@@ -108,7 +114,7 @@ def _fields(place: Home, node: ast.ClassDef) -> dict[str, Parameter] | None:
     """
     found: dict[str, Parameter] = {}
     for base in reversed(node.bases):
-        above, parent = _defined(Home(place.module, _name(base)))
+        above, parent = defined(Home(place.module, _name(base)))
         if isinstance(parent, ast.ClassDef):
             found |= _fields(above, parent) or {}
     marks = [mark for mark in node.decorator_list if "dataclass" in ast.unparse(mark).partition("(")[0]]

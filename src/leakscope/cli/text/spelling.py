@@ -1,7 +1,7 @@
 """Whether an expression such as `FedAvg(steps=4, lr=0.1) >> Clip(1.0)` is well written, before anything is imported.
 
-Names, arguments, members and what may be combined with what are judged here; whether a value is in range only the
-object itself can say (`cli.expressions`).
+Names, arguments, members and what may be combined with what are judged here, and values as far as the checks of their
+constructors can be run without its module (`text.ranges`); the rest the object itself says (`cli.expressions`).
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import ast
 import difflib
 import re
+from collections.abc import Sequence
 
 from leakscope.cli.plan_keys import FACTS
 from leakscope.cli.rows import Family
+from leakscope.cli.text import ranges
 from leakscope.cli.text.index import row_named, rows
 from leakscope.cli.text.signatures import members, signature
 from leakscope.core import gate
@@ -107,6 +109,13 @@ def kind(name: str) -> None:
     """Raises `UnknownName` unless `name` is a kind of fact that can be told."""
     if name not in FACTS:
         raise UnknownName("fact", name, FACTS)
+
+
+def once(kinds: Sequence[str]) -> None:
+    """Raises `BadInput` where a fact is told twice, as the observation does."""
+    for one in kinds:
+        if kinds.count(one) > 1:
+            raise BadInput(f"{one} was told {kinds.count(one)} times; tell each fact once")
 
 
 def read(text: str, what: str, instead: str) -> ast.expr:
@@ -260,6 +269,24 @@ def _judge_call(node: ast.Call, name: str, what: str) -> None:
     values, given = members(place), [*node.args, *(keyword.value for keyword in node.keywords)]
     if values is not None and isinstance(given[0], ast.Constant) and given[0].value not in values.values():
         raise UnknownName(name, str(given[0].value), map(str, values.values()))
+    _judge_range(node, place)
+
+
+def _judge_range(node: ast.Call, place: Home) -> None:
+    """Raises as `expressions` does where the object complains."""
+    named = {str(one.arg): ranges.value(one.value) for one in node.keywords}
+    try:
+        ranges.check(place, [ranges.value(one) for one in node.args], named)
+    except BadInput as error:
+        raise BadInput(f"{gate.shortened(ast.unparse(node))}: {error}") from None
+    except ranges.MISFITS as error:
+        raise misfit(node, error) from None
+
+
+def misfit(node: ast.Call, error: Exception) -> BadInput:
+    """What is said of a call whose constructor stumbles over an argument."""
+    why = gate.shortened(str(error) or type(error).__name__, 200)
+    return BadInput(f"{gate.shortened(ast.unparse(node))} has an argument of the wrong kind: {why}")
 
 
 def _family(node: ast.expr) -> Family | None:

@@ -67,6 +67,7 @@ class Clip(AbstractUpdateDefense):
             unbiased=Answer.NO,
             adds=Answer.NO,
             keeps_signs=Answer.YES,
+            only_disturbs=Answer.YES,
         )
 
     def noise(self, sent: Tensor) -> float | None:

@@ -62,6 +62,7 @@ class GaussianNoise(AbstractUpdateDefense):
             unbiased=Answer.YES,
             adds=Answer.YES,
             keeps_signs=_without(self.std),
+            only_disturbs=Answer.YES,
         )
 
     def noise(self, sent: Tensor) -> float | None:
@@ -118,6 +119,7 @@ class LaplaceNoise(AbstractUpdateDefense):
             unbiased=Answer.YES,
             adds=Answer.YES,
             keeps_signs=_without(self.scale),
+            only_disturbs=Answer.YES,
         )
 
     def noise(self, sent: Tensor) -> float | None:

@@ -67,6 +67,7 @@ class Prune(AbstractUpdateDefense):
             unbiased=Answer.NO,
             adds=Answer.NO,
             keeps_signs=Answer.YES,
+            only_disturbs=Answer.NO,
         )
 
     def noise(self, sent: Tensor) -> float | None:
@@ -157,6 +158,7 @@ class RandomDrop(AbstractUpdateDefense):
             unbiased=Answer.NO,
             adds=Answer.NO,
             keeps_signs=Answer.YES,
+            only_disturbs=Answer.NO,
         )
 
     def noise(self, sent: Tensor) -> float | None:

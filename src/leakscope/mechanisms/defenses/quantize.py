@@ -63,6 +63,7 @@ class Quantize(AbstractUpdateDefense):
             unbiased=Answer.YES if self.stochastic else Answer.NO,
             adds=Answer.NO,
             keeps_signs=Answer.YES,
+            only_disturbs=Answer.YES,
         )
 
     def noise(self, sent: Tensor) -> float | None:
@@ -159,6 +160,7 @@ class Sign(AbstractUpdateDefense):
             unbiased=Answer.NO,
             adds=Answer.NO,
             keeps_signs=Answer.YES,
+            only_disturbs=Answer.NO,
         )
 
     def noise(self, sent: Tensor) -> float | None:

@@ -75,6 +75,7 @@ class DPSGD(AbstractProtocol):
             adds_weights=Answer.NO,
             bends=Answer.NO,
             signs=Answer.NO,
+            only_disturbs=Answer.YES,
         )
 
     def noise(self, examples: int | None) -> float | None:
@@ -84,12 +85,22 @@ class DPSGD(AbstractProtocol):
             return 0.0
         return None if divisor is None else self.noise_multiplier * self.clip / divisor
 
+    def unfit(self, target: Target) -> str | None:
+        """Batch normalization in training mode, as above."""
+        mixing = [name for name, layer in target.module.named_modules() if _mixes(layer)]
+        if not mixing:
+            return None
+        return (
+            f"DPSGD clips each example's gradient, but the batch normalization {mixing[0]!r} of {target.name!r} mixes "
+            "the examples of a batch; use group normalization, or audit the model with training=False"
+        )
+
     def release(self, target: Target, batch: Batch, *, key: Key) -> Gradient:
         """Backward through a copy of the module, one example at a time; each tensor's noise from its name's key.
 
         Raises `BadInput` when the loss does not depend on any parameter, or as above.
         """
-        _separable(target)
+        self._checked(target)
         with key.child("model").isolated(), torch.enable_grad():
             module = own_module(target)
             total: dict[str, Tensor] = {}
@@ -109,7 +120,7 @@ class DPSGD(AbstractProtocol):
 
     def replay(self, target: Target, batch: Batch) -> Gradient:
         """The same by functional differentiation, differentiable in the candidate; no noise, dropout is off."""
-        _separable(target)
+        self._checked(target)
         start = target.parameters()
         shares = []
         with quiet(target):
@@ -156,22 +167,18 @@ class DPSGD(AbstractProtocol):
             once = dp.PoissonSampledDpEvent(sampling_probability=rate, event=once)
         return once if rounds == 1 else dp.SelfComposedDpEvent(once, rounds)
 
+    def _checked(self, target: Target) -> None:
+        """Refuse what has no gradient per example; a layer that keeps no running statistics always uses the batch's."""
+        why = self.unfit(target)
+        if why is not None:
+            raise BadInput(why)
+
     def _divisor(self, batch: Batch) -> int:
         return len(batch) if self.expected is None else self.expected
 
 
 def _row(batch: Batch, index: int) -> Tensor:
     return torch.tensor([index], device=batch.inputs.device)
-
-
-def _separable(target: Target) -> None:
-    """Refuse what has no gradient per example; a layer that keeps no running statistics always uses the batch's."""
-    mixing = [name for name, layer in target.module.named_modules() if _mixes(layer)]
-    if mixing:
-        raise BadInput(
-            f"DPSGD clips each example's gradient, but the batch normalization {mixing[0]!r} of {target.name!r} mixes "
-            "the examples of a batch; use group normalization, or audit the model with training=False"
-        )
 
 
 def _mixes(layer: nn.Module) -> bool:

@@ -28,6 +28,9 @@ from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 
+MOST_PASSES = 100_000
+"""Micro-batches of all steps, beyond which nobody attacks: each is a pass over the model in every replay."""
+
 
 @final
 @dataclass(frozen=True, repr=False)
@@ -97,6 +100,21 @@ class FedAvg(AbstractProtocol):
         """0: nothing is added."""
         del examples
         return 0.0
+
+    @property
+    def passes(self) -> int:
+        """One for each micro-batch of each step."""
+        return self.steps * self.accumulate
+
+    def unfit(self, target: Target) -> str | None:
+        """More passes than anybody replays, whatever the model: what a header says costs nothing to write."""
+        del target
+        if self.passes <= MOST_PASSES:
+            return None
+        return (
+            f"replaying it takes {self.passes} passes over the model (steps * accumulate), at most {MOST_PASSES} are "
+            "taken; check the number of steps"
+        )
 
     def seen(self, size: int) -> int:
         """How many examples all steps take, counted as often as they are, in micro-batches of `size`."""
@@ -170,7 +188,8 @@ class FedAvg(AbstractProtocol):
             return gradient
         course = self._steps_by.course(steps=self.steps, lr=self.lr)
         share = (1 - course.kept) / (self.lr * self._travel())
-        moved = {name for name, value in release.by_name.items() if bool((value != 0).any())}
+        # A change of buffers is no change of weights: nothing decays them.
+        moved = {name for name, value in release.by_name.items() if name in weights and bool((value != 0).any())}
         return Gradient({n: v - share * weights[n].to(v) if n in moved else v for n, v in gradient.by_name.items()})
 
     @property

@@ -39,6 +39,7 @@ class FedSGD(AbstractProtocol):
             adds_weights=Answer.NO,
             bends=Answer.NO,
             signs=Answer.NO,
+            only_disturbs=Answer.YES,
         )
 
     def noise(self, examples: int | None) -> float | None:

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leakscope.core.arguments import flag, number
@@ -16,6 +18,8 @@ from leakscope.core.errors import BadInput
 from leakscope.mechanisms.effects import Answer, ProtocolEffect
 from leakscope.numerics import trees
 from leakscope.numerics.trees import Named
+
+FloatArray = NDArray[np.float64]
 
 
 @final
@@ -113,7 +117,7 @@ class ClientSGD(AbstractOptimizer):
         return trees.scale(ahead, -lr), Moments(moments.steps + 1, (velocity,))
 
     def course(self, *, steps: int, lr: float) -> Course:
-        """By running the recursion on numbers: all steps are linear in the gradients and in the first weights."""
+        """By the recursion on numbers: all steps are linear in the gradients and in the first weights."""
         if not self.decays:
             return Course(1.0, -self._run(0.0, 1.0, steps, 1.0))
         return Course(self._run(1.0, 0.0, steps, lr), -self._run(0.0, 1.0, steps, lr) / lr)
@@ -126,17 +130,19 @@ class ClientSGD(AbstractOptimizer):
         """
         # (1 - sqrt(momentum))^2: beyond it the weights swing about zero, and some a_k are negative.
         calm = lr * self.weight_decay <= (1 - math.sqrt(self.momentum)) ** 2
+        sums = Answer.YES if calm or self.weight_decay == 0 else Answer.NO
         decays = Answer.YES if self.weight_decay > 0 else Answer.NO
         return ProtocolEffect(
             # Also of one step: an update that was made otherwise is then looked at before anything is proved.
             known_weights=Answer.NO,
             one_gradient=Answer.NO,
-            keeps_ratios=Answer.YES if calm or self.weight_decay == 0 else Answer.NO,
+            keeps_ratios=sums,
             keeps_zeros=Answer.NO if self.weight_decay > 0 else Answer.YES,
             clips=Answer.NO,
             adds_weights=decays,
             bends=Answer.NO,
             signs=Answer.NO,
+            only_disturbs=sums,
             # No noise is added; what decay adds is no noise either, and known.
             unbiased=Answer.YES,
         )
@@ -151,12 +157,17 @@ class ClientSGD(AbstractOptimizer):
         return _turned(lr, self.weight_decay)
 
     def _run(self, weight: float, slope: float, steps: int, lr: float) -> float:
-        velocity = 0.0
-        for done in range(steps):
-            decayed = slope + self.weight_decay * weight
-            velocity = decayed if not done else self.momentum * velocity + (1 - self.dampening) * decayed
-            weight -= lr * (decayed + self.momentum * velocity if self.nesterov else velocity)
-        return weight
+        """The weight after all steps, by a power of the matrix of one: a client may take many."""
+        # rows: the next weight and velocity, of (weight, velocity, 1); the first velocity is the undampened gradient
+        decayed = np.array([self.weight_decay, 0.0, slope])
+        first, state = decayed, np.array([weight, 0.0, 1.0])
+        later = np.array([0.0, self.momentum, 0.0]) + (1 - self.dampening) * decayed
+
+        def matrix(velocity: FloatArray) -> FloatArray:
+            ahead = decayed + self.momentum * velocity if self.nesterov else velocity
+            return np.stack([np.array([1.0, 0.0, 0.0]) - lr * ahead, velocity, np.array([0.0, 0.0, 1.0])])
+
+        return float((np.linalg.matrix_power(matrix(later), steps - 1) @ (matrix(first) @ state))[0])
 
 
 @final
@@ -248,8 +259,10 @@ class ClientAdamW(AbstractOptimizer):
 
     def course(self, *, steps: int, lr: float) -> Course:
         """w_K = c^K w_0 - lr sum_k c^(K - k) s_k with c = 1 - lr * weight_decay: the decay is apart from the steps."""
-        once = 1 - lr * self.weight_decay
-        return Course(once**steps, math.fsum(once**left for left in range(steps)))
+        lost = lr * self.weight_decay
+        # sum_(k < K) c^k = (1 - c^K) / (1 - c), without the difference of two numbers near 1
+        travel = -math.expm1(steps * math.log1p(-lost)) / lost if lost > 0 else float(steps)
+        return Course((1 - lost) ** steps, travel)
 
     def effect(self, *, lr: float) -> ProtocolEffect:
         """As `ClientAdam`; the decay is a public multiple of the first weights, which leaves rounding where it was."""
@@ -284,6 +297,7 @@ def _bent(*, keeps_zeros: Answer, adds_weights: Answer) -> ProtocolEffect:
         # Sizes are left where gradients are as small as eps, and after the first step everywhere.
         signs=Answer.NO,
         unbiased=Answer.NO,
+        only_disturbs=Answer.NO,
     )
 
 

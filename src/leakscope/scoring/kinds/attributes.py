@@ -213,6 +213,11 @@ class PrivateAttributes(AbstractKind[Attribute, Annotation, AbstractRankMetric])
     claims: ClassVar[type[AbstractClaim]] = Attribute
     default: ClassVar[tuple[AbstractMetric, ...]] = (TopOne(), TopFive(), ReciprocalRank())
 
+    @property
+    def examples(self) -> tuple[Attribute, ...]:
+        """One value."""
+        return (Attribute("sex", torch.tensor([1])),)
+
     def holds(self, claim: AbstractClaim) -> bool:
         """Attributes."""
         return isinstance(claim, Attribute)

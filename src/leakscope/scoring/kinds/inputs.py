@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -22,6 +23,7 @@ from leakscope.scoring.kinds.kind import AbstractKind, Comparison, Judged, Outsi
 from leakscope.scoring.metrics.metric import AbstractInputMetric, AbstractMetric
 from leakscope.scoring.metrics.vision import MSE, PSNR, SSIM
 from leakscope.scoring.pairing import Pairing, assigned
+from leakscope.scoring.proved import least_psnr
 
 RANDOM_DRAWS = 8
 """Over how many draws of random public inputs their expectation is taken: texture differs much between them."""
@@ -150,6 +152,11 @@ class WholeInputs(AbstractKind[Inputs, InputTruth, AbstractInputMetric]):
     claims: ClassVar[type[AbstractClaim]] = Inputs
     default: ClassVar[tuple[AbstractMetric, ...]] = (MSE(), PSNR(), SSIM())
 
+    @property
+    def examples(self) -> tuple[Inputs, ...]:
+        """One image."""
+        return (Inputs(torch.zeros(1, 1, 2, 2)),)
+
     def holds(self, claim: AbstractClaim) -> bool:
         """Inputs without lengths."""
         return isinstance(claim, Inputs) and claim.lengths is None
@@ -204,6 +211,18 @@ class WholeInputs(AbstractKind[Inputs, InputTruth, AbstractInputMetric]):
         # Display units: an error in the units of a normalized model would weigh channels by their standard deviation.
         claimed, true = displayed(at.claim.values[partners], at.truth.domain), at.truth.inputs[places]
         return Judged(filled(blind, places, metric.items(claimed, true)), metric.exact(claimed, true))
+
+    def right(self, claim: Inputs, truth: InputTruth, tolerances: Sequence[float]) -> tuple[bool, ...]:
+        """Whether some private input is within `proved.least_psnr` of it."""
+        if not len(claim) or not len(truth):
+            return (False,) * len(claim)
+        values, count = displayed(claim.values, truth.domain).flatten(1), math.prod(truth.shape)
+        away = torch.cdist(values, truth.inputs.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
+        # Root mean square of the nearest one; the least PSNR is the largest of it.
+        nearest = (away.min(1).values / math.sqrt(max(count, 1))).tolist()
+        return tuple(
+            one <= 10 ** (-least_psnr(tolerance) / 20) for one, tolerance in zip(nearest, tolerances, strict=True)
+        )
 
     def carried(self, claim: Inputs) -> Labels | None:
         """The labels that the inputs bring along."""

@@ -132,6 +132,11 @@ class AbstractKind(ABC, Generic[ClaimT, TruthT, MetricT]):
     # Class variables and no fields: a kind has nothing to configure, so that two audits cannot score differently.
     default: ClassVar[tuple[AbstractMetric, ...]]
 
+    @property
+    @abstractmethod
+    def examples(self) -> tuple[ClaimT, ...]:
+        """Small claims, so that each metric of `default` judges one: what the laws of kinds are tested on."""
+
     @abstractmethod
     def holds(self, claim: AbstractClaim) -> bool:
         """Whether `claim` is of this kind; of one claim it is true for one kind."""
@@ -176,6 +181,19 @@ class AbstractKind(ABC, Generic[ClaimT, TruthT, MetricT]):
         """What a reader must know beside the numbers and the pairing; nothing for most."""
         del at, metrics
         return ()
+
+    def right(self, claim: ClaimT, truth: TruthT, tolerances: Sequence[float]) -> tuple[bool, ...]:
+        """Of each claimed item, in the claim's order, whether it is a private one, as one must be that is proved.
+
+        Whichever it is: no pairing can make a wrong item right, nor a right one wrong. tolerances: of the certificate,
+        one for each claimed item (`scoring.proved`). Empty for kinds that nothing proves.
+        """
+        del claim, truth, tolerances
+        return ()
+
+    def claimed(self, at: Comparison[ClaimT, TruthT]) -> int:
+        """For how many private items something was claimed: a text without a word is an abstention, and no claim."""
+        return len(at.pairing.known()[0])
 
     @final
     def compared(self, claim: ClaimT, case: Case) -> Comparison[ClaimT, TruthT]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -235,6 +236,11 @@ class PrivateLabels(AbstractKind[Labels, LabelTruth, AbstractLabelMetric]):
     claims: ClassVar[type[AbstractClaim]] = Labels
     default: ClassVar[tuple[AbstractMetric, ...]] = (LabelAccuracy(), LabelCounts(), LabelSet())
 
+    @property
+    def examples(self) -> tuple[Labels, ...]:
+        """One label, and a set of them."""
+        return (Labels(torch.tensor([1])), Labels(torch.tensor([1]), distinct=True))
+
     def holds(self, claim: AbstractClaim) -> bool:
         """Labels."""
         return isinstance(claim, Labels)
@@ -285,6 +291,19 @@ class PrivateLabels(AbstractKind[Labels, LabelTruth, AbstractLabelMetric]):
         # As a multiset: which label belongs to which example is nothing that a gradient tells.
         values = metric.items(at.claim.values[kept(at.claim, len(at.truth))], at.truth.labels)
         return Judged(values, sum(value == metric.perfect for value in values))
+
+    def right(self, claim: Labels, truth: LabelTruth, tolerances: Sequence[float]) -> tuple[bool, ...]:
+        """As a multiset: the second of two equal labels is right where it occurs twice; of a set, where it occurs."""
+        del tolerances
+        left, found = Counter(truth.labels.tolist()), []
+        for label in claim.values.tolist():
+            found.append(left[label] > 0)
+            left[label] -= 1
+        return tuple(found)
+
+    def claimed(self, at: Comparison[Labels, LabelTruth]) -> int:
+        """All items, where which labels occur was claimed."""
+        return len(at.truth) if at.claim.distinct and len(at.claim) else len(at.pairing.known()[0])
 
     def notes(self, at: Comparison[Labels, LabelTruth], metrics: Sequence[AbstractLabelMetric]) -> tuple[str, ...]:
         """That a set says nothing of how often a label occurs."""

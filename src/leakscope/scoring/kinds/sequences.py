@@ -21,6 +21,7 @@ from leakscope.scoring.kinds.kind import AbstractKind, Comparison, Judged, Outsi
 from leakscope.scoring.metrics.metric import AbstractMetric, AbstractSequenceMetric
 from leakscope.scoring.metrics.speech import FrameError
 from leakscope.scoring.pairing import Pairing, assigned
+from leakscope.scoring.proved import FRAMES
 
 EXACT_FRAMES = 1e-4
 """A sequence of the right length with no larger mean absolute error is exact: MFCC reach 26, where float32 rounds at
@@ -112,6 +113,11 @@ class Sequences(AbstractKind[Inputs, SequenceTruth, AbstractSequenceMetric]):
     claims: ClassVar[type[AbstractClaim]] = Inputs
     default: ClassVar[tuple[AbstractMetric, ...]] = (FrameError(),)
 
+    @property
+    def examples(self) -> tuple[Inputs, ...]:
+        """One sequence."""
+        return (Inputs(torch.zeros(1, 4, 3), lengths=torch.tensor([4])),)
+
     def holds(self, claim: AbstractClaim) -> bool:
         """Inputs with lengths."""
         return isinstance(claim, Inputs) and claim.lengths is not None
@@ -188,6 +194,20 @@ class Sequences(AbstractKind[Inputs, SequenceTruth, AbstractSequenceMetric]):
         errors = FrameError().items(whole, wanted)
         exact = sum(fits and error <= EXACT_FRAMES for fits, error in zip(sizes, errors, strict=True))
         return Judged(filled(blind, places, metric.items(whole, wanted)), exact)
+
+    def right(self, claim: Inputs, truth: SequenceTruth, tolerances: Sequence[float]) -> tuple[bool, ...]:
+        """Whether some private sequence has as many frames and differs by `proved.FRAMES` at most."""
+        del tolerances
+        return tuple(
+            any(len(one) == len(other) and FrameError().items([one], [other])[0] <= FRAMES for other in truth.frames)
+            for one in claimed_frames(claim, truth)
+        )
+
+    def claimed(self, at: Comparison[Inputs, SequenceTruth]) -> int:
+        """Those with a frame: silence of no length says nothing."""
+        assert at.claim.lengths is not None
+        lengths = at.claim.lengths.tolist()
+        return sum(lengths[partner] > 0 for partner in at.pairing.known()[1])
 
     def notes(
         self, at: Comparison[Inputs, SequenceTruth], metrics: Sequence[AbstractSequenceMetric]

@@ -103,6 +103,11 @@ class Texts(AbstractKind[Tokens, tuple[Said, ...], AbstractTokenMetric]):
     claims: ClassVar[type[AbstractClaim]] = Tokens
     default: ClassVar[tuple[AbstractMetric, ...]] = (TokenError(), TokenOverlap(), TokenOrder(), ExactText())
 
+    @property
+    def examples(self) -> tuple[Tokens, ...]:
+        """One text, and a bag."""
+        return (Tokens(((1,),)), Tokens(((1,),), bag=True))
+
     def holds(self, claim: AbstractClaim) -> bool:
         """Tokens."""
         return isinstance(claim, Tokens)
@@ -148,6 +153,17 @@ class Texts(AbstractKind[Tokens, tuple[Said, ...], AbstractTokenMetric]):
         places, partners = at.pairing.known()
         values = metric.items([sequences[i] for i in partners], [true[i] for i in places])
         return Judged(filled(blind, places, values), sum(value == metric.perfect for value in values))
+
+    def right(self, claim: Tokens, truth: tuple[Said, ...], tolerances: Sequence[float]) -> tuple[bool, ...]:
+        """Whether it is a private text, word for word; of the bag whether it holds the tokens of all and no other."""
+        del tolerances
+        if claim.bag:
+            return (set(claim.sequences[0]) == {token for one in truth for token in one},)
+        return tuple(one in truth for one in claim.sequences)
+
+    def claimed(self, at: Comparison[Tokens, tuple[Said, ...]]) -> int:
+        """Those with a token."""
+        return sum(len(at.claim.sequences[partner]) > 0 for partner in at.pairing.known()[1])
 
     def shown(self, claim: Tokens, case: Case) -> Shown:
         """The claimed words for each private text, None where nothing was claimed; of a bag one entry for all."""

@@ -108,6 +108,11 @@ class PrivateTranscripts(AbstractKind[Transcripts, tuple[Said, ...], AbstractTra
     claims: ClassVar[type[AbstractClaim]] = Transcripts
     default: ClassVar[tuple[AbstractMetric, ...]] = (CharacterErrorRate(), WordErrorRate(), CharacterSetError())
 
+    @property
+    def examples(self) -> tuple[Transcripts, ...]:
+        """One transcript, and a bag."""
+        return (Transcripts(((1,),)), Transcripts(((1,),), bag=True))
+
     def holds(self, claim: AbstractClaim) -> bool:
         """Transcripts."""
         return isinstance(claim, Transcripts)
@@ -170,6 +175,18 @@ class PrivateTranscripts(AbstractKind[Transcripts, tuple[Said, ...], AbstractTra
         values = metric.items(said, true)
         exact = sum(value == metric.perfect for value in values) if metric.bags else sum(map(_equal, said, true))
         return Judged(filled(blind, places, values), exact)
+
+    def right(self, claim: Transcripts, truth: tuple[Said, ...], tolerances: Sequence[float]) -> tuple[bool, ...]:
+        """Whether it was said, to the character; of bags whether the characters are those of one, or of all."""
+        del tolerances
+        if _of_batch(claim):
+            return (set(claim.labels[0]) == {character for said in truth for character in said},)
+        known = [tuple(sorted(set(said))) for said in truth] if claim.bag else truth
+        return tuple(one in known for one in claim.labels)
+
+    def claimed(self, at: Comparison[Transcripts, tuple[Said, ...]]) -> int:
+        """Those with a character."""
+        return sum(len(at.claim.labels[partner]) > 0 for partner in at.pairing.known()[1])
 
     def shown(self, claim: Transcripts, case: Case) -> Shown:
         """The claimed text for each private one, empty where nothing was claimed; bags as the characters in them."""

@@ -36,6 +36,11 @@ class AbstractMetric(ABC):
     def perfect(self) -> float:
         """The score of the truth itself."""
 
+    @property
+    def worst(self) -> float | None:
+        """The least that a claim can score, None where there is no such end: no interval goes beyond it."""
+        return None
+
     @abstractmethod
     def refusal(self, claim: AbstractClaim) -> str | None:
         """Why this metric cannot judge `claim`, or None when it can."""
@@ -157,6 +162,11 @@ class AbstractLabelMetric(AbstractMetric):
         """Every item right: 1."""
         return 1.0
 
+    @property
+    def worst(self) -> float:
+        """None right: 0."""
+        return 0.0
+
     @final
     def refusal(self, claim: AbstractClaim) -> str | None:
         """Anything that carries no labels."""
@@ -183,6 +193,12 @@ class AbstractRankMetric(AbstractMetric):
     def perfect(self) -> float:
         """Always first: 1."""
         return 1.0
+
+    @property
+    @final
+    def worst(self) -> float:
+        """Never a candidate: 0."""
+        return 0.0
 
     @final
     def refusal(self, claim: AbstractClaim) -> str | None:

@@ -48,6 +48,11 @@ class TokenError(AbstractTokenMetric):
         """No error: 0."""
         return 0.0
 
+    @property
+    def worst(self) -> float:
+        """Not one token: 1."""
+        return 1.0
+
     def unfit(self, claim: AbstractClaim) -> str | None:
         """Judges every claim of tokens."""
         del claim
@@ -82,6 +87,11 @@ class TokenOverlap(AbstractTokenMetric):
         """Every token right: 1."""
         return 1.0
 
+    @property
+    def worst(self) -> float:
+        """Nothing right: 0."""
+        return 0.0
+
     def unfit(self, claim: AbstractClaim) -> str | None:
         """A bag has no sequences."""
         return _order_needed(self.name, claim)
@@ -113,6 +123,11 @@ class TokenOrder(AbstractTokenMetric):
         """Every token right: 1."""
         return 1.0
 
+    @property
+    def worst(self) -> float:
+        """Nothing right: 0."""
+        return 0.0
+
     def unfit(self, claim: AbstractClaim) -> str | None:
         """A bag has no order."""
         return _order_needed(self.name, claim)
@@ -141,6 +156,11 @@ class ExactText(AbstractTokenMetric):
     def perfect(self) -> float:
         """Every token right: 1."""
         return 1.0
+
+    @property
+    def worst(self) -> float:
+        """Nothing right: 0."""
+        return 0.0
 
     def unfit(self, claim: AbstractClaim) -> str | None:
         """A bag has no order."""

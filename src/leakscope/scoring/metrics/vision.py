@@ -57,7 +57,7 @@ class MSE(AbstractInputMetric):
 @final
 @dataclass(frozen=True)
 class PSNR(AbstractInputMetric):
-    """min(cap, -10 log10 MSE) per image, in dB for a display range of 1; the score is the mean of these.
+    """max(-cap, min(cap, -10 log10 MSE)) per image, in dB for a display range of 1; the score is the mean of these.
 
     Never infinite: one exact image would make the whole batch infinite. cap: the score of the truth (dB); images that
     are exact to within rounding are counted apart. Raises `BadInput` on a cap that is not positive and finite.
@@ -81,6 +81,11 @@ class PSNR(AbstractInputMetric):
         """The cap."""
         return self.cap
 
+    @property
+    def worst(self) -> float:
+        """Minus the cap: errors of a million ranges and more are one."""
+        return -self.cap
+
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         """Every shape fits."""
         del shape
@@ -91,7 +96,7 @@ class PSNR(AbstractInputMetric):
         # -10 log10(error) >= cap is error <= 10^(-cap / 10); an error of 0 has no logarithm.
         floor = 10 ** (-self.cap / 10)
         return tuple(
-            self.cap if error <= floor else min(self.cap, 10 * math.log10(1 / error))
+            self.cap if error <= floor else max(-self.cap, min(self.cap, 10 * math.log10(1 / error)))
             for error in squared_errors(claimed, true).tolist()
         )
 
@@ -118,6 +123,11 @@ class SSIM(AbstractInputMetric):
     def perfect(self) -> float:
         """Identical images: 1."""
         return 1.0
+
+    @property
+    def worst(self) -> float:
+        """An image turned into its negative: -1."""
+        return -1.0
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         """Anything but (channels, height, width)."""

@@ -64,7 +64,7 @@ def read_foreign(path: str | Path, *, allow_pickle: bool = False) -> Foreign:
     trust = "" if allow_pickle else "; if it needs pickle and you trust who wrote it, --allow-pickle"
     advice = f": it is cut short, damaged or of another kind; save it again{trust}"
     if place.suffix in _PLAIN:
-        return _sorted_out(str(place), content(place, advice=advice, allow_pickle=allow_pickle))
+        return _sorted_out(str(place), content(place, advice=advice, trust=trust, allow_pickle=allow_pickle))
     if place.suffix not in _PICKLE:
         raise BadInput(f"{place} has the suffix {place.suffix!r}; expected .safetensors, .npz or .pt")
     if not allow_pickle:
@@ -78,13 +78,21 @@ def read_foreign(path: str | Path, *, allow_pickle: bool = False) -> Foreign:
 def _sorted_out(path: str, found: object) -> Foreign:
     notes: tuple[str, ...] = ()
     if isinstance(found, Mapping):
-        inner = next((key for key in STATE_KEYS if isinstance(found.get(key), Mapping)), None)
+        inner = _inside(path, found)
         if inner is not None:
-            found, notes = found[inner], (f"took {inner!r} out of the checkpoint {Path(path).name}",)
+            found, notes = found[inner], (f"took {inner!r} out of the checkpoint",)
+    elif isinstance(found, list | tuple) and (fit := [one for one in found if _arrays(one)]):
+        # Flower's fit returns (arrays, number of examples, metrics)
+        if len(fit) > 1:
+            raise BadInput(f"{path} holds {len(fit)} lists of arrays; save the one that is the update")
+        found, notes = fit[0], (f"took the list of {len(fit[0])} arrays out of it",)
     if isinstance(found, np.ndarray) and found.dtype == object:
         found = list(found)
     if isinstance(found, Mapping):
-        named = {_name(path, name): plain(path, repr(_name(path, name)), value) for name, value in found.items()}
+        named = {
+            _name(path, name): plain(path, gate.shortened(repr(_name(path, name))), value)
+            for name, value in found.items()
+        }
         if named and all(re.fullmatch(r"arr_\d+", name) for name in named):
             order = sorted(named, key=lambda name: int(name.removeprefix("arr_")))
             return Foreign(path, None, tuple(named[name] for name in order), notes)
@@ -93,6 +101,30 @@ def _sorted_out(path: str, found: object) -> Foreign:
     if isinstance(found, Sequence) and not isinstance(found, str | bytes) and len(found):
         return Foreign(path, None, tuple(plain(path, f"entry {i}", value) for i, value in enumerate(found)), notes)
     raise BadInput(f"{path} holds {_kind(found)}, expected tensors by name or a list of arrays; save the state dict")
+
+
+def _inside(path: str, found: Mapping[object, object]) -> object | None:
+    """The key of the state dict inside a checkpoint: a usual one (`STATE_KEYS`), else the only one that holds arrays.
+
+    Raises `BadInput` where several unusual ones do: which is the update is not to be guessed.
+    """
+    usual = next((key for key in STATE_KEYS if isinstance(found.get(key), Mapping)), None)
+    if usual is not None or any(isinstance(value, Tensor | np.ndarray) for value in found.values()):
+        return usual
+    several = [key for key, value in found.items() if _arrays(value)]
+    if len(several) > 1:
+        raise BadInput(
+            f"{path} holds several sets of arrays, {listed([str(one) for one in several])}; save one of them"
+        )
+    return several[0] if several else None
+
+
+def _arrays(value: object) -> bool:
+    """Whether it is arrays alone, by name or in a list: what the state of an optimizer is not."""
+    if isinstance(value, Mapping):
+        named = bool(value) and all(isinstance(name, str) for name in value)
+        return named and all(isinstance(one, Tensor | np.ndarray) for one in value.values())
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(v, Tensor | np.ndarray) for v in value)
 
 
 def _name(path: str, name: object) -> str:
@@ -169,7 +201,10 @@ def _stripped(named: Named, module: nn.Module) -> tuple[dict[str, Tensor], tuple
     for name, value in named.items():
         bare = name if name in known else _bare(name.removeprefix(common), known)
         if bare in renamed:
-            raise BadInput(f"{name!r} is there twice once wrappers are taken off; save the state dict of one model")
+            raise BadInput(
+                f"{gate.shortened(repr(name))} is there twice once wrappers are taken off; "
+                "save the state dict of one model"
+            )
         renamed[bare] = value
         if bare != name:
             changed.append(name.removesuffix(bare) if name.endswith(bare) else _INSIDE.findall(name)[0][1] + ".")

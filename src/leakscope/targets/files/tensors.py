@@ -34,10 +34,11 @@ UNREADABLE = (
 SAVE_IT = "; save the state dict itself: torch.save(model.state_dict(), path), or safetensors.torch.save_file"
 
 
-def content(path: Path, *, advice: str, allow_pickle: bool = False) -> object:
+def content(path: Path, *, advice: str, trust: str = "", allow_pickle: bool = False) -> object:
     """What is in the file: arrays by name for `.safetensors` and `.npz`; what torch saved for any other suffix.
 
-    allow_pickle: also what only Python's pickle can read, which runs whatever code the file holds.
+    trust: what more to say where the file may need pickle. allow_pickle: also what only Python's pickle can read, which
+    runs whatever code the file holds.
     Raises `BadInput`, ending in `advice`, when the file is cut short, damaged or of another kind.
     """
     try:
@@ -53,6 +54,10 @@ def content(path: Path, *, advice: str, allow_pickle: bool = False) -> object:
     except BadInput:
         raise
     except UNREADABLE as error:
+        if isinstance(error, pickle.UnpicklingError) and not allow_pickle:
+            # torch tells at length, and in colors, how to run the code that is in the file.
+            why = "holds something else than plain tensors, such as a whole module, or is damaged"
+            raise BadInput(f"{path} {why}{SAVE_IT}{trust}") from error
         raise BadInput(f"{path} cannot be read as plain tensors ({first_line(error)}){advice}") from error
 
 
@@ -85,7 +90,7 @@ def state_dict(path: Path) -> dict[str, Tensor]:
         raise BadInput(f"{path} holds entries that are not tensors, {listed(others)}; save the state dict by itself")
     # a tensor as it is: a module's own `load_state_dict` may know kinds (quantized, sparse) that `plain` refuses
     return {
-        name: value if isinstance(value, Tensor) else plain(str(path), f"{name!r}", value)
+        name: value if isinstance(value, Tensor) else plain(str(path), gate.shortened(repr(name)), value)
         for name, value in found.items()
     }
 

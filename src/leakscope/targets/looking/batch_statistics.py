@@ -1,4 +1,4 @@
-"""Whether an update was computed with the batch's own statistics: batch normalization in training mode."""
+"""Batch normalization in training mode: whether an update is of it, and what its running statistics say of a batch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from leakscope.core.facts import LayerStatistics
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
@@ -62,3 +63,52 @@ def _normalized(target: Target) -> list[str]:
         for call in once
         if any(call.returned.shape == given.shape and torch.equal(call.returned, given) for given in fed)
     ]
+
+
+def moved_statistics(
+    target: Target, before: Named, after: Named, examples: int
+) -> tuple[tuple[str, LayerStatistics], ...]:
+    """Mean and biased variance of the one batch that moved the running statistics from `before` to `after`, by layer.
+
+    new = (1 - a) old + a m with a the layer's momentum (1 / (n + 1) after n batches where it is None), so m = old +
+    (new - old) / a; torch keeps the unbiased variance, that of a batch is (N - 1) / N times as large for N values per
+    channel. before, after: buffers by name. Empty where nothing moved, or where the counters say that there were
+    several batches, or the numbers that it was no such step (a variance below zero).
+    """
+    if not any(name in after and bool((after[name] != value).any()) for name, value in before.items()):
+        return ()
+    sizes, found = _values_per_channel(target), []
+    for name in sizes:
+        layer, prefix = target.module.get_submodule(name), f"{name}." if name else ""
+        assert isinstance(layer, _BatchNorm)
+        counter = f"{prefix}num_batches_tracked"
+        start = before.get(counter, layer.num_batches_tracked)
+        if counter in before and counter in after and int(after[counter]) - int(before[counter]) != 1:
+            return ()
+        share = layer.momentum if layer.momentum is not None else 1 / (1 + (0 if start is None else int(start)))
+        pair = [f"{prefix}running_mean", f"{prefix}running_var"]
+        if share <= 0 or any(one not in before or one not in after for one in pair):
+            continue
+        if any(after[one].element_size() < 4 for one in pair):
+            return ()  # of half precision, divided by the momentum
+        mean, unbiased = (before[n].double() + (after[n].double() - before[n].double()) / share for n in pair)
+        # what rounding leaves of a variance of zero may lie below it
+        slack = 8 * torch.finfo(torch.float32).eps * float(before[pair[1]].abs().max()) / share
+        if float(unbiased.min()) < -slack:
+            return ()
+        count = examples * sizes[name]
+        variance = unbiased.clamp_min(0) * (count - 1) / count
+        found.append((name, LayerStatistics(tuple(mean.tolist()), tuple(variance.tolist()))))
+    return tuple(found)
+
+
+def _values_per_channel(target: Target) -> dict[str, int]:
+    """How many numbers of one example each batch normalization averages: height times width, 1 of a dense layer."""
+    key = Key(0).child("batch statistics")
+    inputs = probe_inputs(target, 2, key=key)
+    layers = named(target.module, _BatchNorm)
+    with recorded(target.module, layers) as calls, key.child("model").isolated(), torch.no_grad():
+        target.outputs(target.parameters(), inputs)
+    sizes = {call.name: call.given.numel() // (2 * call.given.shape[1]) for call in calls}
+    # called twice, it moved twice
+    return {name: size for name, size in sizes.items() if sum(call.name == name for call in calls) == 1}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from leakscope.core.errors import NoSuchLayer
-from leakscope.core.target import Target
+from leakscope.core.target import CrossEntropy, Target
 from leakscope.domains.text import Text
 from leakscope.numerics.rng import Key, normal
 from leakscope.targets.looking.tape import Call, itself, named, recorded
@@ -97,22 +97,50 @@ def _alone(target: Target, first: Call, inputs: Tensor) -> bool:
     weight = first.weights[0]
     if weight not in parameters or not loss.requires_grad:
         return True  # nothing can be read of it, which its readers say themselves
-    read = (parameters[weight], calls[0].returned)
+    held = [weight] if first.bias not in parameters else [weight, first.bias]
+    read = (calls[0].returned, *(parameters[name] for name in held))
     # zeros where the loss does not reach: a layer off the path has gradient zero, as its one call says
-    slope, error = torch.autograd.grad(loss, read, allow_unused=True, materialize_grads=True)
-    # dL/dW = sum_b (dL/dz_b) x_b^T for one call; a second use of the weight would add its own sum
-    wanted = error.flatten(1).T @ inputs.flatten(1)
-    return float((slope - wanted).norm()) <= ALONE * float(slope.norm())
+    error, *slopes = torch.autograd.grad(loss, read, allow_unused=True, materialize_grads=True)
+    # dL/dW = sum_b (dL/dz_b) x_b^T and dL/db = sum_b dL/dz_b for one call of x W^T + b; a second use of either would
+    # add its own sum, and a layer that multiplies its bias (equalized learning rates) has its multiple.
+    wanted = [error.flatten(1).T @ inputs.flatten(1), error.flatten(1).sum(0)]
+    pairs = zip(slopes, wanted, strict=False)
+    return all(float((slope - one).norm()) <= ALONE * float(slope.norm()) for slope, one in pairs)
 
 
 def output_layer(target: Target) -> DenseLayer:
-    """The dense layer whose output is the model's output. Raises `NoSuchLayer` when there is none."""
+    """The dense layer whose output is the model's output. Raises `NoSuchLayer` when there is none.
+
+    Of a cross entropy, also where its output goes through a log softmax: softmax(log softmax(z)) = softmax(z), so loss
+    and gradients are those of the logits z.
+    """
     calls, _, outputs = _calls(target)
     # from the end: of a layer that is called twice, the last call gives the output
     for call in reversed(calls):
-        if call.returned.shape == outputs.shape and torch.equal(call.returned, outputs):
+        if call.returned.shape != outputs.shape:
+            continue
+        if torch.equal(call.returned, outputs) or _logarithms(target, call.returned, outputs):
             return _dense_layer(call)
     raise NoSuchLayer(f"{target.name} does not end in a dense layer (torch.nn.Linear) that gives the logits")
+
+
+def _logarithms(target: Target, logits: Tensor, outputs: Tensor) -> bool:
+    """Whether `outputs` are the log probabilities of `logits`, (B, C) each, where the loss takes one for the other."""
+    if not isinstance(target.loss, CrossEntropy) or logits.dim() != 2 or not bool(outputs.isfinite().all()):
+        return False
+    # rounding apart, for there are several ways to write it; logits that are normalized already are both
+    return torch.allclose(torch.log_softmax(logits, 1), outputs, rtol=1e-5, atol=1e-6)
+
+
+def at(target: Target, layer: DenseLayer) -> tuple[Tensor, Tensor]:
+    """Weight (C, d) and bias (C,), zeros where it has none, of a dense layer: parameters, or made of others.
+
+    Not by name: a weight under `torch.nn.utils.parametrizations` is no parameter, a tied one has another's name.
+    """
+    module = target.module.get_submodule(layer.name)
+    assert isinstance(module, nn.Linear)
+    weight = module.weight.detach()
+    return weight, weight.new_zeros(len(weight)) if module.bias is None else module.bias.detach()
 
 
 def features_at(target: Target, inputs: Tensor) -> Tensor:

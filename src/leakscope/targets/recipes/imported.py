@@ -7,11 +7,14 @@ import importlib
 import inspect
 import os
 import sys
+import traceback
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import final
 
 from torch import nn
 
+from leakscope.core import gate
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
 from leakscope.core.feed import AbstractFeed, InputsOnly
@@ -19,14 +22,24 @@ from leakscope.core.refusal import Refusal
 from leakscope.core.target import AbstractLoss, CrossEntropy, Target, differentiable
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import probe_inputs
-from leakscope.targets.looking.probe import probed
+from leakscope.targets.looking.probe import FORWARD_ERRORS, first_line, probed
 from leakscope.targets.recipes.architecture import AbstractArchitecture
 from leakscope.targets.recipes.trained import load_state
 from leakscope.targets.vetting.before_running import bare
+from leakscope.targets.vetting.size import fitting
 
 Argument = bool | int | float | str | None
 
 _ABSENT = object()
+
+RAISED = (*FORWARD_ERRORS, ArithmeticError, OSError, MemoryError, ImportError, NameError, RecursionError, BufferError)
+"""What other people's constructors raise on arguments that they were not written for, and their modules at import."""
+
+
+def failure(error: BaseException) -> str:
+    """An error in one line, with the place in the code that raised it."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return gate.shortened(f"{first_line(error)}", 300) + f" (at {Path(at.filename).name}:{at.lineno})"
 
 
 @final
@@ -92,7 +105,7 @@ class Imported(AbstractArchitecture):
 
     def module(self, key: Key) -> nn.Module:
         """The module itself, out of its wrappers. Raises `BadInput` as `build` does, but for weights and domain."""
-        found = self._find()
+        found = self.find()
         if not isinstance(found, nn.Module):
             module = self._call(found, key)
         elif self.arguments:
@@ -103,8 +116,8 @@ class Imported(AbstractArchitecture):
         differentiable(module)
         return module
 
-    def _find(self) -> object:
-        """The imported object; its import draws from a fixed stream, the same in every process."""
+    def find(self) -> object:
+        """The imported object; its import draws from a fixed stream, the same in every process. Raises `BadInput`."""
         module_name, _, name = self.path.partition(":")
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
@@ -122,6 +135,8 @@ class Imported(AbstractArchitecture):
             ) from error
         except SyntaxError as error:
             raise BadInput(f"{module_name} is no Python: {error}; mend the file") from error
+        except RAISED as error:
+            raise BadInput(f"importing {module_name} fails: {failure(error)}") from error
         for part in name.split("."):
             inner = getattr(found, part, _ABSENT)
             if inner is _ABSENT:
@@ -139,8 +154,19 @@ class Imported(AbstractArchitecture):
             inspect.signature(factory).bind(**arguments)
         except (TypeError, ValueError) as error:
             raise BadInput(f"{self.path} does not take the arguments {arguments}: {error}") from error
-        with key.isolated():
-            module = factory(**arguments)
+
+        def build() -> object:
+            # anew for each try, so that the weights do not depend on whether the model was counted first
+            with key.isolated():
+                return factory(**arguments)
+
+        said = f"{self.path} with the arguments {arguments}" if arguments else self.path
+        try:
+            module = fitting(build, said)
+        except BadInput:
+            raise
+        except RAISED as error:
+            raise BadInput(f"{said} cannot be built: {failure(error)}") from error
         if not isinstance(module, nn.Module):
             raise BadInput(f"{self.path} returned a {type(module).__name__}, expected a torch.nn.Module")
         return module

@@ -210,7 +210,16 @@ def _reach(seen: _Seen) -> Iterator[Finding]:
             Severity.ERROR, "gradient", sentence, "take torch.no_grad and .detach() out of the model's forward"
         )
         return
-    slopes = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    try:
+        slopes = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    except FORWARD_ERRORS as error:
+        # activation checkpoints run layers again on the way back, where the weights are no longer those given here
+        sentence = f"the model has no gradient at given weights: {first_line(error)}"
+        remedy = (
+            "turn activation checkpoints off (torch.utils.checkpoint), which changes no number; check backward hooks"
+        )
+        yield Finding(Severity.ERROR, "gradient", sentence, remedy)
+        return
     unused = [name for name, slope in zip(parameters, slopes, strict=True) if slope is None]
     if unused:
         sentence = f"the loss does not depend on {some(unused)}: their update is zero and says nothing"

@@ -12,6 +12,7 @@ from torch import Tensor
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.dense.mixtures import Errors
+from leakscope.attacks.inputs.dense.scale import misfit, unscaled
 from leakscope.attacks.parts.reading.explained import explained
 from leakscope.attacks.parts.reading.output_gradient import told_one
 from leakscope.attacks.parts.reading.proof import bent, settled, undeclared
@@ -89,10 +90,11 @@ class LinearLayer(AbstractAttack["FirstLayer", Inputs]):
         if repeating:
             # Errors of both signs can put a mixture sum_s delta_s x_s / sum_s delta_s out of the range of its inputs.
             legal = [place for place, value in enumerate(values) if _legal(seen, value)]
-            values, residuals = values[legal], [residuals[place] for place in legal]
+            values, residuals, units = values[legal], [residuals[place] for place in legal], units[legal]
         if seen.knows(BatchSize):
             # Most witnesses come first, so the claims that fewest units agree on are cut off.
-            values, residuals = values[: seen.told(BatchSize).count], residuals[: seen.told(BatchSize).count]
+            count = seen.told(BatchSize).count
+            values, residuals, units = values[:count], residuals[:count], units[:count]
         if not len(values):
             sentence = "no three units agree on an input: every unit is activated by several examples, or by noise"
             return Attempt(repr(self), Outcome.CLAIMED, sentence, Inputs(_shaped(seen, values)))
@@ -104,7 +106,7 @@ class LinearLayer(AbstractAttack["FirstLayer", Inputs]):
             if not whole <= EXACT[dtype]:
                 sentence = f"{len(values)} inputs or mixtures of several: here units agree on mixtures as well"
                 return Attempt(repr(self), Outcome.CLAIMED, sentence, Inputs(_shaped(seen, values)))
-            values, residuals = values[used], [residuals[place] for place in used]
+            values, residuals, units = values[used], [residuals[place] for place in used], units[used]
         # an input is proved by its own units; where mixtures repeat too, only together with the whole update
         certificate = Certificate(tuple(max(one, whole) for one in residuals), (EXACT[dtype],) * len(values), STATEMENT)
         sentence = f"{len(values)} inputs in closed form, worst relative residual {certificate.residual:.1e}"
@@ -117,7 +119,11 @@ class LinearLayer(AbstractAttack["FirstLayer", Inputs]):
         found = Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
         # Of several examples only those that wake units alone are claimed, unless they are told to be all.
         whole = bool(units.all()) or alone or (seen.knows(BatchSize) and seen.told(BatchSize).count == len(values))
-        return settled(seen, found, partial=not whole)
+
+        def contradicted() -> str | None:
+            return unscaled(seen, read.layer, values) if whole else misfit(seen, read.layer, values, units)
+
+        return settled(seen, found, partial=not whole, contradicted=contradicted)
 
     def _unproven(self, seen: Observation, single: Tensor, residual: float, *, told_one: bool) -> Attempt[Inputs]:
         """The fit of a single example, without proof, where a defense changed the entries one by one."""

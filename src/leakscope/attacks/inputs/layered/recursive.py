@@ -18,6 +18,7 @@ from leakscope.attacks.inputs.layered.activations import Known, inverted
 from leakscope.attacks.labels.signs import SINGLE, LabelSigns
 from leakscope.attacks.parts.reading.output_gradient import only_row_pattern, read_output, told_one
 from leakscope.attacks.parts.reading.proof import bent, settled
+from leakscope.attacks.parts.reading.replayed import MOST_PASSES
 from leakscope.attacks.parts.reading.trained import NOT_TRAINED
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.batch import Batch
@@ -28,7 +29,7 @@ from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import clipped, keeps_ratios
+from leakscope.mechanisms.reading import clipped, keeps_ratios, passes
 from leakscope.numerics import trees
 from leakscope.numerics.convolution import System, Unfolded
 from leakscope.numerics.rng import Key, normal
@@ -98,7 +99,9 @@ class Recursive(AbstractAttack[tuple[Link, ...], Inputs]):
         label = _label(seen, key)
         if isinstance(label, Refusal):
             return Attempt(repr(self), Outcome.REFUSED, label.sentence)
-        gradient = {name: value.double().cpu() for name, value in seen.gradient().by_name.items()}
+        # Buffers are no part of a gradient, nor of the norm that the replay is judged by.
+        sent = trees.select(seen.gradient().by_name, seen.target.parameters())
+        gradient = {name: value.double().cpu() for name, value in sent.items()}
         undone, steps = _recursion(seen, links, gradient, label, watch)
         if isinstance(undone, Refusal):
             return Attempt(repr(self), Outcome.REFUSED, undone.sentence, steps=steps)
@@ -186,6 +189,8 @@ def _links(seen: Observation) -> tuple[Link, ...] | Refusal:
     """The chain of layers, or why it cannot be undone; by counting, without looking at a number."""
     if seen.knows(BatchSize) and seen.told(BatchSize).count > 1:
         return Refusal(f"undoes the gradient of one example, told BatchSize({seen.told(BatchSize).count})")
+    if passes(seen.mechanism) > MOST_PASSES:
+        return Refusal(f"replays what it finds, which takes {passes(seen.mechanism)} passes over the model here")
     links = layer_chain(seen.target)
     gradient = seen.gradient().by_name
     missing = [link.weight for link in links if link.weight not in gradient]

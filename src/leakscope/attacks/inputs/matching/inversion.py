@@ -14,6 +14,7 @@ from torch import Tensor
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.frames.window.true_lengths import with_lengths
+from leakscope.attacks.inputs.matching.contrast import blind_to_contrast, contrast, stretched
 from leakscope.attacks.inputs.matching.objective import Objective, objective, rows_apart
 from leakscope.attacks.labels.counts import SUMMED, factor_of
 from leakscope.attacks.parts.distance.distances import AbstractDistance, Cosine
@@ -113,8 +114,14 @@ class GradientInversion(AbstractAttack[Observation, Inputs]):
         problem, objective = self._problem(informed, labels, key)
         starts = self._starts(informed, labels, key, start=start)
         found = self.search.run(problem, starts, clock=clock, watch=watch)
+        moved = None
+        if found.point is not None and blind_to_contrast(informed) and not objective.real:
+            moved = stretched(informed, objective, found.point)
+            found = found if moved is None else dataclasses.replace(found, point=moved)
         attempt = self._classify(seen, found, objective, goes_on=start.goes_on)
         said = [attempt.sentence]
+        if moved is not None and attempt.claim is not None:
+            said.append(contrast(informed))
         if informed.target.training is not seen.target.training:
             said.append(BATCH)
         if informed.rounds is not seen.rounds:
@@ -190,7 +197,8 @@ class GradientInversion(AbstractAttack[Observation, Inputs]):
         if outside > 0 and found.loss < MATCHED * found.start_loss:
             sentence += f"; {outside:.0%} of what matches lies outside the range of {seen.target.domain}: {NORMALIZED}"
         # A search that is kept within the range gets stuck at its ends instead, far from a match.
-        elif ends > PRESSED and found.loss > MATCHED * found.start_loss:
+        # Without the prior: what beliefs cost says nothing of the match.
+        elif ends > PRESSED and float(objective.apart(found.point).detach()) > MATCHED * found.start_loss:
             sentence += (
                 f"; nothing within the range of {seen.target.domain} was found that matches, and {ends:.0%} of the "
                 f"claim lies at its ends: {NORMALIZED}"

@@ -88,11 +88,15 @@ class Objective:
         batch = self.batch(point)
         return self._distance(self._gradient(batch)) + self.penalty(batch.inputs)
 
+    def apart(self, point: Point) -> Tensor:
+        """The distance by itself."""
+        return self._distance(self._gradient(self.batch(point)))
+
     def parts(self, point: Point) -> dict[str, float]:
         """Distance and prior by themselves."""
         batch = self.batch(point)
         return {
-            "distance": float(self._distance(self._gradient(batch))),
+            "distance": float(self.apart(point)),
             "prior": float(self.penalty(batch.inputs)),
         }
 

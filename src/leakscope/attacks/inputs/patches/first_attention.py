@@ -31,6 +31,7 @@ from leakscope.core.effort import Clock, Watch
 from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
+from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 from leakscope.targets.looking.patch_entry import PatchEntry, patch_entry
@@ -80,7 +81,8 @@ class FirstAttention(AbstractAttack[tuple[PatchEntry, Solution], Inputs]):
         # Pixels lie in the range whatever rounding says; replayed and certified is the image as it is claimed.
         image = image.clamp(low, high).to(like)
         replayed = explained(seen, image)
-        dtype = seen.release.by_name[next(iter(seen.release.by_name))].dtype
+        # Of the parameters alone: a buffer that stands first may be of another type.
+        dtype = next(v for name, v in seen.release.by_name.items() if name in seen.target.parameters()).dtype
         sentence = f"one image from {solution.words}, condition {solution.condition:.1e}"
         if replayed is None:
             sentence += "; too many classes to replay it for a proof"
@@ -108,7 +110,9 @@ def _solved(seen: Observation) -> tuple[PatchEntry, Solution] | Refusal:
         return Refusal(f"{count} examples share every gradient here; the equations hold for a batch of one")
     entry = patch_entry(seen.target)
     # float64: the rounding of float32 that `DEAD` cuts off is then that of the release alone.
-    gradient = {name: value.double() for name, value in seen.gradient().by_name.items()}
+    # Buffers, which an update may hold besides, are no part of a gradient.
+    read = trees.select(seen.gradient().by_name, seen.target.parameters())
+    gradient = {name: value.double() for name, value in read.items()}
     stacked = _stacked(entry, gradient)
     # One example spans N directions at most. More are of several, unless all are filled (d, or the d - 1 that a
     # LayerNorm leaves): that is noise, or too many tokens, and may still leave the equations of G.

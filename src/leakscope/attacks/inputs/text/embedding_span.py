@@ -34,6 +34,7 @@ from leakscope.core.refusal import Refusal
 from leakscope.domains.text import padded
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import clipped, known_weights
+from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 from leakscope.targets.looking.token_entry import TokenEntry, token_entry
@@ -49,6 +50,7 @@ WHOLE_NUMBER = 0.05
 """Largest distance from a whole number at which a share of the batch counts as one."""
 SAME = 1e-5
 """Distance of two tokens' unit inputs within which the model does not tell them apart."""
+OVER = "; the time was up before their order was found"
 MOST_PAIRS = 20_000_000
 """Pairs of tokens at places that are compared, at most."""
 MOST_PLACES = 50_000
@@ -96,13 +98,15 @@ class EmbeddingSpan(AbstractAttack["Spanned", Tokens]):
     def _attempt(self, seen: Observation, read: Spanned, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Tokens]:
         del watch
         found = read
-        tolerance = EXACT.get(seen.release.by_name[found.entry.first.weights[0]].dtype, 0.0)
+        # A part of an update may hold one of query, key and value.
+        read_of = next(name for name in found.entry.first.weights if name in found.gradient)
+        tolerance = EXACT.get(seen.release.by_name[read_of].dtype, 0.0)
         order = _ordered(seen, found, tolerance, key=key, clock=clock)
         bag = self._bag(seen, found, tolerance, order.note)
         # The set needs no order, so it stands where sequences are not found.
         if not order.whole:
             return bag
-        best, proof = _explained(seen, order, tolerance)
+        best, proof = _explained(seen, order, tolerance, clock)
         residual = float("inf") if proof is None else proof.residual
         if residual > tolerance and bag.certificate is not None and bag.certificate.holds:
             # What is proved rather than more that is not.
@@ -145,7 +149,9 @@ def _tokens(seen: Observation) -> Spanned | Refusal:
     if len(missing) == len(entry.first.weights):
         return Refusal(f"the release lacks {', '.join(missing)}, the first dense layers that are fed the tokens")
     # float64, as the model copy that makes the table: the gap then shows the rounding of the release alone.
-    gradient = {name: value.double() for name, value in seen.gradient().by_name.items()}
+    # Buffers, which an update may hold besides, are no part of a gradient.
+    read = trees.select(seen.gradient().by_name, seen.target.parameters())
+    gradient = {name: value.double() for name, value in read.items()}
     span = row_span_of([gradient[name] for name in entry.first.weights if name in gradient])
     inputs = entry.table()
     room = dimensions(inputs)
@@ -186,15 +192,16 @@ def _ordered(seen: Observation, found: Spanned, tolerance: float, *, key: Key, c
     # Where tokens see later ones no prefix can be tested by itself.
     if not entry.causal:
         whole = _descended(seen, found, context, tolerance, key=key, clock=clock)
-        return _Order(tuple(whole), note="" if whole else "; no combination of them is confirmed by a later layer")
-    known = prefixes(entry, context, found.places)
+        nothing = OVER if clock.exhausted(0) else "; no combination of them is confirmed by a later layer"
+        return _Order(tuple(whole), note="" if whole else nothing)
+    known = prefixes(entry, context, found.places, clock=clock)
     if not known:
-        return _Order(note="; no prefix is confirmed by a later layer")
+        return _Order(note=OVER if clock.exhausted(0) else "; no prefix is confirmed by a later layer")
     # A loss that reads all tokens gives the last one a gradient too: a text ends where no prefix goes on.
     if not isinstance(seen.target.loss, NextToken):
         return _Order(tuple(leaves(known)), tuple(known))
     output = None if entry.output is None else found.gradient.get(entry.output.weights[0])
-    last = None if output is None else with_last_tokens(entry, known, output)
+    last = None if output is None else with_last_tokens(entry, known, output, clock=clock)
     if not last:
         return _Order(tuple(leaves(known)), tuple(known), "; last tokens are not known")
     # A text of one token predicts nothing, and has no gradient to be found by.
@@ -213,24 +220,29 @@ def _descended(
         before = len(known)
         for end in lengths:
             parts = found.places[:end]
-            known.update(dict.fromkeys(descended(found.entry, context, parts, key=key.child("start", turn, end))))
+            if clock.exhausted(0):
+                return list(known)
+            started = key.child("start", turn, end)
+            known.update(dict.fromkeys(descended(found.entry, context, parts, key=started, clock=clock)))
         # A replay costs a gradient for each sequence and label, so only where there is something new.
-        proof = _replayed(seen, tuple(known)) if len(known) > before else None
+        proof = _replayed(seen, tuple(known), clock) if len(known) > before else None
         idle = 0 if len(known) > before else idle + 1
         if (proof is not None and proof.residual <= tolerance) or idle == PATIENCE or clock.exhausted(0):
             break
     return list(known)
 
 
-def _explained(seen: Observation, order: _Order, tolerance: float) -> tuple[tuple[Said, ...], Explained | None]:
+def _explained(
+    seen: Observation, order: _Order, tolerance: float, clock: Clock
+) -> tuple[tuple[Said, ...], Explained | None]:
     """The sequences that have a share in the gradient, the largest first, and the explanation by them.
 
     A text that begins a longer one leaves no trace in the order; it is tried where the longer ones do not suffice.
     """
-    sequences, proof = order.whole, _replayed(seen, order.whole)
+    sequences, proof = order.whole, _replayed(seen, order.whole, clock)
     if order.parts and proof is not None and proof.residual > tolerance:
         more = tuple(dict.fromkeys((*order.whole, *order.parts)))
-        second = _replayed(seen, more)
+        second = _replayed(seen, more, clock)
         sequences, proof = (sequences, proof) if second is None else (more, second)
     if proof is None:
         return sequences, None
@@ -242,8 +254,8 @@ def _explained(seen: Observation, order: _Order, tolerance: float) -> tuple[tupl
     )
 
 
-def _replayed(seen: Observation, sequences: tuple[Said, ...]) -> Explained | None:
-    return explained(seen, padded(sequences).to(seen.target.device()))
+def _replayed(seen: Observation, sequences: tuple[Said, ...], clock: Clock) -> Explained | None:
+    return explained(seen, padded(sequences).to(seen.target.device()), clock=clock)
 
 
 def _repeated(seen: Observation, sequences: tuple[Said, ...], proof: Explained) -> tuple[Said, ...]:
@@ -252,7 +264,12 @@ def _repeated(seen: Observation, sequences: tuple[Said, ...], proof: Explained) 
         return sequences
     # A share is n_s / B, so times B it counts.
     real = proof.weights.sum(1) * seen.told(BatchSize).count
-    if float((real - real.round()).abs().max()) > WHOLE_NUMBER or clipped(seen) is not Answer.NO:
+    # Nothing is gained by a million copies of a text.
+    if (
+        seen.told(BatchSize).count > MOST_PLACES
+        or float((real - real.round()).abs().max()) > WHOLE_NUMBER
+        or clipped(seen) is not Answer.NO
+    ):
         return sequences  # a clip, or a text with several labels that cancel in part: its share says nothing
     return tuple(one for one, count in zip(sequences, real.round().long().tolist(), strict=True) for _ in range(count))
 

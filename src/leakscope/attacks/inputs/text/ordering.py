@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from leakscope.attacks.inputs.text.row_span import RowSpan, row_span_of
+from leakscope.core.effort import Clock
 from leakscope.domains.text import padded
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
@@ -52,11 +53,13 @@ def context_of(entry: TokenEntry, gradient: Named, least: int) -> Context | None
     return max(found, key=lambda one: one.span.rank, default=None)
 
 
-def prefixes(entry: TokenEntry, context: Context, places: Sequence[Sequence[int]]) -> list[Said] | None:
+def prefixes(
+    entry: TokenEntry, context: Context, places: Sequence[Sequence[int]], *, clock: Clock
+) -> list[Said] | None:
     """Every prefix of the private sequences whose last token had a gradient, shorter ones first.
 
     A causal model's later layers see at each token its prefix alone, so that each is tested by itself. None where
-    more than `MOST` are to be tested at once.
+    more than `MOST` are to be tested at once, or time is up.
     """
     found: list[Said] = []
     level: list[Said] = [()]
@@ -64,7 +67,7 @@ def prefixes(entry: TokenEntry, context: Context, places: Sequence[Sequence[int]
         longer = [(*prefix, token) for prefix in level for token in tokens]
         if not longer:
             break
-        if len(longer) > MOST:
+        if len(longer) > MOST or clock.exhausted(0):
             return None
         # At the last token only: those before it were confirmed when they were the last.
         fed = entry.fed(context.readers, padded(longer).to(context.span.null.device))[:, place]
@@ -84,20 +87,23 @@ def leaves(found: Sequence[Said]) -> list[Said]:
     return [one for one in found if one not in inner]
 
 
-def with_last_tokens(entry: TokenEntry, found: Sequence[Said], weight: Tensor) -> list[Said] | None:
+def with_last_tokens(entry: TokenEntry, found: Sequence[Said], weight: Tensor, *, clock: Clock) -> list[Said] | None:
     """Whole sequences of a model that predicts the next token, whose own last token sends no gradient as an input.
 
     dL/dW = sum_n e_n h_n^T at the output layer, h_n its known input at prefix n, so that e_n follows by least squares:
-    it is negative only at tokens that come next. None where the inputs are not independent.
+    it is negative only at tokens that come next. None where the inputs are not independent, or time is up.
     """
     assert entry.output is not None
     # One by one, unpadded, at its own last token: h_n of prefix n, (n, d).
-    inputs = torch.stack(
-        [entry.fed(entry.output, torch.tensor([one], device=weight.device))[0, -1] for one in found]
-    )  # fmt: skip
+    rows: list[Tensor] = []
+    for one in found:
+        rows.append(entry.fed(entry.output, torch.tensor([one], device=weight.device))[0, -1])
+        # E is unique only where the rows h_n are independent.
+        if clock.exhausted(0) or len(found) > len(rows[0]):
+            return None
+    inputs = torch.stack(rows)
     values = torch.linalg.svdvals(inputs)
-    # E is unique only where the rows h_n are independent.
-    if len(found) > inputs.shape[1] or not float(values[-1]) > 1e-6 * float(values[0]):
+    if not float(values[-1]) > 1e-6 * float(values[0]):
         return None
     # H^T E = (dL/dW)^T, (d, V), for E (n, V).
     errors = torch.linalg.lstsq(inputs.T, weight.T).solution
@@ -112,7 +118,9 @@ def with_last_tokens(entry: TokenEntry, found: Sequence[Said], weight: Tensor) -
     return whole
 
 
-def descended(entry: TokenEntry, context: Context, places: Sequence[Sequence[int]], *, key: Key) -> list[Said]:
+def descended(
+    entry: TokenEntry, context: Context, places: Sequence[Sequence[int]], *, key: Key, clock: Clock
+) -> list[Said]:
     """Sequences of tokens at their places that the later layers confirm at every token, of the length of `places`.
 
     Where tokens see each other, a wrong one moves all: the squared distances from the span fall as tokens become
@@ -126,18 +134,20 @@ def descended(entry: TokenEntry, context: Context, places: Sequence[Sequence[int
         generator = key.generator()
         drawn = [torch.randint(len(one), (STARTS,), generator=generator).to(device) for one in tokens]
         ids = torch.stack([one[chosen] for one, chosen in zip(tokens, drawn, strict=True)], 1)
-        ids = _settled(entry, context, ids, tokens)
+        ids = _settled(entry, context, ids, tokens, clock=clock)
     # At every token: where tokens see each other, the inputs of right tokens are moved by a wrong one as well.
     near = context.span.distance(entry.fed(context.readers, ids)) <= context.span.tolerance
     return list(dict.fromkeys(tuple(row) for row in ids[near.all(1)].tolist()))
 
 
-def _settled(entry: TokenEntry, context: Context, ids: Tensor, tokens: Sequence[Tensor]) -> Tensor:
+def _settled(entry: TokenEntry, context: Context, ids: Tensor, tokens: Sequence[Tensor], *, clock: Clock) -> Tensor:
     """Coordinate descent of the summed squared distances, all sequences (S, T) side by side."""
     best = torch.full((len(ids),), torch.inf, dtype=torch.float64, device=ids.device)
     for _ in range(SWEEPS):
         before = best
         for place, known in enumerate(tokens):
+            if clock.exhausted(0):
+                return ids
             tried = ids[:, None].repeat(1, len(known), 1)
             tried[:, :, place] = known
             fed = entry.fed(context.readers, tried.flatten(0, 1))

@@ -10,6 +10,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from leakscope.core.batch import Batch
+from leakscope.core.effort import Clock
 from leakscope.core.errors import NoSuchLayer
 from leakscope.core.observation import Observation
 from leakscope.core.target import CrossEntropy
@@ -43,11 +44,11 @@ class Explained:
     apart: dict[str, float]
 
 
-def explained(seen: Observation, inputs: Tensor) -> Explained | None:
+def explained(seen: Observation, inputs: Tensor, *, clock: Clock | None = None) -> Explained | None:
     """The best explanation of the observed gradient by a mixture of `inputs` (S, *shape) with any labels.
 
     The gradient of a mean loss is linear in the shares of inputs and labels, soft ones too, so this is a least-squares
-    problem with weights >= 0. None where more than `MOST` gradients would be needed.
+    problem with weights >= 0. None where more than `MOST` gradients would be needed, or the time of `clock` is up.
     """
     target, observed = seen.target, seen.gradient().by_name
     names = [name for name in target.parameters() if name in observed]
@@ -60,6 +61,8 @@ def explained(seen: Observation, inputs: Tensor) -> Explained | None:
     with quiet(target):
         for one in inputs:
             for label in labels:
+                if clock is not None and clock.exhausted(0):
+                    return None
                 batch = Batch(one[None], torch.tensor([label], device=one.device))
                 slope = torch.func.grad(target.loss_at)(parameters, batch)
                 columns.append(torch.cat([slope[name].reshape(-1).double() for name in names]))

@@ -15,8 +15,11 @@ from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import clipped
+from leakscope.mechanisms.reading import clipped, keeps_ratios
 from leakscope.targets.looking.dense_ends import DenseLayer, output_layer
+
+HEARD = 1e-3
+"""Share of the largest entry below which a sign is rounding: that of a weight's last place, divided by a small lr."""
 
 
 @final
@@ -71,6 +74,31 @@ def read_output(seen: Observation) -> OutputGradient | Refusal:
             else f"the release lacks {layer.weight}, the output layer's weight"
         )
     return OutputGradient(layer, weight, bias, loss.smoothing)
+
+
+def too_many(seen: Observation, output: OutputGradient) -> str | None:
+    """Why the bias gradient is none: more classes fall than there are examples. None where nothing speaks against.
+
+    mean_b (p_bc - y_bc) is negative at the classes of the batch alone, and of B examples these are at most B. Not asked
+    where a defense changes entries one by one, nor where the number of examples was not told.
+    """
+    if output.bias is None or not told_count(seen) or keeps_ratios(seen.mechanism) is not Answer.YES:
+        return None
+    low = int((output.bias < -HEARD * output.bias.abs().max()).sum())
+    if low <= told_count(seen):
+        return None
+    return (
+        f"the output bias falls at {low} of {len(output.bias)} classes, and only the classes of {told_count(seen)} "
+        "examples can: the sign is reversed, or the batch is larger; declare a gradient as a gradient and a change of "
+        "weights as a delta"
+    )
+
+
+def told_count(seen: Observation) -> int:
+    """How many examples there are; 0 where it was not told."""
+    if seen.knows(BatchSize):
+        return seen.told(BatchSize).count
+    return len(seen.told(TrueLabels).values) if seen.knows(TrueLabels) else 0
 
 
 def only_row_pattern(weight: Tensor) -> tuple[int, float]:

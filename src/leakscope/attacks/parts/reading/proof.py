@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +12,28 @@ from torch.nn.modules.dropout import _DropoutNd
 from leakscope.attacks.parts.reading.replayed import disagreement, labels_agree, unreplayable
 from leakscope.core.attempt import Attempt, Certificate
 from leakscope.core.claim import Inputs
+from leakscope.core.errors import NoSuchLayer
+from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.core.release import Delta
 from leakscope.core.target import Target
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import doubt, keeps_ratios
+from leakscope.mechanisms.reading import BATCHES, doubt, keeps_ratios, known_weights
 from leakscope.numerics.rng import Key
-from leakscope.targets.looking.dense_ends import probe_inputs
+from leakscope.targets.looking.dense_ends import features_at, output_layer, probe_inputs
 from leakscope.targets.looking.tape import named, recorded
 from leakscope.targets.vetting.numbers import Look, looks, one_size
 
 SLACK = 2e-3
 """How far out of its range a claimed input may lie, relative to the range: some times the error of an exact one."""
+INDEPENDENT = 1e-4
+"""Least size of the last direction of the output layer's gradient, relative to the first, that is no rounding: with
+errors nearer to proportional than that, units agree on mixtures to within their own rounding."""
+SPANNED = 1e-3
+"""Largest distance from the span of the output layer's gradient of what is fed to it at a claim, relative."""
+OTHER = 1.1
+"""A factor of the claim that this distance has to tell from one."""
 PROBES = 4
 WHOLE = "; and the whole update, replayed from the claim and its labels, agrees: the client trained on these inputs"
 """What the statement of a certificate gains where the update was replayed."""
@@ -31,6 +41,15 @@ FED = "; this proves what the first layer was fed, and nothing of what followed"
 """What it gains where it could not be."""
 WINDOWS = "; this proves that the first layer was fed these windows, and nothing of what was said"
 """The same for frames, whose transcripts are not known."""
+STEPPED = (
+    "; this proves that the first layer was fed these windows, their size to a tenth, and nothing of what was said"
+)
+"""The same after local steps and behind dropout, which leave more open (`frames.exact.scale`)."""
+UNSIZED = (
+    "; this proves that the first layer was fed these windows, but for one factor for all of them, which is one where "
+    "its weight and bias were sent in one scale, and nothing of what was said"
+)
+"""The same where the model does not show the size of the frames."""
 
 
 def undeclared(seen: Observation) -> Refusal | None:
@@ -39,7 +58,9 @@ def undeclared(seen: Observation) -> Refusal | None:
     An equation that holds to the last digit says that the numbers agree, not that the client computed them as the
     equation assumes: signs agree with each other too. Hence a proof needs a mechanism that says what it does.
     """
-    why = doubt(seen.mechanism)
+    own = {name: value for name, value in seen.release.by_name.items() if name in seen.target.parameters()}
+    told = (seen.told(BatchSize).count,) if seen.knows(BatchSize) else ()
+    why = doubt(seen.mechanism, own, examples=(*BATCHES, *told))
     return None if why is None else Refusal(why)
 
 
@@ -51,14 +72,22 @@ def bent(seen: Observation) -> Refusal | None:
     return undeclared(seen)
 
 
-def settled(seen: Observation, attempt: Attempt[Inputs], *, partial: bool = False) -> Attempt[Inputs]:
+def settled(
+    seen: Observation,
+    attempt: Attempt[Inputs],
+    *,
+    partial: bool = False,
+    contradicted: Callable[[], str | None] = lambda: None,
+) -> Attempt[Inputs]:
     """The last word of an exact attack on inputs: the attempt with a certificate that is a proof, or without one.
 
     An attack's own equations look at one layer. What else contradicts them takes the certificate away: values out of
     the domain's range, a dropout layer in front of the first one, and, wherever the mechanism can be replayed, a whole
     update that is not the claim's in each tensor to within rounding. Where it cannot be, numbers that look like another
     mechanism than the declared one do the same, and the statement says that only the first layer is proved.
-    partial: the claim need not be all of the batch, so that a replay that differs contradicts nothing.
+    partial: the claim need not be all of the batch, so that a replay that differs contradicts nothing. contradicted:
+    why the inputs may be mixtures, or those that were fed times a number, asked where no replay says that they are not;
+    of a partial claim the output layer may say so as well.
     """
     certificate, claim = attempt.certificate, attempt.claim
     if certificate is None or claim is None or not any(certificate.proved):
@@ -79,17 +108,24 @@ def settled(seen: Observation, attempt: Attempt[Inputs], *, partial: bool = Fals
         if not labels_agree(seen, claim):
             attempt = dataclasses.replace(attempt, claim=dataclasses.replace(claim, labels=None))
         return _stated(attempt, certificate, WHOLE)
-    why = strange(seen) or _binary(seen, claim) or (_proportional(seen) if partial else None)
+    # What runs the model last.
+    why = strange(seen) or _binary(seen, claim)
+    if why is None and (not partial or _unconfirmed(seen, claim) is not None):
+        why = contradicted()
     return _stated(attempt, certificate, FED) if why is None else _withdrawn(attempt, why)
 
 
-def fed(seen: Observation, attempt: Attempt[Inputs]) -> Attempt[Inputs]:
-    """The last word of an attack that knows no transcripts: nothing can be replayed, and only windows are proved."""
+def fed(seen: Observation, attempt: Attempt[Inputs], *, size: float = 1.0) -> Attempt[Inputs]:
+    """The last word of an attack that knows no transcripts: nothing can be replayed, and only windows are proved.
+
+    size: the factor to which their size is, too; infinite where nothing shows it.
+    """
     certificate, claim = attempt.certificate, attempt.claim
     if certificate is None or claim is None or not any(certificate.proved):
         return attempt
     why = strange(seen) or _outside(seen, claim)
-    return _stated(attempt, certificate, WINDOWS) if why is None else _withdrawn(attempt, why)
+    said = WINDOWS if size == 1 else STEPPED if size < float("inf") else UNSIZED
+    return _stated(attempt, certificate, said) if why is None else _withdrawn(attempt, why)
 
 
 def strange(seen: Observation) -> str | None:
@@ -153,14 +189,42 @@ def _fed(target: Target, inputs: Tensor, *kinds: type[nn.Module]) -> set[str]:
     return {call.name for call in calls if call.given.numel() == len(flat) and torch.equal(call.given.flatten(), flat)}
 
 
-def _proportional(seen: Observation) -> str | None:
-    """With two classes or one output the errors of all examples are proportional, and units agree on mixtures.
+def _unconfirmed(seen: Observation, claim: Inputs) -> str | None:
+    """Why a claim that is not all of the batch may be a mixture, or of another size; None where the model confirms it.
 
-    That they are not, since units bend them, is known only of the declared model, which nothing has confirmed here.
+    Units agree on mixtures where the errors of some examples are proportional. Those of the declared loss may differ,
+    but nothing has confirmed it here: a hinge, or two classes, gives all examples of a class the same error e, and
+    every unit that they wake together the mean of their inputs. And with dL/db in another scale than dL/dW, as under a
+    rate for each tensor, they agree on a multiple. The output layer's gradient is sum_s e_s h_s^T. It has as many
+    directions as there are examples only if their e_s are independent, and spans what that layer is fed at the claim.
     """
-    if seen.target.classes > 2:
+    if not seen.knows(BatchSize) or known_weights(seen.mechanism) is not Answer.YES:
+        return "not all of the batch is claimed, and errors of several examples may be proportional"
+    count = seen.told(BatchSize).count
+    try:
+        layer = output_layer(seen.target)
+    except NoSuchLayer:
+        return "not all of the batch is claimed, and no output layer shows whether errors are proportional"
+    sent = seen.gradient().by_name.get(layer.weight)
+    if sent is None or count >= min(sent.shape):
+        return "not all of the batch is claimed, and the output layer's gradient cannot confirm what is"
+    _, sizes, rows = torch.linalg.svd(sent.detach().double(), full_matrices=False)
+    if not float(sizes[count - 1]) > INDEPENDENT * float(sizes[0]):
+        return (
+            f"the output layer shows no {count} errors of as many directions, so that some may be proportional, and "
+            "units agree on mixtures too; and the update as a whole is not that of the claim"
+        )
+
+    def away(factor: float) -> Tensor:
+        fed = features_at(seen.target, factor * claim.values.to(seen.target.device())).double()
+        left = fed - fed @ rows[:count].T @ rows[:count]
+        found: Tensor = torch.linalg.vector_norm(left, dim=1) / torch.linalg.vector_norm(fed, dim=1).clamp_min(1e-300)
+        return found
+
+    # The last factors: a check that could not fail would show nothing.
+    if float(away(1.0).max()) <= SPANNED and min(float(away(f).min()) for f in (OTHER, 1 / OTHER)) > SPANNED:
         return None
-    return "with two classes units agree on mixtures too, and the update as a whole is not that of the claim"
+    return "the model, run on the claim, does not confirm it at the output layer"
 
 
 def _binary(seen: Observation, claim: Inputs) -> str | None:

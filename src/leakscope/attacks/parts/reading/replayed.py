@@ -21,7 +21,8 @@ from leakscope.core.release import Delta
 from leakscope.core.target import CrossEntropy
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
-from leakscope.mechanisms.reading import clipped, drops_units, keeps_model, keeps_ratios, known_weights
+from leakscope.mechanisms.protocols.passes import quiet
+from leakscope.mechanisms.reading import clipped, drops_units, keeps_model, keeps_ratios, known_weights, passes
 from leakscope.numerics import trees
 from leakscope.numerics.trees import Named
 
@@ -32,6 +33,8 @@ FLOOR = 1e-3
 """Of that, what the largest tensor allows all others: a gradient that is zero by symmetry is all rounding."""
 PLACES = 4.0
 """Last places of the weights that a difference of weights may be off."""
+MOST_PASSES = 2_000
+"""Passes over the model, one after the other, that a replay for a proof may take: some seconds of a small one."""
 SHARE = 0.02
 """Distance of a label's share of the batch from what a batch of such labels has."""
 
@@ -40,7 +43,9 @@ def unreplayable(seen: Observation) -> str | None:
     """Why the update cannot be replayed from inputs, whatever they are; None where it can."""
     if not isinstance(seen.mechanism, AbstractReplayable) or keeps_ratios(seen.mechanism) is not Answer.YES:
         return "its mechanism cannot be repeated exactly"
-    if drops_units(seen.mechanism) is Answer.YES or _drops(seen.target.module):
+    if passes(seen.mechanism) > MOST_PASSES:
+        return f"a replay takes {passes(seen.mechanism)} passes over the model"
+    if drops_units(seen.mechanism) is Answer.YES or drops(seen.target.module):
         return "layers dropped units at random"
     if keeps_model(seen.mechanism) is not Answer.YES:
         return "the client may have run the model in another way"
@@ -75,12 +80,31 @@ def labels_agree(seen: Observation, claim: Inputs) -> bool:
     """Whether the update replayed with the very labels of the claim agrees; inputs may be proved and labels not."""
     if claim.labels is None:
         return True
-    device = seen.target.device()
-    return _apart(seen, claim.values.to(device), claim.labels.to(device)) <= 1
+    values, labels = claim.values.to(seen.target.device()), claim.labels.to(seen.target.device())
+    if not _apart(seen, values, labels) <= 1:
+        return False
+    return not any(_apart(seen, values, other, turned=True) <= 1 for other in _others(seen, labels))
 
 
-def _drops(module: nn.Module) -> bool:
-    """Whether a layer drops in the mode that the target has: the draws are not known."""
+def _others(seen: Observation, labels: Tensor) -> list[Tensor]:
+    """Labels whose update might be the claim's with the opposite sign: all exchanged of two classes, any of one input.
+
+    Where the model is torn between two classes, as with a head of zeros, p - e_0 = -(p - e_1): then the inputs are
+    proved by either, and which label it was hangs on a sign that nothing else confirms.
+    """
+    if seen.target.classes == 2:
+        return [1 - labels]
+    if len(labels) > 1:
+        return []
+    return [one for one in _single(seen, labels.device) if not torch.equal(one, labels)]
+
+
+def drops(module: nn.Module) -> bool:
+    """Whether a layer drops in the mode that the target has: the draws are not known.
+
+    >>> drops(nn.Dropout(0.5)), drops(nn.Dropout(0.5).eval())
+    (True, False)
+    """
     for one in module.modules():
         rate = one.p if isinstance(one, _DropoutNd) else 0.0
         if isinstance(one, nn.RNNBase | nn.MultiheadAttention):
@@ -102,7 +126,7 @@ def _likely(seen: Observation, claim: Inputs) -> list[Tensor]:
     if count == 1:
         return [*found, *_single(seen, device)]
     if not found:
-        middle = _halfway(seen)
+        middle = halfway(seen)
         mixture = explained(middle, claim.values.to(device))
         found = [] if mixture is None else [_hard(middle, mixture.weights, claim.values.to(device)).labels]
     return found
@@ -144,7 +168,7 @@ def _hard(seen: Observation, weights: Tensor, values: Tensor) -> _Hard:
     return _Hard(labels[:, 0].to(values.device), share, left.gather(1, labels)[:, 0].sqrt())
 
 
-def _halfway(seen: Observation) -> Observation:
+def halfway(seen: Observation) -> Observation:
     """The steps read as one gradient in the middle of the way, where their mean is to second order.
 
     At the first weights the mean of the steps can be a mixture with other labels; labels are whole numbers, so that
@@ -152,7 +176,7 @@ def _halfway(seen: Observation) -> Observation:
     """
     if not isinstance(seen.release, Delta):
         return seen
-    moved = seen.release.by_name
+    moved = _own(seen, seen.release.by_name)
     middle = {n: v + moved[n].to(v) / 2 if n in moved else v for n, v in seen.target.parameters().items()}
     return Observation(seen.target.at(middle), seen.gradient(), FedSGD(), seen.facts)
 
@@ -170,19 +194,27 @@ def _single(seen: Observation, device: torch.device) -> list[Tensor]:
     return [torch.tensor([label], device=device) for label in output.bias.argsort()[:LIKELY].tolist()]
 
 
-def _apart(seen: Observation, values: Tensor, labels: Tensor) -> float:
-    """The worst tensor's difference of replay and release, in units of what is allowed."""
+def _own(seen: Observation, given: Named) -> Named:
+    """What of a release was computed for a parameter: buffers, as of batch normalization, are no part of a replay."""
+    return trees.select(given, seen.target.parameters())
+
+
+def _apart(seen: Observation, values: Tensor, labels: Tensor, *, turned: bool = False) -> float:
+    """The worst tensor's difference of replay and release, or its opposite, in units of what is allowed."""
     assert isinstance(seen.mechanism, AbstractReplayable)
-    sent = seen.release.by_name
+    sent = _own(seen, seen.release.by_name)
     replay = seen.mechanism.replay(seen.target, Batch(values, labels)).by_name
-    away = {n: float((replay[n].detach().double() - v.double()).norm()) for n, v in sent.items()}
+    sign = -1.0 if turned else 1.0
+    away = {n: float((replay[n].detach().double() - sign * v.double()).norm()) for n, v in sent.items()}
     return _worst(seen, sent, away, _tolerance(seen, values, labels))
 
 
 def _of_mixture(seen: Observation, found: Explained, values: Tensor) -> float:
     """The same for a mixture of the claimed inputs with one label each, whose shares must be those of a batch."""
-    sent, hard = seen.gradient().by_name, _hard(seen, found.weights, values)
-    worst = _worst(seen, sent, found.apart, _tolerance(seen, values, hard.labels))
+    sent, hard = _own(seen, seen.gradient().by_name), _hard(seen, found.weights, values)
+    # Of the labels that are left once each input has one, since soft ones explain other losses too.
+    away = {name: max(left, found.apart.get(name, left)) for name, left in _hardened(seen, hard, values).items()}
+    worst = _worst(seen, sent, away, _tolerance(seen, values, hard.labels))
     total = hard.shares.sum().clamp_min(1e-300)
     # Soft labels are those of mixup, or of a smoothing that was not declared: the inputs may be no private ones.
     worst = max(worst, float((hard.left / total).max()) / SHARE)
@@ -193,6 +225,17 @@ def _of_mixture(seen: Observation, found: Explained, values: Tensor) -> float:
         counts = hard.shares / total * seen.told(BatchSize).count
         worst = max(worst, float((counts - counts.round()).abs().max()) / SHARE)
     return worst
+
+
+def _hardened(seen: Observation, hard: _Hard, values: Tensor) -> dict[str, float]:
+    """|observed - sum_s share_s gradient(x_s, y_s)| by tensor, with the one label of each input."""
+    target, parameters = seen.target, seen.target.parameters()
+    left = {name: value.double() for name, value in seen.gradient().by_name.items()}
+    with quiet(target):
+        for one, label, share in zip(values, hard.labels, hard.shares.tolist(), strict=True):
+            slope = torch.func.grad(target.loss_at)(parameters, Batch(one[None], label[None]))
+            left = {name: value - share * slope[name].double() for name, value in left.items()}
+    return {name: float(value.norm()) for name, value in left.items()}
 
 
 def _worst(seen: Observation, sent: Named, away: dict[str, float], tolerance: float) -> float:
@@ -214,7 +257,8 @@ def _worst(seen: Observation, sent: Named, away: dict[str, float], tolerance: fl
 def _tolerance(seen: Observation, values: Tensor, labels: Tensor) -> float:
     """By the coarser dtype; of an example that the model is sure of, p - y is rounded at p's last place."""
     target = seen.target
-    dtypes = {value.dtype for value in (*target.parameters().values(), *seen.release.by_name.values())}
+    sent = _own(seen, seen.release.by_name)
+    dtypes = {value.dtype for value in (*target.parameters().values(), *sent.values())}
     exact = max(AGREES.get(dtype, AGREES[torch.bfloat16]) for dtype in dtypes)
     with torch.no_grad():
         p = torch.softmax(target.outputs(target.parameters(), values).double(), 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -12,6 +13,7 @@ from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.frames.claimed import claimed
 from leakscope.attacks.inputs.frames.exact.recovery import ROUNDED, Recovery, recover
 from leakscope.attacks.inputs.frames.exact.repeats import undetermined
+from leakscope.attacks.inputs.frames.exact.scale import sized
 from leakscope.attacks.parts.reading.proof import fed, undeclared
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Inputs
@@ -45,7 +47,9 @@ class WindowedFrames(AbstractAttack[ContextWindow, Inputs]):
     window: the layer, or None to find it by running the model. polish: maximum likelihood (`polished`) where the
     update is coarser than float32, such as differences of weights or half precision.
     The certificate is the larger of two relative residuals: windows against the span, sum_t delta_t against dL/db.
-    There is none where these windows may have occurred in another number or order (`undetermined`): silence, repeats.
+    There is none where these windows may have occurred in another number or order (`undetermined`): silence, repeats;
+    nor where the model itself, run on the frames, contradicts them. Where it does not show their size (`sized`), as
+    behind dropout while biases are zero, what is proved leaves one factor open for all of them.
     Claims frames (N, T, F), padded with zeros, with their lengths.
     """
 
@@ -86,13 +90,19 @@ class WindowedFrames(AbstractAttack[ContextWindow, Inputs]):
         certificate = Certificate.alike(worst, _tolerance(seen, read), STATEMENT, items=len(found.utterances))
         sentence = _sentence(found, certificate)
         doubt = undeclared(seen) or _mixed(found) or undetermined(seen, found.utterances, read)
+        shown: float | Refusal = math.inf
+        if doubt is None and certificate.holds:
+            # runs the model, so last
+            shown = sized(seen, found.utterances, read)
+            doubt = shown if isinstance(shown, Refusal) else None
         like = seen.target.parameters()[read.weight]
         # The frames are claimed all the same; equations that hold prove nothing of a mechanism that is not declared.
         if doubt is not None:
             claim = claimed(found.utterances, like)
             return Attempt(repr(self), Outcome.CLAIMED, f"{sentence}; no proof: {doubt.sentence}", claim)
         claim = claimed(found.utterances, like, proved=certificate.holds)
-        return fed(seen, Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate))
+        size = math.inf if isinstance(shown, Refusal) else shown
+        return fed(seen, Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate), size=size)
 
     def recovered(self, seen: Observation, window: ContextWindow) -> Recovery | Refusal:
         """What the claim is made of, in float64, or why there is nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.frames.claimed import claimed
 from leakscope.attacks.inputs.frames.exact.repeats import undetermined
+from leakscope.attacks.inputs.frames.exact.scale import sized
 from leakscope.attacks.inputs.frames.exact.windowed_frames import COARSE, EXACT, WindowedFrames
 from leakscope.attacks.inputs.frames.long.growing import Grower, Piece, seeds, utterances
 from leakscope.attacks.inputs.frames.long.hidden_span import HiddenSpan
@@ -119,11 +121,17 @@ class LongFrames(AbstractAttack[tuple[ContextWindow, DenseStack], Inputs]):
             f"{span.rank} by rank (gap {span.gap:.1e}), relative residual {residual:.1e}"
         )
         doubt = undeclared(seen) or undetermined(seen, whole, window)
+        shown: float | Refusal = math.inf
+        if doubt is None and certificate.holds:
+            # hidden units of a rectified layer without biases are as large as its frames, and no witness of their size
+            shown = sized(seen, whole, window)
+            doubt = shown if isinstance(shown, Refusal) else None
         if doubt is not None:
             sentence += f"; no proof: {doubt.sentence}"
             return Attempt(repr(self), Outcome.CLAIMED, sentence, claimed(whole, like))
         claim = claimed(whole, like, proved=certificate.holds)
-        return fed(seen, Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate))
+        size = math.inf if isinstance(shown, Refusal) else shown
+        return fed(seen, Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate), size=size)
 
     def _read(self, seen: Observation) -> tuple[ContextWindow, DenseStack] | Refusal:
         # h is computed from the weights that are known: after a local step the client's are others.

@@ -165,7 +165,11 @@ class FrameLikelihood(AbstractAttack[ContextWindow, Inputs]):
                 # rounding of what is mostly below a level errs by less than a level's share
                 noises[place] = left if rounds(seen.mechanism) is Answer.YES else max(known, left)
                 # S = A A^T / (H sd^2), whitened by what the noise is taken for.
-                terms[place] = Term(matrix @ matrix.T / (matrix.shape[1] * noises[place] ** 2), matrix.shape[1])
+                with np.errstate(over="ignore", invalid="ignore"):
+                    gram = matrix @ matrix.T / (matrix.shape[1] * noises[place] ** 2)
+                if not np.isfinite(gram).all():
+                    return Refusal(f"the gradient of layer {place + 1} is too large to be squared; scale the update")
+                terms[place] = Term(gram, matrix.shape[1])
         if not terms:
             sizes = ", ".join(f"{matrix.shape[0]} x {matrix.shape[1]}" for matrix in found)
             return Refusal(
@@ -323,7 +327,7 @@ def _coarse_to_fine(seen: Observation, scene: _Scene, log: _Log, key: Key, *, tu
         return None
     problem, key = scene.problem, key.child("start", turn) if turn else key
     roots = rehearsed(seen.target, problem.stack, problem.chain, problem.lengths, key=key)
-    if roots is None:
+    if roots is None or not all(np.isfinite(roots[place]).all() and roots[place].any() for place in problem.terms):
         return None
     found = climb(problem, _annealed(problem, roots, log, key, mean=not turn), steps=SOON, inner=INNER, ended=log)
     log.noted("from coarse to fine", problem, found)

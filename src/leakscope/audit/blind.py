@@ -1,4 +1,4 @@
-"""The blind control: what a guess scores that never looked at the release."""
+"""The blind control: what a guess scores that never looked at the release. `audit.plan` plans it, with the others."""
 
 from __future__ import annotations
 

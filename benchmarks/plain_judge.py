@@ -1,0 +1,127 @@
+"""What a certificate says, judged for `certificates.py` by what the client did: the claim, and the statement itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import Counter
+from typing import Any
+
+import plain_clients
+import torch
+from plain_models import World
+from scipy.optimize import nnls
+from torch import Tensor
+
+import leakscope as ls
+from leakscope.attacks.inputs.patches.first_attention import STATEMENT as ONE
+from leakscope.attacks.inputs.text.embedding_span import WHOLE as TEXTS
+from leakscope.attacks.parts.reading.proof import FED, WHOLE
+
+EXACT = 1e-2
+"""Largest relative distance of a claimed input from a private one."""
+SAME = 1e-4
+"""Relative distance of two gradients within which they count as one."""
+REPLAYED = 3e-2
+"""Largest relative distance of what was sent from what the declared client would have sent, where a statement says that
+it was replayed: a label may be soft by two percent, and roundings come to one where the model is sure."""
+SHARE = 0.05
+"""How far the shares of the examples may be from summing to one."""
+
+
+def wrong(claim: Any, inputs: Tensor, labels: Tensor) -> str:
+    """What in a claim that is certified is not true of these examples; empty where all is."""
+    if isinstance(claim, ls.Labels):
+        more = Counter(claim.values.tolist()) - Counter(labels.tolist())
+        return f"labels {dict(more)} too many" if more else ""
+    if isinstance(claim, ls.Tokens):
+        rows = [tuple(row) for row in inputs.tolist()]
+        if claim.bag:
+            alike = set(claim.sequences[0]) == {token for row in rows for token in row}
+            return "" if alike else "other words"
+        return "other texts, or more often" if Counter(claim.sequences) - Counter(rows) else ""
+    true, claimed = inputs.flatten(1).double(), claim.values.flatten(1).double()
+    away = torch.cdist(claimed, true) / true.norm(dim=1).clamp_min(1e-3)
+    if float(away.min(1).values.max()) > EXACT:
+        return f"{float(away.min(1).values.max()):.0e} from every private input"
+    near, close = away <= EXACT, torch.cdist(true, true) <= 2 * EXACT * true.norm(dim=1).clamp_min(1e-3)
+    if bool((near.sum(0) > close.sum(0)).any()):
+        return "an input is claimed more often than it occurs"
+    # labels that stand beside proved inputs are part of what is proved
+    pairs = zip(near, claim.labels.tolist(), strict=True) if claim.labels is not None else ()
+    return "" if all(label in labels[row].tolist() for row, label in pairs) else "another label"
+
+
+def counting(situation: str, statement: str, world: World, fed: Tensor, *, told: int) -> Tensor:
+    """The inputs that a claim has to be of: the private ones, unless nothing can tell.
+
+    What was fed counts where the certificate speaks of that alone, and where it is a legal input with its own label:
+    noise that leaves every value in the range is another input to everybody. So is the mean of two pictures, told as
+    one, so dark that the model is linear in them.
+    """
+    legal = float(fed.min()) >= 0 and float(fed.max()) <= 1
+    if situation in ("mixup", "cutmix"):
+        # Two of one class, blended, are one of that class.
+        legal = len(fed) > 1 and torch.equal(world.labels, world.labels.flip(0))
+    found = fed if legal or statement.endswith(FED) else world.inputs
+    if told > 0 and (len(fed) + told) % len(fed) == 0 and not fed.is_floating_point():
+        # The mean over twice as many of the same texts is the same: how many there are was told, and is no finding.
+        found = found.repeat((len(fed) + told) // len(fed), 1)
+    if told < 0 and fed.is_floating_point() and len(world.labels.unique()) == 1:
+        mean = fed.mean(0, keepdim=True).expand(fed.shape)
+        apart = plain_clients.apart(world, dataclasses.replace(world, inputs=mean))
+        found = mean if apart < SAME else found
+    return found
+
+
+def nobody_can_tell(claim: Any, world: World, sent: dict[str, Tensor]) -> bool:
+    """Whether a client of one example that had been the claimed one would have sent the same, to within `SAME`.
+
+    Several pictures of one class that are told as one and so dark that the model is linear in them are one picture, a
+    mean of them, to everybody.
+    """
+    labels = world.labels.unique()
+    if not isinstance(claim, ls.Inputs) or len(claim) != 1 or len(labels) != 1:
+        return False
+    other = _flat(plain_clients.gradient(dataclasses.replace(world, inputs=claim.values, labels=labels)), sent)
+    goal = _flat(sent, sent)
+    return float((other - goal).norm()) <= SAME * float(goal.norm())
+
+
+def misstated(statement: str, world: World, sent: dict[str, Tensor], *, moved: bool) -> str:
+    """What a statement that the update was replayed says and is not so: no training as declared sends these numbers.
+
+    world: with what the client was fed. Any labels and any whole shares of the examples are tried.
+    """
+    if not statement.endswith(WHOLE) and statement not in (ONE, TEXTS):
+        return ""
+    goal, columns = _flat(sent, sent), {}
+    if moved and statement == TEXTS:
+        # It speaks of gradients only, which a change of weights is the opposite of.
+        goal, moved = -goal, False
+    size, count, best = float(goal.norm()), len(world.inputs), float("inf")
+    every = [world.labels.tolist(), *itertools.product(range(world.target.classes), repeat=count)]
+    if not moved:
+        for one in itertools.product(range(count), range(world.target.classes)):
+            single = dataclasses.replace(world, inputs=world.inputs[[one[0]]], labels=torch.tensor([one[1]]))
+            columns[one] = _flat(plain_clients.gradient(single), sent)
+    # Soft labels are no lie where the statement speaks of mixtures.
+    choices = [tuple(columns)] if statement == TEXTS else [tuple(enumerate(labels)) for labels in every]
+    for chosen in choices:
+        if moved:
+            trained = dataclasses.replace(world, labels=torch.tensor([label for _, label in chosen]))
+            found = plain_clients.trained(trained, plain_clients.sgd())
+            left, total = float((_flat(found, sent) - goal).norm()) / size, 1.0
+        else:
+            matrix = torch.stack([columns[one] for one in chosen], 1) / size
+            shares, left = nnls(matrix.numpy(), (goal / size).numpy())
+            total = float(shares.sum())
+        if statement == TEXTS or abs(total - 1) <= SHARE:
+            best = min(best, left)
+        if best <= REPLAYED:
+            return ""
+    return f"what was declared is {best:.0e} off"
+
+
+def _flat(values: dict[str, Tensor], like: dict[str, Tensor]) -> Tensor:
+    return torch.cat([values[name].detach().flatten().double() for name in like])

@@ -1,0 +1,76 @@
+"""Asking a mechanism what it declares: somebody else's code, which may raise, or answer with something else.
+
+Whatever goes wrong makes the declaration unknown, with a sentence that says what it was: a proof that needs it is
+withheld with that sentence, and no attack fails for it.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from leakscope.mechanisms.effects import InputEffect, ModelEffect, ProtocolEffect, UpdateEffect
+from leakscope.targets.looking.probe import FORWARD_ERRORS, first_line
+
+FAILURES = (*FORWARD_ERRORS, ArithmeticError)
+"""What the code of a declaration may raise."""
+
+T = TypeVar("T")
+EffectT = TypeVar("EffectT", UpdateEffect, InputEffect, ModelEffect, ProtocolEffect)
+EffectT_co = TypeVar("EffectT_co", covariant=True)
+
+
+class Declares(Protocol[EffectT_co]):
+    """A protocol or a defense, as far as it is asked here."""
+
+    @property
+    def effect(self) -> EffectT_co:
+        """What attacks may rely on."""
+        ...
+
+
+def asked(ask: Callable[[], T]) -> tuple[T | None, str | None]:
+    """What `ask` returns and no complaint; or None, and what it raised.
+
+    >>> asked(lambda: 1 / 2), asked(lambda: 1 / 0)
+    ((0.5, None), (None, 'raises ZeroDivisionError: division by zero'))
+    """
+    try:
+        return ask(), None
+    except FAILURES as error:
+        return None, f"raises {first_line(error)}"
+
+
+def effect_of(one: Declares[EffectT], kind: type[EffectT]) -> EffectT:
+    """Its effect; unknown throughout where asking for it raises, or gives something else."""
+    found, _ = asked(lambda: one.effect)
+    return found if isinstance(found, kind) else kind()
+
+
+def effect_complaint(one: Declares[EffectT], kind: type[EffectT]) -> str | None:
+    """Why its effect is unknown although it was asked for; None where nothing went wrong."""
+    found, raised = asked(lambda: one.effect)
+    if raised is not None:
+        return f"{raised}, when it is asked for its effect"
+    return None if isinstance(found, kind) else f"declares an effect that is no {kind.__name__}"
+
+
+def size_of(ask: Callable[[], float | None]) -> tuple[float | None, str | None]:
+    """The size of noise that `ask` returns, None where it is not declared; and what is wrong with the answer.
+
+    >>> size_of(lambda: 0.1), size_of(lambda: None), size_of(lambda: float("inf"))
+    ((0.1, None), (None, None), (None, 'declares noise of the size inf'))
+    """
+    given: object
+    given, raised = asked(ask)
+    if raised is not None:
+        return None, f"{raised}, when it is asked for the size of its noise"
+    if given is None:
+        return None, None
+    # A truth value is a number to Python.
+    if isinstance(given, bool) or not isinstance(given, numbers.Real):
+        return None, f"declares noise of a size that is no number but of type {type(given).__name__}"
+    size = float(given)
+    return (size, None) if math.isfinite(size) and size >= 0 else (None, f"declares noise of the size {size}")
