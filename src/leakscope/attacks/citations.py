@@ -112,7 +112,8 @@ RGAP = """@inproceedings{zhu2021rgap,
 
 RLG = """@inproceedings{dang2021revealing,
   title = {Revealing and Protecting Labels in Distributed Training},
-  author = {Dang, Trung and Thakkar, Om and Ramaswamy, Swaroop and Mathews, Rajiv and Chin, Peter and Beaufays, Fran{\\c{c}}oise},
+  author = {Dang, Trung and Thakkar, Om and Ramaswamy, Swaroop and Mathews, Rajiv and Chin, Peter and
+            Beaufays, Fran{\\c{c}}oise},
   booktitle = {Advances in Neural Information Processing Systems},
   year = {2021},
   note = {arXiv:2111.00556}

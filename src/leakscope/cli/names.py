@@ -32,6 +32,7 @@ from leakscope.attacks.inputs.patches.first_attention import FirstAttention
 from leakscope.attacks.inputs.text.embedding_rows import EmbeddingRows
 from leakscope.attacks.inputs.text.embedding_span import EmbeddingSpan
 from leakscope.attacks.labels.counts import LabelCounts
+from leakscope.attacks.labels.revealed import RevealedLabels
 from leakscope.attacks.labels.signs import LabelSigns
 from leakscope.attacks.parts.distance.distances import (
     L1,
@@ -173,6 +174,10 @@ ROWS: tuple[Row, ...] = (
     ),
     _row(
         _A, LabelSigns, "which labels are present, from the signs of the output layer's gradient",
+        "", T.CLAIMS_LABELS, T.SMALL,
+    ),
+    _row(
+        _A, RevealedLabels, "every label of a batch from the output layer: replayed, proved, or not excluded (RLG)",
         "", T.CLAIMS_LABELS, T.SMALL,
     ),
     _row(

@@ -65,10 +65,10 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
 
     Three grades. *Replayed*: with the weights known, each sample's error p_s - e_(y_s) is the one solution of
     softmax(W h + b) - e_y in the row space, h in the column space, which gives label, features, how many samples are
-    alike, and N itself; together they give the update again (`rows.known_weights`). *Proved*: a negative entry of dL/db,
-    or of dL/dW where features are never negative, is made by a label of its class and by nothing else, and dL/db bounds
-    the counts (`rows.signed`). *Not excluded*: of the row space alone, what no combination contradicts
-    (`rows.excluded`); the others are `absent`, a proof where there are as many samples as its rank.
+    alike, and N itself; together they give the update again (`rows.known_weights`). *Proved*: a negative entry of
+    dL/db, or of dL/dW where features are never negative, is made by a label of its class and by nothing else
+    (`rows.signed`). *Not excluded*: of the row space alone, what no combination contradicts (`rows.excluded`); the
+    others are `absent`, for hard labels and where there are as many samples as its rank.
     Works on sums over local steps too, at weights that moved, for the last two grades. Neither batch size nor rank need
     be told. weights: False leaves the first grade out, as for somebody who sees updates and not the model.
     Refuses without a dense output layer under cross entropy, and where as many samples as it can tell apart are there.
@@ -189,15 +189,14 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
 
 
 def _apart(seen: Observation, read: Revealing, space: RowSpace, key: Key, stop: Callable[[], bool]) -> Apart:
-    """The rows; once more with as many directions as they say samples there are, where fewer stood out."""
+    """The rows of the gradient, by the output layer's own weights."""
     output, parameters = read.output, seen.target.parameters()
     weight = parameters[output.layer.weight].detach().double().cpu().numpy()
     offset = np.zeros(len(weight))
     if output.layer.bias is not None:
         offset = parameters[output.layer.bias].detach().double().cpu().numpy()
     bias = None if output.bias is None else output.bias.cpu().numpy()
-    apart = take_apart(space, weight, offset, bias, key.child("rows").numpy(), smoothing=output.smoothing, stop=stop)
-    return apart
+    return take_apart(space, weight, offset, bias, key.child("rows").numpy(), smoothing=output.smoothing, stop=stop)
 
 
 def _unique(space: RowSpace, apart: Apart) -> bool:

@@ -1,4 +1,4 @@
-"""Whether what a layer is fed can never be negative, because of the functions that made it: whatever the weights are."""
+"""Whether what a layer is fed can never be negative, because of the functions that made it, whatever the weights."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ POSITIVE = frozenset(
 """Never negative, whatever they are given."""
 KEEPING = frozenset(
     [
-        "view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "permute", "transpose", "t", "expand",
-        "squeeze", "unsqueeze", "select", "slice", "narrow", "split", "chunk", "unbind", "cat", "stack", "clone", "contiguous",
-        "copy", "to", "_to_copy", "alias", "detach", "index", "index_select", "gather", "mean", "sum", "amax", "max", "min",
-        "cumsum", "sqrt", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
-        "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "max_pool2d", "max_pool1d", "max_pool2d_with_indices",
-        "adaptive_max_pool2d", "max_pool3d_with_indices", "native_dropout", "dropout", "lift_fresh",
+        "view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten", "permute", "transpose", "t",
+        "expand", "squeeze", "unsqueeze", "select", "slice", "narrow", "split", "chunk", "unbind", "cat", "stack",
+        "clone", "contiguous", "copy", "to", "_to_copy", "alias", "detach", "index", "index_select", "gather",
+        "mean", "sum", "amax", "max", "min", "cumsum", "sqrt", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+        "adaptive_avg_pool1d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "max_pool2d",
+        "max_pool1d", "max_pool2d_with_indices", "adaptive_max_pool2d", "max_pool3d_with_indices",
+        "native_dropout", "dropout", "lift_fresh",
     ]
 )  # fmt: skip
 """Never negative where nothing that they are given is, numbers included."""
@@ -53,9 +54,13 @@ def fed_nonnegative(target: Target, name: str) -> bool:
     """
     inputs = probe_inputs(target, 2, key=Key(0).child("sign"))
     # The recorder outside: what it is told must still be there when the functions have been watched.
-    with recorded(target.module, [name], keep=itself) as calls, Key(0).child("sign").isolated(), torch.no_grad():
-        with _Watched() as watched:
-            target.outputs(target.parameters(), inputs)
+    with (
+        recorded(target.module, [name], keep=itself) as calls,
+        Key(0).child("sign").isolated(),
+        torch.no_grad(),
+        _Watched() as watched,
+    ):
+        target.outputs(target.parameters(), inputs)
     return bool(calls) and all(call.given in watched.positive for call in calls)
 
 
@@ -64,7 +69,7 @@ class _Watched(TorchDispatchMode):
     """Remembers which tensors no function can have made negative."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.positive: Any = WeakTensorKeyDictionary()
 
     def __torch_dispatch__(

@@ -50,9 +50,9 @@ class KnownRows:
     """The systems softmax(A a + b) - e_y in span(right), A = W left, one for each candidate label y.
 
     Unknown are the k coordinates a of the features, and C - k equations are left of the C of the row space: one
-    solution per sample generically, where C > 2 k + the number of labels (T5 of Zhu's row-space view, proved by
-    counting). The residual is that of rho = g / (1 - p_y): softmax over the classes other than y, minus e_y. It does
-    not vanish with 1 - p_y, so that samples of which the model is sure weigh as much as others.
+    solution per sample generically, where C > 2 k + the number of labels, by counting equations. The residual is that
+    of rho = g / (1 - p_y): softmax over the classes other than y, minus e_y. It does not vanish with 1 - p_y, so that
+    samples of which the model is sure weigh as much as others.
     smoothing: s > 0 makes g = softmax - (1 - s) e_y - s / C, which does not vanish, and is taken as it is.
     """
 
@@ -103,7 +103,7 @@ class KnownRows:
         return point, math.sqrt(cost) / size
 
     def refined(self, label: int, start: Array) -> tuple[Array, float, float]:
-        """As `solve` in the whole space, with the error at the label itself left open: (a, |f| / |u|, how far it is off).
+        """As `solve` in the whole space, with the error at the label left open: (a, |f| / |u|, how far it is off).
 
         A client computes p_y - 1, whose rounding is that of 1: relative to 1 - p_y it is a thousandth where the model
         is sure to four digits. One equation fewer, and what is left is as exact as the rest.
@@ -134,7 +134,7 @@ class KnownRows:
         shares -= self.smoothing / len(shares)
         shares[label] = 0.0
         shares[label] = -shares.sum()
-        return shares
+        return np.asarray(shares)
 
     def _residual(self, point: Array, label: int, slopes: Array, right: Array) -> tuple[Array, Array, float]:
         logits = slopes @ point + self.offset
@@ -256,9 +256,10 @@ class Peeling:
         if misfit > RATIO * (expected + FLOOR) or not parts > 1e-3:
             return False
         if self.samples is not None:
-            times = max(1, round(self.samples / parts))
+            # N / m beside N, or N beside the N / m of which N was read off so far.
+            ratio = max(self.samples / parts, parts / self.samples)
             vague = WHOLE + 6 * expected * float(np.linalg.norm(dual) * np.linalg.norm(point)) / self.samples
-            if abs(parts * times / self.samples - 1) > min(0.5, vague):
+            if abs(round(ratio) / ratio - 1) > min(0.5, vague):
                 return False
         near = max(1e-6, 2 * expected) * float(np.linalg.norm(point))
         if any(one.label == label and np.linalg.norm(one.features - point) < near for one in self.rows):

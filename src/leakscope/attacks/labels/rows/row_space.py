@@ -86,7 +86,7 @@ def row_space(gradient: Array, rng: np.random.Generator, *, least: int = 0) -> R
         size *= 2
     rank = max(rank, min(least, len(values)))
     if rank == 0:
-        return "no sample stands out from noise in the output layer's gradient"
+        return "no rank stands out of the output layer's gradient: as many samples as it can hold, or noise"
     if rank > FULLEST * smallest:
         return f"the output layer's gradient has rank {rank} of {smallest}: more samples than it can tell apart"
     full = np.zeros((len(gradient), rank))

@@ -1,0 +1,199 @@
+"""Labels from the output layer alone: the rows of a batch, what signs prove, what the row space excludes."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+from torch import Tensor, nn
+
+import leakscope as ls
+from leakscope.attacks.labels.rows.excluded import excluded
+from leakscope.attacks.labels.rows.known_weights import take_apart
+from leakscope.attacks.labels.rows.row_space import row_space
+from leakscope.targets.looking.nonnegative import fed_nonnegative
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    """The benchmark's own clients, which know nothing of the attack."""
+    path = Path(__file__).parents[1] / "benchmarks" / "revealed_labels.py"
+    spec = importlib.util.spec_from_file_location("revealed_labels", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["revealed_labels"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_nothing_false_is_proved_of_random_clients(benchmark: ModuleType) -> None:
+    found = [benchmark.trial(7_700_000 + turn) for turn in range(300)]
+    assert not [wrong for *_, wrong in found if wrong]
+    # Else the law would be kept by an attack that proves nothing.
+    assert sum(proved for _, proved, _ in found) > 60
+
+
+@pytest.mark.parametrize("confident", [False, True])
+@pytest.mark.parametrize("count", [1, 6, 40])
+def test_every_sample_comes_apart(benchmark: ModuleType, count: int, confident: bool) -> None:
+    drawn = benchmark.head(np.random.default_rng([5, count]), 300, 128, count, confident=confident)
+    attempt = ls.RevealedLabels().run(benchmark.seen(drawn, drawn.sent, ls.FedSGD(), told=False), key=ls.Key(0))
+    assert Counter(attempt.claim.values.tolist()) == Counter(drawn.labels.tolist()), attempt.sentence
+    assert attempt.certified
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_rows_and_features_are_those_of_the_samples(smoothing: float) -> None:
+    random = np.random.default_rng(3)
+    features, weight = np.abs(random.standard_normal((7, 40))), random.standard_normal((90, 40)) / 6
+    offset, labels = random.standard_normal(90) / 10, random.integers(90, size=7)
+    logits = features @ weight.T + offset
+    errors = np.exp(logits - logits.max(1, keepdims=True))
+    errors = errors / errors.sum(1, keepdims=True) - smoothing / 90
+    errors[np.arange(7), labels] -= 1 - smoothing
+    space = row_space(features.T @ errors / 7, np.random.default_rng(0))
+    assert not isinstance(space, str)
+    found = take_apart(space, weight, offset, None, np.random.default_rng(0), smoothing=smoothing)
+    assert Counter(one.label for one in found.rows) == Counter(labels.tolist())
+    assert round(found.samples) == 7
+    for one in found.rows:
+        away = np.linalg.norm(features - space.left @ one.features, axis=1) / np.linalg.norm(features, axis=1)
+        assert away.min() < 1e-6
+
+
+def test_equal_samples_are_one_row_of_half_the_share() -> None:
+    random = np.random.default_rng(4)
+    features, weight = np.abs(random.standard_normal((4, 40))), random.standard_normal((90, 40)) / 6
+    features[3], labels = features[2], np.array([5, 80, 33, 33])
+    logits = features @ weight.T
+    errors = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    errors[np.arange(4), labels] -= 1
+    space = row_space(features.T @ errors / 4, np.random.default_rng(0))
+    assert not isinstance(space, str)
+    found = take_apart(space, weight, np.zeros(90), None, np.random.default_rng(0))
+    assert {one.label: times for one, times in zip(found.rows, found.times, strict=True)} == {5: 1, 80: 1, 33: 2}
+    assert found.count == 4
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(20, 60))
+def test_what_is_excluded_is_what_a_linear_program_excludes(seed: int, count: int, classes: int) -> None:
+    random = np.random.default_rng(seed)
+    shares = np.exp(random.standard_normal((count, classes)))
+    errors = shares / shares.sum(1, keepdims=True)
+    labels = random.integers(classes, size=count)
+    errors[np.arange(count), labels] -= 1
+    space = row_space(random.random((30, count)).T.T @ errors, np.random.default_rng(0))
+    if isinstance(space, str) or space.rank < count:
+        return
+    found = excluded(space, lambda: False)
+    assert not found.absent[labels].any()
+    for label in random.choice(classes, size=4, replace=False):
+        others = np.delete(np.arange(classes), label)
+        # min q_i x over q_j x >= 0, q_i x >= -1: 0 where no row of the space can have this label, else -1.
+        best = linprog(
+            space.right[:, label],
+            A_ub=np.vstack([-space.right[:, others].T, -space.right[:, [label]].T]),
+            b_ub=np.append(np.zeros(len(others)), 1.0),
+            bounds=(None, None),
+        )
+        assert found.absent[label] == (best.fun > -0.5)
+
+
+NETS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
+    "relu": (F.relu, True),
+    "in place": (F.relu_, True),
+    "sigmoid": (torch.sigmoid, True),
+    "square": (lambda x: x**2, True),
+    "clamp": (lambda x: x.clamp(min=0), True),
+    "pooled": (lambda x: F.relu(x).mean(-1, keepdim=True).expand(-1, 8), True),
+    "dropout": (lambda x: F.dropout(F.relu(x), 0.5), True),
+    "gelu": (F.gelu, False),
+    "negative": (lambda x: -F.relu(x), False),
+    "shifted": (lambda x: F.relu(x) + -1, False),
+    "times a negative integer": (lambda x: F.relu(x) * -2, False),
+    "difference by alpha": (lambda x: torch.add(F.relu(x), F.relu(-x), alpha=-1), False),
+    "changed in place": (lambda x: F.relu(x).sub_(0.5), False),
+    "hardtanh": (F.hardtanh, False),
+    "normalized": (lambda x: F.layer_norm(F.relu(x), (8,)), False),
+}
+
+
+class _Through(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last, self.function = nn.Linear(4, 8), nn.Linear(8, 3), function
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Dense, function, dense."""
+        return self.last(self.function(self.first(inputs.flatten(1))))
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_features_are_never_negative_by_what_made_them(name: str) -> None:
+    function, never = NETS[name]
+    assert fed_nonnegative(ls.Target(_Through(function), ls.Images(1, 2, 2), 3), "last") is never
+
+
+def test_a_view_that_is_written_to_is_noticed() -> None:
+    def written(x: Tensor) -> Tensor:
+        y = F.relu(x)
+        y[0].sub_(3.0)
+        return y
+
+    assert not fed_nonnegative(ls.Target(_Through(written), ls.Images(1, 2, 2), 3), "last")
+
+
+def test_signs_survive_the_defenses_that_keep_them(benchmark: ModuleType) -> None:
+    for defense in (ls.Sign(), ls.RandomDrop(0.9), ls.Prune(0.1), ls.Quantize(8)):
+        drawn = benchmark.head(np.random.default_rng(8), 400, 128, 10, confident=False)
+        sent = defense.apply(drawn.sent, key=ls.Key(1))
+        attempt = ls.RevealedLabels().run(benchmark.seen(drawn, sent, ls.FedSGD() >> defense, told=True), key=ls.Key(0))
+        assert attempt.claim.distinct
+        assert set(attempt.claim.values.tolist()) == set(drawn.labels.tolist()), defense
+
+
+def test_reversed_signs_prove_nothing(benchmark: ModuleType) -> None:
+    drawn = benchmark.head(np.random.default_rng(9), 60, 64, 4, confident=False)
+    sent = {name: -value for name, value in drawn.sent.items()}
+    attempt = ls.RevealedLabels().run(benchmark.seen(drawn, sent, ls.FedSGD(), told=True), key=ls.Key(0))
+    assert not attempt.certified
+
+
+def test_weights_that_are_not_known_leave_what_is_not_excluded(benchmark: ModuleType) -> None:
+    drawn = benchmark.head(np.random.default_rng(10), 200, 64, 5, confident=False)
+    weight_only = {"2.weight": drawn.sent["2.weight"]}
+    attack = ls.RevealedLabels(weights=False)
+    attempt = attack.run(benchmark.seen(drawn, weight_only, ls.FedSGD(), told=True), key=ls.Key(0))
+    present = set(drawn.labels.tolist())
+    assert set(attempt.claim.values.tolist()) == present
+    assert set(attempt.claim.absent.tolist()) == set(range(200)) - present
+
+
+def test_too_many_samples_are_refused(benchmark: ModuleType) -> None:
+    drawn = benchmark.head(np.random.default_rng(11), 12, 64, 30, confident=False)
+    weight_only = {"2.weight": drawn.sent["2.weight"]}
+    net = nn.Sequential(nn.Flatten(), nn.GELU(), *list(drawn.target.module)[2:])
+    target = ls.Target(net, drawn.target.domain, 12)
+    attempt = ls.RevealedLabels().run(ls.Observation(target, ls.Gradient(weight_only), ls.FedSGD()), key=ls.Key(0))
+    assert attempt.outcome is ls.Outcome.REFUSED
+    assert "as many samples as it can hold" in attempt.sentence
+
+
+def test_a_class_cannot_be_there_and_absent() -> None:
+    with pytest.raises(ls.BadInput, match="claimed and said to be absent"):
+        ls.Labels(torch.tensor([1, 2]), distinct=True, absent=torch.tensor([2, 3]))
+    with pytest.raises(ls.BadInput, match="rising order"):
+        ls.Labels(torch.tensor([1]), absent=torch.tensor([3, 2]))
