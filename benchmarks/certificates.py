@@ -21,7 +21,7 @@ import plain_clients
 import plain_lies
 import plain_speech
 import torch
-from plain_judge import counting, misstated, nobody_can_tell, wrong
+from plain_judge import counting, in_size, misstated, nobody_can_tell, wrong
 from plain_models import chance, drawn
 
 import leakscope as ls
@@ -77,7 +77,7 @@ def judged(name: str, situation: str, seed: int) -> tuple[bool, str]:
     if attempt.claim is None or certificate is None or not certificate.holds:
         return False, ""
     private = counting(situation, certificate.statement, world, fed, told=what.told)
-    fault = wrong(attempt.claim, private, world.labels)
+    fault = wrong(in_size(attempt.claim, certificate.statement, private), private, world.labels)
     if fault and what.told < 0 and nobody_can_tell(attempt.claim, world, sent):
         return True, ""
     return True, fault or misstated(certificate.statement, trained, sent, moved=what.moved)

@@ -16,7 +16,7 @@ from torch import Tensor
 import leakscope as ls
 from leakscope.attacks.inputs.patches.first_attention import STATEMENT as ONE
 from leakscope.attacks.inputs.text.embedding_span import WHOLE as TEXTS
-from leakscope.attacks.parts.reading.proof import FED, WHOLE
+from leakscope.attacks.parts.reading.proof import FED, ONE_SCALE, WHOLE
 
 EXACT = 1e-2
 """Largest relative distance of a claimed input from a private one."""
@@ -63,7 +63,7 @@ def counting(situation: str, statement: str, world: World, fed: Tensor, *, told:
     if situation in ("mixup", "cutmix"):
         # Two of one class, blended, are one of that class.
         legal = len(fed) > 1 and torch.equal(world.labels, world.labels.flip(0))
-    found = fed if legal or statement.endswith(FED) else world.inputs
+    found = fed if legal or statement.endswith((FED, ONE_SCALE)) else world.inputs
     if told > 0 and (len(fed) + told) % len(fed) == 0 and not fed.is_floating_point():
         # The mean over twice as many of the same texts is the same: how many there are was told, and is no finding.
         found = found.repeat((len(fed) + told) // len(fed), 1)
@@ -72,6 +72,17 @@ def counting(situation: str, statement: str, world: World, fed: Tensor, *, told:
         apart = plain_clients.apart(world, dataclasses.replace(world, inputs=mean))
         found = mean if apart < SAME else found
     return found
+
+
+def in_size(claim: Any, statement: str, inputs: Tensor) -> Any:
+    """The claim, or, where its statement leaves one factor open, the multiple of it that is nearest to the inputs."""
+    if not statement.endswith(ONE_SCALE) or not isinstance(claim, ls.Inputs):
+        return claim
+    true, claimed = inputs.flatten(1).double(), claim.values.flatten(1).double()
+    factors = (claimed @ true.T / claimed.square().sum(1, keepdim=True).clamp_min(1e-12)).flatten()
+    away = [float(torch.cdist(one * claimed, true).min(1).values.sum()) for one in factors]
+    best = float(factors[away.index(min(away))])
+    return dataclasses.replace(claim, values=best * claim.values)
 
 
 def nobody_can_tell(claim: Any, world: World, sent: dict[str, Tensor]) -> bool:

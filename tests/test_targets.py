@@ -295,7 +295,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     refused({**state, "1.bias": torch.tensor([0, 1, 2, math.nan])}, "1.bias .* not finite")
     refused({"state_dict": state, "epoch": 3}, "not tensors, epoch, state_dict; save the state dict by itself")
     refused([1, 2], "holds a list, expected a state dict")
-    refused({"w": Opened()}, "cannot be read as plain tensors")
+    refused({"w": Opened()}, "holds something else than plain tensors")
     assert not hasattr(sys, "opened")
 
 
@@ -309,7 +309,7 @@ def test_weights_that_cannot_be_read_are_refused(tmp_path, name):
     whole = path.read_bytes()
     for content in (b"", b"junk", whole[: len(whole) // 2], pickle.dumps(Opened(), protocol=2)):
         path.write_bytes(content)
-        with pytest.raises(BadInput, match="cannot be read as plain tensors"):
+        with pytest.raises(BadInput, match="plain tensors"):
             Trained(Linear(), str(path)).build(RGB, 4, key=Key(0))
     assert not hasattr(sys, "opened")
 

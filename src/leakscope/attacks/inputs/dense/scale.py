@@ -14,6 +14,7 @@ from leakscope.attacks.parts.reading.explained import MOST
 from leakscope.attacks.parts.reading.replayed import drops, unreplayable
 from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.protocols.passes import quiet
 from leakscope.mechanisms.reading import clipped, keeps_model, known_weights
@@ -29,8 +30,8 @@ ENTRIES = 2e7
 """Largest product of entries and unknown errors, a second or two."""
 
 
-def unscaled(seen: Observation, layer: DenseLayer, values: Tensor) -> str | None:
-    """Why the inputs may be those that were fed times a number; None where the model itself says that they are not.
+def sized(seen: Observation, layer: DenseLayer, values: Tensor) -> bool | Refusal:
+    """Whether the model itself shows that the inputs are not those that were fed times a number; why not, if they are.
 
     dL/dW = sum_s delta_s x_s^T, dL/db = sum_s delta_s: with dL/db c times as large (a learning rate of its own for
     biases, a clip by tensor), x_s / c and c delta_s explain the same to the last digit. The model ends this: by the
@@ -42,14 +43,14 @@ def unscaled(seen: Observation, layer: DenseLayer, values: Tensor) -> str | None
         if left is None:
             continue
         if left > SAME:
-            return f"the declared model, run on these inputs, is {left:.0e} from what was sent"
+            return Refusal(f"the declared model, run on these inputs, is {left:.0e} from what was sent")
         if min(larger or 0.0, smaller or 0.0) > 3 * SAME:
-            return None
-    return "nothing but the ratio of its weight and bias shows the size of the inputs"
+            return True
+    return False
 
 
-def misfit(seen: Observation, layer: DenseLayer, values: Tensor, units: Tensor) -> str | None:
-    """Why the inputs may be others than were fed, by the errors of those that wake units alone; None where they fit.
+def fitted(seen: Observation, layer: DenseLayer, values: Tensor, units: Tensor) -> bool | Refusal:
+    """Whether the errors of inputs that wake units alone are those that were sent; why the inputs may be others if not.
 
     Of a mean over N examples dL/db of such a unit is 1/N times the error that the declared model gives that input with
     its label, size included: neither a multiple of the input nor a mixture of several has it.
@@ -66,7 +67,7 @@ def misfit(seen: Observation, layer: DenseLayer, values: Tensor, units: Tensor) 
     if unable is None and len(values) * classes > MOST_PAIRS:
         unable = "there are too many labels to try"
     if unable is not None:
-        return f"not all of the batch is claimed, and its errors cannot be compared: {unable}"
+        return Refusal(f"not all of the batch is claimed, and its errors cannot be compared: {unable}")
     assert layer.bias is not None
     sent = seen.gradient().by_name[layer.bias].double().cpu().numpy()
     given = np.repeat(values.double().cpu().numpy(), classes, axis=0)
@@ -77,8 +78,8 @@ def misfit(seen: Observation, layer: DenseLayer, values: Tensor, units: Tensor) 
         size = max(float(np.linalg.norm(sent[woken])), 1e-300)
         away = float(np.linalg.norm(error[:, woken] - sent[woken], axis=1).min()) / size
         if not away <= SAME:
-            return f"the error of an input, run through the declared model, is {away:.0e} from what was sent"
-    return None
+            return Refusal(f"the error of an input, run through the declared model, is {away:.0e} from what was sent")
+    return True
 
 
 def _any_loss(seen: Observation, layer: DenseLayer, factor: float, values: Tensor) -> float | None:

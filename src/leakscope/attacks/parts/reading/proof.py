@@ -39,6 +39,11 @@ WHOLE = "; and the whole update, replayed from the claim and its labels, agrees:
 """What the statement of a certificate gains where the update was replayed."""
 FED = "; this proves what the first layer was fed, and nothing of what followed"
 """What it gains where it could not be."""
+ONE_SCALE = (
+    "; where its weight and bias were sent in one scale, this proves what the first layer was fed, and nothing of what "
+    "followed"
+)
+"""The same where the model does not show the size of the inputs, as behind dropout: else they are a multiple."""
 WINDOWS = "; this proves that the first layer was fed these windows, and nothing of what was said"
 """The same for frames, whose transcripts are not known."""
 STEPPED = (
@@ -77,7 +82,7 @@ def settled(
     attempt: Attempt[Inputs],
     *,
     partial: bool = False,
-    contradicted: Callable[[], str | None] = lambda: None,
+    confirmed: Callable[[], bool | Refusal] = lambda: True,
 ) -> Attempt[Inputs]:
     """The last word of an exact attack on inputs: the attempt with a certificate that is a proof, or without one.
 
@@ -85,9 +90,9 @@ def settled(
     the domain's range, a dropout layer in front of the first one, and, wherever the mechanism can be replayed, a whole
     update that is not the claim's in each tensor to within rounding. Where it cannot be, numbers that look like another
     mechanism than the declared one do the same, and the statement says that only the first layer is proved.
-    partial: the claim need not be all of the batch, so that a replay that differs contradicts nothing. contradicted:
-    why the inputs may be mixtures, or those that were fed times a number, asked where no replay says that they are not;
-    of a partial claim the output layer may say so as well.
+    partial: the claim need not be all of the batch, so that a replay that differs contradicts nothing. confirmed:
+    whether the model shows that the inputs are no mixtures and no multiples of those that were fed, and why they may be
+    mixtures or contradict it; asked where no replay says so, and of a partial claim unless the output layer does.
     """
     certificate, claim = attempt.certificate, attempt.claim
     if certificate is None or claim is None or not any(certificate.proved):
@@ -110,9 +115,12 @@ def settled(
         return _stated(attempt, certificate, WHOLE)
     # What runs the model last.
     why = strange(seen) or _binary(seen, claim)
-    if why is None and (not partial or _unconfirmed(seen, claim) is not None):
-        why = contradicted()
-    return _stated(attempt, certificate, FED) if why is None else _withdrawn(attempt, why)
+    if why is not None:
+        return _withdrawn(attempt, why)
+    shown = True if partial and _unconfirmed(seen, claim) is None else confirmed()
+    if isinstance(shown, Refusal):
+        return _withdrawn(attempt, shown.sentence)
+    return _stated(attempt, certificate, FED if shown else ONE_SCALE)
 
 
 def fed(seen: Observation, attempt: Attempt[Inputs], *, size: float = 1.0) -> Attempt[Inputs]:
