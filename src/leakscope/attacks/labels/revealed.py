@@ -25,7 +25,7 @@ from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import clipped, known_weights
+from leakscope.mechanisms.reading import bends, clipped, known_weights
 from leakscope.numerics.rng import Key
 
 Array = NDArray[np.float64]
@@ -104,7 +104,9 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
             watch(Progress(clock.fraction(tries, 1000), 0.0, f"{tries} rows tried"))
             return clock.exhausted(tries)
 
-        if self.weights and isinstance(read.space, RowSpace) and known_weights(seen.mechanism) is Answer.YES:
+        # Entries that became signs or zeros have a rank that has nothing to do with samples.
+        plain = known_weights(seen.mechanism) is Answer.YES and bends(seen.mechanism) is Answer.NO
+        if self.weights and isinstance(read.space, RowSpace) and plain:
             apart = _apart(seen, read, read.space, key, stop)
             if apart.rows and len(apart.rows) == read.space.rank and _unique(read.space, apart):
                 return self._replayed(seen, read, apart)
