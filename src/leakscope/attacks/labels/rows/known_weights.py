@@ -100,7 +100,8 @@ class KnownRows:
             damping = max(damping / 8, 1e-14)
             if gain < 1e-4 and step >= least:
                 break
-        return point, math.sqrt(cost) / size
+        # Nothing is in the way of a row that lies wholly in columns that were rounded away.
+        return point, math.sqrt(cost) / size if size > 0 else math.inf
 
     def refined(self, label: int, start: Array) -> tuple[Array, float, float]:
         """As `solve` in the whole space, with the error at the label left open: (a, |f| / |u|, how far it is off).
@@ -112,6 +113,9 @@ class KnownRows:
         if self.smoothing > 0:
             point, misfit = self.solve(label, start, self.slopes, space.right, most=40)
             return point, misfit, 0.0
+        if space.scale[label] == 0:
+            # Its column was rounded away, with all that speaks for it.
+            return start, math.inf, 0.0
         unit = -(space.right.T @ space.right[:, label])
         unit[label] += 1.0
         length = math.sqrt(float(unit @ unit))
