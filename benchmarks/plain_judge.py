@@ -16,7 +16,7 @@ from torch import Tensor
 import leakscope as ls
 from leakscope.attacks.inputs.patches.first_attention import STATEMENT as ONE
 from leakscope.attacks.inputs.text.embedding_span import WHOLE as TEXTS
-from leakscope.attacks.parts.reading.proof import FED, ONE_SCALE, WHOLE
+from leakscope.attacks.parts.reading.proof import FED, ONE_SCALE, WHOLE, WHOLE_ONE_SCALE
 
 EXACT = 1e-2
 """Largest relative distance of a claimed input from a private one."""
@@ -76,7 +76,7 @@ def counting(situation: str, statement: str, world: World, fed: Tensor, *, told:
 
 def in_size(claim: Any, statement: str, inputs: Tensor) -> Any:
     """The claim, or, where its statement leaves one factor open, the multiple of it that is nearest to the inputs."""
-    if not statement.endswith(ONE_SCALE) or not isinstance(claim, ls.Inputs):
+    if not statement.endswith((ONE_SCALE, WHOLE_ONE_SCALE)) or not isinstance(claim, ls.Inputs):
         return claim
     true, claimed = inputs.flatten(1).double(), claim.values.flatten(1).double()
     factors = (claimed @ true.T / claimed.square().sum(1, keepdim=True).clamp_min(1e-12)).flatten()

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import leakscope as ls
-from leakscope.attacks.parts.reading.proof import FED, ONE_SCALE, WHOLE
+from leakscope.attacks.parts.reading.proof import FED, ONE_SCALE, WHOLE, WHOLE_ONE_SCALE
 from leakscope.cli.names import rows
 from leakscope.cli.rows import Trait
+from leakscope.targets.losses import SquaredError
 from leakscope.targets.vetting.numbers import looks
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -191,3 +193,56 @@ def test_what_an_update_looks_like_is_said(change, words):
         update = {name: change(slope) for name, slope in zip(names, slopes, strict=True)}
         found = looks(ls.Gradient(update))
         assert (words in found[0].sentence and found[0].remedy) if words else not found
+
+
+def _scaled(biases: float, *, zero: bool) -> tuple[nn.Sequential, dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+    """A regression net, its update with a rate of its own for the biases, its input and its target."""
+    with ls.Key(12).isolated():
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 3))
+        inputs, wanted = 0.2 + 0.3 * torch.rand(1, 1, 8, 8), torch.rand(1, 3)
+    for name, value in net.named_parameters() if zero else ():
+        if "bias" in name:
+            nn.init.zeros_(value)
+    slopes = torch.autograd.grad(F.mse_loss(net(inputs), wanted), list(net.parameters()))
+    update = {name: value for (name, _), value in zip(net.named_parameters(), slopes, strict=True)}
+    return net, {n: biases * v if "bias" in n else v for n, v in update.items()}, inputs, wanted
+
+
+@pytest.mark.parametrize("attack", [ls.LinearLayer(), ls.LowRank()], ids=repr)
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize("biases", [0.8, 1.0, 1.02, 2.0])
+def test_biases_with_a_rate_of_their_own_prove_no_size(attack, zero, biases):
+    """With all biases zero a rectified net explains x / c as well as x, and the statement leaves the factor open."""
+    net, update, inputs, _ = _scaled(biases, zero=zero)
+    target = ls.Target(net, ls.Images(1, 8, 8), 3, loss=SquaredError())
+    attempt = attack.run(ls.Observation(target, ls.Gradient(update), ls.FedSGD(), (ls.BatchSize(1),)), key=ls.Key(0))
+    proved = attempt.certificate is not None and attempt.certificate.holds
+    if zero:
+        assert not proved or attempt.certificate.statement.endswith(ONE_SCALE)
+    else:
+        assert proved is (biases == 1.0), attempt.sentence
+        assert not proved or attempt.certificate.statement.endswith(FED)
+    if proved and biases == 1.0:
+        assert torch.allclose(attempt.claim.values, inputs, atol=1e-4)
+
+
+@pytest.mark.parametrize("biases", [1.0, 2.0])
+def test_behind_a_clip_the_size_is_asked_of_the_model(biases):
+    """p of a head of nearly zeros is uniform for any input, and of a clipped update only the direction is known."""
+    with ls.Key(13).isolated():
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 4))
+        nn.init.normal_(net[3].weight, std=1e-3)
+        inputs = 0.4 * torch.rand(1, 1, 8, 8)
+    for place in (1, 3):
+        nn.init.zeros_(net[place].bias)
+    slopes = torch.autograd.grad(F.cross_entropy(net(inputs), torch.tensor([2])), list(net.parameters()))
+    update = {n: biases * v if "bias" in n else v for (n, _), v in zip(net.named_parameters(), slopes, strict=True)}
+    size = torch.cat([v.flatten() for v in update.values()]).norm()
+    update = {name: 0.05 * value / size for name, value in update.items()}
+    seen = ls.Observation(
+        ls.Target(net, ls.Images(1, 8, 8), 4), ls.Gradient(update), ls.FedSGD() >> ls.Clip(0.05), (ls.BatchSize(1),)
+    )
+    for attack in (ls.LinearLayer(), ls.LowRank(), ls.Recursive()):
+        certificate = attack.run(seen, key=ls.Key(0)).certificate
+        if certificate is not None and certificate.holds:
+            assert certificate.statement.endswith(WHOLE_ONE_SCALE)

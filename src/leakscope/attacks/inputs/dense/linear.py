@@ -12,7 +12,7 @@ from torch import Tensor
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.dense.mixtures import Errors
-from leakscope.attacks.inputs.dense.scale import fitted, sized
+from leakscope.attacks.inputs.dense.scale import fitted
 from leakscope.attacks.parts.reading.explained import explained
 from leakscope.attacks.parts.reading.output_gradient import told_one
 from leakscope.attacks.parts.reading.proof import bent, settled, undeclared
@@ -120,10 +120,7 @@ class LinearLayer(AbstractAttack["FirstLayer", Inputs]):
         # Of several examples only those that wake units alone are claimed, unless they are told to be all.
         whole = bool(units.all()) or alone or (seen.knows(BatchSize) and seen.told(BatchSize).count == len(values))
 
-        def confirmed() -> bool | Refusal:
-            return sized(seen, read.layer, values) if whole else fitted(seen, read.layer, values, units)
-
-        return settled(seen, found, partial=not whole, confirmed=confirmed)
+        return settled(seen, found, partial=not whole, fitted=lambda: fitted(seen, read.layer, values, units))
 
     def _unproven(self, seen: Observation, single: Tensor, residual: float, *, told_one: bool) -> Attempt[Inputs]:
         """The fit of a single example, without proof, where a defense changed the entries one by one."""

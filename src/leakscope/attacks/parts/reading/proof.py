@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from leakscope.attacks.parts.reading.replayed import disagreement, labels_agree, unreplayable
+from leakscope.attacks.parts.reading.scale import sized
 from leakscope.core.attempt import Attempt, Certificate
 from leakscope.core.claim import Inputs
 from leakscope.core.errors import NoSuchLayer
@@ -19,7 +20,7 @@ from leakscope.core.refusal import Refusal
 from leakscope.core.release import Delta
 from leakscope.core.target import Target
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import BATCHES, doubt, keeps_ratios, known_weights
+from leakscope.mechanisms.reading import BATCHES, clipped, doubt, keeps_ratios, known_weights
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import features_at, output_layer, probe_inputs
 from leakscope.targets.looking.tape import named, recorded
@@ -44,6 +45,11 @@ ONE_SCALE = (
     "followed"
 )
 """The same where the model does not show the size of the inputs, as behind dropout: else they are a multiple."""
+WHOLE_ONE_SCALE = (
+    "; and the whole update, replayed from the claim and its labels, agrees: where all its tensors were sent in one "
+    "scale, the client trained on these inputs"
+)
+"""Of `WHOLE`, where a clip may have scaled the update and the model does not show the size of the inputs."""
 WINDOWS = "; this proves that the first layer was fed these windows, and nothing of what was said"
 """The same for frames, whose transcripts are not known."""
 STEPPED = (
@@ -82,7 +88,7 @@ def settled(
     attempt: Attempt[Inputs],
     *,
     partial: bool = False,
-    confirmed: Callable[[], bool | Refusal] = lambda: True,
+    fitted: Callable[[], bool | Refusal] = lambda: False,
 ) -> Attempt[Inputs]:
     """The last word of an exact attack on inputs: the attempt with a certificate that is a proof, or without one.
 
@@ -90,9 +96,8 @@ def settled(
     the domain's range, a dropout layer in front of the first one, and, wherever the mechanism can be replayed, a whole
     update that is not the claim's in each tensor to within rounding. Where it cannot be, numbers that look like another
     mechanism than the declared one do the same, and the statement says that only the first layer is proved.
-    partial: the claim need not be all of the batch, so that a replay that differs contradicts nothing. confirmed:
-    whether the model shows that the inputs are no mixtures and no multiples of those that were fed, and why they may be
-    mixtures or contradict it; asked where no replay says so, and of a partial claim unless the output layer does.
+    partial: the claim need not be all of the batch, so that a replay that differs contradicts nothing. fitted:
+    whether what each input says of itself fits, asked of a partial claim unless the output layer confirms it.
     """
     certificate, claim = attempt.certificate, attempt.claim
     if certificate is None or claim is None or not any(certificate.proved):
@@ -112,12 +117,14 @@ def settled(
         # Other labels than the claimed ones may have explained it: then those are no part of what is proved.
         if not labels_agree(seen, claim):
             attempt = dataclasses.replace(attempt, claim=dataclasses.replace(claim, labels=None))
-        return _stated(attempt, certificate, WHOLE)
+        # A mean has a size, and its errors with it; of a multiple, a clip's, only the model can tell the size.
+        shown = True if clipped(seen) is Answer.NO else sized(seen, claim.values)
+        return _stated(attempt, certificate, WHOLE if shown is True else WHOLE_ONE_SCALE)
     # What runs the model last.
     why = strange(seen) or _binary(seen, claim)
     if why is not None:
         return _withdrawn(attempt, why)
-    shown = True if partial and _unconfirmed(seen, claim) is None else confirmed()
+    shown = (_unconfirmed(seen, claim) is None or fitted()) if partial else sized(seen, claim.values)
     if isinstance(shown, Refusal):
         return _withdrawn(attempt, shown.sentence)
     return _stated(attempt, certificate, FED if shown else ONE_SCALE)

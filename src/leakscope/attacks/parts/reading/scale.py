@@ -1,0 +1,87 @@
+"""Whether a claim's size is its own: tensors that were sent in different scales make a multiple of the inputs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from leakscope.attacks.parts.reading.explained import MOST
+from leakscope.attacks.parts.reading.replayed import drops
+from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
+from leakscope.mechanisms.effects import Answer
+from leakscope.mechanisms.protocols.passes import quiet
+from leakscope.mechanisms.reading import keeps_model, known_weights
+
+SAME = 3e-4
+"""Largest relative difference of a tensor that is rounding of a forward and a backward pass in float32."""
+OTHER = 1.02
+"""A factor that has to be told from one, both ways: a check that could not fail would show nothing."""
+ENTRIES = 2e7
+"""Largest product of entries and unknown errors, a second or two."""
+
+
+def sized(seen: Observation, values: Tensor) -> bool | Refusal:
+    """Whether the declared model shows that the inputs are not those that were fed times a number.
+
+    dL/dW = sum_s delta_s x_s^T, dL/db = sum_s delta_s: with dL/db c times as large (a learning rate of its own for
+    biases, a clip by tensor), x_s / c and c delta_s explain the same to the last digit. With all biases zero a
+    rectified net is blind to c throughout. So the whole update is asked, whatever the loss: some errors e_s at the
+    output must give it, G = sum_s J(x_s)^T e_s, and at f x_s none may, not even with a scale for each tensor.
+    values: (N, *shape), all inputs of the batch. False where it does not show, or cannot be asked; a refusal where the
+    model contradicts the claim.
+    """
+    if known_weights(seen.mechanism) is not Answer.YES or keeps_model(seen.mechanism) is not Answer.YES:
+        return False
+    target, sent = seen.target, seen.gradient().by_name
+    names = [name for name in target.parameters() if name in sent and bool(sent[name].any())]
+    entries, unknown = sum(sent[name].numel() for name in names), len(values) * target.classes
+    if drops(target.module) or unknown > MOST or entries * unknown > ENTRIES or entries <= unknown + len(names):
+        return False
+    left = _left(seen, names, values, free=False)
+    if not left <= SAME:
+        return Refusal(f"the declared model, run on these inputs, is {left:.0e} from what was sent, whatever the loss")
+    return min(_left(seen, names, factor * values, free=True) for factor in (OTHER, 1 / OTHER)) > 3 * SAME
+
+
+def _left(seen: Observation, names: list[str], values: Tensor, *, free: bool) -> float:
+    """What is left of the worst tensor with the best errors e_s (C,) at the output, each tensor in units of its size.
+
+    free: with a factor for each tensor but the first as well.
+    """
+    target, sent = seen.target, seen.gradient().by_name
+    parameters = target.parameters()
+    like = next(iter(parameters.values()))
+
+    def output(weights: dict[str, Tensor], given: Tensor, place: int) -> Tensor:
+        return target.outputs(weights, given).reshape(-1)[place]
+
+    columns = []
+    with quiet(target):
+        for value in values:
+            given = value.reshape(1, *target.domain.shape).to(like)
+            for place in range(target.classes):
+                slope = torch.func.grad(output)(parameters, given, place)
+                columns.append([slope[name].reshape(-1).double().cpu() for name in names])
+    goal = [sent[name].reshape(-1).double().cpu() for name in names]
+    sizes = [float(torch.linalg.vector_norm(one)) for one in goal]
+    # A tensor a thousandth as large as the largest is rounding first.
+    sizes = [max(size, 1e-3 * max(sizes)) for size in sizes]
+    matrix = torch.stack([torch.cat([p / s for p, s in zip(one, sizes, strict=True)]) for one in columns], 1)
+    # Columns of one size, since those of a confident class are tiny.
+    matrix = matrix / torch.linalg.vector_norm(matrix, dim=0).clamp_min(1e-300)
+    wanted = torch.cat([one / size for one, size in zip(goal, sizes, strict=True)])
+    lengths = [len(one) for one in goal]
+    if free:
+        # J e - s_k g_k = 0 for the others: their factors s_k stand on the left, and only the first is given.
+        own = torch.block_diag(*[part[:, None] for part in wanted.split(lengths)])[:, 1:]
+        matrix = torch.cat([matrix, -own], 1)
+        wanted = torch.cat([wanted[: lengths[0]], torch.zeros(len(wanted) - lengths[0], dtype=wanted.dtype)])
+    found = torch.linalg.lstsq(matrix, wanted[:, None], driver="gelsd").solution
+    left = (matrix @ found)[:, 0] - wanted
+    worst = [float(torch.linalg.vector_norm(one)) for one in left.split(lengths)]
+    if not free:
+        return max(worst)
+    # Of the tensor's own factor; one of zero or below would make it vanish or turn around, and explain anything.
+    factors = [1.0, *found[len(columns) :, 0].tolist()]
+    return max(w / s if s > 0 else float("inf") for w, s in zip(worst, factors, strict=True))
