@@ -14,7 +14,7 @@ from leakscope.attacks.parts.reading.output_gradient import OutputGradient
 from leakscope.core.observation import Observation
 from leakscope.core.release import Delta
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import keeps_signs
+from leakscope.mechanisms.reading import keeps_inputs, keeps_model, keeps_signs
 from leakscope.targets.looking.nonnegative import fed_nonnegative
 
 Array = NDArray[np.float64]
@@ -48,7 +48,11 @@ def signed(seen: Observation, output: OutputGradient) -> Signed | None:
     those with y_sc > 0, and floating-point sums of numbers >= 0 are >= 0, so that of a gradient any negative entry is
     proof. The difference of two sets of weights is off by their own rounding.
     """
-    if keeps_signs(seen.mechanism) is not Answer.YES:
+    mechanism = seen.mechanism
+    # What was trained on has the labels that are asked for only where inputs and model are those that were declared.
+    if keeps_inputs(mechanism) is not Answer.YES or keeps_model(mechanism) is Answer.UNKNOWN:
+        return None
+    if keeps_signs(mechanism) is not Answer.YES:
         return None
     found = []
     if output.bias is not None:
