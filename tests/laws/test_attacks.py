@@ -315,8 +315,8 @@ def test_every_field_speaks(row: Row) -> None:
         seen = observed(row, ls.FedSGD() >> ls.GaussianNoise(1e-3))
     if isinstance(attack, ls.RevealedLabels):  # rows come apart where there are more classes than twice the samples
         wide = ls.MLP((32,)).build(ls.Images(*SHAPE), 40, key=ls.Key(0))
-        two = ls.Synthetic(shape=SHAPE, classes=40, count=80).draw(2, key=ls.Key(0)).reveal()
-        seen = ls.observe(wide, two, ls.FedSGD(), key=ls.Key(0))
+        few = ls.Synthetic(shape=SHAPE, classes=40, count=80).draw(4, key=ls.Key(1)).reveal()
+        seen = ls.observe(wide, few, ls.FedSGD(), key=ls.Key(0))
     for field in dataclasses.fields(attack):
         other = OTHER[field.name] if field.name in OTHER else altered(getattr(attack, field.name))
         if field.name == "labeling" and attack.labeling != ls.Joint():
