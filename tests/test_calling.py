@@ -111,7 +111,8 @@ def test_a_folder_of_that_name_gives_a_plan_no_leave(folder: Path, target: str) 
     "path",
     [
         "test:support", "test.support:run_unittest", "called_nets:mkdir", "called_nets:twice", "called_nets:theirs",
-        "called_nets:shutil.rmtree", "called_nets:torch.hub.load", "called_nets:torch.save", "called_nets:Net.load_state_dict",
+        "called_nets:shutil.rmtree", "called_nets:torch.hub.load", "called_nets:torch.save",
+        "called_nets:Net.load_state_dict",
         "called_nets:dressed", "torch.utils.data:DataLoader", "torch.fx:GraphModule", "torch.jit:ScriptModule",
         "torch.nn:init.warnings.warn", "leakscope.ledger.files:write_atomically", "numpy:save",
     ],
