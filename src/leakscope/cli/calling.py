@@ -153,11 +153,8 @@ def _spec(name: str, where: list[str] | None) -> ModuleSpec | None:
         if spec.origin is None and spec.submodule_search_locations is None:
             spec.origin = "built-in"
         return spec
-    for finder in sys.meta_path:
-        spec = finder.find_spec(name, where)
-        if spec is not None:
-            return spec
-    return None
+    found = (finder.find_spec(name, where) for finder in sys.meta_path)
+    return next((one for one in found if one is not None), None)
 
 
 def _is_own(spec: ModuleSpec) -> bool:
