@@ -273,7 +273,7 @@ CASES: tuple[tuple[str, str, Callable[[], tuple[str, bool]]], ...] = (
     (
         "dense 3072-400, normal inputs, batch 4 to 12",
         "> 100 dB each, certified",
-        lambda: together(ls.MLP((400,)).build(COLOR, 10, key=ls.Key(0)), (4, 6, 8, 10, 12)),
+        lambda: together(ls.MLP((400,)).build(standardized(3, 32, 32), 10, key=ls.Key(0)), (4, 6, 8, 10, 12)),
     ),
     (
         "988-256-128-4 with dropout .2, batch 16",
@@ -282,8 +282,8 @@ CASES: tuple[tuple[str, str, Callable[[], tuple[str, bool]]], ...] = (
             ls.MLP((256, 128), dropout=0.2, training=True).build(standardized(1, 1, 988), 4, key=ls.Key(0)), (16,)
         ),
     ),
-    ("dense 784-200, batch 64", "refused beforehand", lambda: too_many(ls.Images(1, 28, 28), 200)),
-    ("dense 3072-400, batch 64", "refused beforehand", lambda: too_many(COLOR, 400)),
+    ("dense 784-200, batch 64", "refused beforehand", lambda: too_many(standardized(1, 28, 28), 200)),
+    ("dense 3072-400, batch 64", "refused beforehand", lambda: too_many(standardized(3, 32, 32), 400)),
     ("convolutional chain 154 k, one face", ">= 49 dB in < 20 s", lambda: undone(chain)),
     (
         "LeNet, one face, recursive",

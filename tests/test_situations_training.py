@@ -126,6 +126,33 @@ def test_of_several_passes_or_behind_a_defense_nothing_is_told(mechanism, steps)
     assert not [name for name in found.release.by_name if "running" in name]
 
 
+@pytest.mark.parametrize("momentum", [1.0, 0.95, None, 0.1])
+@pytest.mark.parametrize("counted", [True, False], ids=["counted", "without counters"])
+def test_of_two_passes_that_are_declared_one_nothing_is_told(momentum, counted):
+    # at a momentum of 1, or in the first cumulative pass, any numbers look like those of one batch
+    net, secret = used(lambda: normalized(momentum=momentum), 3), DIGITS.draw(4, key=K(4)).reveal()
+    delta = ls.Delta.between(*stepped(net, secret, 2)).by_name
+    assert sum(name.endswith("num_batches_tracked") for name in delta) == len(statistics(net, secret.inputs))
+    kept = ls.Delta({name: v for name, v in delta.items() if counted or not name.endswith("num_batches_tracked")})
+    seen = ls.Observation(ls.Target(net, DIGITS.domain, 10), kept, ls.FedAvg(steps=1, lr=0.1), (ls.BatchSize(4),))
+    found = without_buffers(seen)
+    assert found.target.training
+    assert not found.knows(ls.BatchNormStatistics)
+    assert not found.release.by_name.keys() - dict(net.named_parameters()).keys()
+
+
+@pytest.mark.parametrize("momentum", [1.0, 0.1])
+def test_without_counters_or_without_a_trace_of_the_past_nothing_is_told(momentum):
+    net, secret = used(lambda: normalized(momentum=momentum), 3), DIGITS.draw(4, key=K(4)).reveal()
+    delta = ls.Delta.between(*stepped(net, secret)).by_name
+    if momentum < 1:
+        delta = {name: value for name, value in delta.items() if not name.endswith("num_batches_tracked")}
+    seen = ls.Observation(
+        ls.Target(net, DIGITS.domain, 10), ls.Delta(delta), ls.FedAvg(steps=1, lr=0.1), (ls.BatchSize(4),)
+    )
+    assert not without_buffers(seen).knows(ls.BatchNormStatistics)
+
+
 def test_statistics_that_did_not_move_leave_the_mode_alone():
     net, secret = used(normalized, 3), DIGITS.draw(1, key=K(4)).reveal()
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -160,6 +187,8 @@ def test_a_batch_is_found_behind_its_own_normalization(sent, act, count):
     assert ls.score(attempt.claim, secret, domain=DIGITS.domain)["psnr"].value > 25, attempt.sentence
     assert ("stretched to the range" in attempt.sentence) is (sent == "the gradient")
     assert "taken from the statistics of the batch" not in attempt.sentence or sent == "the state dict"
+    assert ("contrast is a guess" in attempt.sentence) is (sent == "the gradient")
+    assert "assumes one client alone" in attempt.sentence or "taken from the statistics" not in attempt.sentence
     assert "mean and std" not in attempt.sentence
 
 

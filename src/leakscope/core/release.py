@@ -71,6 +71,10 @@ class Gradient(AbstractRelease):
     """The gradient of the mean loss with respect to each parameter."""
 
 
+COUNTER = "num_batches_tracked"
+"""What torch calls the batches that a normalization has seen."""
+
+
 @final
 class Delta(AbstractRelease):
     """Weights after minus weights before. For one SGD step this is -lr * Gradient.
@@ -89,7 +93,7 @@ class Delta(AbstractRelease):
 
     @staticmethod
     def between(before: Named, after: Named) -> Delta:
-        """`after - before` on the names that both have and that are floating point.
+        """`after - before` on the names that both have and that are floating point, or count batches.
 
         Of the coarser type of the two, also where numbers of half precision were stored as float32: the difference is
         known no better than its less precise side, and attacks in closed form ask the type how exact an update is.
@@ -102,7 +106,12 @@ class Delta(AbstractRelease):
         moved = {n: after[n][after[n] != before[n]] for n in names if after[n].shape == before[n].shape}
         held = half_in_disguise(moved)
         changes = trees.subtract(trees.select(after, names), trees.select(before, names))
-        return Delta({name: _coarser(value, before[name], after[name], held) for name, value in changes.items()})
+        by_name = {name: _coarser(value, before[name], after[name], held) for name, value in changes.items()}
+        # Whether running statistics are of one batch, only their counters say; as floats, as everything in a release.
+        counters = [n for n in after if n in before and n.endswith(COUNTER) and n not in by_name]
+        return Delta(
+            by_name | {n: (after[n] - before[n]).float() for n in counters if after[n].shape == before[n].shape}
+        )
 
 
 @final

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import final
 
 from leakscope.core.domain import AbstractDomain
-from leakscope.core.errors import UnknownName, optional
+from leakscope.core.errors import BadInput, UnknownName, optional
 from leakscope.core.target import Target
 from leakscope.domains.vision import Images
 from leakscope.integrations.torchvision import declare_operators, local_only, near
@@ -23,8 +24,8 @@ class Timm(AbstractArchitecture):
 
     arguments: (name, value) pairs, or a mapping, for the model, such as img_size=32 for vision transformers. Nothing is
     downloaded: published weights come in by `state`, a state dict with as many classes.
-    Raises, when it is built, `MissingExtra` without the package, `UnknownName` for another name, and `BadInput` as
-    `Imported` does.
+    Raises `BadInput` for what is no name, and, when it is built, `MissingExtra` without the package, `UnknownName` for
+    another name, and `BadInput` as `Imported` does.
 
     >>> Timm("vit_tiny_patch16_224", {"img_size": 32}).arguments
     (('img_size', 32),)
@@ -36,6 +37,9 @@ class Timm(AbstractArchitecture):
     training: bool = False
 
     def __post_init__(self) -> None:
+        # those with a prefix, as hf_hub:NAME and local-dir:NAME, are read from elsewhere
+        if not re.fullmatch(r"\w+(\.\w+)?", self.name):
+            raise BadInput(f"expected the name of a model of timm such as 'resnet18', got {self.name!r}")
         object.__setattr__(self, "arguments", local_only(self.arguments))
 
     def build(self, domain: AbstractDomain, classes: int, *, key: Key) -> Target:

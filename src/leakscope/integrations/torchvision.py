@@ -63,11 +63,11 @@ def _loads(places: list[Path]) -> bool:
 class Torchvision(AbstractArchitecture):
     """`torchvision.models.NAME(num_classes=classes, ...)` with weights drawn from the key, or from the file `state`.
 
-    name: such as "resnet18"; "segmentation.fcn_resnet50" and the like do not give logits of classes. arguments: (name,
-    value) pairs, or a mapping, for the function. Nothing is downloaded: published weights come in by `state`, a state
+    name: one of `torchvision.models.list_models(torchvision.models)`, such as "resnet18". arguments: (name, value)
+    pairs, or a mapping, for the function. Nothing is downloaded: published weights come in by `state`, a state
     dict with as many classes. The models take three channels.
-    Raises, when it is built, `MissingExtra` without the package, `UnknownName` for another name, and `BadInput` as
-    `Imported` does.
+    Raises `BadInput` for what is no name, and, when it is built, `MissingExtra` without the package, `UnknownName` for
+    another name, and `BadInput` as `Imported` does.
 
     >>> Torchvision("resnet18")
     Torchvision(name='resnet18', arguments=(), state=None, training=False)
@@ -79,6 +79,9 @@ class Torchvision(AbstractArchitecture):
     training: bool = False
 
     def __post_init__(self) -> None:
+        # resnet.torch.hub.load is a path inside of torchvision.models as well; whether the package is there or not
+        if not self.name.isidentifier():
+            raise BadInput(f"expected the name of a model of torchvision.models such as 'resnet18', got {self.name!r}")
         object.__setattr__(self, "arguments", local_only(self.arguments))
 
     def build(self, domain: AbstractDomain, classes: int, *, key: Key) -> Target:
@@ -86,10 +89,9 @@ class Torchvision(AbstractArchitecture):
         declare_operators()
         optional("torchvision", extra="models", purpose=f"the model {self.name!r}")
         models = importlib.import_module("torchvision.models")
-        # What begins with _ is none of its models but what they are made with: other modules and their functions.
-        private = any(part.startswith("_") for part in self.name.split("."))
-        if private or self.name.partition(".")[0] not in dir(models):
-            raise UnknownName("torchvision model", self.name, near(self.name, models.list_models(module=models)))
+        # By the names that it registers alone: what else is in it are other modules, and through them anything.
+        if self.name not in (known := models.list_models(module=models)):
+            raise UnknownName("torchvision model", self.name, near(self.name, known))
         arguments = (("num_classes", classes), *self.arguments)
         recipe = Imported(f"torchvision.models:{self.name}", arguments, self.state, self.training)
         return dataclasses.replace(recipe.build(domain, classes, key=key), name=repr(self))

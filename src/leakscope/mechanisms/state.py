@@ -20,7 +20,8 @@ def without_buffers(seen: Observation) -> Observation:
 
     Differences of whole state dicts hold running statistics as well. They have no gradient; but where they moved, the
     client normalized over its batch, so the model is in training mode, and after one step they say the batch's mean
-    and variance in each layer (`BatchNormStatistics`), unless these were told.
+    and variance in each layer (`BatchNormStatistics`), unless these were told; of one client alone, with the layers'
+    momentum, which a mean over clients or another momentum does not show.
     """
     buffers, parameters = seen.target.buffers(), seen.target.parameters().keys()
     extra = {name for one in seen.rounds for name in one.release.by_name if name in buffers and name not in parameters}

@@ -52,7 +52,7 @@ MOVED = (
 
 STATISTICS = (
     "they moved in one step, so they tell the mean and the variance of the client's batch in each layer "
-    "(BatchNormStatistics), which attacks are told"
+    "(BatchNormStatistics), which attacks are told; assumed is one client alone, with the momentum that the model has"
 )
 
 

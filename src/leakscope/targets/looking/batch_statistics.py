@@ -19,6 +19,9 @@ from leakscope.targets.looking.tape import named, recorded
 MARK = 0.1
 """Cosines by chance are about 1 in these units. With eight independent ones, below 0.1 in the mean is a chance of 1e-7;
 batch statistics leave eps / variance, about 1e-4, and rounding."""
+LARGEST = 0.9
+"""Of momentum. Two steps leave 1 - a of the first batch, and what is divided by a then betrays it by variances below
+zero; at 1 any numbers are those of one batch."""
 FEWEST = 8
 """Rows of weights that are looked at, at least."""
 
@@ -72,8 +75,11 @@ def moved_statistics(
 
     new = (1 - a) old + a m with a the layer's momentum (1 / (n + 1) after n batches where it is None), so m = old +
     (new - old) / a; torch keeps the unbiased variance, that of a batch is (N - 1) / N times as large for N values per
-    channel. before, after: buffers by name. Empty where nothing moved, or where the counters say that there were
-    several batches, or the numbers that it was no such step (a variance below zero).
+    channel. before, after: buffers by name.
+    Empty where nothing moved, where a counter is missing or did not count one batch, where a is so large that the
+    numbers of several batches look like those of one (`LARGEST`), or where they say that it was no such step (a
+    variance below zero). What they cannot say is assumed: that the client has the layers' momentum, and that the
+    buffers are not a mean over clients, whose counters agree.
     """
     if not any(name in after and bool((after[name] != value).any()) for name, value in before.items()):
         return ()
@@ -82,13 +88,14 @@ def moved_statistics(
         layer, prefix = target.module.get_submodule(name), f"{name}." if name else ""
         assert isinstance(layer, _BatchNorm)
         counter = f"{prefix}num_batches_tracked"
-        start = before.get(counter, layer.num_batches_tracked)
-        if counter in before and counter in after and int(after[counter]) - int(before[counter]) != 1:
-            return ()
-        share = layer.momentum if layer.momentum is not None else 1 / (1 + (0 if start is None else int(start)))
         pair = [f"{prefix}running_mean", f"{prefix}running_var"]
-        if share <= 0 or any(one not in before or one not in after for one in pair):
+        if layer.momentum == 0 or any(one not in before or one not in after for one in pair):
             continue
+        if counter not in before or counter not in after or float(after[counter]) - float(before[counter]) != 1:
+            return ()
+        share = layer.momentum if layer.momentum is not None else 1 / (1 + int(before[counter]))
+        if not 0 < share < LARGEST:
+            return ()
         if any(after[one].element_size() < 4 for one in pair):
             return ()  # of half precision, divided by the momentum
         mean, unbiased = (before[n].double() + (after[n].double() - before[n].double()) / share for n in pair)

@@ -42,6 +42,12 @@ def failure(error: BaseException) -> str:
     return gate.shortened(f"{first_line(error)}", 300) + f" (at {Path(at.filename).name}:{at.lineno})"
 
 
+def current_first() -> None:
+    """Modules of the current directory can be imported, as under `python -m`, and come before installed ones."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
 @final
 @dataclass(frozen=True, repr=False)
 class Imported(AbstractArchitecture):
@@ -119,8 +125,7 @@ class Imported(AbstractArchitecture):
     def find(self) -> object:
         """The imported object; its import draws from a fixed stream, the same in every process. Raises `BadInput`."""
         module_name, _, name = self.path.partition(":")
-        if os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())
+        current_first()
         try:
             with Key(0).child("import").isolated():
                 found: object = importlib.import_module(module_name)

@@ -17,6 +17,8 @@ ALIKE = 1.1
 ROUNDED = 1e-6
 """The same, as a share of the distance at gray."""
 BLIND = "the update does not tell the contrast of its inputs, which were normalized over the batch"
+GUESS = "its contrast is a guess, since inputs that do not fill the range fit as well"
+ASSUMED = "where buffers gave them, this assumes one client alone that has the model's momentum"
 TURNS = 4
 """How often scale and offset are set in turn; each is closed by itself, and they meet but for the edges of an image."""
 
@@ -29,8 +31,8 @@ def blind_to_contrast(seen: Observation) -> bool:
 def contrast(seen: Observation) -> str:
     """What was done about it, as a part of a sentence."""
     if seen.knows(BatchNormStatistics):
-        return f"{BLIND}: it was taken from the statistics of the batch"
-    return f"{BLIND} by statistics that were not told, so the claim is stretched to the range"
+        return f"{BLIND}: it was taken from the statistics of the batch; {ASSUMED}"
+    return f"{BLIND} by statistics that were not told, so the claim is stretched to the range; {GUESS}"
 
 
 def stretched(seen: Observation, objective: Objective, point: Point) -> Point | None:
