@@ -60,7 +60,7 @@ def row_space(gradient: Array, rng: np.random.Generator, *, least: int = 0) -> R
     has, sigma (sqrt(d) + sqrt(C)) (Marchenko-Pastur); sigma is what the first directions leave.
     least: directions to keep at least, where more samples are known to be there than stand out.
 
-    >>> errors = np.array([[0.5, -0.8, 0.3], [-0.9, 0.4, 0.5]])
+    >>> errors = np.array([[0.5, -0.8, 0.1, 0.1, 0.1], [-0.9, 0.4, 0.2, 0.2, 0.1]])
     >>> found = row_space(np.random.default_rng(0).random((9, 2)) @ errors, np.random.default_rng(1))
     >>> found.rank
     2
