@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import final
+from typing import Annotated, final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA = 1
 
@@ -85,7 +85,8 @@ class ScoreRecord(_Strict):
     high: float
     chance: float
     perfect: float
-    items: tuple[float, ...] = ()
+    # A score is a number: one that is not would be averaged into every verdict of its group.
+    items: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()
     exact: int = 0
     claimed: int | None = None
     worst: float | None = None
