@@ -197,3 +197,11 @@ def test_a_class_cannot_be_there_and_absent() -> None:
         ls.Labels(torch.tensor([1, 2]), distinct=True, absent=torch.tensor([2, 3]))
     with pytest.raises(ls.BadInput, match="rising order"):
         ls.Labels(torch.tensor([1]), absent=torch.tensor([3, 2]))
+
+
+def test_what_is_said_to_be_absent_is_held_to_the_truth() -> None:
+    secret = ls.Secret(ls.Batch(torch.rand(2, 1, 2, 2), torch.tensor([1, 4])))
+    right = ls.score(ls.Labels(torch.tensor([1, 4]), absent=torch.tensor([0, 2])), secret)
+    assert any("2 classes were said not to occur, and none does" in note for note in right.notes)
+    wrong = ls.score(ls.Labels(torch.tensor([1]), distinct=True, absent=torch.tensor([0, 4])), secret)
+    assert any("WRONGLY of [4]: a defect" in note for note in wrong.notes)

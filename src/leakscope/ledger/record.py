@@ -73,8 +73,8 @@ class ScoreRecord(_Strict):
 
     low, high: an interval at 95 %, infinite where none follows: from a single item, or few that differ much. chance:
     what a guess that saw nothing scores. items: per example. exact: how many items were recovered to within rounding.
-    claimed: for how many anything was claimed; worst: the
-    least that can be scored, None where there is no such end. Both None in records of earlier versions.
+    claimed: for how many anything was claimed. worst: the least that can be scored, None where there is no such end.
+    Both None in records of earlier versions.
     """
 
     metric: str

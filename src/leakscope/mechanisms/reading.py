@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 
@@ -28,7 +29,7 @@ from leakscope.mechanisms.compose import (
     Defended,
     Sensitivity,
 )
-from leakscope.mechanisms.declared import asked, effect_complaint, effect_of, size_of
+from leakscope.mechanisms.declared import Declares, asked, effect_complaint, effect_of, size_of
 from leakscope.mechanisms.effects import (
     Answer,
     InputEffect,
@@ -275,29 +276,35 @@ PROBES = [torch.linspace(-1, 1, 8), torch.linspace(-1, 1, 8).reshape(2, 4)]
 """What a defense is asked for the size of its noise on, where no update is there: a vector and a matrix."""
 
 
+EFFECTS = {
+    AbstractInputDefense: InputEffect,
+    AbstractModelDefense: ModelEffect,
+    AbstractUpdateDefense: UpdateEffect,
+}
+"""What each kind of defense declares."""
+
+
 def _undescribed(one: AbstractDefense, sent: list[torch.Tensor]) -> str | None:
     """What a defense leaves open of what it does to an update or to the model; inputs are asked for as a whole."""
+    kind = next((effect for base, effect in EFFECTS.items() if isinstance(one, base)), None)
+    if kind is None:
+        return "is no defense of a known kind"
+    # Each kind of defense has an effect, of its own type, which their common base does not know.
+    why = effect_complaint(cast(Declares[Any], one), kind)
+    if why is not None:
+        return why
     if isinstance(one, AbstractUpdateDefense):
-        why = effect_complaint(one, UpdateEffect)
-        if why is not None:
-            return why
         effect = effect_of(one, UpdateEffect)
         if effect.keeps_ratios is Answer.UNKNOWN:
             return "does not declare what it does to an update"
         return _undisturbed(one, effect, sent)
     if isinstance(one, AbstractModelDefense):
-        why = effect_complaint(one, ModelEffect)
-        if why is not None:
-            return why
         run = effect_of(one, ModelEffect)
         if run.keeps_model is Answer.UNKNOWN:
             return "does not declare what it does to the model"
         if run.keeps_model is Answer.NO and run.drops_units is not Answer.YES:
             return "runs the model in a way that it does not declare"
-        return None
-    return (
-        effect_complaint(one, InputEffect) if isinstance(one, AbstractInputDefense) else "is no defense of a known kind"
-    )
+    return None
 
 
 def _undisturbed(one: AbstractUpdateDefense, effect: UpdateEffect, sent: list[torch.Tensor]) -> str | None:

@@ -238,8 +238,9 @@ class PrivateLabels(AbstractKind[Labels, LabelTruth, AbstractLabelMetric]):
 
     @property
     def examples(self) -> tuple[Labels, ...]:
-        """One label, and a set of them."""
-        return (Labels(torch.tensor([1])), Labels(torch.tensor([1]), distinct=True))
+        """One label, a set of them, and one beside classes that do not occur."""
+        single = torch.tensor([1])
+        return Labels(single), Labels(single, distinct=True), Labels(single, absent=torch.tensor([0, 2]))
 
     def holds(self, claim: AbstractClaim) -> bool:
         """Labels."""
@@ -306,12 +307,17 @@ class PrivateLabels(AbstractKind[Labels, LabelTruth, AbstractLabelMetric]):
         return len(at.truth) if at.claim.distinct and len(at.claim) else len(at.pairing.known()[0])
 
     def notes(self, at: Comparison[Labels, LabelTruth], metrics: Sequence[AbstractLabelMetric]) -> tuple[str, ...]:
-        """That a set says nothing of how often a label occurs."""
+        """That a set says nothing of how often a label occurs, and what was said not to occur."""
+        found = []
         if at.claim.distinct and any(metric.name == LabelAccuracy.name for metric in metrics):
-            return (
-                "the claim is a set of labels: label-accuracy counts each claimed label once, which understates it",
+            found.append(
+                "the claim is a set of labels: label-accuracy counts each claimed label once, which understates it"
             )
-        return ()
+        if at.claim.absent is not None:
+            wrong = sorted(set(at.claim.absent.tolist()) & set(at.truth.labels.tolist()))
+            said = f"{len(at.claim.absent)} classes were said not to occur"
+            found.append(f"{said}, WRONGLY of {wrong}: a defect of the attack" if wrong else f"{said}, and none does")
+        return tuple(found)
 
     def shown(self, claim: Labels, case: Case) -> Shown:
         """The claimed label for each private item, equal ones first."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.dense.mixtures import Errors
-from leakscope.attacks.inputs.dense.scale import fitted
+from leakscope.attacks.inputs.dense.own_errors import fitted
 from leakscope.attacks.parts.reading.explained import explained
 from leakscope.attacks.parts.reading.output_gradient import told_one
 from leakscope.attacks.parts.reading.proof import bent, settled, undeclared
@@ -119,7 +119,6 @@ class LinearLayer(AbstractAttack["FirstLayer", Inputs]):
         found = Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
         # Of several examples only those that wake units alone are claimed, unless they are told to be all.
         whole = bool(units.all()) or alone or (seen.knows(BatchSize) and seen.told(BatchSize).count == len(values))
-
         return settled(seen, found, partial=not whole, fitted=lambda: fitted(seen, read.layer, values, units))
 
     def _unproven(self, seen: Observation, single: Tensor, residual: float, *, told_one: bool) -> Attempt[Inputs]:
