@@ -501,3 +501,18 @@ def test_a_multi_layer_scene_and_a_batch(tmp_path):
     assert "batch of 2" in summary.groups[1].title
     assert math.isfinite(summary.seconds)
     assert isinstance(scenes[0].architecture, Linear)
+
+
+@pytest.mark.parametrize("item", [float("inf"), float("nan")])
+def test_a_score_that_is_no_number_is_computed_again(tmp_path, item):
+    """Found by fuzzing: an infinite score in somebody's run folder ended a merge in a traceback."""
+    first = run(toy_plan(), tmp_path, Inline())
+    store = RunStore(tmp_path)
+    victim = next(name for name in store.names() if store.record(name).scores)
+    record, arrays = store.read(victim)
+    strange = [score.model_copy(update={"items": (item,)}) for score in record.scores]
+    store.write(record.model_copy(update={"scores": tuple(strange)}), arrays)
+    said = []
+    again = run(toy_plan(), tmp_path, Inline(), resumption=Resumption(allowed=True), listen=said.append)
+    assert any(f"damaged/{victim}" in getattr(event, "sentence", "") for event in said)
+    assert [group.sentence for group in again.groups] == [group.sentence for group in first.groups]

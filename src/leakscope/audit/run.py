@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -173,13 +174,24 @@ def _records(store: RunStore, cells: tuple[Cell, ...], listen: Listen, *, mend: 
         if cell.identity not in there:
             continue
         try:
-            found[cell.identity] = store.record(cell.identity)
+            found[cell.identity] = _judgeable(store.record(cell.identity))
         except DamagedRecord as damage:
             if not mend:
                 continue
             place = store.set_aside(cell.identity)
             listen(Noticed(f"{damage}; moved to {place.parent.name}/{place.name}, the cell is run again"))
     return found
+
+
+def _judgeable(record: Record) -> Record:
+    """The record, if each of its scores is a number: no metric gives another, and a verdict would average it.
+
+    A page shows what is written, whatever it is; only to judge by it is too much.
+    """
+    for score in record.scores:
+        if not all(math.isfinite(item) for item in score.items):
+            raise DamagedRecord(f"{record.identity} has a {score.metric} of an example that is not finite")
+    return record
 
 
 def _check_folder(store: RunStore, cells: tuple[Cell, ...], resumption: Resumption) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import Annotated, final
+from typing import final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 SCHEMA = 1
 
@@ -85,8 +85,7 @@ class ScoreRecord(_Strict):
     high: float
     chance: float
     perfect: float
-    # A score is a number: one that is not would be averaged into every verdict of its group.
-    items: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()
+    items: tuple[float, ...] = ()
     exact: int = 0
     claimed: int | None = None
     worst: float | None = None
