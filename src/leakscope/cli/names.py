@@ -33,6 +33,7 @@ from leakscope.attacks.inputs.text.embedding_rows import EmbeddingRows
 from leakscope.attacks.inputs.text.embedding_span import EmbeddingSpan
 from leakscope.attacks.labels.counts import LabelCounts
 from leakscope.attacks.labels.revealed import RevealedLabels
+from leakscope.attacks.labels.rlg import RLG
 from leakscope.attacks.labels.signs import LabelSigns
 from leakscope.attacks.parts.distance.distances import (
     L1,
@@ -179,6 +180,10 @@ ROWS: tuple[Row, ...] = (
     _row(
         _A, RevealedLabels, "every label of a batch from the output layer: replayed, proved, or not excluded (RLG)",
         "", T.CLAIMS_LABELS, T.SMALL,
+    ),
+    _row(
+        _A, RLG, "which labels occur, by the published linear programs; proves nothing, for comparison",
+        "", T.CLAIMS_LABELS, T.NEEDS_BATCH_SIZE, T.SMALL,
     ),
     _row(
         _A, LabelCounts, "how often each label occurs, in closed form (iLRG)",

@@ -16,6 +16,7 @@ from leakscope.attacks.labels.rows.excluded import Excluded, excluded
 from leakscope.attacks.labels.rows.known_weights import RATIO, Apart, take_apart
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
 from leakscope.attacks.labels.rows.signed import Signed, proved_counts, signed
+from leakscope.attacks.labels.rows.tested import LEVEL, Tested, tested
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
 from leakscope.attacks.parts.reading.proof import bent, strange, undeclared
 from leakscope.core.attempt import Attempt, Certificate, Outcome
@@ -25,7 +26,7 @@ from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import bends, clipped, known_weights
+from leakscope.mechanisms.reading import bends, clipped, known_weights, rounds
 from leakscope.numerics.rng import Key
 
 Array = NDArray[np.float64]
@@ -39,6 +40,8 @@ OPEN = float("inf")
 SURE = 0.4
 """Label smoothing that is not declared, up to which signs still prove: of a class that is not there it makes a negative
 entry N s / C as deep as that of one label."""
+CROWD = 100_000
+"""Samples that rows may say are there where it was not told: more would be a share N / m below rounding."""
 REPLAYED = (
     "distance of each sample's error softmax(W h + b) - e_y from the row space of dL/dW, and all samples together give "
     "dL/dW and dL/db again"
@@ -51,11 +54,13 @@ SIGNED = (
 @final
 @dataclass(frozen=True, eq=False)
 class Revealing:
-    """output: what was sent of the output layer. space: of its weight gradient, or why there is none. signs: T3."""
+    """output: what was sent of the output layer. space: of its weight gradient, or why there is none. signs: T3.
+    tests: what takes the place of signs behind noise."""
 
     output: OutputGradient
     space: RowSpace | str
     signs: Signed | None
+    tests: Tested | None
 
 
 @final
@@ -68,7 +73,8 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
     alike, and N itself; together they give the update again (`rows.known_weights`). *Proved*: a negative entry of
     dL/db, or of dL/dW where features are never negative, is made by a label of its class and by nothing else
     (`rows.signed`). *Not excluded*: of the row space alone, what no combination contradicts (`rows.excluded`); the
-    others are `absent`, for hard labels and where there are as many samples as its rank.
+    others are `absent`, for hard labels and where there are as many samples as its rank. Behind declared noise a test
+    takes the place of signs (`rows.tested`): a statistic, right for all classes together with probability 0.99.
     Works on sums over local steps too, at weights that moved, for the last two grades. Neither batch size nor rank need
     be told. weights: False leaves the first grade out, as for somebody who sees updates and not the model.
     Refuses without a dense output layer under cross entropy, and where as many samples as it can tell apart are there.
@@ -90,10 +96,10 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
         if output.weight is not None:
             # A fixed key: whether an attack refuses may not depend on the trial's.
             space = row_space(output.weight.cpu().numpy().T, Key(0).child("rows").numpy())
-        signs = signed(seen, output)
-        if isinstance(space, str) and signs is None:
+        signs, tests = signed(seen, output), tested(seen, output)
+        if isinstance(space, str) and signs is None and tests is None:
             return Refusal(f"{space}, and no sign of it is sure")
-        return Revealing(output, space, signs)
+        return Revealing(output, space, signs, tests)
 
     def _attempt(self, seen: Observation, read: Revealing, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Labels]:
         tries = 0
@@ -108,9 +114,26 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
         plain = known_weights(seen.mechanism) is Answer.YES and bends(seen.mechanism) is Answer.NO
         if self.weights and isinstance(read.space, RowSpace) and plain:
             apart = _apart(seen, read, read.space, key, stop)
-            if apart.rows and len(apart.rows) == read.space.rank and _unique(read.space, apart):
-                return self._replayed(seen, read, apart)
+            most = seen.told(BatchSize).count if seen.knows(BatchSize) else CROWD
+            if len(apart.rows) == read.space.rank and _unique(read.space, apart) and 0 < apart.count <= most:
+                attempt = self._replayed(seen, read, apart)
+                # Levels blur rows more than they do signs, which may still prove.
+                if attempt.certified or rounds(seen.mechanism) is Answer.NO:
+                    return attempt
+        # No sign is sure behind noise, and its row space is not that of samples.
+        if read.signs is None and read.tests is not None and read.tests.present.any():
+            return self._tested(read.tests)
         return self._graded(seen, read, stop)
+
+    def _tested(self, tests: Tested) -> Attempt[Labels]:
+        """The classes that noise alone would hardly make so low."""
+        values = np.flatnonzero(tests.present)
+        sentence = (
+            f"{len(values)} classes lie lower in {tests.read} than the declared noise makes any absent one in "
+            f"{LEVEL:.0%} of all batches: a statistic, no proof"
+        )
+        sure = torch.from_numpy(1 - tests.chance[values])
+        return Attempt(repr(self), Outcome.CLAIMED, sentence, Labels(torch.from_numpy(values), sure, distinct=True))
 
     def _replayed(self, seen: Observation, read: Revealing, apart: Apart) -> Attempt[Labels]:
         """The labels of all samples, each of which replays."""
