@@ -286,6 +286,7 @@ OTHER: dict[str, Any] = {
     "steps": 1,
     "shrink": ls.Shrink(steps=1, improvement=0.99, factor=0.1, smallest=0.01),
     "width": 2,
+    "constraints": 1,
 }
 
 
@@ -313,10 +314,11 @@ def test_every_field_speaks(row: Row) -> None:
         seen = observed(row, ls.FedSGD())
     if isinstance(attack, ls.Auto):  # what is solved exactly needs no evaluations
         seen = observed(row, ls.FedSGD() >> ls.GaussianNoise(1e-3))
-    if isinstance(attack, ls.RevealedLabels):  # rows come apart where there are more classes than twice the samples
+    # Rows come apart where there are more classes than twice the samples.
+    if isinstance(attack, ls.RevealedLabels | ls.RLG):
         wide = ls.MLP((32,)).build(ls.Images(*SHAPE), 40, key=ls.Key(0))
         few = ls.Synthetic(shape=SHAPE, classes=40, count=80).draw(4, key=ls.Key(1)).reveal()
-        seen = ls.observe(wide, few, ls.FedSGD(), key=ls.Key(0))
+        seen = ls.observe(wide, few, ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(4)])
     for field in dataclasses.fields(attack):
         other = OTHER[field.name] if field.name in OTHER else altered(getattr(attack, field.name))
         if field.name == "labeling" and attack.labeling != ls.Joint():

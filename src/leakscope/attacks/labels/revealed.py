@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.labels.rows.behind_noise import LEVEL, Fallen, fallen
 from leakscope.attacks.labels.rows.excluded import Excluded, excluded
 from leakscope.attacks.labels.rows.known_weights import RATIO, Apart, take_apart
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
 from leakscope.attacks.labels.rows.signed import Signed, proved_counts, signed
-from leakscope.attacks.labels.rows.tested import LEVEL, Tested, tested
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
 from leakscope.attacks.parts.reading.proof import bent, strange, undeclared
 from leakscope.core.attempt import Attempt, Certificate, Outcome
@@ -25,8 +25,9 @@ from leakscope.core.effort import Clock, Progress, Watch
 from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
+from leakscope.core.release import Gradient
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import bends, clipped, known_weights, rounds
+from leakscope.mechanisms.reading import bends, clipped, known_weights, noise, rounds
 from leakscope.numerics.rng import Key
 
 Array = NDArray[np.float64]
@@ -40,6 +41,9 @@ OPEN = float("inf")
 SURE = 0.4
 """Label smoothing that is not declared, up to which signs still prove: of a class that is not there it makes a negative
 entry N s / C as deep as that of one label."""
+BLURRED = 3e-3
+"""Declared noise, in units of the gradient's root mean square, beyond which rows are not looked for; at a hundredth
+none are found."""
 CROWD = 100_000
 """Samples that rows may say are there where it was not told: more would be a share N / m below rounding."""
 REPLAYED = (
@@ -60,7 +64,7 @@ class Revealing:
     output: OutputGradient
     space: RowSpace | str
     signs: Signed | None
-    tests: Tested | None
+    tests: Fallen | None
 
 
 @final
@@ -74,7 +78,7 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
     dL/db, or of dL/dW where features are never negative, is made by a label of its class and by nothing else
     (`rows.signed`). *Not excluded*: of the row space alone, what no combination contradicts (`rows.excluded`); the
     others are `absent`, for hard labels and where there are as many samples as its rank. Behind declared noise a test
-    takes the place of signs (`rows.tested`): a statistic, right for all classes together with probability 0.99.
+    takes the place of signs (`rows.behind_noise`): a statistic, right for all classes together with probability 0.99.
     Works on sums over local steps too, at weights that moved, for the last two grades. Neither batch size nor rank need
     be told. weights: False leaves the first grade out, as for somebody who sees updates and not the model.
     Refuses without a dense output layer under cross entropy, and where as many samples as it can tell apart are there.
@@ -96,7 +100,7 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
         if output.weight is not None:
             # A fixed key: whether an attack refuses may not depend on the trial's.
             space = row_space(output.weight.cpu().numpy().T, Key(0).child("rows").numpy())
-        signs, tests = signed(seen, output), tested(seen, output)
+        signs, tests = signed(seen, output), fallen(seen, output)
         if isinstance(space, str) and signs is None and tests is None:
             return Refusal(f"{space}, and no sign of it is sure")
         return Revealing(output, space, signs, tests)
@@ -112,6 +116,7 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
 
         # Entries that became signs or zeros have a rank that has nothing to do with samples.
         plain = known_weights(seen.mechanism) is Answer.YES and bends(seen.mechanism) is Answer.NO
+        plain = plain and not _blurred(seen, read.output)
         if self.weights and isinstance(read.space, RowSpace) and plain:
             apart = _apart(seen, read, read.space, key, stop)
             most = seen.told(BatchSize).count if seen.knows(BatchSize) else CROWD
@@ -125,7 +130,7 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
             return self._tested(read.tests)
         return self._graded(seen, read, stop)
 
-    def _tested(self, tests: Tested) -> Attempt[Labels]:
+    def _tested(self, tests: Fallen) -> Attempt[Labels]:
         """The classes that noise alone would hardly make so low."""
         values = np.flatnonzero(tests.present)
         sentence = (
@@ -211,6 +216,14 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
         values = torch.repeat_interleave(torch.arange(len(counts)), torch.from_numpy(counts))
         sentence = f"of the declared loss the bias gradient bounds all counts from below, and the bounds sum to {told}"
         return Attempt(repr(self), Outcome.CLAIMED, sentence, Labels(values))
+
+
+def _blurred(seen: Observation, output: OutputGradient) -> bool:
+    """Whether noise or levels are so large that no row would be found, and looking for them is in vain."""
+    if output.weight is None:
+        return True
+    size = noise(seen, output.layer.weight) if isinstance(seen.release, Gradient) else None
+    return size is not None and size > BLURRED * float(output.weight.square().mean().sqrt())
 
 
 def _apart(seen: Observation, read: Revealing, space: RowSpace, key: Key, stop: Callable[[], bool]) -> Apart:

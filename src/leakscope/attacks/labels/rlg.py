@@ -85,18 +85,22 @@ class RLG(AbstractAttack[OutputGradient, Labels]):
             # p h >= 0 for all others: only a label's own class gets a negative entry.
             candidates = np.flatnonzero((gradient < 0).any(1))
         longest = np.argsort(-np.linalg.norm(columns, axis=0), kind="stable")
-        found = []
+        found, left = [], 0
         for turn, label in enumerate(candidates.tolist()):
             watch(Progress(clock.fraction(turn, len(candidates)), 0.0, f"class {turn} of {len(candidates)}"))
             if clock.exhausted(turn):
                 return Attempt(repr(self), Outcome.DIVERGED, f"stopped after {turn} of {len(candidates)} classes")
             if self.perceptrons and not _separated(columns, label, key):
                 continue
+            left += 1
             if _programmed(columns, label, longest[longest != label][: self.constraints]):
                 found.append(label)
         if not found:
             return Attempt(repr(self), Outcome.DIVERGED, "no class is on a side of its own")
-        sentence = f"{len(found)} of {len(gradient)} classes are each on a side of their own; nothing is proved"
+        others = min(self.constraints, len(gradient) - 1)
+        sentence = f"{len(found)} classes are each on another side than {others} others; nothing is proved"
+        if self.perceptrons:
+            sentence += f"; perceptrons left {left} of {len(candidates)} candidates"
         return Attempt(repr(self), Outcome.CLAIMED, sentence, Labels(torch.tensor(found), distinct=True))
 
 

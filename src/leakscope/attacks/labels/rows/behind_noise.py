@@ -24,7 +24,7 @@ LEVEL = 0.01
 
 @final
 @dataclass(frozen=True, eq=False)
-class Tested:
+class Fallen:
     """chance: (C,) how likely an absent class falls as low by noise, times the number of classes. read: from what."""
 
     chance: Array
@@ -36,7 +36,7 @@ class Tested:
         return np.asarray(self.chance < LEVEL)
 
 
-def tested(seen: Observation, output: OutputGradient) -> Tested | None:
+def fallen(seen: Observation, output: OutputGradient) -> Fallen | None:
     """The signs of `signed` behind noise; None where the noise is not declared, is none, or is not mean-zero noise.
 
     For an absent class mean_s p_sc >= 0 is the mean of dL/db_c, and mean_s p_sc (u h_s) >= 0 that of u dL/dW_c along
@@ -66,4 +66,4 @@ def tested(seen: Observation, output: OutputGradient) -> Tested | None:
         read.append("dL/dW of features that are never negative")
     if not below:
         return None
-    return Tested(np.min(below, axis=0) * len(below) * output.layer.outputs, " and ".join(read))
+    return Fallen(np.min(below, axis=0) * len(below) * output.layer.outputs, " and ".join(read))
