@@ -50,6 +50,8 @@ REPLAYED = (
     "distance of each sample's error softmax(W h + b) - e_y from the row space of dL/dW, and all samples together give "
     "dL/dW and dL/db again"
 )
+REPEATED = "a batch in which all of them occur twice, or more often, has the same mean gradient"
+"""What nothing contradicts where the batch size is not told."""
 SIGNED = (
     "rounding over the depth of the negative entry that only a label of this class can make, given the declared loss"
 )
@@ -150,7 +152,8 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
         order = np.argsort(np.array(labels), kind="stable")
         certificate = None
         if why is None:
-            certificate = Certificate(tuple(residuals[i] for i in order), tuple(tolerances[i] for i in order), REPLAYED)
+            stated = REPLAYED if seen.knows(BatchSize) else f"{REPLAYED}; {REPEATED}"
+            certificate = Certificate(tuple(residuals[i] for i in order), tuple(tolerances[i] for i in order), stated)
         sure = torch.ones(len(labels)) if certificate is not None and certificate.holds else None
         samples = apart.samples
         sentence = (
