@@ -78,6 +78,19 @@ def drops_units(mechanism: AbstractMechanism) -> Answer:
     return any_yes([*own, *(effect_of(one, ModelEffect).drops_units for one in _models(mechanism))])
 
 
+def runs_layers(mechanism: AbstractMechanism) -> Answer:
+    """Whether the client runs the model's own functions: as the adversary does, or with dropout layers that drop.
+
+    >>> from leakscope import Dropout, FedSGD
+    >>> runs_layers(FedSGD() >> Dropout(0.5)), keeps_model(FedSGD() >> Dropout(0.5))
+    (<Answer.YES: 'yes'>, <Answer.NO: 'no'>)
+    """
+    own = () if _known(mechanism) else (Answer.UNKNOWN,)
+    effects = [effect_of(one, ModelEffect) for one in _models(mechanism)]
+    # What is neither is another model, whatever else it declares.
+    return all_yes([*own, *(any_yes([one.keeps_model, one.drops_units]) for one in effects)])
+
+
 def keeps_zeros(mechanism: AbstractMechanism) -> Answer:
     """Whether what is zero in every example's gradient is zero in the release, for certain.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
@@ -14,7 +15,7 @@ from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.labels.rows.behind_noise import LEVEL, Fallen, fallen
 from leakscope.attacks.labels.rows.excluded import Excluded, excluded
-from leakscope.attacks.labels.rows.known_weights import RATIO, Apart, take_apart
+from leakscope.attacks.labels.rows.known_weights import ONE, RATIO, Apart, take_apart
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
 from leakscope.attacks.labels.rows.signed import Signed, proved_counts, signed
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
@@ -29,6 +30,7 @@ from leakscope.core.release import Gradient
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import bends, clipped, known_weights, noise, rounds
 from leakscope.numerics.rng import Key
+from leakscope.targets.looking.dense_ends import features_at, probe_inputs
 
 Array = NDArray[np.float64]
 
@@ -44,6 +46,8 @@ entry N s / C as deep as that of one label."""
 BLURRED = 3e-3
 """Declared noise, in units of the gradient's root mean square, beyond which rows are not looked for; at a hundredth
 none are found."""
+LARGER = 10.0
+"""How many times longer than those of noise the features of a sample may be."""
 CROWD = 100_000
 """Samples that rows may say are there where it was not told: more would be a share N / m below rounding."""
 REPLAYED = (
@@ -193,7 +197,13 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
         absent = None
         whole = known_weights(seen.mechanism) is Answer.YES and strange(seen) is None
         # T1 asks for every error in the row space: of as many samples as it has directions.
-        if out is not None and isinstance(read.space, RowSpace) and told == read.space.rank and whole:
+        if (
+            out is not None
+            and isinstance(read.space, RowSpace)
+            and told == read.space.rank
+            and whole
+            and _unsure(seen, read)
+        ):
             absent = torch.from_numpy(np.flatnonzero(out.proved(read.space) & ~possible))
         sure = None
         if proofs is not None and any(proofs.proved):
@@ -258,6 +268,9 @@ def _doubted(seen: Observation, read: Revealing, apart: Apart) -> str | None:
         scale = float(apart.samples) / apart.count
     elif abs(apart.samples - apart.count) > BALANCE * apart.count:
         return f"what was sent is {apart.count / apart.samples:.4g} times the mean over the samples found"
+    why = _unbuilt(read, apart, scale)
+    if why is not None:
+        return why
     if read.output.bias is not None:
         sent = read.output.bias.cpu().numpy() - read.output.smoothing / len(read.output.bias)
         rows = np.array([one.error * times for one, times in zip(apart.rows, apart.times, strict=True)])
@@ -265,6 +278,22 @@ def _doubted(seen: Observation, read: Revealing, apart: Apart) -> str | None:
         if not apart_by <= BALANCE:
             return f"the samples' errors are {apart_by:.0e} from dL/db"
     return strange(seen)
+
+
+def _unbuilt(read: Revealing, apart: Apart, scale: float) -> str | None:
+    """Why dL/dW is not sum_s e_s h_s^T / N of the rows found: some are of no sample, or stand for another number."""
+    assert isinstance(read.space, RowSpace)
+    assert read.output.weight is not None
+    features = np.stack([one.features for one in apart.rows]) @ read.space.left.T
+    errors = np.array([one.error * times for one, times in zip(apart.rows, apart.times, strict=True)])
+    sent = read.output.weight.cpu().numpy()
+    rest = errors.T @ features / (apart.count * scale) - sent
+    # As it is, and with each class weighing alike: the errors of absent classes are a thousandth of the others.
+    for weighed in (1.0, read.space.scale[:, None]):
+        apart_by = np.linalg.norm(rest * weighed) / max(float(np.linalg.norm(sent * weighed)), 1e-300)
+        if not apart_by <= BALANCE:
+            return f"the samples found give dL/dW to {apart_by:.0e} only"
+    return None
 
 
 def _unsigned(seen: Observation, read: Revealing, told: int | None) -> str | None:
@@ -282,6 +311,21 @@ def _unsigned(seen: Observation, read: Revealing, told: int | None) -> str | Non
     if read.signs.upright <= told:
         return f"{read.signs.upright} classes have a positive entry, and the signs of {told} examples could be reversed"
     return None
+
+
+def _unsure(seen: Observation, read: Revealing) -> bool:
+    """Whether no sample is one of which the model is sure to within rounding, p_y - 1 = 0 in float32.
+
+    Its errors would have no negative entry, and its label would be excluded. Such a row, and its rank-one term, is at
+    most |h| / N sqrt(2) (1 - p_y) long, times the largest scale of a class; taken away it would leave the rank that
+    the other samples have, so the last singular value is no larger than that. |h| is that of noise, with a margin.
+    """
+    assert isinstance(read.space, RowSpace)
+    scale = read.space.scale
+    inputs = probe_inputs(seen.target, 8, key=Key(0).child("size of features"))
+    size = LARGER * float(torch.linalg.vector_norm(features_at(seen.target, inputs).flatten(1), dim=1).max())
+    length = size / read.space.rank * math.sqrt(2) * ONE * float(scale.max())
+    return bool((scale > 0).all()) and float(read.space.values[-1]) > length
 
 
 def _proofs(signs: Signed, values: NDArray[np.int64], told: int) -> Certificate:

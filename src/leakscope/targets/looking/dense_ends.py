@@ -73,7 +73,7 @@ def input_layer(target: Target) -> DenseLayer:
         # to the last bit: what only resembles the input (normalized, quantized) would be read as the input itself
         if call.given.shape == flat.shape and torch.equal(call.given, flat):
             uses = sum(other.name == call.name for other in calls)
-            if uses > 1 or not _alone(target, call, inputs):
+            if uses > 1 or not all(_alone(target, call, inputs, first=True)):
                 raise NoSuchLayer(
                     f"the weight of the dense layer {call.name or target.name} is used elsewhere too (called "
                     "twice, or tied), so its gradient is a sum"
@@ -82,30 +82,54 @@ def input_layer(target: Target) -> DenseLayer:
     raise NoSuchLayer(f"{target.name} has no dense layer (torch.nn.Linear) that is fed the flattened input itself")
 
 
-def _alone(target: Target, first: Call, inputs: Tensor) -> bool:
-    """Whether dL/dW is what the layer's first call gives, (dL/dz)^T x, at two inputs and for some loss."""
+def _alone(target: Target, layer: Call, inputs: Tensor, *, first: bool) -> tuple[bool, bool]:
+    """Whether dL/dW and dL/db are what one call of the layer gives, (dL/dz)^T x and dL/dz, at two inputs and for some
+    loss: its first call, or its last one."""
     parameters = {name: value.detach().requires_grad_(True) for name, value in target.parameters().items()}
     key = Key(0).child("anatomy")
     with (
-        recorded(target.module, [first.name], keep=itself) as calls,
+        recorded(target.module, [layer.name], keep=itself) as calls,
         key.child("model").isolated(),
         torch.enable_grad(),
     ):
         outputs = target.outputs(parameters, inputs)
         # a random sum of the outputs: no unit cancels in it, as one could in their plain sum
         loss = (outputs * normal(outputs.detach(), key.child("loss"))).sum()
-    weight = first.weights[0]
-    if weight not in parameters or not loss.requires_grad:
-        return True  # nothing can be read of it, which its readers say themselves
-    held = [weight] if first.bias not in parameters else [weight, first.bias]
-    read = (calls[0].returned, *(parameters[name] for name in held))
+    # nothing can be read of what is not there, which its readers say themselves
+    held = [name for name in (layer.weights[0], layer.bias) if name is not None and name in parameters]
+    if layer.weights[0] not in parameters or not loss.requires_grad:
+        return True, True
+    call = calls[0 if first else -1]
+    read = (call.returned, *(parameters[name] for name in held))
     # zeros where the loss does not reach: a layer off the path has gradient zero, as its one call says
     error, *slopes = torch.autograd.grad(loss, read, allow_unused=True, materialize_grads=True)
+    error, given = error.reshape(-1, error.shape[-1]), call.given.detach().reshape(-1, call.given.shape[-1])
     # dL/dW = sum_b (dL/dz_b) x_b^T and dL/db = sum_b dL/dz_b for one call of x W^T + b; a second use of either would
     # add its own sum, and a layer that multiplies its bias (equalized learning rates) has its multiple.
-    wanted = [error.flatten(1).T @ inputs.flatten(1), error.flatten(1).sum(0)]
-    pairs = zip(slopes, wanted, strict=False)
-    return all(float((slope - one).norm()) <= ALONE * float(slope.norm()) for slope, one in pairs)
+    wanted = [error.T @ given, error.sum(0)]
+    found = [
+        float((slope - one).norm()) <= ALONE * float(slope.norm()) for slope, one in zip(slopes, wanted, strict=False)
+    ]
+    return found[0], found[-1]
+
+
+def alone_at_output(target: Target) -> tuple[bool, bool]:
+    """Whether the gradients of the output layer's weight and of its bias are those of the output alone.
+
+    A weight that is the embedding's too (tied, as in language models) has the sum of both. Raises `NoSuchLayer` as
+    `output_layer` does.
+
+    >>> from leakscope import Images
+    >>> layer = nn.Linear(4, 4)
+    >>> alone_at_output(Target(nn.Sequential(nn.Flatten(), nn.Linear(4, 4), layer), Images(1, 2, 2), 4))
+    (True, True)
+    >>> alone_at_output(Target(nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer), Images(1, 2, 2), 4))
+    (False, False)
+    """
+    call, inputs = _output_call(target)
+    weight, bias = _alone(target, call, inputs, first=False)
+    # Under a name that is no parameter's it is another's weight too, of which the model lists the first name only.
+    return weight and call.weights[0] in target.parameters(), bias
 
 
 def output_layer(target: Target) -> DenseLayer:
@@ -114,13 +138,18 @@ def output_layer(target: Target) -> DenseLayer:
     Of a cross entropy, also where its output goes through a log softmax: softmax(log softmax(z)) = softmax(z), so loss
     and gradients are those of the logits z.
     """
-    calls, _, outputs = _calls(target)
+    return _dense_layer(_output_call(target)[0])
+
+
+def _output_call(target: Target) -> tuple[Call, Tensor]:
+    """The call that gives the model's output, and the inputs of it."""
+    calls, inputs, outputs = _calls(target)
     # from the end: of a layer that is called twice, the last call gives the output
     for call in reversed(calls):
         if call.returned.shape != outputs.shape:
             continue
         if torch.equal(call.returned, outputs) or _logarithms(target, call.returned, outputs):
-            return _dense_layer(call)
+            return call, inputs
     raise NoSuchLayer(f"{target.name} does not end in a dense layer (torch.nn.Linear) that gives the logits")
 
 

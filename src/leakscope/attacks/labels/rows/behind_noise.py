@@ -13,7 +13,7 @@ from leakscope.attacks.parts.reading.output_gradient import OutputGradient
 from leakscope.core.observation import Observation
 from leakscope.core.release import Gradient
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import bends, keeps_inputs, keeps_model, noise, rounds
+from leakscope.mechanisms.reading import bends, keeps_inputs, noise, rounds, runs_layers
 from leakscope.targets.looking.nonnegative import fed_nonnegative
 
 Array = NDArray[np.float64]
@@ -44,7 +44,7 @@ def fallen(seen: Observation, output: OutputGradient) -> Fallen | None:
     independent of the noise in row c. z = u dL/dW_c / (sigma |u|), and of the smaller p-value twice (Bonferroni).
     """
     mechanism = seen.mechanism
-    if keeps_inputs(mechanism) is not Answer.YES or keeps_model(mechanism) is Answer.UNKNOWN:
+    if keeps_inputs(mechanism) is not Answer.YES or runs_layers(mechanism) is not Answer.YES:
         return None
     if not (bends(mechanism) is rounds(mechanism) is Answer.NO) or not isinstance(seen.release, Gradient):
         return None

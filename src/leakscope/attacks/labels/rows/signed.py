@@ -14,7 +14,7 @@ from leakscope.attacks.parts.reading.output_gradient import OutputGradient
 from leakscope.core.observation import Observation
 from leakscope.core.release import Delta
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import keeps_inputs, keeps_model, keeps_signs
+from leakscope.mechanisms.reading import keeps_inputs, keeps_signs, runs_layers
 from leakscope.targets.looking.nonnegative import fed_nonnegative
 
 Array = NDArray[np.float64]
@@ -50,7 +50,7 @@ def signed(seen: Observation, output: OutputGradient) -> Signed | None:
     """
     mechanism = seen.mechanism
     # What was trained on has the labels that are asked for only where inputs and model are those that were declared.
-    if keeps_inputs(mechanism) is not Answer.YES or keeps_model(mechanism) is Answer.UNKNOWN:
+    if keeps_inputs(mechanism) is not Answer.YES or runs_layers(mechanism) is not Answer.YES:
         return None
     if keeps_signs(mechanism) is not Answer.YES:
         return None

@@ -16,7 +16,7 @@ from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import clipped, keeps_ratios
-from leakscope.targets.looking.dense_ends import DenseLayer, output_layer
+from leakscope.targets.looking.dense_ends import DenseLayer, alone_at_output, output_layer
 
 HEARD = 1e-3
 """Share of the largest entry below which a sign is rounding: that of a weight's last place, divided by a small lr."""
@@ -61,10 +61,18 @@ def read_output(seen: Observation) -> OutputGradient | Refusal:
     still = idle(gradient)
     weight = gradient[layer.weight].double() if layer.weight in gradient.keys() - still else None
     bias = None
+    # A weight that is used elsewhere too has a gradient of its own from there, which looks like labels.
+    own_weight, own_bias = alone_at_output(seen.target)
+    if weight is not None and not own_weight:
+        weight = None
+        if layer.bias not in gradient or not own_bias:
+            return Refusal(
+                f"{layer.weight} is used elsewhere in the model too (tied, or called twice), so its gradient is a sum"
+            )
     if loss.smoothing > 0 and clipped(seen) is not Answer.NO:
         # p - y = p - (1 - s) e_y - s / C: the shift is public, the factor by which a clip shrank it is not.
         return Refusal("labels are smoothed, and a clip may have scaled by how much: no sign is sure")
-    if layer.bias is not None and layer.bias in gradient and layer.bias not in still:
+    if own_bias and layer.bias is not None and layer.bias in gradient and layer.bias not in still:
         # mean(p - q) with q = (1 - smoothing) one-hot + smoothing / C; the second part is the same for every class.
         bias = gradient[layer.bias].double() + loss.smoothing / layer.outputs
     if weight is None and bias is None:
