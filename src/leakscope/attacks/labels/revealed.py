@@ -120,17 +120,12 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
             watch(Progress(clock.fraction(tries, 1000), 0.0, f"{tries} rows tried"))
             return clock.exhausted(tries)
 
-        # Entries that became signs or zeros have a rank that has nothing to do with samples.
-        plain = known_weights(seen.mechanism) is Answer.YES and bends(seen.mechanism) is Answer.NO
-        plain = plain and not _blurred(seen, read.output)
-        if self.weights and isinstance(read.space, RowSpace) and plain:
-            apart = _apart(seen, read, read.space, key, stop)
-            most = seen.told(BatchSize).count if seen.knows(BatchSize) else CROWD
-            if len(apart.rows) == read.space.rank and _unique(read.space, apart) and 0 < apart.count <= most:
-                attempt = self._replayed(seen, read, apart)
-                # Levels blur rows more than they do signs, which may still prove.
-                if attempt.certified or rounds(seen.mechanism) is Answer.NO:
-                    return attempt
+        apart = samples_apart(seen, read, key, stop) if self.weights else "the weights are not known"
+        if isinstance(apart, Apart):
+            attempt = self._replayed(seen, read, apart)
+            # Levels blur rows more than they do signs, which may still prove.
+            if attempt.certified or rounds(seen.mechanism) is Answer.NO:
+                return attempt
         # No sign is sure behind noise, and its row space is not that of samples.
         if read.signs is None and read.tests is not None and read.tests.present.any():
             return self._tested(read.tests)
@@ -229,6 +224,40 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
         values = torch.repeat_interleave(torch.arange(len(counts)), torch.from_numpy(counts))
         sentence = f"of the declared loss the bias gradient bounds all counts from below, and the bounds sum to {told}"
         return Attempt(repr(self), Outcome.CLAIMED, sentence, Labels(values))
+
+
+def samples_apart(seen: Observation, read: Revealing, key: Key, stop: Callable[[], bool]) -> Apart | str:
+    """Every sample of the batch by its row of dL/dW, or why they do not come apart. Draws from the key's `rows`."""
+    why = inseparable(seen, read)
+    if why is not None:
+        return why
+    assert isinstance(read.space, RowSpace)
+    apart = _apart(seen, read, read.space, key, stop)
+    most = seen.told(BatchSize).count if seen.knows(BatchSize) else CROWD
+    if len(apart.rows) != read.space.rank:
+        return f"{len(apart.rows)} of {read.space.rank} rows were found"
+    if not _unique(read.space, apart):
+        return f"{read.space.shape[1]} classes are too few for {read.space.rank} samples of that many labels"
+    if not 0 < apart.count <= most:
+        return f"the rows stand for {apart.count} samples, more than can be there"
+    return apart
+
+
+def inseparable(seen: Observation, read: Revealing) -> str | None:
+    """Why no sample's row can be found; None where nothing speaks against, before anything is solved."""
+    if isinstance(read.space, str):
+        return read.space
+    if known_weights(seen.mechanism) is not Answer.YES:
+        return "local steps moved the weights, or may have"
+    # Entries that became signs or zeros have a rank that has nothing to do with samples.
+    if bends(seen.mechanism) is not Answer.NO or _blurred(seen, read.output):
+        return "a defense, or noise, left no row of a sample"
+    if read.space.shape[1] <= 2 * read.space.rank + 1:
+        return (
+            f"{read.space.shape[1]} classes are too few to tell {read.space.rank} samples apart: more than twice as many "
+            "are needed, and one for each label"
+        )
+    return None
 
 
 def _blurred(seen: Observation, output: OutputGradient) -> bool:

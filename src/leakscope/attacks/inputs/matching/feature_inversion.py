@@ -1,0 +1,163 @@
+"""Images one by one from their features, which the output layer's gradient gives exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leakscope.attacks import citations
+from leakscope.attacks.attack import AbstractAttack, Ready
+from leakscope.attacks.labels.revealed import Revealing, RevealedLabels, inseparable, samples_apart
+from leakscope.attacks.labels.rows.known_weights import Apart
+from leakscope.attacks.labels.rows.row_space import RowSpace
+from leakscope.attacks.parts.labeling.labeling import spells
+from leakscope.attacks.parts.search.first_order import Adam, Problem
+from leakscope.attacks.parts.search.journal import Found, Point, Stop
+from leakscope.attacks.parts.spaces import Pixels
+from leakscope.attacks.parts.starts import Gray
+from leakscope.core.arguments import count
+from leakscope.core.attempt import Attempt, Cost, Outcome
+from leakscope.core.claim import Inputs
+from leakscope.core.effort import Clock, Watch, unwatched
+from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
+from leakscope.core.target import Target
+from leakscope.domains.text import Text
+from leakscope.numerics.rng import Key
+from leakscope.targets.looking.dense_ends import output_layer
+from leakscope.targets.looking.tape import listening
+
+FIRST, LAST = 1e-1, 1e-7
+"""Weights of total variation at the first and the last step. Much of it first keeps the search out of the many inputs
+that rectifiers cannot tell apart; little of it last leaves the features to decide (photographs: 12.9 dB without)."""
+RATE = 0.05
+"""Step of Adam in units of the range; it falls to a thousandth, a tenth at a time."""
+NEAR = 0.1
+"""Relative squared distance of features beyond which nothing was found."""
+
+
+@final
+@dataclass(frozen=True)
+class FeatureInversion(AbstractAttack[Revealing, Inputs]):
+    """min over x_s of |phi(x_s) - h_s|^2 / |h_s|^2 + w TV(x_s), each image by itself, with w falling from 1e-1 to 1e-7.
+
+    h_s, what the output layer was fed for sample s, is taken from its gradient without a search (`RevealedLabels`,
+    first grade): the batch comes apart before any image is looked for, and no gradient of a gradient is needed.
+    Refuses where samples do not come apart: local steps, defenses that destroy rows, no more classes than twice the
+    samples. Where phi throws away what pictures differ in (a few pooled numbers), a claim has the features and not the
+    picture. Nothing is proved of the images; labels are those of the rows.
+    steps: of Adam. Raises `BadInput` on steps < 10.
+    """
+
+    steps: int = 1200
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", count("steps", self.steps, low=10))
+
+    @property
+    def citation(self) -> str:
+        """Dang et al. 2021 for labels from the output layer's row space."""
+        return citations.RLG
+
+    def _read(self, seen: Observation) -> Revealing | Refusal:
+        if isinstance(seen.target.domain, Text) or spells(seen):
+            return Refusal("inverts features of images; tokens and utterances are not searched for by it")
+        ready = RevealedLabels().ready(seen)
+        if not isinstance(ready, Ready):
+            return ready
+        read: Revealing = ready.read
+        why = inseparable(seen, read)
+        return read if why is None else Refusal(why)
+
+    def _attempt(self, seen: Observation, read: Revealing, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
+        apart = samples_apart(seen, read, key, lambda: clock.exhausted(0))
+        if not isinstance(apart, Apart):
+            return Attempt(repr(self), Outcome.DIVERGED, f"the batch does not come apart: {apart}")
+        assert isinstance(read.space, RowSpace)
+        like = next(iter(seen.target.parameters().values()))
+        features = torch.from_numpy(np.stack([one.features for one in apart.rows]) @ read.space.left.T).to(like)
+        inverting = Inverting(seen.target, features, self.steps)
+        found = inverting.run(key=key.child("images"), clock=clock, watch=watch)
+        cost = Cost(evaluations=found.evaluations)
+        if found.point is None:
+            return Attempt(repr(self), Outcome.DIVERGED, "the best candidate is not finite", cost=cost)
+        images = found.point["inputs"].detach()
+        with torch.no_grad():
+            off = inverting.apart(images)
+        sentence = (
+            f"{apart.count} samples came apart at the output layer; the images found have their features to "
+            f"{float(off.median().sqrt()):.0e} (median, at worst {float(off.max().sqrt()):.0e})"
+        )
+        if not bool((off < NEAR).any()) and found.stop is not Stop.INTERRUPTED:
+            return Attempt(repr(self), Outcome.DIVERGED, sentence, cost=cost, trace=found.trace)
+        # Equal samples are one row and one image.
+        times = torch.tensor(apart.times)
+        labels = torch.repeat_interleave(torch.tensor([one.label for one in apart.rows]), times)
+        claim = Inputs(torch.repeat_interleave(images.cpu(), times, dim=0), labels)
+        outcome = Outcome.INTERRUPTED if found.stop is Stop.INTERRUPTED else Outcome.CLAIMED
+        return Attempt(repr(self), outcome, sentence, claim, cost=cost, trace=found.trace)
+
+
+@final
+class Inverting:
+    """The search for inputs with given `features` (N, d) at the output layer of `target`."""
+
+    def __init__(self, target: Target, features: Tensor, steps: int) -> None:
+        self.target, self.features, self.steps = target, features, steps
+        self.layer = output_layer(target).name
+        # Held: only inputs are searched.
+        self.parameters = {name: value.detach() for name, value in target.parameters().items()}
+        self.size = features.square().sum(1).clamp(min=torch.finfo(features.dtype).tiny)
+
+    def run(self, *, key: Key, clock: Clock, watch: Watch = unwatched) -> Found:
+        """The best images, all in one batch; each image's loss depends on itself alone."""
+        domain, planned = self.target.domain, self.steps
+        if clock.budget.evaluations is not None:
+            planned = min(planned, clock.budget.evaluations)
+        shape = (1, len(self.features), *domain.shape)
+        first = Gray().draw(self.features.new_zeros(shape), domain, key=key.child("start"))
+        low, high = domain.bounds(first[0])
+        width = torch.as_tensor(high - low).to(first)
+
+        def value(point: Point) -> Tensor:
+            # Means over samples, so that the step does not depend on how many there are.
+            smooth = _variation(point["inputs"] / width)
+            return (self.apart(point["inputs"]) + 10 ** point["weight"] * smooth).mean()
+
+        def between(point: Point, done: int) -> Point:
+            way = clock.fraction(done, planned)
+            exponent = np.log10(FIRST) + way * np.log10(LAST / FIRST)
+            return {**point, "weight": torch.full_like(point["weight"], float(exponent))}
+
+        problem = Problem(
+            value,
+            lambda point: {**point, "inputs": Pixels(boxed=True).project(point["inputs"], domain)},
+            key=key.child("search"),
+            between=between,
+            still=frozenset({"weight"}),
+        )
+        starts = {"inputs": first, "weight": first.new_zeros(1)}
+        search = Adam(lr=RATE * float(width.max()), steps=self.steps, decay=(0.4, 0.7, 0.9))
+        return search.run(problem, starts, clock=clock, watch=watch)
+
+    def apart(self, inputs: Tensor) -> Tensor:
+        """(N,) |phi(x_s) - h_s|^2 / |h_s|^2."""
+        heard: list[Tensor] = []
+        # Of a layer that is called again and again, the last call gives the output.
+        with listening(self.target.module, {self.layer: heard.append}):
+            self.target.outputs(self.parameters, inputs)
+        return (heard[-1].flatten(1) - self.features).square().sum(1) / self.size
+
+
+def _variation(inputs: Tensor) -> Tensor:
+    """(N,) total variation of each of (N, ..., H, W), as `priors.images.total_variation`; 0 of what is no picture."""
+    found = inputs.new_zeros(len(inputs))
+    if inputs.dim() > 2:
+        for axis in (-2, -1):
+            if inputs.shape[axis] > 1:
+                found = found + inputs.diff(dim=axis).abs().flatten(1).mean(1)
+    return found
