@@ -24,6 +24,8 @@ ONE = 16 * 2.0**-24
 """How far p_y - 1 may be off: roundings of float32 at 1."""
 LOOSEST = 0.1
 """Relative residual beyond which nothing was solved, however noisy the update is."""
+SAME = 0.5
+"""beta_s^T Sigma^-1 a_t relative to that of s with itself: one where t is s, zero where it is another sample."""
 WHOLE = 0.15
 """How far N / m may lie from one over a whole share m of the samples."""
 
@@ -103,8 +105,10 @@ class KnownRows:
         # Nothing is in the way of a row that lies wholly in columns that were rounded away.
         return point, math.sqrt(cost) / size if size > 0 else math.inf
 
-    def refined(self, label: int, start: Array) -> tuple[Array, float, float]:
-        """As `solve` in the whole space, with the error at the label left open: (a, |f| / |u|, how far it is off).
+    def refined(self, label: int, start: Array) -> tuple[Array, float, float, float]:
+        """As `solve` in the whole space, with the error at the label left open.
+
+        (a, |f| / |u|, how far it is off, and by what a residual of one in any coordinate would put it off).
 
         A client computes p_y - 1, whose rounding is that of 1: relative to 1 - p_y it is a thousandth where the model
         is sure to four digits. One equation fewer, and what is left is as exact as the rest.
@@ -112,22 +116,23 @@ class KnownRows:
         space = self.space
         if self.smoothing > 0:
             point, misfit = self.solve(label, start, self.slopes, space.right, most=40)
-            return point, misfit, 0.0
+            return point, misfit, 0.0, 0.0
         if space.scale[label] == 0:
             # Its column was rounded away, with all that speaks for it.
-            return start, math.inf, 0.0
+            return start, math.inf, 0.0, 0.0
         unit = -(space.right.T @ space.right[:, label])
         unit[label] += 1.0
         length = math.sqrt(float(unit @ unit))
         # The label's own unit vector lies in the row space: it has no equation of its own to leave out.
         if length < 1e-6:
             point, misfit = self.solve(label, start, self.slopes, space.right, most=40)
-            return point, misfit, 0.0
+            return point, misfit, 0.0, 0.0
         unit /= length
         point, misfit = self.solve(label, start, self.slopes, np.vstack([space.right, unit]), most=40)
         rest, _, _ = self._residual(point, label, self.slopes, space.right)
         # rest = off * scale_y (I - right^T right) e_y + what fits; scale_y e_y is the whole error there, 1 in rho.
-        return point, misfit, float(unit @ rest) / (length * space.scale[label])
+        reach = 1 / (length * float(space.scale[label]))
+        return point, misfit, float(unit @ rest) * reach, reach
 
     def error(self, features: Array, label: int) -> Array:
         """g = softmax - e_y; its entry at y as minus the sum of the others, since 1 - p_y may be below rounding."""
@@ -242,13 +247,10 @@ class Peeling:
         beta Sigma^-1 left^T E, of size |beta Sigma^-1| sigma sqrt(C).
         """
         self.tries += 1
-        space, off = self.space, 0.0
+        space, off, reach = self.space, 0.0, 0.0
         if misfit <= LOOSEST:
-            point, misfit, off = self.known.refined(label, point)
+            point, misfit, off, reach = self.known.refined(label, point)
         error = self.known.error(point, label)
-        # In units of 1 - p_y, as all of rho.
-        if abs(off) * -error[label] > ONE * max(1.0, abs(float(self.known.slopes[label] @ point))):
-            return False
         scaled = error * space.scale
         size = math.sqrt(float(scaled @ scaled))
         if not (math.isfinite(misfit) and misfit <= LOOSEST and size > 0):
@@ -259,6 +261,10 @@ class Peeling:
         expected = float(np.linalg.norm(dual)) * space.noise * math.sqrt(len(scaled)) / size
         if misfit > RATIO * (expected + FLOOR) or not parts > 1e-3:
             return False
+        # `off` is in units of 1 - p_y, as all of rho. Of C coordinates of the row's own rounding one lies along it.
+        own = RATIO * expected * size * reach / math.sqrt(len(scaled))
+        if abs(off) * -error[label] > ONE * max(1.0, abs(float(self.known.slopes[label] @ point))) + own:
+            return False
         if self.samples is not None:
             # N / m beside N, or N beside the N / m of which N was read off so far.
             ratio = max(self.samples / parts, parts / self.samples)
@@ -267,6 +273,9 @@ class Peeling:
                 return False
         near = max(1e-6, 2 * expected) * float(np.linalg.norm(point))
         if any(one.label == label and np.linalg.norm(one.features - point) < near for one in self.rows):
+            return False
+        # The same again where rounding leaves more of it open: T6 is zero between different samples.
+        if any(one.label == label and abs(float(dual @ one.features)) > SAME * parts for one in self.rows):
             return False
         self.rows.append(Row(label, point, error, misfit, expected, parts))
         self._counted()

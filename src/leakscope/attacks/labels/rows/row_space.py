@@ -19,6 +19,8 @@ SKETCH = 48
 SPARE = 16
 ROUNDING = 1e-5
 """Noise of entries of size one that is rounding of float32, with all sums on the way, and nothing that was added."""
+GAP = 1e3
+"""Ratio of two successive singular values that no rounding has, however unlike its entries are."""
 FULLEST = 0.9
 """Share of min(d, C) beyond which a rank is no low rank: the space is then all there is, and says nothing."""
 
@@ -87,12 +89,26 @@ def row_space(gradient: Array, rng: np.random.Generator, *, least: int = 0) -> R
     rank = max(rank, min(least, len(values)))
     if rank == 0:
         return "no rank stands out of the output layer's gradient: as many samples as it can hold, or noise"
+    if rank > FULLEST * smallest and (below := _gap(values)) is not None:
+        # Rounding that differs by orders from entry to entry has no edge; a gap that no rounding bridges is one.
+        rank, noise = below, max(noise, float(values[below]) / (GUARD * (math.sqrt(height) + math.sqrt(width))))
     if rank > FULLEST * smallest:
         return f"the output layer's gradient has rank {rank} of {smallest}: more samples than it can tell apart"
     full = np.zeros((len(gradient), rank))
     full[awake] = left[:, :rank]
     beyond = float(values[rank]) if rank < len(values) else 0.0
     return RowSpace(full, values[:rank], right[:rank], scale, noise, beyond, (height, width))
+
+
+def _gap(values: Array) -> int | None:
+    """How many of the first half of the values lie above the widest gap; None where none is `GAP` wide.
+
+    >>> _gap(np.array([1.0, 0.3, 1e-8, 3e-9, 1e-9])), _gap(np.array([1.0, 0.3, 0.1, 0.01]))
+    (2, None)
+    """
+    ratios = values[: len(values) // 2] / np.maximum(values[1 : len(values) // 2 + 1], 1e-300)
+    place = int(ratios.argmax()) if len(ratios) else 0
+    return place + 1 if len(ratios) and ratios[place] >= GAP else None
 
 
 def _sketched(matrix: Array, size: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
