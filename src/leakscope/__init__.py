@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from leakscope.attacks.inputs.frames.long.long_frames import LongFrames as LongFrames
     from leakscope.attacks.inputs.frames.probable.frame_likelihood import FrameLikelihood as FrameLikelihood
     from leakscope.attacks.inputs.layered.recursive import Recursive as Recursive
+    from leakscope.attacks.inputs.matching.feature_inversion import FeatureInversion as FeatureInversion
     from leakscope.attacks.inputs.matching.image_recipes import dlg as dlg
     from leakscope.attacks.inputs.matching.image_recipes import grad_inversion as grad_inversion
     from leakscope.attacks.inputs.matching.image_recipes import idlg as idlg

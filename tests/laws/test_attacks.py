@@ -35,6 +35,8 @@ def net(row: Row) -> ls.Target:
         return ls.TextDecoder(dim=32, heads=2).build(ls.Text(30, 6), 2, key=ls.Key(0))
     if Trait.PATCHES in row.traits:
         return ls.ViT(patch=2, dim=32, depth=1, heads=2).build(_domain(), 4, key=ls.Key(0))
+    if row.name == "FeatureInversion":  # fewer features than pixels leave open what the picture is
+        return ls.MLP((256,)).build(_domain(), 4, key=ls.Key(0))
     with ls.Key(0).isolated():
         middle: list[nn.Module] = [nn.Linear(64, 32), nn.ReLU()]
         if Trait.NEEDS_BATCH_NORM in row.traits:
@@ -65,6 +67,8 @@ def shortened(attack: Attack[Any], steps: int = 12) -> Attack[Any]:
         return dataclasses.replace(attack, rounds=2 if steps == 12 else steps)
     if isinstance(attack, ls.Auto):
         return ls.Auto(evaluations=5 * steps)
+    if isinstance(attack, ls.FeatureInversion):
+        return ls.FeatureInversion(steps=steps)
     if not isinstance(attack, ls.GradientInversion):
         return attack
     search = attack.search
@@ -315,7 +319,7 @@ def test_every_field_speaks(row: Row) -> None:
     if isinstance(attack, ls.Auto):  # what is solved exactly needs no evaluations
         seen = observed(row, ls.FedSGD() >> ls.GaussianNoise(1e-3))
     # Rows come apart where there are more classes than twice the samples.
-    if isinstance(attack, ls.RevealedLabels | ls.RLG):
+    if isinstance(attack, ls.RevealedLabels | ls.RLG | ls.FeatureInversion):
         wide = ls.MLP((32,)).build(ls.Images(*SHAPE), 40, key=ls.Key(0))
         few = ls.Synthetic(shape=SHAPE, classes=40, count=80).draw(4, key=ls.Key(1)).reveal()
         seen = ls.observe(wide, few, ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(4)])

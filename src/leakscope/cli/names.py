@@ -20,6 +20,7 @@ from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames
 from leakscope.attacks.inputs.frames.long.long_frames import LongFrames
 from leakscope.attacks.inputs.frames.probable.frame_likelihood import FrameLikelihood
 from leakscope.attacks.inputs.layered.recursive import Recursive
+from leakscope.attacks.inputs.matching.feature_inversion import FeatureInversion
 from leakscope.attacks.inputs.matching.image_recipes import dlg, grad_inversion, idlg, inverting_gradients
 from leakscope.attacks.inputs.matching.inversion import GradientInversion
 from leakscope.attacks.inputs.matching.speech_recipes import (
@@ -184,6 +185,10 @@ ROWS: tuple[Row, ...] = (
     _row(
         _A, RLG, "which labels occur, by the published linear programs; proves nothing, for comparison",
         "", T.CLAIMS_LABELS, T.NEEDS_BATCH_SIZE, T.SMALL,
+    ),
+    _row(
+        _A, FeatureInversion, "images one by one, from the features that the output layer's gradient gives exactly",
+        "FeatureInversion(steps=600)", T.CLAIMS_INPUTS, T.SEARCH, T.SMALL,
     ),
     _row(
         _A, LabelCounts, "how often each label occurs, in closed form (iLRG)",

@@ -254,8 +254,8 @@ def inseparable(seen: Observation, read: Revealing) -> str | None:
         return "a defense, or noise, left no row of a sample"
     if read.space.shape[1] <= 2 * read.space.rank + 1:
         return (
-            f"{read.space.shape[1]} classes are too few to tell {read.space.rank} samples apart: more than twice as many "
-            "are needed, and one for each label"
+            f"{read.space.shape[1]} classes are too few to tell {read.space.rank} samples apart: more than twice as "
+            "many are needed, and one for each label"
         )
     return None
 

@@ -282,9 +282,9 @@ class Peeling:
         return True
 
     def _counted(self) -> None:
-        """N: the largest of the more exact half, since m equal samples say N / m."""
+        """N: the largest of the more exact half, of five at least, since m equal samples say N / m."""
         if len(self.rows) <= 5 or len(self.rows) % 5 == 0:
-            best = sorted(self.rows, key=lambda one: one.expected)[: max(1, len(self.rows) // 2)]
+            best = sorted(self.rows, key=lambda one: one.expected)[: max(5, len(self.rows) // 2)]
             self.samples = max(one.parts for one in best)
 
     def _apart(self) -> Apart:

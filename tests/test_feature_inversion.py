@@ -1,0 +1,89 @@
+"""Images one by one from the features that the output layer's gradient gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+import leakscope as ls
+
+
+def client(net: nn.Module, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """In plain PyTorch."""
+    slopes = torch.autograd.grad(F.cross_entropy(net(inputs), labels), list(net.parameters()))
+    return {name: slope for (name, _), slope in zip(net.named_parameters(), slopes, strict=True)}
+
+
+def net(classes: int, seed: int = 0) -> nn.Sequential:
+    """A convolution that keeps all there is, and a dense layer on its map."""
+    with ls.Key(seed).isolated():
+        torch.manual_seed(seed)
+        made = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, classes))
+        nn.init.kaiming_normal_(made[3].weight)
+        return made
+
+
+def decibels(claim: ls.Inputs, inputs: Tensor) -> Tensor:
+    """PSNR of each image beside the claimed one that is paired with it."""
+    error = torch.stack([((claim.values - one) ** 2).flatten(1).mean(1) for one in inputs])
+    rows, columns = linear_sum_assignment(error.numpy())
+    return -10 * torch.log10(error[rows, columns])
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[Tensor, Tensor]:
+    """Eight digits with labels of forty classes, one of them twice."""
+    images = ls.Digits(size=8).draw(8, key=ls.Key(21)).reveal().inputs
+    return images, torch.tensor([3, 17, 17, 39, 0, 25, 8, 12])
+
+
+def test_a_batch_comes_apart_into_its_images(digits: tuple[Tensor, Tensor]) -> None:
+    images, labels = digits
+    victim = net(40)
+    target = ls.Target(victim, ls.Images(1, 8, 8), 40)
+    # Nothing told: neither how many there are, nor of which classes.
+    seen = ls.Observation(target, ls.Gradient(client(victim, images, labels)), ls.FedSGD())
+    attempt = ls.FeatureInversion(steps=800).run(seen, key=ls.Key(0))
+    assert attempt.claim is not None, attempt.sentence
+    assert sorted(attempt.claim.labels.tolist()) == sorted(labels.tolist())
+    assert float(decibels(attempt.claim, images).min()) > 30, decibels(attempt.claim, images)
+    assert attempt.certificate is None
+
+
+def test_equal_images_are_claimed_as_often_as_they_are_there(digits: tuple[Tensor, Tensor]) -> None:
+    images, labels = digits[0][[0, 1, 1]], torch.tensor([3, 9, 9])
+    victim = net(40)
+    target = ls.Target(victim, ls.Images(1, 8, 8), 40)
+    seen = ls.Observation(target, ls.Gradient(client(victim, images, labels)), ls.FedSGD(), (ls.BatchSize(3),))
+    attempt = ls.FeatureInversion(steps=300).run(seen, key=ls.Key(0))
+    assert attempt.claim.labels.tolist().count(9) == 2
+    assert len(attempt.claim.values) == 3
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "reason"),
+    [
+        (ls.FedAvg(steps=2, lr=0.1), "local steps"),
+        (ls.FedSGD() >> ls.Sign(), "left no row"),
+        (ls.FedSGD() >> ls.Prune(0.1), "ra"),
+        (ls.FedSGD() >> ls.GaussianNoise(0.1), "no rank stands out"),
+    ],
+)
+def test_it_refuses_where_no_sample_comes_apart(
+    digits: tuple[Tensor, Tensor], mechanism: ls.FedSGD | ls.FedAvg, reason: str
+) -> None:
+    target = ls.Target(net(40), ls.Images(1, 8, 8), 40)
+    seen = ls.observe(target, ls.Batch(*digits), mechanism, key=ls.Key(0), tell=[ls.BatchSize(8)])
+    refusal = ls.FeatureInversion().refusal(seen)
+    assert refusal is not None
+    assert reason in refusal.sentence
+
+
+def test_few_classes_are_refused_by_number(digits: tuple[Tensor, Tensor]) -> None:
+    images, labels = digits
+    target = ls.Target(net(10), ls.Images(1, 8, 8), 10)
+    seen = ls.observe(target, ls.Batch(images[:5], labels[:5] % 10), ls.FedSGD(), key=ls.Key(0))
+    assert "10 classes are too few to tell 5 samples apart" in ls.FeatureInversion().refusal(seen).sentence
