@@ -276,7 +276,7 @@ class Down:
             own = np.minimum(own, CAUTION * above[depth].off)
         if not float(np.median(own)) <= SPREAD:
             return None
-        residuals = np.maximum(np.maximum(own, apart), self._replay(above))
+        residuals = np.maximum(np.maximum(own, apart), self._replay(above, ahead))
         return Reached(self.read.tail[depth - 1].name, depth, values, residuals, ended)
 
     def _forward(self, layer: TailLayer, inputs: Array, mask: Mask) -> tuple[Array, Mask]:
@@ -305,11 +305,18 @@ class Down:
         away = np.linalg.norm(shares - self.rows, axis=1) / np.maximum(np.linalg.norm(self.rows, axis=1), 1e-300)
         return np.where(away <= EXACT, 0.0, away)
 
-    def _replay(self, above: list[Fed]) -> float:
-        """0 where the gradients of all layers that were used are replayed, biases included; else how far they are."""
+    def _replay(self, above: list[Fed], ahead: list[Array]) -> float:
+        """0 where the gradients of all layers that were used are replayed, biases included; else how far they are.
+
+        Also from what is run forward, and not only from what each gradient itself was solved for.
+        """
         worst = 0.0
-        for layer, one in zip(self.read.tail, above, strict=False):
+        for place, (layer, one) in enumerate(zip(self.read.tail, above, strict=False)):
             worst = max(worst, one.replayed)
+            if place < len(ahead):
+                sent = self.gradient[layer.weight]
+                away = sent - one.errors.T @ ahead[place] / self.sample.samples
+                worst = max(worst, float(np.linalg.norm(away) / np.linalg.norm(sent)))
             if layer.bias is None or layer.bias not in self.gradient:
                 continue
             terms = one.errors / self.sample.samples
@@ -321,20 +328,9 @@ class Down:
 
 
 def spread(known: KnownRows, features: Array, label: int, misfit: float) -> float:
-    """Relative error of a row's features that its misfit leaves: that of a least-squares solution, |J^+| times it."""
-    space = known.space
-    error = known.error(features, label)
-    others = error.copy()
-    others[label] = 0.0
-    shares = others / max(float(others.sum()), 1e-300)
-    lean = (space.scale * shares)[:, None] * (known.slopes - shares @ known.slopes)
-    lean -= space.right.T @ (space.right @ lean)
-    scaled = space.scale * shares
-    scaled[label] -= space.scale[label]
-    each = misfit * float(np.linalg.norm(scaled)) / math.sqrt(max(len(scaled) - space.rank, 1))
-    values = np.linalg.svd(lean, compute_uv=False)
-    size = max(float(np.linalg.norm(features)), 1e-300)
-    return each * float(np.sqrt((1 / np.maximum(values, 1e-100) ** 2).sum())) / size
+    """Relative error of a row's features that its misfit leaves."""
+    off = math.sqrt(max(float(np.trace(known.covariance(features, label, misfit))), 0.0))
+    return off / max(float(np.linalg.norm(features)), 1e-300)
 
 
 def _known(seen: Observation, read: Ends) -> KnownRows:
