@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames as WindowedFrames
     from leakscope.attacks.inputs.frames.long.long_frames import LongFrames as LongFrames
     from leakscope.attacks.inputs.frames.probable.frame_likelihood import FrameLikelihood as FrameLikelihood
+    from leakscope.attacks.inputs.layer_by_layer.revealed_features import RevealedFeatures as RevealedFeatures
     from leakscope.attacks.inputs.layered.recursive import Recursive as Recursive
     from leakscope.attacks.inputs.matching.feature_inversion import FeatureInversion as FeatureInversion
     from leakscope.attacks.inputs.matching.image_recipes import dlg as dlg
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from leakscope.core.batch import Batch as Batch
     from leakscope.core.claim import AbstractClaim as AbstractClaim
     from leakscope.core.claim import Attribute as Attribute
+    from leakscope.core.claim import Features as Features
     from leakscope.core.claim import Inputs as Inputs
     from leakscope.core.claim import Labels as Labels
     from leakscope.core.claim import Scale as Scale
@@ -141,6 +143,9 @@ if TYPE_CHECKING:
     from leakscope.mechanisms.protocols.optimizers import ClientAdamW as ClientAdamW
     from leakscope.mechanisms.protocols.optimizers import ClientSGD as ClientSGD
     from leakscope.numerics.rng import Key as Key
+    from leakscope.scoring.case import Client as Client
+    from leakscope.scoring.metrics.features import FeatureError as FeatureError
+    from leakscope.scoring.metrics.features import FeaturesFound as FeaturesFound
     from leakscope.scoring.metrics.guesses import LabelAccuracy as LabelAccuracy
     from leakscope.scoring.metrics.guesses import LabelSet as LabelSet
     from leakscope.scoring.metrics.ranks import ReciprocalRank as ReciprocalRank

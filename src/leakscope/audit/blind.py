@@ -64,6 +64,6 @@ class BlindGuess(AbstractAttack[None, AbstractClaim]):
         Of what is seen only the lineup is read: it is public, and says who the candidates are.
         """
         gallery = seen.told(Gallery) if seen.knows(Gallery) else None
-        outsider = Outsider(self.source.public(), self.count, gallery)
+        outsider = Outsider(self.source.public(), self.count, gallery, seen.target)
         made = (kind.control(outsider, key=key) for kind in KINDS)
         return tuple(claim for claim in made if claim is not None)

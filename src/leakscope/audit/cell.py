@@ -18,16 +18,18 @@ from leakscope.datasets.draw import AbstractSource
 from leakscope.ledger.record import Role
 from leakscope.mechanisms.observe import observe
 from leakscope.numerics.rng import Key
+from leakscope.scoring.case import Client
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """A cell's secret, target and observation, as the challenger sets them up."""
+    """A cell's secret, target and observation, as the challenger sets them up; client: of whom the referee asks."""
 
     secret: Secret
     target: Target
     seen: Observation
+    client: Client
 
     def fingerprints(self) -> tuple[str, str]:
         """Of the secret and of the observation: what must be the same before and after an attack."""
@@ -49,7 +51,8 @@ def set_up(cell: Cell) -> Stage:
     facts = tell(cell.told, target, batch, source=source)
     # By the mechanism's repr: two mechanisms must not share their noise, or one could be subtracted from the other.
     noise = key.child("release", repr(cell.mechanism), cell.trial)
-    return Stage(secret, target, observe(target, batch, cell.mechanism, key=noise, tell=facts))
+    seen = observe(target, batch, cell.mechanism, key=noise, tell=facts)
+    return Stage(secret, target, seen, Client(target, cell.mechanism, noise))
 
 
 def replaced(batch: Batch, source: AbstractSource, *, key: Key) -> Batch:

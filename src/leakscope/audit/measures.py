@@ -9,6 +9,7 @@ from types import MappingProxyType
 from scipy import special
 
 from leakscope.ledger.record import Ending, Record, ScoreRecord, Word
+from leakscope.scoring.metrics.features import FeatureError
 from leakscope.scoring.metrics.guesses import LabelAccuracy
 from leakscope.scoring.metrics.ranks import TopOne
 from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError
@@ -26,6 +27,7 @@ SMALLEST = MappingProxyType(
         PSNR.name: MARGIN,
         FrameError.name: MARGIN,
         TokenError.name: MARGIN,
+        FeatureError.name: MARGIN,
         CharacterErrorRate.name: MARGIN,
         LabelAccuracy.name: 0.2,
         TopOne.name: 0.1,
@@ -40,11 +42,14 @@ ITEM_GAIN, ITEM_BAR = 10.0, 6.0
 NOTHING = 1e-6
 """A gain below this is none: an attack that claims nothing scores what a blind guess scores, up to rounding."""
 
-FLOORS = {FrameError.name: 1e-6, CharacterErrorRate.name: 1e-2, TokenError.name: 1e-2}
+FLOORS = {FrameError.name: 1e-6, FeatureError.name: 1e-6, CharacterErrorRate.name: 1e-2, TokenError.name: 1e-2}
 """Metrics that are errors, and the error below which none is told from another: rounding, 1 % of characters or tokens.
 The rule reads them in decibels, -20 log10(error), as it reads PSNR: 3 dB are half the squared error, or 71 % of it."""
 
-DECIDING = (PSNR.name, FrameError.name, TokenError.name, LabelAccuracy.name, CharacterErrorRate.name, TopOne.name)
+DECIDING = (
+    PSNR.name, FrameError.name, TokenError.name, FeatureError.name, LabelAccuracy.name, CharacterErrorRate.name,
+    TopOne.name,
+)  # fmt: skip
 """The metrics that verdicts are read from; the first of them that was scored decides."""
 
 LUCK = 0.01
@@ -55,7 +60,13 @@ HEARD = 0.5
 claimed scores as a blind guess, and so excludes nothing."""
 
 MOST_GAIN = MappingProxyType(
-    {PSNR.name: 120.0, TokenError.name: 40.0, FrameError.name: 140.0, CharacterErrorRate.name: 60.0}
+    {
+        PSNR.name: 120.0,
+        TokenError.name: 40.0,
+        FrameError.name: 140.0,
+        FeatureError.name: 140.0,
+        CharacterErrorRate.name: 60.0,
+    }
 )
 """dB beyond which no mean gain lies, either way: from the blind guess, which is no worse than 0 dB (of frames and of
 characters, whose errors may exceed 1, than -20 dB), to the score of the truth."""

@@ -39,7 +39,7 @@ def recorded(cell: Cell, stage: Stage, attempt: Attempt[Claim], ready: Prepared)
     """The record of an attempt that ended by itself. One without a claim has its sentence and no scores."""
     claim, secret, domain = attempt.claim, stage.secret, stage.target.domain
     source, key = cell.scene.source, root(cell).child("score", cell.trial)
-    case = Case(secret, domain, source.public(), source.public_annotations(), source.words())
+    case = Case(secret, domain, source.public(), source.public_annotations(), source.words(), stage.client)
     record = Record(
         identity=cell.identity,
         spec=cell.spec,
@@ -60,9 +60,17 @@ def recorded(cell: Cell, stage: Stage, attempt: Attempt[Claim], ready: Prepared)
     scored = []
     for one in _claims(cell, claim, stage):
         metrics = [metric for metric in cell.metrics if applies(metric, one)]
-        pool, known = case.public, case.annotations
         scored.append(
-            score(one, secret, domain=domain, metrics=metrics, public=pool, public_annotations=known, key=key)
+            score(
+                one,
+                secret,
+                domain=domain,
+                metrics=metrics,
+                public=case.public,
+                public_annotations=case.annotations,
+                client=stage.client,
+                key=key,
+            )
         )
     said, arrays = claimed_fields(attempt, (one for scores in scored for one in scores), case, key=key)
     return Found(record.model_copy(update={**said, "steps": (*attempt.steps, *scored[0].notes)}), arrays)

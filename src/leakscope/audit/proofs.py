@@ -10,8 +10,9 @@ from typing import final
 from leakscope.audit.measures import FLOORS, LUCK, MARGIN, NOTHING, SHARES, Records, decibels, luck, mean, paired
 from leakscope.core.attempt import Certificate
 from leakscope.ledger.record import CertificateRecord, ScoreRecord
+from leakscope.scoring.metrics.features import FeatureError
 from leakscope.scoring.metrics.speech import FrameError
-from leakscope.scoring.proved import FRAMES, least_psnr
+from leakscope.scoring.proved import FEATURES, FRAMES, least_psnr
 from leakscope.scoring.score import Score
 
 
@@ -73,7 +74,7 @@ def _near(proof: Proof, score: Score | ScoreRecord) -> tuple[bool, ...]:
         least = least_psnr(proof.tolerance)
         return tuple(item >= least for item in score.items)
     # Of characters and tokens nothing is nearly right.
-    most = FRAMES if score.metric == FrameError.name else NOTHING
+    most = {FrameError.name: FRAMES, FeatureError.name: FEATURES}.get(score.metric, NOTHING)
     return tuple(item <= most for item in score.items)
 
 

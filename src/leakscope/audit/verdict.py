@@ -58,6 +58,7 @@ from leakscope.audit.theory import broken_by_scores
 from leakscope.bounds.lower import lower_from_scores
 from leakscope.core.facts import TrueLabels
 from leakscope.ledger.record import Ending, GainRecord, GroupVerdict, Record, Summary, Word
+from leakscope.scoring.metrics.features import FeatureError
 from leakscope.scoring.metrics.guesses import LabelAccuracy
 from leakscope.scoring.metrics.tokens import TokenError
 
@@ -216,7 +217,7 @@ def _leak(found: Evidence) -> str:
     if found.recovered:
         what, best, most = "inputs", max(found.values), f"at most {_number(max(found.blind))} dB"
         if found.is_error:
-            what = "texts" if found.metric == TokenError.name else "utterances"
+            what = {TokenError.name: "texts", FeatureError.name: "inputs of a layer"}.get(found.metric, "utterances")
             best, most = min(found.values), f"at least {min(found.blind):.3g} {found.unit}".rstrip()
         # What stands in the brackets is of single examples: a redacted page leaves it out (`report.withheld.SINGLE`).
         said += (

@@ -19,6 +19,7 @@ from leakscope.attacks.inputs.dense.lowrank import LowRank
 from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames
 from leakscope.attacks.inputs.frames.long.long_frames import LongFrames
 from leakscope.attacks.inputs.frames.probable.frame_likelihood import FrameLikelihood
+from leakscope.attacks.inputs.layer_by_layer.revealed_features import RevealedFeatures
 from leakscope.attacks.inputs.layered.recursive import Recursive
 from leakscope.attacks.inputs.matching.feature_inversion import FeatureInversion
 from leakscope.attacks.inputs.matching.image_recipes import dlg, grad_inversion, idlg, inverting_gradients
@@ -96,6 +97,7 @@ from leakscope.mechanisms.protocols.dpsgd import DPSGD
 from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.mechanisms.protocols.optimizers import AbstractOptimizer, ClientAdam, ClientAdamW, ClientSGD
+from leakscope.scoring.metrics.features import FeatureError, FeaturesFound
 from leakscope.scoring.metrics.guesses import LabelAccuracy, LabelSet
 from leakscope.scoring.metrics.metric import AbstractMetric
 from leakscope.scoring.metrics.ranks import ReciprocalRank, TopFive, TopOne
@@ -191,6 +193,10 @@ ROWS: tuple[Row, ...] = (
         "FeatureInversion(steps=600)", T.CLAIMS_INPUTS, T.SEARCH, T.SMALL,
     ),
     _row(
+        _A, RevealedFeatures, "what the dense layers were fed, sample by sample, from the output layer down; proved",
+        "", T.CLAIMS_FEATURES, T.SMALL,
+    ),
+    _row(
         _A, LabelCounts, "how often each label occurs, in closed form (iLRG)",
         "", T.CLAIMS_LABELS, T.NEEDS_BATCH_SIZE, T.SMALL,
     ),
@@ -275,6 +281,8 @@ ROWS: tuple[Row, ...] = (
     _row(_M, CharacterErrorRate, "edits per character; verdicts on transcripts are read from it", "", T.SPEECH),
     _row(_M, WordErrorRate, "edits per word", "", T.SPEECH),
     _row(_M, CharacterSetError, "which characters were missed or made up, where only bags are claimed", "", T.SPEECH),
+    _row(_M, FeatureError, "relative error of what a layer was fed; verdicts on features are read from it"),
+    _row(_M, FeaturesFound, "the share of samples whose features are right to a thousandth"),
     _row(_M, TopOne, "how often the first guess of who it was is right; verdicts on persons are read from it"),
     _row(_M, TopFive, "how often five guesses hold who it was"),
     _row(_M, ReciprocalRank, "one over the rank of who it was"),

@@ -53,6 +53,7 @@ class Trait(enum.Enum):
     PATCHES = "for transformers on images"
     TEXT = "for text"
     CLAIMS_TOKENS = "claims tokens"
+    CLAIMS_FEATURES = "claims what a layer was fed"
 
 
 @final

@@ -119,6 +119,39 @@ class Labels(AbstractClaim):
         return int(self.values.shape[0])
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class Features(AbstractClaim):
+    """Asserts: "The dense layer `layer` was fed these, one row for each private example", in any order.
+
+    layer: its name in the model. values: (N, d). labels: (N,) int64 or None. confidence: (N,) in [0, 1] or NaN.
+    Raises `BadInput` where they are not of one shape or not finite.
+
+    >>> len(Features("fc", torch.zeros(2, 5)))
+    2
+    """
+
+    layer: str
+    values: Tensor
+    labels: Tensor | None = None
+    confidence: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.values.dim() != 2 or not self.values.is_floating_point():
+            raise BadInput(f"claimed features are floating (N, d), got {tuple(self.values.shape)} {self.values.dtype}")
+        if not bool(torch.isfinite(self.values).all()):
+            raise BadInput("claimed features must be finite; report divergence as an outcome")
+        if self.labels is not None and self.labels.shape != self.values.shape[:1]:
+            raise BadInput(
+                f"{tuple(self.labels.shape)} labels do not fit {len(self.values)} claimed features; give one each"
+            )
+        object.__setattr__(self, "values", self.values.detach().cpu())
+        object.__setattr__(self, "confidence", _confidence(self.confidence, len(self.values)))
+
+    def __len__(self) -> int:
+        return int(self.values.shape[0])
+
+
 def _absent(given: Tensor, claimed: Tensor) -> Tensor:
     if given.dim() != 1 or given.dtype != torch.int64 or not _rising(given.tolist()):
         raise BadInput(f"absent classes are (A,) int64 in rising order, got {tuple(given.shape)} {given.dtype}")

@@ -13,8 +13,52 @@ from leakscope.core.annotation import Annotation
 from leakscope.core.batch import Batch
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
+from leakscope.core.mechanism import AbstractMechanism
 from leakscope.core.secret import Secret
+from leakscope.core.target import Target
+from leakscope.mechanisms.effects import Answer
+from leakscope.mechanisms.reading import keeps_inputs, one_gradient
+from leakscope.numerics.rng import Key
 from leakscope.scoring.metrics.metric import saturated
+from leakscope.targets.looking.tape import recorded
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Client:
+    """Whose model was run on the secret, so that the referee can ask what a layer was fed.
+
+    mechanism, key: as they were given to `observe`. With them the client's own pass is repeated, with the very units
+    that it dropped; without them the model is run as it stands.
+    """
+
+    target: Target
+    mechanism: AbstractMechanism | None = None
+    key: Key | None = None
+
+    def fed(self, layer: str, batch: Batch) -> Tensor:
+        """(B, d) float64: what the layer is fed for each example. Raises `BadInput` where that is not one row each."""
+        try:
+            self.target.module.get_submodule(layer)
+        except AttributeError as error:
+            raise BadInput(f"the model {self.target.name} has no layer {layer!r}; claim one that it has") from error
+        found = self._passed(layer, batch)
+        if found.dim() != 2 or len(found) != len(batch):
+            raise BadInput(f"the layer {layer!r} is fed {tuple(found.shape)} for {len(batch)} examples, no row each")
+        return found.detach().cpu().double()
+
+    def _passed(self, layer: str, batch: Batch) -> Tensor:
+        # Inputs that a defense changed are no private ones, and of several steps there is no one pass.
+        own = self.mechanism is not None and self.key is not None
+        if own and keeps_inputs(self.mechanism) is one_gradient(self.mechanism) is Answer.YES:  # type: ignore[arg-type]
+            with recorded(self.target.module, [layer]) as calls:
+                # The client's copy of the model takes the recorder along.
+                self.mechanism.release(self.target, batch, key=self.key.child("release"))  # type: ignore[union-attr]
+            if calls and sum(len(call.given) for call in calls) == len(batch):
+                return torch.cat([call.given for call in calls])
+        with recorded(self.target.module, [layer]) as calls, Key(0).child("fed").isolated(), torch.no_grad():
+            self.target.outputs(self.target.parameters(), batch)
+        return calls[-1].given if calls else torch.zeros(0)
 
 
 @final
@@ -23,7 +67,8 @@ class Case:
     """A secret beside its public surroundings.
 
     domain: turns inputs into display units, None where they already are. public, annotations: a pool for blind guesses
-    and what is known of its examples. words: of a source of texts, how its token ids are read.
+    and what is known of its examples. words: of a source of texts, how its token ids are read. client: whose model was
+    run on the secret, None where nobody says; claims of what a layer was fed cannot be compared then.
     """
 
     secret: Secret | Batch
@@ -31,6 +76,7 @@ class Case:
     public: Batch | None = None
     annotations: tuple[Annotation, ...] = ()
     words: tuple[str, ...] = ()
+    client: Client | None = None
 
     def batch(self) -> Batch:
         """The private batch. Raises `BadInput` on values that are not finite and on a domain of another shape."""

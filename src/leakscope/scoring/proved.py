@@ -13,6 +13,10 @@ FRAMES = 1e-2
 """The largest mean absolute error of an utterance that is proved, in MFCC; those that are right have 2e-5 at most, and
 a wrong length, a wrong frame or another utterance 0.05 and more."""
 
+FEATURES = 1e-3
+"""The largest relative error of a layer's input that is proved. Those that are right have 1e-5 at most; the features of
+another example, or a mixture of two, a hundredth and more."""
+
 
 def least_psnr(tolerance: float) -> float:
     """The PSNR in dB from which on a proved input is the private one: min(60, max(30, -20 log10(tolerance) - 10)).

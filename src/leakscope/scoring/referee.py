@@ -16,7 +16,7 @@ from leakscope.core.labels import are_classes
 from leakscope.core.secret import Secret
 from leakscope.numerics import intervals
 from leakscope.numerics.rng import Key
-from leakscope.scoring.case import Case
+from leakscope.scoring.case import Case, Client
 from leakscope.scoring.chance import Level
 from leakscope.scoring.kinds.kind import Comparison, Judged
 from leakscope.scoring.kinds.table import Kind, kind_of
@@ -65,7 +65,7 @@ def applies(metric: AbstractMetric, claim: AbstractClaim) -> bool:
     return metric.refusal(claim) is None
 
 
-def score(
+def score(  # noqa: PLR0913 - what the referee may know is one argument each, by keyword
     claim: AbstractClaim | None,
     secret: Secret | Batch,
     *,
@@ -73,6 +73,7 @@ def score(
     metrics: Sequence[AbstractMetric] | None = None,
     public: Batch | None = None,
     public_annotations: tuple[Annotation, ...] = (),
+    client: Client | None = None,
     key: Key = Key(0),  # noqa: B008 - a key is a frozen value
 ) -> Scores:
     """How much of `secret` the `claim` has right: one `Score` per metric, with its interval and its chance level.
@@ -82,8 +83,8 @@ def score(
     domain: turns inputs into display units, in which errors are measured; None when they already are. metrics: None for
     the default ones of the claim's kind. public: a pool for blind guesses; without one these are gray and noise, and
     each class counts as equally likely among the fewest classes that the labels allow. public_annotations: what is
-    known of the pool's examples; without it, each category of an attribute counts as equally likely. key: of guesses
-    and intervals.
+    known of the pool's examples; without it, each category of an attribute counts as equally likely. client: whose
+    model was run, for claims of what its layers were fed. key: of guesses and intervals.
     A secret of sequences is compared with claimed frames and their lengths, or with claimed transcripts; one of token
     ids with claimed tokens; a claimed attribute with the annotation of its name, which a bare batch does not have.
     Raises `BadInput` without a claim, on shapes that do not fit and on a metric that does not apply, `MissingExtra` on
@@ -102,7 +103,7 @@ def score(
     if not isinstance(secret, Secret | Batch):
         raise BadInput(f"expected a Secret or a Batch to compare with, got {type(secret).__name__}")
     instance("key", key, Key, "write key=Key(0)")
-    case = Case(secret, domain, public, public_annotations)
+    case = Case(secret, domain, public, public_annotations, client=client)
     case.batch()  # what cannot be compared is said before anything is computed
     # Metrics before pairing: one that does not apply is a mistake of the caller, and pairing may take long.
     chosen = _chosen(metrics, claim, case)

@@ -14,7 +14,7 @@ from leakscope.attacks.labels.signs import LabelSigns
 from leakscope.attacks.portfolio.auto import Auto
 from leakscope.attacks.transcripts.exact.ctc import CtcTranscript
 from leakscope.core.attempt import Attempt
-from leakscope.core.claim import Attribute, Claim, Labels, Transcripts
+from leakscope.core.claim import Attribute, Claim, Features, Labels, Transcripts
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.facts import Gallery
 from leakscope.core.observation import Observation
@@ -27,8 +27,9 @@ Anything = Attack[Any]
 SEARCHED = (Images, Frames)
 """Domains whose inputs are numbers that a search can move; tokens are not."""
 
-LEAST: tuple[type[Claim], ...] = (Labels, Attribute, Transcripts)
-"""From the claim that says least to the one that says most; all other kinds claim the inputs themselves."""
+LEAST: tuple[type[Claim], ...] = (Features, Labels, Attribute, Transcripts)
+"""From the claim that says least to the one that says most; all other kinds claim the inputs themselves. What a layer
+was fed is compared by running the model, which a file of the secret does not hold: so it is handed on last."""
 
 
 @final

@@ -29,7 +29,7 @@ from leakscope.cli.scalars import scalars
 from leakscope.cli.text.asked import Effort, Model, Recovery
 from leakscope.core import gate
 from leakscope.core.attempt import Attempt, Outcome
-from leakscope.core.claim import Attribute, Claim, Inputs, Labels, Tokens, Transcripts
+from leakscope.core.claim import Attribute, Claim, Features, Inputs, Labels, Tokens, Transcripts
 from leakscope.core.effort import Budget
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import Fact, Gallery
@@ -140,6 +140,7 @@ CLAIMS: dict[Trait, type[Claim]] = {
     Trait.CLAIMS_TRANSCRIPTS: Transcripts,
     Trait.CLAIMS_ATTRIBUTES: Attribute,
     Trait.CLAIMS_TOKENS: Tokens,
+    Trait.CLAIMS_FEATURES: Features,
 }
 """What a trait of the table says of the claim's kind; without one the claim is of inputs."""
 

@@ -16,6 +16,7 @@ from leakscope.core.batch import Batch
 from leakscope.core.claim import AbstractClaim
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import Gallery
+from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
 from leakscope.scoring.case import Case
 from leakscope.scoring.chance import AbstractGuess, Level, expected, higher
@@ -115,11 +116,13 @@ class Shown:
 @final
 @dataclass(frozen=True, eq=False)
 class Outsider:
-    """Who makes the blind control: public data, the number of private examples (given away), the lineup if told."""
+    """Who makes the blind control: public data, the number of private examples (given away), the lineup if told, the
+    model, which everybody knows."""
 
     public: Batch
     count: int
     gallery: Gallery | None = None
+    target: Target | None = None
 
 
 class AbstractKind(ABC, Generic[ClaimT, TruthT, MetricT]):

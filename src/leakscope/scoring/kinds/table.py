@@ -7,6 +7,7 @@ from typing import Any
 from leakscope.core.claim import AbstractClaim
 from leakscope.core.errors import BadInput, UnknownName
 from leakscope.scoring.kinds.attributes import PrivateAttributes
+from leakscope.scoring.kinds.features import LayerFeatures
 from leakscope.scoring.kinds.inputs import WholeInputs
 from leakscope.scoring.kinds.kind import AbstractKind
 from leakscope.scoring.kinds.labels import PrivateLabels
@@ -26,6 +27,7 @@ KINDS: tuple[Kind, ...] = (
     Sequences(),
     PrivateTranscripts(),
     PrivateAttributes(),
+    LayerFeatures(),
 )
 """One of each. The blind control makes their claims in this order: the first that it can make is its answer."""
 

@@ -20,12 +20,16 @@ FLOOR = 3e-6
 it is one error per sample, and hides within the row space."""
 RATIO = 4.0
 """How many times the expected residual an accepted row may leave."""
+SHARP = 0.01
+"""Relative error of a share N / m below which it is known well."""
 ONE = 16 * 2.0**-24
 """How far p_y - 1 may be off: roundings of float32 at 1."""
 LOOSEST = 0.1
 """Relative residual beyond which nothing was solved, however noisy the update is."""
 SAME = 0.5
 """beta_s^T Sigma^-1 a_t relative to that of s with itself: one where t is s, zero where it is another sample."""
+VAGUE = 0.1
+"""Relative uncertainty of a share beyond which one cannot be told from half of it."""
 WHOLE = 0.15
 """How far N / m may lie from one over a whole share m of the samples."""
 
@@ -36,7 +40,8 @@ class Row:
     """One sample, or several that are equal to within rounding.
 
     label: y. features: (k,) coordinates a of h = left @ a. error: (C,) g = softmax(W h + b) - e_y. misfit: relative
-    distance of g from the row space. expected: what rounding makes of it. parts: N / m by `scale`, see `weight_of`.
+    distance of g from the row space. expected: what rounding makes of it. parts: N / m by T6. vague: how far off they
+    may be, relative, since the features are not known better.
     """
 
     label: int
@@ -45,6 +50,7 @@ class Row:
     misfit: float
     expected: float
     parts: float
+    vague: float = 0.0
 
 
 @final
@@ -133,6 +139,23 @@ class KnownRows:
         # rest = off * scale_y (I - right^T right) e_y + what fits; scale_y e_y is the whole error there, 1 in rho.
         reach = 1 / (length * float(space.scale[label]))
         return point, misfit, float(unit @ rest) * reach, reach
+
+    def covariance(self, features: Array, label: int, misfit: float) -> Array:
+        """(k, k) of the features that a relative misfit leaves: sigma^2 (J^T J)^-1, as of all least squares."""
+        space, shares = self.space, self.error(features, label)
+        if self.smoothing == 0:
+            # As `_residual`, in units of 1 - p_y.
+            shares[label] = 0.0
+            shares /= max(float(shares.sum()), 1e-300)
+        lean = (space.scale * shares)[:, None] * (self.slopes - shares @ self.slopes)
+        inside = space.right @ lean
+        scaled = space.scale * shares
+        scaled[label] -= space.scale[label] * (1 if self.smoothing == 0 else 0)
+        each = misfit * math.sqrt(float(scaled @ scaled)) / math.sqrt(max(len(scaled) - space.rank, 1))
+        values, vectors = np.linalg.eigh(lean.T @ lean - inside.T @ inside)
+        # What the difference of two squares cannot tell from zero is open.
+        values = np.maximum(values, 1e-14 * float(values[-1]))
+        return np.asarray((vectors * (each**2 / np.maximum(values, 1e-200))) @ vectors.T)
 
     def error(self, features: Array, label: int) -> Array:
         """g = softmax - e_y; its entry at y as minus the sum of the others, since 1 - p_y may be below rounding."""
@@ -262,14 +285,15 @@ class Peeling:
         if misfit > RATIO * (expected + FLOOR) or not parts > 1e-3:
             return False
         # `off` is in units of 1 - p_y, as all of rho. Of C coordinates of the row's own rounding one lies along it.
-        own = RATIO * expected * size * reach / math.sqrt(len(scaled))
+        own = RATIO * max(expected, misfit) * size * reach / math.sqrt(len(scaled))
         if abs(off) * -error[label] > ONE * max(1.0, abs(float(self.known.slopes[label] @ point))) + own:
             return False
+        spread = self.known.covariance(point, label, max(expected, misfit))
+        vague = math.sqrt(max(float(dual @ spread @ dual), 0.0)) / parts
         if self.samples is not None:
             # N / m beside N, or N beside the N / m of which N was read off so far.
             ratio = max(self.samples / parts, parts / self.samples)
-            vague = WHOLE + 6 * expected * float(np.linalg.norm(dual) * np.linalg.norm(point)) / self.samples
-            if abs(round(ratio) / ratio - 1) > min(0.5, vague):
+            if abs(round(ratio) / ratio - 1) > min(0.5, WHOLE + 6 * vague):
                 return False
         near = max(1e-6, 2 * expected) * float(np.linalg.norm(point))
         if any(one.label == label and np.linalg.norm(one.features - point) < near for one in self.rows):
@@ -277,14 +301,15 @@ class Peeling:
         # The same again where rounding leaves more of it open: T6 is zero between different samples.
         if any(one.label == label and abs(float(dual @ one.features)) > SAME * parts for one in self.rows):
             return False
-        self.rows.append(Row(label, point, error, misfit, expected, parts))
+        self.rows.append(Row(label, point, error, misfit, expected, parts, vague))
         self._counted()
         return True
 
     def _counted(self) -> None:
-        """N: the largest of the more exact half, of five at least, since m equal samples say N / m."""
+        """N: the largest of those known well, else of the more exact half, since m equal samples say N / m."""
         if len(self.rows) <= 5 or len(self.rows) % 5 == 0:
-            best = sorted(self.rows, key=lambda one: one.expected)[: max(5, len(self.rows) // 2)]
+            half = sorted(self.rows, key=lambda one: one.vague)[: max(1, len(self.rows) // 2)]
+            best = [one for one in self.rows if one.vague < SHARP] or half
             self.samples = max(one.parts for one in best)
 
     def _apart(self) -> Apart:
@@ -292,12 +317,19 @@ class Peeling:
             return Apart((), 0.0, (), self.tries)
         parts = np.array([one.parts for one in self.rows])
         samples = self.samples or float(parts.max())
-        weights = 1 / (np.array([one.expected for one in self.rows]) + 1e-6) ** 2
+        vague = np.array([one.vague for one in self.rows])
+        weights = 1 / (vague + 1e-6) ** 2
         for _ in range(5):
-            times = np.clip(np.round(samples / parts), 1, None)
+            times = self._times(samples, parts, vague)
             samples = float((weights * parts * times).sum() / weights.sum())
-        times = np.clip(np.round(samples / parts), 1, None)
+        times = self._times(samples, parts, vague)
         return Apart(tuple(self.rows), samples, tuple(int(one) for one in times), self.tries)
+
+    @staticmethod
+    def _times(samples: float, parts: Array, vague: Array) -> Array:
+        """How many samples each row stands for; one where that cannot be told from its share."""
+        times = np.clip(np.round(samples / parts), 1, None)
+        return np.asarray(np.where(vague > VAGUE, 1.0, times))
 
     def _deflated(self) -> tuple[Array, Array]:
         """Bases (k, r) of the coordinates of features and of errors that the rows found leave.

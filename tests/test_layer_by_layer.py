@@ -1,0 +1,313 @@
+"""What every dense layer was fed, from the output layer down; and features as a kind of claim."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import leakscope as ls
+from leakscope.attacks.inputs.layer_by_layer.one_layer import awake, fed, remasked
+from leakscope.audit.engines.inline import Inline
+from leakscope.audit.one_claim import judged
+from leakscope.audit.plan import Plan, Scene
+from leakscope.audit.proofs import Proof, wrong
+from leakscope.audit.run import run
+from leakscope.core.attempt import Certificate
+from leakscope.ledger.record import Word
+from leakscope.scoring.case import Case, Client
+from leakscope.scoring.referee import right
+from leakscope.targets.looking.dense_tail import TailLayer, dense_tail
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    """The benchmark's own clients, which know nothing of the attack."""
+    path = Path(__file__).parents[1] / "benchmarks" / "layer_by_layer.py"
+    spec = importlib.util.spec_from_file_location("layer_by_layer", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["layer_by_layer"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+# --- the attack -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.5])
+@pytest.mark.parametrize("count", [1, 8, 32])
+def test_every_dense_layer_comes_apart(benchmark: ModuleType, count: int, drop: float) -> None:
+    sent = benchmark.honest(32, count, 100, drop, "he")
+    seen = benchmark.observed(sent, ls.FedSGD(), told=False, domain=ls.Images(3, 32, 32))
+    for depth, name in ((1, "11"), (2, "8"), (None, "5")):
+        attempt = ls.RevealedFeatures(depth).run(seen, key=ls.Key(0))
+        assert isinstance(attempt.claim, ls.Features)
+        assert attempt.claim.layer == name
+        own, true = benchmark.errors(attempt.claim, sent.fed[name])
+        assert max(own.max(), true.max()) < 1e-5
+        assert sorted(attempt.claim.labels.tolist()) == sorted(sent.labels.tolist())
+        assert attempt.certificate is not None
+        assert np.mean(attempt.certificate.proved) >= 0.95
+
+
+def test_nothing_false_is_certified_of_random_clients(benchmark: ModuleType) -> None:
+    found = [benchmark.trial(5_300_000 + turn) for turn in range(220)]
+    assert not [said for *_, said in found if said]
+    # Else the law would be kept by an attack that proves nothing; and lies are what it is about.
+    assert sum(count > 0 for lie, count, _ in found if lie == "none") > 6
+    assert len({lie for lie, *_ in found}) > 15
+
+
+@pytest.mark.parametrize("lie", ["dropout", "scaled by tensor", "two batches", "other activation", "top-k"])
+def test_a_client_that_does_something_else_gets_no_certificate_below_the_output(
+    benchmark: ModuleType, lie: str
+) -> None:
+    with ls.Key(4).isolated():
+        torch.manual_seed(4)
+        net = benchmark._small(100, 0.2 if lie != "dropout" else 0.0)
+        benchmark.he(net)
+        net = net if lie == "dropout" else net.eval()
+        inputs, labels = torch.rand(6, 1, 10, 10), torch.randint(100, (6,))
+        layers, update = benchmark._sent(net, inputs, labels, lie, np.random.default_rng(0))
+    sent = benchmark.Sent(net, layers, update, labels)
+    seen = benchmark.observed(sent, ls.FedSGD(), told=False, domain=ls.Images(1, 10, 10), training=lie == "dropout")
+    attempt = ls.RevealedFeatures().run(seen, key=ls.Key(0))
+    if attempt.certificate is not None and any(attempt.certificate.proved):
+        # What the output layer was fed is no less true of another activation, and all that can be said.
+        assert attempt.claim.layer == "9"
+        assert lie in ("dropout", "other activation")
+        assert benchmark.errors(attempt.claim, sent.fed["9"])[0].max() < 1e-4
+
+
+def test_inputs_solve_the_layers_own_equation() -> None:
+    random = np.random.default_rng(0)
+    inputs, errors = np.abs(random.standard_normal((7, 50))), random.standard_normal((7, 30))
+    found = fed(errors.T @ inputs / 7, errors, 7.0, np.full(7, 1e-12))
+    assert np.allclose(found.values, inputs, atol=1e-10)
+    assert (found.off < 1e-6).all()
+    # N stands in it: of a sum that is told as a mean everything is as many times as large.
+    assert np.allclose(fed(errors.T @ inputs / 7, errors, 14.0, np.full(7, 1e-12)).values, 2 * inputs, atol=1e-9)
+
+
+def test_the_estimated_error_is_that_of_noise() -> None:
+    random = np.random.default_rng(1)
+    inputs, errors = np.abs(random.standard_normal((9, 400))), random.standard_normal((9, 60))
+    errors[3] = errors[2] + 1e-3 * random.standard_normal(60)
+    gradient = errors.T @ inputs / 9
+    noisy = gradient + 1e-6 * random.standard_normal(gradient.shape)
+    found = fed(noisy, errors, 9.0, np.full(9, 1e-12))
+    really = np.linalg.norm(found.values - inputs, axis=1) / np.linalg.norm(inputs, axis=1)
+    assert (really < 1.5 * found.off).all()
+    assert (found.off < 3 * really).all()
+    assert really[2] > 100 * really[0], "two errors nearly alike tell their samples apart badly"
+
+
+def test_masks_are_read_off_the_gradient_where_features_are_blurred() -> None:
+    random = np.random.default_rng(2)
+    features = np.maximum(random.standard_normal((12, 80)), 0)
+    inputs, full = random.standard_normal((12, 100)), random.standard_normal((12, 80))
+    truth = features > 0
+    gradient = (full * truth).T @ inputs / 12
+    blurred = truth ^ (random.random(truth.shape) < 0.02)
+    assert (remasked(gradient, full, blurred, 12.0) == truth).all()
+    assert (awake(features) == truth).all()
+    # A sample's own error shows in its negative features.
+    assert not awake(np.array([[1.0, 0.02, -0.01]]))[0, 1]
+
+
+def test_what_was_dropped_is_zero_and_the_rest_twice_as_large() -> None:
+    target = _target(drop=0.5, training=True)
+    batch = _batch(5)
+    key = ls.Key(3)
+    seen = ls.observe(target, batch, ls.FedSGD(), key=key)
+    attempt = ls.RevealedFeatures(1).run(seen, key=ls.Key(0))
+    assert attempt.certified
+    score = ls.score(attempt.claim, batch, client=Client(target, ls.FedSGD(), key))["feature-error"]
+    assert score.value < 1e-5
+    # Without the client's draws nobody can say what was dropped.
+    assert ls.score(attempt.claim, batch, client=Client(target))["feature-error"].value > 0.1
+
+
+def test_dropout_that_is_a_defense_is_dropped_in_the_truth_too() -> None:
+    target, batch, key = _target(drop=0.1), _batch(4), ls.Key(8)
+    mechanism = ls.FedSGD() >> ls.Dropout(0.4)
+    attempt = ls.RevealedFeatures().run(ls.observe(target, batch, mechanism, key=key), key=ls.Key(0))
+    assert attempt.claim is not None
+    assert ls.score(attempt.claim, batch, client=Client(target, mechanism, key))["features-found"].value == 1.0
+    case = Case(batch, client=Client(target, mechanism, key))
+    assert attempt.certificate is not None
+    assert all(right(attempt.claim, case, attempt.certificate.tolerances))
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "says"),
+    [
+        (ls.FedAvg(steps=2, lr=0.1), "the weights moved during local steps"),
+        (ls.FedSGD() >> ls.Sign(), "a defense changed entries one by one"),
+        (ls.FedSGD() >> ls.GaussianNoise(1e-3), "a defense changed entries one by one"),
+        (ls.FedSGD() >> ls.Prune(0.5), "a defense changed entries one by one"),
+    ],
+)
+def test_refused_with_the_reason(mechanism: ls.AbstractMechanism, says: str) -> None:
+    refusal = ls.RevealedFeatures().refusal(ls.observe(_target(), _batch(2), mechanism, key=ls.Key(0)))
+    assert refusal is not None
+    assert says in refusal.sentence
+
+
+def test_too_few_classes_are_refused_and_a_clip_costs_the_proof() -> None:
+    refusal = ls.RevealedFeatures().refusal(ls.observe(_target(10), _batch(5, 10), ls.FedSGD(), key=ls.Key(0)))
+    assert refusal is not None
+    assert "10 classes are too few for 5 samples" in refusal.sentence
+    clipped = ls.FedSGD() >> ls.Clip(1e-3)
+    attempt = ls.RevealedFeatures().run(ls.observe(_target(), _batch(3), clipped, key=ls.Key(0)), key=ls.Key(0))
+    assert attempt.claim is not None
+    assert attempt.certificate is None
+    noised = ls.FedSGD() >> ls.InputNoise(0.1)
+    attempt = ls.RevealedFeatures().run(ls.observe(_target(), _batch(3), noised, key=ls.Key(0)), key=ls.Key(0))
+    assert attempt.certificate is None
+
+
+def test_a_told_number_of_samples_that_is_another_costs_the_proof() -> None:
+    seen = ls.observe(_target(), _batch(3), ls.FedSGD(), key=ls.Key(0))
+    told = ls.Observation(seen.target, seen.release, seen.mechanism, (ls.BatchSize(4),))
+    attempt = ls.RevealedFeatures().run(told, key=ls.Key(0))
+    assert attempt.certificate is None
+    assert "3 samples were found, and 4 told" in attempt.sentence
+
+
+def test_equal_samples_are_claimed_as_often_as_they_occur() -> None:
+    batch = _batch(4)
+    twice = ls.Batch(batch.inputs[[0, 1, 2, 2]], batch.labels[[0, 1, 2, 2]])
+    target = _target()
+    attempt = ls.RevealedFeatures().run(ls.observe(target, twice, ls.FedSGD(), key=ls.Key(0)), key=ls.Key(0))
+    assert attempt.certified
+    assert ls.score(attempt.claim, twice, client=Client(target))["features-found"].value == 1.0
+
+
+# --- the end of a model ---------------------------------------------------------------------------------------------
+
+
+class _Called(nn.Module):
+    """Dense, something that the forward calls, dense."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last, self.function = nn.Linear(4, 6), nn.Linear(6, 3), function
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The logits."""
+        return self.last(self.function(self.first(inputs.flatten(1))))
+
+
+@pytest.mark.parametrize(
+    ("function", "depth"),
+    [(F.relu, 2), (lambda x: x, 2), (F.gelu, 1), (lambda x: 2 * F.relu(x), 1), (lambda x: F.relu(x) + x, 1)],
+)
+def test_what_stands_between_two_dense_layers_is_told_by_its_values(
+    function: Callable[[Tensor], Tensor], depth: int
+) -> None:
+    assert len(dense_tail(ls.Target(_Called(function), ls.Images(1, 2, 2), 3))) == depth
+
+
+def test_a_layer_that_is_called_twice_ends_it() -> None:
+    shared = nn.Linear(6, 6)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.ReLU(), shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(6, 3))
+    assert dense_tail(ls.Target(net, ls.Images(1, 2, 2), 3)) == (TailLayer("7", "7.weight", "7.bias"),)
+
+
+# --- the kind of claim ----------------------------------------------------------------------------------------------
+
+
+def test_features_are_held_to_what_the_layer_was_fed() -> None:
+    target, batch = _target(), _batch(3)
+    truth = target.module[:-1](batch.inputs).detach()
+    name = str(len(target.module) - 1)
+    case = Case(batch, client=Client(target))
+    claim = ls.Features(name, truth.flip(0), batch.labels.flip(0))
+    found = ls.score(claim, batch, client=Client(target))
+    assert found["feature-error"].value < 1e-6
+    assert found["label-accuracy"].value == 1.0
+    assert found.pairing.partners == (2, 1, 0)
+    assert right(claim, case, (1e-4,) * 3) == (True, True, True)
+    mean = ls.Features(name, truth.mean(0, keepdim=True))
+    assert right(mean, case, (1e-4,)) == (False,)
+    certificate = Certificate.alike(0.0, 1e-4, "s")
+    scores = tuple(ls.score(mean, batch, client=Client(target)))
+    assert wrong(Proof.of(certificate, (False,)), next(one for one in scores if one.metric == "feature-error"))
+    assert "a defect of the attack" in judged(scores, certificate, (False,))[1]
+    scores = tuple(ls.score(dataclasses.replace(claim, labels=None), batch, client=Client(target)))
+    assert judged(scores, Certificate.alike(0.0, 1e-4, "s", items=3), (True,) * 3)[0] is Word.LEAKS
+
+
+def test_no_blind_guess_of_features_beats_chance() -> None:
+    target, batch = _target(), _batch(6)
+    public = _batch(40, seed=9)
+    client, name = Client(target), str(len(target.module) - 1)
+    pool = target.module[:-1](public.inputs).detach()
+    for guess in (pool.mean(0, keepdim=True).expand(6, -1), torch.zeros(6, pool.shape[1])):
+        found = ls.score(ls.Features(name, guess), batch, public=public, client=client)
+        assert not any(score.beats_chance for score in found)
+    missing = ls.score(ls.Features(name, pool[:2]), batch, public=public, client=client)["feature-error"]
+    assert missing.items[missing.claimed :] or missing.claimed == 2
+    assert len(missing.items) == 6
+
+
+def test_features_without_their_model_and_of_no_layer_are_refused_in_words() -> None:
+    target, batch = _target(), _batch(2)
+    with pytest.raises(ls.BadInput, match="by running the model"):
+        ls.score(ls.Features("5", torch.zeros(2, 4)), batch)
+    with pytest.raises(ls.BadInput, match="no layer 'fc'"):
+        ls.score(ls.Features("fc", torch.zeros(2, 4)), batch, client=Client(target))
+    with pytest.raises(ls.BadInput, match="claimed features of 4 numbers"):
+        ls.score(ls.Features("5", torch.zeros(2, 4)), batch, client=Client(target))
+    with pytest.raises(ls.BadInput, match=r"floating \(N, d\)"):
+        ls.Features("5", torch.zeros(2, 4, 4))
+    with pytest.raises(ls.BadInput, match="finite"):
+        ls.Features("5", torch.full((2, 4), float("nan")))
+
+
+def test_an_audit_scores_features_beside_their_blind_control(tmp_path: Path) -> None:
+    source = ls.Synthetic(shape=(1, 10, 10), classes=40, count=400)
+    plan = Plan(
+        title="features",
+        scenes=(Scene("dense", source, ls.MLP((64, 48))),),
+        mechanisms=(ls.FedSGD(), ls.FedSGD() >> ls.Sign()),
+        attacks=(ls.RevealedFeatures(),),
+        trials=3,
+        batch_sizes=(6,),
+        metrics=(ls.FeatureError(),),
+    )
+    summary = run(plan, tmp_path, engine=Inline())
+    words = {group.mechanism: (group.word, group.sentence) for group in summary.groups}
+    assert words["FedSGD()"][0] is Word.LEAKS
+    assert "proved by its own equations in 3 of 3 trials" in words["FedSGD()"][1]
+    assert words["FedSGD() >> Sign()"][0] is Word.INCONCLUSIVE
+
+
+def _target(classes: int = 60, *, drop: float = 0.0, training: bool = False) -> ls.Target:
+    with ls.Key(1).isolated():
+        net = nn.Sequential(
+            nn.Flatten(), nn.Linear(100, 48), nn.ReLU(), nn.Dropout(drop), nn.Linear(48, 40), nn.ReLU(),
+            nn.Dropout(drop), nn.Linear(40, classes),
+        )  # fmt: skip
+        for layer in net:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight)
+    return ls.Target(net, ls.Images(1, 10, 10), classes, training=training)
+
+
+def _batch(count: int, classes: int = 60, *, seed: int = 2) -> ls.Batch:
+    generator = ls.Key(seed).generator()
+    inputs = torch.rand(count, 1, 10, 10, generator=generator)
+    return ls.Batch(inputs, torch.randint(classes, (count,), generator=generator))
