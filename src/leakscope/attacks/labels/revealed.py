@@ -226,15 +226,20 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
         return Attempt(repr(self), Outcome.CLAIMED, sentence, Labels(values))
 
 
-def samples_apart(seen: Observation, read: Revealing, key: Key, stop: Callable[[], bool]) -> Apart | str:
-    """Every sample of the batch by its row of dL/dW, or why they do not come apart. Draws from the key's `rows`."""
+def samples_apart(
+    seen: Observation, read: Revealing, key: Key, stop: Callable[[], bool], *, whole: bool = True
+) -> Apart | str:
+    """The samples of the batch by their rows of dL/dW, or why they do not come apart. Draws from the key's `rows`.
+
+    whole: every sample, else those that were found.
+    """
     why = inseparable(seen, read)
     if why is not None:
         return why
     assert isinstance(read.space, RowSpace)
     apart = _apart(seen, read, read.space, key, stop)
     most = seen.told(BatchSize).count if seen.knows(BatchSize) else CROWD
-    if len(apart.rows) != read.space.rank:
+    if len(apart.rows) != read.space.rank and (whole or not apart.rows):
         return f"{len(apart.rows)} of {read.space.rank} rows were found"
     if not _unique(read.space, apart):
         return f"{read.space.shape[1]} classes are too few for {read.space.rank} samples of that many labels"

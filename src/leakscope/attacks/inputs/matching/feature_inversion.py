@@ -74,7 +74,7 @@ class FeatureInversion(AbstractAttack[Revealing, Inputs]):
         return read if why is None else Refusal(why)
 
     def _attempt(self, seen: Observation, read: Revealing, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
-        apart = samples_apart(seen, read, key, lambda: clock.exhausted(0))
+        apart = samples_apart(seen, read, key, lambda: clock.exhausted(0), whole=False)
         if not isinstance(apart, Apart):
             return Attempt(repr(self), Outcome.DIVERGED, f"the batch does not come apart: {apart}")
         assert isinstance(read.space, RowSpace)
@@ -89,13 +89,15 @@ class FeatureInversion(AbstractAttack[Revealing, Inputs]):
         with torch.no_grad():
             off = inverting.apart(images)
         sentence = (
-            f"{apart.count} samples came apart at the output layer; the images found have their features to "
+            f"{len(apart.rows)} of {read.space.rank} samples came apart at the output layer; the images found have "
+            "their features to "
             f"{float(off.median().sqrt()):.0e} (median, at worst {float(off.max().sqrt()):.0e})"
         )
         if not bool((off < NEAR).any()) and found.stop is not Stop.INTERRUPTED:
             return Attempt(repr(self), Outcome.DIVERGED, sentence, cost=cost, trace=found.trace)
-        # Equal samples are one row and one image.
-        times = torch.tensor(apart.times)
+        # Equal samples are one row and one image; where rows are missing, shares speak of those too.
+        whole = len(apart.rows) == read.space.rank
+        times = torch.tensor(apart.times if whole else [1] * len(apart.rows))
         labels = torch.repeat_interleave(torch.tensor([one.label for one in apart.rows]), times)
         claim = Inputs(torch.repeat_interleave(images.cpu(), times, dim=0), labels)
         outcome = Outcome.INTERRUPTED if found.stop is Stop.INTERRUPTED else Outcome.CLAIMED
