@@ -230,9 +230,18 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path):
     plan = plan_file(tmp_path, attacks=attacks, target='"MLP((8,))"', trials="40", told='["BatchSize"]')
     command = [sys.executable, "-m", "leakscope.cli.main", "audit", str(plan), "--out", str(tmp_path / "run")]
     store = RunStore(tmp_path / "run")
-    process = subprocess.Popen(
-        [*command, "--workers", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    # A shell that runs this suite in the background has it ignore Ctrl-C, and so would its children.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [*command, "--workers", "2"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, heard)
     while process.poll() is None and not store.names():
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to every process of the group
