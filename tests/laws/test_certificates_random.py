@@ -32,13 +32,13 @@ class Sometimes(nn.Module):
     def __init__(self, change: Any, source: str = "torch", *, often: float = RARE) -> None:
         super().__init__()
         self.change, self.source, self.often, self.forced = change, source, often, False
-        self.torch, self.numpy, self.python = torch.Generator(), np.random.default_rng(0), random.Random(0)  # noqa: S311
+        self.torch, self.numpy, self.python = torch.Generator(), np.random.default_rng(0), random.Random(0)
 
     def forward(self, given: Tensor) -> Tensor:
         if not self.training:
             return given
         draw = {
-            "torch": lambda: float(torch.rand(())), "numpy": np.random.random, "python": random.random,  # noqa: NPY002
+            "torch": lambda: float(torch.rand(())), "numpy": np.random.random, "python": random.random,
             "own torch": lambda: float(torch.rand((), generator=self.torch)), "own numpy": self.numpy.random,
             "own python": self.python.random,
         }[self.source]()  # fmt: skip
