@@ -144,6 +144,35 @@ def test_resuming_is_asked_for(tmp_path):
     assert "trial: was 3, is now without it" in changed.stderr
 
 
+def test_a_damaged_record_no_longer_counts_as_done(tmp_path):
+    """Three of eight are run again: from six on, not from nine."""
+    plan, run = plan_file(tmp_path), ("--out", tmp_path / "run", "--engine", "inline")
+    call("audit", plan, *run)
+    first, second, third = sorted((tmp_path / "run" / "cells").glob("*.safetensors"))[:3]
+    first.write_bytes(b"")
+    second.write_bytes(third.read_bytes())
+    third.unlink()
+    again = call("audit", plan, *run, "--resume")
+    assert re.findall(r"\[(\d+)/(\d+)\]", again.stderr) == [("6", "8"), ("7", "8"), ("8", "8")]
+    assert again.stderr.count("the cell is run again") == 2
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_is_run_again_is_taken_off_the_count(terminal, tmp_path, monkeypatch, capsys):
+    screen = io.StringIO()
+    if terminal:
+        monkeypatch.setattr(console, "Console", lambda **_: Console(file=screen, force_terminal=True, width=100))
+    plan = toy_plan(attacks=(Guesses(),), trials=1)
+    with console.following(2, done=2) as listen:
+        listen(Noticed("two were damaged", undone=2))
+        run(plan, tmp_path, Inline(), listen=listen)
+        time.sleep(0.3 * terminal)  # rich refreshes ten times a second
+    shown = screen.getvalue() if terminal else capsys.readouterr().err
+    assert "2/2" in shown
+    assert "4/2" not in shown
+    assert "3/2" not in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -230,9 +259,18 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(tmp_path):
     plan = plan_file(tmp_path, attacks=attacks, target='"MLP((8,))"', trials="40", told='["BatchSize"]')
     command = [sys.executable, "-m", "leakscope.cli.main", "audit", str(plan), "--out", str(tmp_path / "run")]
     store = RunStore(tmp_path / "run")
-    process = subprocess.Popen(
-        [*command, "--workers", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    # A shell that runs this suite in the background has it ignore Ctrl-C, and so would its children.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [*command, "--workers", "2"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, heard)
     while process.poll() is None and not store.names():
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to every process of the group

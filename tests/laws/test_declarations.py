@@ -121,7 +121,7 @@ class Protocolled(AbstractProtocol):
 
 NONE = UpdateEffect(NO, YES, NO, NO, NO, NO, NO, NO)
 """Nothing but zeros is kept, and nothing of what has a name is done."""
-BESIDE = ProtocolEffect(YES, NO, NO, NO, NO, NO, NO, NO, YES)
+BESIDE = ProtocolEffect(YES, NO, NO, NO, NO, NO, NO, NO, YES, keeps_inputs=YES)
 
 
 def update(change: Change, size: Callable[[Tensor], Any] | float = STEP, **said: Answer) -> Any:
@@ -152,7 +152,9 @@ LOOSE = {
     "protocol that bends": protocol(then(doubled, noised), bends=YES),
     "protocol that adds weights": protocol(then(doubled, noised), adds_weights=YES),
     "protocol, nothing else": Protocolled(
-        then(doubled, noised), lambda: ProtocolEffect(keeps_ratios=NO, unbiased=YES), lambda examples: STEP
+        then(doubled, noised),
+        lambda: ProtocolEffect(keeps_ratios=NO, unbiased=YES, keeps_inputs=YES),
+        lambda examples: STEP,
     ),
     "denies that it only disturbs": update(then(doubled, noised), unbiased=YES, adds=YES, only_disturbs=NO),
     "keeps ratios and adds": update(lambda u, key: doubled(u), lambda sent: None, keeps_ratios=YES, adds=YES),

@@ -213,6 +213,26 @@ def test_normalization_that_mixes_examples_is_no_model_for_dpsgd() -> None:
         assert "mixes the examples" in refusal.sentence
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("facts", [(), (ls.BatchSize(1),), (ls.BatchSize(3),)], ids=["untold", "one", "three"])
+def test_a_cross_entropy_over_one_class_is_refused_by_every_attack(facts: tuple[Any, ...], bias: bool) -> None:
+    """p - y is zero: whatever is sent under its name is of another loss, and no second class is there to compare."""
+    with ls.Key(0).isolated():
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 1, bias=bias))
+    target = ls.Target(net, ls.Images(1, 8, 8), 1)
+    update = {name: torch.randn(v.shape, generator=ls.Key(1).generator()) for name, v in target.parameters().items()}
+    seen = ls.Observation(target, Gradient(update), PLAIN, facts)
+    for row in ATTACKS:
+        attack = built(row)
+        missing = [kind for kind in attack.needs if not seen.knows(kind)]
+        refusal = attack.refusal(seen)
+        assert refusal is not None, row.name
+        assert missing or Gradient not in attack.reads or "1 class under a cross entropy" in refusal.sentence, row.name
+    # Of another loss one output is a model like any other.
+    squared = ls.Target(net, ls.Images(1, 8, 8), 1, loss=ls.SquaredError())
+    assert ls.LinearLayer().refusal(ls.Observation(squared, Gradient(update), PLAIN, facts)) is None
+
+
 def passes_of(seen: ls.Observation, use: Callable[[], Any]) -> int:
     """How often the model, or a copy of it, is run."""
     runs = 0

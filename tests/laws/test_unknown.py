@@ -30,7 +30,7 @@ from leakscope.mechanisms.effects import Answer, InputEffect, ModelEffect, Proto
 from leakscope.numerics.trees import Named
 
 EXACT = {"LinearLayer", "LowRank", "Recursive", "FirstAttention", "LabelSigns", "EmbeddingSpan", "WindowedFrames"}
-EXACT |= {"LongFrames", "CtcTranscript"}
+EXACT |= {"LongFrames", "CtcTranscript", "RevealedLabels"}
 """The attacks that certify; those that prove something here, under a mechanism that is known, are counted below."""
 
 
@@ -277,7 +277,7 @@ class Dimmed(AbstractInputDefense):
 YES, NO = Answer.YES, Answer.NO
 CLIPPED = UpdateEffect(NO, YES, NO, NO, NO, YES, NO)
 MIRRORED = UpdateEffect(NO, NO, NO, NO, NO, NO, NO)
-STEPS = ProtocolEffect(YES, NO, NO, YES, NO, NO)
+STEPS = ProtocolEffect(YES, NO, NO, YES, NO, NO, keeps_inputs=YES)
 """What is so: of a clip by tensor, of mirrored columns, and of doubled biases."""
 
 
@@ -311,6 +311,54 @@ def test_what_is_partly_declared_proves_no_more_than_what_is_not(row: Any) -> No
         attempt = built(row).run(observed(row, mechanism), key=ls.Key(1), budget=ls.Budget(evaluations=8))
         assert attempt.certificate is None or not attempt.certificate.holds, mechanism
         assert reading.doubt(mechanism) is not None, mechanism
+
+
+@final
+@dataclass(frozen=True)
+class Relabeling(AbstractProtocol):
+    """The mean gradient of examples whose labels were moved by one, or whose inputs were turned upside down."""
+
+    declared: ProtocolEffect
+    labels: bool = True
+
+    @property
+    def effect(self) -> ProtocolEffect:
+        return self.declared
+
+    def release(self, target: ls.Target, batch: ls.Batch, *, key: ls.Key) -> Gradient:
+        return ls.FedSGD().release(target, self.changed(target, batch), key=key)
+
+    def replay(self, target: ls.Target, batch: ls.Batch) -> Gradient:
+        return ls.FedSGD().replay(target, batch)
+
+    def as_gradient(self, release: Any) -> Gradient:
+        return ls.FedSGD().as_gradient(release)
+
+    def changed(self, target: ls.Target, batch: ls.Batch) -> ls.Batch:
+        if not self.labels:
+            return batch if batch.holds_tokens else batch.with_inputs(batch.inputs.flip(-1))
+        if batch.labels.dim() > 1:
+            return dataclasses.replace(batch, labels=batch.labels.flip(1))
+        return dataclasses.replace(batch, labels=(batch.labels + 1) % target.classes)
+
+
+PLAINLY = ls.FedSGD().effect
+"""All that is so of a mean gradient; a protocol that moves labels can say the rest without a lie."""
+
+
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("row", [row for row in ATTACKS if row.name in EXACT], ids=lambda row: row.name)
+def test_a_protocol_that_does_not_keep_the_examples_proves_nothing_of_them(row: Any, labels: bool) -> None:
+    """Whatever else it declares; where it says that it keeps them it is believed, or the law could not fail."""
+    said = [dataclasses.replace(PLAINLY, keeps_inputs=one) for one in (Answer.UNKNOWN, NO)]
+    said.append(ProtocolEffect(keeps_ratios=YES))
+    for effect in said:
+        mechanism = Relabeling(effect, labels)
+        attempt = built(row).run(observed(row, mechanism), key=ls.Key(1), budget=ls.Budget(evaluations=8))
+        assert attempt.certificate is None or not attempt.certificate.holds, mechanism
+        assert "keeps_inputs" in str(reading.doubt(mechanism))
+        assert reading.keeps_inputs(mechanism) is not YES
+    assert reading.doubt(Relabeling(PLAINLY, labels)) is None
 
 
 def test_noise_and_rounding_of_a_declared_size_leave_the_proof_to_the_equations() -> None:

@@ -21,7 +21,7 @@ from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.core.release import AbstractRelease, Delta, Gradient
 from leakscope.core.rounds import Round
-from leakscope.core.target import Target
+from leakscope.core.target import CrossEntropy, Target
 from leakscope.mechanisms.declared import FAILURES
 from leakscope.mechanisms.reading import unfit
 from leakscope.mechanisms.state import without_buffers
@@ -153,7 +153,7 @@ class AbstractAttack(ABC, Generic[ReadT, ClaimT]):
             return Refusal(f"what {seen.mechanism!r} releases cannot be read as a gradient")
         if self.asks is Asks.REPLAY and not isinstance(seen.mechanism, AbstractReplayable):
             return Refusal(f"the course of {seen.mechanism!r} is not known, so it cannot be repeated on a candidate")
-        odd = _misshapen(seen) or _untrue(seen) or unfit(seen.mechanism, seen.target)
+        odd = _alike(seen.target) or _misshapen(seen) or _untrue(seen) or unfit(seen.mechanism, seen.target)
         if odd is not None:
             return Refusal(odd)
         # One NaN would go through every sum below, and come out as a claim or as nothing, without a reason.
@@ -190,6 +190,16 @@ def _unreadable(mechanism: AbstractStep, one: Round, target: Target, *, finite: 
             "step size, or give the update in a wider type"
         )
     return None
+
+
+def _alike(target: Target) -> str | None:
+    """Why a model with one output under a cross entropy teaches nothing: softmax of one logit is one, p - y is zero."""
+    if target.classes >= 2 or not isinstance(target.loss, CrossEntropy):
+        return None
+    return (
+        f"{target.name} has {target.classes} class under a cross entropy, whose gradient is zero whatever the batch; "
+        "declare the loss that it is trained with, such as SquaredError()"
+    )
 
 
 def _untrue(seen: Observation) -> str | None:

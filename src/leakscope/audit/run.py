@@ -179,7 +179,7 @@ def _records(store: RunStore, cells: tuple[Cell, ...], listen: Listen, *, mend: 
             if not mend:
                 continue
             place = store.set_aside(cell.identity)
-            listen(Noticed(f"{damage}; moved to {place.parent.name}/{place.name}, the cell is run again"))
+            listen(Noticed(f"{damage}; moved to {place.parent.name}/{place.name}, the cell is run again", undone=1))
     return found
 
 

@@ -63,6 +63,9 @@ def _bars(progress: Progress, total: int, done: int) -> Listen:
                 progress.remove_task(running.pop(event.record.identity))
             progress.update(whole, completed=count, state=f"{count}/{total}")
         elif isinstance(event, Noticed):
+            # A record that was there and is damaged counted as done.
+            count -= event.undone
+            progress.update(whole, completed=count, state=f"{count}/{total}")
             progress.console.print(f"note: {escape(event.sentence)}", soft_wrap=True)
 
     return listen
@@ -80,6 +83,7 @@ def _plain(total: int, done: int) -> Listen:
             title = titles.pop(event.record.identity, event.record.spec.attack)
             say(f"[{count}/{total}] {title}: {_result(event.record)}")
         elif isinstance(event, Noticed):
+            count -= event.undone
             say(f"note: {event.sentence}")
 
     return listen

@@ -150,6 +150,8 @@ class ProtocolEffect:
     is so once it is taken off, which a defense behind it may prevent. bends, signs: as of `UpdateEffect`.
     only_disturbs: it sends such a sum, but for noise of mean zero of the size that `noise` says: each example has one
     weight for all tensors, as a clip of its whole gradient gives it, and a clip tensor by tensor does not.
+    keeps_inputs: the examples are the private inputs with their own labels, and not what the protocol made of them
+    (mixed, augmented, labels that were moved or drawn). What an input defense does is that one's to declare.
     Raises `BadInput` as `UpdateEffect`.
     """
 
@@ -163,6 +165,7 @@ class ProtocolEffect:
     signs: Answer = Answer.UNKNOWN
     unbiased: Answer = Answer.UNKNOWN
     only_disturbs: Answer = Answer.UNKNOWN
+    keeps_inputs: Answer = Answer.UNKNOWN
 
     def __post_init__(self) -> None:
         _checked(self)

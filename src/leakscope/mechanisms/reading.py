@@ -59,9 +59,9 @@ def keeps_ratios(mechanism: AbstractMechanism) -> Answer:
 
 
 def keeps_inputs(mechanism: AbstractMechanism) -> Answer:
-    """Whether the client trains on the private inputs themselves."""
+    """Whether the client trains on the private inputs themselves, with their own labels."""
     # A closed box may change inputs where we do not look: its list of defenses is empty because it shows none.
-    own = () if _known(mechanism) else (Answer.UNKNOWN,)
+    own = (_protocol(mechanism).keeps_inputs, *(() if _known(mechanism) else (Answer.UNKNOWN,)))
     inputs = (one for one in _defenses(mechanism) if isinstance(one, AbstractInputDefense))
     return all_yes([*own, *(effect_of(one, InputEffect).keeps_inputs for one in inputs)])
 
@@ -279,6 +279,12 @@ def doubt(
         why = _undescribed(one, PROBES if sent is None else list(sent.values()))
         if why is not None:
             return f"{one!r} {why}, so nothing is proved"
+    # A gradient of labels that were moved is a gradient all the same, and proves the moved ones.
+    if effect_of(protocol, ProtocolEffect).keeps_inputs is not Answer.YES:
+        return (
+            f"{protocol!r} does not declare that it trains on the private inputs and labels themselves (keeps_inputs), "
+            "so nothing is proved"
+        )
     # Equations hold for what was trained on: an exact solution would prove the noised inputs.
     if keeps_inputs(mechanism) is not Answer.YES:
         return f"the client trained on inputs that {mechanism!r} had changed, so nothing is proved of the private ones"

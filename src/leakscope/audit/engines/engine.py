@@ -42,9 +42,13 @@ class Finished:
 @final
 @dataclass(frozen=True)
 class Noticed:
-    """Something that a person should know: a damaged record, a worker that died."""
+    """Something that a person should know: a damaged record, a worker that died.
+
+    undone: how many cells that counted as done are run again for it.
+    """
 
     sentence: str
+    undone: int = 0
 
 
 Event = Started | Moved | Finished | Noticed

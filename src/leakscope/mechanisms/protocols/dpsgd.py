@@ -76,6 +76,7 @@ class DPSGD(AbstractProtocol):
             bends=Answer.NO,
             signs=Answer.NO,
             only_disturbs=Answer.YES,
+            keeps_inputs=Answer.YES,
         )
 
     def noise(self, examples: int | None) -> float | None:

@@ -40,6 +40,7 @@ class FedSGD(AbstractProtocol):
             bends=Answer.NO,
             signs=Answer.NO,
             only_disturbs=Answer.YES,
+            keeps_inputs=Answer.YES,
         )
 
     def noise(self, examples: int | None) -> float | None:

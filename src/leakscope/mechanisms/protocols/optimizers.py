@@ -143,6 +143,7 @@ class ClientSGD(AbstractOptimizer):
             bends=Answer.NO,
             signs=Answer.NO,
             only_disturbs=sums,
+            keeps_inputs=Answer.YES,
             # No noise is added; what decay adds is no noise either, and known.
             unbiased=Answer.YES,
         )
@@ -298,6 +299,7 @@ def _bent(*, keeps_zeros: Answer, adds_weights: Answer) -> ProtocolEffect:
         signs=Answer.NO,
         unbiased=Answer.NO,
         only_disturbs=Answer.NO,
+        keeps_inputs=Answer.YES,
     )
 
 

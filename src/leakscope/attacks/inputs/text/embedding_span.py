@@ -24,7 +24,7 @@ from leakscope.attacks.inputs.text.ordering import (
 )
 from leakscope.attacks.inputs.text.row_span import RowSpan, covered, dimensions, row_span_of, strangers
 from leakscope.attacks.parts.reading.explained import Explained, explained
-from leakscope.attacks.parts.reading.proof import bent, strange
+from leakscope.attacks.parts.reading.proof import bent, drawn, strange
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Tokens
 from leakscope.core.effort import Clock, Watch
@@ -284,6 +284,7 @@ def _doubt(seen: Observation, found: Spanned, claimed: tuple[Said, ...]) -> str:
         return f"; no proof: {why.sentence}"
     # A decoder tells the order by its prefixes, even without places.
     looked = strange(seen) if known_weights(seen.mechanism) is not Answer.YES else None
+    looked = looked or drawn(seen)
     if looked is not None:
         return f"; no proof: {looked}"
     if not found.entry.causal and _twins(found, pairs, order=True):
@@ -300,7 +301,7 @@ def _bag_doubt(seen: Observation, found: Spanned, pairs: list[tuple[int, int]]) 
     if why is not None:
         return f"; no proof: {why.sentence}"
     # A token whose input is zero is in no span and leaves nothing uncovered: it could be in any batch.
-    looked = strange(seen)
+    looked = strange(seen) or drawn(seen)
     if looked is not None:
         return f"; no proof: {looked}"
     if not bool((found.inputs[1:] != 0).any(2).all()):

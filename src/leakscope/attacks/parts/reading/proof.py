@@ -23,6 +23,7 @@ from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import BATCHES, clipped, doubt, keeps_ratios, known_weights
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import features_at, output_layer, probe_inputs
+from leakscope.targets.looking.random_entry import draws_first
 from leakscope.targets.looking.tape import named, recorded
 from leakscope.targets.vetting.numbers import Look, looks, one_size
 
@@ -36,6 +37,9 @@ SPANNED = 1e-3
 OTHER = 1.1
 """A factor of the claim that this distance has to tell from one."""
 PROBES = 4
+DRAWS = 8
+"""How often the model is run in training mode: of what draws from a generator that is not watched, some draws show."""
+DRAWN = "the model draws at random in front of its first layer, so that what this was fed need not be the private input"
 WHOLE = "; and the whole update, replayed from the claim and its labels, agrees: the client trained on these inputs"
 """What the statement of a certificate gains where the update was replayed."""
 FED = "; this proves what the first layer was fed, and nothing of what followed"
@@ -102,7 +106,7 @@ def settled(
     certificate, claim = attempt.certificate, attempt.claim
     if certificate is None or claim is None or not any(certificate.proved):
         return attempt
-    why = _outside(seen, claim) or _dropped(seen.target)
+    why = _outside(seen, claim) or _changed(seen.target)
     if why is not None:
         return _withdrawn(attempt, why)
     unable = unreplayable(seen)
@@ -138,7 +142,7 @@ def fed(seen: Observation, attempt: Attempt[Inputs], *, size: float = 1.0) -> At
     certificate, claim = attempt.certificate, attempt.claim
     if certificate is None or claim is None or not any(certificate.proved):
         return attempt
-    why = strange(seen) or _outside(seen, claim)
+    why = strange(seen) or _outside(seen, claim) or drawn(seen)
     said = WINDOWS if size == 1 else STEPPED if size < float("inf") else UNSIZED
     return _stated(attempt, certificate, said) if why is None else _withdrawn(attempt, why)
 
@@ -163,6 +167,14 @@ def contradictions(seen: Observation) -> tuple[Look, ...]:
     return looks(seen.release) if keeps_ratios(seen.mechanism) is not Answer.NO else ()
 
 
+def drawn(seen: Observation) -> str | None:
+    """Why what the first layer was fed, proved or not, need not be the private input: augmentation inside the model.
+
+    Whatever was drawn, the same model fed with the result gives the same update, and no replay can tell them apart.
+    """
+    return DRAWN if draws_first(seen.target) else None
+
+
 def _outside(seen: Observation, claim: Inputs) -> str | None:
     low, high = seen.target.domain.bounds(claim.values)
     slack = SLACK * (high - low)
@@ -179,8 +191,8 @@ def _outside(seen: Observation, claim: Inputs) -> str | None:
     )
 
 
-def _dropped(target: Target) -> str | None:
-    """Why what the first layer is fed may not be the input: a dropout before it, wherever it is switched on.
+def _changed(target: Target) -> str | None:
+    """Why what the first layer is fed may not be the input: a dropout or another draw before it, in either mode.
 
     Also in a model that was declared to be in eval mode. A dropped input, fed to the same model, gives the same update
     as an input that was black there, and no replay can tell them apart.
@@ -189,16 +201,22 @@ def _dropped(target: Target) -> str | None:
     inputs = probe_inputs(target, PROBES, key=Key(0).child("fed"))
     fed = _fed(target, inputs)
     training = dataclasses.replace(target, training=True)
-    # A model may drop by a function too, in which case the layers that read the input show it.
-    if fed <= _fed(training, inputs) and not (rates and _fed(target, inputs, _DropoutNd)):
-        return None
-    return "a dropout stands before the first layer, so what that was fed may be an input of which parts were dropped"
+    # A model may drop by a function too, in which case the layers that read the input show it. Several times, for a
+    # draw that changes one input in three leaves most probes as they are.
+    kept = all(fed <= _fed(training, inputs, turn=turn) for turn in range(DRAWS))
+    if rates and not (kept and not _fed(target, inputs, _DropoutNd)):
+        return (
+            "a dropout stands before the first layer, so what that was fed may be an input of which parts were dropped"
+        )
+    if draws_first(target):
+        return DRAWN
+    return None if kept else "in training mode the first layer is fed another input than in eval mode"
 
 
-def _fed(target: Target, inputs: Tensor, *kinds: type[nn.Module]) -> set[str]:
-    """The names of the layers that are fed the input itself, to the last bit."""
+def _fed(target: Target, inputs: Tensor, *kinds: type[nn.Module], turn: int = 0) -> set[str]:
+    """The names of the layers that are fed the input itself, to the last bit, in the draws number `turn`."""
     names = named(target.module, *(kinds or (nn.Linear, nn.Conv2d)))
-    with recorded(target.module, names) as calls, Key(0).child("fed").isolated(), torch.no_grad():
+    with recorded(target.module, names) as calls, Key(0).child("fed", turn).isolated(), torch.no_grad():
         target.outputs(target.parameters(), inputs)
     flat = inputs.flatten()
     return {call.name for call in calls if call.given.numel() == len(flat) and torch.equal(call.given.flatten(), flat)}
