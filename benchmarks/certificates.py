@@ -21,6 +21,7 @@ import plain_clients
 import plain_lies
 import plain_speech
 import torch
+from plain_clients import ONE
 from plain_judge import counting, in_size, misstated, nobody_can_tell, wrong
 from plain_models import chance, drawn
 
@@ -35,6 +36,7 @@ ATTACKS: dict[str, Any] = {
     "EmbeddingSpan": ls.EmbeddingSpan(),
 }
 SITUATIONS = plain_clients.SITUATIONS | plain_lies.ANY | plain_lies.TEXTS
+SITUATIONS |= plain_clients.ONCE | plain_clients.once(SITUATIONS)
 SPOKEN = plain_speech.SITUATIONS
 SLOW = ("EmbeddingSpan", "LongFrames", "CtcTranscript")
 """Attacks that get a third of the trials."""
@@ -48,7 +50,7 @@ def situations(name: str) -> list[str]:
         return list(SPOKEN)
     if name == "EmbeddingSpan":
         return [one for one, what in SITUATIONS.items() if what.fed is None]
-    return [one for one in SITUATIONS if one not in plain_lies.TEXTS]
+    return [one for one in SITUATIONS if one.removesuffix(ONE) not in plain_lies.TEXTS]
 
 
 def trial(name: str, situation: str, seed: int) -> tuple[bool, bool]:
@@ -70,17 +72,20 @@ def judged(name: str, situation: str, seed: int) -> tuple[bool, str]:
     release = ls.Delta(sent) if what.moved else ls.Gradient(sent)
     told = len(world.inputs) + what.told
     facts = (ls.BatchSize(told),) if what.told or chance(draw) < 0.9 else ()
-    mechanism = ls.FedAvg(steps=2, lr=plain_clients.LR) if what.moved else ls.FedSGD()
+    mechanism = ls.FedAvg(steps=1 if what.once else 2, lr=plain_clients.LR) if what.moved else ls.FedSGD()
     seen = ls.Observation(world.target, release, mechanism, facts)
     attempt = ATTACKS[name].run(seen, key=ls.Key(seed), budget=ls.Budget(seconds=5))
     certificate = attempt.certificate
     if attempt.claim is None or certificate is None or not certificate.holds:
         return False, ""
-    private = counting(situation, certificate.statement, world, fed, told=what.told)
+    private = counting(situation.removesuffix(ONE), certificate.statement, world, fed, told=what.told)
+    if what.once:
+        # A step is a gradient, but for its rate.
+        sent = {name: -value / plain_clients.LR for name, value in sent.items()}
     fault = wrong(in_size(attempt.claim, certificate.statement, private), private, world.labels)
     if fault and what.told < 0 and nobody_can_tell(attempt.claim, world, sent):
         return True, ""
-    return True, fault or misstated(certificate.statement, trained, sent, moved=what.moved)
+    return True, fault or misstated(certificate.statement, trained, sent, moved=what.moved and not what.once)
 
 
 def row(name: str, situation: str, seeds: list[int], **how: Any) -> tuple[int, bool]:
@@ -94,7 +99,7 @@ def row(name: str, situation: str, seeds: list[int], **how: Any) -> tuple[int, b
     mark = "   WRONG" if false else "   NONE PROVED" if lost else ""
     label = f"{situation}, {how['hidden']} units" if how else situation
     seconds = time.process_time() - start
-    print(f"{name:15} {label:32} {len(found):6} {proved:6} {false:6} {0:8}  {seconds:.0f} s{mark}", flush=True)
+    print(f"{name:15} {label:42} {len(found):6} {proved:6} {false:6} {0:8}  {seconds:.0f} s{mark}", flush=True)
     for seed, fault in faults:
         print(f"    seed {seed}: {fault}", flush=True)
     return len(found), bool(false or lost)
@@ -111,7 +116,7 @@ def main() -> int:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     each, rows = asked.trials or (1 if asked.quick else 24), []
-    print(f"{'attack':15} {'situation':32} {'trials':>6} {'proved':>6} {'wrong':>6} {'expected':>8}")
+    print(f"{'attack':15} {'situation':42} {'trials':>6} {'proved':>6} {'wrong':>6} {'expected':>8}")
     for name in (*ATTACKS, *plain_speech.ATTACKS):
         if asked.only not in ("", name):
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 Update = dict[str, Tensor]
 Client = Callable[[World], Update]
 LR = 0.01
+ONE = ", one step"
+"""How the names of situations end whose update is declared as one step."""
 
 
 def gradient(world: World, loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy) -> Update:
@@ -217,16 +219,37 @@ def scaled(factor: float) -> Client:
     return lambda world: {name: factor * value for name, value in gradient(world).items()}
 
 
+def stepped(client: Client) -> Client:
+    """One step by what the client would send as a gradient: the difference of weights, in their precision."""
+
+    def step(world: World) -> Update:
+        start = {name: value.detach() for name, value in world.net.named_parameters()}
+        return {name: (start[name] - LR * value) - start[name] for name, value in client(world).items()}
+
+    return step
+
+
+def once(situations: dict[str, Situation]) -> dict[str, Situation]:
+    """The same lies of clients that take one step, which is a gradient at known weights as well."""
+    return {
+        name + ONE: replace(one, client=stepped(one.client), moved=True, once=True)
+        for name, one in situations.items()
+        if not one.moved
+    }
+
+
 @dataclass(frozen=True)
 class Situation:
     """What the client does; moved: it sends a change of weights, declared as two steps of SGD.
 
-    fed: what it trains on in place of its inputs, where these are numbers. told: the batch size that is told, less the
-    true one. least: how many examples there are at least. batch: which of them are trained on, as often as they are.
+    once: it is declared as one step instead. fed: what it trains on in place of its inputs, where these are numbers.
+    told: the batch size that is told, less the true one. least: how many examples there are at least. batch: which of
+    them are trained on, as often as they are.
     """
 
     client: Client = gradient
     moved: bool = False
+    once: bool = False
     told: int = 0
     fed: Callable[[World], Tensor] | None = None
     least: int = 1
@@ -275,3 +298,10 @@ SITUATIONS: dict[str, Situation] = {
     "one told too few": Situation(gradient, told=-1),
     "one told too many": Situation(gradient, told=1),
 }  # fmt: skip
+ONCE: dict[str, Situation] = {
+    "Adam, one step": Situation(lambda w: trained(w, lambda p: torch.optim.Adam(p, lr=LR), 1), moved=True, once=True),
+    "weight decay, one step": Situation(lambda w: trained(w, sgd(weight_decay=0.1), 1), moved=True, once=True),
+    "larger step, one step": Situation(lambda w: trained(w, sgd(lr=0.5), 1), moved=True, once=True),
+    "two steps, one step": Situation(lambda w: trained(w, sgd()), moved=True, once=True),
+    "a hundred steps, one step": Situation(lambda w: trained(w, sgd(lr=LR / 100), 100), moved=True, once=True),
+}

@@ -65,6 +65,33 @@ def test_of_a_batch_only_true_inputs_are_claimed() -> None:
         assert nearest < 1e-3
 
 
+@pytest.mark.parametrize(
+    "mechanism",
+    [
+        ls.FedAvg(steps=1, lr=0.1),
+        ls.FedAvg(steps=1, lr=0.1, batch_size=1, accumulate=4),
+        ls.FedAvg(steps=1, lr=0.1, batch_size=2, accumulate=2, summed=True),
+    ],
+    ids=repr,
+)
+def test_one_plain_step_proves_what_a_gradient_does(mechanism: ls.FedAvg) -> None:
+    """Where units agree on mixtures too, inputs are proved by all of the update, at the weights that are known."""
+    digits, proved = ls.Digits(size=8), 0
+    for seed in range(4):
+        with ls.Key(seed).isolated():
+            net = nn.Sequential(nn.Flatten(), nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 10))
+        secret = digits.draw(4, key=ls.Key(seed)).reveal()
+        target = ls.Target(net, digits.domain, 10)
+        seen = ls.observe(target, secret, mechanism, key=ls.Key(1), tell=[ls.BatchSize(4)])
+        attempt = ls.LinearLayer().run(seen, key=ls.Key(2))
+        if attempt.certificate is not None and attempt.certificate.holds:
+            proved += 1
+            for value in attempt.claim.values:
+                assert min(float((value - true).abs().max()) for true in secret.inputs) < 1e-2
+    # Of two steps, or at weights that were not known, it is one in four.
+    assert proved == 4
+
+
 def test_noise_is_no_proof() -> None:
     """The certificate compares equations with the release: noise breaks it, whatever the picture looks like."""
     mechanism = ls.FedSGD() >> ls.GaussianNoise(1e-2)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import BatchSize, TrueLabels
+from leakscope.core.observation import Observation
 from leakscope.core.release import Delta, Gradient, Weights
 from leakscope.core.target import AbstractLoss, Target
 from leakscope.domains.vision import Images
@@ -26,10 +27,13 @@ from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.mechanisms.defenses.dropout import Dropout
 from leakscope.mechanisms.defenses.inputs import InputNoise
 from leakscope.mechanisms.defenses.noise import GaussianNoise
+from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.federation import mean_update
 from leakscope.mechanisms.observe import observe
 from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
+from leakscope.mechanisms.protocols.optimizers import ClientAdam, ClientAdamW, ClientSGD
+from leakscope.mechanisms.reading import evenly, known_weights
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 from leakscope.targets.losses import CTC
@@ -81,6 +85,53 @@ def test_one_step_moves_against_the_gradient(target: str):
     for delta in (mechanism.release(model, batch, key=Key(0)), mechanism.replay(model, batch)):
         close_trees(delta.by_name, trees.scale(gradient, -0.3))
         close_trees(mechanism.as_gradient(delta).by_name, gradient)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "known"),
+    [
+        (FedAvg(steps=1, lr=0.3), Answer.YES),
+        (FedAvg(steps=1, lr=0.3, batch_size=2), Answer.YES),
+        (FedAvg(steps=1, lr=0.3, batch_size=2, accumulate=2, summed=True), Answer.YES),
+        (FedAvg(steps=1, lr=0.3) >> Clip(1.0), Answer.YES),
+        (FedAvg(steps=2, lr=0.3), Answer.NO),
+        (FedAvg(steps=1, lr=0.3, momentum=0.9), Answer.NO),
+        (FedAvg(steps=1, lr=0.3, optimizer=ClientSGD(weight_decay=0.1)), Answer.NO),
+        (FedAvg(steps=1, lr=0.3, optimizer=ClientSGD(momentum=0.9, nesterov=True)), Answer.NO),
+        (FedAvg(steps=1, lr=0.3, optimizer=ClientAdam()), Answer.NO),
+        (FedAvg(steps=1, lr=0.3, optimizer=ClientAdamW()), Answer.NO),
+    ],
+    ids=repr,
+)
+def test_one_plain_step_and_nothing_else_is_a_gradient_at_known_weights(mechanism: FedAvg, known: Answer):
+    assert known_weights(mechanism) is known
+    if known is Answer.YES and not isinstance(mechanism, Defended):
+        # the gradient of the examples that were taken, by autograd at the weights that were given
+        model, batch = TARGETS["mlp"](), secret()
+        taken = batch.rows(torch.arange(len(batch))[: mechanism.accumulate * (mechanism.batch_size or len(batch))])
+        sent = mechanism.as_gradient(mechanism.release(model, batch, key=Key(0))).by_name
+        close_trees(sent, FedSGD().release(model, taken, key=Key(0)).by_name)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "examples", "even"),
+    [
+        (FedAvg(steps=3, lr=0.1), 5, Answer.YES),
+        (FedAvg(steps=1, lr=0.1, batch_size=2), 4, Answer.NO),
+        (FedAvg(steps=1, lr=0.1, batch_size=2), 2, Answer.YES),
+        (FedAvg(steps=1, lr=0.1, batch_size=2, accumulate=2), 4, Answer.YES),
+        (FedAvg(steps=1, lr=0.1, batch_size=2, accumulate=2), 3, Answer.NO),
+        (FedAvg(steps=4, lr=0.1, batch_size=2), 4, Answer.YES),
+        (FedAvg(steps=1, lr=0.1, batch_size=8), 4, Answer.YES),
+        (FedSGD(), 4, Answer.UNKNOWN),
+    ],
+    ids=repr,
+)
+def test_whether_all_examples_count_alike(mechanism: FedAvg, examples: int, even: Answer):
+    assert mechanism.evenly(examples) is even
+    told = Observation(mlp(), Delta({"w": torch.ones(1)}), mechanism >> Clip(1.0), (BatchSize(examples),))
+    assert evenly(told) is even
+    assert evenly(Observation(mlp(), told.release, mechanism, ())) is Answer.UNKNOWN
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9, 0.999])

@@ -47,8 +47,8 @@ def seeded(seed, make):
         return make()
 
 
-def dense(width=64):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+def dense(width=64, classes=10):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, classes))
 
 
 def conv(*, normalized=False, act=nn.Sigmoid, width=16):
@@ -417,6 +417,47 @@ def test_losses_that_were_summed_are_divided_and_said(count, times, steps):
         attempt = ls.LabelCounts().run(seen, key=K(0))
         assert sorted(attempt.claim.values.tolist()) == sorted(secret.labels.tolist()), attempt.sentence
         assert (f"{times} times the mean gradient" in attempt.sentence) is (times > 1)
+
+
+@pytest.mark.parametrize("kind", ["mean", "sum", "accumulated"])
+@pytest.mark.parametrize(("classes", "sure"), [(2, 0), (3, 1), (10, 8)])
+def test_counts_that_another_scale_explains_as_well_are_called_a_guess(classes, sure, kind):
+    """Few classes are few equations: what is claimed without a doubt has to be right, whoever divided or did not."""
+    right = 0
+    for seed in range(12):
+        net = seeded(4_000 + seed, lambda: dense(classes=classes))
+        optimizer, public = torch.optim.SGD(net.parameters(), lr=0.1), DIGITS.public()
+        for turn in range(20):
+            optimizer.zero_grad()
+            rows = slice(32 * turn, 32 * turn + 32)
+            F.cross_entropy(net(public.inputs[rows]), public.labels[rows] % classes).backward()
+            optimizer.step()
+        count = (4, 8, 12, 16)[seed % 4]
+        drawn = DIGITS.draw(count, key=K(4_100 + seed)).reveal()
+        secret = ls.Batch(drawn.inputs, drawn.labels % classes)
+        times = {"mean": 1, "sum": count, "accumulated": 2}[kind]
+        attempt = ls.LabelCounts().run(
+            ls.Observation(
+                ls.Target(net, DIGITS.domain, classes), gradient(net, secret, times=times), ls.FedSGD(),
+                (ls.BatchSize(count),),
+            ),
+            key=K(0),
+        )  # fmt: skip
+        assert attempt.certificate is None
+        if "so this is a guess" in attempt.sentence:
+            assert float(attempt.claim.confidence.max()) == 0.0
+            continue
+        assert sorted(attempt.claim.values.tolist()) == sorted(secret.labels.tolist()), attempt.sentence
+        right += 1
+    assert right >= sure
+
+
+def test_counts_of_examples_that_were_not_all_taken_are_called_a_guess():
+    net, secret = seeded(3, dense), DIGITS.draw(4, key=K(61)).reveal()
+    mechanism = ls.FedAvg(steps=1, lr=0.1, batch_size=2)
+    seen = ls.observe(ls.Target(net, DIGITS.domain, 10), secret, mechanism, key=K(0), tell=[ls.BatchSize(4)])
+    attempt = ls.LabelCounts().run(seen, key=K(0))
+    assert "not all examples are in the update equally often, so this is a guess" in attempt.sentence
 
 
 def test_a_squared_distance_is_measured_from_the_mean():

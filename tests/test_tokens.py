@@ -150,6 +150,15 @@ def test_nothing_is_certified_but_the_gradient_itself(mechanism: ls.FedSGD, hold
         assert right(attempt, texts(2))
 
 
+def test_texts_that_were_not_taken_are_not_claimed_as_copies_of_those_that_were() -> None:
+    """A step on two of four texts leaves shares of one half, which are no two copies of each."""
+    target = ls.TextDecoder(dim=48).build(DOMAIN, 2, key=ls.Key(0))
+    mechanism = ls.FedAvg(steps=1, lr=1.0, batch_size=2)
+    attempt = ls.EmbeddingSpan().run(observed(target, texts(4), mechanism), key=ls.Key(2))
+    assert attempt.certificate is None or not attempt.certificate.holds
+    assert len(attempt.claim) <= 2
+
+
 class Foreign(nn.Module):
     """Another person's classifier: torch's own encoder layers, read at the first token."""
 

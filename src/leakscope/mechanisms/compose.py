@@ -152,6 +152,11 @@ class AbstractProtocol(AbstractStep):
         del examples
         return None
 
+    def evenly(self, examples: int) -> Answer:
+        """Whether each of so many examples is in the update as often as every other."""
+        del examples
+        return Answer.UNKNOWN
+
     @property
     def passes(self) -> int:
         """How many passes over the model, one after the other, a replay takes."""

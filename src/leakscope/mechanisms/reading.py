@@ -116,8 +116,27 @@ def keeps_signs(mechanism: AbstractMechanism) -> Answer:
 
 
 def known_weights(mechanism: AbstractMechanism) -> Answer:
-    """Whether all gradients in the update are at the weights that the adversary knows: no local steps."""
+    """Whether all gradients in the update are at the weights that the adversary knows: one local step at most.
+
+    >>> from leakscope import FedAvg, FedSGD
+    >>> known_weights(FedAvg(steps=1, lr=0.1)), known_weights(FedAvg(steps=2, lr=0.1))
+    (<Answer.YES: 'yes'>, <Answer.NO: 'no'>)
+    """
     return _protocol(mechanism).known_weights
+
+
+def evenly(seen: Observation) -> Answer:
+    """Whether the told examples are in the update equally often, so that each has the share 1/N.
+
+    NO of a client that takes fewer examples than it has, or some of them twice. UNKNOWN where it is not declared, or
+    how many there are was not told.
+    """
+    mechanism = seen.mechanism
+    protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
+    if not isinstance(protocol, AbstractProtocol) or not seen.knows(BatchSize):
+        return Answer.UNKNOWN
+    found, _ = asked(lambda: protocol.evenly(seen.told(BatchSize).count))
+    return found if isinstance(found, Answer) else Answer.UNKNOWN
 
 
 def one_gradient(mechanism: AbstractMechanism) -> Answer:

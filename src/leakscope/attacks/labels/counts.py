@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import torch
@@ -22,7 +22,7 @@ from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import Target
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import clipped, keeps_ratios
+from leakscope.mechanisms.reading import clipped, evenly, keeps_ratios
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import at, features_at, probe_inputs
 
@@ -78,7 +78,6 @@ class LabelCounts(AbstractAttack[OutputGradient, Labels]):
         real = found.counts
         counts = round_to_sum(real, size)
         labels = torch.repeat_interleave(torch.arange(len(counts)), counts)
-        chance = _by_chance(seen, output, real, counts)
         # 1 where a count came out whole, 0 half way between two whole numbers.
         margin = (1 - 2 * (real - counts).abs()).clamp(0, 1)
         off = float((real - counts).abs().mean())
@@ -87,18 +86,9 @@ class LabelCounts(AbstractAttack[OutputGradient, Labels]):
             sentence += "; read from the bias gradient alone"
         if found.factor > 1:
             sentence += f"; the update is {found.factor} times the mean gradient: {SUMMED}"
-        elif found.misfit > FITS and _plain(seen):
-            # Rounded counts of equations that do not hold are no more sure than a guess.
-            sentence += f"; the equations leave {found.misfit:.0%} of the bias gradient, so this is a guess"
-            margin = torch.zeros_like(margin)
-        if "guess" not in sentence and (rival := _rival(seen, output, size, self.ridge, found)) is not None:
-            # Said of sums and means alike: the factor is what is not determined.
-            sentence += f"; read as {rival} times the mean gradient it has other whole counts, so this is a guess"
-            margin = torch.zeros_like(margin)
-        elif "guess" not in sentence and chance > CHANCE:
-            sentence += (
-                f"; other counts come out so near to whole numbers by a chance of {chance:.0%}, so it is a guess"
-            )
+        doubt = found.doubt or _doubted(seen, output, found, counts)
+        if doubt:
+            sentence += f"; {doubt}, so this is a guess"
             margin = torch.zeros_like(margin)
         return Attempt(repr(self), Outcome.CLAIMED, sentence, Labels(labels, margin[labels]))
 
@@ -130,37 +120,51 @@ def _by_chance(seen: Observation, output: OutputGradient, real: Tensor, counts: 
     return chance
 
 
-def _rival(seen: Observation, output: OutputGradient, size: int, ridge: float, found: Solved) -> int | None:
-    """Another number of undivided parts whose sum gives other whole counts; None where none does.
-
-    With few classes there are few equations: of two there is one, which some count fits for each factor, and only
-    whether it is whole speaks for one of them. With many, no other factor gives whole counts.
-    """
-    bias = output.bias
-    assert bias is not None
-    if output.weight is None or not _plain(seen):
-        return None
-    equations, claimed = _equations(seen, output, ridge), round_to_sum(found.counts, size)
-    near = RIVAL if len(bias) <= 3 else RIVAL / 2
-    for factor in range(1, size + 1):
-        if size % factor or factor == found.factor:
-            continue
-        one = _solved(equations, bias.cpu(), size, factor)
-        other = round_to_sum(one.counts, size)
-        if not torch.equal(other, claimed) and float((one.counts - other).abs().max()) < near and one.misfit <= FITS:
-            return factor
-    return None
+def _doubted(seen: Observation, output: OutputGradient, found: Solved, counts: Tensor) -> str:
+    """Why rounded counts may be wrong, of what `_read_plainly` did not read; empty where nothing speaks against."""
+    if evenly(seen) is Answer.NO:
+        return "not all examples are in the update equally often"
+    if output.weight is not None and _plain(seen):
+        return ""
+    if found.misfit > FITS and _plain(seen):
+        # Rounded counts of equations that do not hold are no more sure than a guess.
+        return f"the equations leave {found.misfit:.0%} of the bias gradient"
+    chance = _by_chance(seen, output, found.counts, counts)
+    return f"other counts come out so near to whole numbers by a chance of {chance:.0%}" if chance > CHANCE else ""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Solved:
-    """counts: (C,) real-valued, non-negative. factor: how many times the mean gradient the update is, a whole number.
-    misfit: what the equations leave of the bias gradient, relative to it."""
+    """counts: (C,) real-valued. factor: how many times the mean gradient the update is, a whole number.
+    misfit: what the equations leave of the bias gradient, relative to it. doubt: why the counts may be others."""
 
     counts: Tensor
     factor: int
     misfit: float
+    doubt: str = ""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """The update read as `factor` times the mean gradient.
+
+    real: (C,) counts that solve the equations, of any sign. counts: (C,) the whole numbers >= 0 next to them. away: the
+    largest distance of the two. spread: of the solutions by other guesses of the features. error: what `away` may be.
+    """
+
+    factor: int
+    real: Tensor
+    counts: Tensor
+    away: float
+    spread: float
+    error: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether what is left may be the error of the features, and is evidence."""
+        return self.away <= min(self.error, MOST)
 
 
 def solve_counts(seen: Observation, output: OutputGradient, size: int, ridge: float) -> Solved | None:
@@ -178,15 +182,67 @@ def solve_counts(seen: Observation, output: OutputGradient, size: int, ridge: fl
         # A clipped release is a multiple of one that solves the system: the multiple is the one at which the counts
         # come out as integers and the equations hold.
         return _sound(Solved(min(solved, key=_oddness)[0], 1, 0.0))
-    once = _solved(equations, bias, size, 1)
-    # Of two classes there is one equation, which some count fits for each factor.
-    if once.misfit <= FITS or not _plain(seen) or len(bias) < 3:
-        return _sound(once)
-    # A sum over the batch, or over k parts of it that were accumulated, is B or k times the mean. The smallest misfit:
-    # with too large a factor the counts are those of the softmax, which are no whole numbers.
-    tried = [_solved(equations, bias, size, factor) for factor in range(2, size + 1) if size % factor == 0]
-    best = min(tried, key=lambda one: one.misfit + float((one.counts - one.counts.round()).square().sum()))
-    return _sound(best if best.misfit < CLEARLY * once.misfit else once)
+    if not _plain(seen):
+        return _sound(_solved(equations, bias, size, 1))
+    return _read_plainly(seen, output, size, [equations, *(_equations(seen, output, ridge * one) for one in OTHERS)])
+
+
+def _read_plainly(seen: Observation, output: OutputGradient, size: int, equations: list[Tensor]) -> Solved | None:
+    """A mean, or a sum over the batch or over k parts of it that were accumulated, which is B or k times the mean.
+
+    (P - I) n = B g_b / k has a solution for any k: only that counts are whole and none below zero tells factors apart,
+    as far as P is known. Its error is measured: by other guesses of the features, and by how much p differs from input
+    to input, which adds up over the batch. Where that leaves room for other counts, nothing is sure.
+    """
+    assert output.bias is not None
+    bias, varied = output.bias.cpu(), _variation(seen.target, output) * math.sqrt(size)
+    readings = [_reading(equations, bias, size, k, varied) for k in range(1, size + 1) if size % k == 0]
+    fitting = [one for one in readings if one.fits and varied <= VARIED]
+    solved = {one.factor: _solved(equations[0], bias, size, one.factor) for one in readings}
+    possible = [one for one in readings if one.away <= one.error and solved[one.factor].misfit <= FITS]
+    # A mean is what was declared: it is one wherever it may be, also where everything fits.
+    mean = [one for one in possible if one.factor == 1]
+
+    def worth(one: Reading) -> float:
+        # With too large a factor the counts are those of the softmax, which are no whole numbers.
+        found = solved[one.factor]
+        return found.misfit + float((found.counts - found.counts.round()).square().sum())
+
+    best = min(mean or possible or readings, key=worth)
+    best_solved = solved[best.factor]
+    if not fitting and best_solved.misfit > FITS:
+        return _sound(replace(best_solved, doubt=f"the equations leave {best_solved.misfit:.0%} of the bias gradient"))
+    rivals = [str(one.factor) for one in fitting if not torch.equal(one.counts, best.counts)]
+    chance = min(1.0, 2 * best.away) ** (len(bias) - 1)
+    doubt = ""
+    if rivals:
+        doubt = f"read as {' or '.join(rivals)} times the mean gradient it has other whole counts"
+    elif best not in fitting or best.away + best.spread > 0.5:
+        doubt = "its counts are off whole numbers, or features of one class differ, by so much that others may be true"
+    elif chance > (CHANCE if best.factor == 1 else UNTOLD):
+        doubt = f"other counts come out so near to whole numbers by a chance of {chance:.1%}"
+    return _sound(replace(best_solved, counts=best.real.clamp(min=0) if best.fits else best_solved.counts, doubt=doubt))
+
+
+def _reading(equations: list[Tensor], bias: Tensor, size: int, factor: int, varied: float) -> Reading:
+    real, *others = (_any_sign(one, bias / factor, size) for one in equations)
+    counts = round_to_sum(real.clamp(min=0), size)
+    spread = max(float((real - other).abs().max()) for other in others)
+    error = WHOLE[len(bias) > 2] + SPREAD * spread + varied
+    return Reading(factor, real, counts, float((real - counts).abs().max()), spread, error)
+
+
+def _any_sign(equations: Tensor, bias: Tensor, size: int) -> Tensor:
+    """n with equations @ n = size * bias and sum n = size, in least squares."""
+    system, right = _with_sum(equations, bias, size)
+    found: Tensor = torch.linalg.lstsq(system, right[:, None], driver="gelsd").solution[:, 0]
+    return found
+
+
+def _variation(target: Target, output: OutputGradient) -> float:
+    """The standard deviation of the softmax over random inputs, of the class and the brightness that vary most."""
+    weight, offset = (value.double() for value in at(target, output.layer))
+    return max(float(torch.softmax(f @ weight.T + offset, 1).std(0).max()) for f in _noise(target))
 
 
 def _from_bias(seen: Observation, output: OutputGradient, size: int) -> Solved | None:
@@ -220,14 +276,23 @@ def _noise_predictions(target: Target, output: OutputGradient) -> Tensor:
 
 FITS = 0.2
 """Largest misfit that is rounding of the model's features: 0.15 at most for means, of young and of trained nets."""
-CLEARLY = 0.25
-"""How much smaller the misfit of a sum has to be; of sums read as means it is 0.5 to 0.9, of sums as sums below 0.1."""
 CHANCE = 0.1
 """From this chance on, whole counts are no evidence."""
+UNTOLD = 0.01
+"""The same of a factor, which nobody declared."""
 HEARD = 0.02
 """A class whose count is this far from none is in play, though it rounds to none."""
-RIVAL = 0.25
-"""Largest distance from whole numbers at which counts of another factor speak for it."""
+OTHERS = (1 / 30, 30.0)
+"""Times the ridge: other guesses of the features, by whose counts the error of counts is judged."""
+WHOLE = {False: 0.2, True: 0.1}
+"""Distance from whole numbers that always fits, of two classes and of more. Of two there is one equation, which some
+count fits for each factor."""
+SPREAD = 8.0
+"""How many times the spread by other guesses the error of a count may be: 90 % of counts are nearer than that."""
+MOST = 0.45
+"""Largest distance that fits: at one half every number does."""
+VARIED = 0.5
+"""Largest error of a count by p that varies between inputs, from which on rounding may hit another number."""
 SUMMED = "the loss was summed, or accumulated over parts of the batch without dividing"
 
 
@@ -281,12 +346,16 @@ def factor_of(seen: Observation) -> int:
 
 def _nonnegative(equations: Tensor, bias: Tensor, size: int) -> tuple[Tensor, float]:
     """n >= 0 with equations @ n = size * bias and sum n = size, and the squared residual of the equations."""
-    # The sum of the counts is known exactly, so it outweighs the modeled equations.
-    sure = 10.0 * torch.ones(1, len(bias), dtype=torch.float64)
-    system, right = torch.cat([equations, sure]), torch.cat([size * bias, torch.tensor([10.0 * size]).double()])
-    # The last entry of both sides is the sum. nnls minimizes |system n - right| over n >= 0.
+    system, right = _with_sum(equations, bias, size)
+    # nnls minimizes |system n - right| over n >= 0.
     solution, norm = nnls(system.numpy(), right.numpy())
     return torch.from_numpy(solution), float(norm) ** 2
+
+
+def _with_sum(equations: Tensor, bias: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Both sides, with the sum of the counts last: it is known exactly, so it outweighs the modeled equations."""
+    sure = 10.0 * torch.ones(1, len(bias), dtype=torch.float64)
+    return torch.cat([equations, sure]), torch.cat([size * bias, torch.tensor([10.0 * size]).double()])
 
 
 STRETCHES = tuple(1.02**power for power in range(240))

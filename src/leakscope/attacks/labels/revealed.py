@@ -28,7 +28,7 @@ from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.core.release import Gradient
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import bends, clipped, known_weights, noise, rounds
+from leakscope.mechanisms.reading import bends, clipped, evenly, known_weights, noise, rounds
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import features_at, probe_inputs
 
@@ -216,7 +216,7 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
         bias = read.output.bias
         if told is None or bias is None or clipped(seen) is not Answer.NO or strange(seen) is not None:
             return None
-        if known_weights(seen.mechanism) is not Answer.YES or bent(seen) is not None:
+        if known_weights(seen.mechanism) is not Answer.YES or bent(seen) is not None or evenly(seen) is Answer.NO:
             return None
         counts = proved_counts(bias.cpu().numpy(), told)
         if int(counts.sum()) != told:

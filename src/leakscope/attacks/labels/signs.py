@@ -18,12 +18,14 @@ from leakscope.attacks.parts.reading.output_gradient import (
     too_many,
 )
 from leakscope.attacks.parts.reading.proof import bent, strange
+from leakscope.attacks.parts.reading.replayed import last_places
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Labels
 from leakscope.core.effort import Clock, Watch
 from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
+from leakscope.core.release import Delta
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import clipped, known_weights
 from leakscope.numerics.rng import Key
@@ -34,6 +36,8 @@ APART = {torch.float64: 1e-3, torch.float32: 1e-3}
 """Largest relative distance of the output layer's gradient from that of one example, by the dtype of the release."""
 COARSE = 2e-2
 """The same for half precision."""
+COARSEST = 0.1
+"""The largest one that is worth more than a direction."""
 TURNED = 0.5
 """Least cosine between dL/db of several steps and that of the first, and largest relative distance."""
 STATEMENT = "1 + cos between the true row of dL/dW and every other row"
@@ -168,8 +172,10 @@ def _doubt(seen: Observation, output: OutputGradient, label: int) -> str | None:
     errors = shares - (1 - output.smoothing) * torch.eye(len(bias), dtype=shares.dtype, device=shares.device)
     expected = errors[label]
     cosine = float(expected @ bias / (torch.linalg.vector_norm(expected) * size).clamp_min(1e-300))
+    # What a difference of weights is rounded by; a tenth of the size leaves no more than steps do.
+    apart += last_places(seen, output.layer.bias, float(size)) / float(size.clamp_min(1e-300))
     # After local steps p is one of moved weights, and only the direction is left.
-    exact = known_weights(seen.mechanism) is Answer.YES
+    exact = known_weights(seen.mechanism) is Answer.YES and apart <= COARSEST
     if not cosine >= (1 - apart if exact else TURNED):
         return "the model gives another error for this label than was sent, its sign included"
     scaled = clipped(seen) is not Answer.NO
@@ -177,12 +183,14 @@ def _doubt(seen: Observation, output: OutputGradient, label: int) -> str | None:
         return (
             "another label, with the opposite sign, explains the same, and nothing shows that signs were not reversed"
         )
+    # Of a change of weights the numbers are looked at too: they may be another optimizer's.
+    sure = exact and not isinstance(seen.release, Delta)
     if scaled:
-        return None if exact else strange(seen)
+        return None if sure else strange(seen)
     away = float(torch.linalg.vector_norm(expected - bias) / size.clamp_min(1e-300))
     if not away <= (apart if exact else TURNED):
         return f"what was sent is not the gradient of a mean: off by {away:.0e}"
-    return None if exact else strange(seen)
+    return None if sure else strange(seen)
 
 
 def _reversible(errors: Tensor, bias: Tensor, label: int, apart: float, *, scaled: bool) -> bool:

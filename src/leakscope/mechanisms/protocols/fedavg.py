@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import final
 
 import torch
@@ -92,9 +92,12 @@ class FedAvg(AbstractProtocol):
     def effect(self) -> ProtocolEffect:
         """A sum of gradients, of which all but the first are at weights that moved, as far as the optimizer keeps it.
 
-        Micro-batches, summed or not, are one more sum.
+        Micro-batches, summed or not, are one more sum. One plain step is -lr times a gradient at the known weights.
         """
-        return self._steps_by.effect(lr=self.lr)
+        effect = self._steps_by.effect(lr=self.lr)
+        # One with a memory or a decay may not have begun afresh, and of Adam no sizes are left.
+        plain = self.steps == 1 and self._steps_by == PLAIN
+        return replace(effect, known_weights=Answer.YES) if plain else effect
 
     def noise(self, examples: int | None) -> float | None:
         """0: nothing is added."""
@@ -105,6 +108,12 @@ class FedAvg(AbstractProtocol):
     def passes(self) -> int:
         """One for each micro-batch of each step."""
         return self.steps * self.accumulate
+
+    def evenly(self, examples: int) -> Answer:
+        """Whether whole passes over the examples are taken, and none of them twice in one where another is not."""
+        size = examples if self.batch_size is None else min(self.batch_size, examples)
+        even = size == examples or self.seen(size) % examples == 0
+        return Answer.YES if even else Answer.NO
 
     def unfit(self, target: Target) -> str | None:
         """More passes than anybody replays, whatever the model: what a header says costs nothing to write."""

@@ -133,7 +133,7 @@ class ClientSGD(AbstractOptimizer):
         sums = Answer.YES if calm or self.weight_decay == 0 else Answer.NO
         decays = Answer.YES if self.weight_decay > 0 else Answer.NO
         return ProtocolEffect(
-            # Also of one step: an update that was made otherwise is then looked at before anything is proved.
+            # Of two steps or more: how many there are is the protocol's, which says so of a single one.
             known_weights=Answer.NO,
             one_gradient=Answer.NO,
             keeps_ratios=sums,

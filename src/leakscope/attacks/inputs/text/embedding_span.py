@@ -31,9 +31,10 @@ from leakscope.core.effort import Clock, Watch
 from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
+from leakscope.core.release import Delta
 from leakscope.domains.text import padded
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import clipped, known_weights
+from leakscope.mechanisms.reading import clipped, evenly, known_weights
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
@@ -269,8 +270,10 @@ def _repeated(seen: Observation, sequences: tuple[Said, ...], proof: Explained) 
         seen.told(BatchSize).count > MOST_PLACES
         or float((real - real.round()).abs().max()) > WHOLE_NUMBER
         or clipped(seen) is not Answer.NO
+        or evenly(seen) is Answer.NO
     ):
-        return sequences  # a clip, or a text with several labels that cancel in part: its share says nothing
+        # a clip, a text with several labels that cancel in part, or texts of which some were not taken: no share counts
+        return sequences
     return tuple(one for one, count in zip(sequences, real.round().long().tolist(), strict=True) for _ in range(count))
 
 
@@ -283,7 +286,8 @@ def _doubt(seen: Observation, found: Spanned, claimed: tuple[Said, ...]) -> str:
     if why is not None:
         return f"; no proof: {why.sentence}"
     # A decoder tells the order by its prefixes, even without places.
-    looked = strange(seen) if known_weights(seen.mechanism) is not Answer.YES else None
+    moved = known_weights(seen.mechanism) is not Answer.YES or isinstance(seen.release, Delta)
+    looked = strange(seen) if moved else None
     looked = looked or drawn(seen)
     if looked is not None:
         return f"; no proof: {looked}"

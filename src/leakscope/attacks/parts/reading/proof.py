@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from leakscope.attacks.parts.reading.replayed import disagreement, labels_agree, unreplayable
+from leakscope.attacks.parts.reading.replayed import disagreement, labels_agree, last_places, unreplayable
 from leakscope.attacks.parts.reading.scale import sized
 from leakscope.core.attempt import Attempt, Certificate
 from leakscope.core.claim import Inputs
@@ -242,7 +242,9 @@ def _unconfirmed(seen: Observation, claim: Inputs) -> str | None:
     if sent is None or count >= min(sent.shape):
         return "not all of the batch is claimed, and the output layer's gradient cannot confirm what is"
     _, sizes, rows = torch.linalg.svd(sent.detach().double(), full_matrices=False)
-    if not float(sizes[count - 1]) > INDEPENDENT * float(sizes[0]):
+    # A difference of weights has directions of its own rounding as well.
+    least = INDEPENDENT * float(sizes[0]) + last_places(seen, layer.weight, float(torch.linalg.vector_norm(sizes)))
+    if not float(sizes[count - 1]) > least:
         return (
             f"the output layer shows no {count} errors of as many directions, so that some may be proportional, and "
             "units agree on mixtures too; and the update as a whole is not that of the claim"

@@ -22,7 +22,15 @@ from leakscope.core.target import CrossEntropy
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.mechanisms.protocols.passes import quiet
-from leakscope.mechanisms.reading import clipped, drops_units, keeps_model, keeps_ratios, known_weights, passes
+from leakscope.mechanisms.reading import (
+    clipped,
+    drops_units,
+    evenly,
+    keeps_model,
+    keeps_ratios,
+    known_weights,
+    passes,
+)
 from leakscope.numerics import trees
 from leakscope.numerics.trees import Named
 
@@ -67,7 +75,8 @@ def disagreement(seen: Observation, claim: Inputs) -> float | None:
     best = min((_apart(seen, values, labels) for labels in tried), default=float("inf"))
     if best <= 1:
         return best
-    if known_weights(seen.mechanism) is Answer.YES:
+    # Shares are compared with those of a batch whose examples count alike.
+    if known_weights(seen.mechanism) is Answer.YES and evenly(seen) is not Answer.NO:
         found = explained(seen, values)
         if found is not None:
             return _of_mixture(seen, found, values)
@@ -176,7 +185,8 @@ def halfway(seen: Observation) -> Observation:
     At the first weights the mean of the steps can be a mixture with other labels; labels are whole numbers, so that
     the middle is near enough to find them, and the replay decides.
     """
-    if not isinstance(seen.release, Delta):
+    # One step is a gradient at the first weights, and not on the way.
+    if not isinstance(seen.release, Delta) or known_weights(seen.mechanism) is Answer.YES:
         return seen
     moved = _own(seen, seen.release.by_name)
     middle = {n: v + moved[n].to(v) / 2 if n in moved else v for n, v in seen.target.parameters().items()}
@@ -244,17 +254,25 @@ def _hardened(seen: Observation, hard: _Hard, values: Tensor) -> dict[str, float
 def _worst(seen: Observation, sent: Named, away: dict[str, float], tolerance: float) -> float:
     """The largest of `away` by what rounding allows; sent: the release, or the gradient that it stands for."""
     norms = {name: float(value.double().norm()) for name, value in sent.items()}
-    least, start = FLOOR * max(norms.values()), seen.target.parameters()
+    least = FLOOR * max(norms.values())
     worst = 0.0
     for name, size in norms.items():
-        allowed = tolerance * max(size, least)
-        if isinstance(seen.release, Delta):
-            # w_K - w_0 is a multiple of the last place of w, for each entry by itself; in the units of `sent`.
-            released = float(seen.release.by_name[name].double().norm())
-            unit = size / released if released > 0 else 1.0
-            allowed += PLACES * torch.finfo(start[name].dtype).eps * float(start[name].double().norm()) * unit
+        allowed = tolerance * max(size, least) + last_places(seen, name, size)
         worst = max(worst, away.get(name, float("inf")) / max(allowed, 1e-300))
     return worst
+
+
+def last_places(seen: Observation, name: str, size: float) -> float:
+    """How far rounding of the weights moves a tensor of the norm `size`, in its unit; 0 for what is no difference.
+
+    w_K - w_0 is a multiple of the last place of w, for each entry by itself.
+    """
+    if not isinstance(seen.release, Delta):
+        return 0.0
+    start = seen.target.parameters()[name]
+    released = float(seen.release.by_name[name].double().norm())
+    unit = size / released if released > 0 else 1.0
+    return PLACES * torch.finfo(start.dtype).eps * float(start.double().norm()) * unit
 
 
 def _tolerance(seen: Observation, values: Tensor, labels: Tensor) -> float:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from leakscope.attacks.parts.reading.explained import MOST
-from leakscope.attacks.parts.reading.replayed import drops
+from leakscope.attacks.parts.reading.replayed import drops, last_places
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.mechanisms.effects import Answer
@@ -38,10 +38,25 @@ def sized(seen: Observation, values: Tensor) -> bool | Refusal:
     entries, unknown = sum(sent[name].numel() for name in names), len(values) * target.classes
     if drops(target.module) or unknown > MOST or entries * unknown > ENTRIES or entries <= unknown + len(names):
         return False
-    left = _left(seen, names, values, free=False)
-    if not left <= SAME:
+    left, same = _left(seen, names, values, free=False), SAME + _rounding(seen, names)
+    if not left <= same:
         return Refusal(f"the declared model, run on these inputs, is {left:.0e} from what was sent, whatever the loss")
-    return min(_left(seen, names, factor * values, free=True) for factor in (OTHER, 1 / OTHER)) > 3 * SAME
+    return min(_left(seen, names, factor * values, free=True) for factor in (OTHER, 1 / OTHER)) > 3 * same
+
+
+def _sizes(seen: Observation, names: list[str]) -> list[float]:
+    sent = seen.gradient().by_name
+    sizes = [float(torch.linalg.vector_norm(sent[name].double())) for name in names]
+    # A tensor a thousandth as large as the largest is rounding first.
+    return [max(size, 1e-3 * max(sizes)) for size in sizes]
+
+
+def _rounding(seen: Observation, names: list[str]) -> float:
+    """What the last place of the weights makes of the worst tensor of a difference of weights, in units of its size."""
+    sent = seen.gradient().by_name
+    norms = [float(torch.linalg.vector_norm(sent[name].double())) for name in names]
+    sizes = zip(names, norms, _sizes(seen, names), strict=True)
+    return max(last_places(seen, name, norm) / size for name, norm, size in sizes)
 
 
 def _left(seen: Observation, names: list[str], values: Tensor, *, free: bool) -> float:
@@ -64,9 +79,7 @@ def _left(seen: Observation, names: list[str], values: Tensor, *, free: bool) ->
                 slope = torch.func.grad(output)(parameters, given, place)
                 columns.append([slope[name].reshape(-1).double().cpu() for name in names])
     goal = [sent[name].reshape(-1).double().cpu() for name in names]
-    sizes = [float(torch.linalg.vector_norm(one)) for one in goal]
-    # A tensor a thousandth as large as the largest is rounding first.
-    sizes = [max(size, 1e-3 * max(sizes)) for size in sizes]
+    sizes = _sizes(seen, names)
     matrix = torch.stack([torch.cat([p / s for p, s in zip(one, sizes, strict=True)]) for one in columns], 1)
     # Columns of one size, since those of a confident class are tiny.
     matrix = matrix / torch.linalg.vector_norm(matrix, dim=0).clamp_min(1e-300)

@@ -16,6 +16,7 @@ from leakscope.attacks.inputs.dense.silent_errors import Judged
 from leakscope.attacks.parts.reading.replayed import drops, halfway
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
+from leakscope.core.release import Delta
 from leakscope.core.target import Target
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.protocols.passes import quiet
@@ -27,8 +28,8 @@ from leakscope.targets.looking.tape import named, recorded, rewritten
 Array = NDArray[np.float64]
 
 SAME = {True: 1e-4, False: 3e-3}
-"""Largest distance from the span of the second layer's gradient, by whether the weights are known. Exact frames leave
-1e-7 then, and up to 2e-3 after local steps."""
+"""Largest distance from the span of the second layer's gradient, by whether a gradient at known weights was sent. Exact
+frames leave 1e-7 then, and up to 2e-3 after local steps."""
 RESTED = 1e-4
 """Largest residual of a gradient that is zero at units at rest. Exact frames leave 1e-7, and 1e-5 after local steps."""
 OTHER = {True: 1.02, False: 1.1}
@@ -55,10 +56,12 @@ def sized(seen: Observation, utterances: Sequence[Array], window: ContextWindow)
     # Local steps move the weights; half of the way is where their mean is to second order.
     known = known_weights(seen.mechanism) is Answer.YES
     middle = seen.target if known else halfway(seen).target
+    # A difference of weights is rounded at their last place, whichever weights its gradient is at.
+    exact = known and not isinstance(seen.release, Delta)
     # A copy, since double() changes a module in place.
     target = dataclasses.replace(middle, module=copy.deepcopy(middle.module).double())
     best = math.inf
-    for check, most, other in ((_spanned, SAME[known], OTHER[known]), (_resting, RESTED, ROUGH)):
+    for check, most, other in ((_spanned, SAME[exact], OTHER[exact]), (_resting, RESTED, ROUGH)):
         factors = (1.0, other, 1 / other)
         found = [check(seen, target, [f * frames for frames in utterances], window, f) for f in factors]
         # One residual for each layer that can be asked, alike for all factors.
@@ -69,7 +72,7 @@ def sized(seen: Observation, utterances: Sequence[Array], window: ContextWindow)
             if not min(larger, smaller) > most:
                 continue
             # A span moves with the factor, and is exact where it fits; units wake one by one.
-            best = min(best, 1.0 if known and check is _spanned else other)
+            best = min(best, 1.0 if exact and check is _spanned else other)
         if best < math.inf:
             break
     return best
