@@ -171,6 +171,7 @@ if TYPE_CHECKING:
     from leakscope.targets.recipes.fitted import Fitted as Fitted
     from leakscope.targets.recipes.imported import Imported as Imported
     from leakscope.targets.recipes.trained import Trained as Trained
+    from leakscope.targets.spelling import WordPieces as WordPieces
     from leakscope.targets.vetting.model import vet as vet
     from leakscope.targets.vetting.update import vet_update as vet_update
     from leakscope.targets.zoo.convnet import ConvNet as ConvNet
@@ -178,6 +179,7 @@ if TYPE_CHECKING:
     from leakscope.targets.zoo.efficientnet import EfficientNetLite0 as EfficientNetLite0
     from leakscope.targets.zoo.fit import Activation as Activation
     from leakscope.targets.zoo.lenet import LeNet as LeNet
+    from leakscope.targets.zoo.listen_attend_spell import ListenAttendSpell as ListenAttendSpell
     from leakscope.targets.zoo.mlp import MLP as MLP
     from leakscope.targets.zoo.mlp import Linear as Linear
     from leakscope.targets.zoo.resnet import ResNet20 as ResNet20

@@ -110,11 +110,13 @@ from leakscope.targets.recipes.architecture import AbstractArchitecture
 from leakscope.targets.recipes.fitted import Fitted
 from leakscope.targets.recipes.imported import Imported
 from leakscope.targets.recipes.trained import Trained
+from leakscope.targets.spelling import NextPiece, PiecesSoFar, Spelling, WordPieces
 from leakscope.targets.zoo.convnet import ConvNet
 from leakscope.targets.zoo.deepspeech import DeepSpeech
 from leakscope.targets.zoo.efficientnet import EfficientNetLite0
 from leakscope.targets.zoo.fit import Activation
 from leakscope.targets.zoo.lenet import LeNet
+from leakscope.targets.zoo.listen_attend_spell import ListenAttendSpell
 from leakscope.targets.zoo.mlp import MLP, Linear
 from leakscope.targets.zoo.resnet import ResNet20
 from leakscope.targets.zoo.text import TextDecoder, TextEncoder
@@ -300,6 +302,8 @@ ROWS: tuple[Row, ...] = (
     _row(_T, ViT, "a vision transformer with a learnable position embedding, at any size", "ViT(dim=128)", T.PATCHES),
     _row(_T, DeepSpeech, "dense layers on windows of frames, an LSTM, CTC: DeepSpeech 0.7 at any size",
          "DeepSpeech(hidden=512)", T.SPEECH),
+    _row(_T, ListenAttendSpell, "convolutions, bidirectional LSTMs, a decoder with attention that spells, at any size",
+         "ListenAttendSpell(8, 64, 2, 32, 128, 1, 64)", T.SPEECH),
     _row(_T, EfficientNetLite0, "a body trained on ImageNet with a fresh last layer, about to be fine-tuned",
          "", T.NEEDS_EXTRA, T.NEEDS_COLOR),
     _row(_T, Fitted, "another target, trained on the public half of a dataset",
@@ -394,9 +398,15 @@ ROWS: tuple[Row, ...] = (
     _row(_X, SquaredError, "loss: of real numbers"),
     _row(_X, CTC, "loss: of transcripts, one output per frame", "CTC(blank=28)"),
     _row(_X, NextToken, "loss: of the next token, at every token"),
+    _row(_X, NextPiece, "loss: of the next letter or word piece of a transcript", "NextPiece(Spelling(28))"),
     _row(_X, InputsOnly, "feed: the model takes the inputs alone"),
     _row(_X, WithLengths, "feed: the model takes sequences and their lengths"),
     _row(_X, TeacherForced, "feed: a decoder also takes what was said so far", "TeacherForced(start=1)"),
+    _row(_X, PiecesSoFar, "feed: the same with lengths, and with the word pieces of the transcript",
+         "PiecesSoFar(Spelling(28))"),
+    _row(_X, Spelling, "of a decoder: its letters and word pieces", "Spelling(28)"),
+    _row(_X, WordPieces, "of a decoder: word pieces learned from public transcripts",
+         "WordPieces(Spoken(speakers=3, each=8, shortest=1.0, longest=2.0), 100)", T.NEEDS_EXTRA),
     _row(_X, Keywords, "feed: the model takes its inputs by name", 'Keywords(mask="attention_mask", pick="logits")'),
     _row(_X, pool, "the public part of a data set, for attacks that learn from it", "pool(Digits())"),
     _row(_X, ContextWindow, "which dense layer is fed windows of frames",
@@ -431,6 +441,8 @@ KINDS: dict[Family, tuple[type, ...]] = {
         Reduction,
         AbstractLoss,
         AbstractFeed,
+        Spelling,
+        WordPieces,
         ContextWindow,
         Pool,
     ),

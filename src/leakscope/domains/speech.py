@@ -167,13 +167,20 @@ def log_mel_of(frames: Tensor) -> Tensor:
 
     Clipped to what sound in [-1, 1] can have, so that frames that no sound has still give one.
     """
+    low, high = (edge.to(frames.device) for edge in _log_range())
+    return torch.minimum(torch.maximum(bands_of(frames.double()), low), high).to(frames.dtype)
+
+
+def bands_of(frames: Tensor) -> Tensor:
+    """The same without the clip, linear in the frames and differentiable everywhere: (..., T, 40), in their dtype.
+
+    Raises `BadInput` unless 1 <= coefficients <= 40.
+    """
     count = frames.shape[-1]
     _checked_count(count)
     transform = _dct()[:count].to(frames.device)
-    low, high = (edge.to(frames.device) for edge in _log_range())
     # the rows are orthogonal; the first has squared length 2, the others 1
-    values = frames.double() / transform.square().sum(1) @ transform
-    return torch.minimum(torch.maximum(values, low), high).to(frames.dtype)
+    return frames @ (transform / transform.square().sum(1, keepdim=True)).to(frames.dtype)
 
 
 def to_sound(frames: Tensor, *, key: Key, iterations: int = 50) -> Tensor:
