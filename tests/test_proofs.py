@@ -189,6 +189,18 @@ def test_an_attack_that_claims_what_is_wrong_does():
     assert word(NOISE, EXACT)[0] is Word.NO_LEAK_FOUND
 
 
+def test_a_set_of_labels_clears_nothing():
+    """Found by a plan: proved classes of batches of eight scored as a guess, since each counts once."""
+    accuracy = score("label-accuracy", [0.0], 0.1)
+    blind = [claimed(accuracy)] * 40
+    exact = [claimed(score("label-accuracy", [1.0], 0.1))] * 40
+    assert word([claimed(accuracy)] * 40, exact, blind)[0] is Word.NO_LEAK_FOUND
+    sets = [claimed(accuracy, score("label-set", [0.9], 0.3))] * 40
+    found, sentence = word(sets, exact, blind)
+    assert found is Word.INCONCLUSIVE
+    assert "which labels occur and not how often" in sentence
+
+
 def test_labels_that_came_along_in_one_trial_clear_no_labels():
     """Trials without labels gain 0 in them, as those do that failed: they say nothing of labels."""
     both = claimed(score("psnr", [8.0]), score("label-accuracy", [0.0], 0.1))

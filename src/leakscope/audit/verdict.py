@@ -27,7 +27,8 @@ the class tells is no leak of the example.
 1. it does not leak, and nothing that was proved is wrong;
 2. every planned trial, its undefended and its blind control ended with a claim, there are at least 3 trials, each trial
    claims something that this metric judges, and all together claim something of more than half of the private items
-   (`measures.HEARD`): what is not claimed scores as a guess, so that an attack that abstains would clear everything;
+   (`measures.HEARD`): what is not claimed scores as a guess, so that an attack that abstains would clear everything; of
+   labels it claims how often each occurs, since a set of them is understated by the metric that decides;
 3. the undefended control leaks by the same rule, and by more than the smallest leak of interest (`evidence.SMALLEST`,
    or the plan's): the attack can work here;
 4. the upper end of the 95 % interval of the mean gain is below the smallest leak of interest. This is the power. The
@@ -51,7 +52,18 @@ from typing import Any, final
 
 from leakscope.audit.evidence import Evidence, evidence, excludes, leaks, needed, pooled, smallest
 from leakscope.audit.findings import Promises, findings, kind
-from leakscope.audit.measures import HEARD, ITEM_BAR, NOTHING, SHARES, TRIALS, WORST_FIRST, Records, mean, primary
+from leakscope.audit.measures import (
+    HEARD,
+    ITEM_BAR,
+    NOTHING,
+    SHARES,
+    TRIALS,
+    WORST_FIRST,
+    Records,
+    mean,
+    primary,
+    score_of,
+)
 from leakscope.audit.plan import Cell, Group, Plan
 from leakscope.audit.replaced import firsts, hardened
 from leakscope.audit.theory import broken_by_scores
@@ -59,7 +71,7 @@ from leakscope.bounds.lower import lower_from_scores
 from leakscope.core.facts import TrueLabels
 from leakscope.ledger.record import Ending, GainRecord, GroupVerdict, Record, Summary, Word
 from leakscope.scoring.metrics.features import FeatureError
-from leakscope.scoring.metrics.guesses import LabelAccuracy
+from leakscope.scoring.metrics.guesses import LabelAccuracy, LabelSet
 from leakscope.scoring.metrics.tokens import TokenError
 
 
@@ -164,6 +176,12 @@ def _doubt(trials: Trials, found: Evidence | None) -> str | None:
     silent = _silent(found)
     if silent:
         return f"{_against(found)}; {silent}"
+    if found.metric == LabelAccuracy.name and any(score_of(LabelSet.name, one) is not None for one in trials.audited):
+        # Each class once, of a batch that holds it three times: right classes look like a guess.
+        return (
+            f"{_against(found)}; the attack claims which labels occur and not how often, which {found.metric} "
+            "understates, so that it clears nothing"
+        )
     if found.interval is None:
         return f"{_against(found)}; too few trials for an interval: {len(found.gains)}, needed are {TRIALS}"
     if trials.own_control:
