@@ -28,6 +28,8 @@ LOOSEST = 0.1
 """Relative residual beyond which nothing was solved, however noisy the update is."""
 SAME = 0.5
 """beta_s^T Sigma^-1 a_t relative to that of s with itself: one where t is s, zero where it is another sample."""
+LARGEST = 1e100
+"""Coordinates beyond this are no features."""
 VAGUE = 0.1
 """Relative uncertainty of a share beyond which one cannot be told from half of it."""
 WHOLE = 0.15
@@ -273,6 +275,9 @@ class Peeling:
         space, off, reach = self.space, 0.0, 0.0
         if misfit <= LOOSEST:
             point, misfit, off, reach = self.known.refined(label, point)
+        # A search that ran away ends where even squares overflow.
+        if not float(np.abs(point).max(initial=0.0)) < LARGEST:
+            return False
         error = self.known.error(point, label)
         scaled = error * space.scale
         size = math.sqrt(float(scaled @ scaled))
