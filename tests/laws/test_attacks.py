@@ -290,11 +290,8 @@ OTHER: dict[str, Any] = {
     "steps": 1,
     "shrink": ls.Shrink(steps=1, improvement=0.99, factor=0.1, smallest=0.01),
     "width": 2,
-<<<<<<< HEAD
     "constraints": 1,
-=======
     "layers": 1,
->>>>>>> s-feat
 }
 
 
@@ -322,14 +319,8 @@ def test_every_field_speaks(row: Row) -> None:
         seen = observed(row, ls.FedSGD())
     if isinstance(attack, ls.Auto):  # what is solved exactly needs no evaluations
         seen = observed(row, ls.FedSGD() >> ls.GaussianNoise(1e-3))
-<<<<<<< HEAD
     # Rows come apart where there are more classes than twice the samples.
-    if isinstance(attack, ls.RevealedLabels | ls.RLG | ls.FeatureInversion):
-=======
-    if isinstance(
-        attack, ls.RevealedLabels | ls.RevealedFeatures
-    ):  # rows come apart where there are more classes than twice the samples
->>>>>>> s-feat
+    if isinstance(attack, ls.RevealedLabels | ls.RLG | ls.FeatureInversion | ls.RevealedFeatures):
         wide = ls.MLP((32,)).build(ls.Images(*SHAPE), 40, key=ls.Key(0))
         few = ls.Synthetic(shape=SHAPE, classes=40, count=80).draw(4, key=ls.Key(1)).reveal()
         seen = ls.observe(wide, few, ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(4)])
