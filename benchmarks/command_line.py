@@ -104,6 +104,13 @@ def furnish(folder: Path) -> None:
     for name in ("numbers.npz", "numbers.pkl", "numbers.txt", "state"):
         (folder / name).touch()
     (folder / "garbage.safetensors").write_bytes(bytes(range(256)))
+    # A safetensors file with nothing in it, as any program writes one.
+    (folder / "bare.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    (folder / "other.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    (folder / "junk.npz").write_bytes(b"PK\3\4" + b"0" * 50)
+    (folder / "words.csv").write_text("a,b\n1,2\n")
+    (folder / "pictures").mkdir()
+    (folder / "pictures" / "one.png").touch()
     (folder / "mymodel.py").write_text("from torch import nn\n\n\nclass Net(nn.Module):\n    pass\n")
     (folder / "broken.py").write_text("def (\n")
 
@@ -129,6 +136,8 @@ CASES = (
     Case("audit good.toml --resum", 2, "--resume"),
     Case("audit good.toml --engine ray", 2, "'ray'"),
     Case("audit good.toml --workers 0", 2, "--workers"),
+    Case("audit good.toml --workers 999999999999999999999", 2, "is not in the range"),
+    Case("audit good.toml --out /proc/nothing", 2, "cannot be written for the run"),
     Case("audit good.toml --shard 3/2", 2, "expected a shard from 1/2 to the last"),
     Case("audit good.toml --shard a", 2, "expected a shard such as 2/3"),
     Case("audit good.toml --model LeNte()", 2, "did you mean 'LeNet'"),
@@ -188,6 +197,8 @@ CASES = (
     Case("doctor --model torchvision:", 2, "expected torchvision:NAME"),
     Case("doctor --dataset Faecs()", 2, "did you mean 'Faces'"),
     Case("doctor --dataset Faces(size=-1)", 2, "expected a positive number of pixels"),
+    Case("doctor --classes 3", 2, "say what a model takes and tells apart; give --model too"),
+    Case("doctor --domain 3x32x32", 2, "say what a model takes and tells apart; give --model too"),
     Case("capture", 2, "Missing option"),
     Case("capture --model LeNet() --out u.safetensors", 2, "say what the model takes"),
     Case("capture --model LeNet() --domain 3x32x32 --classes 10 --out u.safetensors", 2, "whose data? give --data"),
@@ -199,6 +210,12 @@ CASES = (
     Case(f"{CAPTURE} --mechanism FedAvg(steps=0,lr=1)", 2, "expected steps >= 1, got 0"),
     Case(f"{CAPTURE} --tell TrueLabels --tell TrueLabels", 2, "TrueLabels was told 2 times"),
     Case(f"{CAPTURE} --count 0", 2, "--count"),
+    Case(f"{CAPTURE} --count 99999999", 2, "--count"),
+    Case(f"{CAPTURE} --batch junk.npz", 2, "junk.npz cannot be read: it is cut short, damaged"),
+    Case(f"{CAPTURE} --batch bare.safetensors", 2, "holds arrays without names, expected inputs and labels"),
+    Case(f"{CAPTURE} --state junk.npz", 2, "junk.npz cannot be read: it is cut short, damaged"),
+    Case(f"{CAPTURE} --update garbage.safetensors --kind delta", 2, "garbage.safetensors cannot be read"),
+    Case(f"{CAPTURE} --out /proc/u.safetensors", 2, "cannot be written for --out"),
     Case(f"{CAPTURE} --state none.pt", 2, "no file none.pt"),
     Case(f"{CAPTURE} --state numbers.txt", 2, "has the suffix '.txt'; expected .safetensors, .npz or .pt"),
     Case(f"{CAPTURE} --batch none.npz", 2, "no file none.npz"),
@@ -211,6 +228,9 @@ CASES = (
     Case("capture --model LeNet() --data Faecs() --out u.safetensors", 2, "did you mean 'Faces'"),
     Case("capture --model LeNet() --data nofolder --out u.safetensors", 2, "no folder nofolder"),
     Case("capture --model LeNet() --data no/folder --out u.safetensors", 2, "no folder no/folder"),
+    Case("capture --model LeNet() --data empty --out u.safetensors", 2, "holds neither pictures"),
+    Case("capture --model LeNet() --data pictures --out u.safetensors", 2, "say what the model takes, with --domain"),
+    Case("capture --model LeNet() --data words.csv --out u.safetensors", 2, "words.csv lacks the columns"),
     Case("capture --model LeNet() --data none.csv --out u.safetensors", 2, "no file none.csv"),
     Case("attack none.safetensors --model LeNet()", 2, "no file none.safetensors; expected an update"),
     Case("attack empty --model LeNet()", 2, "empty is a folder; expected an update"),
@@ -222,6 +242,11 @@ CASES = (
     Case(f"{ATTACK} --with idlg(evaluations=0)", 2, "expected evaluations >= 1"),
     Case(f"{ATTACK} --with LinerLayer()", 2, "did you mean 'LinearLayer'"),
     Case(f"{ATTACK} --with GradientInversion(prior=TotalVariaton())", 2, "did you mean 'TotalVariation'"),
+    Case("attack bare.safetensors --model LeNet()", 2, "bare.safetensors was not written by leakscope"),
+    Case(f"{ATTACK} --with GradientInversion(search=1)", 2, "search takes an object, such as Adam(), got 1"),
+    Case(f"{ATTACK} --seconds inf", 2, "leave --seconds out for none"),
+    Case(f"{ATTACK} --seconds nan", 2, "more than 0 seconds"),
+    Case(f"{ATTACK} --report /proc/page", 2, "cannot be written for --report"),
     Case(f"{ATTACK} --seconds -1", 2, "more than 0 seconds"),
     Case(f"{ATTACK} --evaluations 0", 2, "at least 1 evaluation"),
     Case(f"{ATTACK} --resume", 2, "--resume goes on with the state in --checkpoint"),
@@ -229,6 +254,7 @@ CASES = (
     Case(f"{ATTACK} --gallery no/folder", 2, "no folder no/folder"),
     Case("score none.safetensors secret.safetensors", 2, "no file none.safetensors; expected a claim"),
     Case("score claim.safetensors none.safetensors", 2, "no file none.safetensors; expected a secret"),
+    Case("score bare.safetensors other.safetensors", 2, "bare.safetensors was not written by leakscope"),
     Case("score numbers.txt numbers.txt", 2, "is not a safetensors file, or is damaged"),
     Case("score secret.safetensors claim.safetensors", 2, "secret.safetensors is a secret, expected a claim"),
     Case("score claim.safetensors secret.safetensors --metric PNSR()", 2, "did you mean 'PSNR'"),

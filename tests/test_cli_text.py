@@ -7,29 +7,36 @@ from __future__ import annotations
 
 import ast
 import enum
+import importlib
 import inspect
 import json
 import runpy
 import subprocess
 import sys
 import types
+import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from leakscope.cli import expressions, models, names
+from leakscope.cli import data, expressions, models, names
 from leakscope.cli.expressions import build
 from leakscope.cli.main import app
 from leakscope.cli.rows import Family, Row, Trait
-from leakscope.cli.text import files, index, ranges, signatures, spelling
+from leakscope.cli.text import contents, files, index, ranges, signatures, spelling
 from leakscope.cli.text import models as model_texts
 from leakscope.cli.text import plan as plan_text
 from leakscope.cli.text.asked import Kind
-from leakscope.cli.text.signatures import members, signature
+from leakscope.cli.text.signatures import members, objects_of, signature
 from leakscope.core.errors import BadInput, BadPlan, LeakscopeError, UnknownName
+from leakscope.datasets.sources import folder, speech, transcribed
+from leakscope.domains.vision import Images
 from leakscope.homes import Home
 from leakscope.ledger.exchange import ClaimHeader, ReleaseKind, SecretHeader, UpdateHeader
 from leakscope.targets.files import foreign
@@ -312,6 +319,15 @@ def test_suffixes_are_those_that_are_read(tmp_path: Path) -> None:
 def test_what_is_no_safetensors_file_is_refused_and_what_says_nothing_is_left_to_its_reader(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"\x02" + b"\0" * 7 + b"{}")
+    with pytest.raises(BadInput, match=r"was not written by leakscope, expected an update.*--update FILE"):
+        files.exchanged(path, files.Exchanged.UPDATE)
+    with pytest.raises(
+        BadInput, match=r"was not written by leakscope, expected a claim, as `leakscope attack` writes it$"
+    ):
+        files.exchanged(path, files.Exchanged.CLAIM)
+    # What earlier versions wrote of other kinds is called by its name when it is read.
+    earlier = json.dumps({"__metadata__": {"record": "{}", "checksum": ""}}).encode()
+    path.write_bytes(len(earlier).to_bytes(8, "little") + earlier)
     files.exchanged(path, files.Exchanged.UPDATE)
     for content in (b"", b"\xff" * 20, json.dumps([1]).encode()):
         path.write_bytes(content)
@@ -320,6 +336,92 @@ def test_what_is_no_safetensors_file_is_refused_and_what_says_nothing_is_left_to
     np.savez(tmp_path / "y.npz", np.zeros(3))
     with pytest.raises(BadInput, match=r"y.npz is not a safetensors file"):
         files.exchanged(tmp_path / "y.npz", files.Exchanged.UPDATE)
+
+
+def test_what_files_are_to_hold_is_what_their_readers_ask_for(tmp_path: Path) -> None:
+    assert (contents.PICTURES, contents.SOUNDS) == (folder.SUFFIXES, transcribed.SUFFIXES)
+    assert (contents.COLUMNS, contents.FIELDS) == (speech.COLUMNS, data.FIELDS)
+    (tmp_path / "words.csv").write_text("a,transcript\n1,2\n")
+    with pytest.raises(BadInput) as early:
+        contents.table(tmp_path / "words.csv")
+    with pytest.raises(BadInput) as real:
+        speech.DeepSpeechCsv(str(tmp_path / "words.csv")).utterances()
+    assert str(early.value) == str(real.value)
+
+
+@pytest.mark.parametrize("names", [[], ["one.txt"], ["in/one.PNG"], ["one.png", "one.trans.txt"], ["a.wav", "b.png"]])
+@pytest.mark.parametrize("domain", [None, Images(1, 2, 2)])
+def test_a_folder_is_judged_by_its_names_as_when_it_is_read(tmp_path: Path, names: list[str], domain: Any) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    said: list[str] = []
+    for ask in (lambda: contents.folder(tmp_path, sized=domain is not None), lambda: data._folder(tmp_path, domain)):
+        try:
+            ask()
+            said.append("")
+        except BadInput as error:
+            said.append(str(error))
+    assert said[0] == said[1]
+    assert bool(said[0]) is (names in ([], ["one.txt"]) or (names == ["in/one.PNG"] and domain is None))
+
+
+def test_no_file_that_can_be_read_is_called_damaged(tmp_path: Path) -> None:
+    """And one that is, by its reader too."""
+    arrays = {"inputs": np.zeros((1, 2), np.float32), "labels": np.zeros(1, np.int64)}
+    tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
+    np.savez(tmp_path / "whole.npz", **arrays)
+    np.savez_compressed(tmp_path / "less.npz", **arrays)
+    np.savez(tmp_path / "nameless.npz", *arrays.values())
+    save_file(tensors, tmp_path / "whole.safetensors")
+    torch.save(tensors, tmp_path / "whole.pt")
+    torch.save(tensors, tmp_path / "before.pt", _use_new_zipfile_serialization=False)
+    np.save(tmp_path / "plain.npy", arrays["inputs"])
+    (tmp_path / "plain.npy").rename(tmp_path / "plain.npz")
+    for path in sorted(tmp_path.iterdir()):
+        names = contents.tensors(str(path))
+        assert names is None or names == ({"arr_0", "arr_1"} if path.stem == "nameless" else arrays.keys()), path
+    for name in ("whole.npz", "less.npz", "whole.safetensors", "whole.pt", "before.pt"):
+        contents.batch(str(tmp_path / name))
+    for ask in (contents.batch, lambda path: data.batch_file(path, allow_pickle=False)):
+        with pytest.raises(BadInput, match="holds arrays without names, expected inputs and labels"):
+            ask(str(tmp_path / "nameless.npz"))
+    for name, content in (("cut.npz", b"PK\3\4" + b"0" * 50), ("none.pt", b""), ("cut.pt", b"PK\3\4"),
+                          ("cut.safetensors", b"\0" * 64), ("text.npz", b"a,b")):  # fmt: skip
+        (tmp_path / name).write_bytes(content)
+        for ask in (contents.tensors, foreign.read_foreign):
+            with pytest.raises(BadInput):
+                ask(str(tmp_path / name))
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_run(tmp_path: Path) -> None:
+    """As a file system does that takes no files; nothing is left where one takes them, and nothing is in the way."""
+    for ask in (lambda path: files.written(path, "--out"), lambda path: files.folder(path, "--out")):
+        with pytest.raises(BadInput, match=r"cannot be written for --out \(/proc: .*\); choose another place"):
+            ask(Path("/proc/nothing"))
+        ask(tmp_path / "new" / "deep")
+        assert not list(tmp_path.iterdir())
+
+
+def test_arguments_that_take_objects_are_those_of_the_classes_that_are_imported() -> None:
+    """Only they are refused a number: each is declared to be of a class of leakscope, and of nothing else."""
+    found = 0
+    for row in names.rows():
+        for name in objects_of(Home(row.home, row.name)):
+            hint = typing.get_type_hints(getattr(importlib.import_module(row.home), row.name))[name]
+            made = typing.get_origin(hint) or hint
+            assert isinstance(made, type), (row.name, name)
+            assert made.__module__.startswith("leakscope."), (row.name, name)
+            assert not issubclass(made, enum.Enum), (row.name, name)
+            found += 1
+    assert found > 15
+
+
+@pytest.mark.parametrize("text", ["1", "None", "'Adam'", "(1, 2)", "-1.5", "True"])
+def test_a_number_is_no_search(text: str) -> None:
+    with pytest.raises(BadInput, match=r"search takes an object, such as Adam\(\), got"):
+        spelling.expression(f"GradientInversion(search={text})", Family.ATTACKS)
+    spelling.expression("GradientInversion(search=Adam(steps=3), prior=0.1 * TotalVariation())", Family.ATTACKS)
 
 
 def test_libraries_are_those_that_can_be_built() -> None:

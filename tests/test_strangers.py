@@ -8,12 +8,15 @@ import multiprocessing
 import os
 import re
 import stat
+import threading
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner, Result
 
 import leakscope as ls
@@ -449,3 +452,27 @@ def test_the_command_says_what_belongs_together(audited: Path) -> None:
     assert ended.exit_code == 0
     assert "give away report.html alone" in ended.stderr
     assert "alone" not in call("report", audited).stderr
+
+
+class Holding(nn.Module):
+    """A model that keeps something besides its layers."""
+
+    def __init__(self, held: Any) -> None:
+        super().__init__()
+        self.flat, self.out, self.held = nn.Flatten(), nn.Linear(16, 5), held
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.out(self.flat(inputs))
+
+
+@pytest.mark.parametrize("kind", ["a traced function", "a generator", "a lock", "a tensor with a graph"])
+def test_a_model_that_cannot_be_copied_is_refused_with_a_sentence(kind: str) -> None:
+    held = {
+        "a traced function": lambda: torch.jit.trace(torch.relu, torch.rand(2, 8)),
+        "a generator": lambda: (one for one in range(3)),
+        "a lock": threading.Lock,
+        "a tensor with a graph": lambda: 2 * torch.ones(2, requires_grad=True),
+    }[kind]()
+    with pytest.raises(ls.BadInput, match=r"the model cannot be copied \(.+\)"):
+        ls.Target(Holding(held), ls.Images(1, 4, 4), 5)
+    assert ls.Target(Holding(torch.relu), ls.Images(1, 4, 4), 5).classes == 5

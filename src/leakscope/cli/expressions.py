@@ -114,6 +114,8 @@ def _combined(node: ast.BinOp) -> Any:
 
 def _called(node: ast.Call) -> Any:
     function = _value(node.func)
+    assert isinstance(node.func, ast.Name)
+    spelling.only_objects(node, spelling.home(node.func.id, "name"))
     arguments = [_value(item) for item in node.args]
     keywords = {str(one.arg): _value(one.value) for one in node.keywords}
     try:

@@ -55,10 +55,15 @@ class Engine(enum.StrEnum):
     PROCESSES = "processes"
 
 
+MOST_WORKERS = 1024
+"""Processes of one machine: a larger number is a slip, and would be answered by the machine."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout and nothing else.")]
 Out = Annotated[Path | None, typer.Option(help="The folder of the run; runs/NAME OF THE PLAN by default.")]
 EngineName = Annotated[Engine, typer.Option(help="One process, or several with one thread each.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="How many processes; one per processor by default.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, max=MOST_WORKERS, help="How many processes; one per processor by default.")
+]
 Model = Annotated[str | None, typer.Option(metavar="SPEC", help="The model; what it can be is listed below.")]
 
 Cut = Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import pickle
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -99,6 +100,23 @@ def differentiable(module: nn.Module) -> None:
         raise BadInput(f"{lazy[0]} of a lazy layer has no shape yet; run the model once on an input before")
 
 
+UNCOPIED = (TypeError, RuntimeError, ValueError, AttributeError, pickle.PickleError)
+"""What a copy of somebody else's module raises: of a traced function, an open file, a lock, a tensor in a graph."""
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """The copy. Raises `BadInput` where there is none, which names what cannot be copied, as Python says it."""
+    try:
+        return copy.deepcopy(module)
+    except UNCOPIED as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(
+            f"the model cannot be copied ({why}), so that it would be changed by the audit; let it hold layers and "
+            "plain values only: a traced function (torch.jit.trace) as the Python function that it was, no open file, "
+            "no generator, no tensor with a graph"
+        ) from None
+
+
 @final
 @dataclass(frozen=True, eq=False, repr=False)
 class Target:
@@ -125,7 +143,7 @@ class Target:
         instance("feed", self.feed, AbstractFeed, "give an object such as InputsOnly()")
         differentiable(self.module)
         # a copy, so that neither an attack nor a later training step of the caller changes what was audited
-        module = copy.deepcopy(self.module).train(self.training)
+        module = _copied(self.module).train(self.training)
         for parameter in module.parameters():
             # derivatives are taken by torch.func at given parameters; a graph from the own ones would only cost memory
             parameter.requires_grad_(False)

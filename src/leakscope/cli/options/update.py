@@ -28,6 +28,9 @@ Pickle = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="All randomness follows from it.")]
 
 
+MOST = 1_000_000
+"""Examples of one batch: more than any client's step is computed on, and than most sources have."""
+
 Domain = Annotated[
     str | None, typer.Option(metavar="SPEC", help="What one input is, such as 3x32x32; else as the data say.")
 ]
@@ -49,7 +52,9 @@ def capture(  # noqa: PLR0913, one argument for each option
     batch: Annotated[
         str | None, typer.Option(metavar="FILE", help="Or the private examples themselves: inputs and labels by name.")
     ] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="How many examples are drawn from --data; 1.")] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="How many examples are drawn from --data; 1.")
+    ] = None,
     tell: Annotated[
         list[str] | None, typer.Option(metavar="FACT", help="What the adversary is told besides, such as BatchSize.")
     ] = None,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import enum
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 from leakscope.cli.rows import Family
-from leakscope.cli.text import files, models, spelling
+from leakscope.cli.text import contents, files, models, spelling
 from leakscope.cli.text.data import data
 from leakscope.core.errors import BadInput
 
@@ -41,6 +42,7 @@ class Model:
         models.model(self.model)
         models.findable(self.model)
         files.tensors(self.state, allow_pickle=self.allow_pickle)
+        contents.tensors(self.state)
 
 
 @final
@@ -53,10 +55,14 @@ class Private:
     count: int | None = None
     seed: int = 0
 
-    def check(self, *, imported: bool) -> None:
-        """Raises `BadInput` where there are no examples. imported: the update is from elsewhere and needs none."""
-        data(self.data)
+    def check(self, *, imported: bool, sized: bool) -> None:
+        """Raises `BadInput` where there are no examples. imported: the update is from elsewhere and needs none.
+
+        sized: what an input is was said, and need not follow from the data.
+        """
+        data(self.data, sized=sized)
         files.tensors(self.batch)
+        contents.batch(self.batch)
         if self.batch is not None:
             return
         if imported and self.count is not None:
@@ -97,6 +103,7 @@ class Elsewhere:
             raise BadInput("--kind says what the numbers of --update are; give --update, or leave --kind out")
         for path in (self.update, self.before, self.after):
             files.tensors(path, allow_pickle=allow_pickle)
+            contents.tensors(path)
 
 
 @final
@@ -120,6 +127,8 @@ class Examined:
         spelling.expression(self.dataset, Family.DATASETS)
         if self.domain is not None:
             spelling.domain(self.domain)
+        if self.model is None and self.update is None and (self.domain is not None or self.classes is not None):
+            raise BadInput("--domain and --classes say what a model takes and tells apart; give --model too")
         if self.update is not None and (self.domain is not None or self.classes is not None):
             raise BadInput("--update says itself what its model takes; leave --domain and --classes out")
         if self.model is not None:
@@ -158,7 +167,7 @@ class Capture:
                 "say what the model takes and tells apart: --data, or --domain (such as 3x32x32) and --classes (such "
                 "as 10)"
             )
-        self.private.check(imported=self.elsewhere.given)
+        self.private.check(imported=self.elsewhere.given, sized=self.domain is not None)
         unknown = self.elsewhere.given and self.private.batch is None
         if self.secret is not None and unknown:
             raise BadInput(
@@ -210,8 +219,14 @@ class Effort:
             raise BadInput("--resume goes on with the state in --checkpoint FILE; give that file")
         if self.checkpoint is not None and self.checkpoint.exists() and not self.resume:
             raise BadInput(f"{self.checkpoint} is there already; go on with --resume, or delete it")
+        if self.checkpoint is not None:
+            files.folder(self.checkpoint.parent, "--checkpoint")
+        if self.tensorboard is not None:
+            files.folder(self.tensorboard, "--tensorboard")
         if self.seconds is not None and not self.seconds > 0:
             raise BadInput(f"expected a budget of more than 0 seconds, got {self.seconds}")
+        if self.seconds is not None and not math.isfinite(self.seconds):
+            raise BadInput(f"expected a budget that ends, got {self.seconds} seconds; leave --seconds out for none")
         if self.evaluations is not None and self.evaluations < 1:
             raise BadInput(f"expected a budget of at least 1 evaluation, got {self.evaluations}")
 

@@ -6,23 +6,27 @@ import difflib
 from pathlib import Path
 
 from leakscope.cli.rows import Family
-from leakscope.cli.text import spelling
+from leakscope.cli.text import contents, spelling
 from leakscope.cli.text.index import row_named, rows
 from leakscope.core.errors import BadInput
 
 LIST = ".csv"
 
 
-def data(text: str | None) -> None:
+def data(text: str | None, *, sized: bool = True) -> None:
     """Raises `BadInput` unless `text` is None, a folder, a CSV file or an expression for a source.
 
-    What is in a folder shows when it is read.
+    Of a folder names are looked at, of a CSV file its first line. sized: something says how large pictures are to be.
     """
-    if text is None or Path(text).is_dir():
+    if text is None:
+        return
+    if Path(text).is_dir():
+        contents.folder(Path(text), sized=sized)
         return
     if Path(text).suffix.lower() == LIST:
         if not Path(text).is_file():
             raise BadInput(f"no file {text}; give a CSV file of recordings, a folder, or an expression such as Faces()")
+        contents.table(Path(text))
         return
     if "(" not in text and ("/" in text or Path(text).suffix):
         raise BadInput(f"no folder {text}; give a folder, a CSV file of recordings, or an expression such as Faces()")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import enum
 import json
+import tempfile
 from pathlib import Path
 from typing import Any, final
 
+from leakscope.cli.text import contents
 from leakscope.core import gate
 from leakscope.core.errors import BadInput, BadPlan, DamagedRecord
 from leakscope.ledger.lock import is_lock
@@ -15,9 +17,6 @@ from leakscope.version import VERSION
 
 TENSORS, PICKLES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt"), (".pkl", ".pickle")
 """Suffixes of what `read_foreign` reads, and of what it reads only where that is allowed."""
-
-LONGEST = 100 * 2**20
-"""Bytes of a safetensors header; the library refuses longer ones."""
 
 RECORD = ".safetensors"
 
@@ -47,26 +46,17 @@ def exchanged(path: Path, kind: Exchanged) -> None:
         raise BadInput(f"{path} is a folder; expected {wanted}")
     if not path.is_file():
         raise BadInput(f"no file {path}; expected {wanted}")
-    header = _header(path)
+    header = contents.header(path)
     if header is None:
         # Whoever has state dicts, or the gradients of a framework, is one command away.
         foreign = kind is Exchanged.UPDATE and path.suffix in (*TENSORS, *PICKLES)
         raise BadInput(f"{path} is not a safetensors file, or is damaged; expected {wanted}{BRING if foreign else ''}")
     found = _kind(header)
+    if not found and not _earlier(header):
+        hint = BRING if kind is Exchanged.UPDATE else ""
+        raise BadInput(f"{path} was not written by leakscope, expected {wanted}{hint}")
     if found and found != name:
         raise BadInput(f"{path.name} is {'an' if found.startswith('u') else 'a'} {found}, expected {wanted}")
-
-
-def _header(path: Path) -> dict[str, Any] | None:
-    """The header of a safetensors file; None where there is none that can be read."""
-    try:
-        with path.open("rb") as file:
-            # safetensors: eight bytes with the length of the header, least first, then the header as JSON
-            length = int.from_bytes(file.read(8), "little")
-            said = json.loads(file.read(length)) if length <= min(LONGEST, path.stat().st_size) else None
-    except (ValueError, RecursionError):
-        return None
-    return said if isinstance(said, dict) else None
 
 
 def _kind(header: dict[str, Any]) -> str:
@@ -75,6 +65,12 @@ def _kind(header: dict[str, Any]) -> str:
         return gate.shortened(json.loads(header["__metadata__"]["leakscope"])["kind"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""
+
+
+def _earlier(header: dict[str, Any]) -> bool:
+    """Whether it may be of a kind that had another header up to version 0.1.0: of these the reader says what it is."""
+    said = header.get("__metadata__")
+    return isinstance(said, dict) and bool({"record", "shape", "format"} & said.keys())
 
 
 def tensors(path: str | None, *, allow_pickle: bool = False) -> None:
@@ -104,6 +100,7 @@ def written(path: Path | None, option: str) -> None:
     blocked = next((above for above in path.parents if above.exists() and not above.is_dir()), None)
     if blocked is not None:
         raise BadInput(f"{blocked} is a file, so {path} cannot be in it; choose another {option}")
+    _writable(path, option)
     # Another suffix would say that it is another kind of file, which whoever reads it by its name believes.
     if path.suffix not in ("", RECORD):
         raise BadInput(f"expected a file *{RECORD} for {option}, got {path.name}")
@@ -114,6 +111,19 @@ def folder(path: Path, option: str) -> None:
     blocked = next((one for one in (path, *path.parents) if one.exists() and not one.is_dir()), None)
     if blocked is not None:
         raise BadInput(f"{blocked} is a file; choose a folder for {option}")
+    _writable(path, option)
+
+
+def _writable(path: Path, option: str) -> None:
+    """Raises `BadInput` where nothing can be made at `path`, before minutes are spent on what is to be written."""
+    nearest = next(one for one in (path, *path.absolute().parents) if one.exists())
+    try:
+        # Tried, since rights alone do not tell: of a file system that is read-only, or is none, as /proc.
+        with tempfile.TemporaryDirectory(prefix=".leakscope-", dir=nearest if nearest.is_dir() else nearest.parent):
+            pass
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise BadInput(f"{path} cannot be written for {option} ({nearest}: {why}); choose another place") from None
 
 
 def room(place: Path, *, resume: bool, shared: bool) -> None:

@@ -65,6 +65,36 @@ def members(home: Home) -> dict[str, object] | None:
     }
 
 
+@functools.cache
+def objects_of(home: Home) -> frozenset[str]:
+    """The arguments of a class that take an object of leakscope and nothing else.
+
+    Not those that may be None or a plain value too, nor members of an enumeration, which a text can name.
+
+    >>> sorted(objects_of(Home("leakscope.attacks.transcripts.matching.soft", "SoftTranscript")))
+    ['distance', 'shrink']
+    """
+    place, node = defined(home)
+    if not isinstance(node, ast.ClassDef):
+        return frozenset()
+    found: set[str] = set()
+    for base in base_names(node):
+        above = Home(place.module, base)
+        found |= objects_of(above) if ours(defined(above)[0]) else set()
+    for line in node.body:
+        if isinstance(line, ast.AnnAssign):
+            name = ast.unparse(line.target)
+            found = found | {name} if _is_object(place.module, line.annotation) else found - {name}
+    return frozenset(found)
+
+
+def _is_object(module: str, annotation: ast.expr) -> bool:
+    if not isinstance(annotation, ast.Name | ast.Subscript):
+        return False
+    kind = Home(module, _name(annotation))
+    return isinstance(defined(kind)[1], ast.ClassDef) and members(kind) is None
+
+
 def defined(home: Home) -> tuple[Home, ast.stmt | None]:
     """The class or function with where it is made; a name that is only handed on leads there. None of other things."""
     body = source(home.module).body

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import inspect
 import re
 from collections.abc import Sequence
 
@@ -15,7 +16,7 @@ from leakscope.cli.plan_keys import FACTS
 from leakscope.cli.rows import Family
 from leakscope.cli.text import ranges
 from leakscope.cli.text.index import row_named, rows
-from leakscope.cli.text.signatures import members, signature
+from leakscope.cli.text.signatures import members, objects_of, signature
 from leakscope.core import gate
 from leakscope.core.arguments import LARGEST
 from leakscope.core.errors import BadInput, UnknownName
@@ -266,10 +267,26 @@ def _judge_call(node: ast.Call, name: str, what: str) -> None:
             takes.bind(*node.args, **{str(keyword.arg): keyword.value for keyword in node.keywords})
     except TypeError as error:
         raise BadInput(f"{ast.unparse(node)}: {error}; it takes {name}{takes}") from None
+    only_objects(node, place)
     values, given = members(place), [*node.args, *(keyword.value for keyword in node.keywords)]
     if values is not None and isinstance(given[0], ast.Constant) and given[0].value not in values.values():
         raise UnknownName(name, str(given[0].value), map(str, values.values()))
     _judge_range(node, place)
+
+
+def only_objects(node: ast.Call, place: Home) -> None:
+    """Raises `BadInput` where a number or a text stands for what has to be an object: most constructors take any."""
+    takes, objects = signature(place), objects_of(place)
+    if takes is None or not objects:
+        return
+    bound = takes.bind(*node.args, **{str(keyword.arg): keyword.value for keyword in node.keywords}).arguments
+    for name in sorted(objects & bound.keys()):
+        if isinstance(bound[name], ast.Constant | ast.Tuple | ast.List | ast.UnaryOp):
+            shown = takes.parameters[name].default
+            instead = "" if shown is inspect.Parameter.empty else f", such as {shown!r}"
+            raise BadInput(
+                f"{gate.shortened(ast.unparse(node))}: {name} takes an object{instead}, got {ast.unparse(bound[name])}"
+            )
 
 
 def _judge_range(node: ast.Call, place: Home) -> None:
