@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import leakscope as ls
 from leakscope.attacks.inputs.layer_by_layer.one_layer import awake, fed, remasked
+from leakscope.attacks.inputs.layer_by_layer.revealed_features import Down, Ends, Sample
 from leakscope.audit.engines.inline import Inline
 from leakscope.audit.one_claim import judged
 from leakscope.audit.plan import Plan, Scene
@@ -184,6 +185,31 @@ def test_a_told_number_of_samples_that_is_another_costs_the_proof() -> None:
     attempt = ls.RevealedFeatures().run(told, key=ls.Key(0))
     assert attempt.certificate is None
     assert "3 samples were found, and 4 told" in attempt.sentence
+
+
+def test_an_update_of_another_size_proves_nothing() -> None:
+    seen = ls.observe(_target(), _batch(4), ls.FedSGD(), key=ls.Key(0))
+    larger = ls.Gradient({name: 1.5 * value for name, value in seen.release.by_name.items()})
+    found = ls.RevealedFeatures().run(ls.Observation(seen.target, larger, seen.mechanism), key=ls.Key(0))
+    assert found.certificate is None
+    assert "1.5 times the mean" in found.sentence
+
+
+def test_a_mask_that_its_inputs_contradict_is_noticed() -> None:
+    seen = ls.observe(_target(), _batch(3), ls.FedSGD(), key=ls.Key(0))
+    ready = ls.RevealedFeatures()._read(seen)
+    assert isinstance(ready, Ends)
+    down = Down(seen, ready, Sample(np.zeros(3, np.int64), 3.0, np.ones(3), np.full(3, 1e-7)), np.zeros((3, 60)))
+    inputs = seen.target.module[:4](_batch(3).inputs).detach().double().numpy()
+    z = seen.target.module[4](torch.from_numpy(inputs).float()).detach().numpy()
+    mask = z > 0
+    assert not down._forward(ready.tail[1], inputs, mask)[1].any()
+    mask[1, int(z[1].argmax())] = False
+    mask[2, int(z[2].argmin())] = True
+    assert down._forward(ready.tail[1], inputs, mask)[1].tolist() == [False, True, True]
+    # A unit that may have been dropped contradicts nothing; one that is awake below zero does.
+    dropping = dataclasses.replace(ready.tail[1], keep=0.5)
+    assert down._forward(dropping, inputs, mask)[1].tolist() == [False, False, True]
 
 
 def test_equal_samples_are_claimed_as_often_as_they_occur() -> None:
