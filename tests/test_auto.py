@@ -77,6 +77,38 @@ def test_under_noise_it_is_the_most_probable_image_and_not_the_best_fit() -> Non
     assert sum("most probable images" in step and "claimed" in step for step in attempt.steps) > 0
 
 
+@pytest.mark.parametrize("seed", [4, 5])
+def test_signs_that_agree_are_explained_and_more_is_noise(seed: int) -> None:
+    """Of signs from a sigmoid net many images explain all, and the smooth one among them is the better."""
+    faces = ls.Faces(size=16)
+    with ls.Key(seed).isolated():
+        layers = [nn.Conv2d(1, 12, 5, padding=2, stride=2), nn.Sigmoid(), nn.Conv2d(12, 12, 5, padding=2), nn.Sigmoid()]
+        target = ls.Target(
+            nn.Sequential(*layers, nn.Flatten(), nn.Linear(768, faces.classes)), faces.domain, faces.classes
+        )
+    batch = faces.draw(1, key=ls.Key(seed + 60)).reveal()
+    observed = ls.observe(target, batch, ls.FedSGD() >> ls.Sign(), key=ls.Key(0), tell=[ls.BatchSize(1)])
+    attempt = ls.Auto(evaluations=500).run(observed, key=ls.Key(1))
+    said = " | ".join(attempt.steps)
+    assert "steps from 0.1 down: claimed" in said
+    assert "explained already" in said
+    assert "L-BFGS" not in said
+    assert attempt.cost.evaluations <= 520
+    found = ls.score(attempt.claim, batch, domain=faces.domain)["psnr"].value
+    single = ls.inverting_gradients(steps=attempt.cost.evaluations, tv=1e-3).run(observed, key=ls.Key(1))
+    alone = -1.0 if single.claim is None else ls.score(single.claim, batch, domain=faces.domain)["psnr"].value
+    assert found > max(alone - 1, 15)
+
+
+def test_where_a_first_leg_finds_nothing_the_next_begins_by_itself() -> None:
+    observed, _ = seen(ls.ConvNet(4).build(DOMAIN, 4, key=ls.Key(0)), ls.FedSGD() >> ls.Sign())
+    attempt = ls.Auto(evaluations=120).run(observed, key=ls.Key(1))
+    legs = [step for step in attempt.steps if "total variation" in step]
+    assert "diverged" in legs[0]
+    assert attempt.claim is not None
+    assert not any("nothing to go on from" in step for step in legs)
+
+
 def test_one_budget_for_all() -> None:
     target = ls.ConvNet(4).build(DOMAIN, 4, key=ls.Key(0))
     observed, _ = seen(target, ls.FedSGD(), 2)

@@ -19,7 +19,7 @@ from leakscope.attacks.inputs.frames.long.long_frames import LongFrames
 from leakscope.attacks.inputs.frames.probable.frame_likelihood import FrameLikelihood
 from leakscope.attacks.inputs.layered.recursive import Recursive
 from leakscope.attacks.inputs.matching.image_recipes import idlg, inverting_gradients
-from leakscope.attacks.inputs.matching.stages import Stage, overall_noise, stages
+from leakscope.attacks.inputs.matching.stages import FITS, Stage, overall_noise, stages
 from leakscope.attacks.inputs.patches.first_attention import FirstAttention
 from leakscope.attacks.labels.counts import LabelCounts, factor_of
 from leakscope.attacks.parts.distance.distances import Squared
@@ -38,7 +38,9 @@ from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy
 from leakscope.domains.text import Text
+from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.protocols.passes import quiet
+from leakscope.mechanisms.reading import signs
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 
@@ -55,6 +57,9 @@ SOLVING = 1e-4
 """Relative squared misfit below which a search has found the valley, and another kind of search would leave it."""
 ROUGH = 3.0
 """Orders of magnitude of misfit that total variation over the whole range is worth."""
+ROUGH_SIGNED = 1.5
+"""The same where only signs were sent. Their misfit falls slowly, hardly by one order of magnitude until all of them
+agree, and with three to weigh against it what was smooth and did not fit was preferred (13.3 of 16.8 dB)."""
 
 
 @final
@@ -67,13 +72,14 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
     2. Labels: those that were told, else `LabelCounts`.
     3. Searches. Without declared noise: L-BFGS on the squared distance, which solves small smooth nets to the last
        digit, and else signed Adam on the cosine, which bears kinks, batches and lost scales, with less and less total
-       variation and smaller and smaller steps, each leg from the end of the one before it (for pruned entries first,
-       and for signs only, on the squared distance). With noise of standard deviation s: signed Adam on the cosine, and
-       from there the most probable images, squared distance + (2 s^2 / b) total variation with b = 0.05 of the range,
-       the usual difference of neighbors, and then b = 0.2.
+       variation and smaller and smaller steps, each leg from the end of the one before it (for pruned entries first
+       on the squared distance; for signs on it alone, until all but one of 400 agree). With noise of standard
+       deviation s: signed Adam on the cosine, and from there the most probable images, squared distance + (2 s^2 / b)
+       total variation with b = 0.05 of the range, the usual difference of neighbors, and then b = 0.2.
     4. The claim with the smallest misfit to the observed update is handed on, where ten times the misfit are worth a
-       third of the range of total variation; with noise the smoothest of those that fit. The private inputs play no
-       part in the choice. Inputs that an exact attack proved for a part of the batch take the places of the nearest.
+       third of the range of total variation (of signs two thirds, and those that all but agree are alike); with noise
+       the smoothest of those that fit. The private inputs play no part in the choice. Inputs that an exact attack
+       proved for a part of the batch take the places of the nearest.
 
     Everything shares one budget; without one, searches do `evaluations` gradient evaluations altogether. The steps of
     the attempt tell what each part did and why it refused. With a checkpoint, parts that had ended are not run again.
@@ -155,18 +161,27 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
         judged = as_mean(as_trained(seen), factor_of(seen)) if seen.knows(BatchSize) else seen
         best = _best(partial, judged)
         before: Attempt[Inputs] | None = None
+        last: Stage | None = None
+        chain = False
         for stage in stages(seen):
             # Pure misfit, without the roughness of `_odds`: it asks whether there is something left to solve.
             misfit = math.inf if best is None else _misfit(best, judged)
             if clock.exhausted(spent) or misfit < SOLVED:
                 break
-            why = _left_out(stage, misfit, before)
+            came = math.inf if before is None else _misfit(before, judged)
+            if stage.sharpens and (last is None or last.attack.prior != stage.attack.prior or came > stage.fits):
+                # Not told: it is a part of the leg before it, which has not come so far.
+                continue
+            why = _left_out(stage, misfit, came, chain=chain)
             if why:
                 told.append(f"{stage.name}: left out, {why}")
                 # Where a first leg is left out, those that follow it must not go on from an earlier chain.
-                before = before if stage.follows or stage.polishes else None
+                if not stage.follows and not stage.polishes:
+                    before, chain = None, False
                 continue
-            start = best if stage.polishes else before if stage.follows else None
+            if not stage.follows and not stage.polishes and not stage.sharpens:
+                before, chain = None, True
+            start = best if stage.polishes else before if stage.follows or stage.sharpens else None
             attack = stage.started(None if start is None or start.claim is None else start.claim.values)
             # Shares are of what is left, so what a search does not use goes to those after it.
             budget = _left(clock, stage.share, evaluations=round(stage.of_all * self.evaluations), spent=spent)
@@ -175,7 +190,8 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
             told.append(f"{stage.name}: {attempt.outcome.value}, {attempt.sentence}")
             named = dataclasses.replace(attempt, attack=stage.name)
             # What polishes leaves the chain where it was.
-            before = named if named.claim is not None and not stage.polishes else before
+            if named.claim is not None and not stage.polishes:
+                before, last = named, stage
             best = _best([one for one in (best, named) if one is not None and one.claim is not None], judged)
             if attempt.outcome is Outcome.INTERRUPTED:
                 break
@@ -236,12 +252,17 @@ def _labeled(attempt: Attempt[Inputs], seen: Observation, key: Key) -> Attempt[I
     return dataclasses.replace(attempt, claim=Inputs(claim.values, dealt.cpu(), claim.confidence))
 
 
-def _left_out(stage: Stage, misfit: float, before: Attempt[Inputs] | None) -> str:
-    """Why this search is not run; empty when it is."""
+def _left_out(stage: Stage, misfit: float, came: float, *, chain: bool) -> str:
+    """Why this search is not run; empty when it is. came: the misfit of the claim of the one before it.
+
+    chain: whether the first one of its legs was run. Where that found nothing, the next begins by itself.
+    """
     if stage.polishes:
         return "" if misfit < SOLVING else "there is no smooth valley to go down"
+    if stage.follows and came <= stage.fits:
+        return "what was sent is explained already, and with less total variation by noise as well"
     if stage.follows:
-        return "" if before is not None else "there is nothing to go on from"
+        return "" if chain else "there is nothing to go on from"
     return "a search before it has all but solved" if misfit < SOLVING else ""
 
 
@@ -315,7 +336,8 @@ def _odds(attempt: Attempt[Inputs], seen: Observation) -> float:
     low, high = seen.target.domain.bounds(values)
     rough = float(total_variation((values - low) / (high - low))) if values.dim() > 2 else 0.0
     # A misfit of 0 needs a logarithm too; below the floor, itself below `SOLVED`, differences are rounding.
-    return math.log10(misfit + 1e-16) + ROUGH * rough
+    weight = ROUGH_SIGNED if signs(seen.mechanism) is Answer.YES else ROUGH
+    return math.log10(misfit + 1e-16) + weight * rough
 
 
 def _misfit(attempt: Attempt[Inputs], seen: Observation) -> float:
@@ -343,4 +365,5 @@ def _misfit(attempt: Attempt[Inputs], seen: Observation) -> float:
         if noise > 0:
             return _implausible(rest / noise**2, sum(value.numel() for value in observed.values()), batch.inputs)
     # An update of zeros: only a replay of zeros fits it.
-    return rest / max(scale, 1e-300)
+    misfit = rest / max(scale, 1e-300)
+    return max(misfit, FITS) if signs(seen.mechanism) is Answer.YES else misfit

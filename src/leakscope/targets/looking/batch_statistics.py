@@ -50,7 +50,12 @@ def _cosines(target: Target, gradient: Named, name: str) -> Tensor:
 
 def _normalized(target: Target) -> list[str]:
     """The weights whose product goes into a batch normalization that is not in training mode, and nowhere else."""
-    layers = [n for n in named(target.module, _BatchNorm) if not target.module.get_submodule(n).training]
+    return [weight for weight, layer in _pairs(target) if not target.module.get_submodule(layer).training]
+
+
+def _pairs(target: Target) -> list[tuple[str, str]]:
+    """Weights whose product goes into a batch normalization, and nowhere else, each with the name of that layer."""
+    layers = named(target.module, _BatchNorm)
     if not layers:
         return []
     key = Key(0).child("batch statistics")
@@ -58,14 +63,39 @@ def _normalized(target: Target) -> list[str]:
     watched = (*named(target.module, nn.Linear, _ConvNd), *layers)
     with recorded(target.module, watched) as calls, key.child("model").isolated(), torch.no_grad():
         target.outputs(target.parameters(), inputs)
-    fed = [call.given for call in calls if isinstance(call.module, _BatchNorm)]
+    fed = [call for call in calls if isinstance(call.module, _BatchNorm)]
     products = [call for call in calls if not isinstance(call.module, _BatchNorm)]
     once = [call for call in products if sum(other.name == call.name for other in products) == 1]
     return [
-        f"{call.prefix}weight"
+        (f"{call.prefix}weight", other.name)
         for call in once
-        if any(call.returned.shape == given.shape and torch.equal(call.returned, given) for given in fed)
+        for other in fed
+        if call.returned.shape == other.given.shape and torch.equal(call.returned, other.given)
     ]
+
+
+def variance_traces(target: Target, gradient: Named) -> tuple[str, Tensor, Tensor] | None:
+    """What `gradient` says of the variances v (C,) in the first normalization over the batch: its name, q (C,), t (C,).
+
+    z_c = W_c * x goes to y_c = (z_c - mean) / sqrt(v_c + eps), which would not change when W_c is scaled but for eps:
+    dy_c / ds at s W_c, s = 1, is y_c eps / (v_c + eps). What is learned behind it, gamma_c y_c + beta_c, has
+    dL/dgamma_c = sum dL/dout_c y_c, so with q_c = <W_c, dL/dW_c> and t_c = eps gamma_c dL/dgamma_c (Euler's theorem)
+
+        q_c (v_c + eps) = t_c.
+
+    In float32 v came out to 0.1 to 1 %. None where the first such layer learns no scale, or its gradient is missing.
+    """
+    for weight, name in _pairs(target):
+        layer = target.module.get_submodule(name)
+        assert isinstance(layer, _BatchNorm)
+        scale = f"{name}.weight" if name else "weight"
+        parameters = target.parameters()
+        if not layer.training or any(one not in gradient or one not in parameters for one in (weight, scale)):
+            return None
+        rows, slopes = parameters[weight].detach().flatten(1).double(), gradient[weight].detach().flatten(1).double()
+        learned = parameters[scale].detach().double() * gradient[scale].detach().double()
+        return name, (rows * slopes).sum(1), layer.eps * learned
+    return None
 
 
 def moved_statistics(

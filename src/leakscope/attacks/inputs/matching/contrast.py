@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -11,13 +13,20 @@ from leakscope.attacks.parts.priors.statistics import layer_statistics
 from leakscope.attacks.parts.search.journal import Point
 from leakscope.core.facts import BatchNormStatistics
 from leakscope.core.observation import Observation
+from leakscope.domains.vision import Images
+from leakscope.targets.looking.batch_statistics import variance_traces
 
 ALIKE = 1.1
-"""Times the distance that a stretched candidate may be away: as near as what was found, `ROUNDED` apart."""
-ROUNDED = 1e-6
-"""The same, as a share of the distance at gray."""
+"""Times the distance that a stretched candidate may be away: as near as what was found, `NEARLY` apart."""
+NEARLY = 1e-3
+"""The same, as a share of the distance at gray. What was found by the cosine is nearer than its offset is right: of an
+image that was right to 1e-4 once its contrast was set, that was 2e-4 away."""
 BLIND = "the update does not tell the contrast of its inputs, which were normalized over the batch"
-GUESS = "its contrast is a guess, since inputs that do not fill the range fit as well"
+AGREES = 0.3
+"""Share of what the channels say of the variance that the inputs found may leave unexplained: by chance it is about 1,
+of inputs that are found 1e-3 to 1e-1."""
+CHANNELS = 4
+"""That have to say so, at least."""
 ASSUMED = "where buffers gave them, this assumes one client alone that has the model's momentum"
 TURNS = 4
 """How often scale and offset are set in turn; each is closed by itself, and they meet but for the edges of an image."""
@@ -32,7 +41,7 @@ def contrast(seen: Observation) -> str:
     """What was done about it, as a part of a sentence."""
     if seen.knows(BatchNormStatistics):
         return f"{BLIND}: it was taken from the statistics of the batch; {ASSUMED}"
-    return f"{BLIND} by statistics that were not told, so the claim is stretched to the range; {GUESS}"
+    return f"{BLIND} but for the small number that is added to their variance, by which it was set"
 
 
 def stretched(seen: Observation, objective: Objective, point: Point) -> Point | None:
@@ -40,21 +49,17 @@ def stretched(seen: Observation, objective: Objective, point: Point) -> Point | 
 
     x and a x + c give (W x - mean) / std the same numbers, and dL/dW too: 1 / a from the error, a from the input. Only
     eps and the zeros around an image tell a and c, and a prior on smoothness makes a small. Statistics of the batch
-    that were told say both; without them, among inputs that fit alike those that fill the range are the likelier ones:
-    first a and c by both ends, then a alone, about zero.
+    that were told say both; without them eps says a (`variance_traces`). Where neither does, nothing is done: to
+    stretch what was found to the range cost inputs that do not fill it 8 dB.
     """
     values = objective.inputs(point["inputs"]).detach()
     low, high = seen.target.domain.bounds(values)
-    least, most = values.min(), values.max()
-    if not bool(torch.isfinite(values).all()) or not float(most - least) > 0:
+    if not bool(torch.isfinite(values).all()) or not float(values.max() - values.min()) > 0:
         return None
     with torch.no_grad():
-        if seen.knows(BatchNormStatistics):
-            tried = _by_statistics(seen, values)
-        else:
-            tried = [low + (high - low) * (values - least) / (most - least), values * _factor(values, low, high)]
+        tried = _by_statistics(seen, values) if seen.knows(BatchNormStatistics) else _by_traces(seen, values)
         near = ALIKE * float(objective.apart(point))
-        near += ROUNDED * float(objective.apart(_at(objective, point, torch.zeros_like(values) + (low + high) / 2)))
+        near += NEARLY * float(objective.apart(_at(objective, point, torch.zeros_like(values) + (low + high) / 2)))
         for one in tried:
             moved = _at(objective, point, torch.maximum(torch.minimum(one, high), low))
             if float(objective.apart(moved)) <= near:
@@ -87,11 +92,36 @@ def _root(wanted: Tensor, found: Tensor) -> Tensor:
     return ((wanted @ found) / (found @ found).clamp_min(1e-30)).clamp_min(0).sqrt()
 
 
-def _factor(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """The largest a with a * values in the range."""
-    up = (high / values.clamp_min(1e-12)).masked_fill(values <= 0, torch.inf)
-    down = (low / values.clamp_max(-1e-12)).masked_fill(values >= 0, torch.inf)
-    return torch.minimum(up, down).min().clamp_min(1.0)
+def _by_traces(seen: Observation, values: Tensor) -> list[Tensor]:
+    """a x, and a x + c where a x leaves the range, with the a that explains the traces of variance best, or nothing.
+
+    q_c (a^2 v_c + eps) = t_c with the variance v_c of the inputs found: least squares in 1 / a^2.
+    """
+    target = seen.target
+    # Utterances are padded, and what is set to zero for it would be stretched as well.
+    traces = variance_traces(target, seen.gradient().by_name) if isinstance(target.domain, Images) else None
+    if traces is None:
+        return []
+    name, found, learned = traces
+    layer = target.module.get_submodule(name)
+    assert isinstance(layer, _BatchNorm)
+    scaled, away = values, torch.inf
+    for _ in range(TURNS):
+        variance = layer_statistics(target, target.parameters(), scaled)[name][1].to(found)
+        explained = learned / (variance + layer.eps)
+        inverse = float((found @ explained) / (explained @ explained).clamp_min(1e-300))
+        if len(found) < CHANNELS or not inverse > 0:
+            return []
+        away = float((found - inverse * explained).norm() / found.norm())
+        scaled = scaled / math.sqrt(inverse)
+    if not away < AGREES:
+        return []
+    low, high = target.domain.bounds(values)
+    # Each channel by itself, as the offset of each is lost by itself; what is wider than the range stays in its middle.
+    axes = [axis for axis in range(values.dim()) if axis != 1]
+    least, most = scaled.amin(axes, keepdim=True), scaled.amax(axes, keepdim=True)
+    inside = (low - least).clamp_min(0) + (high - most).clamp_max(0)
+    return [scaled, scaled + inside]
 
 
 def _at(objective: Objective, point: Point, inputs: Tensor) -> Point:
