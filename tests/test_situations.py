@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
@@ -18,6 +19,7 @@ from leakscope.attacks.parts.priors.prior import Flat
 from leakscope.attacks.parts.spaces import Pixels
 from leakscope.audit.files import read_claim
 from leakscope.cli.ending import Exit
+from leakscope.cli.looks import said
 from leakscope.cli.main import app
 from leakscope.core.attempt import Outcome
 from leakscope.core.errors import BadInput
@@ -670,3 +672,92 @@ def test_an_argument_of_another_type_is_one_sentence_with_advice(wrong, says):
     with pytest.raises(BadInput, match=says) as caught:
         wrong()
     assert "\n" not in str(caught.value)
+
+
+def autocast(net, batch, kind, scale=1.0):
+    """By torch's own mixed precision, with a loss scale that nobody undoes."""
+    net.zero_grad()
+    with torch.autocast("cpu", dtype=kind):
+        loss = F.cross_entropy(net(batch.inputs), batch.labels)
+    (loss * scale).backward()
+    return {name: value.grad.clone() for name, value in net.named_parameters()}
+
+
+def half_model(net, batch, kind):
+    found = gradient(copy.deepcopy(net).to(kind), batch.with_inputs(batch.inputs.to(kind)))
+    return {name: value.float() for name, value in found.by_name.items()}
+
+
+MIXED = {
+    "autocast": lambda net, batch: ls.Gradient(autocast(net, batch, torch.bfloat16)),
+    "autocast, float16": lambda net, batch: ls.Gradient(autocast(net, batch, torch.float16)),
+    "a half model": lambda net, batch: ls.Gradient(half_model(net, batch, torch.float16)),
+    "a bfloat16 model": lambda net, batch: ls.Gradient(half_model(net, batch, torch.bfloat16)),
+    "a step under autocast": lambda net, batch: ls.Delta.between(
+        dict(net.named_parameters()),
+        {n: v - 0.1 * autocast(net, batch, torch.bfloat16)[n] for n, v in net.named_parameters()},
+    ),
+    "a change sent as half": lambda net, batch: ls.Delta(
+        {n: v.half().float() for n, v in stepped(net, batch).by_name.items()}
+    ),
+    "a loss scale left in": lambda net, batch: gradient(net, batch, times=2.0**16),
+    "a loss scale left in, mixed": lambda net, batch: ls.Gradient(autocast(net, batch, torch.float16, 1024.0)),
+    "a step with a loss scale": lambda net, batch: ls.Delta(
+        {n: -0.1 * 2.0**16 * v for n, v in gradient(net, batch).by_name.items()}
+    ),
+}
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("name", MIXED)
+def test_mixed_precision_is_seen_and_proves_nothing_wrong(name, count):
+    net, secret = seeded(9, dense), DIGITS.draw(count, key=K(73)).reveal()
+    with torch.enable_grad():
+        release = MIXED[name](net, secret)
+    release = type(release)({n: v.detach() for n, v in release.by_name.items()})
+    mechanism = ls.FedSGD() if isinstance(release, ls.Gradient) else ls.FedAvg(steps=1, lr=0.1)
+    seen = ls.Observation(ls.Target(net, DIGITS.domain, 10), release, mechanism, (ls.BatchSize(count),))
+    words = "a loss scale was left in" if "scale" in name else "half precision"
+    assert any(words in one for one in said(seen))
+    for attack in (ls.LinearLayer(), ls.LowRank(), ls.LabelSigns()):
+        attempt = attack.run(seen, key=K(0))
+        if attempt.certificate is None or not any(attempt.certificate.proved):
+            continue
+        # Labels by their signs, which half precision leaves; inputs by ratios, which a scale leaves.
+        if isinstance(attempt.claim, ls.Labels):
+            assert attempt.claim.values.tolist() == secret.labels.tolist()
+        else:
+            assert "scale" in name
+            assert max(float((one - secret.inputs).abs().amax((1, 2, 3)).min()) for one in attempt.claim.values) < 1e-2
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_float32_looks_like_no_mixed_precision(count):
+    for seed in range(4):
+        net, secret = seeded(10 + seed, dense), DIGITS.draw(count, key=K(74 + seed)).reveal()
+        for release, mechanism in (
+            (stepped(net, secret), ls.FedAvg(steps=1, lr=0.1)),
+            (gradient(net, secret), ls.FedSGD()),
+        ):
+            target = ls.Target(net, DIGITS.domain, 10)
+            assert not said(ls.Observation(target, release, mechanism, (ls.BatchSize(count),)))
+
+
+def test_one_layer_that_was_rounded_is_not_taken_for_float32():
+    net, secret = seeded(7, dense), DIGITS.draw(1, key=K(8)).reveal()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    after = {name: before[name] + change for name, change in stepped(net, secret).by_name.items()}
+    after["1.weight"] = after["1.weight"].half().float()
+    delta = ls.Delta.between(before, after).by_name
+    assert delta["1.weight"].dtype is torch.float16
+    assert delta["3.weight"].dtype is torch.float32
+
+
+@pytest.mark.parametrize("attack", [ls.LabelSigns(), ls.LabelCounts(), ls.RevealedLabels()], ids=repr)
+def test_a_step_that_the_scaler_skipped_has_no_labels(attack):
+    net = seeded(7, dense)
+    nothing = ls.Gradient({name: torch.zeros_like(value) for name, value in net.named_parameters()})
+    seen = ls.Observation(ls.Target(net, DIGITS.domain, 10), nothing, ls.FedSGD(), (ls.BatchSize(1),))
+    attempt = attack.run(seen, key=K(0))
+    assert attempt.outcome is Outcome.REFUSED
+    assert "every number of the update is zero" in attempt.sentence

@@ -104,9 +104,11 @@ class Delta(AbstractRelease):
         """
         names = [n for n in after if n in before and after[n].is_floating_point()]
         moved = {n: after[n][after[n] != before[n]] for n in names if after[n].shape == before[n].shape}
+        # Together, since a small tensor has too few numbers to tell; and each by itself, where only some were rounded.
         held = half_in_disguise(moved)
+        each = {name: held or half_in_disguise({name: value}) for name, value in moved.items()}
         changes = trees.subtract(trees.select(after, names), trees.select(before, names))
-        by_name = {name: _coarser(value, before[name], after[name], held) for name, value in changes.items()}
+        by_name = {name: _coarser(value, before[name], after[name], each.get(name)) for name, value in changes.items()}
         # Whether running statistics are of one batch, only their counters say; as floats, as everything in a release.
         counters = [n for n in after if n in before and n.endswith(COUNTER) and n not in by_name]
         return Delta(

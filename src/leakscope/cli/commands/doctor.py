@@ -82,7 +82,7 @@ def _vet_update(model: str, look: Examined) -> tuple[Finding, ...]:
     found = [*vet(seen.target), *vet_update(seen.target, seen.release)]
     # Where the declared mechanism explains a pattern, as Sign() explains one size, it is nothing to warn of.
     found = [finding for finding in found if finding.about != ENTRIES]
-    for one in looked(seen):
+    for one in looked(seen, types=False):
         sentence = f"{one.sentence}, which {seen.mechanism!r} does not do"
         found.append(Finding(Severity.WARNING, ENTRIES, sentence, one.remedy))
     found += [Finding(Severity.NOTE, "capture", note, "see `leakscope capture`") for note in header.notes]

@@ -1,4 +1,4 @@
-"""What an update shows beside the model that it belongs to: a reversed sign, normalization over the client's batch."""
+"""What an update shows beside the model that it belongs to: a reversed sign, a scale, normalization over a batch."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from leakscope.targets.vetting.numbers import Look
 
 HEARD = 1e-3
 """Share of the largest entry below which a sign is rounding: that of a weight's last place, divided by a small lr."""
+SLACK = 0.02
+"""Rounding, of half precision too, beyond what a mean can be."""
 CLASSES = 8
 """From so many, one positive entry alone is no chance: of a large batch each sign is near a coin's, 8 / 2^8."""
 
@@ -31,7 +33,11 @@ def beside(target: Target, gradient: Named, examples: int | None) -> tuple[Look,
     >>> beside(target, {"1.bias": torch.tensor([0.8, -0.5, -0.3])}, 1)[0].sentence
     'the output bias falls at 2 of 3 classes for 1 examples, whose own classes alone can fall: the sign is reversed'
     """
-    return (*_reversed(target, gradient, examples), *_normalized(target, gradient))
+    return (
+        *_reversed(target, gradient, examples),
+        *_scaled(target, gradient, examples),
+        *_normalized(target, gradient),
+    )
 
 
 def _reversed(target: Target, gradient: Named, examples: int | None) -> Iterator[Look]:
@@ -55,6 +61,27 @@ def _reversed(target: Target, gradient: Named, examples: int | None) -> Iterator
             f"the output bias falls at {low} classes and rises at one, as the reverse of one example's gradient does",
             remedy,
         )
+
+
+def _scaled(target: Target, gradient: Named, examples: int | None) -> Iterator[Look]:
+    """Negative entries of mean_b (p_b - y_b) sum to -1 at most, whatever the batch, and of a sum over it to -B."""
+    bias = _bias(target, gradient)
+    fallen = 0.0 if bias is None else float(-bias.clamp(max=0).sum())
+    if not 1 + SLACK < fallen < float("inf"):
+        return
+    if examples is not None and fallen <= (1 + SLACK) * examples:
+        yield Look(
+            f"the output bias falls by {fallen:.3g} in all, and of a mean loss by one at most: the loss was summed or "
+            "weighs its examples, or the rate is another one",
+            "divide the update by what was not divided, or declare FedAvg(..., summed=True) or its true lr",
+        )
+        return
+    most = "of a mean loss by one" if examples is None else f"of {examples} examples, summed, by {examples}"
+    yield Look(
+        f"the output bias falls by {fallen:.3g} in all, and {most} at most: a loss scale was left in the update, as of "
+        "a GradScaler that was not undone, or the rate is another one",
+        "unscale the gradients (scaler.unscale_), divide the update by the scale, or declare the true lr",
+    )
 
 
 def _bias(target: Target, gradient: Named) -> Tensor | None:

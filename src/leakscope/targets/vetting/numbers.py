@@ -11,9 +11,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from leakscope.core.release import Release
+from leakscope.core.release import TELLING, Release, half_in_disguise
 from leakscope.numerics import trees
 from leakscope.numerics.trees import Named
+from leakscope.targets.vetting.finding import some
 
 ENOUGH = 32
 """Entries from which a pattern is no chance: fewer say nothing."""
@@ -56,6 +57,53 @@ def looks(release: Release) -> tuple[Look, ...]:
     found = [*_sizes(values), *_grid(values), *_support(values)] if values else []
     # Signs are levels, and levels leave no small entries, so the first look says it all.
     return (*found[:1], *_norms(values))
+
+
+def halved(release: Release) -> tuple[Look, ...]:
+    """Which numbers were rounded to half precision on their way and stored wider: autocast, a half model, compression.
+
+    >>> from leakscope.core.release import Gradient
+    >>> halved(Gradient({"w": torch.linspace(0, 1, 99).half().float()}))[0].sentence
+    "all numbers of 'w' can be written in torch.float16: they were computed or sent in half precision"
+    """
+    values = {n: v.detach() for n, v in release.by_name.items()}
+    whole = half_in_disguise(values)
+    # Each by itself too: autocast keeps some layers in float32.
+    kinds = {name: whole or half_in_disguise({name: value}) for name, value in values.items()}
+    wide = [name for name, kind in kinds.items() if kind is not None and values[name].element_size() > 2]
+    if not wide:
+        return ()
+    kind = " or ".join(sorted({str(kinds[name]) for name in wide}))
+    return (
+        Look(
+            f"all numbers of {some(wide)} can be written in {kind}: they were computed or sent in half precision",
+            "declare nothing, there is no such mechanism; attacks in closed form ask for float32, so train without "
+            "autocast, or take the update before it was rounded",
+        ),
+    )
+
+
+def halved_before(gradient: Named, rounding: Named) -> tuple[Look, ...]:
+    """The same of the gradient of one step, read from weights that were rounded themselves, by `rounding` each entry.
+
+    Only entries whose rounding is far below the distance of two numbers of half precision say anything.
+    """
+    for kind in (torch.bfloat16, torch.float16):
+        telling, near = 0, True
+        for name, value in gradient.items():
+            clear = 8 * rounding[name] < value.abs() * torch.finfo(kind).eps / 2
+            telling += int(clear.sum())
+            near = near and bool(((value - value.to(kind).to(value)).abs() <= rounding[name])[clear].all())
+        if near and telling >= TELLING:
+            return (
+                Look(
+                    f"the step is one by a gradient whose numbers can be written in {kind}: it was computed in half "
+                    "precision, as under autocast",
+                    "declare nothing, there is no such mechanism; attacks in closed form ask for float32, so train "
+                    "without autocast",
+                ),
+            )
+    return ()
 
 
 def one_size(values: Tensor) -> bool:

@@ -11,7 +11,7 @@ from leakscope.core.release import Release
 from leakscope.core.target import Target
 from leakscope.targets.looking.dense_ends import DenseLayer, input_layer, output_layer
 from leakscope.targets.vetting.finding import Finding, Severity, some
-from leakscope.targets.vetting.numbers import looks
+from leakscope.targets.vetting.numbers import halved, looks
 
 ENTRIES = "update entries"
 """What findings are about that the numbers alone show."""
@@ -53,6 +53,9 @@ def _numbers(release: Release) -> Iterator[Finding]:
         yield Finding(
             Severity.WARNING, "update types", sentence, "take the update before it was rounded, if there is one"
         )
+
+    for look in halved(release):
+        yield Finding(Severity.WARNING, "update types", look.sentence, look.remedy)
 
 
 def _names(target: Target, release: Release) -> Iterator[Finding]:

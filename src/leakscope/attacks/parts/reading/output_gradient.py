@@ -57,6 +57,8 @@ def read_output(seen: Observation) -> OutputGradient | Refusal:
         # Not the exception: some callers can do without the output layer.
         return Refusal(str(error))
     gradient = seen.gradient().by_name
+    if not any(bool((value != 0).any()) for value in gradient.values()):
+        return Refusal("every number of the update is zero: nothing was trained, as after a step that a scaler skipped")
     # What was not trained is no gradient; zeros would say that every class is there as often as expected.
     still = idle(gradient)
     weight = gradient[layer.weight].double() if layer.weight in gradient.keys() - still else None
