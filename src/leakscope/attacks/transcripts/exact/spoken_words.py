@@ -108,13 +108,13 @@ class SpokenWords(AbstractAttack[Heard, Transcripts]):
             return Attempt(repr(self), Outcome.DIVERGED, why)
         pieces = sum(len(one.outputs) for one in said)
         sentence = f"{pieces} pieces in {len(said)} sentences of a gradient of rank {read.space.rank}, in their order"
-        why = stuck[0] if stuck else _doubted(seen, read, said)
+        doubt = stuck[0] if stuck else _doubted(seen, read, said)
         certificate = None
-        if why is None:
+        if doubt is None:
             residuals = tuple(one.misfit for one in said)
             certificate = Certificate(residuals, (FITS,) * len(said), STATEMENT)
         else:
-            sentence += f"; no proof: {why}"
+            sentence += f"; no proof: {doubt}"
         claim = Transcripts(
             tuple(spelling.read(one.outputs) for one in said), None if certificate is None else torch.ones(len(said))
         )
