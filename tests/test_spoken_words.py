@@ -156,3 +156,11 @@ def test_a_spent_budget_claims_what_was_read() -> None:
     attempt = attempted(seen, budget=ls.Budget(evaluations=3))
     assert not attempt.certified
     assert attempt.claim.labels[0] == SENTENCES[0][: len(attempt.claim.labels[0])]
+
+
+def test_sentences_that_were_not_told_apart_are_missing_and_nothing_is_proved() -> None:
+    """The third begins like the first and is heard like it; the other two are claimed as they were said."""
+    attempt = attempted(ls.observe(target(30), utterances(0, 1, 2), ls.FedSGD(), key=ls.Key(0)))
+    assert not attempt.certified
+    assert "pieces were read of a gradient of" in attempt.sentence
+    assert set(attempt.claim.labels) < set(SENTENCES)
