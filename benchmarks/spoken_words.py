@@ -60,7 +60,7 @@ def scale(seed: int, quick: bool) -> Scale:
     """Untrained, partly trained and trained; batches as (utterances, how many)."""
     if quick:
         source = ls.Spoken(speakers=8, each=8, shortest=1.4, longest=2.4, seed=seed)
-        return Scale(source, 20, ((0, 0.9), (30, 0.8)), ((2, 4),))
+        return Scale(source, 20, ((0, 0.9), (20, 0.8)), ((2, 4),))
     source = ls.Spoken(speakers=20, each=30, shortest=1.4, longest=2.4, seed=seed)
     return Scale(source, 100, ((0, 0.9), (12, 0.8), (24, 0.8), (60, 0.5)), ((2, 20), (4, 15), (8, 8)))
 
