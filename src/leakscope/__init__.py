@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from leakscope.attacks.parts.starts import Uniform as Uniform
     from leakscope.attacks.portfolio.auto import Auto as Auto
     from leakscope.attacks.transcripts.exact.ctc import CtcTranscript as CtcTranscript
+    from leakscope.attacks.transcripts.exact.spoken_words import SpokenWords as SpokenWords
     from leakscope.bounds.accounting import epsilon as epsilon
     from leakscope.core.annotation import Annotation as Annotation
     from leakscope.core.annotation import Per as Per

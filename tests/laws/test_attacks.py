@@ -29,6 +29,8 @@ MECHANISMS: list[Any] = [ls.FedSGD(), ls.FedAvg(steps=2, lr=0.05), ls.FedSGD() >
 
 def net(row: Row) -> ls.Target:
     """A small target on which the attack can work: dense input, dense output, batch norm where it is needed."""
+    if Trait.DECODER in row.traits:
+        return ls.ListenAttendSpell(2, 8, 1, 8, 16, 1, 8, 5).build(ls.Frames(5), 24, key=ls.Key(0))
     if Trait.SPEECH in row.traits:
         return ls.DeepSpeech(hidden=64, context=4, coefficients=5, dropout=0.2).build(ls.Frames(5), 6, key=ls.Key(0))
     if Trait.TEXT in row.traits:

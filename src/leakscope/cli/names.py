@@ -63,6 +63,7 @@ from leakscope.attacks.parts.spaces import AbstractSpace, Pixels, SomeFrames, Sq
 from leakscope.attacks.parts.starts import AbstractStart, Between, Claimed, Gaussian, Gray, Repeated, Uniform
 from leakscope.attacks.portfolio.auto import Auto
 from leakscope.attacks.transcripts.exact.ctc import CtcTranscript
+from leakscope.attacks.transcripts.exact.spoken_words import SpokenWords
 from leakscope.attacks.transcripts.matching.matching import TranscriptMatching
 from leakscope.attacks.transcripts.matching.soft import SoftTranscript
 from leakscope.attacks.wrapped.assumed_lengths import AssumedLengths
@@ -250,6 +251,10 @@ ROWS: tuple[Row, ...] = (
         _A, AssumedLengths, "another attack that is told a wrong number of frames, to study what that costs",
         "AssumedLengths(speech_matching(steps=500), times=1.1)",
         T.CLAIMS_INPUTS, T.SEARCH, T.NEEDS_BATCH_SIZE, T.NEEDS_TRANSCRIPTS, T.SPEECH,
+    ),
+    _row(
+        _A, SpokenWords, "what was said to a recognizer with a decoder, from its output layer's gradient alone",
+        "", T.CLAIMS_TRANSCRIPTS, T.SPEECH, T.DECODER,
     ),
     _row(
         _A, SoftTranscript, "what was said, by direct search on logits whose likeliest strings count by their weight",

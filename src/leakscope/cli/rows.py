@@ -50,6 +50,7 @@ class Trait(enum.Enum):
     NEEDS_COLOR = "needs 3 channels"
     SMALL = "small enough for a quick audit"
     SPEECH = "for speech"
+    DECODER = "for recognizers with a decoder"
     PATCHES = "for transformers on images"
     TEXT = "for text"
     CLAIMS_TOKENS = "claims tokens"

@@ -132,10 +132,13 @@ def _stands_out(values: Array, total: float, height: int, width: int) -> tuple[i
     for noise, and cuts even lower.
     """
     # Of all singular values the second half is noise, where anything can be said at all.
-    cut = len(values) // 2 if len(values) == min(height, width) else len(values)
+    whole = len(values) == min(height, width)
+    cut = len(values) // 2 if whole else len(values)
     # Below it a singular value is rounding in float64, as of a matrix that is exactly of low rank.
     least = float(np.finfo(np.float64).eps) * float(values[0]) / math.sqrt(height * width)
-    tails = total - np.cumsum(values**2)
+    squares = values**2
+    # Summed from the end: as a difference of sums of all, what rounding of float32 leaves is rounding of float64.
+    tails = np.append(np.cumsum(squares[::-1])[::-1][1:], 0.0) + (0.0 if whole else max(0.0, total - squares.sum()))
     while True:
         # (height - j) (width - j) entries are free after j directions.
         noise = math.sqrt(max(0.0, float(tails[cut - 1]) if cut else total) / ((height - cut) * (width - cut)))

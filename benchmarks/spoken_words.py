@@ -1,0 +1,150 @@
+"""What the output layer of a recognizer with a decoder gives away: `SpokenWords`, nothing told, on synthetic speech.
+
+    python benchmarks/spoken_words.py [--quick] [--seed 0]
+
+A line for each point, expected and measured with 95 % intervals (Clopper-Pearson); exit code 1 below expectation.
+Utterances of up to 50 characters in word pieces, of which the model has seen none; p is the probability that it gives
+their pieces. A bag is all pieces of a batch with their counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import binomtest
+
+import leakscope as ls
+from leakscope.targets.spelling import NextPiece
+
+
+@dataclass(frozen=True)
+class Point:
+    """One line: what is expected of a share, and how often it was so."""
+
+    name: str
+    least: float
+    good: int
+    of: int
+    also: str = ""
+
+    def show(self) -> bool:
+        """Prints it; whether it is as expected."""
+        inside = binomtest(self.good, self.of).proportion_ci()
+        ok = self.good >= self.least * self.of - 1e-9
+        print(
+            f"{self.name:64} expected >= {self.least:.2f}  measured {self.good / self.of:.3f} "
+            f"[{inside.low:.3f}, {inside.high:.3f}] of {self.of}  {self.also}{'' if ok else '   BELOW'}",
+            flush=True,
+        )
+        return ok
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of it is done. epochs: of training, with the share of transcripts that is expected after it."""
+
+    source: ls.Spoken
+    utterances: int
+    epochs: tuple[tuple[int, float], ...]
+    batches: tuple[tuple[int, int], ...]
+
+
+def scale(seed: int, quick: bool) -> Scale:
+    """Untrained, partly trained and trained; batches as (utterances, how many)."""
+    if quick:
+        source = ls.Spoken(speakers=8, each=8, shortest=1.4, longest=2.4, seed=seed)
+        return Scale(source, 20, ((0, 0.9), (20, 0.8)), ((2, 4),))
+    source = ls.Spoken(speakers=20, each=30, shortest=1.4, longest=2.4, seed=seed)
+    return Scale(source, 100, ((0, 0.9), (12, 0.8), (24, 0.8), (60, 0.5)), ((2, 20), (4, 15), (8, 8)))
+
+
+def pieces(target: ls.Target, said: tuple[tuple[int, ...], ...]) -> Counter[int]:
+    """All pieces of these transcripts."""
+    assert isinstance(target.loss, NextPiece)
+    found: Counter[int] = Counter()
+    for one in said:
+        outputs, count = target.loss.spelling.of(torch.tensor([one], dtype=torch.int64), torch.tensor([len(one)]))
+        found.update(outputs[0, : int(count)].tolist())
+    return found
+
+
+def sure(target: ls.Target, batch: ls.Batch) -> float:
+    """The mean probability of the pieces of a batch of one."""
+    assert isinstance(target.loss, NextPiece)
+    with torch.no_grad():
+        shares = target.outputs(target.parameters(), batch).softmax(2)
+    said, count = target.loss.spelling.of(batch.labels, batch.label_lengths)
+    asked = torch.cat([said, torch.full_like(said[:, :1], target.loss.spelling.end)], 1)
+    return float(shares.gather(2, asked[..., None])[0, : int(count) + 1].mean())
+
+
+def measured(
+    target: ls.Target, batches: list[ls.Batch], name: str, least: tuple[float, float], seed: int
+) -> Iterator[Point]:
+    """Bags and transcripts of some batches, and that nothing false is proved."""
+    bags, texts, wrong, proofs, seconds, notes = 0, 0, 0, 0, [], Counter[str]()
+    for turn, batch in enumerate(batches):
+        seen = ls.observe(target, batch, ls.FedSGD(), key=ls.Key(seed))
+        start = time.process_time()
+        attempt = ls.SpokenWords().run(seen, key=ls.Key(seed).child(turn))
+        seconds.append(time.process_time() - start)
+        claimed = () if attempt.claim is None else attempt.claim.labels
+        exact = Counter(claimed) == Counter(batch.transcripts())
+        texts += exact
+        bags += pieces(target, claimed) == pieces(target, batch.transcripts())
+        proofs += attempt.certified
+        wrong += attempt.certified and not exact
+        if not exact:
+            notes[attempt.sentence] += 1
+    for note, often in notes.most_common():
+        print(f"    missed {often} times: {note}")
+    also = f"median {np.median(seconds):.2f} s, {proofs} proofs"
+    yield Point(f"{name}: bags", least[0], bags, len(batches))
+    yield Point(f"{name}: transcripts in order", least[1], texts, len(batches), also)
+    yield Point(f"{name}: nothing false is proved", 1.0, len(batches) - wrong, len(batches))
+
+
+def points(seed: int, quick: bool) -> Iterator[Point]:
+    """All of them."""
+    chosen = scale(seed, quick)
+    source, key = chosen.source, ls.Key(seed).child("spoken words")
+    recipe = ls.ListenAttendSpell(8, 64, 1, 32, 128, 1, 64, pieces=ls.WordPieces(source, 300))
+    most = min(chosen.utterances, len(source.load()) // 2)
+    drawn = source.draw(most, key=key).reveal()
+    short = torch.nonzero(drawn.label_lengths <= 50).flatten()
+    single = [drawn.rows(one[None]).trimmed() for one in short]
+    for epochs, least in chosen.epochs:
+        start = time.process_time()
+        family = ls.Fitted(recipe, source, epochs=epochs, lr=3e-3, batch_size=16) if epochs else recipe
+        target = family.build(source.domain, source.classes, key=key)
+        trained = time.process_time() - start
+        p = np.mean([sure(target, batch) for batch in single])
+        name = f"{epochs} epochs ({trained:.0f} s, p {p:.2f}), single utterances"
+        yield from measured(target, single, name, (0.95 if epochs == 0 else least, least), seed)
+        for size, many in chosen.batches:
+            groups = [drawn.rows(short[torch.randperm(len(short), generator=key.child(size, turn).generator())[:size]])
+                      for turn in range(many)]  # fmt: skip
+            name = f"{epochs} epochs, batches of {size}"
+            yield from measured(target, [group.trimmed() for group in groups], name, (0.0, 0.0), seed)
+
+
+def main() -> int:
+    """1 below expectation."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few utterances, in less than a minute")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    shown = [point.show() for point in points(asked.seed, asked.quick)]
+    return 0 if all(shown) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

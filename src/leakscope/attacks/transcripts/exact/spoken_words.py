@@ -1,0 +1,143 @@
+"""What was said to a recognizer with a decoder, from the gradient of its output layer alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+
+from leakscope.attacks import citations
+from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
+from leakscope.attacks.parts.reading.proof import bent, strange, undeclared
+from leakscope.attacks.parts.reading.trained import NOT_TRAINED, idle
+from leakscope.attacks.transcripts.exact.decoder_order import FITS, Following, Sentence
+from leakscope.core.attempt import Attempt, Certificate, Outcome
+from leakscope.core.claim import Transcripts
+from leakscope.core.effort import Clock, Progress, Watch
+from leakscope.core.facts import BatchSize
+from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
+from leakscope.mechanisms.effects import Answer
+from leakscope.mechanisms.reading import bends, clipped, known_weights
+from leakscope.numerics.rng import Key
+from leakscope.targets.spelling import NextPiece
+from leakscope.targets.zoo.listen_attend_spell import Speller
+
+WHOLE = 1e-3
+"""Relative distance of the gradient from the sum over all pieces that is rounding."""
+STATEMENT = (
+    "largest relative distance of the decoder's state from the features in the output layer's gradient, and of each "
+    "piece's error from its rows; all pieces together give dL/dW again"
+)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """The decoder, the output layer's weight gradient (C, d), and its spaces."""
+
+    speller: Speller
+    gradient: np.ndarray[tuple[int, int], np.dtype[np.float64]]
+    space: RowSpace
+
+
+@final
+@dataclass(frozen=True)
+class SpokenWords(AbstractAttack[Heard, Transcripts]):
+    """The pieces of every sentence in their order, from dL/dW of the output layer of `ListenAttendSpell`.
+
+    The decoder is run from its start: what it reaches says where among the features in the gradient the context lies,
+    which gives the probabilities, the one piece whose error lies in the gradient's rows, and so the next state
+    (`decoder_order`). Ends where a sentence ends. Neither length nor language nor number of sentences is assumed.
+    Of several sentences, which begin alike, the first pieces are solved for beforehand.
+
+    With several proportional positions, or more than min(features, outputs) of them, it refuses: letters alone suffice
+    for two dozen positions at most, word pieces for hundreds.
+    The certificate is the largest residual of a sentence's steps; it is given where every sentence ends, all together
+    have as many pieces as the gradient has directions, and their errors and features give dL/dW again.
+    Source: Dang et al. 2021 (arXiv:2111.00556) take the set of pieces from the same gradient; the order is new here.
+    """
+
+    @property
+    def citation(self) -> str:
+        """Dang et al. 2021."""
+        return citations.RLG
+
+    def _read(self, seen: Observation) -> Heard | Refusal:
+        target = seen.target
+        spellers = [(name, one) for name, one in target.module.named_modules() if isinstance(one, Speller)]
+        if not isinstance(target.loss, NextPiece) or len(spellers) != 1:
+            return Refusal(f"follows the decoder of ListenAttendSpell, got {target.name} trained with {target.loss!r}")
+        name, speller = spellers[0]
+        if known_weights(seen.mechanism) is not Answer.YES:
+            return Refusal("needs a gradient at the known weights: after a local step, features are those of others")
+        if bends(seen.mechanism) is not Answer.NO:
+            return Refusal("needs the rows of the gradient, and the mechanism changes entries one by one")
+        weight, sent = f"{name}.output.weight", seen.gradient().by_name
+        if weight not in sent or weight in idle(sent):
+            what = f"the gradient of {weight} {NOT_TRAINED}" if weight in sent else f"the release lacks {weight}"
+            return Refusal(what)
+        gradient = sent[weight].detach().double().cpu().numpy()
+        # A fixed key: whether an attack refuses may not depend on the trial's.
+        space = row_space(gradient.T, Key(0).child("rows").numpy())
+        if isinstance(space, str):
+            return Refusal(space)
+        if space.rank > speller.decoded:
+            return Refusal(f"{space.rank} pieces are more than the {speller.decoded} units of the decoder can place")
+        return Heard(speller, gradient, space)
+
+    def _attempt(self, seen: Observation, read: Heard, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Transcripts]:
+        steps = 0
+
+        def stop() -> bool:
+            nonlocal steps
+            steps += 1
+            watch(Progress(clock.fraction(steps, 2 * read.space.rank), 0.0, f"{steps} steps of the decoder"))
+            return clock.exhausted(steps)
+
+        assert isinstance(seen.target.loss, NextPiece)
+        spelling = seen.target.loss.spelling
+        found = Following(read.speller, read.space, spelling.end).sentences(stop, key.child("starts").numpy())
+        said = [one for one in found if one.outputs]
+        stuck = [one.stuck for one in found if one.stuck]
+        if not said:
+            why = stuck[0] if stuck else "the first pieces of several sentences were not told apart"
+            return Attempt(repr(self), Outcome.DIVERGED, why)
+        pieces = sum(len(one.outputs) for one in said)
+        sentence = f"{pieces} pieces in {len(said)} sentences of a gradient of rank {read.space.rank}, in their order"
+        doubt = stuck[0] if stuck else _doubted(seen, read, said)
+        certificate = None
+        if doubt is None:
+            residuals = tuple(one.misfit for one in said)
+            certificate = Certificate(residuals, (FITS,) * len(said), STATEMENT)
+        else:
+            sentence += f"; no proof: {doubt}"
+        claim = Transcripts(
+            tuple(spelling.read(one.outputs) for one in said), None if certificate is None else torch.ones(len(said))
+        )
+        return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
+
+
+def _doubted(seen: Observation, read: Heard, said: list[Sentence]) -> str | None:
+    """Why sentences that were followed to their ends are no proof; None where nothing speaks against."""
+    refusal = bent(seen) or undeclared(seen)
+    if refusal is not None:
+        return refusal.sentence
+    if seen.knows(BatchSize) and seen.told(BatchSize).count != len(said):
+        return f"{len(said)} sentences were found, and {seen.told(BatchSize).count} told"
+    errors = np.concatenate([one.errors for one in said])
+    features = np.concatenate([one.features for one in said]) @ read.space.left.T
+    if len(errors) != read.space.rank:
+        return f"{len(errors)} pieces were read of a gradient of {read.space.rank} directions"
+    # The mean over all pieces: C x d, and as large as it was sent, but for a clip.
+    mean = errors.T @ features / len(errors)
+    factor = 1.0
+    if clipped(seen) is not Answer.NO:
+        factor = float((mean * read.gradient).sum() / (mean**2).sum())
+    left = float(np.linalg.norm(factor * mean - read.gradient) / np.linalg.norm(read.gradient))
+    if not left <= WHOLE or not 0 < factor <= 1 + WHOLE:
+        return f"the pieces give the output layer's gradient to {left:.0e} only"
+    return strange(seen)

@@ -1,0 +1,166 @@
+"""Sentences from the output layer of a decoder: exact where the algebra says so, and no proof of what is not so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import leakscope as ls
+from leakscope.targets.spelling import Spelling
+
+CLASSES = 60
+RECIPE = ls.ListenAttendSpell(3, 12, 1, 10, 48, 2, 10, coefficients=5)
+SENTENCES = ((3, 41, 7, 7, 20, 3), (5, 9), (3, 41, 8, 30, 2, 2, 11))
+
+
+def target(scale: float = 1.0) -> ls.Target:
+    made = RECIPE.build(ls.Frames(5), CLASSES, key=ls.Key(4))
+    with torch.no_grad():
+        made.module.speller.output.weight.mul_(scale)
+        for parameter in made.module.listener.parameters():
+            parameter.mul_(3)  # so that utterances are heard as different ones
+    return made
+
+
+def utterances(*which: int) -> ls.Batch:
+    """Random frames, each utterance as long as its number says."""
+    said = [SENTENCES[one] for one in which]
+    lengths = torch.tensor([21 + 5 * one for one in which])
+    frames = 4 * torch.randn(len(which), int(lengths.max()), 5, generator=ls.Key(6).child(*which).generator())
+    frames *= (torch.arange(frames.shape[1]) < lengths[:, None])[..., None]
+    labels = torch.zeros(len(which), max(map(len, said)), dtype=torch.int64)
+    for row, one in enumerate(said):
+        labels[row, : len(one)] = torch.tensor(one)
+    return ls.Batch(frames, labels, lengths, torch.tensor([len(one) for one in said]))
+
+
+def attempted(seen: ls.Observation, **more: Any) -> ls.Attempt[Any]:
+    return ls.SpokenWords().run(seen, key=ls.Key(1), **more)
+
+
+CASES = [(1.0, (0,)), (1.0, (1,)), (1.0, (2,)), (30.0, (0,)), (30.0, (2,)), (30.0, (0, 1)), (30.0, (2, 0))]
+
+
+@pytest.mark.parametrize(("scale", "which"), CASES, ids=str)
+@pytest.mark.parametrize("mechanism", [ls.FedSGD(), ls.FedSGD() >> ls.Clip(1e-3)], ids=repr)
+def test_what_was_said_is_read_in_order_and_proved(scale: float, which: tuple[int, ...], mechanism: Any) -> None:
+    """Nothing is told; sentences that begin alike are told apart by their contexts."""
+    batch = utterances(*which)
+    attempt = attempted(ls.observe(target(scale), batch, mechanism, key=ls.Key(0)))
+    assert attempt.certified, attempt.sentence
+    assert sorted(attempt.claim.labels) == sorted(SENTENCES[one] for one in which)
+
+
+def test_word_pieces_are_read_as_letters() -> None:
+    """Of real speech, by pieces that were learned from the public half."""
+    voices = ls.Spoken(speakers=2, each=4, shortest=1.4, longest=2)
+    recipe = ls.ListenAttendSpell(3, 24, 1, 10, 48, 1, 10, pieces=ls.WordPieces(voices, 120))
+    model, batch = recipe.build(voices.domain, voices.classes, key=ls.Key(0)), voices.draw(1, key=ls.Key(1)).reveal()
+    attempt = attempted(ls.observe(model, batch, ls.FedSGD(), key=ls.Key(0)))
+    assert attempt.certified, attempt.sentence
+    assert attempt.claim.labels == batch.transcripts()
+    assert ls.score(attempt.claim, batch, domain=voices.domain)["character-error-rate"].value == 0
+
+
+def sent(model: ls.Target, batch: ls.Batch, change: Callable[[Tensor, Tensor], Tensor]) -> ls.Observation:
+    """The gradient of another loss: `change` of the losses of all pieces (N,) and the logits (N, C)."""
+    values = {name: value.clone().requires_grad_(True) for name, value in model.parameters().items()}
+    outputs = model.outputs(values, batch)
+    asked, count = Spelling(CLASSES - 1).of(batch.labels, batch.label_lengths)
+    asked = torch.cat([asked, torch.full_like(asked[:, :1], CLASSES - 1)], 1)
+    real = torch.arange(asked.shape[1]) <= count[:, None]
+    logits, pieces = outputs[real], asked[real]
+    loss = change(F.cross_entropy(logits, pieces, reduction="none"), logits)
+    slopes = torch.autograd.grad(loss, list(values.values()))
+    return ls.Observation(model, ls.Gradient(dict(zip(values, slopes, strict=True))), ls.FedSGD())
+
+
+def test_the_declared_loss_by_hand_is_proved() -> None:
+    attempt = attempted(sent(target(), utterances(0), lambda each, logits: each.mean()))
+    assert attempt.certified
+    assert attempt.claim.labels == SENTENCES[:1]
+
+
+LIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "a sum": lambda each, logits: each.sum(),
+    "reversed": lambda each, logits: -each.mean(),
+    "twice": lambda each, logits: 2 * each.mean(),
+    "weighted": lambda each, logits: (each * torch.linspace(0.3, 2, len(each))).mean(),
+    "the first half": lambda each, logits: each[: len(each) // 2].mean(),
+    "without an end": lambda each, logits: each[:-1].mean(),
+    "smoothed": lambda each, logits: 0.9 * each.mean() - 0.1 * torch.log_softmax(logits, 1).mean(),
+}
+"""What a client trains with that is not declared."""
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_of_another_loss_nothing_is_proved(lie: str) -> None:
+    attempt = attempted(sent(target(), utterances(0), LIES[lie]))
+    assert not attempt.certified
+    if attempt.claim is not None:
+        assert attempt.claim.confidence.isnan().all()
+        assert "no proof" in attempt.sentence
+
+
+def test_a_told_number_of_utterances_that_was_not_found_is_a_doubt() -> None:
+    seen = ls.observe(target(30), utterances(0, 1), ls.FedSGD(), key=ls.Key(0))
+    told = ls.Observation(seen.target, seen.release, seen.mechanism, (ls.BatchSize(3),))
+    attempt = attempted(told)
+    assert not attempt.certified
+    assert "2 sentences were found, and 3 told" in attempt.sentence
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "why"),
+    [
+        (ls.FedAvg(steps=2, lr=0.1), "known weights"),
+        (ls.FedSGD() >> ls.GaussianNoise(1e-3), "piece 1 is hidden"),
+        (ls.FedSGD() >> ls.Sign(), "changes entries one by one"),
+        (ls.DPSGD(clip=1.0, noise_multiplier=1.0), "no rank stands out"),
+    ],
+    ids=repr,
+)
+def test_of_what_was_changed_nothing_is_claimed(mechanism: Any, why: str) -> None:
+    attempt = attempted(ls.observe(target(), utterances(0), mechanism, key=ls.Key(0)))
+    assert attempt.claim is None
+    assert why in attempt.sentence
+
+
+def test_other_models_and_parts_of_an_update_are_refused() -> None:
+    other = ls.DeepSpeech(hidden=8, coefficients=5).build(ls.Frames(5), CLASSES, key=ls.Key(0))
+    assert "ListenAttendSpell" in attempted(ls.observe(other, utterances(0), ls.FedSGD(), key=ls.Key(0))).sentence
+    seen = ls.observe(target(), utterances(0), ls.FedSGD(), key=ls.Key(0))
+    bias = {"speller.output.bias": seen.release.by_name["speller.output.bias"]}
+    attempt = attempted(ls.Observation(seen.target, ls.Gradient(bias), seen.mechanism))
+    assert "lacks speller.output.weight" in attempt.sentence
+    alone = {"speller.output.weight": seen.release.by_name["speller.output.weight"]}
+    assert attempted(ls.Observation(seen.target, ls.Gradient(alone), seen.mechanism)).claim.labels == SENTENCES[:1]
+
+
+def test_as_many_pieces_as_outputs_are_refused_or_not_proved() -> None:
+    """Twelve outputs, and sentences of more pieces: the gradient's directions are no longer those of the pieces."""
+    few = RECIPE.build(ls.Frames(5), 12, key=ls.Key(4))
+    batch = utterances(0)
+    long = ls.Batch(batch.inputs, torch.arange(30)[None] % 11, batch.lengths, torch.tensor([30]))
+    attempt = attempted(ls.observe(few, long, ls.FedSGD(), key=ls.Key(0)))
+    assert not attempt.certified
+
+
+def test_a_spent_budget_claims_what_was_read() -> None:
+    seen = ls.observe(target(), utterances(0), ls.FedSGD(), key=ls.Key(0))
+    attempt = attempted(seen, budget=ls.Budget(evaluations=3))
+    assert not attempt.certified
+    assert attempt.claim.labels[0] == SENTENCES[0][: len(attempt.claim.labels[0])]
+
+
+def test_sentences_that_were_not_told_apart_are_missing_and_nothing_is_proved() -> None:
+    """The third begins like the first and is heard like it; the other two are claimed as they were said."""
+    attempt = attempted(ls.observe(target(30), utterances(0, 1, 2), ls.FedSGD(), key=ls.Key(0)))
+    assert not attempt.certified
+    assert "pieces were read of a gradient of" in attempt.sentence
+    assert set(attempt.claim.labels) < set(SENTENCES)
