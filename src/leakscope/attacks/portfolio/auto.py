@@ -73,7 +73,7 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
     3. Searches. Without declared noise: L-BFGS on the squared distance, which solves small smooth nets to the last
        digit, and else signed Adam on the cosine, which bears kinks, batches and lost scales, with less and less total
        variation and smaller and smaller steps, each leg from the end of the one before it (for pruned entries first
-       on the squared distance; for signs on it alone, until all but one of 400 agree). With noise of standard
+       on the squared distance; for signs on it alone, first with enough of it that all but one of 400 may agree). With noise of standard
        deviation s: signed Adam on the cosine, and from there the most probable images, squared distance + (2 s^2 / b)
        total variation with b = 0.05 of the range, the usual difference of neighbors, and then b = 0.2.
     4. The claim with the smallest misfit to the observed update is handed on, where ten times the misfit are worth a
@@ -259,7 +259,7 @@ def _left_out(stage: Stage, misfit: float, came: float, *, chain: bool) -> str:
     """
     if stage.polishes:
         return "" if misfit < SOLVING else "there is no smooth valley to go down"
-    if stage.follows and came <= stage.fits:
+    if not stage.sharpens and (came if stage.follows else misfit) <= stage.fits:
         return "what was sent is explained already, and with less total variation by noise as well"
     if stage.follows:
         return "" if chain else "there is nothing to go on from"
