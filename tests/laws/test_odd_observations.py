@@ -213,6 +213,18 @@ def test_normalization_that_mixes_examples_is_no_model_for_dpsgd() -> None:
         assert "mixes the examples" in refusal.sentence
 
 
+def test_numbers_whose_squares_are_infinite_are_refused_by_every_attack() -> None:
+    """Found by fuzzing: an overflow in the middle of an attack, a warning to some and an exception to others."""
+    for row in ATTACKS:
+        plain = observed(row, PLAIN)
+        for size in (1e155, 1e300):
+            update = {name: value.double() * size for name, value in plain.release.by_name.items()}
+            seen = sent(plain, update)
+            refusal = built(row).refusal(seen)
+            assert refusal is not None, row.name
+            assert "which no update has" in refusal.sentence or "reads a" in refusal.sentence, refusal.sentence
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("facts", [(), (ls.BatchSize(1),), (ls.BatchSize(3),)], ids=["untold", "one", "three"])
 def test_a_cross_entropy_over_one_class_is_refused_by_every_attack(facts: tuple[Any, ...], bias: bool) -> None:

@@ -27,6 +27,7 @@ from leakscope.mechanisms.reading import unfit
 from leakscope.mechanisms.state import without_buffers
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
+from leakscope.numerics.trees import Named
 from leakscope.targets.looking.probe import first_line
 
 ReadT = TypeVar("ReadT")
@@ -34,6 +35,8 @@ REAL = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 """What an update can be computed in; of narrower types torch cannot even say which values are finite."""
 READABLE = REAL | {torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool}
 """What may stand under names of no parameter, as buffers and counters do."""
+LARGEST = 1e100
+"""What no entry of an update reaches: squares of larger ones are infinite, in float64 and half way through a sum."""
 
 
 @final
@@ -163,13 +166,22 @@ class AbstractAttack(ABC, Generic[ReadT, ClaimT]):
                 why = _unreadable(seen.mechanism, one, seen.target, finite=finite)
                 if why is not None:
                     return Refusal(why)
-        return None if finite else Refusal("the release holds values that are not finite")
+        if not finite:
+            return Refusal("the release holds values that are not finite")
+        size = max(_largest(one.release.by_name) for one in seen.rounds)
+        return None if size < LARGEST else Refusal(f"the release holds values of {size:.0e}, which no update has")
 
     @final
     def _owner(self, seen: Observation, key: Key) -> str:
         """The hash of all that decides what a search does; the budget decides only when it ends."""
         # A frozen value prints all of its fields, so its repr is what it does.
         return hashlib.blake2b(repr((self, seen.fingerprint(), key)).encode(), digest_size=16).hexdigest()
+
+
+def _largest(update: Named) -> float:
+    """The size of the largest real entry; infinite ones do not count, as they are told apart."""
+    sizes = [value.abs() for value in update.values() if value.numel() and value.is_floating_point()]
+    return max((float(size[torch.isfinite(size)].max()) for size in sizes if torch.isfinite(size).any()), default=0.0)
 
 
 def _unreadable(mechanism: AbstractStep, one: Round, target: Target, *, finite: bool) -> str | None:
@@ -182,6 +194,10 @@ def _unreadable(mechanism: AbstractStep, one: Round, target: Target, *, finite: 
     # Somebody else's mechanism, which was not written for what this release lacks or holds besides.
     except FAILURES as error:
         return f"{mechanism!r} cannot read this release as a gradient: {first_line(error)}"
+    if finite and _largest(gradient.by_name) >= LARGEST > _largest(one.release.by_name):
+        return (
+            f"read as a gradient by {mechanism!r}, the release holds values beyond {LARGEST:.0e}; check the step size"
+        )
     # A change of weights is divided by the step: short numbers overflow.
     if finite and gradient.by_name is not one.release.by_name and not trees.finite(gradient.by_name):
         kinds = ", ".join(sorted({str(value.dtype).removeprefix("torch.") for value in gradient.by_name.values()}))

@@ -73,7 +73,7 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
     3. Searches. Without declared noise: L-BFGS on the squared distance, which solves small smooth nets to the last
        digit, and else signed Adam on the cosine, which bears kinks, batches and lost scales, with less and less total
        variation and smaller and smaller steps, each leg from the end of the one before it (for pruned entries first
-       on the squared distance; for signs on it alone, first with enough of it that all but one of 400 may agree). With noise of standard
+       on the squared distance; for signs on it alone, first with much of it). With noise of standard
        deviation s: signed Adam on the cosine, and from there the most probable images, squared distance + (2 s^2 / b)
        total variation with b = 0.05 of the range, the usual difference of neighbors, and then b = 0.2.
     4. The claim with the smallest misfit to the observed update is handed on, where ten times the misfit are worth a

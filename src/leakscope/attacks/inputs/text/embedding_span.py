@@ -61,7 +61,7 @@ MOST_PLACES = 50_000
 @final
 @dataclass(frozen=True, eq=False)
 class Spanned:
-    """Tokens at places, with what they were found by."""
+    """Tokens at places, with what they were found by. random: why what was fed need not be the private text."""
 
     entry: TokenEntry
     gradient: Named
@@ -69,6 +69,7 @@ class Spanned:
     inputs: Tensor
     room: int
     places: tuple[tuple[int, ...], ...]
+    random: str | None
 
 
 @final
@@ -172,7 +173,8 @@ def _tokens(seen: Observation) -> Spanned | Refusal:
         )
     if count > MOST_PLACES:
         return Refusal(f"not identifiable: {count} tokens at places fit the span of rank {span.rank}")
-    return Spanned(entry, gradient, span, inputs, room, places)
+    # With the reading, whose passes a budget that is over still allows.
+    return Spanned(entry, gradient, span, inputs, room, places, drawn(seen))
 
 
 @final
@@ -288,7 +290,7 @@ def _doubt(seen: Observation, found: Spanned, claimed: tuple[Said, ...]) -> str:
     # A decoder tells the order by its prefixes, even without places.
     moved = known_weights(seen.mechanism) is not Answer.YES or isinstance(seen.release, Delta)
     looked = strange(seen) if moved else None
-    looked = looked or drawn(seen)
+    looked = looked or found.random
     if looked is not None:
         return f"; no proof: {looked}"
     if not found.entry.causal and _twins(found, pairs, order=True):
@@ -305,7 +307,7 @@ def _bag_doubt(seen: Observation, found: Spanned, pairs: list[tuple[int, int]]) 
     if why is not None:
         return f"; no proof: {why.sentence}"
     # A token whose input is zero is in no span and leaves nothing uncovered: it could be in any batch.
-    looked = strange(seen) or drawn(seen)
+    looked = strange(seen) or found.random
     if looked is not None:
         return f"; no proof: {looked}"
     if not bool((found.inputs[1:] != 0).any(2).all()):

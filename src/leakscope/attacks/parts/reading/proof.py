@@ -17,7 +17,7 @@ from leakscope.core.errors import NoSuchLayer
 from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
-from leakscope.core.release import Delta
+from leakscope.core.release import Delta, same_kind
 from leakscope.core.target import Target
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import BATCHES, clipped, doubt, keeps_ratios, known_weights
@@ -164,7 +164,11 @@ def strange(seen: Observation) -> str | None:
 def contradictions(seen: Observation) -> tuple[Look, ...]:
     """What the numbers show that the declared mechanism does not do, with what to declare instead."""
     # Where a defense changes entries, their pattern is its own, and no certificate asks here.
-    return looks(seen.release) if keeps_ratios(seen.mechanism) is not Answer.NO else ()
+    if keeps_ratios(seen.mechanism) is Answer.NO:
+        return ()
+    # Foreign tensors beside an update say nothing of it: three ones of a running mean have a round norm.
+    own = {name: value for name, value in seen.release.by_name.items() if name in seen.target.parameters()}
+    return looks(same_kind(seen.release, own)) if own else ()
 
 
 def drawn(seen: Observation) -> str | None:
