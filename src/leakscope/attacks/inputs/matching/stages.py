@@ -41,7 +41,7 @@ BENT: tuple[Leg, ...] = (
 """On the squared distance to what was kept, total variation in units of the squared norm of the update."""
 LARGE = 0.1
 """The step with which a valley is looked for."""
-SIGNED: tuple[Leg, ...] = ((1e-2, LARGE, 0.06), (1e-3, LARGE, 0.14))
+SIGNED: tuple[Leg, ...] = ((1e-2, LARGE, 0.08), (1e-3, LARGE, 0.12))
 """Tried first for signs, which end with the first leg that fits (`FITS`): it is then sharpened with the prior it has.
 With one weight for all, faces from a sigmoid net wanted 1e-3 or more of it (21.6 dB, 16.8 at 1.5e-4), digits from a
 convolutional net 1.5e-4 (15.4 dB, 11.6 at 3e-3): where these do not fit, `BENT` begins anew (17.5 dB; 15.6 where it
