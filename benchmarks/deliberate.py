@@ -83,7 +83,9 @@ def archived(declared: int | None, use: str = "--update") -> Deliberate:
     """Some MB that inflate to 1.2 GB. declared: the size that the archive's list gives, None for the true one."""
 
     def draw(world: World) -> Line:
-        path = archive(world, shape="(314572800,)", kind="<f4", pieces=1200, declared=declared)
+        # A batch is told by the names of its arrays, before anything of it is read.
+        names = ("inputs", "labels") if use == "--batch" else ("w", "o")
+        path = archive(world, shape="(314572800,)", kind="<f4", pieces=1200, declared=declared, names=names)
         return brought(path, use, world)
 
     # Python's reader stops at the declared size, and finds the rest wrong

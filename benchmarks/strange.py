@@ -279,9 +279,12 @@ def _bomb(world: World) -> Path:
     )
 
 
-def archive(world: World, *, shape: str, kind: str, pieces: int, declared: int | None) -> Path:
-    """An `.npz` with one array of this header and so many MB of zeros. declared: its size in the list at the end."""
-    path = world.place / "f.npz"
+def archive(
+    world: World, *, shape: str, kind: str, pieces: int, declared: int | None, names: tuple[str, str] = ("w", "o")
+) -> Path:
+    """An `.npz` with one array of this header and so many MB of zeros, and a pickle. declared: its size in the list at
+    the end. names: of both."""
+    path, name = world.place / "f.npz", f"{names[0]}.npy".encode()
     said = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}"
     body = b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + said.ljust(117).encode()[:117] + b"\n"
     packed, check = zlib.compressobj(9, zlib.DEFLATED, -15), zlib.crc32(body)
@@ -292,13 +295,15 @@ def archive(world: World, *, shape: str, kind: str, pieces: int, declared: int |
     content = head + PACKED * pieces + packed.flush()
     size = len(body) + pieces * len(ZEROS)
     sizes = struct.pack("<HHHHHIII", 20, 0, zipfile.ZIP_DEFLATED, 0, 33, check, len(content), size)
-    local = b"PK\x03\x04" + sizes + struct.pack("<HH", 5, 0) + b"w.npy" + content
+    local = b"PK\x03\x04" + sizes + struct.pack("<HH", len(name), 0) + name + content
     sizes = struct.pack("<HHHHHIII", 20, 0, 8, 0, 33, check, len(content), size if declared is None else declared)
-    central = b"PK\x01\x02" + struct.pack("<H", 20) + sizes + struct.pack("<HHHHHII", 5, 0, 0, 0, 0, 0, 0) + b"w.npy"
+    central = (
+        b"PK\x01\x02" + struct.pack("<H", 20) + sizes + struct.pack("<HHHHHII", len(name), 0, 0, 0, 0, 0, 0) + name
+    )
     end = b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(central), len(local), 0)
     path.write_bytes(local + central + end)
     with zipfile.ZipFile(path, "a") as more:
-        more.writestr("o.npy", pickle.dumps(Canary(world.canary)))
+        more.writestr(f"{names[1]}.npy", pickle.dumps(Canary(world.canary)))
     return path
 
 
