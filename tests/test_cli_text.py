@@ -15,6 +15,7 @@ import subprocess
 import sys
 import types
 import typing
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -591,3 +592,14 @@ def test_a_mistake_is_told_on_stderr_without_a_traceback(
     assert len(result.stderr.splitlines()) == 1 or not own, "our own errors are one line; click's show the usage first"
     assert sorted(tmp_path.rglob("*")) == before, "nothing was written"
     assert isinstance(result.exception, SystemExit | LeakscopeError)
+
+
+def test_a_list_of_an_archive_that_cannot_be_read_is_damage(tmp_path):
+    """Found by fuzzing: a field of the list that says it is longer than the list ended in a traceback."""
+    path, entry = tmp_path / "batch.npz", zipfile.ZipInfo("inputs.npy")
+    entry.extra = b"PK\x01\x02"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(entry, b"nothing")
+    assert zipfile.is_zipfile(path)
+    with pytest.raises(BadInput, match="cannot be read"):
+        contents.tensors(str(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +48,12 @@ def tensors(path: str | None) -> frozenset[str] | None:
         start = file.read(8)
     # What is packed begins so, and ends with a list of what is in it.
     if zipfile.is_zipfile(place):
-        names = zipfile.ZipFile(place).namelist()
+        try:
+            with zipfile.ZipFile(place) as archive:
+                names = archive.namelist()
+        # A list that is there and cannot be read: cut, of a later version, with names or fields of no length.
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, struct.error):
+            return _damaged(path)
         return frozenset(one.removesuffix(".npy") for one in names) if place.suffix == ".npz" else None
     packed = start.startswith(b"PK") or not start
     if packed or (place.suffix == ".npz" and not start.startswith((b"\x93NUMPY", b"\x80"))):
