@@ -21,6 +21,7 @@ from leakscope.scoring.chance import AbstractGuess, Constant, keys
 from leakscope.scoring.kinds.kind import AbstractKind, Answer, Comparison, Judged, Outsider, Shown, filled
 from leakscope.scoring.metrics.features import (
     EXACT,
+    MOST,
     AbstractFeatureMetric,
     FeatureError,
     FeaturesFound,
@@ -62,6 +63,7 @@ class RandomFeatures(AbstractGuess[Features]):
         """`count` members of the pool, drawn `DRAWS` times."""
         for one in keys(self, key, DRAWS):
             generator = one.generator()
+            # Rounded up: a pool that is smaller than the batch is dealt out again, from the top.
             rounds = -(-self.count // len(self.pool))
             order = torch.cat([torch.randperm(len(self.pool), generator=generator) for _ in range(rounds)])
             yield 1 / DRAWS, Features(self.layer, self.pool[order[: self.count]])
@@ -91,6 +93,7 @@ class LayerFeatures(AbstractKind[Features, FeatureTruth, AbstractFeatureMetric])
     def truth(self, claim: Features, case: Case) -> FeatureTruth:
         """What the layer was fed for the private batch. Raises `BadInput` without the client whose model that is."""
         batch = case.batch()
+        # Of images the secret is itself what is claimed; features are what a model made of it, so one has to be told.
         if case.client is None:
             raise BadInput(
                 "what a layer was fed is compared by running the model on the secret; pass "
@@ -110,6 +113,7 @@ class LayerFeatures(AbstractKind[Features, FeatureTruth, AbstractFeatureMetric])
             )
         values = claim.values.double()
 
+        # By its bytes: which of two equal distances is taken may not depend on the order of a claim.
         def content(places: list[int]) -> list[bytes]:
             return [values[place].numpy().tobytes() for place in places]
 
@@ -123,6 +127,7 @@ class LayerFeatures(AbstractKind[Features, FeatureTruth, AbstractFeatureMetric])
         assert case.client is not None
         layer, count = at.truth.layer, len(at.truth)
         pool = public_features(case.client.target, layer, case.public)
+        # The mean is the best constant in squares; zeros are better where features are sparse and examples differ.
         mean = pool.mean(0, keepdim=True).expand(count, -1).clone()
         zeros = torch.zeros(count, pool.shape[1], dtype=torch.float64)
         return [Constant(Features(layer, one)) for one in (mean, zeros)] + [RandomFeatures(layer, pool, count)]
@@ -132,12 +137,14 @@ class LayerFeatures(AbstractKind[Features, FeatureTruth, AbstractFeatureMetric])
     ) -> Judged:
         """The metric of each pair; an example of which nothing was claimed scores the blind guess."""
         places, partners = at.pairing.known()
+        # In float64 on both sides: a distance of 1e-7 is what a claim is held to.
         claimed, true = at.claim.values[partners].double(), at.truth.values[places]
         exact = int((relative_errors(claimed, true) <= EXACT).sum())
         return Judged(filled(blind, places, metric.items(claimed, true)), exact)
 
     def right(self, claim: Features, truth: FeatureTruth, tolerances: Sequence[float]) -> tuple[bool, ...]:
         """Whether the layer was fed it, to within `proved.FEATURES`, for some private example."""
+        # One bound for all: a certificate's own is of its equations, and says nothing of how far features may be.
         del tolerances
         if not len(claim) or not len(truth):
             return (False,) * len(claim)
@@ -181,6 +188,7 @@ class LayerFeatures(AbstractKind[Features, FeatureTruth, AbstractFeatureMetric])
 def public_features(target: Target, layer: str, public: Batch | None) -> Tensor:
     """(P, d) float64: what the layer is fed for some public examples, for noise where there are none."""
     inputs = probe_inputs(target, POOL, key=Key(0).child("features")) if public is None else public.inputs[:POOL]
+    # Labels change no feature: whatever a feed asks for.
     labels = torch.zeros(len(inputs), dtype=torch.int64) if public is None else public.labels[:POOL]
     return Client(target).fed(layer, Batch(inputs, labels))
 
@@ -190,4 +198,4 @@ def _away(claimed: Tensor, true: Tensor) -> Tensor:
     # Differences, not |a|^2 + |b|^2 - 2ab, which cancels where a claim is nearly exact.
     distances = torch.cdist(claimed, true, compute_mode="donot_use_mm_for_euclid_dist")
     sizes = torch.linalg.vector_norm(true, dim=1).clamp_min(1e-300)
-    return torch.where(distances > 0, distances / sizes, 0.0).clamp(max=1e6)
+    return torch.where(distances > 0, distances / sizes, 0.0).clamp(max=MOST)
