@@ -24,8 +24,8 @@ from leakscope.attacks.labels import revealed
 from leakscope.attacks.labels.revealed import CROWD
 from leakscope.attacks.labels.rows.behind_noise import fallen
 from leakscope.attacks.labels.rows.excluded import excluded
-from leakscope.attacks.labels.rows.known_weights import take_apart
 from leakscope.attacks.labels.rows.row_space import row_space
+from leakscope.attacks.labels.rows.taken_apart import take_apart
 from leakscope.attacks.parts.reading.output_gradient import read_output
 from leakscope.targets.looking.nonnegative import fed_nonnegative
 

@@ -15,9 +15,9 @@ from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.labels.rows.behind_noise import LEVEL, Fallen, fallen
 from leakscope.attacks.labels.rows.excluded import Excluded, excluded
-from leakscope.attacks.labels.rows.known_weights import ONE, RATIO, Apart, take_apart
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
 from leakscope.attacks.labels.rows.signed import Signed, proved_counts, signed
+from leakscope.attacks.labels.rows.taken_apart import ONE, RATIO, Apart, take_apart
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
 from leakscope.attacks.parts.reading.proof import bent, strange, undeclared
 from leakscope.core.attempt import Attempt, Certificate, Outcome
@@ -80,7 +80,7 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
 
     Three grades. *Replayed*: with the weights known, each sample's error p_s - e_(y_s) is the one solution of
     softmax(W h + b) - e_y in the row space, h in the column space, which gives label, features, how many samples are
-    alike, and N itself; together they give the update again (`rows.known_weights`). *Proved*: a negative entry of
+    alike, and N itself; together they give the update again (`rows.taken_apart`). *Proved*: a negative entry of
     dL/db, or of dL/dW where features are never negative, is made by a label of its class and by nothing else
     (`rows.signed`). *Not excluded*: of the row space alone, what no combination contradicts (`rows.excluded`); the
     others are `absent`, for hard labels and where there are as many samples as its rank. Behind declared noise a test

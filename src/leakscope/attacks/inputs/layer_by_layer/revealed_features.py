@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.layer_by_layer.one_layer import Fed, Mask, awake, fed, remasked
-from leakscope.attacks.labels.rows.known_weights import Apart, KnownRows, take_apart
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
+from leakscope.attacks.labels.rows.taken_apart import Apart, KnownRows, take_apart
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
 from leakscope.attacks.parts.reading.proof import bent, strange
 from leakscope.core.arguments import count

@@ -12,8 +12,8 @@ from torch import Tensor
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack, Ready
 from leakscope.attacks.labels.revealed import RevealedLabels, Revealing, inseparable, samples_apart
-from leakscope.attacks.labels.rows.known_weights import Apart
 from leakscope.attacks.labels.rows.row_space import RowSpace
+from leakscope.attacks.labels.rows.taken_apart import Apart
 from leakscope.attacks.parts.labeling.labeling import spells
 from leakscope.attacks.parts.search.first_order import Adam, Problem
 from leakscope.attacks.parts.search.journal import Found, Point, Stop

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from leakscope.attacks.labels.rows.known_weights import KnownRows
 from leakscope.attacks.labels.rows.row_space import RowSpace
+from leakscope.attacks.labels.rows.taken_apart import KnownRows
 from leakscope.targets.zoo.listen_attend_spell import Speller, State
 
 Array = NDArray[np.float64]
