@@ -48,8 +48,6 @@ BLURRED = 3e-3
 none are found."""
 LARGER = 10.0
 """How many times longer than those of noise the features of a sample may be."""
-CROWD = 100_000
-"""Samples that rows may say are there where it was not told: more would be a share N / m below rounding."""
 REPLAYED = (
     "distance of each sample's error softmax(W h + b) - e_y from the row space of dL/dW, and all samples together give "
     "dL/dW and dL/db again"
@@ -238,13 +236,12 @@ def samples_apart(
         return why
     assert isinstance(read.space, RowSpace)
     apart = _apart(seen, read, read.space, key, stop)
-    most = seen.told(BatchSize).count if seen.knows(BatchSize) else CROWD
     if len(apart.rows) != read.space.rank and (whole or not apart.rows):
         return f"{len(apart.rows)} of {read.space.rank} rows were found"
     if not _unique(read.space, apart):
         return f"{read.space.shape[1]} classes are too few for {read.space.rank} samples of that many labels"
-    if not 0 < apart.count <= most:
-        return f"the rows stand for {apart.count} samples, more than can be there"
+    if seen.knows(BatchSize) and apart.count > seen.told(BatchSize).count:
+        return f"the rows stand for {apart.count} samples, and {seen.told(BatchSize).count} were told"
     return apart
 
 

@@ -20,6 +20,8 @@ FLOOR = 3e-6
 it is one error per sample, and hides within the row space."""
 RATIO = 4.0
 """How many times the expected residual an accepted row may leave."""
+CROWD = 1000
+"""How many samples may be copies of others: more would be a share N / m that rounding made."""
 SHARP = 0.01
 """Relative error of a share N / m below which it is known well."""
 ONE = 16 * 2.0**-24
@@ -334,7 +336,9 @@ class Peeling:
     def _times(samples: float, parts: Array, vague: Array) -> Array:
         """How many samples each row stands for; one where that cannot be told from its share."""
         times = np.clip(np.round(samples / parts), 1, None)
-        return np.asarray(np.where(vague > VAGUE, 1.0, times))
+        times = np.where(vague > VAGUE, 1.0, times)
+        # Whoever claims each of them would fill the memory with copies.
+        return np.asarray(times if times.sum() <= len(times) + CROWD else np.ones(len(times)))
 
     def _deflated(self) -> tuple[Array, Array]:
         """Bases (k, r) of the coordinates of features and of errors that the rows found leave.
