@@ -50,7 +50,7 @@ from click.testing import CliRunner, Result
 from typer.main import get_command
 
 from leakscope.cli.main import app
-from leakscope.core import gate
+from leakscope.core import file_limits
 
 SLOWEST, LARGEST = 10.0, 2 * 2**30
 """Seconds of the processor, and bytes, of one case."""
@@ -234,7 +234,7 @@ def serve(asked: Connection, files: Path, *, gate_open: bool) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     sys.stdout = sys.stderr = io.StringIO()  # the terminal is the parent's
     if gate_open:
-        gate.raise_limit(OPEN)
+        file_limits.raise_limit(OPEN)
     parent = os.getppid()
     while os.getppid() == parent:
         if not asked.poll(1):

@@ -45,7 +45,7 @@ from leakscope.datasets.sources.synthetic import Synthetic
 from leakscope.domains.vision import Images
 from leakscope.ledger.lock import sole_runner
 from leakscope.ledger.record import Ending, Role, Word
-from leakscope.ledger.store import RunStore
+from leakscope.ledger.run_folder import RunStore
 from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.targets.zoo.mlp import MLP, Linear

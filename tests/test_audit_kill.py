@@ -12,7 +12,7 @@ import pytest
 from tests.audit_kill import plan
 
 from leakscope.ledger.record import Ending
-from leakscope.ledger.store import RunStore
+from leakscope.ledger.run_folder import RunStore
 
 ROOT = Path(__file__).parent.parent
 

@@ -42,7 +42,7 @@ from leakscope.core.facts import BatchSize, Gallery, TrueLabels
 from leakscope.datasets.sources.scaled import Scaled
 from leakscope.datasets.sources.synthetic import Synthetic
 from leakscope.ledger.record import Role, Summary, Word
-from leakscope.ledger.store import RunStore
+from leakscope.ledger.run_folder import RunStore
 from leakscope.targets.recipes.imported import Imported
 from leakscope.version import VERSION
 

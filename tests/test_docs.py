@@ -99,6 +99,25 @@ def test_the_tree_is_the_package() -> None:
     assert not gone, f"remove from the tree in ARCHITECTURE.md: {gone}"
 
 
+def test_the_list_of_files_says_what_their_docstrings_say() -> None:
+    """A module that the table points at has a row there and may be missing here, since it costs three files."""
+    folder, said = "", {}
+    for line in (ROOT / "docs" / "files.md").read_text(encoding="utf-8").splitlines():
+        folder = line[3:] if line.startswith("## ") else folder
+        if found := re.fullmatch(r"- `(\w+\.py)`: (.+)", line):
+            said[folder + found[1]] = found[2]
+    rows = {f"{row.build.__module__.replace('.', '/')}.py" for row in names.ROWS}
+    for path in PACKAGE.rglob("*.py"):
+        name = f"leakscope/{path.relative_to(PACKAGE).as_posix()}"
+        if path.name != "__init__.py" and (name in said or name not in rows):
+            first = " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split())
+            assert name in said, f"run scripts/draw_tree.py: {name} is not in docs/files.md"
+            assert first.startswith(said.pop(name)), (
+                f"run scripts/draw_tree.py: docs/files.md says something else of {name}"
+            )
+    assert not said, f"run scripts/draw_tree.py: {sorted(said)} are no more"
+
+
 def test_every_folder_of_the_package_holds_something() -> None:
     for folder in PACKAGE.rglob("__init__.py"):
         assert any(path.name != "__init__.py" for path in folder.parent.rglob("*.py")), f"{folder.parent} is empty"

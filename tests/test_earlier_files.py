@@ -28,7 +28,7 @@ from leakscope.core.errors import BadInput, BadPlan, DamagedRecord
 from leakscope.ledger import container
 from leakscope.ledger.container import Content, read_content
 from leakscope.ledger.exchange import UpdateHeader
-from leakscope.ledger.store import RunStore
+from leakscope.ledger.run_folder import RunStore
 
 EARLIER = sorted((Path(__file__).parent / "fixtures" / "earlier").glob("v*"))
 

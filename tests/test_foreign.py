@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.errors import BadInput
 from leakscope.numerics.rng import Key
 from leakscope.targets.files import tensors
@@ -204,7 +204,7 @@ def test_pickles_are_for_those_who_ask(tmp_path, capsys):
 def test_an_archive_that_promises_too_much_is_not_opened(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.npy", bytes(2000))
-    with gate.limited(1000), pytest.raises(BadInput, match=r"unpacked, would take 1\.95 KiB"):
+    with file_limits.limited(1000), pytest.raises(BadInput, match=r"unpacked, would take 1\.95 KiB"):
         read_foreign(tmp_path / "a.npz")
 
 

@@ -21,7 +21,7 @@ from leakscope.cli.ending import LONGEST, one_line
 from leakscope.cli.expressions import build
 from leakscope.cli.main import app
 from leakscope.cli.rows import Family
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.errors import BadInput, UnknownName
 from leakscope.domains.vision import Images
 from leakscope.integrations.timm import Timm
@@ -171,7 +171,7 @@ def test_a_large_model_that_fits_is_the_same_model(monkeypatch: pytest.MonkeyPat
         return made
 
     assert fitting(reads, "it").weight.device.type == "cpu"
-    monkeypatch.setattr(gate, "memory", lambda: 800)
+    monkeypatch.setattr(file_limits, "memory", lambda: 800)
     with pytest.raises(BadInput, match="it has more than"):
         fitting(reads, "it")
     assert UNCOUNTED < 2**30
@@ -245,7 +245,7 @@ def test_the_benchmark_sees_what_it_looks_for(fuzz, tmp_path: Path, monkeypatch:
     def broken(text: str) -> object:
         raise ZeroDivisionError(text[:3])
 
-    monkeypatch.setattr(gate, "parsed", broken)
+    monkeypatch.setattr(file_limits, "parsed", broken)
     assert given["tried"]("update:0:0", place, alarms).faults == ("traceback",)
     assert sys.modules["strange"] is strange
 

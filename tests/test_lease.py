@@ -20,7 +20,7 @@ from leakscope.core.errors import BadInput, LostLease
 from leakscope.ledger import lease as module
 from leakscope.ledger.lease import FileLease, Held, Owner, Pace, clear, living
 from leakscope.ledger.lock import as_worker, is_lock, one_at_a_time, sole_runner
-from leakscope.ledger.store import RunStore
+from leakscope.ledger.run_folder import RunStore
 
 ROOT = Path(__file__).parent.parent
 QUICK = Pace(beat=0.05, missed=8)

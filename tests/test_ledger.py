@@ -16,7 +16,7 @@ from leakscope.core.errors import BadInput, DamagedRecord
 from leakscope.ledger.identity import SILENT, identity
 from leakscope.ledger.lock import as_worker, sole_runner
 from leakscope.ledger.record import CellSpec, Ending, Record, Role, ScoreRecord, Summary, Word
-from leakscope.ledger.store import RunStore
+from leakscope.ledger.run_folder import RunStore
 
 
 def spec(**changes):
@@ -229,6 +229,6 @@ def test_a_runner_waits_for_the_workers_of_a_dead_one(tmp_path):
 
 
 def test_the_ledger_needs_no_torch():
-    code = "import sys, leakscope.ledger.store, leakscope.ledger.lock; print('torch' in sys.modules)"
+    code = "import sys, leakscope.ledger.run_folder, leakscope.ledger.lock; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"

@@ -24,7 +24,7 @@ from leakscope.cli.text.asked import Effort, Model, Recovery
 from leakscope.core.attempt import Outcome
 from leakscope.core.effort import unwatched
 from leakscope.ledger.record import Ending, Role
-from leakscope.ledger.store import RunStore
+from leakscope.ledger.run_folder import RunStore
 from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.numerics.rng import Key

@@ -26,7 +26,7 @@ from tests.fixtures.report_run import BATCH, SENTENCES, TRIALS, synthetic
 
 from leakscope.core.errors import BadInput, DamagedRecord
 from leakscope.ledger.record import Ending, Role, ScoreRecord, Word
-from leakscope.ledger.store import RunStore
+from leakscope.ledger.run_folder import RunStore
 from leakscope.report import figures, media, prose, redact, strips, sweep, tables
 from leakscope.report.cells import Shelf
 from leakscope.report.figures import Curve

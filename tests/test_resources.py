@@ -23,7 +23,7 @@ from leakscope.audit.work import attempt
 from leakscope.cli.config import parse
 from leakscope.core.errors import BadInput, BadPlan
 from leakscope.ledger.record import Ending, Role
-from leakscope.ledger.store import RunStore
+from leakscope.ledger.run_folder import RunStore
 
 ROOT = Path(__file__).parent.parent
 

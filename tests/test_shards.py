@@ -24,7 +24,7 @@ from leakscope.cli.ending import Exit
 from leakscope.core.errors import BadInput, BadPlan
 from leakscope.ledger.lock import sole_runner
 from leakscope.ledger.record import Ending
-from leakscope.ledger.store import RunStore
+from leakscope.ledger.run_folder import RunStore
 from leakscope.report.page_run import write_page
 
 ROOT = Path(__file__).parent.parent

@@ -33,7 +33,7 @@ from leakscope.cli.main import app
 from leakscope.core.claim import Attribute
 from leakscope.core.effort import Progress
 from leakscope.ledger.record import Word
-from leakscope.ledger.store import RunStore
+from leakscope.ledger.run_folder import RunStore
 from leakscope.report.page_run import write_page
 from leakscope.scoring.case import Case
 from leakscope.scoring.kinds.attributes import PrivateAttributes, standings, table

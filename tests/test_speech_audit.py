@@ -22,7 +22,7 @@ from leakscope.cli.options.demo import Subject
 from leakscope.core.effort import Clock, Watch
 from leakscope.domains.speech import ENGLISH
 from leakscope.ledger.record import Record, Role, Word
-from leakscope.ledger.store import RunStore
+from leakscope.ledger.run_folder import RunStore
 from leakscope.report.page_run import write_page
 from leakscope.report.redact import Veil
 from leakscope.report.wording import transcripts

@@ -24,14 +24,14 @@ from leakscope.audit.affordable import check_facts, check_model, check_step
 from leakscope.cli.expressions import build, domain, fact
 from leakscope.cli.main import app
 from leakscope.cli.rows import Family
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.errors import BadInput, DamagedRecord
 from leakscope.core.facts import BatchSize, Lengths, TrueLabels, TrueTranscripts
 from leakscope.domains.audio import read_sound, resampled
 from leakscope.domains.speech import Frames
 from leakscope.domains.vision import Images
 from leakscope.ledger.container import Content, read_content, write_content
-from leakscope.ledger.store import RunStore
+from leakscope.ledger.run_folder import RunStore
 from leakscope.report.page_run import write_page
 from leakscope.report.withheld import FEWEST
 from leakscope.targets.files.foreign import for_model, read_foreign
@@ -100,29 +100,29 @@ def lied(source: Path, place: Path, **changes: object) -> Path:
 
 
 def test_what_is_held_may_be_read_and_what_is_promised_may_not() -> None:
-    gate.afford("it", gate.DEFAULT)
-    gate.afford("it", 2**40, held=2**39)
+    file_limits.afford("it", file_limits.DEFAULT)
+    file_limits.afford("it", 2**40, held=2**39)
     with pytest.raises(BadInput, match=r"it would take 1 TiB, more than the 1 GiB .* --limit-memory 1025GB"):
-        gate.afford("it", 2**40, held=2**39 - 1)
-    with gate.limited(gate.bytes_of("2TB")):
-        gate.afford("it", 2**40)
-    assert gate.limit() == gate.DEFAULT
+        file_limits.afford("it", 2**40, held=2**39 - 1)
+    with file_limits.limited(file_limits.bytes_of("2TB")):
+        file_limits.afford("it", 2**40)
+    assert file_limits.limit() == file_limits.DEFAULT
     for wrong in ("", "x", "-1GB", "1e9", "0GB", "GB", "9" * 400):
         with pytest.raises(BadInput, match="expected a size such as 8GB"):
-            gate.bytes_of(wrong)
+            file_limits.bytes_of(wrong)
 
 
 def test_an_archive_is_read_with_a_budget_whatever_it_declares(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("w.npy", bytes(3 * 2**20))
-    with gate.limited(2**20), pytest.raises(BadInput, match=r"a\.npz, unpacked, would take 3 MiB"):
+    with file_limits.limited(2**20), pytest.raises(BadInput, match=r"a\.npz, unpacked, would take 3 MiB"):
         read_foreign(tmp_path / "a.npz")
     # the same with a list that declares 100 bytes
     content = bytearray((tmp_path / "a.npz").read_bytes())
     at = content.find(b"PK\x01\x02") + 24
     content[at : at + 4] = (100).to_bytes(4, "little")
     (tmp_path / "b.npz").write_bytes(content)
-    with gate.limited(2**20), pytest.raises(BadInput):
+    with file_limits.limited(2**20), pytest.raises(BadInput):
         read_foreign(tmp_path / "b.npz")
     np.savez_compressed(tmp_path / "c.npz", w=np.arange(6.0).reshape(2, 3))
     assert read_foreign(tmp_path / "c.npz").by_name["w"].tolist() == [[0, 1, 2], [3, 4, 5]]
@@ -199,7 +199,7 @@ def test_a_header_costs_no_more_than_its_file(
 
 def test_who_trusts_a_file_can_raise_the_limit(files: Path, tmp_path: Path) -> None:
     path = lied(files / "update.safetensors", tmp_path / "lie.safetensors", told=["BatchSize(50000)"])
-    with gate.limited(2**20):
+    with file_limits.limited(2**20):
         assert "--limit-memory" in refused("attack", path, *MODEL, "--with", "LabelCounts()", "--out", tmp_path / "c")
         line = ("attack", path, *MODEL, "--with", "LabelCounts()", "--out", tmp_path / "c.safetensors")
         assert call("--limit-memory", "1GB", *line).exit_code in (1, 3)
@@ -300,7 +300,7 @@ def test_domains_and_rates_that_cannot_be(tmp_path: Path) -> None:
         with pytest.raises(BadInput, match=r"a\.wav"):
             read_sound(tmp_path / "a.wav")
     soundfile.write(tmp_path / "b.wav", np.zeros(16000), 16000)
-    with gate.limited(1000), pytest.raises(BadInput, match=r"the 16000 samples of .*b\.wav would take"):
+    with file_limits.limited(1000), pytest.raises(BadInput, match=r"the 16000 samples of .*b\.wav would take"):
         read_sound(tmp_path / "b.wav")
 
 

@@ -226,7 +226,7 @@ def test_every_listed_metric_gives_the_top_to_the_truth_alone(row: names.Row) ->
 def test_reading_records_and_writing_pages_needs_no_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "import leakscope, leakscope.report.page_run, leakscope.ledger.store\n"
+        "import leakscope, leakscope.report.page_run, leakscope.ledger.run_folder\n"
         "assert leakscope.__version__ and 'FedSGD' in dir(leakscope)\n"
         "assert not [m for m in sys.modules if m.startswith('torch.')]\n"
         "try:\n    leakscope.FedSGD\nexcept ImportError:\n    print('as it should be')\n"

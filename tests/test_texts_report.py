@@ -14,7 +14,7 @@ from leakscope.audit.run import run
 from leakscope.audit.work import run_cell
 from leakscope.datasets.sources.text import WORDS
 from leakscope.ledger.record import CellSpec, Ending, Record, Role
-from leakscope.ledger.store import RunStore
+from leakscope.ledger.run_folder import RunStore
 from leakscope.report.page_run import write_page
 from leakscope.report.redact import Veil
 from leakscope.report.wording import Said, texts

@@ -1,7 +1,7 @@
 """Whether what files and plans name fits into memory and patience: models, batches, local steps, told facts.
 
 Each is a number in a text, and a few letters can name any. What is computed from them is bounded here, before it is
-made, by the limit of `core.gate`.
+made, by the limit of `core.file_limits`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import BatchSize, Fact, Lengths, TrueLabels, TrueTranscripts
@@ -38,7 +38,7 @@ EXAMPLE = 2**12
 
 def check_domain(domain: AbstractDomain, *, held: int = 0) -> None:
     """Raises `BadInput` where one input is larger than any model of the limit takes, and than what is held."""
-    gate.afford(f"a model for inputs {domain!r}", math.prod(domain.shape) * EXAMPLE, held=held * EXAMPLE // 8)
+    file_limits.afford(f"a model for inputs {domain!r}", math.prod(domain.shape) * EXAMPLE, held=held * EXAMPLE // 8)
 
 
 def check_model(architecture: AbstractArchitecture, domain: AbstractDomain, classes: int, *, held: int = 0) -> int:
@@ -47,24 +47,26 @@ def check_model(architecture: AbstractArchitecture, domain: AbstractDomain, clas
     Raises `BadInput` where an input, the classes or the model ask for more than the limit.
     """
     check_domain(domain, held=held)
-    gate.afford(f"a model of {classes} classes", classes * EXAMPLE, held=held * EXAMPLE // 8)
+    file_limits.afford(f"a model of {classes} classes", classes * EXAMPLE, held=held * EXAMPLE // 8)
     # twice what is held is allowed, and a file of all weights holds 4 bytes of each
-    found = numbers(architecture, domain, classes, most=max(gate.limit(), 4 * held) / COPIES)
+    found = numbers(architecture, domain, classes, most=max(file_limits.limit(), 4 * held) / COPIES)
     if found is not None:
-        gate.afford(f"{gate.shortened(repr(architecture))} of at least {found} numbers", found * COPIES, held=2 * held)
+        file_limits.afford(
+            f"{file_limits.shortened(repr(architecture))} of at least {found} numbers", found * COPIES, held=2 * held
+        )
     return found or 0
 
 
 def check_step(mechanism: AbstractMechanism, domain: AbstractDomain, examples: int, weights: int) -> None:
     """weights: how many numbers the model has. Raises `BadInput` on more examples or local steps than the limit."""
     fed = math.prod(domain.shape) * KEPT
-    gate.afford(f"a batch of {examples} inputs {domain!r}", examples * fed)
+    file_limits.afford(f"a batch of {examples} inputs {domain!r}", examples * fed)
     protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
     if isinstance(protocol, FedAvg):
         at_once = min(protocol.batch_size or examples, examples)
         # Micro-batches are passes of their own, however small.
         each = STEP * protocol.accumulate + weights * MOVED + at_once * fed
-        gate.afford(f"replaying {protocol.steps} local steps", protocol.steps * each)
+        file_limits.afford(f"replaying {protocol.steps} local steps", protocol.steps * each)
 
 
 def check_facts(facts: Iterable[Fact], domain: AbstractDomain, classes: int) -> int:
@@ -82,7 +84,9 @@ def check_facts(facts: Iterable[Fact], domain: AbstractDomain, classes: int) -> 
         if isinstance(one, Lengths):
             counts["Lengths"] = len(one.values)
             width = domain.coefficients if isinstance(domain, Frames) else math.prod(domain.shape)
-            gate.afford(f"utterances of {max(one.values)} frames", max(one.values) * len(one.values) * width * KEPT)
+            file_limits.afford(
+                f"utterances of {max(one.values)} frames", max(one.values) * len(one.values) * width * KEPT
+            )
         if isinstance(one, TrueTranscripts):
             counts["TrueTranscripts"] = len(one.values)
             _classes("TrueTranscripts", [label for text in one.values for label in text], classes)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from leakscope.audit.display import certificate
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.annotation import Annotation
 from leakscope.core.attempt import Attempt, Certificate, Cost, Outcome, Trace
 from leakscope.core.batch import Batch
@@ -118,7 +118,9 @@ def read_update(path: Path) -> Update:
     for name, value in arrays.items():
         if value.dtype.kind != "f" or not value.size:
             what = "empty" if not value.size else f"of {value.dtype}"
-            raise BadInput(f"{gate.shortened(name)} in {path} is {what}, expected floating numbers; make it anew")
+            raise BadInput(
+                f"{file_limits.shortened(name)} in {path} is {what}, expected floating numbers; make it anew"
+            )
     return Update(header, RELEASES[header.release](as_tensors(arrays, header.bfloat16)))
 
 

@@ -9,7 +9,7 @@ from leakscope.audit.plan import Plan
 from leakscope.audit.run import conclude
 from leakscope.core.errors import BadInput, BadPlan, DamagedRecord
 from leakscope.ledger.record import Summary
-from leakscope.ledger.store import RunStore
+from leakscope.ledger.run_folder import RunStore
 from leakscope.version import VERSION
 
 

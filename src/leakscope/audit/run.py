@@ -21,7 +21,7 @@ from leakscope.audit.verdict import summarize
 from leakscope.core.errors import BadInput, BadPlan, DamagedRecord
 from leakscope.ledger.lock import is_lock, one_at_a_time, sole_runner
 from leakscope.ledger.record import CellSpec, Record, Summary
-from leakscope.ledger.store import RunStore
+from leakscope.ledger.run_folder import RunStore
 from leakscope.version import VERSION
 
 PLAN = "plan.json"

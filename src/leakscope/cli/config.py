@@ -16,7 +16,7 @@ from leakscope.cli.models import recipe
 from leakscope.cli.rows import Family
 from leakscope.cli.text import plan as text_of
 from leakscope.cli.text.plan import Said, WrittenPlan, WrittenScene
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.effort import Budget
 from leakscope.core.errors import BadInput, BadPlan
@@ -54,7 +54,7 @@ def _affordable(scene: Scene, plan: Plan) -> None:
     for mechanism in scene.mechanisms or plan.mechanisms:
         for examples in scene.batch_sizes or plan.batch_sizes:
             # Whoever runs a plan has chosen it, and the estimate is generous: a recognizer's eight steps take three.
-            with gate.limited(4 * gate.limit()):
+            with file_limits.limited(4 * file_limits.limit()):
                 check_step(mechanism, takes, examples, weights)
 
 

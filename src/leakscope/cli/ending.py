@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, final
 
 import typer
 
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.errors import LeakscopeError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def orderly() -> Iterator[None]:
 
 def _of_system(error: OSError) -> tuple[str, Exit]:
     """What the operating system refused, in a sentence, and the code to end with."""
-    place = f"{gate.shortened(error.filename)}: " if error.filename is not None else ""
+    place = f"{file_limits.shortened(error.filename)}: " if error.filename is not None else ""
     why = error.strerror or str(error) or type(error).__name__
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{place}{why}; what is written is whole: make room, then go on", Exit.INCOMPLETE

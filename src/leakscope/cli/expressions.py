@@ -15,7 +15,7 @@ from leakscope.audit.telling import kind_named
 from leakscope.cli.names import KINDS
 from leakscope.cli.rows import Family
 from leakscope.cli.text import spelling
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import Fact
@@ -47,8 +47,8 @@ def build(text: str, family: Family) -> Any:
     built = _value(spelling.expression(text, family))
     if not isinstance(built, KINDS[family]):
         raise BadInput(
-            f"expected {spelling.an(spelling.SINGULAR[family])}, got {gate.shortened(text)!r}; write for example "
-            f"{spelling.example(family)}"
+            f"expected {spelling.an(spelling.SINGULAR[family])}, got {file_limits.shortened(text)!r}; "
+            f"write for example {spelling.example(family)}"
         )
     return built
 
@@ -108,7 +108,8 @@ def _combined(node: ast.BinOp) -> Any:
     # The last two: a text or a list of numbers, a million million times.
     except (TypeError, MemoryError, OverflowError):
         raise BadInput(
-            f"{gate.shortened(ast.unparse(node))!r} does not combine: {type(left).__name__} with {type(right).__name__}"
+            f"{file_limits.shortened(ast.unparse(node))!r} does not combine: "
+            f"{type(left).__name__} with {type(right).__name__}"
         ) from None
 
 
@@ -121,6 +122,6 @@ def _called(node: ast.Call) -> Any:
     try:
         return function(*arguments, **keywords)
     except BadInput as error:
-        raise BadInput(f"{gate.shortened(ast.unparse(node))}: {error}") from None
+        raise BadInput(f"{file_limits.shortened(ast.unparse(node))}: {error}") from None
     except WRONG as error:
         raise spelling.misfit(node, error) from None

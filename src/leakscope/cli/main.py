@@ -26,7 +26,7 @@ from leakscope.cli.options.demo import Subject
 from leakscope.cli.rows import family as family_named
 from leakscope.cli.text import asked, files
 from leakscope.cli.text import plan as reading
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.errors import BadInput
 from leakscope.version import VERSION
 
@@ -92,7 +92,7 @@ def root(
     """Options before the command."""
     if limit_memory is not None:
         with _orderly():
-            gate.raise_limit(gate.bytes_of(limit_memory))
+            file_limits.raise_limit(file_limits.bytes_of(limit_memory))
     if version:
         print(VERSION)
         raise typer.Exit(Exit.NO_LEAK_FOUND)

@@ -13,7 +13,7 @@ import torch
 from scipy.signal import resample_poly
 from torch import Tensor
 
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.errors import BadInput, optional
 from leakscope.domains.speech import RATE, WINDOW
 
@@ -98,7 +98,7 @@ def _decoded(soundfile: Any, path: Path) -> tuple[Samples, int]:
             promised, rate = int(file.frames), int(file.samplerate)
             # slow recordings become longer when they are resampled
             numbers = promised * max(file.channels, RATE / max(rate, 1))
-            gate.afford(f"the {promised} samples of {path}", numbers * COSTS * 8, held=path.stat().st_size)
+            file_limits.afford(f"the {promised} samples of {path}", numbers * COSTS * 8, held=path.stat().st_size)
             values: Samples = file.read(dtype="float64", always_2d=True)
     except (soundfile.SoundFileError, OSError, ValueError, OverflowError, MemoryError) as error:
         raise BadInput(

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.errors import BadInput
 from leakscope.ledger.files import Arrays, checksum, write_atomically
 
@@ -98,7 +98,7 @@ def _said(metadata: Mapping[str, str]) -> tuple[str, str | None, str] | None:
     """Kind, checksum and text of a header, None where it is not leakscope's."""
     if ENTRY not in metadata:
         return _earlier(metadata)
-    said = gate.parsed(metadata[ENTRY])
+    said = file_limits.parsed(metadata[ENTRY])
     whole = isinstance(said, dict) and said.keys() == {"kind", "checksum", "header"}
     if not whole or not all(isinstance(one, str) for one in said.values()):
         return None
@@ -113,7 +113,7 @@ def _earlier(metadata: Mapping[str, str]) -> tuple[str, str | None, str] | None:
         said = {"owner": metadata["owner"], "seconds": float(metadata["seconds"]), "layout": metadata["layout"]}
         return STATE, None, json.dumps({"leakscope": "0.1.0", **said})
     if metadata.keys() == {"shape"}:
-        return ENCODER, None, json.dumps({"leakscope": "0.1.0", "shape": gate.parsed(metadata["shape"])})
+        return ENCODER, None, json.dumps({"leakscope": "0.1.0", "shape": file_limits.parsed(metadata["shape"])})
     return None
 
 
@@ -166,7 +166,7 @@ def read(path: Path, kind: type[HeaderT], *, hint: str = "") -> tuple[HeaderT, d
         article = "an" if found.kind[:1] in "ue" else "a"
         raise BadInput(f"{path.name} is {article} {found.kind}, expected {kind.wanted}")
     try:
-        gate.parsed(found.text)
+        file_limits.parsed(found.text)
         header = kind.model_validate_json(found.text)
     except ValidationError as error:
         raise BadInput(f"{path} describes itself wrongly: {first_fault(error)}; make it anew") from None
@@ -180,7 +180,7 @@ def read(path: Path, kind: type[HeaderT], *, hint: str = "") -> tuple[HeaderT, d
 
 
 def _complaint(path: Path, damage: Damage, kind: type[Header], hint: str) -> str:
-    why = gate.shortened(damage.why, 200)
+    why = file_limits.shortened(damage.why, 200)
     return {
         Fault.UNREADABLE: f"{path} cannot be read ({why}); expected {kind.wanted}: it is {damage.fault.value}",
         Fault.FOREIGN: f"{path} was {damage.fault.value}, expected {kind.wanted}{hint}",
@@ -199,4 +199,4 @@ def first_fault(error: ValidationError) -> str:
     'domain: Field required'
     """
     first = error.errors(include_input=False, include_url=False)[0]
-    return gate.shortened(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}", 200)
+    return file_limits.shortened(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}", 200)

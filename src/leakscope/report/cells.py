@@ -7,7 +7,7 @@ from typing import final
 
 from leakscope.core.errors import DamagedRecord
 from leakscope.ledger.record import Record
-from leakscope.ledger.store import RunStore
+from leakscope.ledger.run_folder import RunStore
 from leakscope.report.media import Array
 from leakscope.report.tables import Cell
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from leakscope.core.errors import BadInput
 from leakscope.ledger.files import write_atomically
 from leakscope.ledger.record import CellSpec, Finding, Summary
-from leakscope.ledger.store import RunStore
+from leakscope.ledger.run_folder import RunStore
 from leakscope.report import sections, sweep, tables, withheld
 from leakscope.report.cells import Shelf
 from leakscope.report.redact import Veil

@@ -10,7 +10,7 @@ from typing import final
 from leakscope.audit.plan import Cell
 from leakscope.core.effort import Progress
 from leakscope.ledger.record import Record
-from leakscope.ledger.store import RunStore
+from leakscope.ledger.run_folder import RunStore
 
 
 @final

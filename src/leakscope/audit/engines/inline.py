@@ -11,7 +11,7 @@ from leakscope.audit.plan import Cell
 from leakscope.audit.preparation import Shelf
 from leakscope.audit.work import attempt
 from leakscope.core.effort import Watch
-from leakscope.ledger.store import RunStore
+from leakscope.ledger.run_folder import RunStore
 
 
 @final

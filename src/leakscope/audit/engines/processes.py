@@ -22,11 +22,11 @@ from leakscope.audit.outcome import crashed
 from leakscope.audit.plan import Cell
 from leakscope.audit.preparation import Shelf
 from leakscope.audit.work import attempt
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.effort import Progress, Watch
 from leakscope.core.errors import BadInput, DamagedRecord, LostLease
 from leakscope.ledger.lock import as_worker
-from leakscope.ledger.store import RunStore
+from leakscope.ledger.run_folder import RunStore
 
 PAUSE = 0.2
 """Seconds between two signs of progress of one worker."""
@@ -111,7 +111,7 @@ class _Crew:
         context = _context()
         for _ in range(count):
             ours, theirs = context.Pipe()
-            given = (str(self.store.folder), self.store.part, theirs, gate.limit())
+            given = (str(self.store.folder), self.store.part, theirs, file_limits.limit())
             process = context.Process(target=_work, args=given, daemon=True)  # type: ignore[attr-defined]
             process.start()
             theirs.close()  # else the end of the worker would not be the end of the pipe
@@ -227,7 +227,7 @@ def _context() -> BaseContext:
 
 def _work(folder: str, part: str, channel: Connection, limit: int) -> None:
     """The life of a worker. Ctrl-C is the runner's business."""
-    gate.raise_limit(limit)
+    file_limits.raise_limit(limit)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_runner, daemon=True).start()
     with as_worker(Path(folder), part) as lease:

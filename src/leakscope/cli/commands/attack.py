@@ -27,7 +27,7 @@ from leakscope.cli.names import rows
 from leakscope.cli.rows import Family, Trait
 from leakscope.cli.scalars import scalars
 from leakscope.cli.text.asked import Effort, Model, Recovery
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Attribute, Claim, Features, Inputs, Labels, Tokens, Transcripts
 from leakscope.core.effort import Budget
@@ -86,7 +86,7 @@ def _told(path: Path, header: UpdateHeader) -> list[Fact]:
     for text in header.told:
         found = fact_of(text)
         if found is None:
-            said = gate.shortened(text, 60)
+            said = file_limits.shortened(text, 60)
             raise BadInput(f"{path} tells {said}, which this leakscope does not know; use a newer one")
         facts.append(found)
     return facts

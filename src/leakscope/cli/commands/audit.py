@@ -20,7 +20,7 @@ from leakscope.cli.ending import Exit
 from leakscope.cli.models import tried_out
 from leakscope.cli.text.plan import WrittenPlan
 from leakscope.ledger.record import Summary
-from leakscope.ledger.store import RunStore
+from leakscope.ledger.run_folder import RunStore
 from leakscope.report.page_run import write_page
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 from leakscope.cli.text import contents
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.errors import BadInput, BadPlan, DamagedRecord
 from leakscope.ledger.lock import is_lock
 from leakscope.ledger.planned import PLAN, is_plan
@@ -62,7 +62,7 @@ def exchanged(path: Path, kind: Exchanged) -> None:
 def _kind(header: dict[str, Any]) -> str:
     """What a file calls itself; empty where it does not say so in a way that can be read."""
     try:
-        return gate.shortened(json.loads(header["__metadata__"]["leakscope"])["kind"])
+        return file_limits.shortened(json.loads(header["__metadata__"]["leakscope"])["kind"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""
 
@@ -166,7 +166,7 @@ def _planned(place: Path) -> int | None:
     if not plan.is_file():
         return None
     try:
-        said = gate.parsed(gate.text_of(plan, "the plan that an audit writes"))
+        said = file_limits.parsed(file_limits.text_of(plan, "the plan that an audit writes"))
     except ValueError as error:
         raise DamagedRecord(f"{plan} is not JSON: {error}") from None
     except BadInput as error:

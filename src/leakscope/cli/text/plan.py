@@ -14,7 +14,7 @@ from leakscope.cli.plan_keys import FIELDS
 from leakscope.cli.rows import Family
 from leakscope.cli.text import spelling
 from leakscope.cli.text.models import findable, model
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.arguments import LARGEST, is_number
 from leakscope.core.errors import BadInput, BadPlan, MissingExtra, UnknownName
 
@@ -148,7 +148,7 @@ class WrittenPlan:
             mechanisms = len(scene.mechanisms.texts or self.mechanisms.texts)
             attacks = len(scene.attacks.texts or self.attacks.texts) or 1
             cells += self.trials * len(scene.batch_sizes or self.batch_sizes) * mechanisms * attacks
-        gate.afford(f"{self.sheet.name}: a plan of {cells} cells", cells * CELL)
+        file_limits.afford(f"{self.sheet.name}: a plan of {cells} cells", cells * CELL)
 
     def _bad(self, why: str) -> BadPlan:
         return BadPlan(f"{self.sheet.name}: {why}")
@@ -174,7 +174,7 @@ def read(path: Path, *, instead: str | None = None) -> WrittenPlan:
         near = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
         hint = f"; there is {', '.join(near)} in {path.parent}" if near else ""
         raise BadInput(f"{path} is not a file; give a plan, as described in docs/plan-file.md{hint}")
-    return parse(gate.text_of(path, PLAN), str(path), instead=instead)
+    return parse(file_limits.text_of(path, PLAN), str(path), instead=instead)
 
 
 def parse(text: str, name: str, *, instead: str | None = None) -> WrittenPlan:
@@ -182,7 +182,7 @@ def parse(text: str, name: str, *, instead: str | None = None) -> WrittenPlan:
     try:
         said = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a ValueError also of numbers that Python does not read
-        raise BadPlan(f"{name}: not TOML: {gate.shortened(error, 200)}") from None
+        raise BadPlan(f"{name}: not TOML: {file_limits.shortened(error, 200)}") from None
     if instead is not None:
         model(instead)
     return _Reader(Sheet(name, text), instead).plan(said)
@@ -275,7 +275,7 @@ class _Reader:
     def _switch(self, said: dict[str, Any], key: str) -> bool:
         value = said.get(key, False)
         if not isinstance(value, bool):
-            raise self.sheet.bad(key, f"expected true or false, got {gate.shortened(repr(value))}")
+            raise self.sheet.bad(key, f"expected true or false, got {file_limits.shortened(repr(value))}")
         return value
 
     def _smallest(self, said: dict[str, Any]) -> tuple[tuple[str, float], ...]:
@@ -369,7 +369,7 @@ class _Reader:
     def _number(self, said: dict[str, Any], key: str, place: str, default: float | None) -> Any:
         value = said.get(key, default)
         if value is not None and not is_number(value):
-            raise self.sheet.bad(place, f"expected a number, got {gate.shortened(repr(value))}")
+            raise self.sheet.bad(place, f"expected a number, got {file_limits.shortened(repr(value))}")
         return value
 
     def _table(self, said: dict[str, Any], key: str) -> dict[str, Any]:

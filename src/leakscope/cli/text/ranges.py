@@ -23,7 +23,7 @@ from leakscope.cli.text.sources import source
 from leakscope.core.errors import BadInput
 from leakscope.homes import Home, homes
 
-LIGHT = frozenset({"math", "os", "leakscope.core.arguments", "leakscope.core.errors", "leakscope.core.gate"})
+LIGHT = frozenset({"math", "os", "leakscope.core.arguments", "leakscope.core.errors", "leakscope.core.file_limits"})
 """Modules that are imported for a check: they load nothing heavy."""
 
 MISFITS = (TypeError, ValueError, ArithmeticError)

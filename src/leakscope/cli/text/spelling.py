@@ -17,7 +17,7 @@ from leakscope.cli.rows import Family
 from leakscope.cli.text import ranges
 from leakscope.cli.text.index import row_named, rows
 from leakscope.cli.text.signatures import members, objects_of, signature
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.arguments import LARGEST
 from leakscope.core.errors import BadInput, UnknownName
 from leakscope.homes import Home
@@ -77,7 +77,7 @@ def expression(text: str, family: Family) -> ast.expr:
         row = row_named(tree.id)
         raise BadInput(f"{text} is a name, not yet {an(what)}; write {row.example if row else example(family)}")
     if _family(tree) is not family:
-        raise BadInput(f"expected {an(what)}, got {gate.shortened(text)!r}; write for example {example(family)}")
+        raise BadInput(f"expected {an(what)}, got {file_limits.shortened(text)!r}; write for example {example(family)}")
     return tree
 
 
@@ -122,7 +122,9 @@ def once(kinds: Sequence[str]) -> None:
 def read(text: str, what: str, instead: str) -> ast.expr:
     """The syntax tree of `text`, which is to be a `what` such as `instead`. Raises `BadInput`, `UnknownName`."""
     if len(text) > LONGEST:
-        raise BadInput(f"the {what} {gate.shortened(text, 60)!r} has {len(text)} letters, expected at most {LONGEST}")
+        raise BadInput(
+            f"the {what} {file_limits.shortened(text, 60)!r} has {len(text)} letters, expected at most {LONGEST}"
+        )
     try:
         tree = ast.parse(text.strip(), mode="eval").body
         if _depth(tree) > DEEPEST:
@@ -133,7 +135,7 @@ def read(text: str, what: str, instead: str) -> ast.expr:
         raise
     except UNREADABLE as error:
         why = error.msg if isinstance(error, SyntaxError) else str(error) or "too deeply nested"
-        said = gate.shortened(text)
+        said = file_limits.shortened(text)
         raise BadInput(f"cannot read the {what} {said!r}: {why}; write for example {instead}") from None
     return tree
 
@@ -214,7 +216,9 @@ def _judge(node: ast.expr, what: str) -> None:
 
 def _judge_value(value: object) -> None:
     if value is not None and not isinstance(value, bool | int | float | str):
-        raise BadInput(f"a value such as {gate.shortened(repr(value))} cannot stand in a plan; use numbers and texts")
+        raise BadInput(
+            f"a value such as {file_limits.shortened(repr(value))} cannot stand in a plan; use numbers and texts"
+        )
     if isinstance(value, int) and abs(value) > LARGEST:
         raise BadInput(f"a whole number of {len(str(value))} digits cannot stand in a plan; use at most 64 bits")
 
@@ -285,7 +289,8 @@ def only_objects(node: ast.Call, place: Home) -> None:
             shown = takes.parameters[name].default
             instead = "" if shown is inspect.Parameter.empty else f", such as {shown!r}"
             raise BadInput(
-                f"{gate.shortened(ast.unparse(node))}: {name} takes an object{instead}, got {ast.unparse(bound[name])}"
+                f"{file_limits.shortened(ast.unparse(node))}: {name} takes an object{instead}, "
+                f"got {ast.unparse(bound[name])}"
             )
 
 
@@ -295,15 +300,15 @@ def _judge_range(node: ast.Call, place: Home) -> None:
     try:
         ranges.check(place, [ranges.value(one) for one in node.args], named)
     except BadInput as error:
-        raise BadInput(f"{gate.shortened(ast.unparse(node))}: {error}") from None
+        raise BadInput(f"{file_limits.shortened(ast.unparse(node))}: {error}") from None
     except ranges.MISFITS as error:
         raise misfit(node, error) from None
 
 
 def misfit(node: ast.Call, error: Exception) -> BadInput:
     """What is said of a call whose constructor stumbles over an argument."""
-    why = gate.shortened(str(error) or type(error).__name__, 200)
-    return BadInput(f"{gate.shortened(ast.unparse(node))} has an argument of the wrong kind: {why}")
+    why = file_limits.shortened(str(error) or type(error).__name__, 200)
+    return BadInput(f"{file_limits.shortened(ast.unparse(node))} has an argument of the wrong kind: {why}")
 
 
 def _family(node: ast.expr) -> Family | None:

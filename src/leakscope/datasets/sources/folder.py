@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
 from leakscope.datasets.draw import AbstractSource
@@ -125,7 +125,7 @@ def read_picture(path: Path, shape: tuple[int, int, int]) -> Tensor:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             with Image.open(path) as file:
-                gate.afford(f"its {file.width} x {file.height} pixels", file.width * file.height * PIXEL)
+                file_limits.afford(f"its {file.width} x {file.height} pixels", file.width * file.height * PIXEL)
                 picture = ImageOps.exif_transpose(file)
                 pixels = _pixels(picture, shape[0])
     except BadInput as error:

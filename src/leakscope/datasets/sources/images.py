@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.errors import BadInput
 
 
@@ -37,7 +37,9 @@ def resized(images: Tensor, size: int) -> Tensor:
     if images.shape[-2:] == (size, size):
         return images
     # twice: before and after the clamp
-    gate.afford(f"{len(images)} pictures of {size} x {size}", 8 * images.shape[0] * images.shape[1] * size * size)
+    file_limits.afford(
+        f"{len(images)} pictures of {size} x {size}", 8 * images.shape[0] * images.shape[1] * size * size
+    )
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
 
 

@@ -10,7 +10,7 @@ from typing import final
 import torch
 import torch.nn.functional as F
 
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.arguments import count, places
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
@@ -48,7 +48,7 @@ class Synthetic(AbstractSource):
             raise BadInput(f"expected shape (channels, height, width) of positive numbers, got {self.shape}")
         count("seed", self.seed, low=0)
         # three times: the field, its probabilities, and what is made on the way
-        gate.afford(f"{self.count} pictures of shape {self.shape}", 12 * self.count * math.prod(self.shape))
+        file_limits.afford(f"{self.count} pictures of shape {self.shape}", 12 * self.count * math.prod(self.shape))
 
     @property
     def domain(self) -> Images:

@@ -8,7 +8,7 @@ from typing import final
 
 import torch
 
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.arguments import count as whole
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
@@ -55,7 +55,7 @@ class Sentences(AbstractSource):
     def __post_init__(self) -> None:
         whole("length", self.length)
         whole("count", self.count)
-        gate.afford(f"{self.count} sentences", self.count * SENTENCE)
+        file_limits.afford(f"{self.count} sentences", self.count * SENTENCE)
         if self.count < 2 or not 4 <= self.length <= 40:
             raise BadInput(f"expected count >= 2 and 4 <= length <= 40, got {self.count} and {self.length}")
         if self.seed < 0:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.errors import BadInput
 from leakscope.numerics.trees import Named
 from leakscope.targets.files.tensors import content, listed, plain, unpickled
@@ -90,7 +90,7 @@ def _sorted_out(path: str, found: object) -> Foreign:
         found = list(found)
     if isinstance(found, Mapping):
         named = {
-            _name(path, name): plain(path, gate.shortened(repr(_name(path, name))), value)
+            _name(path, name): plain(path, file_limits.shortened(repr(_name(path, name))), value)
             for name, value in found.items()
         }
         if named and all(re.fullmatch(r"arr_\d+", name) for name in named):
@@ -130,7 +130,7 @@ def _arrays(value: object) -> bool:
 def _name(path: str, name: object) -> str:
     if not isinstance(name, str):
         raise BadInput(
-            f"{path} has {gate.shortened(repr(name))} among its names, expected texts; save model.state_dict()"
+            f"{path} has {file_limits.shortened(repr(name))} among its names, expected texts; save model.state_dict()"
         )
     return name
 
@@ -202,7 +202,7 @@ def _stripped(named: Named, module: nn.Module) -> tuple[dict[str, Tensor], tuple
         bare = name if name in known else _bare(name.removeprefix(common), known)
         if bare in renamed:
             raise BadInput(
-                f"{gate.shortened(repr(name))} is there twice once wrappers are taken off; "
+                f"{file_limits.shortened(repr(name))} is there twice once wrappers are taken off; "
                 "save the state dict of one model"
             )
         renamed[bare] = value

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.errors import BadInput
 from leakscope.targets.looking.probe import first_line
 
@@ -90,7 +90,7 @@ def state_dict(path: Path) -> dict[str, Tensor]:
         raise BadInput(f"{path} holds entries that are not tensors, {listed(others)}; save the state dict by itself")
     # a tensor as it is: a module's own `load_state_dict` may know kinds (quantized, sparse) that `plain` refuses
     return {
-        name: value if isinstance(value, Tensor) else plain(str(path), gate.shortened(repr(name)), value)
+        name: value if isinstance(value, Tensor) else plain(str(path), file_limits.shortened(repr(name)), value)
         for name, value in found.items()
     }
 
@@ -104,7 +104,7 @@ def plain(path: str, where: str, value: object) -> Tensor:
     if isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized and not value.is_meta:
         # a view can repeat one stored number without end, and whatever reads it lays all of them out
         held = value.untyped_storage().nbytes()
-        gate.afford(f"{where} in {path}", value.numel() * value.element_size(), held=held)
+        file_limits.afford(f"{where} in {path}", value.numel() * value.element_size(), held=held)
         return value.detach().cpu()
     raise BadInput(f"{where} in {path} is {_said(value)}, expected a plain array; save the state dict itself")
 
@@ -124,12 +124,12 @@ def listed(names: list[str]) -> str:
     """
     if not names:
         return "nothing"
-    names = [gate.shortened(name) for name in names[:4]] + names[4:]
+    names = [file_limits.shortened(name) for name in names[:4]] + names[4:]
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _archive(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    return {name.removesuffix(".npy"): _array(name, content) for name, content in gate.unpacked(path)}
+    return {name.removesuffix(".npy"): _array(name, content) for name, content in file_limits.unpacked(path)}
 
 
 def _array(name: str, content: bytes) -> np.ndarray[Any, Any]:
@@ -149,4 +149,4 @@ def _zipped(path: Path) -> None:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             promised = sum(member.file_size for member in archive.infolist())
-        gate.afford(f"{path}, unpacked,", promised, held=path.stat().st_size)
+        file_limits.afford(f"{path}, unpacked,", promised, held=path.stat().st_size)

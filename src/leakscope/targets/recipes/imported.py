@@ -14,7 +14,7 @@ from typing import final
 
 from torch import nn
 
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
 from leakscope.core.feed import AbstractFeed, InputsOnly
@@ -39,7 +39,7 @@ RAISED = (*FORWARD_ERRORS, ArithmeticError, OSError, MemoryError, ImportError, N
 def failure(error: BaseException) -> str:
     """An error in one line, with the place in the code that raised it."""
     at = traceback.extract_tb(error.__traceback__)[-1]
-    return gate.shortened(f"{first_line(error)}", 300) + f" (at {Path(at.filename).name}:{at.lineno})"
+    return file_limits.shortened(f"{first_line(error)}", 300) + f" (at {Path(at.filename).name}:{at.lineno})"
 
 
 def current_first() -> None:

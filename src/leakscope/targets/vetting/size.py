@@ -17,7 +17,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput, LeakscopeError
 from leakscope.numerics.rng import Key
@@ -164,7 +164,7 @@ has ...: give a smaller model
     except (RuntimeError, MemoryError, OverflowError) as error:
         if not _too_large(error):
             raise
-    most = gate.memory() // HELD
+    most = file_limits.memory() // HELD
     try:
         with _without_numbers(), counted(most):
             build()
@@ -183,6 +183,6 @@ has ...: give a smaller model
 
 def _refused(what: str, count: int) -> BadInput:
     return BadInput(
-        f"{what} has more than {count:.3g} numbers, which take {gate.size(count * HELD)} with their gradient; this "
-        f"machine has {gate.size(gate.memory())}: give a smaller model"
+        f"{what} has more than {count:.3g} numbers, which take {file_limits.size(count * HELD)} with their gradient; "
+        f"this machine has {file_limits.size(file_limits.memory())}: give a smaller model"
     )

@@ -20,7 +20,7 @@ from typing import Any, final
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from leakscope.core import gate
+from leakscope.core import file_limits
 from leakscope.core.errors import BadInput, DamagedRecord
 from leakscope.ledger.container import RECORD, Content, Damage, Fault, first_fault, read_content, write_content
 from leakscope.ledger.files import Arrays, write_atomically
@@ -76,7 +76,7 @@ class RunStore:
         path = self.path(name)
         found = _opened(path)
         try:
-            gate.parsed(found.text)
+            file_limits.parsed(found.text)
             record = Record.model_validate_json(found.text)
         except ValidationError as error:
             raise DamagedRecord(f"{path} holds no valid record: {first_fault(error)}") from None
@@ -158,7 +158,7 @@ class RunStore:
         if not path.exists():
             return None
         try:
-            return gate.parsed(gate.text_of(path, "JSON of an audit"))
+            return file_limits.parsed(file_limits.text_of(path, "JSON of an audit"))
         except ValueError as error:
             raise DamagedRecord(f"{path} is not JSON: {error}") from None
         except BadInput as error:
@@ -183,8 +183,8 @@ class RunStore:
         if not path.exists():
             raise DamagedRecord(f"{path} does not exist; the audit did not get that far: run it again with --resume")
         try:
-            text = gate.text_of(path, "the summary of an audit")
-            gate.parsed(text)
+            text = file_limits.text_of(path, "the summary of an audit")
+            file_limits.parsed(text)
             found = Summary.model_validate_json(text)
             # what a finding points at has to be there: a page follows it
             if any(
