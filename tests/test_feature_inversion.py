@@ -63,6 +63,21 @@ def test_equal_images_are_claimed_as_often_as_they_are_there(digits: tuple[Tenso
     assert len(attempt.claim.values) == 3
 
 
+def test_rows_that_say_a_hundredth_are_enough() -> None:
+    """Behind torch's initialization rows fix features to a percent, and the space they lie in to rounding."""
+    source = ls.Digits(size=16)
+    target = ls.ConvNet(16).build(source.domain, 100, key=ls.Key(1))
+    images = source.draw(32, key=ls.Key(11)).reveal().inputs
+    # Five labels of two samples each, which hardly differ in their errors.
+    labels = torch.cat([torch.arange(27), torch.arange(5)])
+    seen = ls.observe(target, ls.Batch(images, labels), ls.FedSGD(), key=ls.Key(0))
+    attempt = ls.FeatureInversion(steps=600).run(seen, key=ls.Key(0))
+    assert attempt.claim is not None, attempt.sentence
+    assert len(attempt.claim) >= 27
+    # By each row as it stands: 39 dB.
+    assert float(decibels(attempt.claim, images).mean()) > 50, decibels(attempt.claim, images)
+
+
 @pytest.mark.parametrize(
     ("mechanism", "reason"),
     [

@@ -179,3 +179,47 @@ def test_smoothed_labels_under_a_clip_are_refused_rather_than_misread() -> None:
         assert attack.refusal(plain) is None
         clipped = ls.observe(target, batch, ls.FedSGD() >> ls.Clip(0.05), key=ls.Key(2), tell=[ls.BatchSize(4)])
         assert "smoothed" in attack.refusal(clipped).sentence
+
+
+def sure_of_itself(seed: int) -> tuple[ls.Target, ls.Batch]:
+    """A net with margins of a hundred nats at its output, and sixteen samples of twelve of its sixty classes."""
+    target = dense(seed, classes=60)
+    with torch.no_grad():
+        target.parameters()["5.weight"].mul_(120)
+    labels = torch.randint(12, (16,), generator=torch.Generator().manual_seed(seed))
+    return target, ls.Batch(digits(16, seed).inputs, labels)
+
+
+def test_counts_of_a_sure_net_are_those_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its features are not alike, so that the equations in the counts are no more than an estimate."""
+    estimated = []
+    for seed in range(3):
+        target, secret = sure_of_itself(seed)
+        seen = ls.observe(target, secret, ls.FedSGD(), key=ls.Key(seed), tell=[ls.BatchSize(16)])
+        attempt = ls.LabelCounts().run(seen, key=ls.Key(0))
+        assert attempt.claim.values.tolist() == sorted(secret.labels.tolist())
+        assert attempt.attack == repr(ls.LabelCounts())
+        assert attempt.certified
+        proof = ls.RevealedLabels().run(seen, key=ls.Key(0)).certificate
+        assert attempt.certificate.statement == proof.statement
+        with monkeypatch.context() as patch:
+            patch.setattr("leakscope.attacks.labels.counts._by_rows", lambda *_: None)
+            estimated.append(overlap(ls.LabelCounts().run(seen, key=ls.Key(0)).claim.values, secret.labels, 60))
+    assert min(estimated) < 0.9
+
+
+@pytest.mark.parametrize("told", [15, 17, 32])
+def test_rows_of_another_number_of_samples_prove_nothing(told: int) -> None:
+    target, secret = sure_of_itself(0)
+    sent = ls.FedSGD().release(target, secret, key=ls.Key(0))
+    seen = ls.Observation(target, sent, ls.FedSGD(), (ls.BatchSize(told),))
+    attempt = ls.LabelCounts().run(seen, key=ls.Key(0))
+    assert attempt.certificate is None
+    assert len(attempt.claim) == told
+
+
+def test_a_summed_loss_is_not_certified_by_its_rows() -> None:
+    target, secret = sure_of_itself(0)
+    sent = ls.FedSGD().release(target, secret, key=ls.Key(0)).by_name
+    seen = ls.Observation(target, ls.Gradient({n: 16 * v for n, v in sent.items()}), ls.FedSGD(), (ls.BatchSize(16),))
+    assert ls.LabelCounts().run(seen, key=ls.Key(0)).certificate is None

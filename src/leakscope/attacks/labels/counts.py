@@ -11,7 +11,10 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from leakscope.attacks import citations
-from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.attack import AbstractAttack, Ready
+from leakscope.attacks.labels.revealed import RevealedLabels, Revealing, inseparable, samples_apart
+from leakscope.attacks.labels.rows.row_space import RowSpace
+from leakscope.attacks.labels.rows.taken_apart import Apart
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output, too_many
 from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Labels
@@ -26,11 +29,17 @@ from leakscope.mechanisms.reading import clipped, evenly, keeps_ratios
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import at, features_at, probe_inputs
 
+TRIES = 40
+"""Searches for rows per row there is, after which the batch is taken not to come apart."""
+
 
 @final
 @dataclass(frozen=True)
 class LabelCounts(AbstractAttack[OutputGradient, Labels]):
     """Instance counts n from B g_b = (P - I) n, where column c of P is the softmax for an example of class c.
+
+    Where the batch comes apart at the output layer (known weights, more classes than twice the samples), the counts are
+    those of its rows, exact and with the certificate of `RevealedLabels`; else:
 
     g_b = mean_b (p_b - y_b) is the output layer's bias gradient. The feature vector of class c is read from the
     gradient itself, e_c = g_W[c] / g_b[c], pulled toward the mean feature vector by `ridge` where g_b[c] is small;
@@ -67,11 +76,14 @@ class LabelCounts(AbstractAttack[OutputGradient, Labels]):
     def _attempt(
         self, seen: Observation, read: OutputGradient, *, key: Key, clock: Clock, watch: Watch
     ) -> Attempt[Labels]:
-        del key, clock, watch
+        del watch
         output = read
         size = seen.told(BatchSize).count
         if size == 1:
             return self._one(seen, output)
+        exact = _by_rows(seen, size, key, clock)
+        if exact is not None:
+            return replace(exact, attack=repr(self))
         found = solve_counts(seen, output, size, self.ridge)
         if found is None:
             return Attempt(repr(self), Outcome.DIVERGED, "the linear system for the counts has no finite solution")
@@ -102,6 +114,35 @@ class LabelCounts(AbstractAttack[OutputGradient, Labels]):
             return Attempt(repr(self), Outcome.DIVERGED, turned)
         label = int(output.bias.argmin())
         return Attempt(repr(self), Outcome.CLAIMED, f"one example of class {label}", Labels(torch.tensor([label])))
+
+
+def _by_rows(seen: Observation, size: int, key: Key, clock: Clock) -> Attempt[Labels] | None:
+    """The labels of all samples where each has its row and all together replay the update; else None.
+
+    Only what is certified: of an update that is no mean of `size` samples the rows say so, and nothing of the factor.
+    """
+    revealed = RevealedLabels()
+    ready = revealed.ready(seen)
+    if not isinstance(ready, Ready):
+        return None
+    read: Revealing = ready.read
+    if inseparable(seen, read) is not None:
+        return None
+    assert isinstance(read.space, RowSpace)
+    # Rows that are not there are looked for in vain, again and again; equations in the counts answer at once.
+    most, tries = TRIES * (read.space.rank + 1), 0
+
+    def stop() -> bool:
+        nonlocal tries
+        tries += 1
+        return tries > most or clock.exhausted(0)
+
+    apart = samples_apart(seen, read, key, stop)
+    if not isinstance(apart, Apart):
+        return None
+    attempt = revealed.replayed(seen, read, apart)
+    claim = attempt.claim
+    return attempt if attempt.certified and claim is not None and len(claim) == size else None
 
 
 def _by_chance(seen: Observation, output: OutputGradient, real: Tensor, counts: Tensor) -> float:

@@ -120,7 +120,7 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
 
         apart = samples_apart(seen, read, key, stop) if self.weights else "the weights are not known"
         if isinstance(apart, Apart):
-            attempt = self._replayed(seen, read, apart)
+            attempt = self.replayed(seen, read, apart)
             # Levels blur rows more than they do signs, which may still prove.
             if attempt.certified or rounds(seen.mechanism) is Answer.NO:
                 return attempt
@@ -139,8 +139,8 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
         sure = torch.from_numpy(1 - tests.chance[values])
         return Attempt(repr(self), Outcome.CLAIMED, sentence, Labels(torch.from_numpy(values), sure, distinct=True))
 
-    def _replayed(self, seen: Observation, read: Revealing, apart: Apart) -> Attempt[Labels]:
-        """The labels of all samples, each of which replays."""
+    def replayed(self, seen: Observation, read: Revealing, apart: Apart) -> Attempt[Labels]:
+        """The labels of all samples, each of which replays; with a certificate unless something speaks against it."""
         residuals = [one.misfit for one, times in zip(apart.rows, apart.times, strict=True) for _ in range(times)]
         most = [min(RATIO * one.expected + 1e-4, MOST) for one in apart.rows]
         tolerances = [most[place] for place, times in enumerate(apart.times) for _ in range(times)]
