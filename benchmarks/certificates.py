@@ -3,10 +3,11 @@
     python benchmarks/certificates.py [--quick] [--seed N] [--trials N] [--only NAME] [--wide]
 
 A line per attack and situation: trials, certificates that hold, certificates of wrong claims (expected: 0). A claim is
-wrong where an input is more than one percent from every private one (a frame of speech: 0.05), or where labels, tokens
-or transcripts are not those of the batch, or more often; and where the statement says that the whole update was
-replayed although no training as declared makes it of these examples. Exits with 1 when one certificate is wrong, or
-when none holds where all is as declared: a trial that cannot certify cannot fail.
+wrong where an input is more than one percent from every private one (a frame of speech: 0.05), or what a layer was fed
+more than a thousandth from all that it was fed by the client's own model, or where labels, tokens or transcripts are
+not those of the batch, or more often; and where the statement says that the whole update was replayed although no
+training as declared makes it of these examples. Exits with 1 when one certificate is wrong, or when none holds where
+all is as declared: a trial that cannot certify cannot fail.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import plain_lies
 import plain_speech
 import torch
 from plain_clients import ONE
-from plain_judge import counting, in_size, misstated, nobody_can_tell, wrong
+from plain_judge import counting, in_size, misstated, nobody_can_tell, told_as_one, watched, wrong, wrong_features
 from plain_models import chance, drawn
 
 import leakscope as ls
@@ -34,6 +35,7 @@ ATTACKS: dict[str, Any] = {
     "Recursive": ls.Recursive(),
     "FirstAttention": ls.FirstAttention(),
     "EmbeddingSpan": ls.EmbeddingSpan(),
+    "RevealedFeatures": ls.RevealedFeatures(),
 }
 SITUATIONS = plain_clients.SITUATIONS | plain_lies.ANY | plain_lies.TEXTS
 SITUATIONS |= plain_clients.ONCE | plain_clients.once(SITUATIONS)
@@ -68,7 +70,8 @@ def judged(name: str, situation: str, seed: int) -> tuple[bool, str]:
     world = world if what.batch is None else what.batch(world)
     fed = world.inputs if what.fed is None else what.fed(world)
     trained = dataclasses.replace(world, inputs=fed)
-    sent = what.client(trained)
+    with watched(world.net) as runs:
+        sent = what.client(trained)
     release = ls.Delta(sent) if what.moved else ls.Gradient(sent)
     told = len(world.inputs) + what.told
     facts = (ls.BatchSize(told),) if what.told or chance(draw) < 0.9 else ()
@@ -76,7 +79,17 @@ def judged(name: str, situation: str, seed: int) -> tuple[bool, str]:
     seen = ls.Observation(world.target, release, mechanism, facts)
     attempt = ATTACKS[name].run(seen, key=ls.Key(seed), budget=ls.Budget(seconds=5))
     certificate = attempt.certificate
-    if attempt.claim is None or certificate is None or not certificate.holds:
+    if attempt.claim is None or certificate is None or not any(certificate.proved):
+        return False, ""
+    if isinstance(attempt.claim, ls.Features):
+        # Proved one by one: others that are not make none of these less so.
+        certain = torch.tensor(certificate.proved)
+        kept = ls.Features(attempt.claim.layer, attempt.claim.values[certain], attempt.claim.labels[certain])
+        fault = wrong_features(kept, runs, world.labels)
+        if fault and what.told < 0 and told_as_one(kept, trained, sent, what.moved):
+            return True, ""
+        return True, fault
+    if not certificate.holds:
         return False, ""
     private = counting(situation.removesuffix(ONE), certificate.statement, world, fed, told=what.told)
     if what.once:

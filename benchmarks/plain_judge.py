@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import plain_clients
 import torch
 from plain_models import World
 from scipy.optimize import nnls
-from torch import Tensor
+from torch import Tensor, nn
 
 import leakscope as ls
 from leakscope.attacks.inputs.patches.first_attention import STATEMENT as ONE
@@ -20,6 +22,8 @@ from leakscope.attacks.parts.reading.proof import FED, ONE_SCALE, WHOLE, WHOLE_O
 
 EXACT = 1e-2
 """Largest relative distance of a claimed input from a private one."""
+FEATURES = 1e-3
+"""The same of what a dense layer was fed, as its certificate says."""
 SAME = 1e-4
 """Relative distance of two gradients within which they count as one."""
 REPLAYED = 3e-2
@@ -49,6 +53,49 @@ def wrong(claim: Any, inputs: Tensor, labels: Tensor) -> str:
         return "an input is claimed more often than it occurs"
     # labels that stand beside proved inputs are part of what is proved
     pairs = zip(near, claim.labels.tolist(), strict=True) if claim.labels is not None else ()
+    return "" if all(label in labels[row].tolist() for row, label in pairs) else "another label"
+
+
+@contextmanager
+def watched(net: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """What each dense layer is fed by any copy of the net that runs meanwhile, by the layer's name.
+
+    Copies keep the hooks, so this is what the client's own model was fed, whatever the client made of the declared one.
+    """
+    seen: dict[str, list[Tensor]] = {}
+
+    def watch(name: str, given: Any) -> None:
+        seen.setdefault(name, []).append(given[0].detach().flatten(1).double())
+
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, given, name=name: watch(name, given))
+        for name, layer in net.named_modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def wrong_features(claim: ls.Features, seen: dict[str, list[Tensor]], labels: Tensor) -> str:
+    """What in certified features is not true of what the client's layer was fed, in all runs together."""
+    runs = seen.get(claim.layer, [])
+    if not runs or runs[0].shape[1] != claim.values.shape[1]:
+        return f"the client has no layer {claim.layer!r} of this width"
+    true, claimed = torch.cat(runs), claim.values.double()
+    size = true.norm(dim=1).clamp_min(1e-3)
+    away = torch.cdist(claimed, true) / size
+    if float(away.min(1).values.max()) > FEATURES:
+        return f"{float(away.min(1).values.max()):.0e} from all that the layer was fed"
+    near, close = away <= FEATURES, torch.cdist(true, true) <= 2 * FEATURES * size
+    if bool((near.sum(0) > close.sum(0)).any()):
+        return "features are claimed more often than they occur"
+    # Of several runs nobody knows here which example was which.
+    if claim.labels is None or len(true) != len(labels):
+        return ""
+    pairs = zip(near, claim.labels.tolist(), strict=True)
     return "" if all(label in labels[row].tolist() for row, label in pairs) else "another label"
 
 
@@ -97,6 +144,23 @@ def nobody_can_tell(claim: Any, world: World, sent: dict[str, Tensor]) -> bool:
     other = _flat(plain_clients.gradient(dataclasses.replace(world, inputs=claim.values, labels=labels)), sent)
     goal = _flat(sent, sent)
     return float((other - goal).norm()) <= SAME * float(goal.norm())
+
+
+def told_as_one(claim: ls.Features, world: World, sent: dict[str, Tensor], moved: bool) -> bool:
+    """Whether a client whose one example had been the mean of these would have sent the same, and fed what is claimed.
+
+    As `nobody_can_tell`, which the rounding of a difference of weights hides, too: it counts as much as it moves the
+    declared gradient.
+    """
+    if len(claim) != 1 or len(world.labels.unique()) != 1:
+        return False
+    goal = _flat(sent, sent) / (-plain_clients.LR if moved else 1)
+    single = dataclasses.replace(world, inputs=world.inputs.mean(0, keepdim=True), labels=world.labels[:1])
+    with watched(single.net) as runs:
+        other = _flat(plain_clients.gradient(single), sent)
+    rounding = float((_flat(plain_clients.gradient(world), sent) - goal).norm())
+    same = float((other - goal).norm()) <= SAME * float(goal.norm()) + 2 * rounding
+    return same and not wrong_features(claim, runs, single.labels)
 
 
 def misstated(statement: str, world: World, sent: dict[str, Tensor], *, moved: bool) -> str:

@@ -74,6 +74,16 @@ def resting(classes: int, size: int, draw: Draw) -> nn.Module:
     )
 
 
+def many_classes(classes: int, size: int, draw: Draw) -> nn.Module:
+    """Two or three dense layers through ReLU, sometimes through another activation, and classes enough for rows."""
+    widths = [size * size, *(whole(24, 60, draw) for _ in range(whole(1, 2, draw))), 5 * classes]
+    act = ACTIVATIONS[whole(0, len(ACTIVATIONS) - 1, draw)] if chance(draw) < 0.2 else nn.ReLU
+    layers: list[nn.Module] = [nn.Flatten()]
+    for given, made in itertools.pairwise(widths):
+        layers += [nn.Linear(given, made), act()]
+    return _headed(nn.Sequential(*layers[:-1]), draw)
+
+
 def layered(classes: int, size: int, draw: Draw) -> nn.Module:
     """Two convolutions that can be undone, and a dense layer."""
     act = INVERTIBLE[whole(0, len(INVERTIBLE) - 1, draw)]
@@ -142,8 +152,13 @@ def drawn(name: str, draw: Draw, *, least: int = 1) -> World:
         elif name == "FirstAttention":
             net = Patches(size, classes, draw)
         else:
-            net = {"Recursive": layered, "LowRank": resting}.get(name, dense)(classes, size, draw)
+            made = {"Recursive": layered, "LowRank": resting, "RevealedFeatures": many_classes}
+            net = made.get(name, dense)(classes, size, draw)
     domain = ls.Text(WORDS, 4) if name == "EmbeddingSpan" else ls.Images(1, size, size)
+    if name == "RevealedFeatures":
+        # Two classes for each sample, one for each label, and some.
+        classes = next(layer for layer in reversed(list(net.modules())) if isinstance(layer, nn.Linear)).out_features
+        count = max(count, whole(1, 4, draw))
     if name == "EmbeddingSpan":
         inputs = torch.randint(1, WORDS, (count, 4), generator=draw)
     else:

@@ -23,10 +23,17 @@ ALIKE = 0.02
 MOST = 0.9
 """Share of the entries that has to show a pattern."""
 BOUND = 1e-5
-"""Relative distance of two norms, or of a norm and a round number, that counts as none; some float32 roundings."""
+"""Relative distance of two norms, or of a norm and a round number, that counts as none; some float32 roundings, and
+what torch's own clip leaves, C n / (n + 1e-6)."""
+ROUND = ((10.0, BOUND), (100.0, BOUND / 10))
+"""Round numbers below each of these, and how near is near. Of norms that are even on a logarithmic scale, a share of
+18 r / log 10 lies within r of a number of one digit, and ten times as many of one of two. So each is one honest update
+in thirteen thousand: at one nearness for both it would be one in twelve hundred."""
 CROWDED = 0.01
 """Share of the entries within twice the smallest nonzero size, above which smaller ones are missing. Of numbers whose
 density does not vanish at zero, few lie there: the smallest of n is near 1 / n of the median."""
+SIZE = 1e-5
+"""Relative distance of two sizes that are one but for rounding."""
 LEVELS = 257
 """Most levels, with zero, that are looked for: those of 8 bits and a sign."""
 STEP = 1e-3
@@ -141,6 +148,10 @@ def _pruned(value: Tensor) -> bool:
     sizes = inner[inner != 0].abs()
     if len(sizes) < ENOUGH or len(sizes) == inner.numel():
         return False
+    # Each size once: two black and white pictures leave a unit three sizes and a zero, all of them many times over.
+    sizes = sizes.log().div(SIZE).round().unique().mul(SIZE).exp()
+    if len(sizes) < ENOUGH:
+        return False
     crowd = int((sizes <= 2 * sizes.min()).sum())
     return crowd > max(ENOUGH // 4, CROWDED * len(sizes))
 
@@ -181,6 +192,8 @@ def _norms(values: Named) -> Iterator[Look]:
 
 
 def _round(norm: float) -> bool:
-    """Whether it is a number of two digits, as bounds that people choose are."""
-    unit = 10.0 ** (math.floor(math.log10(norm)) - 1)
-    return abs(norm / unit - round(norm / unit)) <= BOUND * norm / unit
+    """Whether it is a number of one digit or two, as bounds that people choose are, by less than chance explains."""
+    # 1 to 10, or 10 to 100, of a unit
+    lead = norm / 10.0 ** math.floor(math.log10(norm))
+    given = ((lead * most / 10, near) for most, near in ROUND)
+    return any(abs(one - round(one)) <= near * one for one, near in given)

@@ -15,7 +15,7 @@ from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.layer_by_layer.one_layer import Fed, Mask, awake, fed, remasked
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
-from leakscope.attacks.labels.rows.taken_apart import Apart, KnownRows, take_apart
+from leakscope.attacks.labels.rows.taken_apart import Apart, KnownRows, Row, take_apart
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
 from leakscope.attacks.parts.reading.proof import bent, strange
 from leakscope.core.arguments import count
@@ -151,7 +151,7 @@ class RevealedFeatures(AbstractAttack[Ends, Features]):
             np.array([one.label for one in apart.rows], np.int64),
             apart.samples if clipped(seen) is not Answer.NO else float(apart.count),
             np.array(apart.times, float),
-            np.array([max(one.misfit, 1e-7) for one in apart.rows]),
+            np.array([row_rounding(known, one) for one in apart.rows]),
         )
         down = Down(seen, read, sample, np.array([one.error for one in apart.rows]))
         reached = down.run(self.layers)
@@ -331,6 +331,26 @@ def spread(known: KnownRows, features: Array, label: int, misfit: float) -> floa
     """Relative error of a row's features that its misfit leaves."""
     off = math.sqrt(max(float(np.trace(known.covariance(features, label, misfit))), 0.0))
     return off / max(float(np.linalg.norm(features)), 1e-300)
+
+
+def row_rounding(known: KnownRows, row: Row) -> float:
+    """Relative error of a row g = softmax(W h + b) - e_y: its misfit, and what that leaves open of the row itself.
+
+    Where there are few more classes than unknowns a row that is wrong fits nearly as well: of C - S equations S go into
+    the fit, and the rest, which may be two, says by chance less than there is, so that what rounding lets expect counts
+    where it is more.
+    """
+    misfit = max(row.misfit, row.expected, 1e-7)
+    # dg = (diag p - p p^T) W dh, p being g and the labels, smoothed or not, that were taken off.
+    shares = known.error(row.features, row.label) + known.smoothing / len(known.slopes)
+    shares[row.label] += 1.0 - known.smoothing
+    slope = shares[:, None] * (known.slopes - shares @ known.slopes)
+    classes, unknown = len(known.space.scale), known.space.rank
+    # The covariance divides by C - S.
+    short = (classes - unknown) / max(classes - 2 * unknown, 1)
+    covariance = short * known.covariance(row.features, row.label, misfit)
+    off = math.sqrt(max(float(np.trace(slope @ covariance @ slope.T)), 0.0))
+    return max(misfit, off / max(float(np.linalg.norm(row.error)), 1e-300))
 
 
 def _known(seen: Observation, read: Ends) -> KnownRows:

@@ -159,7 +159,7 @@ class KnownRows:
         values, vectors = np.linalg.eigh(lean.T @ lean - inside.T @ inside)
         # What the difference of two squares cannot tell from zero is open.
         values = np.maximum(values, 1e-14 * float(values[-1]))
-        return np.asarray((vectors * (each**2 / np.maximum(values, 1e-200))) @ vectors.T)
+        return np.asarray((vectors * (each**2 / np.maximum(values, 1e-100))) @ vectors.T)
 
     def error(self, features: Array, label: int) -> Array:
         """g = softmax - e_y; its entry at y as minus the sum of the others, since 1 - p_y may be below rounding."""
