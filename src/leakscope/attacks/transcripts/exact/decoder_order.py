@@ -162,8 +162,7 @@ class Following:
             # Free to move, a rival ends at a piece elsewhere in the gradient, which the decoder does not reach here.
             with np.errstate(over="ignore", invalid="ignore"):
                 moved = float(np.linalg.norm(self.own @ (refined - point)) / np.linalg.norm(self.own @ point))
-            moved = moved if math.isfinite(moved) else math.inf
-            tried.append((max(left, moved), left, int(label), refined))
+            tried.append((max(left, moved) if math.isfinite(moved) else math.inf, left, int(label), refined))
         tried.sort(key=lambda one: one[0])
         (score, left, best, refined), rival = tried[0], tried[1][0]
         if not score <= FITS:
@@ -213,7 +212,7 @@ class Following:
             slopes = self.known.slopes @ free
             part = KnownRows(self.space, self.known.weight, self.known.offset + self.known.slopes @ base)
             spread, count = float(np.linalg.norm(base)), free.shape[1]
-            begin = np.zeros(count)
+            begin: Array = np.zeros(count)
             if trial + turn > 0 and not (narrow and trial == 0):
                 begin = spread * random.standard_normal(count) / math.sqrt(max(count, 1))
             off = self.distances(base + free @ begin)
