@@ -211,8 +211,8 @@ class Following:
             base, free = self._open(reached, known)
             slopes = self.known.slopes @ free
             part = KnownRows(self.space, self.known.weight, self.known.offset + self.known.slopes @ base)
-            spread, count = float(np.linalg.norm(base)), free.shape[1]
-            begin: Array = np.zeros(count)
+            spread, count = float(np.linalg.norm(base)), int(free.shape[1])
+            begin = np.zeros(count)
             if trial + turn > 0 and not (narrow and trial == 0):
                 begin = spread * random.standard_normal(count) / math.sqrt(max(count, 1))
             off = self.distances(base + free @ begin)
