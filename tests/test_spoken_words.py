@@ -43,7 +43,16 @@ def attempted(seen: ls.Observation, **more: Any) -> ls.Attempt[Any]:
     return ls.SpokenWords().run(seen, key=ls.Key(1), **more)
 
 
-CASES = [(1.0, (0,)), (1.0, (1,)), (1.0, (2,)), (30.0, (0,)), (30.0, (2,)), (30.0, (0, 1)), (30.0, (2, 0))]
+CASES = [
+    (1.0, (0,)),
+    (1.0, (1,)),
+    (1.0, (2,)),
+    (30.0, (0,)),
+    (30.0, (2,)),
+    (30.0, (0, 1)),
+    (30.0, (2, 0)),
+    (30.0, (0, 1, 2)),
+]
 
 
 @pytest.mark.parametrize(("scale", "which"), CASES, ids=str)
@@ -159,8 +168,8 @@ def test_a_spent_budget_claims_what_was_read() -> None:
 
 
 def test_sentences_that_were_not_told_apart_are_missing_and_nothing_is_proved() -> None:
-    """The third begins like the first and is heard like it; the other two are claimed as they were said."""
-    attempt = attempted(ls.observe(target(30), utterances(0, 1, 2), ls.FedSGD(), key=ls.Key(0)))
+    """With small output weights the contexts of three sentences that begin alike are rounding."""
+    attempt = attempted(ls.observe(target(), utterances(0, 1, 2), ls.FedSGD(), key=ls.Key(0)))
     assert not attempt.certified
-    assert "pieces were read of a gradient of" in attempt.sentence
-    assert set(attempt.claim.labels) < set(SENTENCES)
+    assert "no proof" in attempt.sentence
+    assert attempt.claim.confidence.isnan().all()

@@ -33,7 +33,13 @@ ALIKE = 1e-3
 """Relative size of directions of the gradient in which the decoder's own part differs by rounding: several sentences
 begin alike, and only their contexts tell them apart."""
 TRIES = 6
-"""Starts for the first piece of each of several sentences."""
+"""Starts for the first pieces of several sentences."""
+TURNS = 5
+"""How often what was read to the end helps to find the rest."""
+RIVALS = 5
+"""Pieces that are tried at each step, the nearest first."""
+SAME = 1e-3
+"""Largest share of a feature that points along the error of another piece."""
 
 
 @final
@@ -67,16 +73,40 @@ class Following:
         """As many as there are, each as far as it can be followed."""
         context, state = self.speller.start(torch.zeros(1, 1, dtype=torch.float64))
         with torch.no_grad():
-            reached, state = self.speller.step(torch.tensor([self.end]), context, state)
+            ahead, state = self.speller.step(torch.tensor([self.end]), context, state)
+        reached = ahead[0].numpy()
         if self.several == 1:
-            return [self._followed(reached[0].numpy(), state, None, np.zeros((0, self.space.rank)), stop)]
-        first = self._first(reached[0].numpy(), stop, random)
-        # A sentence's features lie across the errors of all others (T6), which the first pieces of all of them are.
-        duals = np.stack([self._dual(label, point) for label, point in first]) if first else np.zeros((0, 0))
-        return [
-            self._followed(reached[0].numpy(), state, one, duals / np.linalg.norm(duals, axis=1)[:, None], stop)
-            for one in first
-        ]
+            return [self._followed(reached, state, None, np.zeros((0, self.space.rank)), stop)]
+        ended: list[Sentence] = []
+        begun: list[tuple[int, Array]] = []
+        held: list[Sentence] = []
+        for turn in range(TURNS):
+            # A sentence's features lie across the errors of all others (T6): of those that were read to their ends,
+            # and of the first pieces of the rest. What is known of some is what hides the others no longer.
+            across = self._across([*self._pieces(ended), *begun])
+            begun += self._first(reached, self.several - len(ended) - len(begun), across, stop, random, turn)
+            across = self._across([*self._pieces(ended), *begun])
+            held = [self._followed(reached, state, one, across, stop) for one in begun]
+            done = [one for one in held if not one.stuck]
+            ended += done
+            if len(ended) == self.several or stop() or (turn and not done):
+                break
+            # Of a first piece from which nothing follows, nothing speaks for it either.
+            begun = [
+                one for one, sentence in zip(begun, held, strict=True) if sentence.stuck and len(sentence.outputs) > 1
+            ]
+        return [*ended, *(one for one in held if one.stuck)]
+
+    def _pieces(self, sentences: list[Sentence]) -> list[tuple[int, Array]]:
+        return [piece for one in sentences for piece in zip(one.outputs, one.features, strict=True)]
+
+    def _across(self, pieces: list[tuple[int, Array]]) -> Array:
+        """(n, k) the unit vectors to which the features of all other pieces are perpendicular."""
+        if not pieces:
+            return np.zeros((0, self.space.rank))
+        duals = np.stack([self._dual(label, point) for label, point in pieces])
+        units: Array = duals / np.linalg.norm(duals, axis=1)[:, None]
+        return units
 
     def _dual(self, label: int, point: Array) -> Array:
         return (self.space.right @ (self.known.error(point, label) * self.space.scale)) / self.space.values
@@ -126,13 +156,20 @@ class Following:
             why = f"{where} is hidden: what the decoder reaches is {misfit:.0e} from the features in the gradient"
             return 0, point, misfit, why
         off = self.distances(point)
-        best, other = np.argsort(off)[:2]
-        refined, left = self.known.solve(int(best), point, self.known.slopes, self.space.right)
-        if not left <= FITS:
-            return 0, point, left, f"{where} is hidden: no piece's error is in the gradient ({left:.0e} off)"
-        if off[other] < APART * max(left, float(off[best]), 1e-9):
-            return 0, point, left, f"{where} is open: two are {off[best]:.0e} and {off[other]:.0e} off"
-        return int(best), refined, left, ""
+        tried = []
+        for label in np.argsort(off)[:RIVALS]:
+            refined, left = self.known.solve(int(label), point, self.known.slopes, self.space.right)
+            # Free to move, a rival ends at a piece elsewhere in the gradient, which the decoder does not reach here.
+            with np.errstate(over="ignore", invalid="ignore"):
+                moved = float(np.linalg.norm(self.own @ (refined - point)) / np.linalg.norm(self.own @ point))
+            tried.append((max(left, moved) if math.isfinite(moved) else math.inf, left, int(label), refined))
+        tried.sort(key=lambda one: one[0])
+        (score, left, best, refined), rival = tried[0], tried[1][0]
+        if not score <= FITS:
+            return 0, point, score, f"{where} is hidden: no piece's error is in the gradient ({score:.0e} off)"
+        if rival < APART * max(score, 1e-9):
+            return 0, point, left, f"{where} is open: two are {score:.0e} and {rival:.0e} off"
+        return best, refined, left, ""
 
     def distances(self, point: Array) -> Array:
         """(C,) the relative distance of scale (rho - e_y) from the row space for each y, rho as in `KnownRows`."""
@@ -151,27 +188,66 @@ class Following:
             found = np.sqrt(np.maximum(size - within, 0) / size)
         return np.where(scale > 0, found, math.inf)
 
-    def _first(self, reached: Array, stop: Callable[[], bool], random: np.random.Generator) -> list[tuple[int, Array]]:
-        """The first piece of each sentence: all have the same r, so that features are known but for their contexts."""
-        sizes = np.linalg.svd(self.own)
-        count = self.several - 1
-        free = sizes.Vh[len(sizes.Vh) - count :].T
-        base = np.linalg.pinv(self.own, rcond=ALIKE) @ reached
-        slopes = self.known.slopes @ free
-        part = KnownRows(self.space, self.known.weight, self.known.offset + self.known.slopes @ base)
+    def _first(
+        self,
+        reached: Array,
+        wanted: int,
+        across: Array,
+        stop: Callable[[], bool],
+        random: np.random.Generator,
+        turn: int,
+    ) -> list[tuple[int, Array]]:
+        """First pieces of `wanted` sentences: all have the same r, so that features are known but for their contexts.
+
+        Of the contexts that are left free, `across` fixes as many as it knows of other sentences' first pieces: of the
+        last sentence none is free.
+        """
         found: list[tuple[int, Array]] = []
-        spread = float(np.linalg.norm(base))
-        for turn in range(TRIES):
-            begin = np.zeros(count) if turn == 0 else spread * random.standard_normal(count) / math.sqrt(count)
+        for trial in range(TRIES):
+            if len(found) >= wanted or stop():
+                break
+            narrow = trial % 2 == 0 and len(across) + len(found) > 0
+            known = np.vstack([across, self._across(found)]) if narrow else np.zeros((0, self.space.rank))
+            base, free = self._open(reached, known)
+            slopes = self.known.slopes @ free
+            part = KnownRows(self.space, self.known.weight, self.known.offset + self.known.slopes @ base)
+            spread, count = float(np.linalg.norm(base)), int(free.shape[1])
+            begin = np.zeros(count)
+            if trial + turn > 0 and not (narrow and trial == 0):
+                begin = spread * random.standard_normal(count) / math.sqrt(max(count, 1))
             off = self.distances(base + free @ begin)
             for label in np.argsort(off):
-                if len(found) == self.several or stop():
-                    return found
+                if len(found) >= wanted or stop():
+                    break
                 moved, left = part.solve(int(label), begin, slopes, self.space.right)
                 point = base + free @ moved
-                if left > 1e-4 or any(
-                    label == old and np.linalg.norm(point - at) < 1e-3 * np.linalg.norm(point) for old, at in found
-                ):
+                if left > (1e-2 if narrow else 1e-4):
+                    continue
+                if narrow:
+                    point, left = self.known.solve(int(label), point, self.known.slopes, self.space.right)
+                    with np.errstate(over="ignore", invalid="ignore"):
+                        away = float(np.linalg.norm(self.own @ point - reached) / np.linalg.norm(reached))
+                    if left > 1e-4 or not away <= FITS:
+                        continue
+                if not self._new(int(label), point, found, across):
                     continue
                 found.append((int(label), point))
         return found
+
+    def _new(self, label: int, point: Array, found: list[tuple[int, Array]], across: Array) -> bool:
+        """Whether it is none that was found before: features of a piece are not perpendicular to its own error."""
+        if any(label == old and np.linalg.norm(point - at) < 1e-3 * np.linalg.norm(point) for old, at in found):
+            return False
+        return not len(across) or float(abs(across @ point).max()) < SAME * float(np.linalg.norm(point))
+
+    def _open(self, reached: Array, across: Array) -> tuple[Array, Array]:
+        """(k,) the least features with r = `reached` that are perpendicular to `across`; (k, n) what is free."""
+        sizes = np.linalg.svd(self.own)
+        base = np.linalg.pinv(self.own, rcond=ALIKE) @ reached
+        free = sizes.Vh[len(sizes.Vh) - (self.several - 1) :].T
+        if not len(across):
+            return base, free
+        left, values, rows = np.linalg.svd(across @ free)
+        count = int((values > ALIKE).sum())
+        base = base - free @ (rows[:count].T @ ((left[:, :count].T @ (across @ base)) / values[:count]))
+        return base, free @ rows[count:].T
