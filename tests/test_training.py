@@ -158,6 +158,25 @@ def test_the_event_is_that_of_the_steps_that_were_taken() -> None:
     assert mechanism.undefended == ls.HeadTraining(7, 0.1)
 
 
+def test_each_example_is_drawn_at_the_rate_and_apart_from_the_others() -> None:
+    """One step from zero, on features of which each is an example's own: its column says whether it was drawn."""
+    training = ls.HeadTraining(1, 0.1, init_std=0.0)
+    mechanism = ls.PrivateHeadTraining(training, ls.DPSGD(100.0, 0.0, expected=1, rate=0.3))
+    own, labels = torch.eye(4, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+    with ls.Key(0).isolated():
+        target = ls.Target(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).double(), ls.Images(1, 1, 4), 3)
+    batch = ls.Batch(own.reshape(4, 1, 1, 4), labels)
+    ones = [mechanism.release(target, batch, key=ls.Key(k)).by_name["1.weight"] for k in range(600)]
+    start = Heads((torch.zeros(20_000, 3, 4, dtype=torch.float64),), (torch.zeros(20_000, 3, dtype=torch.float64),))
+    many = train_private(mechanism, own.expand(20_000, 4, 4), labels.expand(20_000, 4), start, key=ls.Key(1))
+    for weights in (torch.stack(ones), many.weights[0]):
+        drawn = (weights.abs().amax(1) > 1e-9).double()
+        pairs = torch.einsum("ma,mb->ab", drawn, drawn) / len(drawn)
+        wanted = torch.full((4, 4), 0.09, dtype=torch.float64).fill_diagonal_(0.3)
+        # five standard errors of a share
+        assert ((pairs - wanted).abs() < 5 * (wanted * (1 - wanted) / len(drawn)).sqrt()).all()
+
+
 def moments(heads: Tensor) -> tuple[Tensor, Tensor]:
     return heads.mean(0), heads.var(0)
 
@@ -287,6 +306,9 @@ def test_a_stream_is_a_function_of_the_key(monkeypatch: pytest.MonkeyPatch) -> N
     assert torch.equal(made[0], made[1])
     assert not torch.equal(made[0], made[2])
     assert len(made[0].unique(dim=0)) == 10
+    # what is trained by nearly nothing is what it began with: no two chunks begin alike
+    still = streamed(ls.HeadTraining(1, 1e-12, 0.1), features, labels, 1, 10, key=ls.Key(1))
+    assert len(torch.cat([heads.flat()[:, :1] for _, heads in still]).mul(1e6).round().unique()) == 10
     for rows, heads in runs[0]:
         assert labels[rows].tolist() == [[0, 1, 2]] * len(heads)
 
