@@ -143,6 +143,8 @@ if TYPE_CHECKING:
     from leakscope.mechanisms.protocols.optimizers import ClientAdam as ClientAdam
     from leakscope.mechanisms.protocols.optimizers import ClientAdamW as ClientAdamW
     from leakscope.mechanisms.protocols.optimizers import ClientSGD as ClientSGD
+    from leakscope.mechanisms.protocols.training import HeadTraining as HeadTraining
+    from leakscope.mechanisms.protocols.training import PrivateHeadTraining as PrivateHeadTraining
     from leakscope.numerics.rng import Key as Key
     from leakscope.scoring.case import Client as Client
     from leakscope.scoring.metrics.features import FeatureError as FeatureError

@@ -173,7 +173,7 @@ def test_a_mechanism_that_promises_more_noise_than_it_adds_breaks_the_law() -> N
 
 
 EVERY: list[Any] = [
-    *[eval(row.example or f"{row.name}()", vars(ls) | {row.name: row.build}) for row in names.rows(Family.PROTOCOLS)],
+    *[eval(row.example or f"{row.name}()", names.vocabulary()) for row in names.rows(Family.PROTOCOLS)],
     *[
         ls.FedSGD() >> C(1.0, order=1) >> eval(row.example or f"{row.name}()", {row.name: row.build})
         for row in names.rows(Family.DEFENSES)

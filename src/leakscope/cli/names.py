@@ -98,6 +98,7 @@ from leakscope.mechanisms.protocols.dpsgd import DPSGD
 from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.mechanisms.protocols.optimizers import AbstractOptimizer, ClientAdam, ClientAdamW, ClientSGD
+from leakscope.mechanisms.protocols.training import HeadTraining, PrivateHeadTraining
 from leakscope.scoring.metrics.features import FeatureError, FeaturesFound
 from leakscope.scoring.metrics.guesses import LabelAccuracy, LabelSet
 from leakscope.scoring.metrics.metric import AbstractMetric
@@ -228,6 +229,11 @@ ROWS: tuple[Row, ...] = (
          "FedAvg(steps=4, lr=0.1)", T.LOCAL_STEPS),
     _row(_P, DPSGD, "the client clips each example's gradient and adds noise to their sum",
          "DPSGD(clip=1.0, noise_multiplier=1.0)", T.RANDOM, T.PRIVATE),
+    _row(_P, HeadTraining, "a trained head is published: its weights, and no gradient",
+         "HeadTraining(steps=32, lr=0.01)"),
+    _row(_P, PrivateHeadTraining, "a head trained with noise on Poisson samples is published",
+         "PrivateHeadTraining(HeadTraining(steps=8, lr=0.1), DPSGD(1.0, 1.0, expected=4, rate=0.5))",
+         T.RANDOM, T.PRIVATE),
     _row(_M, PSNR, "peak signal-to-noise ratio per image, in dB; verdicts on inputs are read from it"),
     _row(_M, LabelAccuracy, "the share of labels that are right, as a multiset; verdicts on labels are read from it"),
     _row(_M, LabelSet, "which labels occur, where only their set is claimed"),

@@ -1,0 +1,1 @@
+"""Many released heads trained at once, in closed form."""

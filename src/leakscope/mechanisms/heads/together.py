@@ -1,0 +1,194 @@
+"""Thousands of classifier heads trained at once, each as `HeadTraining` trains it, in closed form."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from leakscope.core.arguments import count, number
+from leakscope.core.errors import BadInput
+from leakscope.mechanisms.protocols.optimizers import ClientSGD, Moments
+from leakscope.mechanisms.protocols.training import HeadTraining
+from leakscope.numerics.rng import Key
+from leakscope.numerics.trees import Named
+
+CHUNK = 256
+"""Heads at a time: enough that a step is one large product, few enough that ten examples' kernels stay in the cache."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """m heads of the same sizes. weights: for each layer (m, outputs, inputs). biases: for each layer (m, outputs)."""
+
+    weights: tuple[Tensor, ...]
+    biases: tuple[Tensor, ...]
+
+    def __len__(self) -> int:
+        return len(self.weights[0])
+
+    def flat(self) -> Tensor:
+        """(m, P): each head's numbers in the order of its layers, weight before bias."""
+        layers = zip(self.weights, self.biases, strict=True)
+        return torch.cat([part.flatten(1) for pair in layers for part in pair], 1)
+
+
+def first(training: HeadTraining, sizes: tuple[int, ...], many: int, *, key: Key) -> Heads:
+    """What `many` trainers begin with, of the law of `HeadTraining.start`, float32 and drawn from one stream.
+
+    sizes: (inputs, ..., outputs). Raises `BadInput` where `init_std` is None: there is no law to draw from.
+
+    >>> first(HeadTraining(2, 0.1, init_std=0.5), (4, 3), 2, key=Key(0)).flat().shape
+    torch.Size([2, 15])
+    """
+    if training.init_std is None:
+        raise BadInput("the first weights are the target's own; give them as Heads, or a training with init_std")
+    layers = list(itertools.pairwise(sizes))
+    drawn = [
+        torch.randn(many, after, before, generator=key.child(place).generator()).mul_(training.init_std)
+        for place, (before, after) in enumerate(layers)
+    ]
+    return Heads(tuple(drawn), tuple(torch.zeros(many, after) for _, after in layers))
+
+
+def train(
+    training: HeadTraining, features: Tensor, labels: Tensor, start: Heads, *, positive_weight: float = 1.0
+) -> Heads:
+    """The heads that `training` makes of `start`; head i is trained on features[i].
+
+    features: (m, N, d). labels: (m, N) int64. Several outputs are logits of classes with cross-entropy; one output is
+    the logit of class 1 with binary cross-entropy, whose positive examples count `positive_weight` times. Layers are
+    joined by ReLU. One layer and SGD take the dual form, anything else closed gradients.
+    Raises `BadInput` on shapes or labels that do not fit.
+    """
+    positive_weight = number("positive_weight", positive_weight, low=0, low_open=True)
+    hot = told(features, labels, start)
+    if len(start.weights) == 1 and isinstance(training.optimizer, ClientSGD):
+        return _dual(training, training.optimizer, features, hot, start, positive_weight)
+    return _direct(training, features, hot, start, positive_weight)
+
+
+def sets(labels: Tensor, each: int, *, key: Key) -> Iterator[Tensor]:
+    """Index sets (classes * each,) without end, ordered by class.
+
+    Each class is permuted, cut into groups of `each`, and permuted anew when the smallest class has no whole group
+    left: no example is in two sets of one pass.
+    labels: (n,) int64, every class 0, 1, ... with at least `each` examples; raises `BadInput` otherwise.
+    """
+    count("each", each)
+    classes = int(labels.max()) + 1
+    members = [(labels == one).nonzero().flatten() for one in range(classes)]
+    groups = min(len(one) for one in members) // each
+    if groups == 0:
+        raise BadInput(f"every one of the {classes} classes needs at least {each} examples; give more")
+    turn = 0
+    while True:
+        own = key.child("pass", turn)
+        mixed = [one[torch.randperm(len(one), generator=own.child(k).generator())] for k, one in enumerate(members)]
+        for group in range(groups):
+            yield torch.cat([one[group * each : (group + 1) * each] for one in mixed])
+        turn += 1
+
+
+def streamed(
+    training: HeadTraining, features: Tensor, labels: Tensor, each: int, many: int, *, key: Key
+) -> Iterator[tuple[Tensor, Heads]]:
+    """`many` linear heads on sets of a public pool, `CHUNK` at a time: the sets' indices (m, N), and the heads.
+
+    features: (n, d), labels: (n,). Nothing is kept: a chunk is a function of the key and of its place, so that whoever
+    needs the heads again trains them again, which costs less than reading them from a disk.
+    """
+    drawn, classes = sets(labels, each, key=key.child("sets")), int(labels.max()) + 1
+    for place, begin in enumerate(range(0, many, CHUNK)):
+        rows = torch.stack([next(drawn) for _ in range(min(CHUNK, many - begin))])
+        start = first(training, (features.shape[1], classes), len(rows), key=key.child("start", place))
+        yield rows, train(training, features[rows], labels[rows], start)
+
+
+def slope(logits: Tensor, hot: Tensor, positive_weight: float) -> Tensor:
+    """d loss / d logits of each example by itself, (m, N, C) like both; `hot` is one-hot, or 0 and 1 for one output."""
+    if logits.shape[-1] > 1:
+        return torch.softmax(logits, -1).sub_(hot)
+    # -(w y log s + (1 - y) log(1 - s)) has the slope s (1 - y + w y) - w y: at w = 1 the usual s - y
+    return torch.sigmoid(logits) * (1 + (positive_weight - 1) * hot) - positive_weight * hot
+
+
+def _dual(
+    training: HeadTraining, optimizer: ClientSGD, features: Tensor, hot: Tensor, start: Heads, positive_weight: float
+) -> Heads:
+    """W_k = r_k W_0 + A_k^T X: SGD leaves the span of the first weights and the examples by nothing.
+
+    Every step is linear in weights and gradient, and the gradient is P^T X / N: iterated are the factor r and the
+    coefficients A (m, N, C), never the (C, d) weights. The bias is the weight of an input that is always one, hence
+    + 1 in the kernel X X^T + 1. A step costs N^2 C instead of 2 N d C.
+    """
+    first_weight, first_bias = start.weights[0], start.biases[0]
+    many = features.shape[1]
+    kernel = torch.bmm(features, features.transpose(1, 2)) + 1
+    begun = torch.baddbmm(first_bias.unsqueeze(1), features, first_weight.transpose(1, 2))
+    kept, pulled = 1.0, torch.zeros_like(begun)
+    moments = Moments()
+    for rate in training.rates:
+        at = slope(torch.baddbmm(begun, kernel, pulled, beta=kept), hot, positive_weight)
+        if optimizer.momentum == 0:
+            # in place, where nothing is remembered: half of the time of the recursion below
+            rho = 1 - rate * optimizer.weight_decay
+            pulled.mul_(rho).add_(at, alpha=-rate / many)
+            kept *= rho
+            continue
+        # the same linear recursion acts on r, whose gradient is zero, and on A, whose gradient is P / N
+        state: Named = {"kept": torch.tensor(kept, dtype=torch.float64), "pulled": pulled}
+        change, moments = optimizer.step(
+            {"kept": torch.zeros((), dtype=torch.float64), "pulled": at / many}, state, moments, lr=rate
+        )
+        kept, pulled = kept + float(change["kept"]), pulled + change["pulled"]
+    weight = torch.baddbmm(first_weight, pulled.transpose(1, 2), features, beta=kept)
+    return Heads((weight,), (kept * first_bias + pulled.sum(1),))
+
+
+def _direct(training: HeadTraining, features: Tensor, hot: Tensor, start: Heads, positive_weight: float) -> Heads:
+    """The weights themselves, by closed gradients: Adam divides entry by entry, which no span of examples holds."""
+    layers = range(len(start.weights))
+    weights: dict[str, Tensor] = {f"w{k}": start.weights[k] for k in layers} | {
+        f"b{k}": start.biases[k] for k in layers
+    }
+    moments = Moments()
+    for rate in training.rates:
+        fed, last = [features], len(start.weights) - 1
+        for k in layers:
+            out = torch.baddbmm(weights[f"b{k}"].unsqueeze(1), fed[k], weights[f"w{k}"].transpose(1, 2))
+            fed.append(out if k == last else out.relu())
+        back = slope(fed[-1], hot, positive_weight) / features.shape[1]
+        grown: dict[str, Tensor] = {}
+        for k in reversed(layers):
+            grown[f"w{k}"], grown[f"b{k}"] = torch.bmm(back.transpose(1, 2), fed[k]), back.sum(1)
+            if k > 0:
+                # through the ReLU that made fed[k]: closed where it gave zero, as torch's own backward has it
+                back = torch.bmm(back, weights[f"w{k}"]) * (fed[k] > 0)
+        change, moments = training.optimizer.step({n: grown[n] for n in weights}, weights, moments, lr=rate)
+        weights = {name: value + change[name] for name, value in weights.items()}
+    return Heads(tuple(weights[f"w{k}"] for k in layers), tuple(weights[f"b{k}"] for k in layers))
+
+
+def told(features: Tensor, labels: Tensor, start: Heads) -> Tensor:
+    """The labels as numbers (m, N, C). Raises `BadInput` on what does not fit."""
+    outputs, many = start.biases[-1].shape[1], len(start)
+    if features.dim() != 3 or len(features) != many or features.shape[2] != start.weights[0].shape[2]:
+        raise BadInput(
+            f"expected features ({many}, N, {start.weights[0].shape[2]}), got {tuple(features.shape)}; one set for "
+            "each head, and as wide as its first layer"
+        )
+    if labels.shape != features.shape[:2] or labels.dtype != torch.int64:
+        raise BadInput(f"expected labels {tuple(features.shape[:2])} int64, got {tuple(labels.shape)} {labels.dtype}")
+    if int(labels.min()) < 0 or int(labels.max()) >= max(outputs, 2):
+        raise BadInput(
+            f"labels must be from 0 to {max(outputs, 2) - 1}, got {int(labels.min())} to {int(labels.max())}"
+        )
+    if outputs == 1:
+        return labels.unsqueeze(2).to(features.dtype)
+    return torch.eye(outputs, dtype=features.dtype)[labels]
