@@ -194,3 +194,21 @@ def test_a_killed_portfolio_goes_on_in_the_part_that_was_cut_off(
     assert not (tmp_path / "state").exists()
     if saves > 40:
         assert 0 < len(ran) < sum("total variation" in step or "L-BFGS" in step for step in whole.steps)
+
+
+def test_several_images_are_searched_one_by_one_and_few_are_not() -> None:
+    """Without it, matching is what is handed on for four digits."""
+    digits = ls.Digits(size=16)
+    target = ls.ConvNet(width=16).build(digits.domain, 100, key=ls.Key(7))
+    inputs = digits.draw(4, key=ls.Key(7)).reveal().inputs
+    batch = ls.Batch(inputs, torch.tensor([3, 41, 77, 90]))
+    observed = ls.observe(target, batch, ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(4)])
+    attempt = ls.Auto(evaluations=600).run(observed, key=ls.Key(1))
+    assert attempt.steps[-1] == "handed on: FeatureInversion"
+    assert attempt.certificate is None
+    assert ls.score(attempt.claim, batch, domain=digits.domain)["psnr"].value > 30
+    assert attempt.cost.evaluations <= 780, "what it took is not there for the searches"
+    few = ls.Batch(inputs[:3], batch.labels[:3])
+    observed = ls.observe(target, few, ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(3)])
+    short = ls.Auto(evaluations=10).run(observed, key=ls.Key(1))
+    assert not any(step.startswith("FeatureInversion") for step in short.steps)

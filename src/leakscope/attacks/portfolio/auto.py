@@ -18,6 +18,7 @@ from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames
 from leakscope.attacks.inputs.frames.long.long_frames import LongFrames
 from leakscope.attacks.inputs.frames.probable.frame_likelihood import FrameLikelihood
 from leakscope.attacks.inputs.layered.recursive import Recursive
+from leakscope.attacks.inputs.matching.feature_inversion import FeatureInversion
 from leakscope.attacks.inputs.matching.image_recipes import idlg, inverting_gradients
 from leakscope.attacks.inputs.matching.stages import FITS, Stage, overall_noise, stages
 from leakscope.attacks.inputs.patches.first_attention import FirstAttention
@@ -32,7 +33,7 @@ from leakscope.core.attempt import Attempt, Cost, Outcome
 from leakscope.core.batch import Batch
 from leakscope.core.claim import Inputs
 from leakscope.core.effort import Budget, Clock, Watch
-from leakscope.core.errors import BadInput
+from leakscope.core.errors import BadInput, NoSuchLayer
 from leakscope.core.facts import BatchSize, Fact
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
@@ -43,6 +44,7 @@ from leakscope.mechanisms.protocols.passes import quiet
 from leakscope.mechanisms.reading import signs
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
+from leakscope.targets.looking.dense_ends import output_layer
 
 EXACT: tuple[Attack[Inputs], ...] = (
     *(LinearLayer(), LowRank(), FirstAttention()),
@@ -51,6 +53,11 @@ EXACT: tuple[Attack[Inputs], ...] = (
 """In this order: each needs less of the model than the next, or costs less."""
 NEARLY: tuple[Attack[Inputs], ...] = (FrameLikelihood(),)
 """What estimates in closed form where noise defeats the exact ones."""
+ONE_BY_ONE = FeatureInversion()
+SEVERAL = 4
+"""Samples from which images are searched one by one from their features; of fewer, gradient matching finds more."""
+PARTLY = 0.3
+"""Share of the budget for it: where it ends well it needs few steps, and a search that matches needs the rest."""
 SOLVED = 1e-13
 """Relative squared misfit below which nothing is left to be explained: rounding of float32."""
 SOLVING = 1e-4
@@ -69,6 +76,8 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
 
     1. `LinearLayer`, `LowRank`, `FirstAttention`, `WindowedFrames`, `LongFrames`, `Recursive`: the first claim that
        its own certificate proves, for as many inputs as there are, is handed on.
+       Of four samples and more, `FeatureInversion` is tried beside them with three tenths of the budget, where the
+       output layer is fed at least as many numbers as an input has (fewer leave out what pictures differ in).
     2. Labels: those that were told, else `LabelCounts`.
     3. Searches. Without declared noise: L-BFGS on the squared distance, which solves small smooth nets to the last
        digit, and else signed Adam on the cosine, which bears kinks, batches and lost scales, with less and less total
@@ -95,13 +104,14 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
     @property
     def citation(self) -> str:
         """Those of its parts."""
-        parts = (*EXACT, *NEARLY, idlg(), inverting_gradients())
+        parts = (*EXACT, *NEARLY, ONE_BY_ONE, idlg(), inverting_gradients())
         return "\n\n".join(dict.fromkeys(part.citation for part in parts if part.citation))
 
     def _read(self, seen: Observation) -> tuple[Part, ...] | Refusal:
         if isinstance(seen.target.domain, Text):
             return Refusal("tokens are not searched for; EmbeddingSpan and EmbeddingRows solve for them")
-        solving = tuple(Part(attack, ready_or_why(attack, seen)) for attack in (*EXACT, *NEARLY))
+        attacks = (*EXACT, *NEARLY, *((ONE_BY_ONE,) if _one_by_one(seen) else ()))
+        solving = tuple(Part(attack, ready_or_why(attack, seen)) for attack in attacks)
         if any(isinstance(part.ready, Ready) for part in solving):
             return solving
         # only where nothing can be solved is it asked whether anything can be searched
@@ -122,18 +132,24 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
         several = Several(clock, watch)
         told: list[str] = []
         partial: list[Attempt[Inputs]] = []
+        spent = 0
         for part in read:
             attack = part.attack
             # Each may use all that is left: an exact attack ends by itself.
-            attempt = several.run(attack, part.ready, key=key.child(_name(attack)), budget=_left(clock, 1.0))
+            budget = _left(clock, 1.0, spent=spent)
+            if attack is ONE_BY_ONE:
+                # A search like those below, which may not take what they need.
+                budget = _left(clock, PARTLY, evaluations=max(round(PARTLY * self.evaluations), 1), spent=spent)
+            attempt = several.run(attack, part.ready, key=key.child(_name(attack)), budget=budget)
+            spent += attempt.cost.evaluations
             told.append(f"{_name(attack)}: {attempt.outcome.value}, {attempt.sentence}")
             if _proves_all(attempt, seen) or attempt.outcome is Outcome.INTERRUPTED:
                 named = _labeled(attempt, seen, key.child("labels"))
-                return self._handed(named, told, _name(attack), attempt.cost.evaluations)
+                return self._handed(named, told, _name(attack), spent)
             # Not proved, or proved for fewer inputs than there are: a start for the searches, a candidate later.
             if attempt.claim is not None:
                 partial.append(attempt)
-        best, spent = self._searched(several, seen, key, (clock, told), partial)
+        best, spent = self._searched(several, seen, key, (clock, told), partial, spent=spent)
         if best is None:
             # Refused where no search evaluated anything.
             outcome = Outcome.DIVERGED if spent else Outcome.REFUSED
@@ -153,10 +169,13 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
         key: Key,
         around: tuple[Clock, list[str]],
         partial: list[Attempt[Inputs]],
+        *,
+        spent: int,
     ) -> tuple[Attempt[Inputs] | None, int]:
-        """The best claim after the searches, and the evaluations that they took."""
+        """The best claim after the searches, and the evaluations that all took, `spent` of them before."""
         clock, told = around
-        spent = 0
+        # What the parts before took is not there for these.
+        room = max(self.evaluations - spent, 1)
         # Claims are compared as the searches look for them: in the mode that the update shows, as of a mean loss.
         judged = as_mean(as_trained(seen), factor_of(seen)) if seen.knows(BatchSize) else seen
         best = _best(partial, judged)
@@ -184,7 +203,7 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
             start = best if stage.polishes else before if stage.follows or stage.sharpens else None
             attack = stage.started(None if start is None or start.claim is None else start.claim.values)
             # Shares are of what is left, so what a search does not use goes to those after it.
-            budget = _left(clock, stage.share, evaluations=round(stage.of_all * self.evaluations), spent=spent)
+            budget = _left(clock, stage.share, evaluations=round(stage.of_all * room), spent=spent)
             attempt = several.run(attack, ready_or_why(attack, seen), key=key.child(stage.name), budget=budget)
             spent += attempt.cost.evaluations
             told.append(f"{stage.name}: {attempt.outcome.value}, {attempt.sentence}")
@@ -214,6 +233,18 @@ class Part:
 
     attack: Attack[Inputs]
     ready: Ready[Inputs] | Refusal
+
+
+def _one_by_one(seen: Observation) -> bool:
+    """Whether the batch has several images, and the output layer is fed as many numbers as each of them has."""
+    if not seen.knows(BatchSize) or seen.told(BatchSize).count < SEVERAL or isinstance(seen.target.domain, Text):
+        return False
+    try:
+        layer = output_layer(seen.target)
+    except NoSuchLayer:
+        return False
+    fed = seen.target.parameters()[layer.weight].shape[1] if layer.weight else 0
+    return fed >= math.prod(seen.target.domain.shape)
 
 
 def _labeled(attempt: Attempt[Inputs], seen: Observation, key: Key) -> Attempt[Inputs]:
