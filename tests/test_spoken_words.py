@@ -220,3 +220,14 @@ def test_a_bag_needs_the_bias_and_a_known_change() -> None:
     assert attempt.claim.labels == (tuple(sorted(set(SENTENCES[0]))),)
     rows = ls.observe(target(), utterances(0), ls.DPSGD(clip=1.0, noise_multiplier=100.0), key=ls.Key(0))
     assert bag.run(rows, key=ls.Key(1)).claim is None
+
+
+def test_pieces_that_were_first_looked_at_without_memory_spell_afterwards() -> None:
+    """A plan is rehearsed on the meta device, in the process that runs it afterwards."""
+    voices = ls.Spoken(speakers=2, each=4, shortest=1.4, longest=2)
+    spelling = Spelling(28, ls.WordPieces(voices, 23))
+    said, count = torch.tensor([[3, 4, 5]]), torch.tensor([3])
+    with torch.device("meta"):
+        spelling.of(said.to("meta"), count.to("meta"))
+    outputs, length = spelling.of(said, count)
+    assert spelling.read(tuple(outputs[0, : int(length)].tolist())) == (3, 4, 5)
