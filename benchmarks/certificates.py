@@ -36,6 +36,8 @@ ATTACKS: dict[str, Any] = {
     "FirstAttention": ls.FirstAttention(),
     "EmbeddingSpan": ls.EmbeddingSpan(),
     "RevealedFeatures": ls.RevealedFeatures(),
+    "RevealedLabels": ls.RevealedLabels(),
+    "LabelCounts": ls.LabelCounts(),
 }
 SITUATIONS = plain_clients.SITUATIONS | plain_lies.ANY | plain_lies.TEXTS
 SITUATIONS |= plain_clients.ONCE | plain_clients.once(SITUATIONS)
@@ -95,7 +97,11 @@ def judged(name: str, situation: str, seed: int) -> tuple[bool, str]:
     if what.once:
         # A step is a gradient, but for its rate.
         sent = {name: -value / plain_clients.LR for name, value in sent.items()}
-    fault = wrong(in_size(attempt.claim, certificate.statement, private), private, world.labels)
+    labels = world.labels
+    if isinstance(attempt.claim, ls.Labels) and not facts and situation.removesuffix(ONE) == "one twice":
+        # Nobody told how many there are, and one of them was trained on twice: so it occurs twice.
+        labels = torch.cat([labels, labels[-1:]])
+    fault = wrong(in_size(attempt.claim, certificate.statement, private), private, labels)
     if fault and what.told < 0 and nobody_can_tell(attempt.claim, world, sent):
         return True, ""
     return True, fault or misstated(certificate.statement, trained, sent, moved=what.moved and not what.once)

@@ -141,6 +141,10 @@ class Texts(nn.Module):
         return self.head(self.encoder(self.words(ids) + self.places(torch.arange(ids.shape[1]))).mean(1))
 
 
+BY_ROWS = ("RevealedFeatures", "RevealedLabels", "LabelCounts")
+"""Attacks that take a batch apart at an output layer of many classes."""
+
+
 def drawn(name: str, draw: Draw, *, least: int = 1) -> World:
     """A world that the attack of that name is made for, of `least` examples or more."""
     classes, size = whole(2, 7, draw), whole(3, 4, draw) * 2
@@ -152,13 +156,13 @@ def drawn(name: str, draw: Draw, *, least: int = 1) -> World:
         elif name == "FirstAttention":
             net = Patches(size, classes, draw)
         else:
-            made = {"Recursive": layered, "LowRank": resting, "RevealedFeatures": many_classes}
+            made = {"Recursive": layered, "LowRank": resting} | dict.fromkeys(BY_ROWS, many_classes)
             net = made.get(name, dense)(classes, size, draw)
     domain = ls.Text(WORDS, 4) if name == "EmbeddingSpan" else ls.Images(1, size, size)
-    if name == "RevealedFeatures":
+    if name in BY_ROWS:
         # Two classes for each sample, one for each label, and some.
         classes = next(layer for layer in reversed(list(net.modules())) if isinstance(layer, nn.Linear)).out_features
-        count = max(count, whole(1, 4, draw))
+        count = max(count, whole(2 if name == "LabelCounts" else 1, 4, draw))
     if name == "EmbeddingSpan":
         inputs = torch.randint(1, WORDS, (count, 4), generator=draw)
     else:

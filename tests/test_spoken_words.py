@@ -173,3 +173,61 @@ def test_sentences_that_were_not_told_apart_are_missing_and_nothing_is_proved() 
     assert not attempt.certified
     assert "no proof" in attempt.sentence
     assert attempt.claim.confidence.isnan().all()
+
+
+BAGGED = [
+    (ls.FedSGD(), "by the signs of dL/db"),
+    (ls.FedSGD() >> ls.Sign(), "by the signs of dL/db"),
+    (ls.FedAvg(steps=2, lr=0.1), "by the signs of dL/db"),
+    (ls.FedSGD() >> ls.GaussianNoise(1e-3), "by a test of dL/db"),
+]
+
+
+@pytest.mark.parametrize(("mechanism", "by"), BAGGED, ids=repr)
+def test_where_no_order_comes_the_pieces_do(mechanism: Any, by: str) -> None:
+    """Each sign that is negative is of a piece that was said, whatever its place; nothing is proved of the rest."""
+    batch = utterances(0, 1, 2)
+    seen = ls.observe(target(), batch, mechanism, key=ls.Key(0))
+    attempt = ls.SpokenWords(order=False).run(seen, key=ls.Key(1))
+    assert attempt.claim.bag, attempt.sentence
+    assert attempt.claim.labels == (tuple(sorted({piece for one in SENTENCES for piece in one})),)
+    assert not attempt.certified
+    assert by in attempt.sentence
+    assert "no order, and no proof" in attempt.sentence
+    assert ls.score(attempt.claim, batch, domain=ls.Frames(5))["character-set-error"].value == 0
+
+
+def test_no_piece_is_named_that_was_not_said() -> None:
+    """Behind more noise pieces are lost; what is named was said (the test's level: one batch in a hundred may err)."""
+    said = {piece for one in SENTENCES for piece in one}
+    found = []
+    for turn in range(20):
+        seen = ls.observe(target(), utterances(0, 1, 2), ls.FedSGD() >> ls.GaussianNoise(0.012), key=ls.Key(turn))
+        claim = ls.SpokenWords(order=False).run(seen, key=ls.Key(1)).claim
+        found.append(set() if claim is None else set(claim.labels[0]))
+    assert sum(not one <= said for one in found) <= 1
+    assert any(one and one < said for one in found)
+
+
+def test_a_bag_needs_the_bias_and_a_known_change() -> None:
+    bag = ls.SpokenWords(order=False)
+    seen = ls.observe(target(), utterances(0), ls.FedSGD(), key=ls.Key(0))
+    weight = {"speller.output.weight": seen.release.by_name["speller.output.weight"]}
+    attempt = bag.run(ls.Observation(seen.target, ls.Gradient(weight), seen.mechanism), key=ls.Key(1))
+    assert "lacks speller.output.bias" in attempt.sentence
+    alone = {"speller.output.bias": seen.release.by_name["speller.output.bias"]}
+    attempt = bag.run(ls.Observation(seen.target, ls.Gradient(alone), seen.mechanism), key=ls.Key(1))
+    assert attempt.claim.labels == (tuple(sorted(set(SENTENCES[0]))),)
+    rows = ls.observe(target(), utterances(0), ls.DPSGD(clip=1.0, noise_multiplier=100.0), key=ls.Key(0))
+    assert bag.run(rows, key=ls.Key(1)).claim is None
+
+
+def test_pieces_that_were_first_looked_at_without_memory_spell_afterwards() -> None:
+    """A plan is rehearsed on the meta device, in the process that runs it afterwards."""
+    voices = ls.Spoken(speakers=2, each=4, shortest=1.4, longest=2)
+    spelling = Spelling(28, ls.WordPieces(voices, 23))
+    said, count = torch.tensor([[3, 4, 5]]), torch.tensor([3])
+    with torch.device("meta"):
+        spelling.of(said.to("meta"), count.to("meta"))
+    outputs, length = spelling.of(said, count)
+    assert spelling.read(tuple(outputs[0, : int(length)].tolist())) == (3, 4, 5)

@@ -22,7 +22,8 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MODULES = ("certificates", "plain_clients", "plain_judge", "plain_lies", "plain_models", "plain_speech")
 ATTACKS = (
     "LinearLayer", "LowRank", "LabelSigns", "Recursive", "FirstAttention",
-    "EmbeddingSpan", "RevealedFeatures", "WindowedFrames", "CtcTranscript", "LongFrames",
+    "EmbeddingSpan", "RevealedFeatures", "RevealedLabels", "LabelCounts",
+    "WindowedFrames", "CtcTranscript", "LongFrames",
 )  # fmt: skip
 TRIALS = 300
 """For each attack at least; the benchmark goes on from there."""

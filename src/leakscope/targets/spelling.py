@@ -56,7 +56,10 @@ class WordPieces:
 
 @functools.lru_cache(maxsize=8)
 def _learned(pieces: WordPieces) -> tuple[Letters, ...]:
-    words = Counter(word for said in pieces.data.public().transcripts() for word in _words(said))
+    # A plan is rehearsed on the meta device: texts that were loaded there would have no letters for anybody after.
+    with torch.device("cpu"):
+        texts = pieces.data.public().transcripts()
+    words = Counter(word for said in texts for word in _words(said))
     return merged(words, pieces.count)
 
 
@@ -170,7 +173,8 @@ class Spelling:
 def _table(known: tuple[Letters, ...]) -> Tensor:
     """(P, longest) int64, each piece filled up with -1."""
     longest = max(map(len, known))
-    return torch.tensor([[*piece, *[-1] * (longest - len(piece))] for piece in known])
+    # On the processor, for the same reason: it is kept for all.
+    return torch.tensor([[*piece, *[-1] * (longest - len(piece))] for piece in known], device="cpu")
 
 
 def _walked(best: Tensor, length: Tensor, letters: Tensor, end: int) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,10 @@ import torch
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.labels.rows.behind_noise import LEVEL, fallen
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
+from leakscope.attacks.labels.rows.signed import signed
+from leakscope.attacks.parts.reading.output_gradient import OutputGradient
 from leakscope.attacks.parts.reading.proof import bent, strange, undeclared
 from leakscope.attacks.parts.reading.trained import NOT_TRAINED, idle
 from leakscope.attacks.transcripts.exact.decoder_order import FITS, Following, Sentence
@@ -23,6 +26,7 @@ from leakscope.core.refusal import Refusal
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import bends, clipped, known_weights
 from leakscope.numerics.rng import Key
+from leakscope.targets.looking.dense_ends import DenseLayer
 from leakscope.targets.spelling import NextPiece
 from leakscope.targets.zoo.listen_attend_spell import Speller
 
@@ -46,7 +50,16 @@ class Heard:
 
 @final
 @dataclass(frozen=True)
-class SpokenWords(AbstractAttack[Heard, Transcripts]):
+class Bag:
+    """Outputs of which dL/db says that they were asked for, the end among them, and by what it says so."""
+
+    outputs: tuple[int, ...]
+    by: str
+
+
+@final
+@dataclass(frozen=True)
+class SpokenWords(AbstractAttack[Heard | Bag, Transcripts]):
     """The pieces of every sentence in their order, from dL/dW of the output layer of `ListenAttendSpell`.
 
     The decoder is run from its start: what it reaches says where among the features in the gradient the context lies,
@@ -58,20 +71,28 @@ class SpokenWords(AbstractAttack[Heard, Transcripts]):
     for two dozen positions at most, word pieces for hundreds.
     The certificate is the largest residual of a sentence's steps; it is given where every sentence ends, all together
     have as many pieces as the gradient has directions, and their errors and features give dL/dW again.
+    order=False is for updates from which no order comes (signs, pruning, noise, local steps, many sentences): the set
+    of letters in all pieces whose dL/db_c = (1 / N) sum_s (p_sc - y_sc) is negative, which only a piece that was said
+    can make; behind declared noise, that fell lower than noise makes any absent piece in 99 of 100 batches. One bag for
+    the whole batch, without a certificate: a piece whose p at other places outweighs it is missing.
     Source: Dang et al. 2021 (arXiv:2111.00556) take the set of pieces from the same gradient; the order is new here.
     """
+
+    order: bool = True
 
     @property
     def citation(self) -> str:
         """Dang et al. 2021."""
         return citations.RLG
 
-    def _read(self, seen: Observation) -> Heard | Refusal:
+    def _read(self, seen: Observation) -> Heard | Bag | Refusal:
         target = seen.target
         spellers = [(name, one) for name, one in target.module.named_modules() if isinstance(one, Speller)]
         if not isinstance(target.loss, NextPiece) or len(spellers) != 1:
             return Refusal(f"follows the decoder of ListenAttendSpell, got {target.name} trained with {target.loss!r}")
         name, speller = spellers[0]
+        if not self.order:
+            return _bag(seen, f"{name}.output", speller)
         if known_weights(seen.mechanism) is not Answer.YES:
             return Refusal("needs a gradient at the known weights: after a local step, features are those of others")
         if bends(seen.mechanism) is not Answer.NO:
@@ -89,7 +110,18 @@ class SpokenWords(AbstractAttack[Heard, Transcripts]):
             return Refusal(f"{space.rank} pieces are more than the {speller.decoded} units of the decoder can place")
         return Heard(speller, gradient, space)
 
-    def _attempt(self, seen: Observation, read: Heard, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Transcripts]:
+    def _attempt(
+        self, seen: Observation, read: Heard | Bag, *, key: Key, clock: Clock, watch: Watch
+    ) -> Attempt[Transcripts]:
+        assert isinstance(seen.target.loss, NextPiece)
+        spelling = seen.target.loss.spelling
+        if isinstance(read, Bag):
+            letters = tuple(sorted(set(spelling.read(read.outputs))))
+            count = sum(one != spelling.end for one in read.outputs)
+            if not letters:
+                return Attempt(repr(self), Outcome.DIVERGED, f"no piece fell, {read.by}")
+            what = f"the letters of {count} pieces, {read.by}; no order, and no proof that they are all"
+            return Attempt(repr(self), Outcome.CLAIMED, what, Transcripts((letters,), bag=True))
         steps = 0
 
         def stop() -> bool:
@@ -98,8 +130,6 @@ class SpokenWords(AbstractAttack[Heard, Transcripts]):
             watch(Progress(clock.fraction(steps, 2 * read.space.rank), 0.0, f"{steps} steps of the decoder"))
             return clock.exhausted(steps)
 
-        assert isinstance(seen.target.loss, NextPiece)
-        spelling = seen.target.loss.spelling
         found = Following(read.speller, read.space, spelling.end).sentences(stop, key.child("starts").numpy())
         said = [one for one in found if one.outputs]
         stuck = [one.stuck for one in found if one.stuck]
@@ -119,6 +149,23 @@ class SpokenWords(AbstractAttack[Heard, Transcripts]):
             tuple(spelling.read(one.outputs) for one in said), None if certificate is None else torch.ones(len(said))
         )
         return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
+
+
+def _bag(seen: Observation, layer: str, speller: Speller) -> Bag | Refusal:
+    """The pieces that a sign of dL/db shows, or a test behind declared noise."""
+    bias, sent = f"{layer}.bias", seen.gradient().by_name
+    if bias not in sent or bias in idle(sent):
+        return Refusal(f"the gradient of {bias} {NOT_TRAINED}" if bias in sent else f"the release lacks {bias}")
+    count, width = speller.output.weight.shape
+    # The weights' rows have no sign of their own: what the decoder reached is negative as often as not.
+    output = OutputGradient(DenseLayer(layer, f"{layer}.weight", bias, width, count), None, sent[bias].double(), 0.0)
+    signs = signed(seen, output)
+    if signs is not None:
+        return Bag(tuple(np.flatnonzero(signs.present).tolist()), "by the signs of dL/db")
+    tests = fallen(seen, output)
+    if tests is None:
+        return Refusal("no sign of the output layer's bias gradient is sure, and no noise is declared to test against")
+    return Bag(tuple(np.flatnonzero(tests.present).tolist()), f"by a test of dL/db at the level of {LEVEL:.0%}")
 
 
 def _doubted(seen: Observation, read: Heard, said: list[Sentence]) -> str | None:
