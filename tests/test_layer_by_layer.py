@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -337,3 +338,31 @@ def _batch(count: int, classes: int = 60, *, seed: int = 2) -> ls.Batch:
     generator = ls.Key(seed).generator()
     inputs = torch.rand(count, 1, 10, 10, generator=generator)
     return ls.Batch(inputs, torch.randint(classes, (count,), generator=generator))
+
+
+WRAPPED = [ls.FedAvg(steps=1, lr=1.0, batch_size=2, accumulate=2), ls.FedAvg(steps=1, lr=1.0, batch_size=2)]
+
+
+@pytest.mark.parametrize("mechanism", WRAPPED, ids=["three as four", "two of three"])
+@pytest.mark.parametrize("attack", [ls.RevealedLabels(), ls.RevealedFeatures()], ids=repr)
+def test_a_pass_that_goes_round_or_ends_early_proves_no_counts(mechanism: ls.FedAvg, attack: Any) -> None:
+    """Of three examples the micro-batches (0, 1), (2, 0) take one twice: four samples that are no four examples."""
+    with ls.Key(0).isolated():
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 40))
+    batch = ls.Batch(torch.rand(3, 1, 8, 8, generator=ls.Key(1).generator()), torch.tensor([10, 4, 34]))
+    target = ls.Target(net, ls.Images(1, 8, 8), 40)
+    attempt = attack.run(ls.observe(target, batch, mechanism, key=ls.Key(0)), key=ls.Key(1))
+    assert attempt.claim is not None
+    assert not attempt.certified, attempt.sentence
+    whole = attack.run(ls.observe(target, batch, ls.FedAvg(steps=1, lr=1.0), key=ls.Key(0)), key=ls.Key(1))
+    assert whole.certified, whole.sentence
+
+
+def test_layers_that_share_a_bias_end_it() -> None:
+    with ls.Key(0).isolated():
+        one, two, last = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 30)
+    two.bias = one.bias
+    net = nn.Sequential(nn.Flatten(), one, nn.ReLU(), two, nn.ReLU(), last)
+    batch = ls.Batch(torch.rand(3, 1, 8, 8, generator=ls.Key(1).generator()), torch.tensor([1, 2, 3]))
+    seen = ls.observe(ls.Target(net, ls.Images(1, 8, 8), 30), batch, ls.FedSGD(), key=ls.Key(0))
+    assert "shares its bias" in ls.RevealedFeatures().run(seen, key=ls.Key(1)).sentence

@@ -231,3 +231,32 @@ def test_pieces_that_were_first_looked_at_without_memory_spell_afterwards() -> N
         spelling.of(said.to("meta"), count.to("meta"))
     outputs, length = spelling.of(said, count)
     assert spelling.read(tuple(outputs[0, : int(length)].tolist())) == (3, 4, 5)
+
+
+def forgetful() -> ls.Target:
+    """A decoder that hardly remembers more than the last piece."""
+    made = target(5.0)
+    with torch.no_grad():
+        for cell in made.module.speller.cells:
+            width = cell.weight_hh.shape[1]
+            cell.bias[width : 2 * width] -= 9
+            cell.weight_hh.mul_(0.02)
+    return made
+
+
+def test_a_chain_that_the_decoder_does_not_tell_from_another_is_no_proof() -> None:
+    """A client that feeds [end] + the pieces moved by one: each piece follows another than in the sentence, and from
+    the pairs of fed and asked pieces alone that is another sentence."""
+    model, batch = forgetful(), utterances(0)
+    said = torch.tensor([8, 5, 1])
+    fed = ls.Batch(batch.inputs, said.roll(1)[None], batch.lengths, torch.tensor([3]))
+    values = {name: value.clone().requires_grad_(True) for name, value in model.parameters().items()}
+    asked = torch.cat([said, torch.tensor([CLASSES - 1])])
+    loss = F.cross_entropy(model.outputs(values, fed)[0, :4], asked)
+    slopes = torch.autograd.grad(loss, list(values.values()))
+    seen = ls.Observation(model, ls.Gradient(dict(zip(values, slopes, strict=True))), ls.FedSGD())
+    attempt = attempted(seen)
+    assert attempt.claim is not None
+    assert attempt.claim.labels == ((8, 1, 5),)
+    assert not attempt.certified
+    assert "another place" in attempt.sentence or "moves the decoder" in attempt.sentence

@@ -125,17 +125,18 @@ def known_weights(mechanism: AbstractMechanism) -> Answer:
     return _protocol(mechanism).known_weights
 
 
-def evenly(seen: Observation) -> Answer:
-    """Whether the told examples are in the update equally often, so that each has the share 1/N.
+def evenly(seen: Observation, count: int | None = None) -> Answer:
+    """Whether the told examples, or `count` of them, are in the update equally often, so that each has the share 1/N.
 
     NO of a client that takes fewer examples than it has, or some of them twice. UNKNOWN where it is not declared, or
     how many there are was not told.
     """
     mechanism = seen.mechanism
     protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
-    if not isinstance(protocol, AbstractProtocol) or not seen.knows(BatchSize):
+    count = seen.told(BatchSize).count if count is None and seen.knows(BatchSize) else count
+    if not isinstance(protocol, AbstractProtocol) or count is None:
         return Answer.UNKNOWN
-    found, _ = asked(lambda: protocol.evenly(seen.told(BatchSize).count))
+    found, _ = asked(lambda: protocol.evenly(count))
     return found if isinstance(found, Answer) else Answer.UNKNOWN
 
 

@@ -19,7 +19,7 @@ from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
 from leakscope.attacks.labels.rows.signed import Signed, proved_counts, signed
 from leakscope.attacks.labels.rows.taken_apart import ONE, RATIO, Apart, take_apart
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
-from leakscope.attacks.parts.reading.proof import bent, strange, undeclared
+from leakscope.attacks.parts.reading.proof import bent, once_each, strange, undeclared
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Labels
 from leakscope.core.effort import Clock, Progress, Watch
@@ -291,6 +291,8 @@ def _doubted(seen: Observation, read: Revealing, apart: Apart) -> str | None:
     refusal = bent(seen) or undeclared(seen)
     if refusal is not None:
         return refusal.sentence
+    if not once_each(seen, apart.count):
+        return "the client may have taken some examples twice, or not at all"
     scale = 1.0
     if seen.knows(BatchSize) and seen.told(BatchSize).count != apart.count:
         return f"{apart.count} samples were found, and {seen.told(BatchSize).count} told"

@@ -48,6 +48,11 @@ class FedSGD(AbstractProtocol):
         del examples
         return 0.0
 
+    def evenly(self, examples: int) -> Answer:
+        """Each is in the mean once."""
+        del examples
+        return Answer.YES
+
     def release(self, target: Target, batch: Batch, *, key: Key) -> Gradient:
         """Backward through a copy of the module itself, as a client does.
 

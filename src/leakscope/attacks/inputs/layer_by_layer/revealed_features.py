@@ -17,7 +17,7 @@ from leakscope.attacks.inputs.layer_by_layer.one_layer import Fed, Mask, awake, 
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
 from leakscope.attacks.labels.rows.taken_apart import Apart, KnownRows, Row, take_apart
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
-from leakscope.attacks.parts.reading.proof import bent, strange
+from leakscope.attacks.parts.reading.proof import bent, once_each, strange
 from leakscope.core.arguments import count
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Features
@@ -246,6 +246,8 @@ class Down:
     def _lacks(self, lower: TailLayer) -> str | None:
         if lower.weight not in self.gradient or not self.gradient[lower.weight].any():
             return f"the gradient of {lower.weight} was not sent"
+        if lower.bias is not None and lower.bias not in self.parameters:
+            return f"{lower.name} shares its bias with another layer"
         if len(self.rows) > min(self.gradient[lower.weight].shape):
             return f"{lower.name} is too narrow for {len(self.rows)} samples"
         return None
@@ -369,6 +371,8 @@ def _doubted(seen: Observation, read: Ends, apart: Apart) -> str | None:
         return refusal.sentence
     if keeps_inputs(seen.mechanism) is not Answer.YES:
         return "the client may have changed its inputs"
+    if not once_each(seen, apart.count):
+        return "the client may have taken some examples twice, or not at all"
     if clipped(seen) is not Answer.NO:
         return "a clip may have scaled the update, and with it what the layers were fed"
     if seen.knows(BatchSize) and seen.told(BatchSize).count != apart.count:

@@ -49,6 +49,9 @@ WHOLE = "|observed - best mixture of the claimed sequences' gradients| / |observ
 BAG = "what the claimed tokens miss of the attention's gradient, or how many others are expected to fit by chance"
 WHOLE_NUMBER = 0.05
 """Largest distance from a whole number at which a share of the batch counts as one."""
+COUNTED = 1e-3
+"""Largest such distance of a proof. Shares are free numbers, which a loss that weighs texts otherwise (by their tokens,
+by classes) brings near whole numbers: the residual is theirs, and says nothing of the rounded counts."""
 SAME = 1e-5
 """Distance of two tokens' unit inputs within which the model does not tell them apart."""
 OVER = "; the time was up before their order was found"
@@ -120,6 +123,8 @@ class EmbeddingSpan(AbstractAttack["Spanned", Tokens]):
         if not exact:
             sentence += f"; their gradient differs by {residual:.1e}: not all are found, or noise"
         doubt = _doubt(seen, found, claimed) if exact else ""
+        if proof is not None and len(claimed) > len(best) and not doubt:
+            doubt = _uneven(_counts(seen, proof))
         sentence += doubt
         # A residual at rounding proves nothing where other texts would leave the same.
         certificate = None if doubt else Certificate.alike(residual, tolerance, WHOLE, items=len(claimed))
@@ -265,8 +270,7 @@ def _repeated(seen: Observation, sequences: tuple[Said, ...], proof: Explained) 
     """Each sequence as often as its share says, where the batch size was told and the shares are such numbers."""
     if not seen.knows(BatchSize) or seen.told(BatchSize).count <= len(sequences):
         return sequences
-    # A share is n_s / B, so times B it counts.
-    real = proof.weights.sum(1) * seen.told(BatchSize).count
+    real = _counts(seen, proof)
     # Nothing is gained by a million copies of a text.
     if (
         seen.told(BatchSize).count > MOST_PLACES
@@ -277,6 +281,17 @@ def _repeated(seen: Observation, sequences: tuple[Said, ...], proof: Explained) 
         # a clip, a text with several labels that cancel in part, or texts of which some were not taken: no share counts
         return sequences
     return tuple(one for one, count in zip(sequences, real.round().long().tolist(), strict=True) for _ in range(count))
+
+
+def _counts(seen: Observation, proof: Explained) -> Tensor:
+    """A share is n_s / B, so times B it counts."""
+    return proof.weights.sum(1) * seen.told(BatchSize).count
+
+
+def _uneven(counts: Tensor) -> str:
+    """Why counts that are not whole prove no copies; empty where they are."""
+    off = float((counts - counts.round()).abs().max())
+    return "" if off <= COUNTED else f"; no proof: a share is {off:.0e} from a whole number, so texts weigh differently"
 
 
 def _doubt(seen: Observation, found: Spanned, claimed: tuple[Said, ...]) -> str:

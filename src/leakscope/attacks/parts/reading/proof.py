@@ -20,7 +20,7 @@ from leakscope.core.refusal import Refusal
 from leakscope.core.release import Delta, same_kind
 from leakscope.core.target import Target
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import BATCHES, clipped, doubt, keeps_ratios, known_weights
+from leakscope.mechanisms.reading import BATCHES, clipped, doubt, evenly, keeps_ratios, known_weights
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import features_at, output_layer, probe_inputs
 from leakscope.targets.looking.random_entry import draws_first
@@ -283,3 +283,12 @@ def _withdrawn(attempt: Attempt[Inputs], why: str) -> Attempt[Inputs]:
     assert attempt.claim is not None
     claim = dataclasses.replace(attempt.claim, confidence=None)
     return dataclasses.replace(attempt, claim=claim, certificate=None, sentence=f"{attempt.sentence}; no proof: {why}")
+
+
+def once_each(seen: Observation, found: int) -> bool:
+    """Whether `found` samples of the update are as many examples: of any number that may stand behind them, if untold.
+
+    Micro-batches that go round take three examples as four samples, and a pass that ends early takes three of five.
+    """
+    sizes = [seen.told(BatchSize).count] if seen.knows(BatchSize) else range(1, found + 2)
+    return all(evenly(seen, size) is Answer.YES for size in sizes)

@@ -17,6 +17,7 @@ from typing import final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from leakscope.attacks.labels.rows.row_space import RowSpace
 from leakscope.attacks.labels.rows.taken_apart import KnownRows
@@ -27,6 +28,12 @@ Array = NDArray[np.float64]
 FITS = 1e-2
 """Largest relative distance of what the decoder reaches from the span of the gradient, and of an error from its rows,
 that is taken for rounding; of a wrong piece it is a tenth and more."""
+PLACED = 1e-4
+"""Largest such distance of a proof. Of honest gradients it is 1e-6, at most 5e-5. A decoder that hardly remembers
+reaches the features of another place to 1e-3, and without this bound sentences were proved in a wrong order."""
+TOLD = 10 * PLACED
+"""Least relative change of what a decoder reaches by which one history is told from another in a proof: of a client
+that feeds other pieces than it asks for, only this says that the chain of pieces is not the sentence."""
 APART = 10.0
 """How many times farther off the second best piece has to be."""
 ALIKE = 1e-3
@@ -46,12 +53,14 @@ SAME = 1e-3
 @dataclass(frozen=True, eq=False)
 class Sentence:
     """Outputs of one sentence, in order. features: (n, k) coordinates of h = left @ a. errors: (n, C). misfit: the
-    worst relative distance of a step. stuck: why it does not end; empty where it does."""
+    worst relative distance of a step. told: the least relative change of what the decoder reaches where it forgets all
+    but the last piece. stuck: why it does not end; empty where it does."""
 
     outputs: tuple[int, ...]
     features: Array
     errors: Array
     misfit: float
+    told: float
     stuck: str = ""
 
 
@@ -72,6 +81,7 @@ class Following:
     def sentences(self, stop: Callable[[], bool], random: np.random.Generator) -> list[Sentence]:
         """As many as there are, each as far as it can be followed."""
         context, state = self.speller.start(torch.zeros(1, 1, dtype=torch.float64))
+        self.fresh = state
         with torch.no_grad():
             ahead, state = self.speller.step(torch.tensor([self.end]), context, state)
         reached = ahead[0].numpy()
@@ -118,7 +128,7 @@ class Following:
         inverse = np.linalg.pinv(np.vstack([self.own, across]), rcond=ALIKE)
         said: list[int] = []
         points: list[Array] = []
-        worst, stuck = 0.0, ""
+        worst, told, stuck = 0.0, math.inf, ""
         while not stuck and self.end not in said[-1:]:
             if stop():
                 stuck = "the budget is spent"
@@ -139,15 +149,41 @@ class Following:
             worst = max(worst, misfit)
             said.append(label)
             points.append(point)
-            context = torch.from_numpy((self.space.left @ point)[self.speller.decoded :])[None]
+            piece, context = torch.tensor([label]), self._context(point)
             with torch.no_grad():
-                ahead, state = self.speller.step(torch.tensor([label]), context, state)
+                bare, _ = self.speller.step(piece, context, self.fresh)
+                ahead, state = self.speller.step(piece, context, state)
             reached = ahead[0].numpy()
+            if len(said) > 1 and label != self.end:
+                told = min(told, _away(bare[0].numpy(), reached))
         errors = [self.known.error(point, label) for label, point in zip(said, points, strict=True)]
         empty = np.zeros((0, self.space.rank)), np.zeros((0, len(self.known.offset)))
         return Sentence(
-            tuple(said), np.array(points) if said else empty[0], np.array(errors) if said else empty[1], worst, stuck
+            tuple(said),
+            np.array(points) if said else empty[0],
+            np.array(errors) if said else empty[1],
+            worst,
+            told,
+            stuck,
         )
+
+    def _context(self, point: Array) -> Tensor:
+        return torch.from_numpy((self.space.left @ point)[self.speller.decoded :])[None]
+
+    def apart(self, sentences: list[Sentence]) -> float:
+        """The least relative change of what the decoder reaches after a first piece, in another sentence's context."""
+        with torch.no_grad():
+            _, state = self.speller.step(
+                torch.tensor([self.end]), self.speller.start(torch.zeros(1, 1).double())[0], self.fresh
+            )
+            contexts = [self._context(one.features[0]) for one in sentences if len(one.outputs) > 1]
+            ahead = [
+                [self.speller.step(torch.tensor([one.outputs[0]]), at, state)[0][0].numpy() for at in contexts]
+                for one in sentences
+                if len(one.outputs) > 1
+            ]
+        pairs = [(i, j) for i in range(len(ahead)) for j in range(len(ahead)) if i != j]
+        return min((_away(ahead[i][j], ahead[i][i]) for i, j in pairs), default=math.inf)
 
     def _piece(self, point: Array, misfit: float, place: int) -> tuple[int, Array, float, str]:
         """The piece whose error at `point` lies in the rows of the gradient; refined features; why there is none."""
@@ -251,3 +287,7 @@ class Following:
         count = int((values > ALIKE).sum())
         base = base - free @ (rows[:count].T @ ((left[:, :count].T @ (across @ base)) / values[:count]))
         return base, free @ rows[count:].T
+
+
+def _away(one: Array, other: Array) -> float:
+    return float(np.linalg.norm(one - other) / np.linalg.norm(other))

@@ -14,9 +14,9 @@ from leakscope.attacks.labels.rows.behind_noise import LEVEL, fallen
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
 from leakscope.attacks.labels.rows.signed import signed
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient
-from leakscope.attacks.parts.reading.proof import bent, strange, undeclared
+from leakscope.attacks.parts.reading.proof import bent, once_each, strange, undeclared
 from leakscope.attacks.parts.reading.trained import NOT_TRAINED, idle
-from leakscope.attacks.transcripts.exact.decoder_order import FITS, Following, Sentence
+from leakscope.attacks.transcripts.exact.decoder_order import PLACED, TOLD, Following, Sentence
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Transcripts
 from leakscope.core.effort import Clock, Progress, Watch
@@ -130,7 +130,8 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts]):
             watch(Progress(clock.fraction(steps, 2 * read.space.rank), 0.0, f"{steps} steps of the decoder"))
             return clock.exhausted(steps)
 
-        found = Following(read.speller, read.space, spelling.end).sentences(stop, key.child("starts").numpy())
+        following = Following(read.speller, read.space, spelling.end)
+        found = following.sentences(stop, key.child("starts").numpy())
         said = [one for one in found if one.outputs]
         stuck = [one.stuck for one in found if one.stuck]
         if not said:
@@ -138,11 +139,11 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts]):
             return Attempt(repr(self), Outcome.DIVERGED, why)
         pieces = sum(len(one.outputs) for one in said)
         sentence = f"{pieces} pieces in {len(said)} sentences of a gradient of rank {read.space.rank}, in their order"
-        doubt = stuck[0] if stuck else _doubted(seen, read, said)
+        doubt = stuck[0] if stuck else _doubted(seen, read, said) or _untold(following, said)
         certificate = None
         if doubt is None:
             residuals = tuple(one.misfit for one in said)
-            certificate = Certificate(residuals, (FITS,) * len(said), STATEMENT)
+            certificate = Certificate(residuals, (PLACED,) * len(said), STATEMENT)
         else:
             sentence += f"; no proof: {doubt}"
         claim = Transcripts(
@@ -168,11 +169,30 @@ def _bag(seen: Observation, layer: str, speller: Speller) -> Bag | Refusal:
     return Bag(tuple(np.flatnonzero(tests.present).tolist()), f"by a test of dL/db at the level of {LEVEL:.0%}")
 
 
+def _untold(following: Following, said: list[Sentence]) -> str | None:
+    """Why the order may be another one: the sum over all pieces does not depend on it, and the decoder hardly does."""
+    worst, told = max(one.misfit for one in said), min(one.told for one in said)
+    if not worst <= PLACED:
+        return (
+            f"what the decoder reaches is {worst:.0e} from the features in the gradient, which may be another place's"
+        )
+    if told < TOLD:
+        return (
+            f"what came before the last piece moves the decoder by {told:.0e} only, so that it does not tell the order"
+        )
+    apart = following.apart(said)
+    if apart < TOLD:
+        return f"another sentence's context moves the decoder by {apart:.0e} only, so that they may be mixed"
+    return None
+
+
 def _doubted(seen: Observation, read: Heard, said: list[Sentence]) -> str | None:
     """Why sentences that were followed to their ends are no proof; None where nothing speaks against."""
     refusal = bent(seen) or undeclared(seen)
     if refusal is not None:
         return refusal.sentence
+    if not once_each(seen, len(said)):
+        return "the client may have taken some examples twice, or not at all"
     if seen.knows(BatchSize) and seen.told(BatchSize).count != len(said):
         return f"{len(said)} sentences were found, and {seen.told(BatchSize).count} told"
     errors = np.concatenate([one.errors for one in said])
