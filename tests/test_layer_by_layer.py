@@ -217,9 +217,13 @@ def test_equal_samples_are_claimed_as_often_as_they_occur() -> None:
     batch = _batch(4)
     twice = ls.Batch(batch.inputs[[0, 1, 2, 2]], batch.labels[[0, 1, 2, 2]])
     target = _target()
-    attempt = ls.RevealedFeatures().run(ls.observe(target, twice, ls.FedSGD(), key=ls.Key(0)), key=ls.Key(0))
-    assert attempt.certified
+    seen = ls.observe(target, twice, ls.FedSGD(), key=ls.Key(0))
+    attempt = ls.RevealedFeatures().run(seen, key=ls.Key(0))
     assert ls.score(attempt.claim, twice, client=Client(target))["features-found"].value == 1.0
+    assert attempt.certificate is not None
+    # What two of one error were fed further down is known as their mean alone, of the output layer each by itself.
+    assert sorted(attempt.certificate.proved) == [False, False, True, True]
+    assert ls.RevealedFeatures(1).run(seen, key=ls.Key(0)).certified
 
 
 # --- the end of a model ---------------------------------------------------------------------------------------------
@@ -356,6 +360,26 @@ def test_a_pass_that_goes_round_or_ends_early_proves_no_counts(mechanism: ls.Fed
     assert not attempt.certified, attempt.sentence
     whole = attack.run(ls.observe(target, batch, ls.FedAvg(steps=1, lr=1.0), key=ls.Key(0)), key=ls.Key(1))
     assert whole.certified, whole.sentence
+
+
+def test_of_two_that_the_layer_does_not_tell_apart_the_mean_is_no_proof() -> None:
+    """Two of one class that differ in pixels of weight zero: the update is that of their mean, twice."""
+    with ls.Key(0).isolated():
+        net = nn.Sequential(
+            *(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 30))
+        )
+        inputs = torch.rand(4, 1, 8, 8)
+    with torch.no_grad():
+        net[1].weight[:, :16] = 0
+    inputs[1] = inputs[0]
+    inputs[1, 0, :2] = inputs[0, 0, :2].flip(0)
+    target, batch = ls.Target(net, ls.Images(1, 8, 8), 30), ls.Batch(inputs, torch.tensor([3, 3, 7, 11]))
+    attempt = ls.RevealedFeatures().run(ls.observe(target, batch, ls.FedSGD(), key=ls.Key(0)), key=ls.Key(1))
+    assert attempt.claim is not None
+    assert attempt.certificate is not None
+    away = torch.cdist(attempt.claim.values.double(), inputs.flatten(1).double()).min(1).values
+    assert len(away) == 4
+    assert attempt.certificate.proved == tuple((away < 1e-3).tolist())
 
 
 def test_layers_that_share_a_bias_end_it() -> None:

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -374,3 +375,19 @@ def test_vectors_that_repeat_cover_no_more_than_one() -> None:
     assert alone > 0.5
     for copies in (4, 16, 20):
         assert covered([gradient], one.repeat(copies, 1)) == pytest.approx(alone)
+
+
+def test_copies_of_texts_that_weigh_differently_are_no_proof() -> None:
+    """Classes weighed 2.95 to 1: the shares are those of two and two texts to a fiftieth, of one and three in truth."""
+    model = ls.TextEncoder(dim=64).build(ls.Text(60, 6), 2, key=ls.Key(0))
+    ids = torch.tensor([(5, 9, 4), (7, 3, 1), (7, 3, 1), (7, 3, 1)])
+    values = {name: value.clone().requires_grad_(True) for name, value in model.parameters().items()}
+    outputs = torch.func.functional_call(model.module, values, (padded([tuple(one) for one in ids.tolist()], 6),))
+    loss = F.cross_entropy(outputs, torch.tensor([0, 1, 1, 1]), weight=torch.tensor([2.95, 1.0]))
+    sent = dict(zip(values, torch.autograd.grad(loss, list(values.values())), strict=True))
+    seen = ls.Observation(model, ls.Gradient(sent), ls.FedSGD(), (ls.BatchSize(4),))
+    attempt = ls.EmbeddingSpan().run(seen, key=ls.Key(2))
+    assert attempt.claim is not None
+    assert sorted(attempt.claim.sequences) == [(5, 9, 4), (5, 9, 4), (7, 3, 1), (7, 3, 1)]
+    assert not attempt.certified
+    assert "whole number" in attempt.sentence

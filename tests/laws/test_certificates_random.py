@@ -26,6 +26,10 @@ RARE = 0.02
 """How often it does something: a look or two at the model shows nothing of it."""
 
 
+OF_THE_FILE = random.Random(5)
+"""A generator that no module holds."""
+
+
 class Sometimes(nn.Module):
     """Changes its input now and then, in training mode, by a draw from one of the generators that there are."""
 
@@ -33,6 +37,7 @@ class Sometimes(nn.Module):
         super().__init__()
         self.change, self.source, self.often, self.forced = change, source, often, False
         self.torch, self.numpy, self.python = torch.Generator(), np.random.default_rng(0), random.Random(0)
+        self.several = [random.Random(1)]
 
     def forward(self, given: Tensor) -> Tensor:
         if not self.training:
@@ -40,7 +45,7 @@ class Sometimes(nn.Module):
         draw = {
             "torch": lambda: float(torch.rand(())), "numpy": np.random.random, "python": random.random,
             "own torch": lambda: float(torch.rand((), generator=self.torch)), "own numpy": self.numpy.random,
-            "own python": self.python.random,
+            "own python": self.python.random, "of the file": OF_THE_FILE.random, "in a list": self.several[0].random,
         }[self.source]()  # fmt: skip
         return self.change(given) if self.forced or draw < self.often else given
 
@@ -69,7 +74,7 @@ def image(entry: nn.Module, seed: int = 0, *, training: bool = True, after: nn.M
     return ls.Observation(target, ls.Gradient(update), ls.FedSGD(), (ls.BatchSize(1),))
 
 
-SOURCES = ("torch", "numpy", "python", "own torch", "own numpy", "own python")
+SOURCES = ("torch", "numpy", "python", "own torch", "own numpy", "own python", "of the file", "in a list")
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -157,3 +162,18 @@ def test_tokens_that_the_model_replaces_now_and_then_are_not_proved() -> None:
         seen = ls.Observation(target, ls.Gradient(update), ls.FedSGD(), (ls.BatchSize(1),))
         attempt = ls.EmbeddingSpan().run(seen, key=ls.Key(1))
         assert (attempt.certificate is None) is drops, attempt.sentence
+
+
+class Anew(nn.Module):
+    """Drops words by a generator that is made in each forward: no state shows it, what the first layer is fed does."""
+
+    def forward(self, given: Tensor) -> Tensor:
+        drop = torch.from_numpy(np.random.default_rng().random(tuple(given.shape)) < 0.1)
+        return given.masked_fill(drop, 0) if self.training else given
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_generator_that_is_made_anew_is_seen_by_what_it_does(training: bool) -> None:
+    net = nn.Sequential(Anew(), nn.Flatten(), nn.Linear(64, 4))
+    assert draws_first(ls.Target(net, ls.Images(1, 8, 8), 4, training=training))
+    assert not draws_first(ls.Target(net[1:], ls.Images(1, 8, 8), 4, training=training))

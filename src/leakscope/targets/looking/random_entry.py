@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ in front of it is none, since what is drawn behind that still stands in front of
 OWN = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 """Generators that a module may keep for itself."""
 PROBES = 2
+RUNS, ROWS = 8, 6
+"""Looks at what the first layer is fed in training mode, and inputs in each: of a draw that changes one entry in twenty
+some show."""
 
 
 def draws_first(target: Target) -> bool:
@@ -38,7 +42,27 @@ def draws_first(target: Target) -> bool:
     (True, False)
     """
     modes = (target, dataclasses.replace(target, training=True))
-    return any(_draws(one) for one in modes)
+    return any(_draws(one) for one in modes) or _varies(modes[1])
+
+
+def _varies(target: Target) -> bool:
+    """Whether the first layer is fed something else in another run: by a generator of a file, a list, or made anew."""
+    key = Key(0).child("varies")
+    inputs = probe_inputs(target, ROWS, key=key)
+    runs = list[Tensor]()
+    names = named(target.module, *READERS)
+    with key.isolated(), torch.no_grad():
+        for _ in range(RUNS):
+            fed = list[Tensor]()
+
+            def heard(given: Tensor, fed: list[Tensor] = fed) -> None:
+                if not fed:
+                    fed.append(given.detach().clone())
+
+            with listening(target.module, dict.fromkeys(names, heard)), contextlib.suppress(*FORWARD_ERRORS):
+                target.outputs(target.parameters(), inputs)
+            runs += fed
+    return any(one.shape != runs[0].shape or not torch.equal(one, runs[0]) for one in runs)
 
 
 def _draws(target: Target) -> bool:
@@ -67,8 +91,20 @@ def _state(module: nn.Module, device: torch.device) -> tuple[object, ...]:
     held: list[object] = [torch.get_rng_state(), random.getstate(), np.random.get_state()]
     if device.type == "cuda":
         held.append(torch.cuda.get_rng_state(device))
-    held += [_own(value) for one in module.modules() for value in vars(one).values() if isinstance(value, OWN)]
+    held += [_own(value) for one in module.modules() for value in _kept(one) if isinstance(value, OWN)]
     return tuple(_plain(one) for one in held)
+
+
+def _kept(module: nn.Module) -> Iterator[object]:
+    """What a module has at hand: its attributes, what lists and dicts of them hold, and the names of its file."""
+    forward = getattr(type(module).forward, "__globals__", {})
+    for value in (
+        *vars(module).values(),
+        *(() if forward.get("__name__", "").startswith("torch.") else forward.values()),
+    ):
+        yield value
+        if type(value) in (list, tuple, dict):
+            yield from value.values() if isinstance(value, dict) else value
 
 
 def _own(generator: object) -> object:

@@ -167,7 +167,10 @@ class RevealedFeatures(AbstractAttack[Ends, Features]):
         why = _doubted(seen, read, apart)
         certificate = None
         if why is None:
-            residuals = tuple(np.repeat(reached.residuals, many).tolist())
+            # Samples of one error are of one feature only where every direction of it moves a logit: further down, or
+            # in front of a wide or pruned layer, what is found of them is their mean.
+            alone = (many == 1) | (reached.depth == 1 and _tells_all(seen, read))
+            residuals = tuple(np.repeat(np.where(alone, reached.residuals, np.inf), many).tolist())
             certificate = Certificate(residuals, (PROVED,) * len(residuals), STATEMENT)
         sure = None
         if certificate is not None and any(certificate.proved):
@@ -362,6 +365,13 @@ def _known(seen: Observation, read: Ends) -> KnownRows:
     if layer.bias is not None:
         offset = parameters[layer.bias].detach().double().cpu().numpy()
     return KnownRows(read.space, weight, offset, read.output.smoothing)
+
+
+def _tells_all(seen: Observation, read: Ends) -> bool:
+    """Whether equal errors are of equal features: logits that differ by one number have the same softmax."""
+    weight = seen.target.parameters()[read.output.layer.weight].detach().double().cpu().numpy()
+    sizes = np.linalg.svd(weight - weight.mean(0), compute_uv=False)
+    return weight.shape[1] < weight.shape[0] and bool(sizes[-1] > EXACT * sizes[0])
 
 
 def _doubted(seen: Observation, read: Ends, apart: Apart) -> str | None:
