@@ -221,9 +221,26 @@ def test_equal_samples_are_claimed_as_often_as_they_occur() -> None:
     attempt = ls.RevealedFeatures().run(seen, key=ls.Key(0))
     assert ls.score(attempt.claim, twice, client=Client(target))["features-found"].value == 1.0
     assert attempt.certificate is not None
-    # What two of one error were fed further down is known as their mean alone, of the output layer each by itself.
+    # What two of one error were fed is known as their mean alone.
     assert sorted(attempt.certificate.proved) == [False, False, True, True]
-    assert ls.RevealedFeatures(1).run(seen, key=ls.Key(0)).certified
+
+
+def test_classes_that_are_never_likely_do_not_tell_features_apart() -> None:
+    """Five entries of three features move only logits of classes whose p rounds to zero."""
+    with ls.Key(0).isolated():
+        layer = nn.Linear(16, 40)
+        inputs = torch.rand(3, 1, 4, 4)
+    with torch.no_grad():
+        layer.weight[:25, 8:] = 0
+        layer.bias[25:] = -110
+    inputs[1, 0, :2] = inputs[0, 0, :2]
+    target = ls.Target(nn.Sequential(nn.Flatten(), layer), ls.Images(1, 4, 4), 40)
+    batch = ls.Batch(inputs, torch.tensor([3, 3, 7]))
+    attempt = ls.RevealedFeatures(1).run(ls.observe(target, batch, ls.FedSGD(), key=ls.Key(0)), key=ls.Key(1))
+    assert attempt.claim is not None
+    assert attempt.certificate is not None
+    away = torch.cdist(attempt.claim.values.double(), inputs.flatten(1).double()).min(1).values
+    assert attempt.certificate.proved == tuple((away < 1e-3).tolist())
 
 
 # --- the end of a model ---------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any, final
 import pytest
 import torch
 from tests.laws.test_attacks import ATTACKS, built, facts, net, observed, private
-from torch import Tensor
+from torch import Tensor, nn
 
 import leakscope as ls
 from leakscope.core.mechanism import AbstractMechanism, AbstractReplayable, AbstractStep
@@ -461,3 +461,44 @@ def test_a_part_of_a_clipped_update_is_not_read_as_unclipped() -> None:
         assert reading.clipped(seen) is wanted
         part = dict(list(seen.release.by_name.items())[-1:])
         assert reading.clipped(ls.Observation(target, Gradient(part), seen.mechanism)) is Answer.YES
+
+
+class Moved(ls.FedSGD):  # type: ignore[misc]
+    """Moves every label by one, and inherits what FedSGD says of itself."""
+
+    def release(self, target, batch, *, key):
+        return super().release(target, dataclasses.replace(batch, labels=(batch.labels + 1) % target.classes), key=key)
+
+
+@final
+@dataclass(frozen=True)
+class Rolled(AbstractUpdateDefense):
+    """Moves the rows of the output layer by one class, and says nothing but that signs stay."""
+
+    @property
+    def effect(self) -> UpdateEffect:
+        return UpdateEffect(keeps_signs=Answer.YES)
+
+    def apply(self, update: Named, *, key: ls.Key) -> dict[str, Tensor]:
+        del key
+        return self.replay(update)
+
+    def replay(self, update: Named) -> dict[str, Tensor]:
+        return {name: value.roll(1, 0) if name.startswith("3.") else value for name, value in update.items()}
+
+    def sensitivity(self, before: Sensitivity) -> Sensitivity:
+        return before
+
+    def event(self, before: Sensitivity) -> None:
+        return None
+
+
+@pytest.mark.parametrize("mechanism", [Moved(), ls.FedSGD() >> Rolled()], ids=["inherits", "keeps signs, it says"])
+@pytest.mark.parametrize("attack", [ls.RevealedLabels(), ls.RevealedLabels(weights=False), ls.LabelSigns()], ids=repr)
+def test_what_speaks_of_other_code_or_of_signs_alone_proves_no_labels(mechanism, attack):
+    with ls.Key(0).isolated():
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 24))
+    target = ls.Target(net, ls.Images(1, 8, 8), 24)
+    batch = ls.Batch(torch.rand(1, 1, 8, 8, generator=ls.Key(1).generator()), torch.tensor([4]))
+    seen = ls.observe(target, batch, mechanism, key=ls.Key(0), tell=[ls.BatchSize(1)])
+    assert not attack.run(seen, key=ls.Key(1)).certified

@@ -44,9 +44,16 @@ def asked(ask: Callable[[], T]) -> tuple[T | None, str | None]:
 
 
 def effect_of(one: Declares[EffectT], kind: type[EffectT]) -> EffectT:
-    """Its effect; unknown throughout where asking for it raises, or gives something else."""
+    """Its effect; unknown throughout where asking for it raises, gives something else, or speaks of other code."""
     found, _ = asked(lambda: one.effect)
-    return found if isinstance(found, kind) else kind()
+    return found if isinstance(found, kind) and not _outdated(type(one)) else kind()
+
+
+def _outdated(mechanism: type) -> bool:
+    """Whether a subclass does something else than the class whose effect it inherits."""
+    order = mechanism.__mro__
+    said = next((place for place, one in enumerate(order) if "effect" in vars(one)), len(order))
+    return any(name in vars(one) for one in order[:said] for name in ("release", "apply", "replay"))
 
 
 def effect_complaint(one: Declares[EffectT], kind: type[EffectT]) -> str | None:
@@ -54,6 +61,8 @@ def effect_complaint(one: Declares[EffectT], kind: type[EffectT]) -> str | None:
     found, raised = asked(lambda: one.effect)
     if raised is not None:
         return f"{raised}, when it is asked for its effect"
+    if found != kind() and _outdated(type(one)):
+        return "does something else than the class whose effect it inherits"
     return None if isinstance(found, kind) else f"declares an effect that is no {kind.__name__}"
 
 

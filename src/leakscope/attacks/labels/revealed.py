@@ -19,7 +19,7 @@ from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
 from leakscope.attacks.labels.rows.signed import Signed, proved_counts, signed
 from leakscope.attacks.labels.rows.taken_apart import ONE, RATIO, Apart, take_apart
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
-from leakscope.attacks.parts.reading.proof import bent, once_each, strange, undeclared
+from leakscope.attacks.parts.reading.proof import bent, miscounted, strange, undeclared
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Labels
 from leakscope.core.effort import Clock, Progress, Watch
@@ -288,14 +288,13 @@ def _unique(space: RowSpace, apart: Apart) -> bool:
 
 def _doubted(seen: Observation, read: Revealing, apart: Apart) -> str | None:
     """Why rows that fit are no proof; None where nothing speaks against."""
-    refusal = bent(seen) or undeclared(seen)
+    refusal = bent(seen)
     if refusal is not None:
         return refusal.sentence
-    if not once_each(seen, apart.count):
-        return "the client may have taken some examples twice, or not at all"
+    why = miscounted(seen, apart.count, "samples")
+    if why is not None:
+        return why
     scale = 1.0
-    if seen.knows(BatchSize) and seen.told(BatchSize).count != apart.count:
-        return f"{apart.count} samples were found, and {seen.told(BatchSize).count} told"
     if clipped(seen) is not Answer.NO:
         # Only the ratio is known: the rows' sum is compared up to it.
         scale = float(apart.samples) / apart.count
@@ -333,8 +332,9 @@ def _unsigned(seen: Observation, read: Revealing, told: int | None) -> str | Non
     """Why a negative entry is no proof of its label here."""
     if read.signs is None:
         return "no sign is sure"
-    if undeclared(seen) is not None and known_weights(seen.mechanism) is Answer.UNKNOWN:
-        return "the mechanism does not say what it does"
+    why = undeclared(seen)
+    if why is not None:
+        return why.sentence
     if told is None:
         return "the batch size is not told, and signs that were turned around would look alike"
     found = int(read.signs.present.sum())

@@ -237,7 +237,7 @@ class Part:
 
 def _one_by_one(seen: Observation) -> bool:
     """Whether the batch has several images, and the output layer is fed as many numbers as each of them has."""
-    if not seen.knows(BatchSize) or seen.told(BatchSize).count < SEVERAL or isinstance(seen.target.domain, Text):
+    if not seen.knows(BatchSize) or seen.told(BatchSize).count < SEVERAL:
         return False
     try:
         layer = output_layer(seen.target)

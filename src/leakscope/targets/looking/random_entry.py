@@ -32,9 +32,10 @@ some show."""
 def draws_first(target: Target) -> bool:
     """Whether anything is drawn before the first layer, or before a layer that is fed the input, in either mode.
 
-    Not by what the layer is given: a draw that changes one input in three changed nothing in most probes. The state of
-    the generators shows that there was one. True as well where the model fails in the mode that it is not in, and its
-    own mode shows none. In training mode also of a model that was declared to be in eval mode, whose client may err.
+    By the state of the generators: a draw that changes one input in three changes nothing in most probes. Of generators
+    that nothing holds, what the first layer is given in several runs shows those that act often. True as well where
+    the model fails in the mode that it is not in, and its own mode shows none. In training mode also of a model that
+    was declared to be in eval mode, whose client may err.
 
     >>> from leakscope import Images
     >>> net = nn.Sequential(nn.Flatten(), nn.Dropout(0.1), nn.Linear(4, 2), nn.Dropout(0.1))
@@ -97,6 +98,7 @@ def _state(module: nn.Module, device: torch.device) -> tuple[object, ...]:
 
 def _kept(module: nn.Module) -> Iterator[object]:
     """What a module has at hand: its attributes, what lists and dicts of them hold, and the names of its file."""
+    # Layers of torch draw from the generators that are watched anyway.
     forward = getattr(type(module).forward, "__globals__", {})
     for value in (
         *vars(module).values(),

@@ -196,4 +196,5 @@ def _round(norm: float) -> bool:
     # 1 to 10, or 10 to 100, of a unit
     lead = norm / 10.0 ** math.floor(math.log10(norm))
     given = ((lead * most / 10, near) for most, near in ROUND)
-    return any(abs(one - round(one)) <= near * one for one, near in given)
+    # torch's own clip leaves C n / (n + 1e-6), below its bound by as much as 1e-6 / n, n >= the norm.
+    return any(-near * one <= round(one) - one <= max(near, min(BOUND, 1e-6 / norm)) * one for one, near in given)

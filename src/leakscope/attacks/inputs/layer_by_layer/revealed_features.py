@@ -17,12 +17,11 @@ from leakscope.attacks.inputs.layer_by_layer.one_layer import Fed, Mask, awake, 
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
 from leakscope.attacks.labels.rows.taken_apart import Apart, KnownRows, Row, take_apart
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
-from leakscope.attacks.parts.reading.proof import bent, once_each, strange
+from leakscope.attacks.parts.reading.proof import bent, miscounted, strange
 from leakscope.core.arguments import count
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Features
 from leakscope.core.effort import Clock, Progress, Watch
-from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.mechanisms.effects import Answer
@@ -167,10 +166,9 @@ class RevealedFeatures(AbstractAttack[Ends, Features]):
         why = _doubted(seen, read, apart)
         certificate = None
         if why is None:
-            # Samples of one error are of one feature only where every direction of it moves a logit: further down, or
-            # in front of a wide or pruned layer, what is found of them is their mean.
-            alone = (many == 1) | (reached.depth == 1 and _tells_all(seen, read))
-            residuals = tuple(np.repeat(np.where(alone, reached.residuals, np.inf), many).tolist())
+            # Samples of one error need not be of one feature: what moves no logit that counts is not in the gradient,
+            # and what is found of them is their mean.
+            residuals = tuple(np.repeat(np.where(many == 1, reached.residuals, np.inf), many).tolist())
             certificate = Certificate(residuals, (PROVED,) * len(residuals), STATEMENT)
         sure = None
         if certificate is not None and any(certificate.proved):
@@ -367,13 +365,6 @@ def _known(seen: Observation, read: Ends) -> KnownRows:
     return KnownRows(read.space, weight, offset, read.output.smoothing)
 
 
-def _tells_all(seen: Observation, read: Ends) -> bool:
-    """Whether equal errors are of equal features: logits that differ by one number have the same softmax."""
-    weight = seen.target.parameters()[read.output.layer.weight].detach().double().cpu().numpy()
-    sizes = np.linalg.svd(weight - weight.mean(0), compute_uv=False)
-    return weight.shape[1] < weight.shape[0] and bool(sizes[-1] > EXACT * sizes[0])
-
-
 def _doubted(seen: Observation, read: Ends, apart: Apart) -> str | None:
     """Why equations that hold are no proof; None where nothing speaks against."""
     refusal = bent(seen)
@@ -381,12 +372,11 @@ def _doubted(seen: Observation, read: Ends, apart: Apart) -> str | None:
         return refusal.sentence
     if keeps_inputs(seen.mechanism) is not Answer.YES:
         return "the client may have changed its inputs"
-    if not once_each(seen, apart.count):
-        return "the client may have taken some examples twice, or not at all"
+    why = miscounted(seen, apart.count, "samples")
+    if why is not None:
+        return why
     if clipped(seen) is not Answer.NO:
         return "a clip may have scaled the update, and with it what the layers were fed"
-    if seen.knows(BatchSize) and seen.told(BatchSize).count != apart.count:
-        return f"{apart.count} samples were found, and {seen.told(BatchSize).count} told"
     # Equal samples say N / m, of which N is known to as much as each says.
     if abs(apart.samples - apart.count) > BALANCE * apart.count:
         return f"what was sent is {apart.count / apart.samples:.4g} times the mean over the samples found"

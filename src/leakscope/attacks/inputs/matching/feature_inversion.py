@@ -171,10 +171,12 @@ class Inverting:
         off = heard[-1].flatten(1) - self.features
         squares = off.square().sum(1)
         if self.vague is not None:
-            inside = torch.einsum("skj,sk->sj", self.vague.vectors, off @ self.vague.left)
+            along = off @ self.vague.left
+            inside = torch.einsum("skj,sk->sj", self.vague.vectors, along)
             least = SUREST**2 if sure is None else 100**sure
-            # What is left of the whole: 1 - e^2 / (s^2 + e^2).
-            squares = squares - (inside.square() * (self.vague.squares / (self.vague.squares + least))).sum(1)
+            # Apart from what lies inside, and not by a difference of squares: e^2 is below float32's rounding of them.
+            squares = (off - along @ self.vague.left.T).square().sum(1)
+            squares = squares + (inside.square() * (least / (self.vague.squares + least))).sum(1)
         return squares / self.size
 
 

@@ -285,10 +285,21 @@ def _withdrawn(attempt: Attempt[Inputs], why: str) -> Attempt[Inputs]:
     return dataclasses.replace(attempt, claim=claim, certificate=None, sentence=f"{attempt.sentence}; no proof: {why}")
 
 
-def once_each(seen: Observation, found: int) -> bool:
-    """Whether `found` samples of the update are as many examples: of any number that may stand behind them, if untold.
+def miscounted(seen: Observation, found: int, what: str) -> str | None:
+    """Why `found` samples of the update need not be as many examples (`what` they are called); None where they are.
 
-    Micro-batches that go round take three examples as four samples, and a pass that ends early takes three of five.
+    Micro-batches that go round take three examples as four samples, and a pass that ends early takes three of five:
+    where no number was told, of none that may stand behind what was found, and one more, for a pass that ends early.
     """
     sizes = [seen.told(BatchSize).count] if seen.knows(BatchSize) else range(1, found + 2)
-    return all(evenly(seen, size) is Answer.YES for size in sizes)
+    answers = {evenly(seen, size) for size in sizes}
+    if answers != {Answer.YES}:
+        silent = Answer.NO not in answers
+        return (
+            "the protocol does not declare that it takes each example once"
+            if silent
+            else "the client may have taken some examples twice, or not at all"
+        )
+    if seen.knows(BatchSize) and sizes[0] != found:
+        return f"{found} {what} were found, and {sizes[0]} told"
+    return None

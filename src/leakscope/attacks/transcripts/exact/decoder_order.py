@@ -53,13 +53,15 @@ SAME = 1e-3
 @dataclass(frozen=True, eq=False)
 class Sentence:
     """Outputs of one sentence, in order. features: (n, k) coordinates of h = left @ a. errors: (n, C). misfit: the
-    worst relative distance of a step. told: the least relative change of what the decoder reaches where it forgets all
-    but the last piece. stuck: why it does not end; empty where it does."""
+    worst relative distance of a step. moved: how far refined features are from what the decoder reached. told: the
+    least relative change of what the decoder reaches where it forgets all but the last piece. stuck: why it does not
+    end; empty where it does."""
 
     outputs: tuple[int, ...]
     features: Array
     errors: Array
     misfit: float
+    moved: float
     told: float
     stuck: str = ""
 
@@ -76,15 +78,15 @@ class Following:
         self.own = space.left[: speller.decoded]
         sizes = np.linalg.svd(self.own, compute_uv=False)
         # Directions of features that differ in their context alone: of B sentences the first pieces, B - 1 of them.
+        with torch.no_grad():
+            context, self.fresh = self.speller.start(torch.zeros(1, 1, dtype=torch.float64))
+            ahead, self.begun = self.speller.step(torch.tensor([self.end]), context, self.fresh)
+        self.reached = ahead[0].numpy()
         self.several = 1 + int((sizes < ALIKE * sizes[0]).sum()) + max(0, space.rank - len(sizes))
 
     def sentences(self, stop: Callable[[], bool], random: np.random.Generator) -> list[Sentence]:
         """As many as there are, each as far as it can be followed."""
-        context, state = self.speller.start(torch.zeros(1, 1, dtype=torch.float64))
-        self.fresh = state
-        with torch.no_grad():
-            ahead, state = self.speller.step(torch.tensor([self.end]), context, state)
-        reached = ahead[0].numpy()
+        reached, state = self.reached, self.begun
         if self.several == 1:
             return [self._followed(reached, state, None, np.zeros((0, self.space.rank)), stop)]
         ended: list[Sentence] = []
@@ -128,7 +130,7 @@ class Following:
         inverse = np.linalg.pinv(np.vstack([self.own, across]), rcond=ALIKE)
         said: list[int] = []
         points: list[Array] = []
-        worst, told, stuck = 0.0, math.inf, ""
+        worst, moved, told, stuck = 0.0, 0.0, math.inf, ""
         while not stuck and self.end not in said[-1:]:
             if stop():
                 stuck = "the budget is spent"
@@ -146,7 +148,7 @@ class Following:
                 misfit = max(misfit, more)
             if stuck:
                 break
-            worst = max(worst, misfit)
+            worst, moved = max(worst, misfit), max(moved, _away(self.own @ point, reached))
             said.append(label)
             points.append(point)
             piece, context = torch.tensor([label]), self._context(point)
@@ -163,6 +165,7 @@ class Following:
             np.array(points) if said else empty[0],
             np.array(errors) if said else empty[1],
             worst,
+            moved,
             told,
             stuck,
         )
@@ -172,18 +175,23 @@ class Following:
 
     def apart(self, sentences: list[Sentence]) -> float:
         """The least relative change of what the decoder reaches after a first piece, in another sentence's context."""
+        longer = [one for one in sentences if len(one.outputs) > 1]
+        contexts = [self._context(one.features[0]) for one in longer]
         with torch.no_grad():
-            _, state = self.speller.step(
-                torch.tensor([self.end]), self.speller.start(torch.zeros(1, 1).double())[0], self.fresh
-            )
-            contexts = [self._context(one.features[0]) for one in sentences if len(one.outputs) > 1]
             ahead = [
-                [self.speller.step(torch.tensor([one.outputs[0]]), at, state)[0][0].numpy() for at in contexts]
-                for one in sentences
-                if len(one.outputs) > 1
+                [self.speller.step(torch.tensor(one.outputs[:1]), at, self.begun)[0][0].numpy() for at in contexts]
+                for one in longer
             ]
         pairs = [(i, j) for i in range(len(ahead)) for j in range(len(ahead)) if i != j]
         return min((_away(ahead[i][j], ahead[i][i]) for i, j in pairs), default=math.inf)
+
+    def off(self, misfit: float) -> float:
+        """The distance from what was reached, of which `misfit` is what a span of rank k in d directions does not fit.
+
+        Of a distance in any direction that is a share of sqrt((d - k) / d); of none where the span is all there is.
+        """
+        left = self.speller.decoded - self.space.rank
+        return misfit * math.sqrt(self.speller.decoded / left) if left > 0 else math.inf
 
     def _piece(self, point: Array, misfit: float, place: int) -> tuple[int, Array, float, str]:
         """The piece whose error at `point` lies in the rows of the gradient; refined features; why there is none."""

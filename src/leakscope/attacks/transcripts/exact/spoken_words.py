@@ -14,13 +14,12 @@ from leakscope.attacks.labels.rows.behind_noise import LEVEL, fallen
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
 from leakscope.attacks.labels.rows.signed import signed
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient
-from leakscope.attacks.parts.reading.proof import bent, once_each, strange, undeclared
+from leakscope.attacks.parts.reading.proof import bent, miscounted, strange
 from leakscope.attacks.parts.reading.trained import NOT_TRAINED, idle
-from leakscope.attacks.transcripts.exact.decoder_order import PLACED, TOLD, Following, Sentence
+from leakscope.attacks.transcripts.exact.decoder_order import APART, PLACED, TOLD, Following, Sentence
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Transcripts
 from leakscope.core.effort import Clock, Progress, Watch
-from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.mechanisms.effects import Answer
@@ -70,7 +69,8 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts]):
     With several proportional positions, or more than min(features, outputs) of them, it refuses: letters alone suffice
     for two dozen positions at most, word pieces for hundreds.
     The certificate is the largest residual of a sentence's steps; it is given where every sentence ends, all together
-    have as many pieces as the gradient has directions, and their errors and features give dL/dW again.
+    have as many pieces as the gradient has directions, their errors and features give dL/dW again, each example is
+    taken once, and the decoder tells this order and these sentences from others (`PLACED`, `TOLD`).
     order=False is for updates from which no order comes (signs, pruning, noise, local steps, many sentences): the set
     of letters in all pieces whose dL/db_c = (1 / N) sum_s (p_sc - y_sc) is negative, which only a piece that was said
     can make; behind declared noise, that fell lower than noise makes any absent piece in 99 of 100 batches. One bag for
@@ -171,30 +171,27 @@ def _bag(seen: Observation, layer: str, speller: Speller) -> Bag | Refusal:
 
 def _untold(following: Following, said: list[Sentence]) -> str | None:
     """Why the order may be another one: the sum over all pieces does not depend on it, and the decoder hardly does."""
-    worst, told = max(one.misfit for one in said), min(one.told for one in said)
-    if not worst <= PLACED:
-        return (
-            f"what the decoder reaches is {worst:.0e} from the features in the gradient, which may be another place's"
-        )
-    if told < TOLD:
-        return (
-            f"what came before the last piece moves the decoder by {told:.0e} only, so that it does not tell the order"
-        )
-    apart = following.apart(said)
-    if apart < TOLD:
-        return f"another sentence's context moves the decoder by {apart:.0e} only, so that they may be mixed"
+    off = following.off(max(one.misfit for one in said))
+    if not off <= PLACED:
+        return f"what the decoder reaches is {off:.0e} from the features in the gradient, which may be another place's"
+    # What tells one history from another has to be larger than what was refined away.
+    needed = max(TOLD, APART * max(one.moved for one in said))
+    told, apart = min(one.told for one in said), following.apart(said)
+    if not told >= needed:
+        return f"what came before the last piece moves the decoder by {told:.0e}, too little to tell the order"
+    if not apart >= needed:
+        return f"another sentence's context moves the decoder by {apart:.0e}, too little to tell sentences apart"
     return None
 
 
 def _doubted(seen: Observation, read: Heard, said: list[Sentence]) -> str | None:
     """Why sentences that were followed to their ends are no proof; None where nothing speaks against."""
-    refusal = bent(seen) or undeclared(seen)
+    refusal = bent(seen)
     if refusal is not None:
         return refusal.sentence
-    if not once_each(seen, len(said)):
-        return "the client may have taken some examples twice, or not at all"
-    if seen.knows(BatchSize) and seen.told(BatchSize).count != len(said):
-        return f"{len(said)} sentences were found, and {seen.told(BatchSize).count} told"
+    why = miscounted(seen, len(said), "sentences")
+    if why is not None:
+        return why
     errors = np.concatenate([one.errors for one in said])
     features = np.concatenate([one.features for one in said]) @ read.space.left.T
     if len(errors) != read.space.rank:
