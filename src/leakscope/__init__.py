@@ -19,6 +19,7 @@ from leakscope.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from leakscope.attacks.attack import AbstractAttack as AbstractAttack
+    from leakscope.attacks.attributes.classifier import AttributeClassifier as AttributeClassifier
     from leakscope.attacks.attributes.encoder import AbstractSpeakerEncoder as AbstractSpeakerEncoder
     from leakscope.attacks.attributes.encoder import CepstralMoments as CepstralMoments
     from leakscope.attacks.attributes.rescnn import ResCNN as ResCNN

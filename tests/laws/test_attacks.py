@@ -115,7 +115,7 @@ def observed(row: Row, mechanism: Any, seed: int = 0) -> ls.Observation:
 def facts(row: Row) -> list[Fact]:
     """What every attack here is told: the size of the batch, and a lineup where it needs one."""
     words = [ls.TrueTranscripts(((1, 2),)), ls.Lengths((4,))] if Trait.NEEDS_TRANSCRIPTS in row.traits else []
-    return [ls.BatchSize(1), *([lineup()] if Trait.NEEDS_GALLERY in row.traits else []), *words]
+    return [ls.BatchSize(1), *([lineup(row)] if Trait.NEEDS_GALLERY in row.traits else []), *words]
 
 
 def short(batch: ls.Batch, frames: int = 4) -> ls.Batch:
@@ -127,18 +127,26 @@ def short(batch: ls.Batch, frames: int = 4) -> ls.Batch:
 PERSONS = ("ada", "ben", "cy", "di")
 
 
-def lineup() -> ls.Gallery:
-    """Three utterances of each of four persons, each person with frames around a point of their own."""
-    heard = [spoken_by(person, seed) for person in range(len(PERSONS)) for seed in (11, 12, 13)]
-    lengths = torch.full((len(heard),), 12)
-    batch = ls.Batch(torch.cat(heard), torch.ones(len(heard), 2).long(), lengths, torch.full((len(heard),), 2))
-    return ls.Gallery("speaker", PERSONS, tuple(place // 3 for place in range(len(heard))), batch)
+def lineup(row: Row) -> ls.Gallery:
+    """Three utterances or pictures of each of four persons, each person around a point of their own."""
+    shown = [of_person(row, person, seed) for person in range(len(PERSONS)) for seed in (11, 12, 13)]
+    return ls.Gallery("speaker", PERSONS, tuple(place // 3 for place in range(len(shown))), joined(shown))
 
 
-def spoken_by(person: int, seed: int) -> torch.Tensor:
-    """(1, 12, 5) frames."""
-    own = torch.randn(5, generator=ls.Key(person).child("voice").generator())
-    return own + 0.5 * torch.randn(1, 12, 5, generator=ls.Key(seed).child("said", person).generator())
+def of_person(row: Row, person: int, seed: int) -> ls.Batch:
+    """One utterance, or one picture without a class."""
+    voice, said = ls.Key(person).child("voice").generator(), ls.Key(seed).child("said", person).generator()
+    if Trait.SPEECH in row.traits:
+        frames = torch.randn(5, generator=voice) + 0.5 * torch.randn(1, 12, 5, generator=said)
+        return ls.Batch(frames, torch.tensor([[1, 2]]), torch.tensor([12]), torch.tensor([2]))
+    picture = torch.rand(SHAPE, generator=voice) + 0.1 * torch.randn(1, *SHAPE, generator=said)
+    return ls.Batch(picture.clamp(0, 1), torch.tensor([0]))
+
+
+def joined(batches: Sequence[ls.Batch]) -> ls.Batch:
+    """Examples of one size after each other."""
+    parts = [[getattr(one, field.name) for one in batches] for field in dataclasses.fields(ls.Batch)]
+    return ls.Batch(*(None if part[0] is None else torch.cat(part) for part in parts))
 
 
 def numbers(attempt: ls.Attempt[Any]) -> list[float]:
@@ -319,6 +327,8 @@ def test_every_field_speaks(row: Row) -> None:
         seen = ls.observe(net(row), four, ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(11)])
     if isinstance(attack, ls.SoftTranscript):  # an expected update exists only where updates are means
         seen = observed(row, ls.FedSGD())
+    if isinstance(attack, ls.AttributeClassifier):  # a gallery is told, and one example comes apart of four classes
+        seen = observed(row, ls.FedSGD())
     if isinstance(attack, ls.Auto):  # what is solved exactly needs no evaluations
         seen = observed(row, ls.FedSGD() >> ls.GaussianNoise(1e-3))
     # Rows come apart where there are more classes than twice the samples.
@@ -332,6 +342,8 @@ def test_every_field_speaks(row: Row) -> None:
             other = ls.Joint()
         if field.name == "search" and isinstance(attack.search, ls.Adam):
             other = ls.LBFGS(evaluations=9)
+        if field.name == "of" and isinstance(attack, ls.AttributeClassifier):
+            other = ls.RevealedFeatures(2)
         changed = dataclasses.replace(attack, **{field.name: other})
         assert repr(changed) != repr(attack)
         one, two = attack.run(seen, key=ls.Key(1)), changed.run(seen, key=ls.Key(1))
@@ -415,9 +427,9 @@ def test_transcript_attacks_can_work(row: Row) -> None:
     "row", [row for row in ATTACKS if Trait.CLAIMS_ATTRIBUTES in row.traits], ids=lambda row: row.name
 )
 def test_attribute_attacks_can_work(row: Row) -> None:
-    """On its positive control the person who spoke is named, whoever it is."""
+    """On its positive control the person is named, whoever it is."""
     for person in range(len(PERSONS)):
-        batch = ls.Batch(spoken_by(person, 1), torch.tensor([[1, 2]]), torch.tensor([12]), torch.tensor([2]))
+        batch = of_person(row, person, 1)
         seen = ls.observe(net(row), batch, ls.FedSGD(), key=ls.Key(0), tell=facts(row))
         claim = built(row).run(seen, key=ls.Key(1)).claim
         secret = ls.Secret(batch, (ls.Annotation("speaker", (person,), PERSONS),))

@@ -118,3 +118,10 @@ RLG = """@inproceedings{dang2021revealing,
   year = {2021},
   note = {arXiv:2111.00556}
 }"""
+
+EMOTION = """@article{feng2021attribute,
+  title = {Attribute Inference Attack of Speech Emotion Recognition in Federated Learning Settings},
+  author = {Feng, Tiantian and Hashemi, Hanieh and Hebbar, Rajat and Annavaram, Murali and Narayanan, Shrikanth},
+  journal = {arXiv:2112.13416},
+  year = {2021}
+}"""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.attributes.classifier import AttributeClassifier
 from leakscope.attacks.attributes.encoder import AbstractSpeakerEncoder, CepstralMoments
 from leakscope.attacks.attributes.rescnn import ResCNN
 from leakscope.attacks.attributes.resemblyzer import Resemblyzer
@@ -182,6 +183,8 @@ ROWS: tuple[Row, ...] = (
     ),
     _row(_A, SpeakerIdentity, "who spoke: compares recovered frames with public recordings of all speakers",
          "SpeakerIdentity(encoder=CepstralMoments())", T.CLAIMS_ATTRIBUTES, T.NEEDS_GALLERY, T.SPEECH),
+    _row(_A, AttributeClassifier, "what each person is like: a classifier of public examples, on recovered features",
+         "", T.CLAIMS_ATTRIBUTES, T.NEEDS_GALLERY, T.SMALL),
     _row(
         _A, hessian_free, "matches the last layer's gradient of speech by direct search (Hessian-free)",
         "hessian_free(search=DirectSearch(iterations=2000, shrink=Shrink(steps=50, smallest=0.01)))",
