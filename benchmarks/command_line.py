@@ -66,9 +66,51 @@ CHANGES = {
     "search": ("idlg(evaluations=300)", "GradientInversion(search=Adam(steps=-1))"),
     "recipe": ("idlg(evaluations=300)", "idlg(evaluations=-1)"),
     "device": ("[budget]", "[resources]\ndevice = 'cdua'\n\n[budget]"),
+    "imported": ("LeNet()", 'Imported(\\"constant:Net\\")'),
+    "trained": ("LeNet()", "Trained(LeNet(), 'none.safetensors')"),
     "twice": ('"BatchSize"', '"BatchSize", "BatchSize"'),
 }
 """What is wrong in each plan: the text that is exchanged, and for what."""
+
+OWN = {
+    "broken.py": "def (\n",
+    "constant.py": "Net = 5\n",
+    "mine.py": """\
+import math
+
+import torch
+from torch import nn
+
+
+class Wide(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.layer = nn.Linear(width, 10)
+
+
+class Raises(nn.Module):
+    def __init__(self):
+        super().__init__()
+        raise ValueError("too small")
+
+
+class Bare(nn.Module):
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        return x
+
+
+def number():
+    return 5
+""",
+    "lacks.py": "from torch import nn\nimport no_such_package\n\nNet = no_such_package.Net\n",
+    "failing/__init__.py": "raise RuntimeError('not today')\n",
+    "failing/inner.py": "Net = 5\n",
+    "mymodel.py": "from torch import nn\n\n\nclass Net(nn.Module):\n    pass\n",
+}
+"""Modules of a user: those that give no model, and `mymodel`, whose names are misspelled."""
 
 
 class Case(NamedTuple):
@@ -111,8 +153,14 @@ def furnish(folder: Path) -> None:
     (folder / "words.csv").write_text("a,b\n1,2\n")
     (folder / "pictures").mkdir()
     (folder / "pictures" / "one.png").touch()
-    (folder / "mymodel.py").write_text("from torch import nn\n\n\nclass Net(nn.Module):\n    pass\n")
-    (folder / "broken.py").write_text("def (\n")
+    (folder / "garbage.pt").write_bytes(bytes(range(1, 256)))
+    (folder / "failing").mkdir()
+    for name, text in OWN.items():
+        (folder / name).write_text(text)
+    for name in ("damaged", "list"):
+        (folder / name / "cells").mkdir(parents=True)
+    (folder / "damaged" / "summary.json").write_text("{")
+    (folder / "list" / "summary.json").write_text("[]")
 
 
 COMMANDS = ("demo", "audit", "capture", "attack", "score", "merge", "train", "list", "report", "doctor")
@@ -120,6 +168,18 @@ FAMILIES = ("attacks", "defenses", "protocols", "metrics", "targets", "datasets"
 CAPTURE = "capture --model LeNet() --data Faces() --out u.safetensors"
 ATTACK = "attack update.safetensors --model LeNet()"
 TRAIN = "train speaker --data Spoken() --out e.safetensors"
+DIGITS = "capture --model LeNet() --data Digits() --out u.safetensors"
+NO_MODELS = {
+    "constant:Net": "constant:Net is a int, expected a module, its class or a function",
+    "mine:Wide": "mine:Wide does not take the arguments {}: missing a required argument: 'width'",
+    "mine:Raises": "mine:Raises cannot be built: ValueError: too small (at mine.py:16)",
+    "mine:Bare": "mine:Bare has no parameters, so it has no gradient",
+    "mine:number": "mine:number returned a int, expected a torch.nn.Module",
+    "lacks:Net": "importing lacks needs no_such_package, which is not installed; install it",
+    "failing:Net": "importing failing fails: RuntimeError: not today (at __init__.py:1)",
+    "failing.inner:Net": "importing failing.inner fails: RuntimeError: not today (at __init__.py:1)",
+}
+"""What is said of the user's own modules."""
 
 CASES = (
     Case("--help", 0, "Exit codes"),
@@ -183,6 +243,10 @@ CASES = (
     Case("audit recipe.toml", 2, "idlg(evaluations=-1): expected evaluations >= 1"),
     Case("audit device.toml", 2, "unknown device 'cdua'; did you mean 'cuda'"),
     Case("audit twice.toml", 2, "BatchSize was told 2 times"),
+    *(Case(f"audit good.toml --model {name}", 2, says) for name, says in NO_MODELS.items()),
+    *(Case(f"doctor --model {name}", 2, says) for name, says in NO_MODELS.items()),
+    Case("audit imported.toml", 2, "constant:Net is a int, expected a module"),
+    Case("audit trained.toml", 2, "no file none.safetensors; expected a state dict"),
     Case("merge good.toml", 2, "Missing argument"),
     Case("merge good.toml empty --out whole", 2, "empty holds no audit"),
     Case("merge good.toml strange --out whole", 2, "is not the plan that an audit writes"),
@@ -191,6 +255,8 @@ CASES = (
     Case("demo --out full", 2, "is not empty and holds no audit"),
     Case("report none", 2, "none is not a folder"),
     Case("report empty", 2, "empty holds no run"),
+    Case("report damaged", 2, "damaged/summary.json is no valid summary"),
+    Case("report list", 2, "list/summary.json is no valid summary"),
     Case("doctor --model LeNte()", 2, "did you mean 'LeNet'"),
     Case("doctor --model mymodel.py", 2, "write mymodel:NAME"),
     Case("doctor --model json:loads", 2, "json is part of Python"),
@@ -215,6 +281,14 @@ CASES = (
     Case(f"{CAPTURE} --batch bare.safetensors", 2, "holds arrays without names, expected inputs and labels"),
     Case(f"{CAPTURE} --state junk.npz", 2, "junk.npz cannot be read: it is cut short, damaged"),
     Case(f"{CAPTURE} --update garbage.safetensors --kind delta", 2, "garbage.safetensors cannot be read"),
+    Case(f"{CAPTURE} --update garbage.pt --kind gradient", 2, "garbage.pt cannot be read"),
+    Case(f"{CAPTURE} --state garbage.pt", 2, "garbage.pt cannot be read"),
+    Case("doctor --model Trained(LeNet(),'none.safetensors')", 2, "no file none.safetensors; expected a state dict"),
+    Case("doctor --model Trained(LeNet(),'garbage.safetensors')", 2, "garbage.safetensors cannot be read"),
+    Case("doctor --model Trained(LeNet(),'garbage.pt')", 2, "garbage.pt cannot be read"),
+    Case(f"{DIGITS} --domain 3x8x8", 2, "make --domain and the data agree"),
+    Case(f"{DIGITS} --classes 1", 2, "as many classes as the data has"),
+    Case(f"{DIGITS} --count 999999", 2, "cannot draw 999999"),
     Case(f"{CAPTURE} --out /proc/u.safetensors", 2, "cannot be written for --out"),
     Case(f"{CAPTURE} --state none.pt", 2, "no file none.pt"),
     Case(f"{CAPTURE} --state numbers.txt", 2, "has the suffix '.txt'; expected .safetensors, .npz or .pt"),

@@ -1,6 +1,6 @@
-"""Cases for `benchmarks/fuzz.py` that are the same in every run: each way in which the gate was once passed.
+"""Cases for `benchmarks/fuzz.py` that are the same in every run: each way in which the limits were once passed.
 
-Random cases may miss a gate that is switched off; these are made to hit it, and each says how it has to end.
+Random cases may miss a limit that is switched off; these are made to hit it, and each says how it has to end.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Files of strangers at the command line: no traceback, no hang, no memory beyond 2 GB, no code of theirs that runs.
 
-    python benchmarks/fuzz.py [--quick] [--seed 0] [--cases N] [--first N] [--workers 2] [--kind update] [--open-gate]
+    python benchmarks/fuzz.py [--quick] [--seed 0] [--cases N] [--first N] [--workers 2] [--kind update] [--no-limit]
 
 A line per kind of file: cases, how they ended, and faults: tracebacks, hangs (more than 10 s of the processor), cases
 above 2 GB, executions, and endings that were not foreseen (a refusal without its one sentence, a deliberate case that
@@ -8,7 +8,7 @@ ends in another way than it says). Each is expected to be 0, and the exit code i
 random cases, in less than a minute on two cores; without it 10 000. `--first` leaves out so many of each kind.
 
 Every run holds the deliberate cases too, of kind `known` (`benchmarks/deliberate.py`): whatever was once too much, so
-that a gate that is gone is noticed at once. `--open-gate` runs them without a bound; it has to fail.
+that a limit that is gone is noticed at once. `--no-limit` runs them without a bound; it has to fail.
 
 A case is named KIND:SEED:NUMBER, or known:0:NAME, and runs alone with `--only NAME`.
 
@@ -227,13 +227,13 @@ def prepare() -> None:
     warnings.simplefilter("ignore")
 
 
-def serve(asked: Connection, files: Path, *, gate_open: bool) -> None:
+def serve(asked: Connection, files: Path, *, unlimited: bool) -> None:
     """A worker: cases by name, until it is ended or its parent is gone."""
     held = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize"))
     most = int(held.split()[1]) * 1024 + CEILING
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     sys.stdout = sys.stderr = io.StringIO()  # the terminal is the parent's
-    if gate_open:
+    if unlimited:
         file_limits.raise_limit(OPEN)
     parent = os.getppid()
     while os.getppid() == parent:
@@ -289,11 +289,11 @@ class Worker:
     served: int = 0
 
     @classmethod
-    def forked(cls, files: Path, *, gate_open: bool) -> Worker:
+    def forked(cls, files: Path, *, unlimited: bool) -> Worker:
         """A new one."""
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, files), kwargs={"gate_open": gate_open}, daemon=True)
+        process = context.Process(target=serve, args=(theirs, files), kwargs={"unlimited": unlimited}, daemon=True)
         process.start()
         theirs.close()
         return cls(process, ours)
@@ -324,10 +324,10 @@ class Worker:
         self.asked.close()
 
 
-def batches(names: Sequence[str], files: Path, workers: int, *, gate_open: bool = False) -> Iterator[Outcome]:
+def batches(names: Sequence[str], files: Path, workers: int, *, unlimited: bool = False) -> Iterator[Outcome]:
     """All cases. A worker that dies, or is killed since it hears no alarm, ends one case and not the others."""
     left = list(reversed(names))
-    new: Callable[[], Worker] = lambda: Worker.forked(files, gate_open=gate_open)  # noqa: E731
+    new: Callable[[], Worker] = lambda: Worker.forked(files, unlimited=unlimited)  # noqa: E731
     busy: list[Worker] = []
     try:
         while left or busy:
@@ -361,13 +361,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--kind", choices=(*strange.KINDS, "known"), action="append")
     parser.add_argument("--only", metavar="KIND:SEED:NUMBER")
-    parser.add_argument("--open-gate", action="store_true")
+    parser.add_argument("--no-limit", action="store_true")
     given = parser.parse_args()
     prepare()
     table, began = Table(), time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="fuzz.", dir=SCRATCH) as folder:
         honest(Path(folder))
-        for one in batches(asked(given), Path(folder), given.workers, gate_open=given.open_gate):
+        for one in batches(asked(given), Path(folder), given.workers, unlimited=given.no_limit):
             table.add(one)
     fine = table.show()
     said = f"; {places.said()}" if "known" in table.kinds else ""
@@ -376,11 +376,11 @@ def main() -> None:
 
 
 def asked(given: argparse.Namespace) -> list[str]:
-    """The names of the cases: the deliberate ones first, so that a gate that is gone is seen at once."""
+    """The names of the cases: the deliberate ones first, so that a limit that is gone is seen at once."""
     if given.only:
         return [given.only]
     known = [f"known:0:{name}" for name in deliberate.CASES]
-    if given.open_gate:
+    if given.no_limit:
         return known
     kinds = [kind for kind in strange.KINDS if not given.kind or kind in given.kind]
     each = -(-(given.cases or (320 if given.quick else 10_000)) // max(len(kinds), 1))

@@ -13,6 +13,7 @@ import json
 import runpy
 import subprocess
 import sys
+import tarfile
 import types
 import typing
 import zipfile
@@ -31,6 +32,7 @@ from leakscope.cli.expressions import build
 from leakscope.cli.main import app
 from leakscope.cli.rows import Family, Row, Trait
 from leakscope.cli.text import contents, files, index, ranges, signatures, spelling
+from leakscope.cli.text import data as data_text
 from leakscope.cli.text import models as model_texts
 from leakscope.cli.text import plan as plan_text
 from leakscope.cli.text.asked import Kind
@@ -40,7 +42,10 @@ from leakscope.datasets.sources import folder, speech, transcribed
 from leakscope.domains.vision import Images
 from leakscope.homes import Home
 from leakscope.ledger.exchange import ClaimHeader, ReleaseKind, SecretHeader, UpdateHeader
+from leakscope.ledger.record import Summary
+from leakscope.numerics.rng import Key
 from leakscope.targets.files import foreign
+from leakscope.targets.recipes.imported import Imported
 
 ROOT = Path(__file__).parents[1]
 COMMAND_LINE = runpy.run_path(str(ROOT / "benchmarks" / "command_line.py"))
@@ -377,6 +382,12 @@ def test_no_file_that_can_be_read_is_called_damaged(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "whole.safetensors")
     torch.save(tensors, tmp_path / "whole.pt")
     torch.save(tensors, tmp_path / "before.pt", _use_new_zipfile_serialization=False)
+    for one in range(1, 6):  # torch does not read what it writes as 0
+        path = tmp_path / f"protocol{one}.pt"
+        torch.save(tensors, path, pickle_protocol=one, _use_new_zipfile_serialization=False)
+        assert torch.load(path, weights_only=False).keys() == tensors.keys()
+    with tarfile.open(tmp_path / "older.pt", "w") as archive:
+        archive.add(tmp_path / "whole.npz", "storages")
     np.save(tmp_path / "plain.npy", arrays["inputs"])
     (tmp_path / "plain.npy").rename(tmp_path / "plain.npz")
     for path in sorted(tmp_path.iterdir()):
@@ -388,7 +399,8 @@ def test_no_file_that_can_be_read_is_called_damaged(tmp_path: Path) -> None:
         with pytest.raises(BadInput, match="holds arrays without names, expected inputs and labels"):
             ask(str(tmp_path / "nameless.npz"))
     for name, content in (("cut.npz", b"PK\3\4" + b"0" * 50), ("none.pt", b""), ("cut.pt", b"PK\3\4"),
-                          ("cut.safetensors", b"\0" * 64), ("text.npz", b"a,b")):  # fmt: skip
+                          ("cut.safetensors", b"\0" * 64), ("text.npz", b"a,b"), ("text.pt", b"a,b"),
+                          ("other.bin", b"\x80\4K\1.")):  # fmt: skip
         (tmp_path / name).write_bytes(content)
         for ask in (contents.tensors, foreign.read_foreign):
             with pytest.raises(BadInput):
@@ -505,8 +517,8 @@ def test_files_that_are_no_plans(tmp_path: Path, content: bytes, says: str) -> N
 WRITTEN = {
     "assigned.py": "if True:\n    Net = Other = 1\n",
     "function.py": "def later():\n    global Net\n    Net = 1\n",
-    "imported.py": "from elsewhere import Model as Net\n",
-    "star.py": "from elsewhere import *\n",
+    "imported.py": "from typing import Any as Net\n",
+    "star.py": "from typing import *\n",
     "made.py": "globals()['Net'] = 1\n",
     "lazy.py": "def __getattr__(name):\n    return 1\n",
     "nested/inner.py": "class Net:\n    pass\n",
@@ -538,6 +550,119 @@ def test_a_name_that_the_text_lacks_and_a_text_that_is_no_python_are_refused(
         model_texts.findable("own:Nett")
     with pytest.raises(BadInput, match=r"nested.wrong is no Python: invalid syntax \(wrong.py, line 1\)"):
         model_texts.findable("nested.wrong:Net")
+
+
+TOP = "import torch.nn as nn\n"
+PARTS = (
+    "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.part = nn.Linear(4, 2)\n"
+)
+GOOD = {
+    "rebound": "Net = None\nif True:\n    from torch.nn import Linear\n    def Net(): return Linear(4, 2)\n",
+    "by_global": f"{TOP}Net = 5\ndef late():\n    global Net\n    Net = nn.Linear(4, 2)\nlate()\n",
+    "as_attribute": f"{TOP}import sys as system\nNet = 5\nsystem.modules[__name__].Net = nn.Linear(4, 2)\n",
+    "deleted": f"{TOP}Net = 5\ndel Net\ndef __getattr__(name): return nn.Linear(4, 2)\n",
+    "replaced": f"{TOP}import sys, types\nNet = 5\n"
+    "sys.modules[__name__] = types.SimpleNamespace(Net=nn.Linear(4, 2))\n",
+    "decorated": f"{TOP}def given(f): return lambda: nn.Linear(4, 2)\n@given\ndef Net(width): return 5\n",
+    "handed_on": f"{TOP}def mend(c):\n"
+    "    c.__init__ = lambda s: (nn.Module.__init__(s), setattr(s, 'a', nn.Linear(4, 2)))[0]\n"
+    "class Net(nn.Module):\n    def __init__(self, width):\n        pass\nmend(Net)\n",
+    "created": f"{TOP}class Net(nn.Module):\n    def __new__(cls): return nn.Linear(4, 2)\n"
+    "    def __init__(self, a): pass\n",
+    "mixed_in": f"{TOP}class Has:\n    def __init__(self):\n"
+    "        nn.Module.__init__(self)\n        self.a = nn.Linear(4, 2)\n"
+    "class Net(Has, nn.Module):\n    pass\n",
+    "inherits": f"{TOP}class nn:\n    from torch.nn import Linear\n    class Module(Linear):\n"
+    "        def __init__(self): super().__init__(4, 2)\nclass Net(nn.Module):\n    pass\n",
+    "early": f"{TOP}def Net():\n    if True:\n        return nn.Linear(4, 2)\n    raise ValueError('no')\n",
+    "inner": f"{TOP}def Net(width=4):\n    def two(): return 2\n    return nn.Linear(width, two())\n",
+    "given": f"{TOP}def Net(*sizes, **more):\n    return nn.Linear(4, 2)\n",
+    "property": f"{TOP}class Net(nn.Module):\n    def parameters(self, recurse=True): return iter([nn.Parameter()])\n",
+    "member": f"{TOP}class Net(nn.Module):\n    part = 1\n    def __init__(self, *, width=4):\n"
+    "        super().__init__()\n        self.a = nn.Linear(width, 2)\n",
+    "optional": f"{TOP}try:\n    import no_such_package\nexcept ImportError:\n    pass\n{PARTS}",
+    "put_there": "import sys, types\nsys.modules['no_such_package'] = types.ModuleType('n')\n"
+    f"import no_such_package\n{TOP}{PARTS}",
+    "helped": f"import helping\nimport no_such_package\n{TOP}{PARTS}",
+    "helping": "import sys, types\nsys.modules['no_such_package'] = types.ModuleType('n')\n",
+    "if_raise": f"{TOP}if not TOP if False else False:\n    raise ValueError\n{PARTS}",
+}
+"""Modules that give a model, however odd: none of them may be refused by its text."""
+
+
+@pytest.mark.parametrize("name", sorted(GOOD.keys() - {"helping"}))
+def test_no_model_that_can_be_built_is_refused_by_its_text(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    for one, text in GOOD.items():
+        (tmp_path / f"{one}.py").write_text(text)
+    model_texts.findable(f"{name}:Net")
+    try:
+        assert callable(Imported(f"{name}:Net").find())
+        assert list(Imported(f"{name}:Net").module(Key(0)).parameters())
+    finally:
+        for one in (name, "helping", "no_such_package"):
+            sys.modules.pop(one, None)
+
+
+@pytest.mark.parametrize("path", COMMAND_LINE["NO_MODELS"])
+def test_a_model_that_is_refused_by_its_text_is_refused_by_its_import_in_the_same_words(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    COMMAND_LINE["furnish"](tmp_path)
+    said = complaint(lambda: model_texts.findable(path))
+    assert said == complaint(lambda: model_texts.findable(f"Imported({path!r})"))
+    assert said is not None
+    assert said == complaint(lambda: Imported(path).build(Images(1, 2, 2), 10, key=Key(0)))
+    for one in ("constant", "mine", "lacks", "failing"):
+        sys.modules.pop(one, None)
+
+
+def test_arguments_that_an_expression_gives_are_left_to_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    COMMAND_LINE["furnish"](tmp_path)
+    model_texts.findable("Imported('mine:Wide', (('width', 4),))")
+    with pytest.raises(BadInput, match="mine has no 'Wade'; did you mean 'Wide'"):
+        model_texts.findable("Imported('mine:Wade', (('width', 4),))")
+
+
+@pytest.mark.parametrize("row", index.rows(Family.DATASETS), ids=lambda row: row.name)
+def test_what_is_read_of_a_source_is_what_it_says(row: Row) -> None:
+    call = ast.parse(row.example, mode="eval").body
+    assert isinstance(call, ast.Call)
+    made = build(row.example, Family.DATASETS)
+    for name, real in (("most", lambda: made.most), ("classes", lambda: made.classes), ("domain", lambda: made.domain)):
+        read = ranges.attribute(call, home(row), name, {"Images": lambda *sizes: sizes})
+        if not isinstance(read, ranges._Opaque) and read is not None:
+            assert read == (real().shape if name == "domain" else real())
+
+
+@pytest.mark.parametrize("text", ["Digits()", "Faces()", "Faces(background=True)", "Synthetic(count=7)"])
+def test_no_more_examples_than_a_source_says(text: str) -> None:
+    made = build(text, Family.DATASETS)
+    assert len(made.load()) == made.most
+    data_text.drawn(text, made.most, domain=None, classes=None)
+    with pytest.raises(BadInput, match="cannot draw"):
+        data_text.drawn(text, made.most + 1, domain=None, classes=None)
+
+
+def test_only_data_of_another_shape_are_refused(tmp_path: Path) -> None:
+    for domain in (None, "1x32x32", "Images(1, 32, width=32)", "Images(1, 32, 32, mean=(0.5,), std=(0.5,))"):
+        data_text.drawn("Digits()", 1, domain=domain, classes=5)
+    for domain in ("3x32x32", "Images(1, 32, width=8)"):
+        with pytest.raises(BadInput, match="make --domain and the data agree"):
+            data_text.drawn("Digits()", 1, domain=domain, classes=None)
+    data_text.drawn(str(tmp_path), 10**6, domain="3x32x32", classes=1)
+
+
+def test_the_keys_that_a_summary_needs_are_read_off_its_class() -> None:
+    assert files._summary_keys() == [name for name, one in Summary.model_fields.items() if one.is_required()]
 
 
 def test_only_the_names_of_the_family_are_listed_beside_an_unknown_one() -> None:

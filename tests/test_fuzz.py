@@ -250,13 +250,13 @@ def test_the_benchmark_sees_what_it_looks_for(fuzz, tmp_path: Path, monkeypatch:
     assert sys.modules["strange"] is strange
 
 
-def test_a_gate_that_is_gone_is_noticed(fuzz) -> None:
+def test_a_limit_that_is_gone_is_noticed(fuzz) -> None:
     """In processes of their own, whose memory ends: 48 GB are asked for, and days."""
     given, place = fuzz
     names = [f"known:0:{name}" for name in ("batch", "repeated-batch", "plan-width", "plan-count", "honest")]
     closed = list(given["batches"](names, place, 1))
     assert not [one for one in closed if one.faults]
-    opened = {one.name.split(":")[2]: one.faults for one in given["batches"](names, place, 1, gate_open=True)}
+    opened = {one.name.split(":")[2]: one.faults for one in given["batches"](names, place, 1, unlimited=True)}
     assert not opened.pop("honest")
     assert all(opened.values())
 

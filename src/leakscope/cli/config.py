@@ -48,7 +48,7 @@ def built(written: WrittenPlan) -> Plan:
 
 
 def _affordable(scene: Scene, plan: Plan) -> None:
-    """Raises `BadInput` where the scene asks for more memory than the gate allows."""
+    """Raises `BadInput` where the scene asks for more memory than a plan may ask for."""
     takes, classes = scene.source.domain, scene.source.classes
     weights = check_model(scene.architecture, takes, classes)
     for mechanism in scene.mechanisms or plan.mechanisms:

@@ -1,4 +1,4 @@
-"""How much memory a file of other people may ask for, and how its texts are read: the one gate. No torch.
+"""How much memory a file of other people may ask for, and how its texts are read: the one place for both. No torch.
 
 A file of a few bytes can name any number, and promise to unpack to any size. What it holds may be read; what it only
 promises may cost no more than a limit, which whoever trusts the file can raise.

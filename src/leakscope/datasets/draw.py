@@ -42,6 +42,11 @@ class AbstractSource(ABC):
     def classes(self) -> int:
         """The number of classes."""
 
+    @property
+    def most(self) -> int | None:
+        """No more examples than these, public and private together; None where only loading tells."""
+        return None
+
     @abstractmethod
     def load(self) -> Batch:
         """All examples in the domain's units, labels (N,) int64. Raises `BadInput` when the data is not there.

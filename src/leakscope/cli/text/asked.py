@@ -12,7 +12,7 @@ from typing import final
 
 from leakscope.cli.rows import Family
 from leakscope.cli.text import contents, files, models, spelling
-from leakscope.cli.text.data import data
+from leakscope.cli.text.data import data, drawn
 from leakscope.core.errors import BadInput
 
 LOOKED_AT = "Photographs()"
@@ -175,6 +175,9 @@ class Capture:
                 "draws others"
             )
         self.model.check()
+        if self.private.data is not None and not unknown and self.private.batch is None:
+            classes = self.classes if models.is_own(self.model.model) else None
+            drawn(self.private.data, self.private.count or 1, domain=self.domain, classes=classes)
         spelling.expression(self.mechanism, Family.PROTOCOLS)
         _check_facts(self.tell, unknown=unknown)
         files.written(self.out, "--out")

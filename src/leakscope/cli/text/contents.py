@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import struct
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,10 @@ from leakscope.core.errors import BadInput
 
 LONGEST = 100 * 2**20
 """Bytes of a safetensors header; the library refuses longer ones."""
+
+TORCH = frozenset({".pt", ".pth", ".bin", ".ckpt"})
+MAGIC = ((0x1950A86A20F9469CFC6C).to_bytes(10, "little"), str(0x1950A86A20F9469CFC6C).encode())
+"""What a file of `torch.save` begins with where it is no archive: a number, as pickles of bytes and of text have it."""
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
 SOUNDS = frozenset({".wav", ".flac", ".ogg"})
@@ -45,7 +50,7 @@ def tensors(path: str | None) -> frozenset[str] | None:
         said = header(place)
         return _damaged(path) if said is None else frozenset(said.keys() - {"__metadata__"})
     with place.open("rb") as file:
-        start = file.read(8)
+        start = file.read(64)
     # What is packed begins so, and ends with a list of what is in it.
     if zipfile.is_zipfile(place):
         try:
@@ -58,7 +63,18 @@ def tensors(path: str | None) -> frozenset[str] | None:
     packed = start.startswith(b"PK") or not start
     if packed or (place.suffix == ".npz" and not start.startswith((b"\x93NUMPY", b"\x80"))):
         return _damaged(path)
+    # Where there is no archive torch reads two other formats, of versions before 1.6.
+    if place.suffix in TORCH and not (any(one in start for one in MAGIC) or _is_tar(place)):
+        return _damaged(path)
     return None
+
+
+def _is_tar(place: Path) -> bool:
+    try:
+        with tarfile.open(place, "r:"):
+            return True
+    except tarfile.TarError:
+        return False
 
 
 def _damaged(path: str) -> frozenset[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 from pathlib import Path
 
 from leakscope.cli.rows import Family
-from leakscope.cli.text import contents, spelling
+from leakscope.cli.text import contents, ranges, spelling
 from leakscope.cli.text.index import row_named, rows
 from leakscope.core.errors import BadInput
 
@@ -38,3 +39,40 @@ def data(text: str | None, *, sized: bool = True) -> None:
             "give a folder, a CSV file of recordings, or an expression such as Faces()"
         )
     spelling.expression(text, Family.DATASETS)
+
+
+def drawn(text: str, count: int, *, domain: str | None, classes: int | None) -> None:
+    """Raises `BadInput` where `count` examples of a source cannot be drawn, or not for a model of images.
+
+    text, domain: as they were judged before. classes: of a model that is trained to tell them apart; None of others.
+    """
+    tree = None if Path(text).exists() else ast.parse(text.strip(), mode="eval").body
+    if not isinstance(tree, ast.Call):
+        return
+    home = spelling.home(ast.unparse(tree.func), spelling.SINGULAR[Family.DATASETS])
+    most, shape, told = (
+        ranges.attribute(tree, home, name, {"Images": _shape}) for name in ("most", "domain", "classes")
+    )
+    if isinstance(most, int) and count > most:
+        raise BadInput(f"{text.strip()} has at most {most} examples, cannot draw {count}")
+    wanted = None if domain is None else _shape_of(domain)
+    if isinstance(shape, tuple) and wanted is not None and shape != wanted:
+        have, takes = (" x ".join(map(str, one)) for one in (shape, wanted))
+        raise BadInput(f"the data are {have}, the model takes {takes}; make --domain and the data agree")
+    if isinstance(shape, tuple) and isinstance(told, int) and classes == 1 < told:
+        # Its gradient is zero, whatever the input.
+        raise BadInput(f"a model of 1 class tells nothing apart; give it as many classes as the data has: {told}")
+
+
+def _shape(channels: int, height: int, width: int) -> tuple[int, int, int]:
+    """What stands for `Images` where only the shape is asked for."""
+    return channels, height, width
+
+
+def _shape_of(domain: str) -> tuple[int, int, int] | None:
+    """The shape of images that --domain names; None of other domains."""
+    tree, images = spelling.domain(domain), spelling.DOMAINS["Images"]
+    if not isinstance(tree, ast.Call) or ast.unparse(tree.func) != images.name:
+        return None
+    sizes = [ranges.attribute(tree, images, name, {}) for name in ("channels", "height", "width")]
+    return (sizes[0], sizes[1], sizes[2]) if all(isinstance(one, int) for one in sizes) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import enum
 import json
 import tempfile
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, final
 
 from leakscope.cli.text import contents
+from leakscope.cli.text.sources import source
 from leakscope.core import file_limits
 from leakscope.core.errors import BadInput, BadPlan, DamagedRecord
 from leakscope.ledger.lock import is_lock
@@ -19,6 +21,8 @@ TENSORS, PICKLES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt"), (".
 """Suffixes of what `read_foreign` reads, and of what it reads only where that is allowed."""
 
 RECORD = ".safetensors"
+
+SUMMARY = "summary.json"
 
 BRING = (
     "; numbers of another program are brought in with `leakscope capture --update FILE --kind gradient` (or delta), "
@@ -89,6 +93,12 @@ def tensors(path: str | None, *, allow_pickle: bool = False) -> None:
         )
     if place.suffix not in (*TENSORS, *PICKLES):
         raise BadInput(f"{path} has the suffix {place.suffix!r}; expected .safetensors, .npz or .pt")
+
+
+def state(path: str) -> None:
+    """Raises `BadInput` unless `path` is there, as what the weights of a target are read from."""
+    if not Path(path).is_file():
+        raise BadInput(f"no file {path}; expected a state dict, saved by safetensors or torch.save")
 
 
 def written(path: Path | None, option: str) -> None:
@@ -177,11 +187,41 @@ def _planned(place: Path) -> int | None:
 
 
 def run(folder: Path) -> None:
-    """Raises `BadInput` unless an audit has left something in `folder`."""
+    """Raises `BadInput` unless an audit has left something in `folder`, `DamagedRecord` if that cannot be read."""
     if not folder.is_dir():
         raise BadInput(f"{folder} is not a folder; give the folder of an audit, such as runs/demo")
-    if not any((folder / name).exists() for name in ("summary.json", PLAN, "cells")):
-        raise BadInput(f"{folder} holds no run: found neither summary.json nor cells; give the folder of an audit")
+    if not any((folder / name).exists() for name in (SUMMARY, PLAN, "cells")):
+        raise BadInput(f"{folder} holds no run: found neither {SUMMARY} nor cells; give the folder of an audit")
+    try:
+        _json(folder / PLAN)
+    except ValueError as error:
+        raise DamagedRecord(f"{folder / PLAN} is not JSON: {error}") from None
+    try:
+        said = _json(folder / SUMMARY)
+    except ValueError as error:
+        raise DamagedRecord(f"{folder / SUMMARY} is no valid summary: {error}") from None
+    missing = (
+        [] if said is None else [name for name in _summary_keys() if not isinstance(said, dict) or name not in said]
+    )
+    if missing:
+        raise DamagedRecord(f"{folder / SUMMARY} is no valid summary: {missing[0]}: Field required")
+
+
+def _json(path: Path) -> Any:
+    """What a file of a run holds; None where there is none. Raises `ValueError` where it is no JSON."""
+    if not path.exists():
+        return None
+    try:
+        return file_limits.parsed(file_limits.text_of(path, "JSON of an audit"))
+    except BadInput as error:
+        raise DamagedRecord(str(error)) from None
+
+
+def _summary_keys() -> list[str]:
+    """What a summary has to say, off the source of its class: that class itself needs pydantic."""
+    (made,) = (one for one in source("leakscope.ledger.record").body if getattr(one, "name", None) == "Summary")
+    assert isinstance(made, ast.ClassDef)
+    return [ast.unparse(one.target) for one in made.body if isinstance(one, ast.AnnAssign) and one.value is None]
 
 
 def part(folder: Path) -> None:

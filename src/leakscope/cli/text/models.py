@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import os
 import re
 import sys
 from importlib.machinery import PathFinder
 
 from leakscope.cli.rows import Family
-from leakscope.cli.text import spelling
+from leakscope.cli.text import contents, files, ranges, spelling
 from leakscope.cli.text.index import rows
-from leakscope.cli.text.own_modules import own_module
+from leakscope.cli.text.own_modules import finds, own_module
+from leakscope.cli.text.signatures import signature
 from leakscope.core.errors import BadInput, MissingExtra, UnknownName
 
 SUFFIX = ".py"
+IMPORTED = "Imported"
+"""The target that names a module of anybody's."""
 EXTRAS = {"torchvision": "models", "timm": "models"}
 """What may stand before the colon besides a module: a package, and the extra that installs it."""
 
@@ -64,6 +66,18 @@ def expression(text: str) -> ast.expr:
         raise BadInput(f"{error}; or {otherwise()}") from None
 
 
+def is_own(text: str) -> bool:
+    """Whether a model is leakscope's own, whose loss is known.
+
+    >>> is_own("LeNet()"), is_own("mymodel:Net"), is_own("Imported('mymodel:Net')")
+    (True, False, False)
+    """
+    prefix, name = split(text)
+    return not prefix and not {IMPORTED, "Torchvision", "Timm"} & {
+        one.id for one in ast.walk(ast.parse(name, mode="eval")) if isinstance(one, ast.Name)
+    }
+
+
 def otherwise() -> str:
     """What else a model can be than an expression."""
     return f"give PACKAGE.MODULE:FACTORY, or one of {', '.join(f'{prefix}:NAME' for prefix in EXTRAS)}"
@@ -84,35 +98,54 @@ def _where(file: str) -> str:
 
 
 def findable(text: str) -> None:
-    """Raises where the package that a model is from is not there: `MissingExtra` for a library, else `BadInput`.
+    """Raises where a package, a module or a file that a model is from is not there: `MissingExtra` for a library, else
+    `BadInput`; also where a module of the user surely gives no model.
 
-    Nothing is imported, so that the names in the package remain to be seen. Only where the model is to be built: a
+    Nothing is imported, so that what the text leaves open remains to be seen. Only where the model is to be built: a
     plan can be read, and shards merged, without it.
     """
     prefix, name = split(text)
     package = prefix.partition(".")[0]
     if not prefix:
-        return
-    if package in sys.stdlib_module_names and PathFinder.find_spec(package, [os.getcwd()]) is None:
+        _inner(expression(text))
+    elif package in sys.stdlib_module_names and PathFinder.find_spec(package, [os.getcwd()]) is None:
         raise BadInput(
             f"{package} is part of Python, which has no models; give a module of yours, such as mymodel:Net for "
             "./mymodel.py"
         )
-    if package in sys.modules or package in sys.builtin_module_names or _finds(package):
-        if prefix not in EXTRAS:
-            own_module(prefix, name)
-        return
-    if prefix in EXTRAS:
+    elif prefix not in EXTRAS:
+        _found(prefix, name, called=True)
+    elif not finds(package):
         raise MissingExtra(
             f"--model {text} needs the package {prefix}, which is not installed: "
             f"pip install 'leakscope[{EXTRAS[prefix]}]'"
         )
-    raise BadInput(
-        f"no module {package!r} in the current directory or among the installed packages; "
-        f"start leakscope in the folder that holds {package}.py, or install the package"
-    )
 
 
-def _finds(package: str) -> bool:
-    """As the import will look: the current directory first."""
-    return PathFinder.find_spec(package, [os.getcwd()]) is not None or importlib.util.find_spec(package) is not None
+def _found(module: str, name: str, *, called: bool) -> None:
+    """Raises `BadInput` where there is no such module, or what it is to give is surely none. called: as it stands."""
+    package = module.partition(".")[0]
+    if not finds(package):
+        raise BadInput(
+            f"no module {package!r} in the current directory or among the installed packages; "
+            f"start leakscope in the folder that holds {package}.py, or install the package"
+        )
+    own_module(module, name, called=called)
+
+
+def _inner(tree: ast.expr) -> None:
+    """Raises `BadInput` where a module or a file of weights that an expression names is missing or no good."""
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+            continue
+        takes = signature(spelling.home(node.func.id, "name"))
+        if takes is None:
+            continue
+        given = takes.bind(*node.args, **{str(one.arg): one.value for one in node.keywords}).arguments
+        state, path = (ranges.value(given[name]) if name in given else None for name in ("state", "path"))
+        if isinstance(state, str):
+            files.state(state)
+            contents.tensors(state)
+        if node.func.id == IMPORTED and isinstance(path, str):
+            module, _, name = path.partition(":")
+            _found(module, name, called="arguments" not in given)

@@ -1,51 +1,135 @@
-"""What a user's own module says of itself before it is run: that it is Python, and which names it has."""
+"""What a user's own module says of itself before it is run: that it is Python, can be imported, and has a name."""
 
 from __future__ import annotations
 
 import ast
 import difflib
+import importlib.util
 import os
+import sys
+from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
+from typing import final
 
+from leakscope.cli.text import own_factories
 from leakscope.core.errors import BadInput
 
 OPAQUE = {"globals", "locals", "exec", "eval", "vars", "setattr", "__getattr__", "__dict__"}
 """Names with which a module can have names that its text does not show."""
 
+REPLACED = {"sys", "modules"}
+"""Both of them: with `sys.modules` a module can put something else in its place."""
 
-def own_module(module: str, name: str) -> None:
-    """Raises `BadInput` where a module in the current directory is no Python, or has no `name` in its text.
+TRUSTED = {"torch", "torchvision", "timm", "numpy", *sys.stdlib_module_names}
+"""Packages after whose import no others are found than before."""
 
+
+@final
+@dataclass(frozen=True)
+class _Written:
+    """A module of the user: its name, where it is, and what stands in it."""
+
+    name: str
+    spec: ModuleSpec
+    tree: ast.Module
+
+    @property
+    def file(self) -> str:
+        """The name of the file, as messages give it."""
+        return Path(str(self.spec.origin)).name
+
+
+def own_module(module: str, name: str, *, called: bool = True) -> None:
+    """Raises `BadInput` where a module in the current directory is no Python, cannot be imported, or has no `name`.
+
+    called: `name` will be called without arguments; then also where that gives no model, whatever else is so.
     Nothing is imported. What cannot be told from the text is left to the import: packages, names that come by a star
-    or are made by a program, modules from elsewhere.
+    or are made by a program, modules from elsewhere or loaded already.
     """
-    found = _spec(module)
-    if found is None or found.origin is None or not isinstance(found.loader, SourceFileLoader):
+    found, sure = _found(module), True
+    for one in found:
+        sure = _importable(one, module, sure=sure)
+    inner = next((one for one in found if one.name == module), None)
+    if inner is None or inner.spec.submodule_search_locations is not None:
         return
-    try:
-        tree = ast.parse(Path(found.origin).read_bytes(), filename=Path(found.origin).name)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise BadInput(f"{module} is no Python: {error}; mend the file {found.origin}") from None
-    known, first = _names(tree), name.partition(".")[0]
-    if known is None or found.submodule_search_locations is not None or first in known:
+    known, first = _names(inner.tree), name.partition(".")[0]
+    if known is None:
         return
-    near = difflib.get_close_matches(first, sorted(known), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else "check the name after the colon"
-    raise BadInput(f"{module} has no {first!r}; {hint}")
+    if first not in known:
+        near = difflib.get_close_matches(first, sorted(known), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else "check the name after the colon"
+        raise BadInput(f"{module} has no {first!r}; {hint}")
+    if called and first == name:
+        own_factories.judge(inner.tree, name, f"{module}:{name}", inner.file)
 
 
-def _spec(module: str) -> ModuleSpec | None:
-    """Where a module below the current directory is, as the import would look for it; parents are not imported."""
-    where: list[str] | None = [os.getcwd()]
-    found: ModuleSpec | None = None
-    parts = module.split(".")
+def finds(package: str) -> bool:
+    """Whether the import of a package will find it, the current directory first."""
+    if package in sys.modules or package in sys.builtin_module_names:
+        return True
+    return PathFinder.find_spec(package, [os.getcwd()]) is not None or importlib.util.find_spec(package) is not None
+
+
+def _found(module: str) -> list[_Written]:
+    """The packages around a module below the current directory, from the outermost, and itself; parents are not run.
+
+    As far as they are there and their source can be read. A folder without `__init__.py` runs nothing: it is left out.
+    """
+    current, parts = os.getcwd(), module.split(".")
+    earlier = sys.path[: sys.path.index(current)] if current in sys.path else []
+    if parts[0] in (*sys.modules, *sys.builtin_module_names) or PathFinder.find_spec(parts[0], earlier) is not None:
+        return []  # the import gives something else
+    found: list[_Written] = []
+    where: list[str] | None = [current]
     for place in range(len(parts)):
-        found = PathFinder.find_spec(".".join(parts[: place + 1]), where)
-        if found is None:
-            return None
-        where = list(found.submodule_search_locations or [])
+        name = ".".join(parts[: place + 1])
+        spec = PathFinder.find_spec(name, where)
+        if spec is None:
+            break
+        if spec.origin is not None and isinstance(spec.loader, SourceFileLoader):
+            found.append(_Written(name, spec, _parsed(name, spec.origin)))
+        where = list(spec.submodule_search_locations or [])
     return found
+
+
+def _parsed(module: str, file: str) -> ast.Module:
+    try:
+        return ast.parse(Path(file).read_bytes(), filename=Path(file).name)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise BadInput(f"{module} is no Python: {error}; mend the file {file}") from None
+
+
+def _importable(one: _Written, module: str, *, sure: bool) -> bool:
+    """Whether nothing is run in it that could change what later imports find. sure: nothing before it was.
+
+    Raises `BadInput` where the import of `module` must fail: in what is always run, it raises, or a package is missing.
+    """
+    for line in one.tree.body:
+        # A `raise` at the top ends the import in any case: if not here, then before it.
+        if isinstance(line, ast.Raise):
+            raise BadInput(f"importing {module} fails: {own_factories.raised(line)} (at {one.file}:{line.lineno})")
+        sure = sure and _harmless(line, module)
+    return sure
+
+
+def _harmless(line: ast.stmt, module: str) -> bool:
+    """Whether it is a docstring, or an import that changes nothing for others. Raises `BadInput` if it must fail."""
+    if isinstance(line, ast.Expr):
+        return isinstance(line.value, ast.Constant)
+    if isinstance(line, ast.Import):
+        named = [one.name for one in line.names]
+    elif isinstance(line, ast.ImportFrom) and line.module is not None and not line.level:
+        named = [line.module]
+    else:
+        return False
+    for package in (one.partition(".")[0] for one in named):
+        if not finds(package):
+            raise BadInput(f"importing {module} needs {package}, which is not installed; install it")
+        # One of the user's own may be called so too.
+        if package not in TRUSTED or PathFinder.find_spec(package, [os.getcwd()]) is not None:
+            return False
+    return True
 
 
 def _names(tree: ast.Module) -> set[str] | None:
@@ -55,10 +139,11 @@ def _names(tree: ast.Module) -> set[str] | None:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom | ast.Import):
             found |= {(one.asname or one.name).partition(".")[0] for one in node.names}
+            found |= {node.module or ""} if isinstance(node, ast.ImportFrom) else set()
         elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             found.add(node.name)
         elif isinstance(node, ast.Name):
             found.add(node.id)
         elif isinstance(node, ast.Attribute):
             found.add(node.attr)
-    return None if found & OPAQUE or "*" in found else found
+    return None if found & OPAQUE or "*" in found or found >= REPLACED else found

@@ -144,13 +144,46 @@ def check(home: Home, given: Sequence[object], named: Mapping[str, object]) -> N
     except TypeError:  # said by who asked, if it is not a call that a recipe makes
         return
     fields = {one: bound[one] if one in bound else _shown(made.default) for one, made in taken.parameters.items()}
-    made = _Fields()
-    vars(made).update(fields)
+    made = _object(fields)
     is_function = isinstance(defined(home)[1], ast.FunctionDef)
     try:
         _run(found, {**found.around, **(fields if is_function else {"self": made})}, vars(made))
     except _Sure as error:
         raise error.args[0] from None
+
+
+def attribute(call: ast.Call, home: Home, name: str, instead: Mapping[str, object]) -> Any:
+    """A field or a property of the object that a call makes; `OPAQUE` where that does not follow from the source.
+
+    instead: what stands for names that the property uses.
+
+    >>> digits = Home("leakscope.datasets.sources.digits", "Digits")
+    >>> attribute(ast.parse("Digits()", mode="eval").body, digits, "classes", {})
+    10
+    """
+    taken, (place, node) = signature(home), defined(home)
+    if taken is None or not isinstance(node, ast.ClassDef):
+        return OPAQUE
+    bound = taken.bind(*map(value, call.args), **{str(one.arg): value(one.value) for one in call.keywords}).arguments
+    fields = {one: bound[one] if one in bound else _shown(made.default) for one, made in taken.parameters.items()}
+    if name in fields:
+        return fields[name]
+    made = next((one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == name), None)
+    # A docstring, and what is returned: of more, the object itself has to be asked.
+    if made is None or len(made.body) != 2 or not isinstance(made.body[1], ast.Return) or made.body[1].value is None:
+        return OPAQUE
+    said = made.body[1].value
+    names = {**_around(Home(place.module, ""), [said], frozenset()), **instead, "self": _object(fields)}
+    try:
+        return eval(compile(ast.Expression(said), place.module, "eval"), names)  # noqa: S307, leakscope's own source
+    except (_Unknown, _Sure, BadInput, NameError, AttributeError, LookupError, *MISFITS):
+        return OPAQUE
+
+
+def _object(fields: Mapping[str, object]) -> _Fields:
+    made = _Fields()
+    vars(made).update(fields)
+    return made
 
 
 def _run(found: _Checks, names: dict[str, Any], fields: dict[str, Any]) -> None:

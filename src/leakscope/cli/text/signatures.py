@@ -40,7 +40,7 @@ def signature(home: Home) -> inspect.Signature | None:
     """
     place, node = defined(home)
     if isinstance(node, ast.FunctionDef):
-        return inspect.Signature(list(_of_function(node.args)))
+        return signature_of(node)
     if members(home) is not None:
         return inspect.Signature([Parameter("value", Parameter.POSITIONAL_OR_KEYWORD)])
     if not isinstance(node, ast.ClassDef):
@@ -48,6 +48,16 @@ def signature(home: Home) -> inspect.Signature | None:
     fields = _fields(place, node)
     # As dataclasses do: what is given by keyword only comes last.
     return None if fields is None else inspect.Signature(sorted(fields.values(), key=lambda one: one.kind))
+
+
+def signature_of(node: ast.FunctionDef, bound: int = 0) -> inspect.Signature:
+    """What a function takes, without `*` and `**`. bound: how many of its first arguments it has already, as `self`.
+
+    >>> (made,) = ast.parse("def build(self, width, depth=2): ...").body
+    >>> signature_of(made, bound=1)
+    <Signature (width, depth=2)>
+    """
+    return inspect.Signature(list(_of_function(node.args))[bound:])
 
 
 @functools.cache

@@ -44,6 +44,11 @@ class Digits(AbstractSource):
         """The ten digits."""
         return 10
 
+    @property
+    def most(self) -> int:
+        """All scans."""
+        return 1797
+
     def load(self) -> Batch:
         """All examples."""
         return _digits(self.size)
@@ -74,6 +79,11 @@ class MnistSample(AbstractSource):
     def classes(self) -> int:
         """The ten digits."""
         return 10
+
+    @property
+    def most(self) -> int:
+        """500 per digit."""
+        return 5000
 
     def load(self) -> Batch:
         """All examples."""

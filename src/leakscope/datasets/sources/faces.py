@@ -54,6 +54,11 @@ class Faces(AbstractSource):
         """One per face, or face and background."""
         return 2 if self.background else FACES
 
+    @property
+    def most(self) -> int:
+        """The faces, and as many others."""
+        return 2 * FACES if self.background else FACES
+
     def load(self) -> Batch:
         """All examples."""
         return _faces(self.size, self.channels, self.background)

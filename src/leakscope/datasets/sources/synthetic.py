@@ -55,6 +55,11 @@ class Synthetic(AbstractSource):
         """Images of `shape`."""
         return Images(*self.shape)
 
+    @property
+    def most(self) -> int:
+        """As many as were asked for."""
+        return self.count
+
     def load(self) -> Batch:
         """All examples."""
         return _synthetic(self)

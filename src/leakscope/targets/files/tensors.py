@@ -145,7 +145,7 @@ def _array(name: str, content: bytes) -> np.ndarray[Any, Any]:
 
 
 def _zipped(path: Path) -> None:
-    """Raises `BadInput` where torch's archive promises more than the gate allows: torch reserves what it promises."""
+    """Raises `BadInput` where torch's archive promises more than it may ask for: torch reserves that."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             promised = sum(member.file_size for member in archive.infolist())
