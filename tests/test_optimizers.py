@@ -16,7 +16,7 @@ import leakscope as ls
 from leakscope.cli.expressions import build
 from leakscope.cli.rows import Family
 from leakscope.core.errors import BadInput
-from leakscope.mechanisms import reading
+from leakscope.mechanisms import reading, running
 from leakscope.mechanisms.effects import Answer
 from leakscope.numerics import trees
 
@@ -287,8 +287,8 @@ def test_more_passes_than_anybody_replays_are_refused_at_once() -> None:
         refusal = ls.LabelCounts().refusal(ls.Observation(target, ls.Delta(named), many, (ls.BatchSize(1),)))
         assert refusal is not None
         assert f"takes {steps * accumulate} passes over the model" in refusal.sentence
-    assert reading.passes(ls.FedAvg(7, 0.1, batch_size=1, accumulate=3) >> ls.Clip(1.0)) == 21
-    assert reading.passes(ls.FedSGD()) == 1
+    assert running.passes(ls.FedAvg(7, 0.1, batch_size=1, accumulate=3) >> ls.Clip(1.0)) == 21
+    assert running.passes(ls.FedSGD()) == 1
 
 
 def test_buffers_beside_an_update_are_not_decayed() -> None:

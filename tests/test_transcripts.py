@@ -29,7 +29,7 @@ from leakscope.attacks.transcripts.exact.dropout import Entries, peeled, settled
 from leakscope.attacks.transcripts.exact.occupancy import Spoken
 from leakscope.attacks.transcripts.exact.reading import MANNERS, _Reader, judged, read
 from leakscope.attacks.transcripts.exact.repairing import beamed, first_and_worst, neighbors, outright, repaired, worst
-from leakscope.mechanisms.reading import as_run
+from leakscope.mechanisms.running import as_run
 
 LETTERS = 4
 CONTEXT, FEATURES = 4, 5

@@ -12,9 +12,10 @@ from typing import Any, ClassVar, Generic, TypeVar, final
 import torch
 
 from leakscope.core.arguments import instance
+from leakscope.core.asking import gradient_of
 from leakscope.core.attempt import Attempt, ClaimT, Cost, Outcome
 from leakscope.core.effort import AbstractCheckpoint, Budget, Clock, Watch, unwatched
-from leakscope.core.errors import BadInput, NoSuchLayer
+from leakscope.core.errors import NoSuchLayer, UnusableMechanism
 from leakscope.core.facts import BatchSize, Fact, Lengths, TrueLabels, TrueTranscripts
 from leakscope.core.mechanism import AbstractReplayable, AbstractStep
 from leakscope.core.observation import Observation
@@ -22,19 +23,21 @@ from leakscope.core.refusal import Refusal
 from leakscope.core.release import AbstractRelease, Delta, Gradient
 from leakscope.core.rounds import Round
 from leakscope.core.target import CrossEntropy, Target
-from leakscope.mechanisms.declared import FAILURES
-from leakscope.mechanisms.reading import unfit
+from leakscope.mechanisms.running import unfit
 from leakscope.mechanisms.state import without_buffers
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
-from leakscope.targets.looking.probe import first_line
 
 ReadT = TypeVar("ReadT")
 REAL = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 """What an update can be computed in; of narrower types torch cannot even say which values are finite."""
 READABLE = REAL | {torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool}
 """What may stand under names of no parameter, as buffers and counters do."""
+MOST_EXAMPLES = 2**20
+"""Told examples beyond which nothing is attacked: counts, candidates and labels are made for each of them."""
+MOST_FRAMES = 2**22
+"""Told frames, utterances padded to the longest, beyond which nothing is: half a day of speech."""
 LARGEST = 1e100
 """What no entry of an update reaches: squares of larger ones are infinite, in float64 and half way through a sum."""
 
@@ -88,8 +91,8 @@ class AbstractAttack(ABC, Generic[ReadT, ClaimT]):
         seen = without_buffers(seen)
         try:
             read = self._read(seen)
-        # Only this one: any other exception is a bug of the attack, and must not read as "does not apply".
-        except NoSuchLayer as error:
+        # Only these: any other exception is a bug of the attack, and must not read as "does not apply".
+        except (NoSuchLayer, UnusableMechanism) as error:
             return Refusal(str(error))
         return read if isinstance(read, Refusal) else Ready(self, seen, read)
 
@@ -156,7 +159,8 @@ class AbstractAttack(ABC, Generic[ReadT, ClaimT]):
             return Refusal(f"what {seen.mechanism!r} releases cannot be read as a gradient")
         if self.asks is Asks.REPLAY and not isinstance(seen.mechanism, AbstractReplayable):
             return Refusal(f"the course of {seen.mechanism!r} is not known, so it cannot be repeated on a candidate")
-        odd = _alike(seen.target) or _misshapen(seen) or _untrue(seen) or unfit(seen.mechanism, seen.target)
+        odd = _alike(seen.target) or _boundless(seen) or _misshapen(seen) or _untrue(seen)
+        odd = odd or unfit(seen.mechanism, seen.target)
         if odd is not None:
             return Refusal(odd)
         # One NaN would go through every sum below, and come out as a claim or as nothing, without a reason.
@@ -188,12 +192,10 @@ def _unreadable(mechanism: AbstractStep, one: Round, target: Target, *, finite: 
     """Why the release of one round cannot be read as a gradient; None where it can. finite: the release is."""
     try:
         # A change of weights beside a protocol that sends gradients is neither: the mechanism says so itself.
-        gradient = mechanism.at_weights(one.release, one.weights or target.parameters())
-    except BadInput as error:
+        gradient = gradient_of(mechanism, one.release, one.weights or target.parameters())
+    # Or it is somebody else's, which was not written for what this release lacks or holds besides.
+    except UnusableMechanism as error:
         return str(error)
-    # Somebody else's mechanism, which was not written for what this release lacks or holds besides.
-    except FAILURES as error:
-        return f"{mechanism!r} cannot read this release as a gradient: {first_line(error)}"
     if finite and _largest(gradient.by_name) >= LARGEST > _largest(one.release.by_name):
         return (
             f"read as a gradient by {mechanism!r}, the release holds values beyond {LARGEST:.0e}; check the step size"
@@ -216,6 +218,27 @@ def _alike(target: Target) -> str | None:
         f"{target.name} has {target.classes} class under a cross entropy, whose gradient is zero whatever the batch; "
         "declare the loss that it is trained with, such as SquaredError()"
     )
+
+
+def _boundless(seen: Observation) -> str | None:
+    """Which told number is beyond what any attack works on; None where none is. First: much is made of that size."""
+    counts = {
+        type(fact).__name__: len(fact.values) for fact in seen.facts if isinstance(fact, TrueLabels | TrueTranscripts)
+    }
+    if seen.knows(BatchSize):
+        counts["BatchSize"] = seen.told(BatchSize).count
+    for name, count in counts.items():
+        if count > MOST_EXAMPLES:
+            return f"was told {count} examples ({name}), at most {MOST_EXAMPLES} are attacked; tell what is true"
+    lengths = seen.told(Lengths).values if seen.knows(Lengths) else ()
+    # In one tensor each utterance is as long as the longest.
+    frames = len(lengths) * max(lengths, default=0)
+    if frames > MOST_FRAMES:
+        return (
+            f"was told {len(lengths)} utterances of up to {max(lengths)} frames, at most {MOST_FRAMES} frames together "
+            "are attacked; tell what is true"
+        )
+    return None
 
 
 def _untrue(seen: Observation) -> str | None:
@@ -272,8 +295,11 @@ class Ready(Generic[ClaimT]):
     read: Any
 
     def within(self, *, key: Key, clock: Clock, watch: Watch = unwatched) -> Attempt[ClaimT]:
-        """As `AbstractAttack.within`."""
-        return self.attack._attempt(self.seen, self.read, key=key, clock=clock, watch=watch)
+        """As `AbstractAttack.within`; DIVERGED, with a sentence, where the code of the mechanism fails half way."""
+        try:
+            return self.attack._attempt(self.seen, self.read, key=key, clock=clock, watch=watch)
+        except UnusableMechanism as error:
+            return Attempt(repr(self.attack), Outcome.DIVERGED, str(error))
 
     def run(
         self, *, key: Key, clock: Clock, watch: Watch = unwatched, checkpoint: AbstractCheckpoint | None = None

@@ -13,6 +13,7 @@ from leakscope.audit.blind import BlindGuess
 from leakscope.audit.measures import SMALLEST
 from leakscope.audit.resources import Resources
 from leakscope.audit.telling import MAKERS
+from leakscope.core.asking import undefended_of
 from leakscope.core.effort import Budget
 from leakscope.core.errors import BadPlan
 from leakscope.core.facts import Fact, Gallery
@@ -280,7 +281,7 @@ class Plan:
 
         told, scored = self.told_in(scene), self.metrics_in(scene)
         # The blind guess never reads the release: on the undefended mechanism one cell serves all mechanisms.
-        open_protocol = mechanism.undefended
+        open_protocol = undefended_of(mechanism)
         blind = BlindGuess(scene.source, size)
         return Group(
             scene=scene,

@@ -11,6 +11,7 @@ from leakscope.bounds import upper
 from leakscope.bounds.accounting import epsilon
 from leakscope.bounds.lower import lower_from_guesses, lower_from_scores
 from leakscope.core.arguments import number
+from leakscope.core.asking import asking
 from leakscope.core.errors import BadInput, MissingExtra
 from leakscope.core.mechanism import AbstractMechanism, Adjacency
 from leakscope.numerics.intervals import clopper_pearson
@@ -44,14 +45,16 @@ def theory(mechanism: AbstractMechanism, *, delta: float) -> Theory | None:
     ('one example', 4.38, 0.0002)
     """
     try:
-        event, training = mechanism.event(), mechanism.training_event()
-        given = epsilon(event, delta=delta)
-        # Most mechanisms sample nobody, and the accountant takes half a second.
-        sampled = given if training == event else epsilon(training, delta=delta)
+        # The accountant too: an event that somebody else's code returns need not be one.
+        with asking(mechanism, "say what it promises"):
+            event, training, adjacency = mechanism.event(), mechanism.training_event(), mechanism.adjacency
+            given = epsilon(event, delta=delta)
+            # Most mechanisms sample nobody, and the accountant takes half a second.
+            sampled = given if training == event else epsilon(training, delta=delta)
     except (MissingExtra, BadInput):
         return None
     # Amplification only lowers: two roundings of the same number must not say otherwise.
-    return Theory(mechanism.adjacency, given, min(given, sampled), delta)
+    return Theory(adjacency, given, min(given, sampled), delta)
 
 
 def largest_power(mechanism: AbstractMechanism, *, fpr: float) -> float | None:
@@ -142,6 +145,7 @@ def _most(mechanism: AbstractMechanism, name: str, rate: float) -> float | None:
     # Before what is caught below: a wrong rate is the caller's mistake, an unknown event is not.
     rate = number(name, rate, low=0, high=1)
     try:
-        return upper.largest_power(mechanism.event(), fpr=rate)
+        with asking(mechanism, "say what it promises"):
+            return upper.largest_power(mechanism.event(), fpr=rate)
     except (MissingExtra, BadInput):
         return None

@@ -3,7 +3,8 @@
     LeakscopeError
     ├── BadInput            a value, file or shape that cannot be used
     │   ├── UnknownName     a name that is in no table; carries the nearest known one
-    │   └── BadPlan         a plan file that cannot be run as written
+    │   ├── BadPlan         a plan file that cannot be run as written
+    │   └── UnusableMechanism  a mechanism whose own code fails, or returns what is no release
     ├── NotTold             the adversary asked for a fact that it was not told
     ├── NoSuchLayer         the model lacks the layer that an attack or defense reads
     ├── MissingExtra        an optional package is absent; carries the line that installs it
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Iterable
 from types import ModuleType
 from typing import final
@@ -55,6 +57,11 @@ class BadPlan(BadInput):
 
 
 @final
+class UnusableMechanism(BadInput):
+    """A mechanism whose own code raises, or returns something else than it should: no attack can go on with it."""
+
+
+@final
 class NotTold(LeakscopeError):
     """The adversary asked for a fact that it was not told.
 
@@ -88,6 +95,18 @@ class DamagedRecord(LeakscopeError):
 @final
 class LostLease(LeakscopeError):
     """This process was stopped for so long that another one writes in its place; it must not write any more."""
+
+
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of an error and the first line of its text, without the colors that some libraries put in.
+
+    >>> first_line(ValueError("one\\ntwo"))
+    'ValueError: one'
+    """
+    return f"{type(error).__name__}: {_COLORS.sub('', (str(error).splitlines() or [''])[0])}"
 
 
 def optional(module: str, *, extra: str, purpose: str) -> ModuleType:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar, final
 
 from leakscope.core.arguments import instance
+from leakscope.core.asking import gradient_of
 from leakscope.core.errors import BadInput, NotTold
 from leakscope.core.facts import Fact
 from leakscope.core.facts import facts as checked
@@ -84,8 +85,11 @@ class Observation:
         raise NotTold(kind.__name__, [type(fact).__name__ for fact in self.facts])
 
     def gradient(self) -> Gradient:
-        """The release read as a gradient, by public constants and the known weights. Raises as `step`."""
-        return self.step.at_weights(self.release, self.target.parameters())
+        """The release read as a gradient, by public constants and the known weights. Raises as `step`.
+
+        Raises `UnusableMechanism` where the mechanism's code raises, or returns other names or shapes.
+        """
+        return gradient_of(self.step, self.release, self.target.parameters())
 
     @property
     def step(self) -> AbstractStep:

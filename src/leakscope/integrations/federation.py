@@ -22,7 +22,7 @@ from leakscope.core.arguments import count
 from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Claim
 from leakscope.core.effort import Budget
-from leakscope.core.errors import BadInput, LeakscopeError
+from leakscope.core.errors import BadInput, LeakscopeError, first_line
 from leakscope.core.facts import BatchSize, Fact
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.core.observation import Observation
@@ -33,7 +33,7 @@ from leakscope.ledger.folders import private_folder
 from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.numerics.rng import Key
 from leakscope.targets.files.foreign import Foreign, ModelTensors, for_model, load_tensors
-from leakscope.targets.looking.probe import FORWARD_ERRORS, first_line
+from leakscope.targets.looking.probe import FORWARD_ERRORS
 from leakscope.targets.vetting.update import vet_update
 
 FAILURES = (LeakscopeError, *FORWARD_ERRORS, ArithmeticError, OSError)

@@ -14,9 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
-from leakscope.core.errors import BadInput, optional
+from leakscope.core.errors import BadInput, first_line, optional
 from leakscope.integrations.federation import FAILURES, Arrays, Entry, Exchange, Node, Setting, log, record
-from leakscope.targets.looking.probe import first_line
 
 if TYPE_CHECKING:
     from flwr.app import Message

@@ -11,11 +11,8 @@ import numbers
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from leakscope.core.errors import first_line
 from leakscope.mechanisms.effects import InputEffect, ModelEffect, ProtocolEffect, UpdateEffect
-from leakscope.targets.looking.probe import FORWARD_ERRORS, first_line
-
-FAILURES = (*FORWARD_ERRORS, ArithmeticError)
-"""What the code of a declaration may raise."""
 
 T = TypeVar("T")
 EffectT = TypeVar("EffectT", UpdateEffect, InputEffect, ModelEffect, ProtocolEffect)
@@ -39,7 +36,8 @@ def asked(ask: Callable[[], T]) -> tuple[T | None, str | None]:
     """
     try:
         return ask(), None
-    except FAILURES as error:
+    # All of it, as in `core.asking`: a stranger's code raises kinds of its own.
+    except Exception as error:  # noqa: BLE001
         return None, f"raises {first_line(error)}"
 
 

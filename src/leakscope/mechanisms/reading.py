@@ -8,17 +8,16 @@ unknown, and `doubt` turns that into the sentence with which an exact attack wit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
 
-from leakscope.core.errors import BadInput, NoSuchLayer
+from leakscope.core.asking import asking, unit_of
+from leakscope.core.errors import UnusableMechanism
 from leakscope.core.facts import BatchSize
 from leakscope.core.mechanism import AbstractMechanism, AbstractStep
 from leakscope.core.observation import Observation
-from leakscope.core.release import Gradient, same_kind
-from leakscope.core.target import Target
 from leakscope.mechanisms.compose import (
     AbstractDefense,
     AbstractInputDefense,
@@ -39,6 +38,7 @@ from leakscope.mechanisms.effects import (
     all_yes,
     any_yes,
 )
+from leakscope.mechanisms.running import models
 from leakscope.numerics import trees
 from leakscope.numerics.trees import Named
 
@@ -69,13 +69,13 @@ def keeps_inputs(mechanism: AbstractMechanism) -> Answer:
 def keeps_model(mechanism: AbstractMechanism) -> Answer:
     """Whether the client runs the model as the adversary does."""
     own = () if _known(mechanism) else (Answer.UNKNOWN,)
-    return all_yes([*own, *(effect_of(one, ModelEffect).keeps_model for one in _models(mechanism))])
+    return all_yes([*own, *(effect_of(one, ModelEffect).keeps_model for one in models(mechanism))])
 
 
 def drops_units(mechanism: AbstractMechanism) -> Answer:
     """Whether the client's dropout layers drop, which the adversary runs without."""
     own = () if _known(mechanism) else (Answer.UNKNOWN,)
-    return any_yes([*own, *(effect_of(one, ModelEffect).drops_units for one in _models(mechanism))])
+    return any_yes([*own, *(effect_of(one, ModelEffect).drops_units for one in models(mechanism))])
 
 
 def runs_layers(mechanism: AbstractMechanism) -> Answer:
@@ -86,7 +86,7 @@ def runs_layers(mechanism: AbstractMechanism) -> Answer:
     (<Answer.YES: 'yes'>, <Answer.NO: 'no'>)
     """
     own = () if _known(mechanism) else (Answer.UNKNOWN,)
-    effects = [effect_of(one, ModelEffect) for one in _models(mechanism)]
+    effects = [effect_of(one, ModelEffect) for one in models(mechanism)]
     # What is neither is another model, whatever else it declares.
     return all_yes([*own, *(any_yes([one.keeps_model, one.drops_units]) for one in effects)])
 
@@ -181,7 +181,10 @@ def clipped(seen: Observation) -> Answer:
     if not isinstance(bound, Sensitivity):
         return answer
     # A bound of order 1 is one of order 2 as well, so order 1 is asked first.
-    order, most = (1, bound.l1) if math.isfinite(bound.l1) else (2, bound.l2)
+    order, most = next(((p, b) for p, b in ((1, bound.l1), (2, bound.l2)) if _is_bound(b)), (2, None))
+    # A clip that names no bound may have been in force whatever the norm is.
+    if most is None:
+        return answer
     # u min(1, C / |u|) has the norm C where it was scaled and less where it was not.
     return Answer.YES if float(trees.norm(seen.release.by_name, order)) > 0.999 * most else Answer.NO
 
@@ -217,7 +220,7 @@ def noise(seen: Observation, name: str) -> float | None:
     if any(part is None for part in parts):
         return None
     # independent draws: variances add
-    return math.sqrt(math.fsum(part**2 for part in parts if part is not None)) * _unit(mechanism, seen, name)
+    return math.sqrt(math.fsum(part**2 for part in parts if part is not None)) * unit_of(mechanism, seen.release, name)
 
 
 def cells(seen: Observation) -> Cells | None:
@@ -234,39 +237,36 @@ def cells(seen: Observation) -> Cells | None:
     # Chained `is`: both are NO. Unknown is no NO.
     if not (bends(before) is rounds(before) is Answer.NO) or not isinstance(last, AbstractUpdateDefense):
         return None
-    found, _ = asked(lambda: last.cells(seen.release.by_name))
-    return found
+    with asking(last, "say between which values entries lay"):
+        found: object = last.cells(seen.release.by_name)
+    if found is None:
+        return None
+    sides = found if isinstance(found, tuple) and len(found) == 2 else ()
+    if not sides or not all(_of_release(side, seen) for side in sides):
+        raise UnusableMechanism(
+            f"{last!r} cannot say between which values entries lay: expected two values for each that was sent, got "
+            f"{type(found).__name__}"
+        )
+    return cast(Cells, found)
 
 
-def as_run(mechanism: AbstractMechanism, target: Target) -> Target:
-    """The target as the client ran it, by the public description: with the dropout that it had switched on."""
-    # In the written order, as `Defended.release` applies them.
-    for defense in _models(mechanism):
-        target = defense.apply(target)
-    return target
+def _of_release(side: object, seen: Observation) -> bool:
+    """Whether it has a number for each entry of the release."""
+    sent = seen.release.by_name
+    if not isinstance(side, Mapping) or not sent.keys() <= side.keys():
+        return False
+    return all(
+        isinstance(side[name], torch.Tensor)
+        and side[name].shape == value.shape
+        and side[name].is_floating_point()
+        and not bool(side[name].isnan().any())
+        for name, value in sent.items()
+    )
 
 
-def passes(mechanism: AbstractMechanism) -> int:
-    """How many passes over the model, one after the other, a replay takes; 1 where that is not declared."""
-    protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
-    found, _ = asked(lambda: protocol.passes) if isinstance(protocol, AbstractProtocol) else (None, None)
-    return found if isinstance(found, int) else 1
-
-
-def unfit(mechanism: AbstractMechanism, target: Target) -> str | None:
-    """Why no client can have run this mechanism on this model, nor an adversary replay it; None where one can."""
-    protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
-    if isinstance(protocol, AbstractProtocol):
-        why, _ = asked(lambda: protocol.unfit(target))
-        if why is not None:
-            return why
-    for one in _models(mechanism):
-        try:
-            one.replay(target)
-        # Only what is raised on purpose: anything else is a bug, which a refusal would hide.
-        except (BadInput, NoSuchLayer) as error:
-            return str(error)
-    return None
+def _is_bound(given: object) -> bool:
+    """Whether it is a finite number >= 0, as far as somebody else's code says."""
+    return isinstance(given, int | float) and math.isfinite(given) and given >= 0
 
 
 BATCHES = (1, 2, 1000)
@@ -292,7 +292,7 @@ def doubt(
     if not _known(mechanism):
         return f"{mechanism!r} declares nothing of what it does to an update, so nothing is proved"
     assert isinstance(protocol, AbstractProtocol)  # what is none declares nothing
-    why = _more_than_noise(protocol, examples)
+    why = _uneven(protocol, examples) or _more_than_noise(protocol, examples)
     if why is not None:
         return f"{protocol!r} {why}, so nothing is proved"
     for one in _defenses(mechanism):
@@ -371,6 +371,17 @@ def _undisturbed(one: AbstractUpdateDefense, effect: UpdateEffect, sent: list[to
     return None
 
 
+def _uneven(protocol: AbstractProtocol, examples: tuple[int, ...]) -> str | None:
+    """Why it cannot be said how often each example is taken: an answer that fails is no silence."""
+    for count in examples:
+        found, raised = asked(_evenly(protocol, count))
+        if raised is not None:
+            return f"{raised}, when it is asked how often it takes each of {count} examples"
+        if not isinstance(found, Answer):
+            return f"says {found!r} and no Answer, when it is asked how often it takes each of {count} examples"
+    return None
+
+
 def _more_than_noise(protocol: AbstractProtocol, examples: tuple[int, ...]) -> str | None:
     """Why a protocol may send more than a sum of gradients and noise of a size that it declares; None where not."""
     effect = effect_of(protocol, ProtocolEffect)
@@ -390,6 +401,10 @@ def _more_than_noise(protocol: AbstractProtocol, examples: tuple[int, ...]) -> s
 
 def _size(one: AbstractUpdateDefense, sent: torch.Tensor) -> Callable[[], float | None]:
     return lambda: one.noise(sent)
+
+
+def _evenly(protocol: AbstractProtocol, examples: int) -> Callable[[], object]:
+    return lambda: protocol.evenly(examples)
 
 
 def _noise(protocol: AbstractProtocol, examples: int) -> Callable[[], float | None]:
@@ -416,10 +431,6 @@ def _defenses(mechanism: AbstractMechanism) -> tuple[AbstractDefense, ...]:
     return mechanism.defenses if isinstance(mechanism, Defended) else ()
 
 
-def _models(mechanism: AbstractMechanism) -> list[AbstractModelDefense]:
-    return [one for one in _defenses(mechanism) if isinstance(one, AbstractModelDefense)]
-
-
 def _updates(mechanism: AbstractMechanism) -> list[UpdateEffect]:
     """The effects of the update defenses, in their order; one unknown effect of a mechanism of another build."""
     own = [] if _known(mechanism) else [UpdateEffect()]
@@ -435,11 +446,3 @@ def _unbiased(defense: AbstractDefense, *, up_to_scale: bool) -> Answer:
     if isinstance(defense, AbstractInputDefense):
         return effect_of(defense, InputEffect).unbiased
     return effect_of(defense, ModelEffect).unbiased if isinstance(defense, AbstractModelDefense) else Answer.UNKNOWN
-
-
-def _unit(mechanism: AbstractStep, seen: Observation, name: str) -> float:
-    """How many units of the gradient are one of the release (1 / (lr S) for a change of weights)."""
-    # as_gradient is linear, so what it makes of 1 is the factor; its absolute value, as a delta's is negative.
-    one = same_kind(seen.release, {name: torch.ones((), dtype=torch.float64)})
-    gradient: Gradient = mechanism.as_gradient(one)
-    return abs(float(gradient.by_name[name]))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from leakscope.core.annotation import Annotation
+from leakscope.core.asking import asking
 from leakscope.core.batch import Batch
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
@@ -51,7 +52,7 @@ class Client:
         # Inputs that a defense changed are no private ones, and of several steps there is no one pass.
         own = self.mechanism is not None and self.key is not None
         if own and keeps_inputs(self.mechanism) is one_gradient(self.mechanism) is Answer.YES:  # type: ignore[arg-type]
-            with recorded(self.target.module, [layer]) as calls:
+            with recorded(self.target.module, [layer]) as calls, asking(self.mechanism, "run the model on the secret"):
                 # The client's copy of the model takes the recorder along.
                 self.mechanism.release(self.target, batch, key=self.key.child("release"))  # type: ignore[union-attr]
             if calls and sum(len(call.given) for call in calls) == len(batch):

@@ -29,11 +29,12 @@ from leakscope.attacks.parts.priors.images import total_variation
 from leakscope.attacks.parts.reading.trained import as_mean, as_trained
 from leakscope.attacks.portfolio.failing import ready_or_why
 from leakscope.attacks.portfolio.in_turn import Several
+from leakscope.core.asking import gradient_of, replay_of
 from leakscope.core.attempt import Attempt, Cost, Outcome
 from leakscope.core.batch import Batch
 from leakscope.core.claim import Inputs
 from leakscope.core.effort import Budget, Clock, Watch
-from leakscope.core.errors import BadInput, NoSuchLayer
+from leakscope.core.errors import BadInput, NoSuchLayer, UnusableMechanism
 from leakscope.core.facts import BatchSize, Fact
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
@@ -388,8 +389,12 @@ def _misfit(attempt: Attempt[Inputs], seen: Observation) -> float:
     batch = Batch(claim.values.to(device), claim.labels.to(device))
     with torch.no_grad():
         # What the client would have sent, defenses included, noise not: at the truth the rest is the noise.
-        sent = seen.step.replay(seen.target, batch)
-        replayed = seen.step.at_weights(sent, seen.target.parameters()).by_name
+        try:
+            sent = replay_of(seen.step, seen.target, batch, observed)
+            replayed = gradient_of(seen.step, sent, seen.target.parameters()).by_name
+        # Nothing is known of how well it fits, which must not cost what was found.
+        except UnusableMechanism:
+            return math.inf
         rest = float(Squared()(trees.select(replayed, observed), observed))
         scale = float(trees.norm(observed)) ** 2
         noise = overall_noise(seen)

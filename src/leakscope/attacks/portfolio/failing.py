@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 from leakscope.attacks.attack import Attack, Ready
 from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import AbstractClaim
+from leakscope.core.errors import first_line
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
-from leakscope.targets.looking.probe import FORWARD_ERRORS, first_line
+from leakscope.targets.looking.probe import FORWARD_ERRORS
 
 ClaimT = TypeVar("ClaimT", bound=AbstractClaim)
 

@@ -21,8 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from leakscope.core import file_limits
-from leakscope.core.errors import BadInput
-from leakscope.targets.looking.probe import first_line
+from leakscope.core.errors import BadInput, first_line
 
 UNREADABLE = (
     safetensors.SafetensorError, pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error, RuntimeError,

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from leakscope.core.errors import NoSuchLayer
+from leakscope.core.errors import NoSuchLayer, first_line
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key, normal
-from leakscope.targets.looking.probe import FORWARD_ERRORS, first_line
+from leakscope.targets.looking.probe import FORWARD_ERRORS
 from leakscope.targets.looking.tape import Call, running
 
 SAME = 1e-9

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import re
-
 import torch
 from torch import Tensor
 
-from leakscope.core.errors import BadInput
+from leakscope.core.errors import BadInput, first_line
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy, Target
 from leakscope.numerics.rng import Key
 
 FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError, KeyError)
 """What other people's forward passes raise on inputs that they were not written for."""
-
-_COLORS = re.compile(r"\x1b\[[0-9;]*m")
-
-
-def first_line(error: BaseException) -> str:
-    """The kind of an error and the first line of its text, without the colors that some libraries put in.
-
-    >>> first_line(ValueError("one\\ntwo"))
-    'ValueError: one'
-    """
-    return f"{type(error).__name__}: {_COLORS.sub('', (str(error).splitlines() or [''])[0])}"
 
 
 def probed(target: Target, inputs: Tensor, *, key: Key) -> Tensor | Refusal:

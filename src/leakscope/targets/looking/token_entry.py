@@ -8,12 +8,12 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from leakscope.core.errors import NoSuchLayer
+from leakscope.core.errors import NoSuchLayer, first_line
 from leakscope.core.target import Target
 from leakscope.domains.text import Text
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import probe_inputs
-from leakscope.targets.looking.probe import FORWARD_ERRORS, first_line
+from leakscope.targets.looking.probe import FORWARD_ERRORS
 from leakscope.targets.looking.tape import Call, Doubled, given_to, running
 
 SAME = 1e-9

@@ -16,13 +16,13 @@ from torch import nn
 
 from leakscope.core import file_limits
 from leakscope.core.domain import AbstractDomain
-from leakscope.core.errors import BadInput
+from leakscope.core.errors import BadInput, first_line
 from leakscope.core.feed import AbstractFeed, InputsOnly
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import AbstractLoss, CrossEntropy, Target, differentiable
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import probe_inputs
-from leakscope.targets.looking.probe import FORWARD_ERRORS, first_line, probed
+from leakscope.targets.looking.probe import FORWARD_ERRORS, probed
 from leakscope.targets.recipes.architecture import AbstractArchitecture
 from leakscope.targets.recipes.trained import load_state
 from leakscope.targets.vetting.before_running import bare

@@ -16,13 +16,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from leakscope.core.arguments import instance
-from leakscope.core.errors import BadInput, NoSuchLayer
+from leakscope.core.errors import BadInput, NoSuchLayer, first_line
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy, Target
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key, normal
 from leakscope.targets.looking.dense_ends import output_layer, probe_inputs
-from leakscope.targets.looking.probe import FORWARD_ERRORS, first_line, probed
+from leakscope.targets.looking.probe import FORWARD_ERRORS, probed
 from leakscope.targets.vetting.before_running import structure
 from leakscope.targets.vetting.finding import Finding, Severity, some
 

@@ -25,7 +25,8 @@ from leakscope.core.effort import Clock, Progress, Watch
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import as_run, bends, clipped, keeps_inputs, keeps_ratios, known_weights
+from leakscope.mechanisms.reading import bends, clipped, keeps_inputs, keeps_ratios, known_weights
+from leakscope.mechanisms.running import as_run
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_tail import TailLayer, dense_tail
 

@@ -20,6 +20,7 @@ from leakscope.attacks.parts.reading.output_gradient import only_row_pattern, re
 from leakscope.attacks.parts.reading.proof import bent, settled
 from leakscope.attacks.parts.reading.replayed import MOST_PASSES
 from leakscope.attacks.parts.reading.trained import NOT_TRAINED
+from leakscope.core.asking import gradient_of, replay_of
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.batch import Batch
 from leakscope.core.claim import Inputs
@@ -29,7 +30,8 @@ from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import clipped, keeps_ratios, passes
+from leakscope.mechanisms.reading import clipped, keeps_ratios
+from leakscope.mechanisms.running import passes
 from leakscope.numerics import trees
 from leakscope.numerics.convolution import System, Unfolded
 from leakscope.numerics.rng import Key, normal
@@ -168,8 +170,8 @@ def _replayed(seen: Observation, values: Tensor, label: int) -> tuple[dict[str, 
     batch = Batch(values, torch.tensor([label], device=values.device))
     sent = seen.gradient().by_name
     # By autograd, which shares no equation with the recursion: a wrong one cannot confirm itself.
-    expected = seen.step.replay(seen.target, batch)
-    replayed = seen.step.at_weights(expected, seen.target.parameters()).by_name
+    expected = replay_of(seen.step, seen.target, batch, trees.select(seen.release.by_name, seen.target.parameters()))
+    replayed = gradient_of(seen.step, expected, seen.target.parameters()).by_name
     gradient = {n: v.detach().double().cpu() for n, v in replayed.items() if n in sent}
     return gradient, {n: v - sent[n].double().cpu() for n, v in gradient.items()}
 

@@ -26,6 +26,7 @@ from leakscope.attacks.parts.search.first_order import AbstractSearch, Adam, Pro
 from leakscope.attacks.parts.search.journal import Found, Point, Stop
 from leakscope.attacks.parts.spaces import AbstractSpace, Pixels
 from leakscope.attacks.parts.starts import AbstractStart, Uniform
+from leakscope.core import file_limits
 from leakscope.core.attempt import Attempt, Cost, Outcome, Trace
 from leakscope.core.claim import Inputs
 from leakscope.core.effort import Clock, Watch
@@ -86,6 +87,12 @@ class GradientInversion(AbstractAttack[Observation, Inputs]):
             return Refusal("tokens are whole numbers, through which no search can follow a gradient; use EmbeddingSpan")
         if not self.search.follows and isinstance(self.labeling, AbstractSpelling):
             return Refusal(f"{self.search!r} cannot follow a loss whose transcript changes; use Adam or DirectSearch")
+        searched = self.restarts * seen.told(BatchSize).count * math.prod(self._shape(seen))
+        if searched * HELD > file_limits.memory():
+            return Refusal(
+                f"searches {searched} numbers at once, which takes {file_limits.size(searched * HELD)}, and this "
+                f"machine has {file_limits.size(file_limits.memory())}; search fewer examples or restarts"
+            )
         if self.search.apart and not rows_apart(seen, self.distance):
             return Refusal("one utterance at a time needs speech and an update that is a mean over utterances")
         # Not sooner: it runs the model, and it reads names that were checked above.
@@ -128,15 +135,20 @@ class GradientInversion(AbstractAttack[Observation, Inputs]):
             said.append(f"the update is a multiple of the mean gradient, and was divided: {SUMMED}")
         return dataclasses.replace(attempt, sentence="; ".join(said))
 
+    @staticmethod
+    def _shape(seen: Observation) -> tuple[int, ...]:
+        """Of one input, as it is searched."""
+        shape = seen.target.domain.shape
+        if seen.knows(Lengths) and spells(seen):
+            # One tensor for all utterances, as long as the longest; the objective sets the padding to zero.
+            return (max(seen.told(Lengths).values), *shape[1:])
+        return shape
+
     def _starts(
         self, seen: Observation, labels: Tensor | Spelled | None, key: Key, *, start: AbstractStart | None = None
     ) -> Point:
         target, size = seen.target, seen.told(BatchSize).count
-        shape = target.domain.shape
-        if seen.knows(Lengths) and spells(seen):
-            # One tensor for all utterances, as long as the longest; the objective sets the padding to zero.
-            shape = (max(seen.told(Lengths).values), *shape[1:])
-        like = next(iter(target.parameters().values())).new_zeros((self.restarts, size, *shape))
+        like = next(iter(target.parameters().values())).new_zeros((self.restarts, size, *self._shape(seen)))
         first = (start or self.start).draw(like, target.domain, key=key.child("start"))
         starts = {"inputs": self.space.encode(first, target.domain)}
         if labels is None:
@@ -206,6 +218,8 @@ class GradientInversion(AbstractAttack[Observation, Inputs]):
         return Attempt(repr(self), outcome, sentence, claim, cost=cost, trace=trace)
 
 
+HELD = 16
+"""Bytes of memory for each number that is searched: itself, its slope and two moments, in float32, at the least."""
 MATCHED = 1e-3
 """Share of the first loss below which a candidate counts as what the update is of."""
 NORMALIZED = "if the client normalizes its inputs, give the domain their mean and std, else the claim is clipped"

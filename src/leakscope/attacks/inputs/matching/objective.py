@@ -18,6 +18,7 @@ from leakscope.attacks.parts.reading.trained import idle
 from leakscope.attacks.parts.search.execution import laid_out
 from leakscope.attacks.parts.search.journal import Point
 from leakscope.attacks.parts.spaces import AbstractSpace
+from leakscope.core.asking import gradient_of, replay_of, undefended_of
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import Lengths
@@ -184,8 +185,8 @@ class Objective:
 
     def _gradient(self, batch: Batch) -> dict[str, Tensor]:
         # Both sides are read as gradients, so that a delta's tiny learning rate does not flatten the landscape.
-        sent = self.mechanism.replay(self.target, batch)
-        return trees.select(self.mechanism.at_weights(sent, self.target.parameters()).by_name, self.observed)
+        sent = replay_of(self.mechanism, self.target, batch, self.observed)
+        return trees.select(gradient_of(self.mechanism, sent, self.target.parameters()).by_name, self.observed)
 
     def _distance(self, gradient: Named) -> Tensor:
         return self.distance(gradient, self.observed)
@@ -238,7 +239,7 @@ def _trained(seen: Observation, still: frozenset[str]) -> Target:
 
 def _undefended(seen: Observation) -> AbstractStep:
     """The protocol alone, of which the replay is that of the whole mechanism (`splits`)."""
-    plain = seen.mechanism.undefended
+    plain = undefended_of(seen.mechanism)
     return plain if isinstance(plain, AbstractStep) else seen.step
 
 

@@ -13,7 +13,7 @@ from leakscope.attacks.parts.reading.replayed import disagreement, labels_agree,
 from leakscope.attacks.parts.reading.scale import sized
 from leakscope.core.attempt import Attempt, Certificate
 from leakscope.core.claim import Inputs
-from leakscope.core.errors import NoSuchLayer
+from leakscope.core.errors import NoSuchLayer, UnusableMechanism
 from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
@@ -103,6 +103,16 @@ def settled(
     partial: the claim need not be all of the batch, so that a replay that differs contradicts nothing. fitted:
     whether what each input says of itself fits, asked of a partial claim unless the output layer confirms it.
     """
+    try:
+        return _settled(seen, attempt, partial=partial, fitted=fitted)
+    # A replay that fails says nothing of the claim, and nothing for it.
+    except UnusableMechanism as error:
+        return _withdrawn(attempt, str(error))
+
+
+def _settled(
+    seen: Observation, attempt: Attempt[Inputs], *, partial: bool, fitted: Callable[[], bool | Refusal]
+) -> Attempt[Inputs]:
     certificate, claim = attempt.certificate, attempt.claim
     if certificate is None or claim is None or not any(certificate.proved):
         return attempt

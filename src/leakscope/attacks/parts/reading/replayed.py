@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -11,8 +12,10 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from leakscope.attacks.parts.reading.explained import LIKELY, Explained, explained
 from leakscope.attacks.parts.reading.output_gradient import only_row_pattern, read_output, told_one
+from leakscope.core.asking import replay_of
 from leakscope.core.batch import Batch
 from leakscope.core.claim import Inputs
+from leakscope.core.errors import UnusableMechanism
 from leakscope.core.facts import BatchSize, TrueLabels
 from leakscope.core.mechanism import AbstractReplayable
 from leakscope.core.observation import Observation
@@ -22,15 +25,8 @@ from leakscope.core.target import CrossEntropy
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.mechanisms.protocols.passes import quiet
-from leakscope.mechanisms.reading import (
-    clipped,
-    drops_units,
-    evenly,
-    keeps_model,
-    keeps_ratios,
-    known_weights,
-    passes,
-)
+from leakscope.mechanisms.reading import clipped, drops_units, evenly, keeps_model, keeps_ratios, known_weights
+from leakscope.mechanisms.running import passes
 from leakscope.numerics import trees
 from leakscope.numerics.trees import Named
 
@@ -75,6 +71,9 @@ def disagreement(seen: Observation, claim: Inputs) -> float | None:
     best = min((_apart(seen, values, labels) for labels in tried), default=float("inf"))
     if best <= 1:
         return best
+    # Infinite only of a replay that is not finite: a wrong label may overflow, but none of them all.
+    if tried and math.isinf(best):
+        raise UnusableMechanism(f"{seen.mechanism!r} cannot replay a batch: it returns values that are not finite")
     # Shares are compared with those of a batch whose examples count alike.
     if known_weights(seen.mechanism) is Answer.YES and evenly(seen) is not Answer.NO:
         found = explained(seen, values)
@@ -215,7 +214,7 @@ def _apart(seen: Observation, values: Tensor, labels: Tensor, *, turned: bool = 
     """The worst tensor's difference of replay and release, or its opposite, in units of what is allowed."""
     assert isinstance(seen.mechanism, AbstractReplayable)
     sent = _own(seen, seen.release.by_name)
-    replay = seen.mechanism.replay(seen.target, Batch(values, labels)).by_name
+    replay = replay_of(seen.mechanism, seen.target, Batch(values, labels), sent).by_name
     sign = -1.0 if turned else 1.0
     away = {n: float((replay[n].detach().double() - sign * v.double()).norm()) for n, v in sent.items()}
     return _worst(seen, sent, away, _tolerance(seen, values, labels))
@@ -225,18 +224,18 @@ def _of_mixture(seen: Observation, found: Explained, values: Tensor) -> float:
     """The same for a mixture of the claimed inputs with one label each, whose shares must be those of a batch."""
     sent, hard = _own(seen, seen.gradient().by_name), _hard(seen, found.weights, values)
     # Of the labels that are left once each input has one, since soft ones explain other losses too.
-    away = {name: max(left, found.apart.get(name, left)) for name, left in _hardened(seen, hard, values).items()}
+    away = {name: _larger(left, found.apart.get(name, left)) for name, left in _hardened(seen, hard, values).items()}
     worst = _worst(seen, sent, away, _tolerance(seen, values, hard.labels))
     total = hard.shares.sum().clamp_min(1e-300)
     # Soft labels are those of mixup, or of a smoothing that was not declared: the inputs may be no private ones.
-    worst = max(worst, float((hard.left / total).max()) / SHARE)
+    worst = _larger(worst, float((hard.left / total).max()) / SHARE)
     if clipped(seen) is Answer.NO:
         # A mean has shares that sum to one. -g is a mixture too, with the share -1.
         exact = AGREES[torch.float32] >= _tolerance(seen, values, hard.labels) and not isinstance(seen.release, Delta)
-        worst = max(worst, float((total - 1).abs()) / (WHOLE if exact else SHARE))
+        worst = _larger(worst, float((total - 1).abs()) / (WHOLE if exact else SHARE))
     if seen.knows(BatchSize):
         counts = hard.shares / total * seen.told(BatchSize).count
-        worst = max(worst, float((counts - counts.round()).abs().max()) / SHARE)
+        worst = _larger(worst, float((counts - counts.round()).abs().max()) / SHARE)
     return worst
 
 
@@ -258,8 +257,13 @@ def _worst(seen: Observation, sent: Named, away: dict[str, float], tolerance: fl
     worst = 0.0
     for name, size in norms.items():
         allowed = tolerance * max(size, least) + last_places(seen, name, size)
-        worst = max(worst, away.get(name, float("inf")) / max(allowed, 1e-300))
+        worst = _larger(worst, away.get(name, float("inf")) / max(allowed, 1e-300))
     return worst
+
+
+def _larger(one: float, other: float) -> float:
+    """The larger of two differences; infinite where one is NaN, of which `max` would lose it: no numbers agree."""
+    return float("inf") if math.isnan(one) or math.isnan(other) else max(one, other)
 
 
 def last_places(seen: Observation, name: str, size: float) -> float:
@@ -292,7 +296,9 @@ def _ordered(seen: Observation, values: Tensor) -> bool:
     """Whether the order of the examples counts, which a claim has not: minibatches."""
     assert isinstance(seen.mechanism, AbstractReplayable)
     labels = torch.arange(len(values), device=values.device) % seen.target.classes
-    one = seen.mechanism.replay(seen.target, Batch(values, labels)).by_name
-    other = seen.mechanism.replay(seen.target, Batch(values.flip(0), labels.flip(0))).by_name
-    apart = trees.norm({n: (one[n] - other[n]).detach() for n in one})
-    return float(apart) > 1e-3 * float(trees.norm({n: v.detach() for n, v in one.items()}))
+    sent = _own(seen, seen.release.by_name)
+    one = replay_of(seen.mechanism, seen.target, Batch(values, labels), sent).by_name
+    other = replay_of(seen.mechanism, seen.target, Batch(values.flip(0), labels.flip(0)), sent).by_name
+    apart = trees.norm({n: (one[n] - other[n]).detach() for n in sent})
+    # Not `>`, which NaN would pass as an order that does not count.
+    return not float(apart) <= 1e-3 * float(trees.norm({n: one[n].detach() for n in sent}))

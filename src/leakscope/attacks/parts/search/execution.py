@@ -22,6 +22,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from leakscope.core.errors import UnusableMechanism
 from leakscope.core.target import Target
 
 Named = dict[str, Tensor]
@@ -177,7 +178,8 @@ def _recorded(slope: Slope, start: Named) -> Slope | None:
             # Weights and the observed gradient are closed over by the step: real among fake ones, constants of the
             # graph.
             return make_fx(slope, tracing_mode="fake", _allow_non_fake_inputs=True)(start)
-    except RuntimeError:
+    # What the recorder raises inside of a mechanism's replay arrives as the mechanism's failure.
+    except (RuntimeError, UnusableMechanism):
         return None
 
 

@@ -23,7 +23,7 @@ from leakscope.attacks.transcripts.exact.occupancy import stacked_gradient
 from leakscope.core.errors import NoSuchLayer
 from leakscope.core.observation import Observation
 from leakscope.core.target import Target
-from leakscope.mechanisms.reading import as_run
+from leakscope.mechanisms.running import as_run
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 from leakscope.targets.looking.dense_ends import probe_inputs

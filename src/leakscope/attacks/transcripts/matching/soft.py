@@ -19,6 +19,7 @@ from leakscope.attacks.parts.labeling.labeling import Spelled, spells
 from leakscope.attacks.parts.search.direct import Shrink
 from leakscope.attacks.parts.spaces import Pixels
 from leakscope.attacks.transcripts.matching.heard import heard
+from leakscope.core.asking import gradient_of, replay_of
 from leakscope.core.attempt import Attempt, Cost, Outcome, Trace
 from leakscope.core.batch import Batch
 from leakscope.core.claim import Inputs, Transcripts
@@ -193,7 +194,8 @@ class _Expected:
         mechanism = self.objective.mechanism
         # What the client would have sent for this utterance alone; by `rows_apart` the update is the mean of these.
         target = self.objective.target
-        found = mechanism.at_weights(mechanism.replay(target, batch), target.parameters()).by_name
+        sent = replay_of(mechanism, target, batch, self.objective.observed)
+        found = gradient_of(mechanism, sent, target.parameters()).by_name
         return torch.cat([found[name].flatten() for name in self.objective.observed])
 
     def loss(self, update: Tensor) -> float:
