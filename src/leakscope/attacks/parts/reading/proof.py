@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from leakscope.attacks.parts.reading.replayed import disagreement, labels_agree, last_places, unreplayable
+from leakscope.attacks.parts.reading.output_gradient import told_count
 from leakscope.attacks.parts.reading.scale import sized
+from leakscope.attacks.parts.reading.unseen import unseen
 from leakscope.core.attempt import Attempt, Certificate
 from leakscope.core.claim import Inputs
 from leakscope.core.errors import NoSuchLayer
@@ -22,7 +24,7 @@ from leakscope.core.target import Target
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import BATCHES, clipped, doubt, evenly, keeps_ratios, known_weights
 from leakscope.numerics.rng import Key
-from leakscope.targets.looking.dense_ends import features_at, output_layer, probe_inputs
+from leakscope.targets.looking.dense_ends import features_at, input_layer, output_layer, probe_inputs
 from leakscope.targets.looking.random_entry import draws_first
 from leakscope.targets.looking.tape import named, recorded
 from leakscope.targets.vetting.numbers import Look, looks, one_size
@@ -54,8 +56,17 @@ WHOLE_ONE_SCALE = (
     "scale, the client trained on these inputs"
 )
 """Of `WHOLE`, where a clip may have scaled the update and the model does not show the size of the inputs."""
+MEAN = (
+    "; where several examples had one and the same error, which no gradient tells from one example, what is claimed is "
+    "their mean"
+)
+"""What it gains where more examples may stand behind a claim than one: how many there are is not told, or more are."""
 WINDOWS = "; this proves that the first layer was fed these windows, and nothing of what was said"
 """The same for frames, whose transcripts are not known."""
+BLIND = (
+    "the first layer does not see part of the input, and there what is found may be the mean of several that it does not "
+    "tell apart"
+)
 STEPPED = (
     "; this proves that the first layer was fed these windows, their size to a tenth, and nothing of what was said"
 )
@@ -123,7 +134,8 @@ def settled(
             attempt = dataclasses.replace(attempt, claim=dataclasses.replace(claim, labels=None))
         # A mean has a size, and its errors with it; of a multiple, a clip's, only the model can tell the size.
         shown = True if clipped(seen) is Answer.NO else sized(seen, claim.values)
-        return _stated(attempt, certificate, WHOLE if shown is True else WHOLE_ONE_SCALE)
+        said = WHOLE if shown is True else WHOLE_ONE_SCALE
+        return _counted(seen, attempt, said, alone=partial and _unconfirmed(seen, claim) is None)
     # What runs the model last.
     why = strange(seen) or _binary(seen, claim)
     if why is not None:
@@ -131,7 +143,30 @@ def settled(
     shown = (_unconfirmed(seen, claim) is None or fitted()) if partial else sized(seen, claim.values)
     if isinstance(shown, Refusal):
         return _withdrawn(attempt, shown.sentence)
-    return _stated(attempt, certificate, FED if shown else ONE_SCALE)
+    # Errors of as many directions as examples, or of the size of one example's, are of one each.
+    return _counted(seen, attempt, FED if shown else ONE_SCALE, alone=partial and shown)
+
+
+def _counted(seen: Observation, attempt: Attempt[Inputs], said: str, *, alone: bool) -> Attempt[Inputs]:
+    """The attempt with what its certificate says, if each claim is of one example, or nothing of it is a mean.
+
+    Examples of one error delta give (1/N) sum_s delta x_s^T, the gradient of their mean; a rectified net gives one
+    error wherever it is linear and its softmax the same, so that this can never be excluded for them. It is said then,
+    and where the first layer is blind to part of the input, so that examples do differ there, nothing is proved.
+    """
+    claim, certificate = attempt.claim, attempt.certificate
+    assert claim is not None
+    assert certificate is not None
+    if alone or told_count(seen) == len(claim):
+        return _stated(attempt, certificate, said)
+    layer = input_layer(seen.target)
+    parameters = seen.target.parameters()
+    values = claim.values.to(seen.target.device()).flatten(1)
+    low, high = (bound.expand(claim.values.shape).flatten(1).to(values) for bound in seen.target.domain.bounds(claim.values))
+    bias = None if layer.bias is None else parameters[layer.bias]
+    if bool(unseen(parameters[layer.weight], bias, values, (low, high), residual=certificate.residual).any()):
+        return _withdrawn(attempt, BLIND)
+    return _stated(attempt, certificate, said + MEAN)
 
 
 def fed(seen: Observation, attempt: Attempt[Inputs], *, size: float = 1.0) -> Attempt[Inputs]:
