@@ -25,7 +25,7 @@ from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import BATCHES, clipped, doubt, evenly, keeps_ratios, known_weights
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import features_at, input_layer, output_layer, probe_inputs
-from leakscope.targets.looking.random_entry import draws_first
+from leakscope.targets.looking.random_entry import ROWS, RUNS, draws_first, runs_known_code
 from leakscope.targets.looking.tape import named, recorded
 from leakscope.targets.vetting.numbers import Look, looks, one_size
 
@@ -61,6 +61,11 @@ MEAN = (
     "their mean"
 )
 """What it gains where more examples may stand behind a claim than one: how many there are is not told, or more are."""
+UNDRAWN = (
+    f"; assumed is that the model draws nothing at random in front of its first layer: {RUNS} runs on {ROWS} inputs "
+    "showed no draw, and one from a generator made anew that acts more rarely shows in none"
+)
+"""What the statement of any proof of inputs gains where the model runs code that is neither torch's nor this library's."""
 WINDOWS = "; this proves that the first layer was fed these windows, and nothing of what was said"
 """The same for frames, whose transcripts are not known."""
 BLIND = (
@@ -158,7 +163,7 @@ def _counted(seen: Observation, attempt: Attempt[Inputs], said: str, *, alone: b
     assert claim is not None
     assert certificate is not None
     if alone or told_count(seen) == len(claim):
-        return _stated(attempt, certificate, said)
+        return _stated(attempt, certificate, said + assumed(seen))
     layer = input_layer(seen.target)
     parameters = seen.target.parameters()
     values = claim.values.to(seen.target.device()).flatten(1)
@@ -166,7 +171,7 @@ def _counted(seen: Observation, attempt: Attempt[Inputs], said: str, *, alone: b
     bias = None if layer.bias is None else parameters[layer.bias]
     if bool(unseen(parameters[layer.weight], bias, values, (low, high), residual=certificate.residual).any()):
         return _withdrawn(attempt, BLIND)
-    return _stated(attempt, certificate, said + MEAN)
+    return _stated(attempt, certificate, said + MEAN + assumed(seen))
 
 
 def fed(seen: Observation, attempt: Attempt[Inputs], *, size: float = 1.0) -> Attempt[Inputs]:
@@ -179,7 +184,7 @@ def fed(seen: Observation, attempt: Attempt[Inputs], *, size: float = 1.0) -> At
         return attempt
     why = strange(seen) or _outside(seen, claim) or drawn(seen)
     said = WINDOWS if size == 1 else STEPPED if size < float("inf") else UNSIZED
-    return _stated(attempt, certificate, said) if why is None else _withdrawn(attempt, why)
+    return _stated(attempt, certificate, said + assumed(seen)) if why is None else _withdrawn(attempt, why)
 
 
 def strange(seen: Observation) -> str | None:
@@ -212,6 +217,11 @@ def drawn(seen: Observation) -> str | None:
     Whatever was drawn, the same model fed with the result gives the same update, and no replay can tell them apart.
     """
     return DRAWN if draws_first(seen.target) else None
+
+
+def assumed(seen: Observation) -> str:
+    """What a certificate says of draws in front of the first layer that looks at the model need not show, or nothing."""
+    return "" if runs_known_code(seen.target) else UNDRAWN
 
 
 def _outside(seen: Observation, claim: Inputs) -> str | None:
