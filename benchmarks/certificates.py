@@ -106,7 +106,10 @@ def judged(name: str, situation: str, seed: int) -> tuple[bool, str]:
         sent = {name: -value / plain_clients.LR for name, value in sent.items()}
     labels = world.labels
     if groups:
-        private, labels = plain_blind.with_means(private, groups), torch.cat([world.labels, *(world.labels[one[:1]] for one in groups)])
+        private, labels = (
+            plain_blind.with_means(private, groups),
+            torch.cat([world.labels, *(world.labels[one[:1]] for one in groups)]),
+        )
     if isinstance(attempt.claim, ls.Labels) and not facts and situation.removesuffix(ONE) == "one twice":
         # Nobody told how many there are, and one of them was trained on twice: so it occurs twice.
         labels = torch.cat([labels, labels[-1:]])

@@ -1,4 +1,4 @@
-"""Batches for `certificates.py` of which a layer does not tell some examples apart: their gradient is that of a mean."""
+"""Batches for `certificates.py` in which a layer does not tell examples apart: their gradient is a mean's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import torch
 from plain_clients import Situation, gradient
 from plain_models import World, chance, whole
 from torch import Tensor, nn
+
+import leakscope as ls
 
 SAME = 1e-4
 """Relative distance of two errors that count as one."""
@@ -22,10 +24,18 @@ def first(world: World) -> nn.Linear | None:
     return layers[0] if layers[0].in_features == size and world.inputs.is_floating_point() else None
 
 
+def declared(world: World) -> World:
+    """With the weights that were changed as the declared ones: a target keeps those that it was made of."""
+    target = world.target
+    return dataclasses.replace(world, target=ls.Target(world.net, target.domain, target.classes))
+
+
 def joined(world: World, others: Tensor) -> World:
     """With these as more examples of the first one's class."""
     labels = torch.cat([world.labels, world.labels[:1].repeat(len(others))])
-    return dataclasses.replace(world, inputs=torch.cat([world.inputs, others.reshape(-1, *world.inputs.shape[1:])]), labels=labels)
+    return dataclasses.replace(
+        world, inputs=torch.cat([world.inputs, others.reshape(-1, *world.inputs.shape[1:])]), labels=labels
+    )
 
 
 def copies(world: World) -> Tensor:
@@ -43,7 +53,7 @@ def pruned(world: World, left: float = 0.0) -> World:
         layer.weight[:, hidden] *= left
     others = copies(world)
     others[:, hidden] = torch.rand(others[:, hidden].shape, generator=world.draw)
-    return joined(world, others)
+    return declared(joined(world, others))
 
 
 def tied(world: World) -> World:
@@ -61,7 +71,7 @@ def tied(world: World) -> World:
     legal = (one >= 0) & (one <= 1) & (two >= 0) & (two <= 1)
     others[:, ::2] = torch.where(legal, one, others[:, ::2])
     others[:, 1::2] = torch.where(legal, two, others[:, 1::2])
-    return joined(world, others)
+    return declared(joined(world, others))
 
 
 def in_null_space(world: World) -> World:
@@ -84,10 +94,10 @@ def blind(world: World) -> World:
     if isinstance(words, nn.Embedding):
         with torch.no_grad():
             words.weight[1::2] = words.weight[::2].clone() * float(chance(world.draw) < 0.7)
-        return dataclasses.replace(world, labels=world.labels[:1].repeat(len(world.labels)))
+        return declared(dataclasses.replace(world, labels=world.labels[:1].repeat(len(world.labels))))
     with torch.no_grad():
         layers[whole(0, len(layers) - 1, world.draw)].weight.mul_(0.0 if chance(world.draw) < 0.7 else 1e-8)
-    return dataclasses.replace(world, labels=world.labels[:1].repeat(len(world.labels)))
+    return declared(dataclasses.replace(world, labels=world.labels[:1].repeat(len(world.labels))))
 
 
 def saturated(world: World) -> World:
@@ -95,12 +105,15 @@ def saturated(world: World) -> World:
     layers = [one for one in world.net.modules() if isinstance(one, nn.Linear)]
     with torch.no_grad():
         layers[0].bias.mul_(10.0 ** whole(1, 4, world.draw))
-    return dataclasses.replace(world, labels=world.labels[:1].repeat(len(world.labels)))
+    return declared(dataclasses.replace(world, labels=world.labels[:1].repeat(len(world.labels))))
 
 
 def alike(world: World) -> list[list[int]]:
     """The examples that have one error in each layer, in groups of two or more: the gradient is that of their mean."""
-    singles = [dataclasses.replace(world, inputs=world.inputs[[row]], labels=world.labels[[row]]) for row in range(len(world.inputs))]
+    singles = [
+        dataclasses.replace(world, inputs=world.inputs[[row]], labels=world.labels[[row]])
+        for row in range(len(world.inputs))
+    ]
     # Gradients of biases are the errors themselves.
     errors = [torch.cat([v for v in gradient(one).values() if v.dim() == 1]) for one in singles]
     groups = [

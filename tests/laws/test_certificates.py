@@ -328,7 +328,7 @@ def test_pixels_that_the_first_layer_does_not_see_leave_the_proof_where_nothing_
 
 
 def test_a_proof_says_that_it_may_be_of_a_mean_unless_the_count_is_told() -> None:
-    """Of units that are all awake, and one softmax: what a layer of fewer units than pixels sees is the same for both."""
+    """Of fewer units than pixels, all of them see the same in two pictures whose difference none of them sees."""
     with ls.Key(3).isolated():
         net = plain(16)
         one = 0.4 + 0.2 * torch.rand(1, 64)

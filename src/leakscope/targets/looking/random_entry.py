@@ -55,7 +55,8 @@ def runs_known_code(target: Target) -> bool:
 
     >>> from leakscope import Images
     >>> class Own(nn.Flatten): ...
-    >>> [runs_known_code(Target(nn.Sequential(one, nn.Linear(4, 2)), Images(1, 2, 2), 2)) for one in (nn.Flatten(), Own())]
+    >>> nets = [nn.Sequential(one, nn.Linear(4, 2)) for one in (nn.Flatten(), Own())]
+    >>> [runs_known_code(Target(net, Images(1, 2, 2), 2)) for net in nets]
     [True, False]
     """
     return not any(

@@ -127,7 +127,9 @@ class EmbeddingSpan(AbstractAttack["Spanned", Tokens]):
             doubt = _uneven(_counts(seen, proof))
         sentence += doubt
         # A residual at rounding proves nothing where other texts would leave the same.
-        certificate = None if doubt else Certificate.alike(residual, tolerance, WHOLE + assumed(seen), items=len(claimed))
+        certificate = (
+            None if doubt else Certificate.alike(residual, tolerance, WHOLE + assumed(seen), items=len(claimed))
+        )
         confidence = torch.ones(len(claimed)) if exact and not doubt else None
         return Attempt(repr(self), Outcome.CLAIMED, sentence, Tokens(claimed, confidence), certificate)
 

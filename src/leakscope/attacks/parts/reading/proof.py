@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from leakscope.attacks.parts.reading.replayed import disagreement, labels_agree, last_places, unreplayable
 from leakscope.attacks.parts.reading.output_gradient import told_count
+from leakscope.attacks.parts.reading.replayed import disagreement, labels_agree, last_places, unreplayable
 from leakscope.attacks.parts.reading.scale import sized
 from leakscope.attacks.parts.reading.unseen import unseen
 from leakscope.core.attempt import Attempt, Certificate
@@ -65,12 +65,12 @@ UNDRAWN = (
     f"; assumed is that the model draws nothing at random in front of its first layer: {RUNS} runs on {ROWS} inputs "
     "showed no draw, and one from a generator made anew that acts more rarely shows in none"
 )
-"""What the statement of any proof of inputs gains where the model runs code that is neither torch's nor this library's."""
+"""What any proof of inputs says besides where the model runs code that is neither torch's nor this library's."""
 WINDOWS = "; this proves that the first layer was fed these windows, and nothing of what was said"
 """The same for frames, whose transcripts are not known."""
 BLIND = (
-    "the first layer does not see part of the input, and there what is found may be the mean of several that it does not "
-    "tell apart"
+    "the first layer does not see part of the input, and there what is found may be the mean of several that it does "
+    "not tell apart"
 )
 STEPPED = (
     "; this proves that the first layer was fed these windows, their size to a tenth, and nothing of what was said"
@@ -167,7 +167,9 @@ def _counted(seen: Observation, attempt: Attempt[Inputs], said: str, *, alone: b
     layer = input_layer(seen.target)
     parameters = seen.target.parameters()
     values = claim.values.to(seen.target.device()).flatten(1)
-    low, high = (bound.expand(claim.values.shape).flatten(1).to(values) for bound in seen.target.domain.bounds(claim.values))
+    low, high = (
+        bound.expand(claim.values.shape).flatten(1).to(values) for bound in seen.target.domain.bounds(claim.values)
+    )
     bias = None if layer.bias is None else parameters[layer.bias]
     if bool(unseen(parameters[layer.weight], bias, values, (low, high), residual=certificate.residual).any()):
         return _withdrawn(attempt, BLIND)
@@ -220,7 +222,7 @@ def drawn(seen: Observation) -> str | None:
 
 
 def assumed(seen: Observation) -> str:
-    """What a certificate says of draws in front of the first layer that looks at the model need not show, or nothing."""
+    """What a certificate says of draws in front of the first layer that looks at the model need not show."""
     return "" if runs_known_code(seen.target) else UNDRAWN
 
 
