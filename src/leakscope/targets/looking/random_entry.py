@@ -54,7 +54,8 @@ def runs_known_code(target: Target) -> bool:
     test of that and no proof.
 
     >>> from leakscope import Images
-    >>> class Own(nn.Flatten): ...
+    >>> class Own(nn.Flatten):
+    ...     __module__ = "client"
     >>> nets = [nn.Sequential(one, nn.Linear(4, 2)) for one in (nn.Flatten(), Own())]
     >>> [runs_known_code(Target(net, Images(1, 2, 2), 2)) for net in nets]
     [True, False]

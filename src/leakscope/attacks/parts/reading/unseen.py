@@ -27,7 +27,8 @@ def unseen(
     (v - low) (high - v) (Bhatia and Davis 2000), so what is at an end of its range is known although it is not seen,
     and of all others the nearest input may be as far away as the root of the sum.
 
-    >>> weight, values = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[0.5, 0.1, 0.7], [1.0, 0.1, 0.7]])
+    >>> weight = torch.tensor([[0.0, 1.0, 2.0], [0.0, 1.0, -1.0]])
+    >>> values = torch.tensor([[0.5, 0.1, 0.7], [1.0, 0.1, 0.7]])
     >>> unseen(weight, None, values, (torch.zeros(2, 3), torch.ones(2, 3)))
     tensor([ True, False])
     """
