@@ -78,7 +78,7 @@ def judged(name: str, situation: str, seed: int) -> tuple[bool, str]:
         sent = what.client(trained)
     release = ls.Delta(sent) if what.moved else ls.Gradient(sent)
     told = len(world.inputs) + what.told
-    facts = (ls.BatchSize(told),) if what.told or chance(draw) >= what.untold else ()
+    facts = (ls.BatchSize(told),) if what.told or chance(draw) < 1 - what.untold else ()
     mechanism = ls.FedAvg(steps=1 if what.once else 2, lr=plain_clients.LR) if what.moved else ls.FedSGD()
     seen = ls.Observation(world.target, release, mechanism, facts)
     attempt = ATTACKS[name].run(seen, key=ls.Key(seed), budget=ls.Budget(seconds=5))

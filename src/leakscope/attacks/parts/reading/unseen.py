@@ -43,7 +43,8 @@ def unseen(
     hidden = moved <= heard * torch.linalg.vector_norm(outputs, dim=1, keepdim=True)
     hidden |= _parallel(weight)
     far = torch.linalg.vector_norm(room * hidden, dim=1)
-    return far > OPEN * torch.linalg.vector_norm(values, dim=1)
+    found: Tensor = far > OPEN * torch.linalg.vector_norm(values, dim=1)
+    return found
 
 
 def _parallel(weight: Tensor) -> Tensor:
