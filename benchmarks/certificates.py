@@ -18,15 +18,17 @@ import sys
 import time
 from typing import Any
 
+import plain_blind
 import plain_clients
 import plain_lies
 import plain_speech
 import torch
 from plain_clients import ONE
-from plain_judge import counting, in_size, misstated, nobody_can_tell, told_as_one, watched, wrong, wrong_features
+from plain_judge import bare, counting, in_size, misstated, nobody_can_tell, told_as_one, watched, wrong, wrong_features
 from plain_models import chance, drawn
 
 import leakscope as ls
+from leakscope.attacks.parts.reading.proof import MEAN
 
 ATTACKS: dict[str, Any] = {
     "LinearLayer": ls.LinearLayer(),
@@ -39,7 +41,7 @@ ATTACKS: dict[str, Any] = {
     "RevealedLabels": ls.RevealedLabels(),
     "LabelCounts": ls.LabelCounts(),
 }
-SITUATIONS = plain_clients.SITUATIONS | plain_lies.ANY | plain_lies.TEXTS
+SITUATIONS = plain_clients.SITUATIONS | plain_lies.ANY | plain_lies.TEXTS | plain_blind.BLIND
 SITUATIONS |= plain_clients.ONCE | plain_clients.once(SITUATIONS)
 SPOKEN = plain_speech.SITUATIONS
 SLOW = ("EmbeddingSpan", "LongFrames", "CtcTranscript")
@@ -76,35 +78,45 @@ def judged(name: str, situation: str, seed: int) -> tuple[bool, str]:
         sent = what.client(trained)
     release = ls.Delta(sent) if what.moved else ls.Gradient(sent)
     told = len(world.inputs) + what.told
-    facts = (ls.BatchSize(told),) if what.told or chance(draw) < 0.9 else ()
+    facts = (ls.BatchSize(told),) if what.told or chance(draw) < 1 - what.untold else ()
     mechanism = ls.FedAvg(steps=1 if what.once else 2, lr=plain_clients.LR) if what.moved else ls.FedSGD()
     seen = ls.Observation(world.target, release, mechanism, facts)
     attempt = ATTACKS[name].run(seen, key=ls.Key(seed), budget=ls.Budget(seconds=5))
     certificate = attempt.certificate
     if attempt.claim is None or certificate is None or not any(certificate.proved):
         return False, ""
+    # Where its statement says so, what is claimed of examples of one error is their mean.
+    groups = plain_blind.alike(trained) if MEAN in certificate.statement else []
+    statement = bare(certificate.statement)
     if isinstance(attempt.claim, ls.Features):
         # Proved one by one: others that are not make none of these less so.
         certain = torch.tensor(certificate.proved)
         kept = ls.Features(attempt.claim.layer, attempt.claim.values[certain], attempt.claim.labels[certain])
-        fault = wrong_features(kept, runs, world.labels)
+        if groups:
+            runs = {layer: [plain_blind.with_means(torch.cat(fed), groups)] for layer, fed in runs.items()}
+        fault = wrong_features(kept, runs, torch.cat([world.labels, *(world.labels[one[:1]] for one in groups)]))
         if fault and what.told < 0 and told_as_one(kept, trained, sent, what.moved):
             return True, ""
         return True, fault
     if not certificate.holds:
         return False, ""
-    private = counting(situation.removesuffix(ONE), certificate.statement, world, fed, told=what.told)
+    private = counting(situation.removesuffix(ONE), statement, world, fed, told=what.told)
     if what.once:
         # A step is a gradient, but for its rate.
         sent = {name: -value / plain_clients.LR for name, value in sent.items()}
     labels = world.labels
+    if groups:
+        private, labels = (
+            plain_blind.with_means(private, groups),
+            torch.cat([world.labels, *(world.labels[one[:1]] for one in groups)]),
+        )
     if isinstance(attempt.claim, ls.Labels) and not facts and situation.removesuffix(ONE) == "one twice":
         # Nobody told how many there are, and one of them was trained on twice: so it occurs twice.
         labels = torch.cat([labels, labels[-1:]])
-    fault = wrong(in_size(attempt.claim, certificate.statement, private), private, labels)
+    fault = wrong(in_size(attempt.claim, statement, private), private, labels)
     if fault and what.told < 0 and nobody_can_tell(attempt.claim, world, sent):
         return True, ""
-    return True, fault or misstated(certificate.statement, trained, sent, moved=what.moved and not what.once)
+    return True, fault or misstated(statement, trained, sent, moved=what.moved and not what.once)
 
 
 def row(name: str, situation: str, seeds: list[int], **how: Any) -> tuple[int, bool]:

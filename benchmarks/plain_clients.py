@@ -243,14 +243,15 @@ class Situation:
     """What the client does; moved: it sends a change of weights, declared as two steps of SGD.
 
     once: it is declared as one step instead. fed: what it trains on in place of its inputs, where these are numbers.
-    told: the batch size that is told, less the true one. least: how many examples there are at least. batch: which of
-    them are trained on, as often as they are.
+    told: the batch size that is told, less the true one. untold: how often none is. least: how many examples there are
+    at least. batch: which of them are trained on, as often as they are.
     """
 
     client: Client = gradient
     moved: bool = False
     once: bool = False
     told: int = 0
+    untold: float = 0.1
     fed: Callable[[World], Tensor] | None = None
     least: int = 1
     batch: Callable[[World], World] | None = None

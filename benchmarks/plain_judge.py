@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import leakscope as ls
 from leakscope.attacks.inputs.patches.first_attention import STATEMENT as ONE
 from leakscope.attacks.inputs.text.embedding_span import WHOLE as TEXTS
-from leakscope.attacks.parts.reading.proof import FED, ONE_SCALE, WHOLE, WHOLE_ONE_SCALE
+from leakscope.attacks.parts.reading.proof import FED, MEAN, ONE_SCALE, UNDRAWN, WHOLE, WHOLE_ONE_SCALE
 
 EXACT = 1e-2
 """Largest relative distance of a claimed input from a private one."""
@@ -31,6 +31,11 @@ REPLAYED = 3e-2
 it was replayed: a label may be soft by two percent, and roundings come to one where the model is sure."""
 SHARE = 0.05
 """How far the shares of the examples may be from summing to one."""
+
+
+def bare(statement: str) -> str:
+    """A statement without what it assumes of the model, and without its word on means, which are judged as such."""
+    return statement.removesuffix(UNDRAWN).removesuffix(MEAN)
 
 
 def wrong(claim: Any, inputs: Tensor, labels: Tensor) -> str:

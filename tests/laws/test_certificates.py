@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import leakscope as ls
 from leakscope.attacks.parts.reading.explained import explained
+from leakscope.attacks.parts.reading.proof import MEAN
 from leakscope.domains.text import padded
 
 IMAGES = ls.Images(1, 8, 8)
@@ -268,3 +269,75 @@ def test_a_share_whose_labels_cancel_is_no_part_of_the_update() -> None:
     assert found.residual < 1e-5
     assert float(found.parts[0]) == pytest.approx(1.0, abs=1e-4)
     assert float(found.parts[1]) < 1e-4
+
+
+def blinded(net: nn.Sequential, kind: str) -> nn.Sequential:
+    """With a first layer that does not see a quarter of the pixels, or sees them only in pairs, or sees nothing."""
+    with torch.no_grad():
+        if kind == "pruned":
+            net[1].weight[:, :16] = 0
+        if kind == "faint":
+            net[1].weight[:, :16] *= 1e-7
+        if kind == "tied":
+            net[1].weight[:, :16:2] = net[1].weight[:, 1:16:2]
+        if kind == "no weights":
+            net[1].weight.zero_()
+    return net
+
+
+def swapped(images: Tensor) -> Tensor:
+    """The second picture is the first, with each two of its first 16 pixels exchanged."""
+    images[1] = images[0]
+    images[1, 0, :2] = images[0, 0, :2].reshape(-1, 2).flip(1).reshape(2, 8)
+    return images
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("alike", [True, False])
+@pytest.mark.parametrize("kind", ["pruned", "faint", "tied", "no weights"])
+def test_of_inputs_that_the_first_layer_does_not_tell_apart_the_mean_is_not_proved(
+    kind: str, alike: bool, told: bool
+) -> None:
+    """Two of one class, with a third of the same or of another: the gradient is that of their mean, twice."""
+    for count in (2, 3):
+        case = Case(kind, lambda: blinded(plain(96, 12), kind), 12, count, inputs=swapped, told=told)
+        seen, batch = case.observed(0)
+        if not alike:
+            labels = torch.cat([batch.labels[:2], (batch.labels[2:] + 1) % 12])
+            batch = ls.Batch(batch.inputs, labels)
+            seen = ls.observe(seen.target, batch, seen.mechanism, key=ls.Key(0), tell=seen.facts)
+        for attack in (ls.LinearLayer(), ls.LowRank(), ls.RevealedFeatures()):
+            attempt = attack.run(seen, key=ls.Key(0), budget=ls.Budget(seconds=5))
+            if attempt.claim is not None and attempt.certificate is not None:
+                proved = attempt.claim.values.flatten(1).double()[list(attempt.certificate.proved)]
+                true = batch.inputs.flatten(1).double()
+                assert not len(proved) or float(torch.cdist(proved, true).min(1).values.max()) < EXACT, attack
+
+
+def test_pixels_that_the_first_layer_does_not_see_leave_the_proof_where_nothing_can_be_a_mean() -> None:
+    """The power of the law: told of one, or black where it is blind, which no mean of other pixels is."""
+    for told, black in ((True, False), (False, True), (False, False)):
+        case = Case("pruned", lambda: blinded(plain(160), "pruned"), count=1, told=told)
+        seen, batch = case.observed(0)
+        if black:
+            inputs = batch.inputs * (torch.arange(8)[:, None] > 1)
+            seen = ls.observe(seen.target, ls.Batch(inputs, batch.labels), seen.mechanism, key=ls.Key(0))
+        for attack in (ls.LinearLayer(), ls.LowRank()):
+            attempt = attack.run(seen, key=ls.Key(1))
+            assert attempt.certified is (told or black), attempt.sentence
+
+
+def test_a_proof_says_that_it_may_be_of_a_mean_unless_the_count_is_told() -> None:
+    """Of fewer units than pixels, all of them see the same in two pictures whose difference none of them sees."""
+    with ls.Key(3).isolated():
+        net = plain(16)
+        one = 0.4 + 0.2 * torch.rand(1, 64)
+        blind = torch.linalg.svd(net[1].weight.detach())[2][16:].sum(0)
+    two = torch.cat([one, one + 0.3 * blind / blind.abs().max()]).reshape(2, 1, 8, 8)
+    seen = ls.observe(ls.Target(net, IMAGES, 4), ls.Batch(two, torch.tensor([1, 1])), ls.FedSGD(), key=ls.Key(0))
+    attempt = ls.LinearLayer().run(seen, key=ls.Key(1))
+    assert attempt.certificate is None or attempt.certificate.statement.endswith(MEAN)
+    assert torch.allclose(attempt.claim.values, two.mean(0, keepdim=True), atol=1e-4)
+    for told in (True, False):
+        alone, _ = Case("alone", plain, count=1, told=told).observed(0)
+        assert ls.LinearLayer().run(alone, key=ls.Key(1)).certificate.statement.endswith(MEAN) is not told

@@ -17,11 +17,13 @@ from leakscope.attacks.inputs.layer_by_layer.one_layer import Fed, Mask, awake, 
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
 from leakscope.attacks.labels.rows.taken_apart import Apart, KnownRows, Row, take_apart
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
-from leakscope.attacks.parts.reading.proof import bent, miscounted, strange
+from leakscope.attacks.parts.reading.proof import MEAN, bent, miscounted, strange
+from leakscope.attacks.parts.reading.unseen import unseen
 from leakscope.core.arguments import count
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Features
 from leakscope.core.effort import Clock, Progress, Watch
+from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.mechanisms.effects import Answer
@@ -169,8 +171,13 @@ class RevealedFeatures(AbstractAttack[Ends, Features]):
         if why is None:
             # Samples of one error need not be of one feature: what moves no logit that counts is not in the gradient,
             # and what is found of them is their mean.
-            residuals = tuple(np.repeat(np.where(many == 1, reached.residuals, np.inf), many).tolist())
-            certificate = Certificate(residuals, (PROVED,) * len(residuals), STATEMENT)
+            alone, told = many == 1, seen.knows(BatchSize)
+            if not told:
+                # Then two of one error are one sample to everybody, of which what the layer does not see is a mean.
+                alone &= ~_blind(seen, read, reached)
+            residuals = tuple(np.repeat(np.where(alone, reached.residuals, np.inf), many).tolist())
+            statement = STATEMENT if told else STATEMENT + MEAN
+            certificate = Certificate(residuals, (PROVED,) * len(residuals), statement)
         sure = None
         if certificate is not None and any(certificate.proved):
             sure = torch.tensor([1.0 if one else float("nan") for one in certificate.proved])
@@ -364,6 +371,19 @@ def _known(seen: Observation, read: Ends) -> KnownRows:
     if layer.bias is not None:
         offset = parameters[layer.bias].detach().double().cpu().numpy()
     return KnownRows(read.space, weight, offset, read.output.smoothing)
+
+
+def _blind(seen: Observation, read: Ends, reached: Reached) -> NDArray[np.bool_]:
+    """(S,) whether what the layer was fed may be a mean of what it does not tell apart."""
+    parameters, layer = seen.target.parameters(), read.tail[reached.depth - 1]
+    values = torch.from_numpy(reached.values)
+    # The domain bounds images, and not what is fed to a layer; behind a rectifier it is not negative.
+    most = 2 * values.abs().amax(1, keepdim=True).expand_as(values)
+    rectified = reached.depth < len(read.tail) and read.tail[reached.depth].relu
+    bounds = (torch.zeros_like(values) if rectified else -most, most)
+    weight = parameters[layer.weight].detach().cpu()
+    bias = None if layer.bias is None else parameters[layer.bias].detach().cpu()
+    return unseen(weight, bias, values, bounds).numpy()
 
 
 def _doubted(seen: Observation, read: Ends, apart: Apart) -> str | None:

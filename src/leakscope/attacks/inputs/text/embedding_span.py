@@ -24,7 +24,7 @@ from leakscope.attacks.inputs.text.ordering import (
 )
 from leakscope.attacks.inputs.text.row_span import RowSpan, covered, dimensions, row_span_of, strangers
 from leakscope.attacks.parts.reading.explained import Explained, explained
-from leakscope.attacks.parts.reading.proof import bent, drawn, strange
+from leakscope.attacks.parts.reading.proof import assumed, bent, drawn, strange
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Tokens
 from leakscope.core.effort import Clock, Watch
@@ -127,7 +127,9 @@ class EmbeddingSpan(AbstractAttack["Spanned", Tokens]):
             doubt = _uneven(_counts(seen, proof))
         sentence += doubt
         # A residual at rounding proves nothing where other texts would leave the same.
-        certificate = None if doubt else Certificate.alike(residual, tolerance, WHOLE, items=len(claimed))
+        certificate = (
+            None if doubt else Certificate.alike(residual, tolerance, WHOLE + assumed(seen), items=len(claimed))
+        )
         confidence = torch.ones(len(claimed)) if exact and not doubt else None
         return Attempt(repr(self), Outcome.CLAIMED, sentence, Tokens(claimed, confidence), certificate)
 
@@ -143,7 +145,7 @@ class EmbeddingSpan(AbstractAttack["Spanned", Tokens]):
             sentence += "; the last token of a text sends no gradient and is there only if it stands elsewhere too"
         doubt = _bag_doubt(seen, found, pairs)
         sentence += doubt
-        certificate = None if doubt else Certificate.alike(missed, tolerance, BAG)
+        certificate = None if doubt else Certificate.alike(missed, tolerance, BAG + assumed(seen))
         confidence = torch.ones(1) if certificate is not None and certificate.holds else None
         return Attempt(repr(self), Outcome.CLAIMED, sentence, Tokens((bag,), confidence, bag=True), certificate)
 

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from leakscope.attacks.parts.reading.output_gradient import told_count
 from leakscope.attacks.parts.reading.replayed import disagreement, labels_agree, last_places, unreplayable
 from leakscope.attacks.parts.reading.scale import sized
+from leakscope.attacks.parts.reading.unseen import unseen
 from leakscope.core.attempt import Attempt, Certificate
 from leakscope.core.claim import Inputs
 from leakscope.core.errors import NoSuchLayer, UnusableMechanism
@@ -22,8 +24,8 @@ from leakscope.core.target import Target
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import BATCHES, clipped, doubt, evenly, keeps_ratios, known_weights
 from leakscope.numerics.rng import Key
-from leakscope.targets.looking.dense_ends import features_at, output_layer, probe_inputs
-from leakscope.targets.looking.random_entry import draws_first
+from leakscope.targets.looking.dense_ends import features_at, input_layer, output_layer, probe_inputs
+from leakscope.targets.looking.random_entry import ROWS, RUNS, draws_first, runs_known_code
 from leakscope.targets.looking.tape import named, recorded
 from leakscope.targets.vetting.numbers import Look, looks, one_size
 
@@ -54,8 +56,22 @@ WHOLE_ONE_SCALE = (
     "scale, the client trained on these inputs"
 )
 """Of `WHOLE`, where a clip may have scaled the update and the model does not show the size of the inputs."""
+MEAN = (
+    "; where several examples had one and the same error, which no gradient tells from one example, what is claimed is "
+    "their mean"
+)
+"""What it gains where more examples may stand behind a claim than one: how many there are is not told, or more are."""
+UNDRAWN = (
+    f"; assumed is that the model draws nothing at random in front of its first layer: {RUNS} runs on {ROWS} inputs "
+    "showed no draw, and one from a generator made anew that acts more rarely shows in none"
+)
+"""What any proof of inputs says besides where the model runs code that is neither torch's nor this library's."""
 WINDOWS = "; this proves that the first layer was fed these windows, and nothing of what was said"
 """The same for frames, whose transcripts are not known."""
+BLIND = (
+    "the first layer does not see part of the input, and there what is found may be the mean of several that it does "
+    "not tell apart"
+)
 STEPPED = (
     "; this proves that the first layer was fed these windows, their size to a tenth, and nothing of what was said"
 )
@@ -133,7 +149,8 @@ def _settled(
             attempt = dataclasses.replace(attempt, claim=dataclasses.replace(claim, labels=None))
         # A mean has a size, and its errors with it; of a multiple, a clip's, only the model can tell the size.
         shown = True if clipped(seen) is Answer.NO else sized(seen, claim.values)
-        return _stated(attempt, certificate, WHOLE if shown is True else WHOLE_ONE_SCALE)
+        said = WHOLE if shown is True else WHOLE_ONE_SCALE
+        return _counted(seen, attempt, said, alone=partial and _unconfirmed(seen, claim) is None)
     # What runs the model last.
     why = strange(seen) or _binary(seen, claim)
     if why is not None:
@@ -141,7 +158,32 @@ def _settled(
     shown = (_unconfirmed(seen, claim) is None or fitted()) if partial else sized(seen, claim.values)
     if isinstance(shown, Refusal):
         return _withdrawn(attempt, shown.sentence)
-    return _stated(attempt, certificate, FED if shown else ONE_SCALE)
+    # Errors of as many directions as examples, or of the size of one example's, are of one each.
+    return _counted(seen, attempt, FED if shown else ONE_SCALE, alone=partial and shown)
+
+
+def _counted(seen: Observation, attempt: Attempt[Inputs], said: str, *, alone: bool) -> Attempt[Inputs]:
+    """The attempt with what its certificate says, if each claim is of one example, or nothing of it is a mean.
+
+    Examples of one error delta give (1/N) sum_s delta x_s^T, the gradient of their mean; a rectified net gives one
+    error wherever it is linear and its softmax the same, so that this can never be excluded for them. It is said then,
+    and where the first layer is blind to part of the input, so that examples do differ there, nothing is proved.
+    """
+    claim, certificate = attempt.claim, attempt.certificate
+    assert claim is not None
+    assert certificate is not None
+    if alone or told_count(seen) == len(claim):
+        return _stated(attempt, certificate, said + assumed(seen))
+    layer = input_layer(seen.target)
+    parameters = seen.target.parameters()
+    values = claim.values.to(seen.target.device()).flatten(1)
+    low, high = (
+        bound.expand(claim.values.shape).flatten(1).to(values) for bound in seen.target.domain.bounds(claim.values)
+    )
+    bias = None if layer.bias is None else parameters[layer.bias]
+    if bool(unseen(parameters[layer.weight], bias, values, (low, high), residual=certificate.residual).any()):
+        return _withdrawn(attempt, BLIND)
+    return _stated(attempt, certificate, said + MEAN + assumed(seen))
 
 
 def fed(seen: Observation, attempt: Attempt[Inputs], *, size: float = 1.0) -> Attempt[Inputs]:
@@ -154,7 +196,7 @@ def fed(seen: Observation, attempt: Attempt[Inputs], *, size: float = 1.0) -> At
         return attempt
     why = strange(seen) or _outside(seen, claim) or drawn(seen)
     said = WINDOWS if size == 1 else STEPPED if size < float("inf") else UNSIZED
-    return _stated(attempt, certificate, said) if why is None else _withdrawn(attempt, why)
+    return _stated(attempt, certificate, said + assumed(seen)) if why is None else _withdrawn(attempt, why)
 
 
 def strange(seen: Observation) -> str | None:
@@ -187,6 +229,11 @@ def drawn(seen: Observation) -> str | None:
     Whatever was drawn, the same model fed with the result gives the same update, and no replay can tell them apart.
     """
     return DRAWN if draws_first(seen.target) else None
+
+
+def assumed(seen: Observation) -> str:
+    """What a certificate says of draws in front of the first layer that looks at the model need not show."""
+    return "" if runs_known_code(seen.target) else UNDRAWN
 
 
 def _outside(seen: Observation, claim: Inputs) -> str | None:
