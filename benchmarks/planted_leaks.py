@@ -2,14 +2,17 @@
 
     python benchmarks/planted_leaks.py [--quick] [--seed 0] [--workers 2]
 
-Three parts, a line for each point with what is expected and what was measured; exit code 1 below expectation.
+Four parts, a line for each point with what is expected and what was measured; exit code 1 below expectation.
 
 1. Planted leaks: audits of mechanisms that do leak inputs or labels (bare, clipped, hardly noisy, quantized, for some
    clients only, with labels that are right now and then). All findings must be *leaks*.
 2. Worlds without a leak: the client declares FedSGD and sends something that has nothing to do with the private batch
    (the update of other data, shuffled coordinates, zeros, noise, one constant, signs of noise). At most 1 % of findings
    may be *leaks*, and none may be cleared by a wrong certificate.
-3. Every rule at its boundary, on simulated scores: how often it says *leaks* where there is nothing beyond the rule's
+3. A planted fault: an attack that certifies everything, right for some clients and wrong for the others. Its right
+   certificates may not count, since wrong ones refute them all, and the sentence has to report the defect. Also of
+   other data, where a label that is certified is right by luck.
+4. Every rule at its boundary, on simulated scores: how often it says *leaks* where there is nothing beyond the rule's
    margin, and *no leak found* where the smallest leak of interest is there.
 
 The seeds of audits are hashed from --seed, so that no test has used them.
@@ -37,12 +40,18 @@ import torch
 from numpy.typing import NDArray
 
 import leakscope as ls
+from leakscope.attacks.attack import AbstractAttack
 from leakscope.audit.engines.inline import Inline
 from leakscope.audit.findings import holm
 from leakscope.audit.plan import Plan, Scene
 from leakscope.audit.run import run
 from leakscope.audit.verdict import Trials, judge
+from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.batch import Batch
+from leakscope.core.claim import Labels
+from leakscope.core.effort import Clock, Watch
+from leakscope.core.observation import Observation
+from leakscope.core.refusal import Refusal
 from leakscope.core.release import Gradient
 from leakscope.core.target import Target
 from leakscope.datasets.draw import AbstractSource
@@ -186,11 +195,15 @@ class Flipped(AbstractProtocol):
 
 @dataclass(frozen=True)
 class Point:
-    """One audit: a plan with one mechanism, and the word that is right."""
+    """One audit: a plan with one mechanism, and the word that is right.
+
+    faulty: whether some certificate of it is wrong, so that none may count and the sentence has to say so.
+    """
 
     name: str
     plan: Plan
     leaks: bool
+    faulty: bool = False
 
 
 def _plan(name: str, mechanism: AbstractProtocol | Any, source: AbstractSource, seed: int, **said: Any) -> Plan:
@@ -263,20 +276,65 @@ def leak_free(seed: int, quick: bool) -> Iterator[Point]:
                         yield Point(said, plan, False)
 
 
+@dataclass(frozen=True)
+class Overconfident(AbstractAttack[Attempt[Labels], Labels]):
+    """Claims the label that the update tells for a share of clients, else the next class, and proves all of it.
+
+    The certificate is the fault: its residual is zero whatever is claimed.
+    """
+
+    share: float
+
+    @property
+    def citation(self) -> str:
+        """None: nobody published it."""
+        return ""
+
+    def _read(self, seen: Observation) -> Attempt[Labels] | Refusal:
+        found = ls.LabelSigns().run(seen, key=Key(0))
+        return found if found.claim is not None else Refusal(found.sentence)
+
+    def _attempt(
+        self, seen: Observation, read: Attempt[Labels], *, key: Key, clock: Clock, watch: Watch
+    ) -> Attempt[Labels]:
+        del clock, watch
+        assert read.claim is not None
+        lies = float(torch.rand((), generator=key.child("lies").generator())) >= self.share
+        values = (read.claim.values + lies) % seen.target.classes
+        proof = Certificate((0.0,) * len(values), (0.5,) * len(values), "nothing at all")
+        return Attempt(repr(self), Outcome.CLAIMED, "claimed with a certificate", Labels(values), proof)
+
+
+DEFECT, COUNTED = "so none of its certificates counts here", "proved by its own equations"
+"""What a sentence says of certificates of which one is wrong, and of those that count (`audit.verdict`)."""
+
+
+def faulty(seed: int, quick: bool) -> Iterator[Point]:
+    """Certificates of which half are wrong: the labels leak beyond luck, or by luck in another's update not at all."""
+    ten, two = ls.Digits(size=8), Parity()
+    said_by = {"trials": 16, "attacks": (Overconfident(0.5),)}
+    for again in range(1 if quick else 5):
+        said = f"certifies wrongly half of the time, 10 classes, {again}"
+        yield Point(said, _plan(said, ls.FedSGD(), ten, _seed(seed, said), **said_by), True, faulty=True)
+        said = f"certifies labels of other data, 2 classes, {again}"
+        other = Pretends(World.OTHER_DATA, two)
+        yield Point(said, _plan(said, other, two, _seed(seed, said), **said_by), False, faulty=True)
+
+
 def _seed(seed: int, name: str) -> int:
     return Key(seed).child("planted", name).number() % 2**31
 
 
-def judged(point: Point) -> tuple[str, bool, str, str]:
+def judged(point: Point) -> tuple[Point, str, str]:
     """Run the audit; the word of its finding, and its sentence."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         summary = run(point.plan, Path(folder) / "run", Inline())
     (finding,) = summary.findings
-    return point.name, point.leaks, finding.word.value, finding.sentence
+    return point, finding.word.value, finding.sentence
 
 
-def audits(points: list[Point], workers: int) -> Iterator[tuple[str, bool, str, str]]:
+def audits(points: list[Point], workers: int) -> Iterator[tuple[Point, str, str]]:
     """All of them, in processes of their own, as they end."""
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         yield from pool.imap_unordered(judged, points)
@@ -406,19 +464,23 @@ def main() -> int:
     chosen = parser.parse_args()
     failed = 0
     started = time.monotonic()
-    points = [*planted(chosen.seed, chosen.quick), *leak_free(chosen.seed, chosen.quick)]
+    points = [part for make in (planted, leak_free, faulty) for part in make(chosen.seed, chosen.quick)]
     found = []
-    for name, leaks, word, sentence in audits(points, chosen.workers):
-        found.append((name, leaks, word, sentence))
-        wrong = (word == Word.LEAKS.value) is not leaks
-        expected = "leaks" if leaks else "no leak"
-        print(f"{name:62} expected {expected:8} said {word}{'   WRONG: ' + sentence if wrong else ''}", flush=True)
-    missed = sum(leaks and word != Word.LEAKS.value for _, leaks, word, _ in found)
-    words = Counter(word for _, leaks, word, _ in found if not leaks)
+    for point, word, sentence in audits(points, chosen.workers):
+        wrong = (word == Word.LEAKS.value) is not point.leaks
+        believed = point.faulty and (DEFECT not in sentence or COUNTED in sentence)
+        found.append((point, word, believed))
+        expected = "leaks" if point.leaks else "no leak"
+        mark = "   WRONG: " + sentence if wrong else "   BELIEVED: " + sentence if believed else ""
+        print(f"{point.name:62} expected {expected:8} said {word}{mark}", flush=True)
+    missed = sum(point.leaks and word != Word.LEAKS.value for point, word, _ in found)
+    words = Counter(word for point, word, _ in found if not point.leaks)
     false, worlds = words[Word.LEAKS.value], words.total()
-    failed += missed + (false > max(MOST_FALSE * worlds, 0))
+    believed, planned = sum(one for *_, one in found), sum(point.faulty for point in points)
+    failed += missed + believed + (false > max(MOST_FALSE * worlds, 0))
     print(f"planted leaks: {len(found) - worlds - missed} of {len(found) - worlds} found, expected all")
     print(f"worlds without a leak: {dict(words)}, expected at most {MOST_FALSE:.0%} leaks")
+    print(f"wrong certificates: {planned - believed} of {planned} void and reported as a defect, expected all")
     repeats = 400 if chosen.quick else 4000
     generator = np.random.default_rng([chosen.seed, 7])
     for at in boundaries() if not chosen.quick else list(boundaries())[::4]:

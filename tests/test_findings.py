@@ -17,6 +17,7 @@ from leakscope.attacks.labels.signs import LabelSigns
 from leakscope.audit.engines.inline import Inline
 from leakscope.audit.findings import Promises, findings, holm
 from leakscope.audit.run import run
+from leakscope.audit.theory import contradiction, guesses_needed
 from leakscope.core.facts import BatchSize, TrueLabels
 from leakscope.core.mechanism import Adjacency
 from leakscope.core.release import Gradient
@@ -179,6 +180,29 @@ def test_more_than_is_allowed_breaks_the_promise_loudly():
         update={"finished": 100}
     )
     assert not joined(batches, mechanism=Boasts()).broken, "three labels for each release: another game"
+
+
+def test_a_promise_that_nothing_could_break_was_not_tested():
+    """Silence would look as if it had been kept."""
+    hits = verdict("A()", Word.NO_LEAK_FOUND, gain(cleared=True), scores=(right(30, 300),))
+    promising = DPSGD(1.0, 1.0)
+    assert "not tested" not in joined(hits, mechanism=promising).theory
+    few = verdict("A()", Word.NO_LEAK_FOUND, gain(cleared=True), scores=(right(1, 7),))
+    assert "7 guesses of labels are too few, it takes about 8" in joined(few, mechanism=promising).theory
+    assert "1000000 would not do" in joined(few, mechanism=DPSGD(1.0, 0.1)).theory
+    assert "adversary was told labels" in joined(hits, mechanism=promising, told=(TrueLabels,)).theory
+    batches = hits.model_copy(update={"finished": 100})
+    assert "labels of batches of several examples are another game" in joined(batches, mechanism=promising).theory
+    assert "replaced = true" in joined(few, mechanism=promising).theory
+    assert "not tested" not in joined(few, hits, mechanism=promising).theory, "one that could have is enough"
+    assert "not tested" not in joined(few).theory, "nothing is promised"
+
+
+@pytest.mark.parametrize("multiplier", [1.0, 0.3])
+def test_the_number_of_guesses_that_it_takes_is_the_number_that_it_takes(multiplier):
+    mechanism, needed = DPSGD(1.0, multiplier), guesses_needed(DPSGD(1.0, multiplier), chance=0.1)
+    assert contradiction(mechanism, right=needed, guesses=needed, chance=0.1)
+    assert contradiction(mechanism, right=needed - 1, guesses=needed - 1, chance=0.1) is None
 
 
 # --- through the whole audit ------------------------------------------------------------------------------------------

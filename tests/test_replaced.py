@@ -1,9 +1,12 @@
 """The replaced control: what an attack scores on a release that never saw the example, but another of its class."""
 
 import dataclasses
+import math
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from tests.audit_toys import Toy, toy_plan
 
 from leakscope.attacks.inputs.dense.linear import LinearLayer
@@ -11,7 +14,7 @@ from leakscope.audit.cell import replaced, set_up
 from leakscope.audit.engines.inline import Inline
 from leakscope.audit.plan import Scene
 from leakscope.audit.run import run
-from leakscope.audit.theory import broken_by_scores
+from leakscope.audit.theory import _limits, broken_by_scores, scores_needed
 from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Inputs
 from leakscope.core.errors import BadInput
@@ -19,6 +22,8 @@ from leakscope.core.facts import BatchSize, TrueLabels
 from leakscope.datasets.sources.digits import Digits
 from leakscope.datasets.sources.synthetic import Synthetic
 from leakscope.ledger.record import Role, Word
+from leakscope.mechanisms.defenses.clip import Clip
+from leakscope.mechanisms.defenses.noise import GaussianNoise
 from leakscope.mechanisms.protocols.dpsgd import DPSGD
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.numerics.rng import Key
@@ -109,11 +114,60 @@ def test_an_attack_on_the_release_leaks_beside_it(tmp_path):
 
 
 def test_scores_break_a_promise_and_luck_does_not():
-    apart = {"present": [40.0] * 200, "absent": [10.0] * 200, "delta": 1e-5}
-    assert "tell releases with and without it apart" in broken_by_scores(DPSGD(1.0, 20.0), **apart)
+    apart = {"present": [40.0] * 200, "absent": [10.0] * 200}
+    said = broken_by_scores(DPSGD(1.0, 20.0), **apart)
+    assert "200 of 200 at a threshold with 0 false alarms in 200" in said
+    assert "sends more than it declares" in said
     assert broken_by_scores(DPSGD(1.0, 0.5), **apart) is None, "that much noise does not promise more"
     noise = torch.randn(400, generator=Key(3).generator()).tolist()
-    assert broken_by_scores(DPSGD(1.0, 20.0), present=noise[:200], absent=noise[200:], delta=1e-5) is None
+    assert broken_by_scores(DPSGD(1.0, 20.0), present=noise[:200], absent=noise[200:]) is None
+    assert broken_by_scores(FedSGD(), **apart) is None, "nothing is promised"
+    assert broken_by_scores(DPSGD(1.0, 20.0), present=[], absent=[]) is None
+
+
+@pytest.mark.parametrize("multiplier", [1.0, 0.45])
+def test_the_number_of_trials_that_it_takes_is_the_number_that_it_takes(multiplier):
+    """By the comparison itself, and above an epsilon of 11.5 too, where nothing was compared before."""
+    mechanism, needed = DPSGD(1.0, multiplier), scores_needed(DPSGD(1.0, multiplier))
+    enough, less = ({"present": [2.0] * count, "absent": [1.0] * count} for count in (needed, needed - 1))
+    assert broken_by_scores(mechanism, **enough)
+    assert broken_by_scores(mechanism, **less) is None
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.9])
+def test_a_true_promise_at_its_bound_is_seldom_called_broken(shared):
+    """The likelihood ratio of N(0, s^2) and N(2, s^2), which is all that replacing allows, in 400 audits of 60
+    trials, for which `DOUBT` allows 0.4 false alarms, whatever two scores of one trial have in common.
+    Sent with half of the noise, the same is called broken at 60 trials."""
+    rng, curve, trials = np.random.default_rng(11), _normal, 60
+    alarms = caught = 0
+    for _ in range(400):
+        common, own = rng.normal(size=trials), rng.normal(size=(2, trials))
+        noise = math.sqrt(shared) * common + math.sqrt(1 - shared) * own
+        for spread in (1.0, 0.5):
+            limits = _limits(spread * noise[0] + 2, spread * noise[1])
+            broken = any(low > curve(high, 2.0) for _, _, low, high in limits)
+            alarms += broken and spread == 1.0
+            caught += broken and spread == 0.5
+    assert alarms <= 2
+    assert caught > 40
+
+
+def _normal(rate, distance):
+    """Phi(Phi^-1(a) + mu): the closed form of what `upper.power_curve` computes."""
+    return stats.norm.cdf(stats.norm.ppf(rate) + distance)
+
+
+def test_what_could_not_be_compared_is_said(tmp_path):
+    quiet = FedSGD() >> Clip(1.0) >> GaussianNoise(1.0)
+    said = {"scenes": (DIGITS,), "attacks": (LinearLayer(),), "mechanisms": (quiet,), "told": (BatchSize,), "trials": 3}
+    (without,) = run(toy_plan(**said), tmp_path / "without", Inline()).findings
+    assert "not tested: no result could have broken this promise: the replaced control was not run" in without.theory
+    summary = run(toy_plan(**said, replaced=True), tmp_path / "beside", Inline())
+    (beside,), (group,) = summary.findings, summary.groups
+    assert group.uncompared.startswith("3 trials of the replaced control are too few, it takes about ")
+    assert group.uncompared in beside.theory
+    assert "not tested" in write_page(tmp_path / "beside").read_text()
 
 
 def test_without_another_of_the_class_it_is_refused_with_advice():

@@ -90,8 +90,10 @@ def _arrays(
     fitting = [(at, picture) for at, picture in trace.pictures if _fits(picture, claim)]
     chosen = [fitting[i] for i in np.linspace(0, len(fitting) - 1, min(PICTURES, len(fitting))).round().astype(int)]
     if chosen:
-        # Paired anew each time: early on, the candidate for an original need not be the one that ends there.
-        arrays["pictures"] = _plain(torch.stack([paired(Inputs(values), case).claimed for _, values in chosen]))
+        # Paired anew each time: early on, the candidate for an original need not be the one that ends there. With the
+        # claim's confidence, so that of too many items those are shown that are scored.
+        claims = [Inputs(values, confidence=claim.confidence) for _, values in chosen]
+        arrays["pictures"] = _plain(torch.stack([paired(one, case).claimed for one in claims]))
     return tuple(at for at, _ in chosen), arrays
 
 

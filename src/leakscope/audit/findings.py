@@ -17,13 +17,22 @@ here.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
 from leakscope.audit.measures import LUCK, SHARES
 from leakscope.audit.plan import Group, Plan
-from leakscope.audit.theory import Theory, contradiction, largest_power, largest_share, theory
+from leakscope.audit.theory import (
+    MOST_TRIALS,
+    Theory,
+    contradiction,
+    guesses_needed,
+    largest_power,
+    largest_share,
+    scores_needed,
+    theory,
+)
 from leakscope.core.facts import TrueLabels
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.ledger.record import Finding, GainRecord, GroupVerdict, Word
@@ -53,6 +62,7 @@ class Promises:
     def __init__(self, delta: float) -> None:
         self._delta = delta
         self._known: dict[str, Theory | None] = {}
+        self._needed: dict[str, int | None] = {}
 
     def of(self, mechanism: AbstractMechanism) -> Theory | None:
         """The promises of this mechanism; None where they cannot be computed."""
@@ -60,6 +70,16 @@ class Promises:
         if name not in self._known:
             self._known[name] = theory(mechanism, delta=self._delta)
         return self._known[name]
+
+    def too_few(self, mechanism: AbstractMechanism, trials: int) -> str:
+        """Why scores of so many trials cannot break the promise, however good they are; empty where they could."""
+        promised = self.of(mechanism)
+        if promised is None or math.isinf(promised.epsilon):
+            return ""
+        name = repr(mechanism)
+        if name not in self._needed:
+            self._needed[name] = scores_needed(mechanism)
+        return _too_few(trials, "trials of the replaced control", self._needed[name])
 
 
 def findings(plan: Plan, verdicts: Sequence[GroupVerdict], promises: Promises) -> tuple[Finding, ...]:
@@ -116,8 +136,12 @@ def _beside(finding: Finding, group: Group, verdicts: Sequence[GroupVerdict], kn
     own, mechanism = [verdicts[place] for place in finding.groups], group.mechanism
     promised = promises.of(mechanism)
     # What an adversary was told is nothing that the release let out.
-    broken = "" if TrueLabels in plan.told_in(group.scene) else _broken(mechanism, own)
-    said: dict[str, object] = {"theory": _theory(finding, mechanism, promised, own), "broken": broken}
+    told = TrueLabels in plan.told_in(group.scene)
+    broken = "" if told else _broken(mechanism, own)
+    said: dict[str, object] = {
+        "theory": _theory(finding, mechanism, promised, own) + _uncompared(mechanism, promised, own, told=told),
+        "broken": broken,
+    }
     if broken:
         said |= {"word": Word.LEAKS, "sentence": f"the mechanism breaks its promise: {broken}; {finding.sentence}"}
     return finding.model_copy(update=said)
@@ -163,13 +187,51 @@ def _broken(mechanism: AbstractMechanism, verdicts: Sequence[GroupVerdict]) -> s
         if verdict.broken:
             return verdict.broken
         for score in verdict.scores:
-            # One item for each trial: batches of one.
+            # One item for each trial: batches of one. `_why_no_guesses` says of the others why they are left out.
             if score.metric in SHARES and 0 < len(score.items) <= verdict.finished:
                 right = math.floor(math.fsum(score.items))
                 said = contradiction(mechanism, right=right, guesses=len(score.items), chance=score.chance)
                 if said is not None:
                     return said
     return ""
+
+
+def _uncompared(
+    mechanism: AbstractMechanism, promised: Theory | None, verdicts: Sequence[GroupVerdict], *, told: bool
+) -> str:
+    """That nothing that was found could have broken the promise, and why; empty where something could.
+
+    A promise that no result could have contradicted was not tested, and silence would look as if it had been kept.
+    """
+    if promised is None or math.isinf(promised.epsilon):
+        return ""
+    if told:
+        return "; not tested: the adversary was told labels, so that what was found is not the release's alone"
+    reasons = dict.fromkeys(_why_no_guesses(mechanism, verdicts))
+    reasons |= dict.fromkeys(
+        one.uncompared if one.replaced else "the replaced control was not run (replaced = true)" for one in verdicts
+    )
+    return "" if "" in reasons else f"; not tested: no result could have broken this promise: {'; '.join(reasons)}"
+
+
+def _why_no_guesses(mechanism: AbstractMechanism, verdicts: Sequence[GroupVerdict]) -> Iterator[str]:
+    """For each score of labels or persons why it could not have been a `contradiction`; empty where it could."""
+    for verdict in verdicts:
+        for score in verdict.scores:
+            if score.metric not in SHARES or not score.items:
+                continue
+            if len(score.items) > verdict.finished:
+                yield f"{kind(score.metric)} of batches of several examples are another game"
+            else:
+                what = f"guesses of {kind(score.metric)}"
+                yield _too_few(len(score.items), what, guesses_needed(mechanism, chance=score.chance))
+
+
+def _too_few(count: int, what: str, needed: int | None) -> str:
+    if needed is not None and needed <= count:
+        return ""
+    takes = f"{MOST_TRIALS} would not do" if needed is None else f"it takes about {needed}"
+    return f"{count} {what} are too few, {takes}"
 
 
 def _joined(

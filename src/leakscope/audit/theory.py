@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
+import numpy as np
+
 from leakscope.bounds import upper
 from leakscope.bounds.accounting import epsilon
-from leakscope.bounds.lower import lower_from_guesses, lower_from_scores
+from leakscope.bounds.lower import lower_from_guesses
 from leakscope.core.arguments import number
 from leakscope.core.asking import asking
 from leakscope.core.errors import BadInput, MissingExtra
@@ -18,6 +20,8 @@ from leakscope.numerics.intervals import clopper_pearson
 
 DOUBT = 1e-3
 """The probability with which a true promise is called broken, for one comparison: audits make hundreds of them."""
+MOST_TRIALS = 1_000_000
+"""Of how many trials it is asked whether they could break a promise: nobody runs more."""
 
 
 @final
@@ -110,35 +114,119 @@ def contradiction(
     )
 
 
-def broken_by_scores(
-    mechanism: AbstractMechanism, *, present: Sequence[float], absent: Sequence[float], delta: float
-) -> str | None:
+def guesses_needed(mechanism: AbstractMechanism, *, chance: float) -> int | None:
+    """How many guesses it takes until `contradiction` could find anything: so many break the promise if all are right.
+
+    n with DOUBT^(1/n), the lower limit of n right ones of n, above `largest_share`. None where no number does: nothing
+    is promised, or all may be right. Raises `BadInput` where chance is not in [0, 1].
+
+    >>> from leakscope.mechanisms.protocols.dpsgd import DPSGD
+    >>> guesses_needed(DPSGD(1.0, 1.0), chance=0.1), guesses_needed(DPSGD(1.0, 0.3), chance=0.1)
+    (8, 341)
+    """
+    allowed = largest_share(mechanism, chance=chance)
+    if allowed is None or allowed >= 1:
+        return None
+    return max(1, math.floor(math.log(DOUBT) / math.log(allowed)) + 1) if allowed > 0 else 1
+
+
+def broken_by_scores(mechanism: AbstractMechanism, *, present: Sequence[float], absent: Sequence[float]) -> str | None:
     """The sentence of a promise that scores break: releases with and without an example differ more than they may.
 
     present, absent: one score for each independent trial, of how well an attack recovers an example from the release
-    that held it and from one that held another in its place. That is one contribution out and one in, two steps: a
-    mechanism that is (e, d)-private for either is (2 e, (1 + exp(e)) d)-private here (group privacy; Dwork and
-    Roth 2014, section 2.3). Broken where `lower_from_scores`, with error `DOUBT`, is above 2 e.
-    None where nothing is promised.
+    that held it and from one that held another in its place. That is one contribution out and one in, two steps
+    (`upper.power_curve`, replaced). Both of a trial may depend on each other.
+    Broken where the lower limit of the true positive rate is above the largest power at the upper limit of the false
+    positive rate, for any threshold of `_limits`; with error `DOUBT` for all of them together.
+    None where nothing is promised, and where it is kept.
 
     >>> from leakscope.mechanisms.protocols.dpsgd import DPSGD
-    >>> broken_by_scores(DPSGD(1.0, 1.0), present=[9.0] * 40, absent=[1.0] * 40, delta=1e-5) is None
+    >>> broken_by_scores(DPSGD(1.0, 1.0), present=[9.0] * 40, absent=[1.0] * 40) is None
     True
+    >>> print(broken_by_scores(DPSGD(1.0, 9.0), present=[9.0] * 40, absent=[1.0] * 40)[:64])
+    an attack tells releases with an example from those with another
     """
-    promised = theory(mechanism, delta=delta)
-    if promised is None or promised.epsilon > -math.log(delta):
+    power = _replaced_power(mechanism)
+    if power is None:
         return None
-    both = (1 + math.exp(promised.epsilon)) * delta
-    if both >= 1:
+    for found, alarms, low, high in _limits(present, absent):
+        allowed = power(high)
+        if low > allowed:
+            return (
+                f"an attack tells releases with an example from those with another in its place: {found} of "
+                f"{len(present)} at a threshold with {alarms} false alarms in {len(absent)}, so at least {low:.3g} "
+                f"true positives at a false positive rate of at most {high:.3g} (confidence {1 - DOUBT:.1%}), but by "
+                f"the event of {mechanism!r} no attack has more than {allowed:.3g} there. The mechanism sends more "
+                "than it declares"
+            )
+    return None
+
+
+def scores_needed(mechanism: AbstractMechanism) -> int | None:
+    """About how many trials it takes until `broken_by_scores` could find anything: a perfect attack breaks it then.
+
+    None where even `MOST_TRIALS` do not, and where nothing is promised.
+
+    >>> from leakscope.mechanisms.protocols.dpsgd import DPSGD
+    >>> scores_needed(DPSGD(1.0, 9.0))
+    15
+    """
+    power = _replaced_power(mechanism)
+    if power is None:
         return None
-    observed = lower_from_scores(present, absent, delta=both, level=1 - DOUBT)
-    if observed <= 2 * promised.epsilon:
+
+    def enough(trials: int) -> bool:
+        # Every example recovered and no alarm: nothing else says as much.
+        share: float = _error(trials) ** (1 / trials)
+        return share > power(1 - share)
+
+    if not enough(MOST_TRIALS):
         return None
-    return (
-        f"scores of an example tell releases with and without it apart as only an epsilon of at least {observed:.2g} "
-        f"lets them (confidence {1 - DOUBT:.1%}), but the event of {mechanism!r} allows {2 * promised.epsilon:.2g} for "
-        "one example in place of another. The mechanism sends more than it declares"
-    )
+    low, high = 0, MOST_TRIALS
+    # More trials move both limits outward, but for the few thresholds that they add.
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def _replaced_power(mechanism: AbstractMechanism) -> Callable[[float], float] | None:
+    """The largest power where one contribution takes the place of another; None where nothing is promised."""
+    try:
+        return upper.power_curve(mechanism.event(), replaced=True)
+    except (MissingExtra, BadInput):
+        return None
+
+
+def _limits(present: Sequence[float], absent: Sequence[float]) -> Iterator[tuple[int, int, float, float]]:
+    """For each threshold: found, false alarms, and the limits of Clopper and Pearson, low of one and high of the other.
+
+    The thresholds are the absent scores with 0, 1, 3, 7, ... others above them: ranks that are fixed before anybody
+    looks, so that Bonferroni over them is all the correction that it takes. For rank k let a be the upper limit of k
+    alarms in n, and t the smallest threshold with a false positive rate of at most a. Unless an error of the given
+    probability happens, the absent score of rank k is at least t, as at least a share a reaches t; what is found above
+    it is then no more than what is found above t, which is fixed, so its lower limit is one of t. Nothing is assumed of
+    how the two scores of a trial depend on each other.
+    """
+    there, gone = np.asarray(present, dtype=np.float64), np.sort(np.asarray(absent, dtype=np.float64))[::-1]
+    if min(len(there), len(gone)) == 0:
+        return
+    error = _error(len(gone))
+    for alarms in _ranks(len(gone)):
+        found = int((there > gone[alarms]).sum())
+        # An interval of level 1 - 2 a errs with a on either side.
+        low = clopper_pearson(found, len(there), level=1 - 2 * error).low
+        high = clopper_pearson(alarms, len(gone), level=1 - 2 * error).high
+        yield found, alarms, low, high
+
+
+def _ranks(trials: int) -> list[int]:
+    return [2**power - 1 for power in range(trials.bit_length())]
+
+
+def _error(trials: int) -> float:
+    """Of each limit: two of them for each threshold."""
+    return DOUBT / 2 / len(_ranks(trials))
 
 
 def _most(mechanism: AbstractMechanism, name: str, rate: float) -> float | None:

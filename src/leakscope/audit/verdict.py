@@ -353,17 +353,20 @@ def _verdict(plan: Plan, group: Group, records: Mapping[str, Record], promises: 
         gains=judged.gains,
         replaced=tuple(cell.identity for cell in group.replaced),
         replaced_scores=pooled(replaced),
-        **_game(plan, group, audited, replaced),
+        **_game(plan, group, firsts(audited, replaced), promises),
     )
 
 
-def _game(plan: Plan, group: Group, audited: Records, replaced: Records) -> dict[str, Any]:
+def _game(plan: Plan, group: Group, scores: tuple[list[float], list[float]], promises: Promises) -> dict[str, Any]:
     """What the replaced control shows of epsilon, as fields of the verdict; nothing where it was not run."""
-    present, absent = firsts(audited, replaced)
-    if len(present) < 2:
+    present, absent = scores
+    if not group.replaced:
         return {}
-    said = broken_by_scores(group.mechanism, present=present, absent=absent, delta=plan.delta)
-    return {"observed_epsilon": lower_from_scores(present, absent, delta=plan.delta), "broken": said or ""}
+    found: dict[str, Any] = {"uncompared": promises.too_few(group.mechanism, len(present))}
+    if len(present) < 2:
+        return found
+    said = broken_by_scores(group.mechanism, present=present, absent=absent)
+    return found | {"observed_epsilon": lower_from_scores(present, absent, delta=plan.delta), "broken": said or ""}
 
 
 def _title(plan: Plan, group: Group) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,12 +36,30 @@ def largest_power(event: DpEvent, *, fpr: float, replaced: bool = False) -> floa
     >>> round(largest_power(GaussianDpEvent(1.0), fpr=0.01), 3), largest_power(NonPrivateDpEvent(), fpr=0.01)
     (0.092, 1.0)
     """
-    rate, twice = number("fpr", fpr, low=0, high=1), flag("replaced", replaced)
+    rate = number("fpr", fpr, low=0, high=1)
+    return power_curve(event, replaced=replaced)(rate)
+
+
+def power_curve(event: DpEvent, *, replaced: bool = False) -> Callable[[float], float]:
+    """`largest_power` as a function of the false positive rate in [0, 1]: the accountant is asked once for many rates.
+
+    Raises as `largest_power`.
+
+    >>> from dp_accounting import GaussianDpEvent
+    >>> curve = power_curve(GaussianDpEvent(1.0), replaced=True)
+    >>> [round(curve(rate), 2) for rate in (0.01, 0.1)]
+    [0.37, 0.76]
+    """
+    twice = flag("replaced", replaced)
     delta = deltas(event)
-    once = _power(delta, rate)
-    # Group privacy as a composition of curves: the reference is what is sent without either. For normal noise the
-    # distance doubles: Phi(Phi^-1(Phi(Phi^-1(a) + mu)) + mu) = Phi(Phi^-1(a) + 2 mu).
-    return _power(delta, once) if twice else once
+
+    def power(rate: float) -> float:
+        once = _power(delta, rate)
+        # Group privacy as a composition of curves: the reference is what is sent without either. For normal noise the
+        # distance doubles: Phi(Phi^-1(Phi(Phi^-1(a) + mu)) + mu) = Phi(Phi^-1(a) + 2 mu).
+        return _power(delta, once) if twice else once
+
+    return power
 
 
 def largest_share(event: DpEvent, *, chance: float) -> float:

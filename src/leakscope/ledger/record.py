@@ -217,7 +217,7 @@ class GroupVerdict(_Strict):
     who takes part. adjacency: in words, empty where nobody is hidden.
     replaced, replaced_scores: of the control whose release holds another example in place of the first, where it was
     run; observed_epsilon: what it and the trials together show of epsilon, at 95 % confidence and `delta`. broken: how
-    that contradicts the declared event, empty where it does not.
+    that contradicts the declared event, empty where it does not; uncompared: why it could not have contradicted it.
     gains: of the metric that decides and, where labels were claimed along, of these; empty in runs of version 0.1.
     """
 
@@ -245,6 +245,7 @@ class GroupVerdict(_Strict):
     replaced_scores: tuple[ScoreRecord, ...] = ()
     observed_epsilon: float | None = None
     broken: str = ""
+    uncompared: str = ""
 
 
 @final
@@ -253,8 +254,9 @@ class Finding(_Strict):
 
     scene: its name in the plan. groups: their places in `Summary.groups`. attack: the one that leaks most, empty where
     none does. luck: of the whole finding, corrected for the number of tests (Holm); 0 where something was proved.
-    theory: what is known without any attack, in a sentence; empty where nothing is. broken: how more was found than
-    the mechanism's declared event allows, empty where that is not so.
+    theory: what is known without any attack, and whether anything could have shown that it is wrong, in a sentence;
+    empty where nothing is. broken: how more was found than the mechanism's declared event allows, empty where that is
+    not so.
     """
 
     scene: str

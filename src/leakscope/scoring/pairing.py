@@ -49,10 +49,13 @@ class Pairing:
 
 
 def kept(claim: AbstractClaim, count: int) -> list[int]:
-    """The places of the claimed items that are judged: the `count` most confident ones.
+    """The places of the claimed items that are judged: the `count` most confident ones, for every kind of claim.
 
-    A claim of more items than there are private ones must not win by guessing everything. Where confidences tie or
-    are missing (NaN ranks last), the claim's own order is its ranking.
+    A claim of more items than there are private ones must not win by guessing everything: with m items for k private
+    ones a pairing would choose the best k of m, which is m - k tries more than the blind guess has. What is judged here
+    depends on the claim and on k alone, so the attack could have claimed just that, and no rule needs a correction.
+    Where confidences tie or are missing (NaN ranks last), the claim's own order is its ranking. A certificate answers
+    for the whole claim, also for what is not judged (`AbstractKind.right`).
     """
     sure = claim.confidence
     rank = [-1.0] * len(claim) if sure is None else sure.nan_to_num(nan=-1.0).tolist()

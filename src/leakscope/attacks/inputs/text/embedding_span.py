@@ -86,8 +86,13 @@ class EmbeddingSpan(AbstractAttack["Spanned", Tokens]):
     Sequences follow in the same way from a later layer: prefix by prefix where no token sees a later one; where all
     see each other, by descending from random combinations until the layer confirms every token. A model that
     predicts the next token shows the last one at its output.
-    The certificate replays the gradient of the claimed sequences and gives how often each occurs. There is none where
-    other texts would do as well: where the model does not see the order, or gives two tokens the same input.
+    The certificate replays the gradient of the claimed sequences. There is none where other texts would do as well:
+    where the model does not see the order, or gives two tokens the same input.
+    How often a text is claimed is its multiplicity: B times its share in the best mixture of gradients, rounded, where
+    `BatchSize` tells B. It is proved with the text where the mixture explains the whole gradient, every B * share is
+    within `COUNTED` of a whole number, no clip can have scaled the update, the client does not take its examples
+    unevenly by declaration, and all together are B. Without `BatchSize` each text is claimed once, which proves that it
+    is in the batch and nothing of how often; with it and texts that cannot be counted there is no proof.
     Where sequences cannot be told apart, the set of tokens is claimed, as a bag.
     Refuses where the rank of the gradient is that of all tokens: B * T >= d, or noise.
     """

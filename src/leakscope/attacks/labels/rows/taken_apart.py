@@ -145,17 +145,25 @@ class KnownRows:
         return point, misfit, float(unit @ rest) * reach, reach
 
     def covariance(self, features: Array, label: int, misfit: float) -> Array:
-        """(k, k) of the features that a relative misfit leaves: sigma^2 (J^T J)^-1, as of all least squares."""
-        space, shares = self.space, self.error(features, label)
+        """(k, k) of the features that a relative misfit leaves: sigma^2 (J^T J)^-1, as of all least squares.
+
+        sigma^2 = |f|^2 / (C - 2 k): of C coordinates k are of the row space, and k unknowns are fitted to the others.
+        """
+        space, wanted = self.space, self.error(features, label)
         if self.smoothing == 0:
             # As `_residual`, in units of 1 - p_y.
+            shares = wanted.copy()
             shares[label] = 0.0
             shares /= max(float(shares.sum()), 1e-300)
+            wanted = shares.copy()
+            wanted[label] -= 1.0
+        else:
+            # p, and not p - (1 - s) e_y - s / C, is what its derivative is made of.
+            shares = wanted + self.smoothing / len(wanted)
+            shares[label] += 1.0 - self.smoothing
         lean = (space.scale * shares)[:, None] * (self.slopes - shares @ self.slopes)
         inside = space.right @ lean
-        scaled = space.scale * shares
-        scaled[label] -= space.scale[label] * (1 if self.smoothing == 0 else 0)
-        each = misfit * math.sqrt(float(scaled @ scaled)) / math.sqrt(max(len(scaled) - space.rank, 1))
+        each = misfit * float(np.linalg.norm(space.scale * wanted)) / math.sqrt(max(len(wanted) - 2 * space.rank, 1))
         values, vectors = np.linalg.eigh(lean.T @ lean - inside.T @ inside)
         # What the difference of two squares cannot tell from zero is open.
         values = np.maximum(values, 1e-14 * float(values[-1]))

@@ -1,0 +1,135 @@
+"""Rows of a known output layer: what noise makes of the features, and each check that a row has to pass."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from leakscope.attacks.labels.rows.row_space import RowSpace
+from leakscope.attacks.labels.rows.taken_apart import KnownRows, Peeling
+
+Array = NDArray[np.float64]
+
+
+def errors_of(weight: Array, features: Array, labels: Array, smoothing: float) -> Array:
+    """softmax(W h) - (1 - s) e_y - s / C of each sample, by its definition."""
+    shares = np.exp(features @ weight.T)
+    shares /= shares.sum(1, keepdims=True)
+    shares -= smoothing / weight.shape[0]
+    shares[np.arange(len(labels)), labels] -= 1 - smoothing
+    return shares
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(("classes", "count"), [(12, 5), (30, 4)])
+def test_the_covariance_of_features_is_that_of_many_draws(classes: int, count: int, smoothing: float) -> None:
+    """Independent noise on the C coordinates of a row's error: C - S equations and S unknowns leave C - 2 S degrees of
+    freedom, so that |f|^2 / (C - 2 S) is the variance on average. By C - S the variance of 12 classes and 5 samples
+    would be 3.5 times too small."""
+    rng = np.random.default_rng(5)
+    weight, features = rng.normal(size=(classes, count)), rng.normal(size=(count, count))
+    errors = errors_of(weight, features, np.arange(count), smoothing)
+    found, said = [], []
+    for _ in range(300):
+        # The first row is disturbed, the others are not: then its residual is the noise across the row space.
+        noisy = errors + 1e-5 * np.eye(count)[0][:, None] * rng.normal(size=classes)
+        right = np.linalg.qr(noisy.T)[0].T
+        space = RowSpace(np.eye(count), np.ones(count), right, np.ones(classes), 0.0, 0.0, (count, classes))
+        known = KnownRows(space, weight, np.zeros(classes), smoothing)
+        point, misfit = known.solve(0, features[0], known.slopes, right)
+        found.append(point - features[0])
+        said.append(np.trace(known.covariance(point, 0, misfit)))
+    variance = np.square(found).sum(1).mean()
+    assert np.mean(said) == pytest.approx(variance, rel=0.3)
+
+
+# --- what keeps a row out ----------
+
+
+class Peeled:
+    """Four samples of twelve classes, exactly; what the solver says of a row is what a test wants it to say."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, noise: float = 0.0) -> None:
+        rng = np.random.default_rng(2)
+        weight, features = rng.normal(size=(12, 4)), rng.normal(size=(4, 4))
+        errors = errors_of(weight, features, np.arange(4), 0.0)
+        left, values, right = np.linalg.svd(features.T @ errors / 4, full_matrices=False)
+        self.space = RowSpace(left, values, right, np.ones(12), noise, 0.0, (4, 12))
+        self.known = KnownRows(self.space, weight, np.zeros(12))
+        self.points = features @ left
+        self.peeling = Peeling(self.known, None, rng, lambda: False)
+        self.monkeypatch = monkeypatch
+
+    def kept(self, label: int, point: Array, *, misfit: float = 0.0, off: float = 0.0) -> bool:
+        """Whether a row is kept whose refinement ends at `point` with these figures."""
+        self.monkeypatch.setattr(KnownRows, "refined", lambda *_: (point, misfit, off, 0.0))
+        return self.peeling._kept(label, point, 0.0)
+
+    def dual(self, label: int, point: Array) -> Array:
+        """beta Sigma^-1, of which T6 says that its product with the row's own features is N."""
+        return np.asarray(self.space.right @ self.known.error(point, label) / self.space.values)
+
+
+@pytest.fixture
+def peeled(monkeypatch: pytest.MonkeyPatch) -> Peeled:
+    return Peeled(monkeypatch)
+
+
+def test_true_rows_are_kept_with_their_share(peeled: Peeled) -> None:
+    """Else what follows would be kept out by something else."""
+    assert all(peeled.kept(label, peeled.points[label]) for label in range(4))
+    assert [one.parts for one in peeled.peeling.rows] == pytest.approx([4.0] * 4)
+
+
+@pytest.mark.parametrize("size", [1e308, float("nan")])
+def test_a_search_that_ran_away_is_no_row_and_no_warning(peeled: Peeled, size: float) -> None:
+    assert not peeled.kept(0, np.full(4, size))
+
+
+def test_what_was_not_solved_is_no_row_however_noisy_the_update_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    loud = Peeled(monkeypatch, noise=1.0)
+    assert loud.kept(0, loud.points[0], misfit=0.09)
+    assert not Peeled(monkeypatch, noise=1.0).kept(0, loud.points[0], misfit=0.11)
+
+
+def test_a_residual_beyond_its_own_rounding_is_no_row(peeled: Peeled) -> None:
+    assert not peeled.kept(0, peeled.points[0], misfit=1e-3)
+
+
+def test_a_share_that_is_not_positive_is_no_row(peeled: Peeled) -> None:
+    draws = np.random.default_rng(0).normal(size=(50, 4))
+    negative = next(one for one in draws if peeled.dual(0, one) @ one < 0)
+    assert not peeled.kept(0, negative)
+
+
+def test_an_error_at_the_label_beyond_rounding_is_no_row(peeled: Peeled) -> None:
+    assert not peeled.kept(0, peeled.points[0], off=1e-3)
+
+
+def test_a_share_that_is_no_part_of_the_others_is_no_row(peeled: Peeled) -> None:
+    """4 beside 6 is no number of equal samples; beside 8 it may be two of them."""
+    peeled.peeling.samples = 6.0
+    assert not peeled.kept(0, peeled.points[0])
+    peeled.peeling.samples = 8.0
+    assert peeled.kept(0, peeled.points[0])
+
+
+def test_the_same_row_again_is_none(peeled: Peeled) -> None:
+    """Also from a point where rounding left more of it open than `near` allows: T6 tells."""
+    assert peeled.kept(0, peeled.points[0])
+    assert not peeled.kept(0, 1.01 * peeled.points[0])
+
+
+def test_within_rounding_it_is_the_same_row_whatever_its_share_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step along the dual takes all of T6 away from a row that is the same to within what rounding leaves open."""
+    found = Peeled(monkeypatch, noise=4e-5)
+    assert found.kept(0, found.points[0])
+    (row,) = found.peeling.rows
+    dual = found.dual(0, row.features)
+    step = dual * row.parts / (dual @ dual)
+    assert np.linalg.norm(step) < 2 * row.expected * np.linalg.norm(row.features)
+    found.peeling.rows[:] = [dataclasses.replace(row, features=row.features - step)]
+    assert not found.kept(0, row.features)
