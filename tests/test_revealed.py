@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import leakscope as ls
 from leakscope.attacks.labels.rows.behind_noise import fallen
 from leakscope.attacks.labels.rows.excluded import excluded
+from leakscope.attacks.labels.rows.known_rows import KnownRows
 from leakscope.attacks.labels.rows.row_space import row_space
 from leakscope.attacks.labels.rows.taken_apart import CROWD, Peeling, take_apart
 from leakscope.attacks.parts.reading.output_gradient import read_output
@@ -68,7 +69,7 @@ def test_rows_and_features_are_those_of_the_samples(smoothing: float) -> None:
     errors[np.arange(7), labels] -= 1 - smoothing
     space = row_space(features.T @ errors / 7, np.random.default_rng(0))
     assert not isinstance(space, str)
-    found = take_apart(space, weight, offset, None, np.random.default_rng(0), smoothing=smoothing)
+    found = take_apart(KnownRows(space, weight, offset, smoothing), None, np.random.default_rng(0))
     assert Counter(one.label for one in found.rows) == Counter(labels.tolist())
     assert round(found.samples) == 7
     for one in found.rows:
@@ -85,7 +86,7 @@ def test_equal_samples_are_one_row_of_half_the_share() -> None:
     errors[np.arange(4), labels] -= 1
     space = row_space(features.T @ errors / 4, np.random.default_rng(0))
     assert not isinstance(space, str)
-    found = take_apart(space, weight, np.zeros(90), None, np.random.default_rng(0))
+    found = take_apart(KnownRows(space, weight, np.zeros(90)), None, np.random.default_rng(0))
     assert {one.label: times for one, times in zip(found.rows, found.times, strict=True)} == {5: 1, 80: 1, 33: 2}
     assert found.count == 4
 
