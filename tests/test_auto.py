@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -212,3 +213,35 @@ def test_several_images_are_searched_one_by_one_and_few_are_not() -> None:
     observed = ls.observe(target, few, ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(3)])
     short = ls.Auto(evaluations=10).run(observed, key=ls.Key(1))
     assert not any(step.startswith("FeatureInversion") for step in short.steps)
+
+
+def test_labels_are_read_once_for_all_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taking a batch apart costs more than a leg of a search, and the answer is the same each time."""
+    digits = ls.Digits(size=8)
+    target = ls.LeNet().build(digits.domain, digits.classes, key=ls.Key(0))
+    batch = digits.draw(2, key=ls.Key(1)).reveal()
+    seen = ls.observe(target, batch, ls.FedSGD(), key=ls.Key(2), tell=[ls.BatchSize(2)])
+    reads, attempted = [], ls.LabelCounts._attempt
+
+    def counted(self: ls.LabelCounts, *given: Any, **named: Any) -> Any:
+        reads.append(self)
+        return attempted(self, *given, **named)
+
+    monkeypatch.setattr(ls.LabelCounts, "_attempt", counted)
+    attempt = ls.Auto(evaluations=60).run(seen, key=ls.Key(3))
+    assert sum("cosine" in step for step in attempt.steps) > 1
+    assert len(reads) == 1
+    assert attempt.claim is not None
+    assert attempt.claim.labels is not None
+    assert sorted(attempt.claim.labels.tolist()) == sorted(batch.labels.tolist())
+
+
+def test_why_no_labels_can_be_read_is_told_of_each_search() -> None:
+    """Of an update with the wrong sign more classes fall than there are examples: no search begins, none crashes."""
+    target = pooled()
+    batch = DATA.draw(1, key=ls.Key(0)).reveal()
+    sent = {name: -value for name, value in ls.FedSGD().replay(target, batch).by_name.items()}
+    turned = ls.Observation(target, ls.Gradient(sent), ls.FedSGD(), (ls.BatchSize(1),))
+    attempt = ls.Auto(evaluations=60).run(turned, key=ls.Key(3))
+    assert attempt.outcome is ls.Outcome.REFUSED
+    assert sum("no labels to start from: the output bias falls at 3 of 4 classes" in step for step in attempt.steps) > 1

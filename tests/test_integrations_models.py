@@ -9,18 +9,26 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from tests.tolerance import close
 from typer.testing import CliRunner
 
+from leakscope.attacks.labels.revealed import RevealedLabels
+from leakscope.attacks.labels.signs import LabelSigns
 from leakscope.cli.ending import Exit
 from leakscope.cli.main import app
 from leakscope.cli.models import architecture
+from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput, MissingExtra, UnknownName
+from leakscope.core.facts import BatchSize
 from leakscope.domains.vision import Images
 from leakscope.integrations.timm import Timm
 from leakscope.integrations.torchvision import Torchvision
+from leakscope.mechanisms.observe import observe
+from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.numerics.rng import Key
+from leakscope.targets.looking.dense_ends import output_layer
 from leakscope.targets.vetting.finding import Severity
 from leakscope.targets.vetting.model import vet
 
@@ -115,6 +123,55 @@ def test_a_timm_model_takes_gray_pictures_and_other_sizes():
     assert target.name == repr(recipe)
     with pytest.raises(UnknownName, match="unknown timm model 'resnet81'; did you mean 'resnet18'"):
         Timm("resnet81").build(GRAY, 4, key=Key(0))
+
+
+# --- what the label attacks read ------------------------------------------------------------------------------------
+
+FAMILIES = {
+    "torchvision:resnet18": "fc",
+    "timm:vgg11@num_features=64": "head.fc",
+    "torchvision:densenet121": "classifier",
+    "torchvision:efficientnet_b0": "classifier.1",
+    "torchvision:mobilenet_v2": "classifier.1",
+    "torchvision:mobilenet_v3_small": "classifier.3",
+    "timm:mobilenetv1_100": "classifier",
+    "timm:legacy_xception": "fc",
+    "timm:convnext_atto": "head.fc",
+    "timm:vit_tiny_patch16_224@img_size=32": "head",
+}
+"""The last dense layer of each family of backbones, as its library calls it."""
+
+
+def skipped_without_its_library(name):
+    package = name.partition(":")[0]
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed: pip install 'leakscope[models]'")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_last_dense_layer_of_each_family_is_found_and_gives_its_labels(name):
+    skipped_without_its_library(name)
+    target = architecture(name, 7).build(COLOR, 7, key=Key(0))
+    layer = output_layer(target)
+    assert layer.name == FAMILIES[name]
+    batch = Batch(torch.rand(1, 3, 32, 32, generator=Key(1).generator()), torch.tensor([5]))
+    seen = observe(target, batch, FedSGD(), key=Key(2), tell=[BatchSize(1)])
+    # By autograd at the logits, which knows of no layer: dL/dz = p - y is dL/db.
+    logits = target.outputs(target.parameters(), batch.inputs).detach().requires_grad_()
+    (error,) = torch.autograd.grad(F.cross_entropy(logits, batch.labels), logits)
+    close(seen.gradient().by_name[layer.bias], error[0])
+    assert LabelSigns().run(seen, key=Key(3)).claim.values.tolist() == [5]
+
+
+@pytest.mark.parametrize("name", ["torchvision:squeezenet1_1", "timm:resnetv2_50"])
+def test_a_network_that_ends_in_a_convolution_is_refused_in_a_sentence(name):
+    skipped_without_its_library(name)
+    target = architecture(name, 7).build(COLOR, 7, key=Key(0))
+    batch = Batch(torch.rand(1, 3, 32, 32, generator=Key(1).generator()), torch.tensor([5]))
+    seen = observe(target, batch, FedSGD(), key=Key(2))
+    refused = RevealedLabels().refusal(seen)
+    assert refused is not None
+    assert "does not end in a dense layer (torch.nn.Linear)" in refused.sentence
 
 
 # --- in an audit ----------------------------------------------------------------------------------------------------

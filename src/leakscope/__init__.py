@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from leakscope.attacks.labels.counts import LabelCounts as LabelCounts
     from leakscope.attacks.labels.revealed import RevealedLabels as RevealedLabels
     from leakscope.attacks.labels.rlg import RLG as RLG
+    from leakscope.attacks.labels.rlg import LinearPrograms as LinearPrograms
+    from leakscope.attacks.labels.rlg import Perceptrons as Perceptrons
     from leakscope.attacks.labels.signs import LabelSigns as LabelSigns
     from leakscope.attacks.parts.distance.distances import L1 as L1
     from leakscope.attacks.parts.distance.distances import Cosine as Cosine

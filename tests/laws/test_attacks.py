@@ -300,7 +300,8 @@ OTHER: dict[str, Any] = {
     "steps": 1,
     "shrink": ls.Shrink(steps=1, improvement=0.99, factor=0.1, smallest=0.01),
     "width": 2,
-    "constraints": 1,
+    "first": None,
+    "second": ls.LinearPrograms(depth=100.0),
     "layers": 1,
 }
 

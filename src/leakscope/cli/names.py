@@ -36,7 +36,7 @@ from leakscope.attacks.inputs.text.embedding_rows import EmbeddingRows
 from leakscope.attacks.inputs.text.embedding_span import EmbeddingSpan
 from leakscope.attacks.labels.counts import LabelCounts
 from leakscope.attacks.labels.revealed import RevealedLabels
-from leakscope.attacks.labels.rlg import RLG
+from leakscope.attacks.labels.rlg import RLG, LinearPrograms, Perceptrons
 from leakscope.attacks.labels.signs import LabelSigns
 from leakscope.attacks.parts.distance.distances import (
     L1,
@@ -352,6 +352,10 @@ ROWS: tuple[Row, ...] = (
     _row(_X, Resemblyzer, "voices: the published LSTM encoder, through sound", "", T.NEEDS_EXTRA),
     _row(_X, ResCNN, "voices: Deep Speaker's network, trained by `leakscope train speaker`",
          'ResCNN("speakers.safetensors")', T.NEEDS_FILES),
+    _row(_X, Perceptrons, "of RLG: a round in which a perceptron has to tell a class from others",
+         "Perceptrons(columns=1000, share=1.0)"),
+    _row(_X, LinearPrograms, "of RLG: a round in which a linear program has to tell a class from others",
+         "LinearPrograms(columns=5000, epsilon=1e-8)"),
     _row(_X, Guessed, "labels: a random transcript"),
     _row(_X, Listed, "labels: the best transcript of a list, tried again and again", 'Listed(("yes", "no"))'),
     _row(_X, Edits, "labels: the transcript is searched along, a character at a time or by a beam"),
@@ -401,6 +405,8 @@ KINDS: dict[Family, tuple[type, ...]] = {
         Take,
         AbstractSpeakerEncoder,
         Patience,
+        Perceptrons,
+        LinearPrograms,
         Activation,
         Reduction,
         AbstractLoss,

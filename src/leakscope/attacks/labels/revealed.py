@@ -15,6 +15,7 @@ from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.labels.rows.behind_noise import LEVEL, Fallen, fallen
 from leakscope.attacks.labels.rows.excluded import Excluded, excluded
+from leakscope.attacks.labels.rows.known_rows import known_rows
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
 from leakscope.attacks.labels.rows.signed import Signed, proved_counts, signed
 from leakscope.attacks.labels.rows.taken_apart import ONE, RATIO, Apart, take_apart
@@ -272,13 +273,8 @@ def _blurred(seen: Observation, output: OutputGradient) -> bool:
 
 def _apart(seen: Observation, read: Revealing, space: RowSpace, key: Key, stop: Callable[[], bool]) -> Apart:
     """The rows of the gradient, by the output layer's own weights."""
-    output, parameters = read.output, seen.target.parameters()
-    weight = parameters[output.layer.weight].detach().double().cpu().numpy()
-    offset = np.zeros(len(weight))
-    if output.layer.bias is not None:
-        offset = parameters[output.layer.bias].detach().double().cpu().numpy()
-    bias = None if output.bias is None else output.bias.cpu().numpy()
-    return take_apart(space, weight, offset, bias, key.child("rows").numpy(), smoothing=output.smoothing, stop=stop)
+    bias = None if read.output.bias is None else read.output.bias.cpu().numpy()
+    return take_apart(known_rows(seen.target, read.output, space), bias, key.child("rows").numpy(), stop=stop)
 
 
 def _unique(space: RowSpace, apart: Apart) -> bool:

@@ -24,10 +24,10 @@ from leakscope.attacks.inputs.matching.stages import FITS, Stage, overall_noise,
 from leakscope.attacks.inputs.patches.first_attention import FirstAttention
 from leakscope.attacks.labels.counts import LabelCounts, factor_of
 from leakscope.attacks.parts.distance.distances import Squared
-from leakscope.attacks.parts.labeling.labeling import Inferred
+from leakscope.attacks.parts.labeling.labeling import AbstractLabeling, Held, Inferred
 from leakscope.attacks.parts.priors.images import total_variation
 from leakscope.attacks.parts.reading.trained import as_mean, as_trained
-from leakscope.attacks.portfolio.failing import ready_or_why
+from leakscope.attacks.portfolio.failing import FAILURES, failed, ready_or_why
 from leakscope.attacks.portfolio.in_turn import Several
 from leakscope.core.asking import gradient_of, replay_of
 from leakscope.core.attempt import Attempt, Cost, Outcome
@@ -79,7 +79,7 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
        its own certificate proves, for as many inputs as there are, is handed on.
        Of four samples and more, `FeatureInversion` is tried beside them with three tenths of the budget, where the
        output layer is fed at least as many numbers as an input has (fewer leave out what pictures differ in).
-    2. Labels: those that were told, else `LabelCounts`.
+    2. Labels, once for all searches: those that were told, else `LabelCounts`.
     3. Searches. Without declared noise: L-BFGS on the squared distance, which solves small smooth nets to the last
        digit, and else signed Adam on the cosine, which bears kinks, batches and lost scales, with less and less total
        variation and smaller and smaller steps, each leg from the end of the one before it (for pruned entries first
@@ -183,6 +183,7 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
         before: Attempt[Inputs] | None = None
         last: Stage | None = None
         chain = False
+        labeling: AbstractLabeling | None = None
         for stage in stages(seen):
             # Pure misfit, without the roughness of `_odds`: it asks whether there is something left to solve.
             misfit = math.inf if best is None else _misfit(best, judged)
@@ -202,7 +203,10 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
             if not stage.follows and not stage.polishes and not stage.sharpens:
                 before, chain = None, True
             start = best if stage.polishes else before if stage.follows or stage.sharpens else None
+            # All searches begin with the same labels: reading them can take longer than a leg.
+            labeling = labeling or _read_once(judged, key=key.child("labels"), budget=clock.remaining(spent))
             attack = stage.started(None if start is None or start.claim is None else start.claim.values)
+            attack = dataclasses.replace(attack, labeling=labeling)
             # Shares are of what is left, so what a search does not use goes to those after it.
             budget = _left(clock, stage.share, evaluations=round(stage.of_all * room), spent=spent)
             attempt = several.run(attack, ready_or_why(attack, seen), key=key.child(stage.name), budget=budget)
@@ -282,6 +286,15 @@ def _labeled(attempt: Attempt[Inputs], seen: Observation, key: Key) -> Attempt[I
     rows, columns = linear_sum_assignment(gains.numpy(), maximize=True)
     dealt = values[torch.from_numpy(columns)[torch.from_numpy(rows).argsort()]]
     return dataclasses.replace(attempt, claim=Inputs(claim.values, dealt.cpu(), claim.confidence))
+
+
+def _read_once(seen: Observation, *, key: Key, budget: Budget) -> AbstractLabeling:
+    """The labels that searches infer, or why there are none."""
+    labels = LabelCounts()
+    try:
+        return Held.of(Inferred(labels), seen, key=key, budget=budget)
+    except FAILURES as error:
+        return Held(Refusal(failed(labels, error).sentence))
 
 
 def _left_out(stage: Stage, misfit: float, came: float, *, chain: bool) -> str:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.layer_by_layer.one_layer import Fed, Mask, awake, fed, remasked
+from leakscope.attacks.labels.rows.known_rows import KnownRows, known_rows
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
-from leakscope.attacks.labels.rows.taken_apart import Apart, KnownRows, Row, take_apart
+from leakscope.attacks.labels.rows.taken_apart import Apart, Row, take_apart
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
 from leakscope.attacks.parts.reading.proof import MEAN, bent, miscounted, strange
 from leakscope.attacks.parts.reading.unseen import unseen
@@ -137,16 +138,9 @@ class RevealedFeatures(AbstractAttack[Ends, Features]):
             watch(Progress(clock.fraction(tries, 1000), 0.0, f"{tries} rows tried"))
             return clock.exhausted(tries)
 
-        known, bias = _known(seen, read), read.output.bias
-        apart = take_apart(
-            read.space,
-            known.weight,
-            known.offset,
-            None if bias is None else bias.cpu().numpy(),
-            key.child("rows").numpy(),
-            smoothing=read.output.smoothing,
-            stop=stop,
-        )
+        known = known_rows(seen.target, read.output, read.space)
+        bias = None if read.output.bias is None else read.output.bias.cpu().numpy()
+        apart = take_apart(known, bias, key.child("rows").numpy(), stop=stop)
         if len(apart.rows) < read.space.rank:
             return self._some(read, known, apart)
         sample = Sample(
@@ -359,15 +353,6 @@ def row_rounding(known: KnownRows, row: Row) -> float:
     covariance = known.covariance(row.features, row.label, misfit)
     off = math.sqrt(max(float(np.trace(slope @ covariance @ slope.T)), 0.0))
     return max(misfit, off / max(float(np.linalg.norm(row.error)), 1e-300))
-
-
-def _known(seen: Observation, read: Ends) -> KnownRows:
-    layer, parameters = read.output.layer, seen.target.parameters()
-    weight = parameters[layer.weight].detach().double().cpu().numpy()
-    offset = np.zeros(len(weight))
-    if layer.bias is not None:
-        offset = parameters[layer.bias].detach().double().cpu().numpy()
-    return KnownRows(read.space, weight, offset, read.output.smoothing)
 
 
 def _blind(seen: Observation, read: Ends, reached: Reached) -> NDArray[np.bool_]:

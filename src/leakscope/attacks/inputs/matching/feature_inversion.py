@@ -13,8 +13,9 @@ from torch import Tensor
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack, Ready
 from leakscope.attacks.labels.revealed import RevealedLabels, Revealing, inseparable, samples_apart
+from leakscope.attacks.labels.rows.known_rows import known_rows
 from leakscope.attacks.labels.rows.row_space import RowSpace
-from leakscope.attacks.labels.rows.taken_apart import Apart, KnownRows, Row
+from leakscope.attacks.labels.rows.taken_apart import Apart, Row
 from leakscope.attacks.parts.labeling.labeling import spells
 from leakscope.attacks.parts.search.first_order import Adam, Problem
 from leakscope.attacks.parts.search.journal import Found, Point, Stop
@@ -198,12 +199,7 @@ def vague(seen: Observation, read: Revealing, rows: Sequence[Row]) -> Vague:
     known to rounding: an image whose features lie there is one of the batch, and the row need only say which.
     """
     assert isinstance(read.space, RowSpace)
-    layer, parameters = read.output.layer, seen.target.parameters()
-    weight = parameters[layer.weight].detach().double().cpu().numpy()
-    offset = np.zeros(len(weight))
-    if layer.bias is not None:
-        offset = parameters[layer.bias].detach().double().cpu().numpy()
-    known = KnownRows(read.space, weight, offset, read.output.smoothing)
+    known = known_rows(seen.target, read.output, read.space)
     vectors, squares = list[Tensor](), list[Tensor]()
     for one in rows:
         spread = known.covariance(one.features, one.label, max(one.misfit, one.expected))
@@ -211,7 +207,7 @@ def vague(seen: Observation, read: Revealing, rows: Sequence[Row]) -> Vague:
         size = max(float(one.features @ one.features), 1e-300)
         vectors.append(torch.from_numpy(basis))
         squares.append(torch.from_numpy(np.maximum(values, 0) * (CAUTION**2 / size)))
-    like = next(iter(parameters.values()))
+    like = next(iter(seen.target.parameters().values()))
     return Vague(
         torch.from_numpy(read.space.left).to(like), torch.stack(vectors).to(like), torch.stack(squares).to(like)
     )

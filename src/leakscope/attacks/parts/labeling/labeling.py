@@ -157,6 +157,29 @@ class Inferred(AbstractLabeling):
 
 
 @final
+@dataclass(frozen=True, eq=False)
+class Held(AbstractLabeling):
+    """What another source gave before, or its refusal: for several searches that share one reading of the labels."""
+
+    found: Tensor | Spelled | Refusal
+
+    @staticmethod
+    def of(source: Told | Inferred, seen: Observation, *, key: Key, budget: Budget) -> Held:
+        """What `source` gives for `seen`."""
+        return Held(source.refusal(seen) or source.labels(seen, key=key, budget=budget))
+
+    def refusal(self, seen: Observation) -> Refusal | None:
+        """That of the source."""
+        del seen
+        return self.found if isinstance(self.found, Refusal) else None
+
+    def labels(self, seen: Observation, *, key: Key, budget: Budget) -> Tensor | Spelled | Refusal:
+        """As they were given, whatever the observation."""
+        del seen, key, budget
+        return self.found
+
+
+@final
 @dataclass(frozen=True)
 class Joint(AbstractLabeling):
     """Soft labels are searched together with the inputs, as in DLG; nothing about labels is needed.

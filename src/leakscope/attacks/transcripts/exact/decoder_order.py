@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from leakscope.attacks.labels.rows.known_rows import KnownRows
 from leakscope.attacks.labels.rows.row_space import RowSpace
-from leakscope.attacks.labels.rows.taken_apart import KnownRows
 from leakscope.targets.zoo.listen_attend_spell import Speller, State
 
 Array = NDArray[np.float64]
