@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
@@ -16,14 +17,16 @@ from leakscope.attacks.parts.reading.unseen import unseen
 from leakscope.core.attempt import Attempt, Certificate
 from leakscope.core.claim import Inputs
 from leakscope.core.errors import NoSuchLayer, UnusableMechanism
-from leakscope.core.facts import BatchSize
+from leakscope.core.facts import BatchSize, Lengths
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.core.release import Delta, same_kind
 from leakscope.core.target import Target
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import BATCHES, clipped, doubt, evenly, keeps_ratios, known_weights
+from leakscope.numerics import banded
 from leakscope.numerics.rng import Key
+from leakscope.targets.looking.context_window import ContextWindow
 from leakscope.targets.looking.dense_ends import features_at, input_layer, output_layer, probe_inputs
 from leakscope.targets.looking.random_entry import ROWS, RUNS, draws_first, runs_known_code
 from leakscope.targets.looking.tape import named, recorded
@@ -186,7 +189,7 @@ def _counted(seen: Observation, attempt: Attempt[Inputs], said: str, *, alone: b
     return _stated(attempt, certificate, said + MEAN + assumed(seen))
 
 
-def fed(seen: Observation, attempt: Attempt[Inputs], *, size: float = 1.0) -> Attempt[Inputs]:
+def fed(seen: Observation, attempt: Attempt[Inputs], window: ContextWindow, *, size: float = 1.0) -> Attempt[Inputs]:
     """The last word of an attack that knows no transcripts: nothing can be replayed, and only windows are proved.
 
     size: the factor to which their size is, too; infinite where nothing shows it.
@@ -196,7 +199,22 @@ def fed(seen: Observation, attempt: Attempt[Inputs], *, size: float = 1.0) -> At
         return attempt
     why = strange(seen) or _outside(seen, claim) or drawn(seen)
     said = WINDOWS if size == 1 else STEPPED if size < float("inf") else UNSIZED
+    # Two who say the same words in windows that the layer does not tell apart have one error at each frame.
+    if not (seen.knows(BatchSize) or seen.knows(Lengths)):
+        why = why or (BLIND if _windows_unseen(seen, claim, window, certificate.residual) else None)
+        said += MEAN
     return _stated(attempt, certificate, said + assumed(seen)) if why is None else _withdrawn(attempt, why)
+
+
+def _windows_unseen(seen: Observation, claim: Inputs, window: ContextWindow, residual: float) -> bool:
+    """Whether the layer is blind to part of a claimed window, in which it may be the mean of several."""
+    assert claim.lengths is not None
+    weight, bias = (torch.from_numpy(one) for one in window.read(seen.target.parameters()))
+    spoken = zip(claim.values.detach().double().cpu().numpy(), claim.lengths.tolist(), strict=True)
+    around = [banded.windows(row[:count], left=window.left, right=window.right) for row, count in spoken]
+    windows = torch.from_numpy(np.vstack(around))
+    low, high = (bound.repeat(window.width) for bound in seen.target.domain.bounds(windows))
+    return bool(unseen(weight.T, bias, windows, (low, high), residual=residual).any())
 
 
 def strange(seen: Observation) -> str | None:
