@@ -85,8 +85,9 @@ def judged(name: str, situation: str, seed: int) -> tuple[bool, str]:
     certificate = attempt.certificate
     if attempt.claim is None or certificate is None or not any(certificate.proved):
         return False, ""
-    # Where its statement says so, what is claimed of examples of one error is their mean.
-    groups = plain_blind.alike(trained) if MEAN in certificate.statement else []
+    # Where its statement says so, what is claimed of examples of one error is their mean; but where the layer is blind
+    # to single pixels, or to all, the words excuse nothing.
+    groups = plain_blind.alike(trained) if what.mean and MEAN in certificate.statement else []
     statement = bare(certificate.statement)
     if isinstance(attempt.claim, ls.Features):
         # Proved one by one: others that are not make none of these less so.

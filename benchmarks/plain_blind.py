@@ -132,7 +132,7 @@ BLIND: dict[str, Situation] = {
     "pruned pixels": Situation(batch=pruned, untold=0.5),
     "faint pixels": Situation(batch=lambda w: pruned(w, FAINT), untold=0.5),
     "tied pixels": Situation(batch=tied, untold=0.5),
-    "differ in the null space": Situation(batch=in_null_space, untold=0.5),
+    "differ in the null space": Situation(batch=in_null_space, untold=0.5, mean=True),
     "a layer without weights": Situation(batch=blind, least=3, untold=0.5),
     "saturated": Situation(batch=saturated, least=3, untold=0.5),
 }

@@ -244,7 +244,8 @@ class Situation:
 
     once: it is declared as one step instead. fed: what it trains on in place of its inputs, where these are numbers.
     told: the batch size that is told, less the true one. untold: how often none is. least: how many examples there are
-    at least. batch: which of them are trained on, as often as they are.
+    at least. batch: which of them are trained on, as often as they are. mean: whether the mean of examples of one error
+    is what a certificate has to prove that speaks of means: no example then shows what tells it from the others.
     """
 
     client: Client = gradient
@@ -255,6 +256,7 @@ class Situation:
     fed: Callable[[World], Tensor] | None = None
     least: int = 1
     batch: Callable[[World], World] | None = None
+    mean: bool = False
 
 
 SITUATIONS: dict[str, Situation] = {

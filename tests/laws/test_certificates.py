@@ -19,6 +19,7 @@ import leakscope as ls
 from leakscope.attacks.parts.reading.explained import explained
 from leakscope.attacks.parts.reading.proof import MEAN
 from leakscope.domains.text import padded
+from leakscope.scoring.proved import least_psnr
 
 IMAGES = ls.Images(1, 8, 8)
 TEXT = ls.Text(30, 4)
@@ -325,6 +326,26 @@ def test_pixels_that_the_first_layer_does_not_see_leave_the_proof_where_nothing_
         for attack in (ls.LinearLayer(), ls.LowRank()):
             attempt = attack.run(seen, key=ls.Key(1))
             assert attempt.certified is (told or black), attempt.sentence
+
+
+@pytest.mark.parametrize("act", [nn.ReLU(), nn.Tanh(), nn.GELU()], ids=repr)
+@pytest.mark.parametrize("apart", [1e-3, 3e-3, 1e-2, 3e-2])
+def test_the_mean_of_near_duplicates_is_proved_only_where_it_is_as_near_as_a_proved_input(
+    apart: float, act: nn.Module
+) -> None:
+    """Two files of one picture: their errors differ by about d, and what their mean leaves by d^2."""
+    for seed in range(4):
+        with ls.Key(seed).isolated():
+            net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), act, nn.Linear(32, 10))
+            one = 0.1 + 0.8 * torch.rand(1, 1, 8, 8)
+            two = torch.cat([one, (one + apart * torch.randn(1, 1, 8, 8)).clamp(0, 1)])
+        batch = ls.Batch(two, torch.tensor([3, 3]))
+        seen = ls.observe(ls.Target(net, IMAGES, 10), batch, ls.FedSGD(), key=ls.Key(0))
+        for attack in (ls.LinearLayer(), ls.LowRank()):
+            attempt = attack.run(seen, key=ls.Key(0))
+            if attempt.certified:
+                error = (attempt.claim.values - two).flatten(1).square().mean(1).min()
+                assert error <= 10 ** -(least_psnr(attempt.certificate.tolerance) / 10), (attempt.sentence, error)
 
 
 def test_a_proof_says_that_it_may_be_of_a_mean_unless_the_count_is_told() -> None:

@@ -42,7 +42,8 @@ def judged(scores: Iterable[Score], certificate: Certificate | None, right: tupl
     if proof is not None and proof.holds and not defect and _confirmed(proof, score):
         assert certificate is not None
         return Word.LEAKS, f"the attack's own equations hold (residual {certificate.residual:.1e}) and {_said(score)}"
-    spoiled = "a defect of the attack: something that its certificate proves is wrong; " if defect else ""
+    either = "something that its certificate proves is wrong, or what its statement assumes is not so"
+    spoiled = f"a defect of the attack: {either}; " if defect else ""
     count = 0 if score.metric in SHARES else recovered(*_both(score))
     if count:
         said = f"{count} of {len(score.items)} recovered far beyond blind guesses: {_said(score)}"

@@ -251,7 +251,7 @@ def _defect(found: Evidence) -> str:
         return ""
     return (
         f"a defect of the attack: in {found.refuted} of {len(found.gains)} trials something that its certificate "
-        "proves is wrong, so none of its certificates counts here"
+        "proves is wrong, or what its statement assumes is not so, so none of its certificates counts here"
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from leakscope.attacks.attack import AbstractAttack, Attack, Ready
 from leakscope.attacks.inputs.frames.exact.repeats import undetermined
 from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames
-from leakscope.attacks.parts.reading.proof import undeclared
+from leakscope.attacks.parts.reading.proof import assumed, undeclared
 from leakscope.attacks.transcripts.exact.dropout import Peeled, peeled
 from leakscope.attacks.transcripts.exact.occupancy import Occupied, Spoken, counted, last_layer, occupied
 from leakscope.attacks.transcripts.exact.reading import UNCLEAR, Reading, occupancy_noise, read
@@ -107,7 +107,7 @@ class CtcTranscript(AbstractAttack[Ready[Inputs], Transcripts]):
             return Attempt(repr(self), Outcome.REFUSED, _unclear(noise, found), cost=fed.cost)
         goings = [_going(clock, watch, place, len(frames)) for place in range(len(frames))]
         readings = [_read(*pair, mean=mean, going=going) for pair, going in zip(pairs, goings, strict=True)]
-        attempt = _attempted(repr(self), readings, found, fed, _steps(fed, masks))
+        attempt = _attempted(repr(self), readings, found, fed, _steps(fed, masks), assumes=assumed(seen))
         # Confidence 1 says proved, so it goes with the certificate; the labels stay claimed.
         doubt = undeclared(seen) or _repeating(seen, frames)
         if doubt is None or attempt.claim is None:
@@ -191,7 +191,13 @@ def _read(one: Spoken, divisors: list[float], *, mean: bool, going: Callable[[fl
 
 
 def _attempted(
-    name: str, readings: list[Reading], found: Occupied, fed: Attempt[Inputs], steps: tuple[str, ...]
+    name: str,
+    readings: list[Reading],
+    found: Occupied,
+    fed: Attempt[Inputs],
+    steps: tuple[str, ...],
+    *,
+    assumes: str,
 ) -> Attempt[Transcripts]:
     frames = [len(spoken.probabilities) for spoken in found.utterances]
     # Only if it is so of every utterance: one that is explained is worth claiming beside others that are not.
@@ -201,7 +207,7 @@ def _attempted(
         return Attempt(name, Outcome.DIVERGED, sentence, cost=fed.cost)
     worst = max(readings, key=lambda one: one.ratio)
     certificate = Certificate(
-        tuple(one.misfit for one in readings), tuple(one.tolerance for one in readings), STATEMENT
+        tuple(one.misfit for one in readings), tuple(one.tolerance for one in readings), STATEMENT + assumes
     )
     certain = sum(one.certain for one in readings)
     # 1 is proof; how probable a string is that is not proved, nothing here tells.

@@ -14,7 +14,7 @@ from leakscope.attacks.labels.rows.behind_noise import LEVEL, fallen
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
 from leakscope.attacks.labels.rows.signed import signed
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient
-from leakscope.attacks.parts.reading.proof import bent, miscounted, strange
+from leakscope.attacks.parts.reading.proof import assumed, bent, miscounted, strange
 from leakscope.attacks.parts.reading.trained import NOT_TRAINED, idle
 from leakscope.attacks.transcripts.exact.decoder_order import APART, PLACED, TOLD, Following, Sentence
 from leakscope.core.attempt import Attempt, Certificate, Outcome
@@ -143,7 +143,7 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts]):
         certificate = None
         if doubt is None:
             residuals = tuple(one.misfit for one in said)
-            certificate = Certificate(residuals, (PLACED,) * len(said), STATEMENT)
+            certificate = Certificate(residuals, (PLACED,) * len(said), STATEMENT + assumed(seen))
         else:
             sentence += f"; no proof: {doubt}"
         claim = Transcripts(

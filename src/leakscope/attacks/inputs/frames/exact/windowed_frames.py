@@ -102,7 +102,7 @@ class WindowedFrames(AbstractAttack[ContextWindow, Inputs]):
             return Attempt(repr(self), Outcome.CLAIMED, f"{sentence}; no proof: {doubt.sentence}", claim)
         claim = claimed(found.utterances, like, proved=certificate.holds)
         size = math.inf if isinstance(shown, Refusal) else shown
-        return fed(seen, Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate), size=size)
+        return fed(seen, Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate), read, size=size)
 
     def recovered(self, seen: Observation, window: ContextWindow) -> Recovery | Refusal:
         """What the claim is made of, in float64, or why there is nothing."""

@@ -131,7 +131,7 @@ class LongFrames(AbstractAttack[tuple[ContextWindow, DenseStack], Inputs]):
             return Attempt(repr(self), Outcome.CLAIMED, sentence, claimed(whole, like))
         claim = claimed(whole, like, proved=certificate.holds)
         size = math.inf if isinstance(shown, Refusal) else shown
-        return fed(seen, Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate), size=size)
+        return fed(seen, Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate), window, size=size)
 
     def _read(self, seen: Observation) -> tuple[ContextWindow, DenseStack] | Refusal:
         # h is computed from the weights that are known: after a local step the client's are others.
