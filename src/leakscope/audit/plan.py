@@ -31,6 +31,7 @@ from leakscope.scoring.metrics.metric import (
     AbstractTokenMetric,
     AbstractTranscriptMetric,
 )
+from leakscope.scoring.metrics.pieces import PieceError
 from leakscope.scoring.metrics.ranks import ReciprocalRank, TopFive, TopOne
 from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError
 from leakscope.scoring.metrics.tokens import TokenError
@@ -41,7 +42,7 @@ Attack = AbstractAttack[Any, Any]
 
 VERDICT_METRICS: tuple[AbstractMetric, ...] = (PSNR(), LabelAccuracy())
 """What verdicts are read from; scored in every audit."""
-SPEECH_METRICS: tuple[AbstractMetric, ...] = (FrameError(), CharacterErrorRate())
+SPEECH_METRICS: tuple[AbstractMetric, ...] = (FrameError(), CharacterErrorRate(), PieceError())
 """What verdicts on speech are read from; scored in every scene of speech, where those above mean nothing."""
 TEXT_METRICS: tuple[AbstractMetric, ...] = (TokenError(), LabelAccuracy())
 """What verdicts on texts are read from; scored in every scene of text."""
@@ -185,7 +186,7 @@ class Plan:
         return tuple(sorted(set(kinds), key=lambda kind: kind.__name__))
 
     def metrics_in(self, scene: Scene) -> tuple[AbstractMetric, ...]:
-        """What is scored in this scene; of speech, only what compares frames, transcripts or persons; of text, tokens
+        """What is scored in this scene; of speech, only what compares frames, words or persons; of text, tokens
         or labels.
         """
         if isinstance(scene.source.domain, Text):
@@ -194,7 +195,7 @@ class Plan:
             return (*fitting, *(metric for metric in TEXT_METRICS if metric.name not in known))
         if not isinstance(scene.source.domain, Frames):
             return self.metrics
-        kinds = (AbstractSequenceMetric, AbstractTranscriptMetric, AbstractRankMetric)
+        kinds = (AbstractSequenceMetric, AbstractTranscriptMetric, AbstractRankMetric, PieceError)
         chosen = tuple(metric for metric in self.metrics if isinstance(metric, kinds))
         always = (*SPEECH_METRICS, *(PERSON_METRICS if Gallery in self.told_in(scene) else ()))
         named = {metric.name for metric in chosen}
