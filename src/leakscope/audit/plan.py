@@ -22,6 +22,7 @@ from leakscope.domains.speech import Frames
 from leakscope.domains.text import Text
 from leakscope.ledger.identity import identity
 from leakscope.ledger.record import CellSpec, Role
+from leakscope.scoring.metrics.features import AbstractFeatureMetric
 from leakscope.scoring.metrics.guesses import LabelAccuracy
 from leakscope.scoring.metrics.metric import (
     AbstractLabelMetric,
@@ -44,6 +45,8 @@ VERDICT_METRICS: tuple[AbstractMetric, ...] = (PSNR(), LabelAccuracy())
 """What verdicts are read from; scored in every audit."""
 SPEECH_METRICS: tuple[AbstractMetric, ...] = (FrameError(), CharacterErrorRate(), PieceError())
 """What verdicts on speech are read from; scored in every scene of speech, where those above mean nothing."""
+TEXT_KINDS = (AbstractTokenMetric, AbstractLabelMetric, AbstractFeatureMetric)
+"""The families of metrics that can judge a claim about texts."""
 TEXT_METRICS: tuple[AbstractMetric, ...] = (TokenError(), LabelAccuracy())
 """What verdicts on texts are read from; scored in every scene of text."""
 PERSON_METRICS: tuple[AbstractMetric, ...] = (TopOne(), TopFive(), ReciprocalRank())
@@ -186,11 +189,11 @@ class Plan:
         return tuple(sorted(set(kinds), key=lambda kind: kind.__name__))
 
     def metrics_in(self, scene: Scene) -> tuple[AbstractMetric, ...]:
-        """What is scored in this scene; of speech, only what compares frames, words or persons; of text, tokens
-        or labels.
+        """What is scored in this scene; of speech, only what compares frames, words or persons; of text, tokens,
+        labels or features.
         """
         if isinstance(scene.source.domain, Text):
-            fitting = tuple(m for m in self.metrics if isinstance(m, AbstractTokenMetric | AbstractLabelMetric))
+            fitting = tuple(m for m in self.metrics if isinstance(m, TEXT_KINDS))
             known = {metric.name for metric in fitting}
             return (*fitting, *(metric for metric in TEXT_METRICS if metric.name not in known))
         if not isinstance(scene.source.domain, Frames):
