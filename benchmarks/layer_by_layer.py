@@ -285,7 +285,62 @@ def lies(seed: int, quick: bool) -> Iterator[Point]:
     yield Point("of those that do as they say: with proofs", 0.2, float(np.mean(np.array(plain) > 0)), f"{len(plain)}")
 
 
-PARTS: dict[str, Callable[[int, bool], Iterator[Point]]] = {"depths": depths, "lies": lies}
+class Causal(nn.Module):
+    """A small causal transformer with an untied head, in plain PyTorch: logits (B, T, V) of the next token."""
+
+    def __init__(self, vocabulary: int, length: int, width: int = 128) -> None:
+        nn.Module.__init__(self)
+        self.tokens, self.places = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
+        self.block = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
+        self.head = nn.Linear(width, vocabulary)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """No place sees a later one."""
+        hidden = self.tokens(ids) + self.places(torch.arange(ids.shape[1]))
+        ahead = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).triu(1)
+        logits: Tensor = self.head(self.block(hidden, src_mask=ahead))
+        return logits
+
+
+def language(seed: int, quick: bool) -> Iterator[Point]:
+    """Every place's hidden state and next token of a language model's texts, as many tokens in each."""
+    for count, length in ((1, 16), (2, 16)) if quick else ((1, 8), (1, 32), (2, 16), (3, 16)):
+        near, tokens, proved, wrong, seconds, trials = list[float](), 0, 0, 0, list[float](), 4 if quick else 12
+        for turn in range(trials):
+            with ls.Key(seed).child("language", count, length, turn).isolated():
+                net = Causal(300, length)
+                ids = torch.randint(1, 300, (count, length))
+                seen_at: list[Tensor] = []
+                handle = net.head.register_forward_hook(lambda m, given, r, to=seen_at: to.append(given[0].detach()))
+                loss = F.cross_entropy(net(ids)[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+                handle.remove()
+                slopes = torch.autograd.grad(loss, list(net.parameters()))
+            update = {name: value for (name, _), value in zip(net.named_parameters(), slopes, strict=True)}
+            target = ls.Target(net, ls.Text(300, length), 300, loss=ls.NextToken())
+            began = time.process_time()
+            attempt = ls.RevealedFeatures().run(
+                ls.Observation(target, ls.Gradient(update), ls.FedSGD()), key=ls.Key(seed)
+            )
+            seconds.append(time.process_time() - began)
+            claim = attempt.claim
+            if not isinstance(claim, ls.Features):
+                near += [np.inf] * (count * (length - 1))
+                continue
+            own, true = errors(claim, seen_at[0][:, :-1].flatten(0, 1).double())
+            near += true.tolist()
+            assert claim.labels is not None
+            tokens += sorted(claim.labels.tolist()) == sorted(ids[:, 1:].flatten().tolist())
+            sure = np.zeros(len(own), bool) if attempt.certificate is None else np.array(attempt.certificate.proved)
+            proved, wrong = proved + int(sure.sum()), wrong + int((own[sure] > RIGHT).sum())
+        name = f"language model, {count} texts of {length} tokens"
+        said = f"max {np.max(near):.0e}, median {np.median(seconds):.2f} CPU s"
+        yield Point(f"{name}: hidden states to 1e-5", 0.95, float(np.mean(np.array(near) <= 1e-5)), said)
+        yield Point(f"{name}: all next tokens right", 0.9, tokens / trials, f"{trials} batches")
+        yield Point(f"{name}: certified", 0.8, proved / len(near))
+        yield Point(f"{name}: none certified wrongly", 1.0, float(wrong == 0))
+
+
+PARTS: dict[str, Callable[[int, bool], Iterator[Point]]] = {"depths": depths, "language": language, "lies": lies}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -412,3 +412,83 @@ def test_layers_that_share_a_bias_end_it() -> None:
     batch = ls.Batch(torch.rand(3, 1, 8, 8, generator=ls.Key(1).generator()), torch.tensor([1, 2, 3]))
     seen = ls.observe(ls.Target(net, ls.Images(1, 8, 8), 30), batch, ls.FedSGD(), key=ls.Key(0))
     assert "shares its bias" in ls.RevealedFeatures().run(seen, key=ls.Key(1)).sentence
+
+
+# --- language models ------------------------------------------------------------------------------------------------
+
+
+def spoken_of(ids: Tensor, *, tied: bool = False) -> tuple[ls.Observation, Tensor, ls.Target]:
+    """A decoder in plain PyTorch calls, and what its head was fed at the places with a next token."""
+    target = ls.TextDecoder(dim=64, heads=4).build(ls.Text(300, 16), 2, key=ls.Key(3))
+    module = target.module
+    assert isinstance(module.head, nn.Linear)
+    if tied:
+        module.head.weight = module.token_embedding.weight  # type: ignore[union-attr]
+        target = ls.Target(module, target.domain, 300, loss=ls.NextToken())
+    kept: list[Tensor] = []
+    handle = module.head.register_forward_hook(lambda layer, given, returned: kept.append(given[0].detach()))
+    logits = module.requires_grad_(True)(ids)
+    handle.remove()
+    rows = [F.cross_entropy(row[: len(one) - 1], one[1:]) for row, one in zip(logits, map(_real, ids), strict=True)]
+    slopes = torch.autograd.grad(torch.stack(rows).mean(), list(module.parameters()))
+    update = {name: value for (name, _), value in zip(module.named_parameters(), slopes, strict=True)}
+    fed_ = torch.cat([state[: len(_real(one)) - 1] for state, one in zip(kept[0], ids, strict=True)])
+    return ls.Observation(target, ls.Gradient(update), ls.FedSGD(), (ls.BatchSize(len(ids)),)), fed_.double(), target
+
+
+def _real(ids: Tensor) -> Tensor:
+    return ids[: int((ids != 0).sum())]
+
+
+def texts(*lengths: int) -> Tensor:
+    ids = torch.randint(1, 300, (len(lengths), max(lengths)), generator=ls.Key(8).generator())
+    return ids * (torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None])
+
+
+@pytest.mark.parametrize("lengths", [(9,), (16,), (12, 12)], ids=str)
+def test_every_hidden_state_and_next_token_of_a_language_model_comes_back(
+    benchmark: ModuleType, lengths: tuple[int, ...]
+) -> None:
+    ids = texts(*lengths)
+    seen, states, target = spoken_of(ids)
+    attempt = ls.RevealedFeatures().run(seen, key=ls.Key(0))
+    assert attempt.certified, attempt.sentence
+    own, true = benchmark.errors(attempt.claim, states)
+    assert max(own.max(), true.max()) < 1e-5
+    following = sorted(token for one in ids for token in _real(one)[1:].tolist())
+    assert sorted(attempt.claim.labels.tolist()) == following
+    batch = ls.Batch(ids, torch.zeros(len(ids), dtype=torch.int64))
+    found = ls.score(attempt.claim, batch, domain=target.domain, client=ls.Client(target, ls.FedSGD(), ls.Key(0)))
+    assert found["features-found"].exact == len(following)
+    # Next tokens are all but the first of each text, and judged as tokens, not as the labels of examples.
+    assert found["token-error"].value < 0.1
+    assert "label-accuracy" not in [one.metric for one in found]
+
+
+def test_texts_of_unlike_length_weigh_differently_and_prove_nothing(benchmark: ModuleType) -> None:
+    seen, states, _ = spoken_of(texts(12, 11))
+    attempt = ls.RevealedFeatures().run(seen, key=ls.Key(0))
+    assert not attempt.certified
+    own, _ = benchmark.errors(attempt.claim, states)
+    assert own.max() < 1e-4
+    seen, states, _ = spoken_of(texts(16, 6))
+    attempt = ls.RevealedFeatures().run(seen, key=ls.Key(0))
+    assert not attempt.certified
+
+
+def test_a_tied_head_is_refused() -> None:
+    seen, *_ = spoken_of(texts(9), tied=True)
+    attempt = ls.RevealedFeatures().run(seen, key=ls.Key(0))
+    assert attempt.claim is None
+    assert "lacks head.weight" in attempt.sentence  # the model lists the shared weight as the embedding's
+
+
+def test_an_audit_of_a_language_model_reads_its_features() -> None:
+    source = ls.Sentences(length=12, count=64)
+    plan = Plan(
+        title="places", scenes=(Scene("decoder", source, ls.TextDecoder(dim=64, heads=4)),),
+        mechanisms=(ls.FedSGD(),), attacks=(ls.RevealedFeatures(),), metrics=(ls.FeatureError(),), trials=3,
+    )  # fmt: skip
+    cell = next(one for one in plan.cells() if one.role.value == "audited")
+    names = {metric.name for metric in cell.metrics}
+    assert {"feature-error", "token-error"} <= names

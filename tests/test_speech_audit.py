@@ -163,7 +163,7 @@ def test_the_packaged_demo_of_speech_is_small_and_whole() -> None:
     assert len(plan.cells()) <= 30
     mechanisms = " ".join(repr(group.mechanism) for group in plan.groups())
     assert all(word in mechanisms for word in ("FedSGD()", "Dropout", "GaussianNoise", "Quantize"))
-    assert {metric.name for metric in plan.cells()[0].metrics} == {"frame-error", "character-error-rate"}
+    assert {metric.name for metric in plan.cells()[0].metrics} == {"frame-error", "character-error-rate", "piece-error"}
 
 
 def test_image_plans_score_what_they_scored() -> None:

@@ -189,22 +189,23 @@ def test_where_no_order_comes_the_pieces_do(mechanism: Any, by: str) -> None:
     batch = utterances(0, 1, 2)
     seen = ls.observe(target(), batch, mechanism, key=ls.Key(0))
     attempt = ls.SpokenWords(order=False).run(seen, key=ls.Key(1))
-    assert attempt.claim.bag, attempt.sentence
-    assert attempt.claim.labels == (tuple(sorted({piece for one in SENTENCES for piece in one})),)
+    assert isinstance(attempt.claim, ls.Pieces), attempt.sentence
+    assert attempt.claim.pieces == tuple(sorted({(piece,) for one in SENTENCES for piece in one}))
     assert not attempt.certified
     assert by in attempt.sentence
     assert "no order, and no proof" in attempt.sentence
-    assert ls.score(attempt.claim, batch, domain=ls.Frames(5))["character-set-error"].value == 0
+    found = ls.score(attempt.claim, batch, domain=ls.Frames(5), client=ls.Client(seen.target))["piece-error"]
+    assert (found.value, found.exact) == (0, 1)
 
 
 def test_no_piece_is_named_that_was_not_said() -> None:
     """Behind more noise pieces are lost; what is named was said (the test's level: one batch in a hundred may err)."""
-    said = {piece for one in SENTENCES for piece in one}
+    said = {(piece,) for one in SENTENCES for piece in one}
     found = []
     for turn in range(20):
         seen = ls.observe(target(), utterances(0, 1, 2), ls.FedSGD() >> ls.GaussianNoise(0.012), key=ls.Key(turn))
         claim = ls.SpokenWords(order=False).run(seen, key=ls.Key(1)).claim
-        found.append(set() if claim is None else set(claim.labels[0]))
+        found.append(set() if claim is None else set(claim.pieces))
     assert sum(not one <= said for one in found) <= 1
     assert any(one and one < said for one in found)
 
@@ -217,7 +218,8 @@ def test_a_bag_needs_the_bias_and_a_known_change() -> None:
     assert "lacks speller.output.bias" in attempt.sentence
     alone = {"speller.output.bias": seen.release.by_name["speller.output.bias"]}
     attempt = bag.run(ls.Observation(seen.target, ls.Gradient(alone), seen.mechanism), key=ls.Key(1))
-    assert attempt.claim.labels == (tuple(sorted(set(SENTENCES[0]))),)
+    assert isinstance(attempt.claim, ls.Pieces)
+    assert attempt.claim.pieces == tuple(sorted({(piece,) for piece in SENTENCES[0]}))
     rows = ls.observe(target(), utterances(0), ls.DPSGD(clip=1.0, noise_multiplier=100.0), key=ls.Key(0))
     assert bag.run(rows, key=ls.Key(1)).claim is None
 

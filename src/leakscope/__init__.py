@@ -104,6 +104,7 @@ if TYPE_CHECKING:
     from leakscope.core.facts import TrueLabels as TrueLabels
     from leakscope.core.facts import TrueTranscripts as TrueTranscripts
     from leakscope.core.observation import Observation as Observation
+    from leakscope.core.pieces import Pieces as Pieces
     from leakscope.core.release import Delta as Delta
     from leakscope.core.release import Gradient as Gradient
     from leakscope.core.release import Weights as Weights
@@ -154,6 +155,7 @@ if TYPE_CHECKING:
     from leakscope.scoring.metrics.features import FeaturesFound as FeaturesFound
     from leakscope.scoring.metrics.guesses import LabelAccuracy as LabelAccuracy
     from leakscope.scoring.metrics.guesses import LabelSet as LabelSet
+    from leakscope.scoring.metrics.pieces import PieceError as PieceError
     from leakscope.scoring.metrics.ranks import ReciprocalRank as ReciprocalRank
     from leakscope.scoring.metrics.ranks import TopFive as TopFive
     from leakscope.scoring.metrics.ranks import TopOne as TopOne

@@ -37,10 +37,16 @@ from leakscope.core.facts import TrueLabels
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.ledger.record import Finding, GainRecord, GroupVerdict, Word
 from leakscope.scoring.metrics.guesses import LabelAccuracy
+from leakscope.scoring.metrics.pieces import PieceError
 from leakscope.scoring.metrics.ranks import TopOne
 from leakscope.scoring.metrics.speech import CharacterErrorRate
 
-KINDS = {LabelAccuracy.name: "labels", CharacterErrorRate.name: "transcripts", TopOne.name: "persons"}
+KINDS = {
+    LabelAccuracy.name: "labels",
+    CharacterErrorRate.name: "transcripts",
+    PieceError.name: "pieces",
+    TopOne.name: "persons",
+}
 """What is claimed where this metric decides; inputs for all others."""
 
 

@@ -11,6 +11,7 @@ from scipy import special
 from leakscope.ledger.record import Ending, Record, ScoreRecord, Word
 from leakscope.scoring.metrics.features import FeatureError
 from leakscope.scoring.metrics.guesses import LabelAccuracy
+from leakscope.scoring.metrics.pieces import PieceError
 from leakscope.scoring.metrics.ranks import TopOne
 from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError
 from leakscope.scoring.metrics.tokens import TokenError
@@ -29,6 +30,7 @@ SMALLEST = MappingProxyType(
         TokenError.name: MARGIN,
         FeatureError.name: MARGIN,
         CharacterErrorRate.name: MARGIN,
+        PieceError.name: MARGIN,
         LabelAccuracy.name: 0.2,
         TopOne.name: 0.1,
     }
@@ -42,13 +44,19 @@ ITEM_GAIN, ITEM_BAR = 10.0, 6.0
 NOTHING = 1e-6
 """A gain below this is none: an attack that claims nothing scores what a blind guess scores, up to rounding."""
 
-FLOORS = {FrameError.name: 1e-6, FeatureError.name: 1e-6, CharacterErrorRate.name: 1e-2, TokenError.name: 1e-2}
+FLOORS = {
+    FrameError.name: 1e-6,
+    FeatureError.name: 1e-6,
+    CharacterErrorRate.name: 1e-2,
+    TokenError.name: 1e-2,
+    PieceError.name: 1e-2,
+}
 """Metrics that are errors, and the error below which none is told from another: rounding, 1 % of characters or tokens.
 The rule reads them in decibels, -20 log10(error), as it reads PSNR: 3 dB are half the squared error, or 71 % of it."""
 
 DECIDING = (
     PSNR.name, FrameError.name, TokenError.name, FeatureError.name, LabelAccuracy.name, CharacterErrorRate.name,
-    TopOne.name,
+    PieceError.name, TopOne.name,
 )  # fmt: skip
 """The metrics that verdicts are read from; the first of them that was scored decides."""
 
@@ -66,6 +74,7 @@ MOST_GAIN = MappingProxyType(
         FrameError.name: 140.0,
         FeatureError.name: 140.0,
         CharacterErrorRate.name: 60.0,
+        PieceError.name: 40.0,
     }
 )
 """dB beyond which no mean gain lies, either way: from the blind guess, which is no worse than 0 dB (of frames and of
@@ -91,7 +100,7 @@ def score_of(metric: str, record: Record | None) -> ScoreRecord | None:
 
 def primary(side: Records) -> str | None:
     """The metric that decides: PSNR where inputs were claimed, the frame error where sequences were, label accuracy,
-    the character error rate or top-1 where labels, transcripts or persons were; None for none of these.
+    the character error rate, the piece error or top-1 where labels, transcripts, pieces or persons were; else None.
     """
     for metric in DECIDING:
         if any(score_of(metric, record) is not None for record in side):

@@ -23,6 +23,7 @@ from leakscope.domains.speech import Frames
 from leakscope.domains.text import Text
 from leakscope.ledger.identity import identity
 from leakscope.ledger.record import CellSpec, Role
+from leakscope.scoring.metrics.features import AbstractFeatureMetric
 from leakscope.scoring.metrics.guesses import LabelAccuracy
 from leakscope.scoring.metrics.metric import (
     AbstractLabelMetric,
@@ -32,6 +33,7 @@ from leakscope.scoring.metrics.metric import (
     AbstractTokenMetric,
     AbstractTranscriptMetric,
 )
+from leakscope.scoring.metrics.pieces import PieceError
 from leakscope.scoring.metrics.ranks import ReciprocalRank, TopFive, TopOne
 from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError
 from leakscope.scoring.metrics.tokens import TokenError
@@ -42,8 +44,10 @@ Attack = AbstractAttack[Any, Any]
 
 VERDICT_METRICS: tuple[AbstractMetric, ...] = (PSNR(), LabelAccuracy())
 """What verdicts are read from; scored in every audit."""
-SPEECH_METRICS: tuple[AbstractMetric, ...] = (FrameError(), CharacterErrorRate())
+SPEECH_METRICS: tuple[AbstractMetric, ...] = (FrameError(), CharacterErrorRate(), PieceError())
 """What verdicts on speech are read from; scored in every scene of speech, where those above mean nothing."""
+TEXT_KINDS = (AbstractTokenMetric, AbstractLabelMetric, AbstractFeatureMetric)
+"""The families of metrics that can judge a claim about texts."""
 TEXT_METRICS: tuple[AbstractMetric, ...] = (TokenError(), LabelAccuracy())
 """What verdicts on texts are read from; scored in every scene of text."""
 PERSON_METRICS: tuple[AbstractMetric, ...] = (TopOne(), TopFive(), ReciprocalRank())
@@ -186,16 +190,16 @@ class Plan:
         return tuple(sorted(set(kinds), key=lambda kind: kind.__name__))
 
     def metrics_in(self, scene: Scene) -> tuple[AbstractMetric, ...]:
-        """What is scored in this scene; of speech, only what compares frames, transcripts or persons; of text, tokens
-        or labels.
+        """What is scored in this scene; of speech, only what compares frames, words or persons; of text, tokens,
+        labels or features.
         """
         if isinstance(scene.source.domain, Text):
-            fitting = tuple(m for m in self.metrics if isinstance(m, AbstractTokenMetric | AbstractLabelMetric))
+            fitting = tuple(m for m in self.metrics if isinstance(m, TEXT_KINDS))
             known = {metric.name for metric in fitting}
             return (*fitting, *(metric for metric in TEXT_METRICS if metric.name not in known))
         if not isinstance(scene.source.domain, Frames):
             return self.metrics
-        kinds = (AbstractSequenceMetric, AbstractTranscriptMetric, AbstractRankMetric)
+        kinds = (AbstractSequenceMetric, AbstractTranscriptMetric, AbstractRankMetric, PieceError)
         chosen = tuple(metric for metric in self.metrics if isinstance(metric, kinds))
         always = (*SPEECH_METRICS, *(PERSON_METRICS if Gallery in self.told_in(scene) else ()))
         named = {metric.name for metric in chosen}

@@ -1,10 +1,10 @@
 """From records to one of three words, by a rule that is written down.
 
 A group is all trials of one scene, batch size, mechanism and attack. It is judged on its primary metric: PSNR where
-inputs are claimed, label accuracy where labels are; of speech, the frame error where frames are claimed and the
-character error rate where transcripts are; of text, the token error. These three are errors and are read in decibels,
--20 log10(error), so that one rule with one margin serves all: 3 dB above the blind guess is an error below 71 % of its
-own. Where persons are named it is top-1, and what is said of labels holds for it.
+inputs are claimed, label accuracy where labels are; of speech, the frame error where frames are claimed, the
+character error rate where transcripts are and the piece error where bags of pieces are; of text, the token error. These
+are errors and are read in decibels, -20 log10(error), so that one rule with one margin serves all: 3 dB above the blind
+guess is an error below 71 % of its own. Where persons are named it is top-1, and what is said of labels holds for it.
 A trial's *gain* is its mean score minus what a blind guess scores on the same secret: for inputs and transcripts the
 blind control's own score, for labels the chance level, which is the expected score of the best blind guess. A trial
 without a claim gains 0. Then:
@@ -72,7 +72,11 @@ from leakscope.core.facts import TrueLabels
 from leakscope.ledger.record import Ending, GainRecord, GroupVerdict, Record, Summary, Word
 from leakscope.scoring.metrics.features import FeatureError
 from leakscope.scoring.metrics.guesses import LabelAccuracy, LabelSet
+from leakscope.scoring.metrics.pieces import PieceError
 from leakscope.scoring.metrics.tokens import TokenError
+
+WHAT = {TokenError.name: "texts", FeatureError.name: "inputs of a layer", PieceError.name: "bags of pieces"}
+"""What the items of these errors are; utterances of the others."""
 
 
 @final
@@ -235,7 +239,7 @@ def _leak(found: Evidence) -> str:
     if found.recovered:
         what, best, most = "inputs", max(found.values), f"at most {_number(max(found.blind))} dB"
         if found.is_error:
-            what = {TokenError.name: "texts", FeatureError.name: "inputs of a layer"}.get(found.metric, "utterances")
+            what = WHAT.get(found.metric, "utterances")
             best, most = min(found.values), f"at least {min(found.blind):.3g} {found.unit}".rstrip()
         # What stands in the brackets is of single examples: a redacted page leaves it out (`report.withheld.SINGLE`).
         said += (

@@ -47,6 +47,7 @@ FIELDS: tuple[Field, ...] = (
     Field("smallest_leak", "token-error", "number", "3", "dB of texts, likewise"),
     Field("smallest_leak", "feature-error", "number", "3", "dB of what a layer was fed, likewise"),
     Field("smallest_leak", "character-error-rate", "number", "3", "dB of transcripts, likewise"),
+    Field("smallest_leak", "piece-error", "number", "3", "dB of bags of pieces, likewise"),
     Field("smallest_leak", "label-accuracy", "number", "0.2", "share of labels above chance"),
     Field("smallest_leak", "top-1", "number", "0.1", "share of persons named right above chance"),
     Field("budget", "seconds", "number", "no bound", "of computing"),

@@ -17,11 +17,13 @@ from leakscope.core.errors import BadInput
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.core.secret import Secret
 from leakscope.core.target import Target
+from leakscope.domains.text import PAD
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import keeps_inputs, one_gradient
 from leakscope.numerics.rng import Key
 from leakscope.scoring.metrics.metric import saturated
 from leakscope.targets.looking.tape import recorded
+from leakscope.targets.losses import NextToken
 
 
 @final
@@ -38,12 +40,18 @@ class Client:
     key: Key | None = None
 
     def fed(self, layer: str, batch: Batch) -> Tensor:
-        """(B, d) float64: what the layer is fed for each example. Raises `BadInput` where that is not one row each."""
+        """(B, d) float64: what the layer is fed for each example, of `NextToken` at each place with a next token.
+
+        Raises `BadInput` where that is not one row each.
+        """
         try:
             self.target.module.get_submodule(layer)
         except AttributeError as error:
             raise BadInput(f"the model {self.target.name} has no layer {layer!r}; claim one that it has") from error
         found = self._passed(layer, batch)
+        if isinstance(self.target.loss, NextToken) and found.shape[:-1] == batch.inputs.shape:
+            # The others are asked for nothing, and no gradient knows of them.
+            return found[:, :-1][batch.inputs[:, 1:] != PAD].detach().cpu().double()
         if found.dim() != 2 or len(found) != len(batch):
             raise BadInput(f"the layer {layer!r} is fed {tuple(found.shape)} for {len(batch)} examples, no row each")
         return found.detach().cpu().double()

@@ -195,7 +195,7 @@ def _default(claim: AbstractClaim, case: Case) -> tuple[AbstractMetric, ...]:
 
 def _carried(claim: AbstractClaim, case: Case) -> AbstractClaim | None:
     """What the claim brings along; labels only where the private targets are classes, as a number has no class."""
-    carried = kind_of(claim).carried(claim)
+    carried = kind_of(claim).carried(claim, case)
     return None if isinstance(carried, Labels) and not are_classes(case.batch()) else carried
 
 

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from leakscope.core.batch import Batch
-from leakscope.core.claim import AbstractClaim, Features, Labels
+from leakscope.core.claim import AbstractClaim, Features, Labels, Tokens
 from leakscope.core.errors import BadInput, NoSuchLayer
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
 from leakscope.scoring.case import Case, Client
 from leakscope.scoring.chance import AbstractGuess, Constant, keys
 from leakscope.scoring.kinds.kind import AbstractKind, Answer, Comparison, Judged, Outsider, Shown, filled
+from leakscope.scoring.kinds.tokens import read_as
 from leakscope.scoring.metrics.features import (
     EXACT,
     MOST,
@@ -31,6 +32,7 @@ from leakscope.scoring.metrics.metric import AbstractMetric
 from leakscope.scoring.pairing import Pairing, assigned
 from leakscope.scoring.proved import FEATURES
 from leakscope.targets.looking.dense_ends import output_layer, probe_inputs
+from leakscope.targets.losses import NextToken
 
 POOL = 256
 """How many public examples are run through the model at most."""
@@ -150,9 +152,13 @@ class LayerFeatures(AbstractKind[Features, FeatureTruth, AbstractFeatureMetric])
             return (False,) * len(claim)
         return tuple((_away(claim.values.double(), truth.values).min(1).values <= FEATURES).tolist())
 
-    def carried(self, claim: Features) -> Labels | None:
-        """The labels that the features bring along."""
-        return None if claim.labels is None else Labels(claim.labels.detach().cpu().long(), claim.confidence)
+    def carried(self, claim: Features, case: Case) -> Labels | Tokens | None:
+        """The labels that the features bring along; of a language model these are tokens, next ones, as one bag."""
+        if claim.labels is None:
+            return None
+        if _of_tokens(case):
+            return Tokens((tuple(sorted(set(claim.labels.tolist()))),), bag=True)
+        return Labels(claim.labels.detach().cpu().long(), claim.confidence)
 
     def shown(self, claim: Features, case: Case) -> Shown:
         """How far each is from what the layer was fed, in words, and the label that it brings along."""
@@ -163,18 +169,19 @@ class LayerFeatures(AbstractKind[Features, FeatureTruth, AbstractFeatureMetric])
         for place, error in zip(places, errors, strict=True):
             said[place] = f"known to {error:.1e}"
         asked, true = f"what layer {claim.layer!r} was fed", f"{at.truth.values.shape[1]} numbers"
-        labels: tuple[int, ...] = ()
+        labels, answers = tuple[int, ...](), tuple(Answer(asked, true, one) for one in said)
+        if claim.labels is not None and _of_tokens(case):
+            bag = read_as(sorted(set(claim.labels.tolist())), case.words)
+            return Shown(tokens=(bag,), tokens_bag=True, answers=answers)
         if claim.labels is not None:
             labels = tuple(-1 if place is None else int(claim.labels[place]) for place in at.pairing.partners)
-        return Shown(labels=labels, answers=tuple(Answer(asked, true, one) for one in said))
+        return Shown(labels=labels, answers=answers)
 
     def control(self, outsider: Outsider, *, key: Key) -> Features | None:
         """The mean public feature at the output layer, for every example; None where the model has no such layer."""
         del key
         public, target = outsider.public, outsider.target
-        if target is None or public.lengths is not None or public.holds_tokens:
-            return None
-        if not target.domain.fits(public.inputs):
+        if target is None or public.lengths is not None or not target.domain.fits(public.inputs):
             return None
         try:
             layer = output_layer(target).name
@@ -182,7 +189,9 @@ class LayerFeatures(AbstractKind[Features, FeatureTruth, AbstractFeatureMetric])
         except (NoSuchLayer, BadInput):
             # A layer that is fed several rows for each example has no feature of its own for it.
             return None
-        return Features(layer, pool.mean(0, keepdim=True).expand(outsider.count, -1).clone())
+        # Of a text one for each place that may have a next token: more than there are are not looked at.
+        count = outsider.count * (public.inputs.shape[1] - 1 if isinstance(target.loss, NextToken) else 1)
+        return Features(layer, pool.mean(0, keepdim=True).expand(count, -1).clone())
 
 
 def public_features(target: Target, layer: str, public: Batch | None) -> Tensor:
@@ -191,6 +200,11 @@ def public_features(target: Target, layer: str, public: Batch | None) -> Tensor:
     # Labels change no feature: whatever a feed asks for.
     labels = torch.zeros(len(inputs), dtype=torch.int64) if public is None else public.labels[:POOL]
     return Client(target).fed(layer, Batch(inputs, labels))
+
+
+def _of_tokens(case: Case) -> bool:
+    """Whether the client's model predicts next tokens, so that a sample is a place in a text."""
+    return case.client is not None and isinstance(case.client.target.loss, NextToken)
 
 
 def _away(claimed: Tensor, true: Tensor) -> Tensor:

@@ -224,8 +224,9 @@ class WholeInputs(AbstractKind[Inputs, InputTruth, AbstractInputMetric]):
             one <= 10 ** (-least_psnr(tolerance) / 20) for one, tolerance in zip(nearest, tolerances, strict=True)
         )
 
-    def carried(self, claim: Inputs) -> Labels | None:
+    def carried(self, claim: Inputs, case: Case) -> Labels | None:
         """The labels that the inputs bring along."""
+        del case
         if claim.labels is None:
             return None
         return Labels(claim.labels.detach().cpu().long(), claim.confidence)

@@ -175,9 +175,9 @@ class AbstractKind(ABC, Generic[ClaimT, TruthT, MetricT]):
     def control(self, outsider: Outsider, *, key: Key) -> ClaimT | None:
         """The claim of the blind control; None where the public data holds nothing of the kind."""
 
-    def carried(self, claim: ClaimT) -> AbstractClaim | None:
+    def carried(self, claim: ClaimT, case: Case) -> AbstractClaim | None:
         """A claim of another kind that this one brings along, as inputs bring their labels; None for most."""
-        del claim
+        del claim, case
         return None
 
     def notes(self, at: Comparison[ClaimT, TruthT], metrics: Sequence[MetricT]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from leakscope.scoring.kinds.features import LayerFeatures
 from leakscope.scoring.kinds.inputs import WholeInputs
 from leakscope.scoring.kinds.kind import AbstractKind
 from leakscope.scoring.kinds.labels import PrivateLabels
+from leakscope.scoring.kinds.pieces import SaidPieces
 from leakscope.scoring.kinds.sequences import Sequences
 from leakscope.scoring.kinds.tokens import Texts
 from leakscope.scoring.kinds.transcripts import PrivateTranscripts
@@ -28,6 +29,7 @@ KINDS: tuple[Kind, ...] = (
     PrivateTranscripts(),
     PrivateAttributes(),
     LayerFeatures(),
+    SaidPieces(),
 )
 """One of each. The blind control makes their claims in this order: the first that it can make is its answer."""
 

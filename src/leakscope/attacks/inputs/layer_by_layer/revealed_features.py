@@ -32,6 +32,7 @@ from leakscope.mechanisms.reading import bends, clipped, keeps_inputs, keeps_rat
 from leakscope.mechanisms.running import as_run
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_tail import TailLayer, dense_tail
+from leakscope.targets.losses import NextToken
 
 Array = NDArray[np.float64]
 
@@ -92,6 +93,8 @@ class RevealedFeatures(AbstractAttack[Ends, Features]):
     which knows of no mask (`one_layer.remasked`).
     layers: 1 for what the output layer was fed, 2 for the dense layer below; None for as far down as it goes, through
     `Linear`, `ReLU` and `Dropout` alone. Raises `BadInput` below 1.
+    Of a causal language model the samples are the places of all texts that have a next token: the hidden state that the
+    head was fed there, and the next token as its label; where texts differ in length, those of one length at most.
     Refuses where the weights moved or a defense changed entries one by one, and without more classes than twice the
     samples and a label. Neither batch size nor labels are needed.
     """
@@ -112,7 +115,7 @@ class RevealedFeatures(AbstractAttack[Ends, Features]):
             return Refusal("the weights moved during local steps, and each sample's error is that at other ones")
         if bends(seen.mechanism) is not Answer.NO or keeps_ratios(seen.mechanism) is Answer.NO:
             return Refusal("a defense changed entries one by one, and the gradient is no sum over samples any more")
-        output = read_output(seen)
+        output = read_output(seen, tokens=True)
         if isinstance(output, Refusal):
             return output
         if output.weight is None:
@@ -143,10 +146,15 @@ class RevealedFeatures(AbstractAttack[Ends, Features]):
         apart = take_apart(known, bias, key.child("rows").numpy(), stop=stop)
         if len(apart.rows) < read.space.rank:
             return self._some(read, known, apart)
+        samples = apart.samples if clipped(seen) is not Answer.NO else float(apart.count)
+        times = np.array(apart.times, float)
+        if isinstance(seen.target.loss, NextToken):
+            # A place of a longer text weighs less in the mean, by as much as its row says.
+            times = samples / np.array([one.parts for one in apart.rows])
         sample = Sample(
             np.array([one.label for one in apart.rows], np.int64),
-            apart.samples if clipped(seen) is not Answer.NO else float(apart.count),
-            np.array(apart.times, float),
+            samples,
+            times,
             np.array([row_rounding(known, one) for one in apart.rows]),
         )
         down = Down(seen, read, sample, np.array([one.error for one in apart.rows]))
@@ -375,7 +383,7 @@ def _doubted(seen: Observation, read: Ends, apart: Apart) -> str | None:
         return refusal.sentence
     if keeps_inputs(seen.mechanism) is not Answer.YES:
         return "the client may have changed its inputs"
-    why = miscounted(seen, apart.count, "samples")
+    why = miscounted(seen, apart.count, "samples", each=not isinstance(seen.target.loss, NextToken))
     if why is not None:
         return why
     if clipped(seen) is not Answer.NO:

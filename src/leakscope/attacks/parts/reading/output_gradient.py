@@ -17,6 +17,7 @@ from leakscope.core.target import CrossEntropy
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import clipped, keeps_ratios
 from leakscope.targets.looking.dense_ends import DenseLayer, alone_at_output, output_layer
+from leakscope.targets.losses import NextToken
 
 HEARD = 1e-3
 """Share of the largest entry below which a sign is rounding: that of a weight's last place, divided by a small lr."""
@@ -46,10 +47,15 @@ def told_one(seen: Observation) -> bool:
     return seen.knows(TrueLabels) and len(seen.told(TrueLabels).values) == 1
 
 
-def read_output(seen: Observation) -> OutputGradient | Refusal:
-    """The output layer's gradient, or the reason why it cannot be read."""
+def read_output(seen: Observation, *, tokens: bool = False) -> OutputGradient | Refusal:
+    """The output layer's gradient, or the reason why it cannot be read.
+
+    tokens: also of `NextToken`, where b counts the places that have a next token, and the mean is over these as long as
+    all texts have as many.
+    """
     loss = seen.target.loss
-    if not isinstance(loss, CrossEntropy):
+    smoothing = loss.smoothing if isinstance(loss, CrossEntropy) else 0.0
+    if not isinstance(loss, CrossEntropy) and not (tokens and isinstance(loss, NextToken)):
         return Refusal(f"reads the gradient of a cross entropy, but the target is trained with {loss!r}")
     try:
         layer = output_layer(seen.target)
@@ -71,19 +77,19 @@ def read_output(seen: Observation) -> OutputGradient | Refusal:
             return Refusal(
                 f"{layer.weight} is used elsewhere in the model too (tied, or called twice), so its gradient is a sum"
             )
-    if loss.smoothing > 0 and clipped(seen) is not Answer.NO:
+    if smoothing > 0 and clipped(seen) is not Answer.NO:
         # p - y = p - (1 - s) e_y - s / C: the shift is public, the factor by which a clip shrank it is not.
         return Refusal("labels are smoothed, and a clip may have scaled by how much: no sign is sure")
     if own_bias and layer.bias is not None and layer.bias in gradient and layer.bias not in still:
         # mean(p - q) with q = (1 - smoothing) one-hot + smoothing / C; the second part is the same for every class.
-        bias = gradient[layer.bias].double() + loss.smoothing / layer.outputs
+        bias = gradient[layer.bias].double() + smoothing / layer.outputs
     if weight is None and bias is None:
         return Refusal(
             f"the gradient of {layer.weight} {NOT_TRAINED}"
             if layer.weight in gradient
             else f"the release lacks {layer.weight}, the output layer's weight"
         )
-    return OutputGradient(layer, weight, bias, loss.smoothing)
+    return OutputGradient(layer, weight, bias, smoothing)
 
 
 def too_many(seen: Observation, output: OutputGradient) -> str | None:

@@ -372,11 +372,12 @@ def _withdrawn(attempt: Attempt[Inputs], why: str) -> Attempt[Inputs]:
     return dataclasses.replace(attempt, claim=claim, certificate=None, sentence=f"{attempt.sentence}; no proof: {why}")
 
 
-def miscounted(seen: Observation, found: int, what: str) -> str | None:
+def miscounted(seen: Observation, found: int, what: str, *, each: bool = True) -> str | None:
     """Why `found` samples of the update need not be as many examples (`what` they are called); None where they are.
 
     Micro-batches that go round take three examples as four samples, and a pass that ends early takes three of five:
     where no number was told, of none that may stand behind what was found, and one more, for a pass that ends early.
+    each: whether an example is one of them; a text has several, and its places are not counted against examples.
     """
     sizes = [seen.told(BatchSize).count] if seen.knows(BatchSize) else range(1, found + 2)
     answers = {evenly(seen, size) for size in sizes}
@@ -387,6 +388,6 @@ def miscounted(seen: Observation, found: int, what: str) -> str | None:
             if silent
             else "the client may have taken some examples twice, or not at all"
         )
-    if seen.knows(BatchSize) and sizes[0] != found:
+    if each and seen.knows(BatchSize) and sizes[0] != found:
         return f"{found} {what} were found, and {sizes[0]} told"
     return None

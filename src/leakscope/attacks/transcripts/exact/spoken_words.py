@@ -21,6 +21,7 @@ from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Transcripts
 from leakscope.core.effort import Clock, Progress, Watch
 from leakscope.core.observation import Observation
+from leakscope.core.pieces import Pieces
 from leakscope.core.refusal import Refusal
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import bends, clipped, known_weights
@@ -58,7 +59,7 @@ class Bag:
 
 @final
 @dataclass(frozen=True)
-class SpokenWords(AbstractAttack[Heard | Bag, Transcripts]):
+class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
     """The pieces of every sentence in their order, from dL/dW of the output layer of `ListenAttendSpell`.
 
     The decoder is run from its start: what it reaches says where among the features in the gradient the context lies,
@@ -72,7 +73,7 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts]):
     have as many pieces as the gradient has directions, their errors and features give dL/dW again, each example is
     taken once, and the decoder tells this order and these sentences from others (`PLACED`, `TOLD`).
     order=False is for updates from which no order comes (signs, pruning, noise, local steps, many sentences): the set
-    of letters in all pieces whose dL/db_c = (1 / N) sum_s (p_sc - y_sc) is negative, which only a piece that was said
+    of all pieces whose dL/db_c = (1 / N) sum_s (p_sc - y_sc) is negative, which only a piece that was said
     can make; behind declared noise, that fell lower than noise makes any absent piece in 99 of 100 batches. One bag for
     the whole batch, without a certificate: a piece whose p at other places outweighs it is missing.
     Source: Dang et al. 2021 (arXiv:2111.00556) take the set of pieces from the same gradient; the order is new here.
@@ -112,16 +113,15 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts]):
 
     def _attempt(
         self, seen: Observation, read: Heard | Bag, *, key: Key, clock: Clock, watch: Watch
-    ) -> Attempt[Transcripts]:
+    ) -> Attempt[Transcripts | Pieces]:
         assert isinstance(seen.target.loss, NextPiece)
         spelling = seen.target.loss.spelling
         if isinstance(read, Bag):
-            letters = tuple(sorted(set(spelling.read(read.outputs))))
-            count = sum(one != spelling.end for one in read.outputs)
-            if not letters:
+            bag = sorted(spelling.read((one,)) for one in read.outputs if one != spelling.end)
+            if not bag:
                 return Attempt(repr(self), Outcome.DIVERGED, f"no piece fell, {read.by}")
-            what = f"the letters of {count} pieces, {read.by}; no order, and no proof that they are all"
-            return Attempt(repr(self), Outcome.CLAIMED, what, Transcripts((letters,), bag=True))
+            what = f"{len(bag)} pieces, {read.by}; no order, and no proof that they are all"
+            return Attempt(repr(self), Outcome.CLAIMED, what, Pieces(tuple(bag)))
         steps = 0
 
         def stop() -> bool:
