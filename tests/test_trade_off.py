@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
 from leakscope.bounds.heuristics import limit_power, main_advantage, renyi_share
-from leakscope.bounds.trade_off import Question, TradeOff, trade_off
+from leakscope.bounds.trade_off import PLACES, Question, TradeOff, trade_off
 from leakscope.bounds.upper import largest_advantage, largest_power, largest_share
 from leakscope.core.errors import BadInput
 
@@ -37,6 +37,12 @@ def heads(multiplier: float, steps: int, rate: float = 0.5) -> SelfComposedDpEve
 
 def shifted(rate: float, mu: float) -> float:
     return float(norm.cdf(norm.ppf(rate) + mu))
+
+
+def laplace(rate: float, eps: float) -> float:
+    if rate < math.exp(-eps) / 2:
+        return math.exp(eps) * rate
+    return 1 - math.exp(-eps) / (4 * rate) if rate <= 0.5 else 1 - math.exp(-eps) * (1 - rate)
 
 
 # --- the specification's table: any single-record attack at FPR 0.1 %, 1 %, 10 %, and the advantage ------------------
@@ -69,7 +75,7 @@ def test_the_table_of_powers_is_reproduced(row: tuple[float, ...]) -> None:
 # --- closed forms ---------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.floats(0.3, 20), st.integers(1, 64), st.floats(1e-5, 0.99))
 def test_whole_batches_are_one_gaussian(multiplier: float, steps: int, rate: float) -> None:
     """T full-batch steps: Phi(Phi^-1(a) + sqrt(T) / s)."""
@@ -79,25 +85,21 @@ def test_whole_batches_are_one_gaussian(multiplier: float, steps: int, rate: flo
         assert exact * (1 - 1e-9) <= found <= exact + 3e-5
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.floats(0.4, 10), st.floats(0.01, 0.99), st.floats(1e-4, 0.99))
 def test_one_sampled_step_is_the_mixture(multiplier: float, q: float, rate: float) -> None:
     """(1 - q) a + q Phi(Phi^-1(a) + 1 / s) at every rate, where "either way round" is larger at high ones."""
     event, exact = heads(multiplier, 1, q), (1 - q) * rate + q * shifted(rate, 1 / multiplier)
     found = trade_off(event, question=PRESENT).power(rate)
-    assert exact * (1 - 1e-9) <= found <= exact + 3e-5
-    assert found <= trade_off(event).power(rate) + 3e-5
+    assert exact * (1 - 1e-9) <= found <= exact + 1e-4
+    assert found <= trade_off(event).power(rate) + 1e-4
 
 
 def test_laplace_noise_asked_for_presence() -> None:
     eps = 1.25
     curve = trade_off(LaplaceDpEvent(1 / eps), question=PRESENT)
     for rate in RATES:
-        exact = (
-            math.exp(eps) * rate
-            if rate < math.exp(-eps) / 2
-            else max(1 - math.exp(-eps) / (4 * rate) if rate <= 0.5 else 0.0, 1 - math.exp(-eps) * (1 - rate) if rate > 0.5 else 0.0)
-        )  # fmt: skip
+        exact = laplace(rate, eps)
         assert exact * (1 - 1e-9) <= curve.power(rate) <= exact + 2e-4
 
 
@@ -105,20 +107,17 @@ def test_an_epsilon_and_a_delta_alone() -> None:
     """1 - max(0, 1 - delta - e^eps a, e^-eps (1 - delta - a)): the curve of a pair, from its divergences."""
     eps, delta = 1.0, 0.01
 
-    def divergence(places):
-        high = np.maximum(delta, 1 - (1 - delta) * np.exp(places - eps))  # between e = -eps and eps, both by lines
-        low = 1 - np.exp(places) * (1 - delta)
-        corner = 1 - (1 - delta) * (1 + np.exp(places)) / (1 + math.exp(eps))
-        return np.clip(np.where(places >= eps, delta, np.where(places <= -eps, low, corner)), 0, 1) + 0 * high
-
+    # its corners: no alarm, the one in the middle, nothing missed
+    middle = (1 - delta) / (1 + math.exp(eps))
+    corners = ((0.0, delta), (middle, 1 - middle), (1 - delta, 1.0))
+    lines = np.max([power - np.exp(PLACES) * alarm for alarm, power in corners], axis=0)
     for rate in RATES:
         exact = 1 - max(0.0, 1 - delta - math.exp(eps) * rate, math.exp(-eps) * (1 - delta - rate))
-        # the corners of the curve lie at e = -eps and eps
-        assert TradeOff(divergence).power(rate) == pytest.approx(exact, abs=1e-3)
+        assert TradeOff(lines).power(rate) == pytest.approx(exact, abs=1e-12)
 
 
 def test_steps_whose_pattern_is_known_are_an_upper_bound() -> None:
-    """Told in which steps the example was: K ~ Bin(T, q), and the loss is normal given K. By bisection, no convolution."""
+    """Told in which steps the example was: K ~ Bin(T, q), and the loss is normal given K; no convolution."""
     for multiplier, steps, q in ((1.82, 64, 0.5), (2.75, 100, 0.5), (1.0, 30, 0.1)):
         many, c = np.arange(steps + 1), 1 / multiplier
         weights, spread = binom.pmf(many, steps, q), np.maximum(np.sqrt(many) * c, 1e-12)
@@ -153,19 +152,18 @@ def test_samples_of_the_pair_agree(multiplier: float, steps: int, rate: float) -
     assert abs(found - exact) < 4 * error + 1e-4
 
 
-@pytest.mark.skipif(importlib.util.find_spec("riskcal") is None, reason="riskcal is not installed (no extra needs it)")
 @pytest.mark.parametrize(("multiplier", "steps"), [(row[0], int(row[1])) for row in TABLE])
 def test_riskcal_agrees(multiplier: float, steps: int) -> None:
     from dp_accounting.pld import privacy_loss_distribution
-    from riskcal.analysis import get_advantage_from_pld, get_beta_from_pld
 
+    riskcal = pytest.importorskip("riskcal.analysis", reason="no extra needs it: pip install --no-deps riskcal")
     pld = privacy_loss_distribution.from_gaussian_mechanism(
         multiplier, value_discretization_interval=1e-3, sampling_prob=0.5
     ).self_compose(steps)
     curve = trade_off(heads(multiplier, steps))
-    missed = get_beta_from_pld(pld, alpha=np.array(RATES))
-    assert [1 - curve.power(rate) for rate in RATES] == pytest.approx(list(missed), abs=2e-4)
-    assert curve.advantage == pytest.approx(float(get_advantage_from_pld(pld)), abs=2e-4)
+    missed = riskcal.get_beta_from_pld(pld, alpha=np.array(RATES))
+    assert [1 - curve.power(rate) for rate in RATES] == pytest.approx(list(missed), abs=5e-4)  # the grid
+    assert curve.advantage == pytest.approx(float(riskcal.get_advantage_from_pld(pld)), abs=5e-4)
 
 
 # --- what a curve has to be -----------------------------------------------------------------------------------------
@@ -180,10 +178,9 @@ EVENTS = [
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=repr)
-def test_curves_rise_are_concave_and_come_back_when_exchanged_twice(event: object) -> None:
+def test_curves_rise_are_concave_and_mirror_one_another(event: object) -> None:
     rates = np.linspace(0, 1, 41)
-    either, present = (trade_off(event, question=question) for question in (EITHER, PRESENT))
-    absent = present.exchanged()
+    either, present, absent = (trade_off(event, question=question) for question in Question)
     for curve in (either, present, absent):
         powers = np.array([curve.power(rate) for rate in rates])
         assert (np.diff(powers) >= -1e-9).all()
@@ -194,11 +191,10 @@ def test_curves_rise_are_concave_and_come_back_when_exchanged_twice(event: objec
     for rate in rates:
         # the larger of both ways round, up to the corner that convexity cuts off and the width of the grids
         assert max(present.power(rate), absent.power(rate)) <= either.power(rate) + 2e-4
-        assert absent.exchanged().power(rate) == pytest.approx(present.power(rate), abs=1e-6)
         # exchanged: what is missed and what is raised in vain change places
         missed = 1 - present.power(rate)
-        assert 1 - absent.power(missed) <= rate + 2e-4
-    assert present.advantage == pytest.approx(absent.advantage, abs=1e-9)
+        assert absent.power(missed) == pytest.approx(1 - rate, abs=1e-3) or present.power(rate) > 0.999
+    assert present.advantage == pytest.approx(absent.advantage, abs=1e-5)
 
 
 def test_ends_of_presence() -> None:
@@ -208,7 +204,7 @@ def test_ends_of_presence() -> None:
     for event in (GaussianDpEvent(0.0), GaussianDpEvent(1e-300), heads(1e-30, 3), heads(1e-3, 3)):
         assert trade_off(event, question=PRESENT).power(0.1) > 1 - 1e-6
     assert trade_off(heads(1e6, 3), question=PRESENT).power(0.1) == pytest.approx(0.1, abs=1e-5)
-    with pytest.raises(BadInput, match="Question.EITHER"):
+    with pytest.raises(BadInput, match=r"Question\.EITHER"):
         trade_off(ZCDpEvent(0.5), question=PRESENT)
     with pytest.raises(BadInput, match="expected question"):
         trade_off(GaussianDpEvent(1.0), question="present")  # type: ignore[arg-type]
@@ -228,7 +224,7 @@ def test_shares_and_advantages_are_those_of_the_curve() -> None:
 
 @pytest.mark.parametrize(("multiplier", "steps", "rate"), [(5.21, 100, 0.5), (1.82, 64, 0.5), (1.0, 50, 0.05)])
 def test_the_renyi_form_is_a_bound_and_the_others_are_near(multiplier: float, steps: int, rate: float) -> None:
-    setting = {"noise_multiplier": multiplier, "rate": rate, "steps": steps}
+    setting: Any = {"noise_multiplier": multiplier, "rate": rate, "steps": steps}
     curve = trade_off(heads(multiplier, steps, rate), question=PRESENT)
     for chance in (0.001, 0.01, 0.1):
         assert curve.power(chance) <= renyi_share(**setting, chance=chance) + 1e-9
@@ -240,7 +236,7 @@ def test_published_values_of_the_simpler_formulas() -> None:
     """The limit is above the truth by far; without sampling all three are what they are for one Gaussian."""
     assert limit_power(noise_multiplier=1.23, rate=0.5, steps=64, fpr=0.01) == pytest.approx(0.939, abs=5e-4)
     assert main_advantage(noise_multiplier=2.75, rate=0.5, steps=100) == pytest.approx(0.637, abs=5e-4)
-    whole = {"noise_multiplier": 3.0, "rate": 1.0, "steps": 4}
+    whole: Any = {"noise_multiplier": 3.0, "rate": 1.0, "steps": 4}
     assert main_advantage(**whole) == pytest.approx(trade_off(GaussianDpEvent(1.5)).advantage, abs=1e-5)
     assert main_advantage(**whole, distance=0.0) == 0.0
     # exp(-(sqrt L - sqrt rho)^2) for rho = T / (2 s^2) and the best real order, of which whole ones come near
@@ -263,6 +259,6 @@ def test_published_values_of_the_simpler_formulas() -> None:
     ],
 )
 def test_impossible_settings_are_named(changed: dict[str, float], text: str) -> None:
-    setting = {"noise_multiplier": 1.0, "rate": 0.5, "steps": 3, "chance": 0.1} | changed
+    setting: Any = {"noise_multiplier": 1.0, "rate": 0.5, "steps": 3, "chance": 0.1} | changed
     with pytest.raises(BadInput, match=text):
-        renyi_share(**setting)  # type: ignore[arg-type]
+        renyi_share(**setting)
