@@ -48,8 +48,8 @@ def test_the_page_of_a_person_has_a_figure(tmp_path) -> None:
     place = tmp_path / "new" / "curve.png"
     result = call("--sigma", 1.0, "--figure", place)
     assert result.exit_code == 0
-    # one step without sampling: Phi(Phi^-1(0.01) + 1) = 0.0924
-    assert "1 %    9.24 %" in result.stdout
+    # one step without sampling: Phi(Phi^-1(0.01) + 1) = 0.09236
+    assert "9.236 %" in result.stdout
     assert f"figure: {place}" in result.stdout.replace("\n", "")
     with Image.open(place) as image:
         assert image.size[0] > 500
