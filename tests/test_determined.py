@@ -77,24 +77,26 @@ def test_errors_are_those_of_least_squares() -> None:
     assert all(math.isinf(error) for errors in narrow for error in errors[1:])
 
 
-def test_a_trained_head_fixes_classmates_on_paper_and_their_mean_in_fact() -> None:
-    """The Jacobian of 32 steps by autograd: rank says more of two classmates than a little noise leaves of them."""
-    size, classes = 4, 5
+def jacobian(std: float, size: int) -> np.ndarray:
+    """Of the five rows of a head after 32 steps on two classmates and another, by autograd."""
     with ls.Key(0).isolated():
-        head = nn.Linear(size, classes)
-        nn.init.normal_(head.weight, 0.0, 0.05)
-    labels = torch.tensor([0, 0, 1])
-    x = torch.randn(3, 1, 1, size, generator=ls.Key(1).generator(), dtype=torch.float64)
-    target = ls.Target(nn.Sequential(nn.Flatten(), head).double(), ls.Images(1, 1, size), classes)
-    training = ls.HeadTraining(steps=32, lr=0.05)
+        head = nn.Linear(size, 5)
+        nn.init.normal_(head.weight, 0.0, std)
+        nn.init.zeros_(head.bias)
+    target = ls.Target(nn.Sequential(nn.Flatten(), head).double(), ls.Images(1, 1, size), 5)
+    training, labels = ls.HeadTraining(steps=32, lr=0.05), torch.tensor([0, 0, 1])
 
     def released(inputs: torch.Tensor) -> torch.Tensor:
-        return torch.cat(
-            [value.flatten() for value in training.replay(target, ls.Batch(inputs, labels)).by_name.values()]
-        )
+        return torch.cat([one.flatten() for one in training.replay(target, ls.Batch(inputs, labels)).by_name.values()])
 
-    jacobian = torch.autograd.functional.jacobian(released, x)
-    linear = jacobian.reshape(len(jacobian), -1).numpy()
+    x = torch.randn(3, 1, 1, size, generator=ls.Key(1).generator(), dtype=torch.float64)
+    return torch.autograd.functional.jacobian(released, x).reshape(5 * (size + 1), -1).numpy()
+
+
+def test_a_trained_head_fixes_classmates_on_paper_and_their_mean_in_fact() -> None:
+    """Rank says more of two classmates than a little noise leaves of them."""
+    size = 4
+    linear = jacobian(0.05, size)
     mean = means_and_differences(linear, size, [[0, 1]])
     # on paper every direction of each
     assert determined_directions(linear, [size] * 3) == (size,) * 3
@@ -103,11 +105,8 @@ def test_a_trained_head_fixes_classmates_on_paper_and_their_mean_in_fact() -> No
     together = standard_errors(mean, [size] * 3, noise=1e-3)
     assert np.median(alone[0]) > 4 * np.median(together[0])
     assert np.median(alone[0]) > 4 * np.median(alone[2])
-    # from zero weights the outputs of absent classes stay alike, so that only two rows of five numbers are different
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    alike = torch.autograd.functional.jacobian(released, x).reshape(len(jacobian), -1).numpy()
-    assert determined_directions(alike, [size] * 3) == (2, 2, 2)
+    # from zero weights the outputs of absent classes stay alike: what differs are two rows of five numbers
+    assert determined_directions(jacobian(0.0, size), [size] * 3) == (2, 2, 2)
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,9 @@ class Promise:
     def read(text: str) -> Promise:
         """Raises `BadInput` for whatever no noise can promise."""
         name, equals, rest = text.partition("=")
-        if name not in set(Goal):
-            raise UnknownName("promise", name, set(Goal))
+        known = [goal.value for goal in Goal]
+        if name not in known:
+            raise UnknownName("promise", name, known)
         goal, (value, at, place) = Goal(name), rest.partition("@")
         if not equals or bool(at) is (goal is Goal.ADVANTAGE):
             raise BadInput(f"cannot read the promise {text!r}; {WRITE}")
