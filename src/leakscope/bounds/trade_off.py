@@ -28,10 +28,12 @@ Array = NDArray[np.float64]
 
 FURTHEST = 50.0
 """The largest |e|: exp(-50) is below rounding of a probability."""
-_SIDE = np.concatenate([np.geomspace(1e-6, 1.0, 2000, endpoint=False), np.linspace(1.0, FURTHEST, 10_000)])
+_SIDE = np.concatenate([np.geomspace(1e-6, 1.0, 8000, endpoint=False), np.linspace(1.0, FURTHEST, 24_501)])
 PLACES = np.concatenate([-_SIDE[::-1], [0.0], _SIDE])
 """The e at which lines are drawn: dense near 0, where the lowest ones lie if there is much noise. Any set of them is a
-bound; of this one the lowest is within 1e-5 of the lowest of all."""
+bound; of this one the lowest is within 1e-5 of the lowest of all, and 1e-4 where losses have atoms (Laplace)."""
+LEAST = 0.1
+"""The epsilon below which the grid of one way round is not made finer."""
 
 
 @final
@@ -105,8 +107,9 @@ def _one_way(event: DpEvent, question: Question) -> Array:
     first = epsilon(event, delta=SCALE)
     if math.isinf(first):
         return np.ones_like(PLACES)
-    # As in `accounting`: relative to epsilon, so that little noise needs no more cells than much.
-    width, whole = COARSE * max(first, COARSE), None
+    # As in `accounting` relative to epsilon, so that little noise needs no more cells than much; and not below, where
+    # samples are rare and one of them still loses much: the losses of a step would lie on millions of cells.
+    width, whole = COARSE * max(first, LEAST), None
     try:
         for loss, times in _losses(event, 1, question):
             step = _step(loss, width).self_compose(times)
