@@ -163,7 +163,7 @@ def furnish(folder: Path) -> None:
     (folder / "list" / "summary.json").write_text("[]")
 
 
-COMMANDS = ("demo", "audit", "capture", "attack", "score", "merge", "train", "list", "report", "doctor")
+COMMANDS = ("demo", "audit", "capture", "attack", "score", "merge", "bound", "train", "list", "report", "doctor")
 FAMILIES = ("attacks", "defenses", "protocols", "metrics", "targets", "datasets", "parts")
 CAPTURE = "capture --model LeNet() --data Faces() --out u.safetensors"
 ATTACK = "attack update.safetensors --model LeNet()"
@@ -257,6 +257,19 @@ CASES = (
     Case("report empty", 2, "empty holds no run"),
     Case("report damaged", 2, "damaged/summary.json is no valid summary"),
     Case("report list", 2, "list/summary.json is no valid summary"),
+    Case("bound", 2, "give --sigma, the noise multiplier, or --calibrate"),
+    Case("bound --sigma 1 --calibrate epsilon=8@1e-5", 2, "one of them"),
+    Case("bound --sigma 0", 2, "expected 0 < sigma, got 0.0"),
+    Case("bound --sigma 1 --steps 0", 2, "expected steps >= 1, got 0"),
+    Case("bound --sigma 1 --sampling-rate 2", 2, "expected 0 < sampling-rate <= 1, got 2.0"),
+    Case("bound --sigma 1 --delta 0", 2, "expected 0 < delta < 1, got 0.0"),
+    Case("bound --sigma 1 --fpr nan", 2, "expected 0 <= fpr <= 1, got nan"),
+    Case("bound --sigma 1 --figure curve.txt", 2, "expected a file *.png, *.pdf, *.svg for --figure"),
+    Case("bound --calibrate tpr=0.1", 2, "write tpr=0.1@0.01"),
+    Case("bound --calibrate advantage=0.1@0.5", 2, "cannot read the promise"),
+    Case("bound --calibrate tpr=0.01@0.01", 2, "expected 0.01 < tpr < 1, got 0.01"),
+    Case("bound --calibrate epsilon=x@1e-5", 2, "cannot read the promise"),
+    Case("bound --calibrate epslon=8@1e-5", 2, "did you mean 'epsilon'"),
     Case("doctor --model LeNte()", 2, "did you mean 'LeNet'"),
     Case("doctor --model mymodel.py", 2, "write mymodel:NAME"),
     Case("doctor --model json:loads", 2, "json is part of Python"),

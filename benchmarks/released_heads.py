@@ -2,10 +2,12 @@
 
     python benchmarks/released_heads.py [--quick] [--seed 0]
 
-One part so far, "heads per second": the setting of ten MNIST digits (one of each class, 256 features, 2570 weights, 32
-steps, with noise 64), on one thread. All ratios are of CPU seconds measured in this run. A line for each point with
-what is expected and what was measured; exit code 1 below expectation. The features are stand-ins (normal, floored at
-zero): what training costs does not depend on them. --quick trains fewer heads.
+Two parts, with a line for each point of what is expected and what was measured; exit code 1 below expectation.
+"Bounds": the published table of epsilons and the table of the largest TPR of any attack, by the sampler's true rate,
+and the noise that a TPR needs; nothing in them is random.
+"Heads per second": the setting of ten MNIST digits (one of each class, 256 features, 2570 weights, 32 steps, with noise
+64), on one thread. All ratios are of CPU seconds measured in this run. The features are stand-ins (normal, floored at
+zero): what training costs does not depend on them. --quick trains fewer heads and calibrates less noise.
 
 The loops of comparison: "original" is a module, an optimizer and a DataLoader for each head and its accuracy on 10 000
 validation features at the end; "plain" is the module and the optimizer alone; Opacus is its PrivacyEngine around the
@@ -28,6 +30,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import leakscope as ls
+from leakscope.bounds.accounting import Accountant, epsilon, training_event
+from leakscope.bounds.calibration import noise_for_power
+from leakscope.bounds.trade_off import trade_off
 from leakscope.mechanisms.heads.private import train_private
 from leakscope.mechanisms.heads.together import CHUNK, Heads, first, train
 
@@ -36,6 +41,30 @@ TRAINING = ls.HeadTraining(STEPS, RATE, STD, optimizer=ls.ClientSGD(weight_decay
 STEP = ls.DPSGD(clip=4.0, noise_multiplier=1.0, expected=5, rate=0.5)
 PRIVATE = ls.PrivateHeadTraining(ls.HeadTraining(NOISY, RATE, STD, optimizer=ls.ClientSGD(weight_decay=DECAY)), STEP)
 LABELS = torch.arange(CLASSES)
+
+TABLE = (
+    (10, 64, (("1.82", 5), ("1.23", 10), ("0.85", 20), ("0.60", 40), ("0.435", 80))),
+    (40, 100, (("5.21", 2), ("2.75", 5), ("1.75", 10), ("1.15", 20), ("0.79", 40))),
+    (10, 96, (("1.48", 10), ("1.02", 20), ("0.714", 40), ("0.514", 80), ("0.374", 160))),
+    (40, 156, (("2.15", 10), ("1.41", 20), ("0.953", 40), ("0.666", 80), ("0.477", 160))),
+)
+"""The published table: N, steps, and noise multiplier and epsilon at delta = N^-1.1 as they are printed."""
+POWERS = (
+    (1.82, 64, (0.205, 0.466, 0.822), 0.728),
+    (1.23, 64, (0.603, 0.834, 0.977), 0.895),
+    (0.85, 64, (0.954, 0.991, 1.0), 0.981),
+    (5.21, 100, (0.017, 0.087, 0.375), 0.369),
+    (2.75, 100, (0.108, 0.314, 0.706), 0.637),
+    (1.75, 100, (0.432, 0.713, 0.943), 0.847),
+    (1.15, 100, (0.907, 0.978, 1.0), 0.970),
+    (1.48, 96, (0.614, 0.845, 0.980), 0.902),
+    (2.15, 156, (0.443, 0.726, 0.948), 0.854),
+    (1.41, 156, (0.917, 0.982, 0.999), 0.973),
+)
+"""The specification's largest TPR at an FPR of 0.1 %, 1 % and 10 %, and largest advantage: multiplier and steps."""
+NOISE = ((64, ((0.05, 5.93), (0.10, 3.88), (0.25, 2.47), (0.50, 1.75))),
+         (100, ((0.05, 7.39), (0.10, 4.83), (0.25, 3.06), (0.50, 2.18))))  # fmt: skip
+"""The specification's multipliers for a TPR at an FPR of 1 %: steps, TPR and multiplier."""
 
 
 def main() -> int:
@@ -46,10 +75,71 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(1)
     key, good = ls.Key(args.seed), True
-    for line, fine in [*speed(args.quick, key), *agreement(key), *law(args.quick, key)]:
+    for line, fine in [
+        *epsilons(),
+        *powers(),
+        *noises(args.quick),
+        *speed(args.quick, key),
+        *agreement(key),
+        *law(args.quick, key),
+    ]:
         print(("ok    " if fine else "BELOW ") + line, flush=True)
         good &= fine
     return 0 if good else 1
+
+
+def private_head(multiplier: float, steps: int) -> object:
+    """The event of a head that is trained on Poisson samples at 1/2; clip and divisor are no part of it."""
+    return training_event(ls.DPSGD(clip=4.0, noise_multiplier=multiplier, expected=5, rate=0.5), steps=steps)
+
+
+def epsilons() -> list[tuple[str, bool]]:
+    """How far the printed epsilons are from ours: at the printed multipliers, and for those that round to them."""
+    at, inside = {}, {}
+    for examples, steps, rows in TABLE:
+        for printed, wanted in rows:
+            # a multiplier printed as 0.60 is one between 0.595 and 0.605
+            half, delta = 0.5 * 10 ** -len(printed.partition(".")[2]), examples**-1.1
+            most, found, least = (
+                epsilon(private_head(float(printed) + shift, steps), delta=delta, accountant=Accountant.PLD)
+                for shift in (-half, 0.0, half)
+            )
+            at[printed, steps] = abs(found / wanted - 1)
+            inside[printed, steps] = max(0.0, least / wanted - 1, 1 - most / wanted)
+    far, near = max(at, key=lambda row: at[row]), sum(value <= 0.01 for value in at.values())
+    worst = max(inside.values())
+    return [
+        (f"DP table, rows within 1 % of the printed epsilon at the printed multiplier: expected 19 of {len(at)}, "
+         f"measured {near}, the farthest {100 * at[far]:.2f} % ({far[0]})", near >= 19),
+        (f"DP table, {len(inside)} rows, distance from the epsilons of multipliers that round to the printed one: "
+         f"expected at most 1 %, measured {100 * worst:.2f} %", worst <= 0.01),
+    ]  # fmt: skip
+
+
+def powers() -> list[tuple[str, bool]]:
+    """The largest difference from the table of powers."""
+    worst = 0.0
+    for multiplier, steps, wanted, advantage in POWERS:
+        curve = trade_off(private_head(multiplier, steps))
+        found = [curve.power(rate) for rate in (0.001, 0.01, 0.1)]
+        worst = max(worst, abs(curve.advantage - advantage), *(abs(a - b) for a, b in zip(found, wanted, strict=True)))
+    said = f"largest TPR at 0.1, 1 and 10 % FPR and advantage, {len(POWERS)} rows"
+    return [(f"{said}: expected within 0.005 of the table, measured {worst:.4f}", worst <= 0.005)]
+
+
+def noises(quick: bool) -> list[tuple[str, bool]]:
+    """The noise that keeps the TPR at 1 % FPR below a share."""
+    worst = 0.0
+    for steps, rows in NOISE[: 1 if quick else 2]:
+        for share, wanted in rows[:: 2 if quick else 1]:
+            found = noise_for_power(lambda s, steps=steps: private_head(s, steps), tpr=share, fpr=0.01)
+            worst = max(worst, abs(found - wanted))
+    return [
+        (
+            f"noise multiplier for a TPR at 1 % FPR: expected within 0.01 of the table, measured {worst:.4f}",
+            worst <= 0.01,
+        )
+    ]
 
 
 def stand_ins(many: int, key: ls.Key, size: int = CLASSES) -> Tensor:

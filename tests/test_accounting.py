@@ -8,6 +8,7 @@ import sys
 import pytest
 from dp_accounting import (
     ComposedDpEvent,
+    DpEvent,
     GaussianDpEvent,
     LaplaceDpEvent,
     NonPrivateDpEvent,
@@ -21,10 +22,11 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from leakscope.bounds.accounting import epsilon
+from leakscope.bounds.accounting import Accountant, epsilon, training_event
 from leakscope.core.errors import BadInput, MissingExtra
 from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.mechanisms.defenses.noise import GaussianNoise, LaplaceNoise
+from leakscope.mechanisms.protocols.dpsgd import DPSGD
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
 
 
@@ -137,3 +139,56 @@ class _Hidden:
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name.split(".")[0] == "dp_accounting":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+# --- DP-SGD as a published table printed it -------------------------------------------------------------------------
+
+PRINTED = [
+    *[(10, 64, s, eps) for s, eps in (("1.82", 5), ("1.23", 10), ("0.85", 20), ("0.60", 40), ("0.435", 80))],
+    *[(40, 100, s, eps) for s, eps in (("5.21", 2), ("2.75", 5), ("1.75", 10), ("1.15", 20), ("0.79", 40))],
+    *[(10, 96, s, eps) for s, eps in (("1.48", 10), ("1.02", 20), ("0.714", 40), ("0.514", 80), ("0.374", 160))],
+    *[(40, 156, s, eps) for s, eps in (("2.15", 10), ("1.41", 20), ("0.953", 40), ("0.666", 80), ("0.477", 160))],
+]
+"""Examples, steps, multiplier as it was printed, epsilon at delta = N^-1.1. The sampler's rate is 1/2: its loader has
+two batches of N - 1. What its authors' accountant (PRV, an error of 0.01) gives is within 0.05 of ours."""
+
+
+def head(multiplier: float, steps: int, rate: float = 0.5) -> DpEvent:
+    return training_event(DPSGD(4.0, multiplier, expected=5, rate=rate), steps=steps)
+
+
+@pytest.mark.parametrize(("examples", "steps", "printed", "eps"), PRINTED)
+def test_the_printed_epsilons_are_those_of_the_true_sampling_rate(examples, steps, printed, eps):
+    delta = examples**-1.1
+    # a multiplier printed as 0.60 is one between 0.595 and 0.605: the epsilon of one of them is what was aimed at
+    half = 0.5 * 10 ** -len(printed.partition(".")[2])
+    most, least = (
+        epsilon(head(float(printed) + sign * half, steps), delta=delta, accountant=Accountant.PLD) for sign in (-1, 1)
+    )
+    assert least * 0.99 < eps < most * 1.01
+    # the rate that the loader's batch size suggests is far off
+    if eps == 10:
+        assert not 0.8 < epsilon(head(float(printed), steps // 2, 1 - 1 / examples), delta=delta) / eps < 1.2
+
+
+def test_the_accountant_can_be_chosen():
+    event = head(1.82, 64)
+    both = {one: epsilon(event, delta=1e-5, accountant=one) for one in Accountant}
+    assert both[Accountant.PLD] < both[Accountant.RDP]
+    assert epsilon(event, delta=1e-5) == both[Accountant.PLD]
+    with pytest.raises(BadInput, match="the accountant 'pld' does not know"):
+        epsilon(ZCDpEvent(0.5), delta=1e-5, accountant=Accountant.PLD)
+
+
+def test_a_secret_size_divides_nothing():
+    with pytest.raises(BadInput, match="size of a Poisson sample is secret"):
+        training_event(DPSGD(4.0, 1.0, rate=0.5), steps=3)
+    with pytest.raises(BadInput, match="steps >= 1"):
+        training_event(DPSGD(4.0, 1.0), steps=0)
+    # the whole batch in every step: its size is the same each time
+    assert training_event(DPSGD(4.0, 1.0), steps=3) == SelfComposedDpEvent(GaussianDpEvent(1.0), 3)
+
+
+def test_orders_that_are_left_out_are_not_reported(caplog):
+    epsilon(head(1.82, 64), delta=1e-5)
+    assert not caplog.records

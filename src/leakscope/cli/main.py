@@ -20,6 +20,7 @@ from leakscope.audit.shard import Shard
 from leakscope.cli import plan_keys
 from leakscope.cli.ending import LEGEND, Exit
 from leakscope.cli.ending import orderly as _orderly
+from leakscope.cli.options import bound as bound_options
 from leakscope.cli.options import train as train_options
 from leakscope.cli.options import update as update_options
 from leakscope.cli.options.demo import Subject
@@ -232,6 +233,7 @@ def doctor(  # noqa: PLR0913, one argument for each option
 
 
 update_options.register(app)
+app.command(epilog=LEGEND)(bound_options.bound)
 app.add_typer(train_options.app)
 
 

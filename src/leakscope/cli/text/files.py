@@ -101,8 +101,8 @@ def state(path: str) -> None:
         raise BadInput(f"no file {path}; expected a state dict, saved by safetensors or torch.save")
 
 
-def written(path: Path | None, option: str) -> None:
-    """Raises `BadInput` where no safetensors file can be written to `path`: it has another name, or is a folder."""
+def written(path: Path | None, option: str, suffixes: tuple[str, ...] = ("", RECORD)) -> None:
+    """Raises `BadInput` where no such file can be written to `path`: it has another suffix, or is a folder."""
     if path is None:
         return
     if path.is_dir():
@@ -112,8 +112,9 @@ def written(path: Path | None, option: str) -> None:
         raise BadInput(f"{blocked} is a file, so {path} cannot be in it; choose another {option}")
     _writable(path, option)
     # Another suffix would say that it is another kind of file, which whoever reads it by its name believes.
-    if path.suffix not in ("", RECORD):
-        raise BadInput(f"expected a file *{RECORD} for {option}, got {path.name}")
+    if path.suffix not in suffixes:
+        wanted = ", ".join(f"*{suffix}" for suffix in suffixes if suffix)
+        raise BadInput(f"expected a file {wanted} for {option}, got {path.name}")
 
 
 def folder(path: Path, option: str) -> None:
