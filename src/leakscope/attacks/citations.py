@@ -118,3 +118,11 @@ RLG = """@inproceedings{dang2021revealing,
   year = {2021},
   note = {arXiv:2111.00556}
 }"""
+
+INFORMED = """@inproceedings{balle2022reconstructing,
+  title = {Reconstructing Training Data with Informed Adversaries},
+  author = {Balle, Borja and Cherubin, Giovanni and Hayes, Jamie},
+  booktitle = {IEEE Symposium on Security and Privacy},
+  year = {2022},
+  note = {arXiv:2201.04845}
+}"""

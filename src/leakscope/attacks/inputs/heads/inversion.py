@@ -44,8 +44,7 @@ def invert(
 
     Both are repeated, from the class means on. The rows of A sum to 0: one direction v of the examples, A^T v = 0, is
     in no weight. Where features cannot be negative (`floor`) they are moved along it, see `floored`.
-    start: weight (C, d) and bias (C,) of the first head where it is known (`init_std` None). Derived here; the dual form of SGD on a
-    linear model is common knowledge.
+    start: weight (C, d) and bias (C,) of the first head where it is known (`init_std` None). Derived here.
     """
     start = start or _nothing(prior)
     features = prior.means.expand_as(weights)
