@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from leakscope.core.effort import Clock, Progress, State, Watch
 from leakscope.numerics.rng import Key
 
-WIDTH, BATCH, RATE, STEPS = 512, 256, 2e-3, 3000
+WIDTH, BATCH, RATE = 512, 256, 2e-3
 """Of the hidden layers, and of the training by Adam, whose rate rises for a tenth of the steps and falls to zero."""
 
 
@@ -72,7 +72,7 @@ def fresh(lessons: Lessons, *, key: Key) -> Decoder:
     return decoder
 
 
-def taught(lessons: Lessons, *, key: Key, clock: Clock, watch: Watch, steps: int = STEPS) -> Decoder:
+def taught(lessons: Lessons, *, key: Key, clock: Clock, watch: Watch, steps: int) -> Decoder:
     """A decoder after `steps` of Adam on half the sum of squared and absolute error, in units of the pictures' range.
 
     The squared error alone gives the mean picture, which is what is scored; the absolute one keeps edges sharp.

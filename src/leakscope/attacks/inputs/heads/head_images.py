@@ -54,7 +54,7 @@ class HeadImages(AbstractLearner[Inputs]):
 
     pool: Pool
     each: int = 1
-    steps: int = decoder.STEPS
+    steps: int = 3000
 
     needs: ClassVar[frozenset[type[Fact]]] = frozenset({BatchSize})
     reads: ClassVar[frozenset[type[AbstractRelease]]] = frozenset({Weights})
@@ -89,7 +89,7 @@ class HeadImages(AbstractLearner[Inputs]):
 
     def _lessons(self, target: Target, known: Public, key: Key) -> decoder.Lessons:
         """Estimates of public features from heads that were trained on them, beside their pictures."""
-        pictures, labels = _enlarged(self.pool, key.child("copies").generator())
+        pictures, labels = enlarged(self.pool, key.child("copies").generator())
         features = features_of(target, known.layer, pictures)
         training, prior, classes = known.training, known.prior.mean_of(self.each), target.classes
         estimates, places = [], []
@@ -124,7 +124,10 @@ class DecodedHead(AbstractAttack[SeenHead, Inputs]):
         return self.learner.citation
 
     def decoded(self, features: Tensor, classes: Tensor, target: Target) -> Tensor:
-        """(n, d) features of (n,) classes to (n, *shape) pictures; of true features: the ceiling of the decoder."""
+        """(n, d) estimates of (n,) classes to (n, *shape) pictures.
+
+        Of estimates as the inversion makes them: true features have another spread, and are decoded worse.
+        """
         state = self.learned.state
         low, high = state["limits"]
         # its layers draw first weights from the global stream, which is given back
@@ -165,7 +168,7 @@ def backbone(target: Target) -> str:
     return trees.fingerprint(target.buffers())
 
 
-def _enlarged(pool: Pool, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+def enlarged(pool: Pool, stream: torch.Generator) -> tuple[Tensor, Tensor]:
     """Pictures and labels of the pool, and of a small pool changed copies besides."""
     pictures, labels = pool.batch.inputs, pool.batch.labels
     if pictures.dim() != 4:
