@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 
 import leakscope as ls
 from leakscope.attacks.inputs.heads import decoder, head_images
@@ -209,3 +210,15 @@ def test_decoded_pictures_lie_in_the_range():
     pictures = one.requires_grad_(False)(far, torch.zeros(5, dtype=torch.int64))
     assert pictures.shape == (5, 1, 4, 4)
     assert -2.0 <= float(pictures.min()) <= float(pictures.max()) <= 3.0
+
+
+def test_a_fresh_decoder_is_ridge_regression_within_classes():
+    """Against scikit-learn's, on what is left beside the class means."""
+    of = dataclasses.replace(lessons(200), low=-50.0, high=50.0)
+    one = decoder.fresh(of, key=KEY).requires_grad_(False)
+    x, y = of.estimates.double(), of.pictures.flatten(1).double()
+    centers, means = (torch.stack([v[of.classes == c].mean(0) for c in range(3)])[of.classes] for v in (x, y))
+    z = (x - centers) / (x - centers).std(0)
+    fit = Ridge(alpha=decoder.RIDGE * 200, fit_intercept=False).fit(z.numpy(), (y - means).numpy())
+    wanted = means + torch.from_numpy(fit.predict(z.numpy()))
+    assert torch.allclose(one(of.estimates, of.classes).flatten(1).double(), wanted, atol=1e-4)

@@ -17,6 +17,9 @@ from leakscope.numerics.rng import Key
 WIDTH, BATCH, RATE = 512, 256, 2e-3
 """Of the hidden layers, and of the training by Adam, whose rate rises for a tenth of the steps and falls to zero."""
 
+RIDGE = 1e-3
+"""Of the variance of a feature: what keeps features that are nearly the same apart in the linear part."""
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -33,42 +36,61 @@ class Lessons:
 
 @final
 class Decoder(nn.Module):
-    """Estimates (B, d) and classes (B,) to pictures (B, *shape) in [low, high], by three dense layers."""
+    """Estimates (B, d) and classes (B,) to pictures (B, *shape): linear in the estimate, and what a network adds.
 
-    mean: Tensor
+    x = picture[c] + z slope + layers(z, c), z = (estimate - center[c]) / deviation, cut off at [low, high]. The linear
+    part is solved for (`fresh`), three dense layers learn the rest, from zero on.
+    """
+
+    center: Tensor
     deviation: Tensor
+    picture: Tensor
+    slope: Tensor
 
     def __init__(self, features: int, classes: int, shape: tuple[int, ...], limits: tuple[float, float]) -> None:
         nn.Module.__init__(self)
         self.classes, self.shape, self.limits = classes, shape, limits
-        self.register_buffer("mean", torch.zeros(features))
+        pixels = math.prod(shape)
+        self.register_buffer("center", torch.zeros(classes, features))
         self.register_buffer("deviation", torch.ones(features))
+        self.register_buffer("picture", torch.zeros(classes, pixels))
+        self.register_buffer("slope", torch.zeros(features, pixels))
         self.layers = nn.Sequential(
             nn.Linear(features + classes, WIDTH),
             nn.ReLU(),
             nn.Linear(WIDTH, WIDTH),
             nn.ReLU(),
-            nn.Linear(WIDTH, math.prod(shape)),
+            nn.Linear(WIDTH, pixels),
         )
+        for parameter in self.layers[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, estimates: Tensor, classes: Tensor) -> Tensor:
         """The pictures."""
         low, high = self.limits
-        scaled = (estimates - self.mean) / self.deviation
-        pixels = self.layers(torch.cat([scaled, F.one_hot(classes, self.classes).to(scaled.dtype)], 1))
-        return (low + (high - low) * torch.sigmoid(pixels)).reshape(-1, *self.shape)
+        scaled = (estimates - self.center[classes]) / self.deviation
+        added = self.layers(torch.cat([scaled, F.one_hot(classes, self.classes).to(scaled.dtype)], 1))
+        flat: Tensor = (self.picture[classes] + scaled @ self.slope + added).clamp(low, high)
+        return flat.reshape(-1, *self.shape)
 
 
 def fresh(lessons: Lessons, *, key: Key) -> Decoder:
-    """A decoder with weights drawn from `key`, which sees estimates at mean 0 and variance 1."""
+    """A decoder that is linear so far, by ridge regression within classes; its layers are drawn from `key`."""
     with key.isolated():
         decoder = Decoder(
             lessons.estimates.shape[1], lessons.many, tuple(lessons.pictures.shape[1:]), (lessons.low, lessons.high)
         )
-    deviation = lessons.estimates.std(0)
-    decoder.mean.copy_(lessons.estimates.mean(0))
+    pixels = lessons.pictures.flatten(1)
+    counts = torch.bincount(lessons.classes, minlength=lessons.many).clamp_min(1).unsqueeze(1)
+    for buffer, values in ((decoder.center, lessons.estimates), (decoder.picture, pixels)):
+        buffer.index_add_(0, lessons.classes, values).div_(counts)
+    scaled = lessons.estimates - decoder.center[lessons.classes]
+    deviation = scaled.std(0)
     # a feature that no picture has is 0 in all of them
     decoder.deviation.copy_(torch.where(deviation > 0, deviation, 1.0))
+    scaled = scaled / decoder.deviation
+    kernel = scaled.T @ scaled + RIDGE * len(scaled) * torch.eye(scaled.shape[1])
+    decoder.slope.copy_(torch.linalg.solve(kernel, scaled.T @ (pixels - decoder.picture[lessons.classes])))
     return decoder
 
 
