@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames as WindowedFrames
     from leakscope.attacks.inputs.frames.long.long_frames import LongFrames as LongFrames
     from leakscope.attacks.inputs.frames.probable.frame_likelihood import FrameLikelihood as FrameLikelihood
+    from leakscope.attacks.inputs.heads.head_features import HeadFeatures as HeadFeatures
+    from leakscope.attacks.inputs.heads.head_images import HeadImages as HeadImages
     from leakscope.attacks.inputs.layer_by_layer.revealed_features import RevealedFeatures as RevealedFeatures
     from leakscope.attacks.inputs.layered.recursive import Recursive as Recursive
     from leakscope.attacks.inputs.matching.feature_inversion import FeatureInversion as FeatureInversion
@@ -116,6 +118,7 @@ if TYPE_CHECKING:
     from leakscope.datasets.sources.digits import MnistSample as MnistSample
     from leakscope.datasets.sources.faces import Faces as Faces
     from leakscope.datasets.sources.folder import ImageFolder as ImageFolder
+    from leakscope.datasets.sources.letters import Letters as Letters
     from leakscope.datasets.sources.mnist import Mnist as Mnist
     from leakscope.datasets.sources.photographs import Photographs as Photographs
     from leakscope.datasets.sources.speaking import Spoken as Spoken
@@ -178,6 +181,7 @@ if TYPE_CHECKING:
     from leakscope.targets.losses import Reduction as Reduction
     from leakscope.targets.recipes.fitted import Fitted as Fitted
     from leakscope.targets.recipes.imported import Imported as Imported
+    from leakscope.targets.recipes.linear_probe import LinearProbe as LinearProbe
     from leakscope.targets.recipes.trained import Trained as Trained
     from leakscope.targets.spelling import WordPieces as WordPieces
     from leakscope.targets.vetting.model import vet as vet
@@ -194,6 +198,7 @@ if TYPE_CHECKING:
     from leakscope.targets.zoo.text import TextDecoder as TextDecoder
     from leakscope.targets.zoo.text import TextEncoder as TextEncoder
     from leakscope.targets.zoo.transformer import ViT as ViT
+    from leakscope.targets.zoo.vgg import VGGTiny as VGGTiny
 
 
 def _declared() -> dict[str, Home]:

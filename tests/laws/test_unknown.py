@@ -14,6 +14,7 @@ from tests.laws.test_attacks import ATTACKS, built, facts, net, observed, privat
 from torch import Tensor, nn
 
 import leakscope as ls
+from leakscope.cli.names import Family, Trait, rows
 from leakscope.core.mechanism import AbstractMechanism, AbstractReplayable, AbstractStep
 from leakscope.core.refusal import Refusal
 from leakscope.core.release import Gradient, Weights
@@ -395,6 +396,14 @@ def test_released_weights_are_refused_with_a_sentence(row: Any, mechanism: Any) 
     assert refusal is not None
     assert "Weights" in refusal.sentence
     assert built(row).run(seen, key=ls.Key(1)).outcome is ls.Outcome.REFUSED
+
+
+def test_the_attacks_that_read_released_weights_are_named() -> None:
+    """Nobody else does: the law above is crossed with all others."""
+    reading = {row.name for row in rows(Family.ATTACKS) if Trait.READS_WEIGHTS in row.traits}
+    assert reading == {"HeadFeatures", "HeadImages"}
+    assert all(built(row).reads == {Weights} for row in rows(Family.ATTACKS) if row.name in reading)
+    assert not any(Weights in built(row).reads for row in ATTACKS)
 
 
 @pytest.mark.parametrize("row", ATTACKS, ids=lambda row: row.name)

@@ -125,3 +125,11 @@ EMOTION = """@article{feng2021attribute,
   journal = {arXiv:2112.13416},
   year = {2021}
 }"""
+
+INFORMED = """@inproceedings{balle2022reconstructing,
+  title = {Reconstructing Training Data with Informed Adversaries},
+  author = {Balle, Borja and Cherubin, Giovanni and Hayes, Jamie},
+  booktitle = {IEEE Symposium on Security and Privacy},
+  year = {2022},
+  note = {arXiv:2201.04845}
+}"""

@@ -20,6 +20,8 @@ from leakscope.attacks.inputs.dense.lowrank import LowRank
 from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames
 from leakscope.attacks.inputs.frames.long.long_frames import LongFrames
 from leakscope.attacks.inputs.frames.probable.frame_likelihood import FrameLikelihood
+from leakscope.attacks.inputs.heads.head_features import HeadFeatures
+from leakscope.attacks.inputs.heads.head_images import HeadImages
 from leakscope.attacks.inputs.layer_by_layer.revealed_features import RevealedFeatures
 from leakscope.attacks.inputs.layered.recursive import Recursive
 from leakscope.attacks.inputs.matching.feature_inversion import FeatureInversion
@@ -79,6 +81,7 @@ from leakscope.datasets.sources.cifar import Cifar10
 from leakscope.datasets.sources.digits import Digits, MnistSample
 from leakscope.datasets.sources.faces import Faces
 from leakscope.datasets.sources.folder import ImageFolder
+from leakscope.datasets.sources.letters import Letters
 from leakscope.datasets.sources.mnist import Mnist
 from leakscope.datasets.sources.photographs import Photographs
 from leakscope.datasets.sources.speaking import Spoken
@@ -113,6 +116,7 @@ from leakscope.targets.losses import CTC, BinaryCrossEntropy, NextToken, Reducti
 from leakscope.targets.recipes.architecture import AbstractArchitecture
 from leakscope.targets.recipes.fitted import Fitted
 from leakscope.targets.recipes.imported import Imported
+from leakscope.targets.recipes.linear_probe import LinearProbe
 from leakscope.targets.recipes.trained import Trained
 from leakscope.targets.spelling import NextPiece, PiecesSoFar, Spelling, WordPieces
 from leakscope.targets.zoo.convnet import ConvNet
@@ -125,6 +129,7 @@ from leakscope.targets.zoo.mlp import MLP, Linear
 from leakscope.targets.zoo.resnet import ResNet20
 from leakscope.targets.zoo.text import TextDecoder, TextEncoder
 from leakscope.targets.zoo.transformer import ViT
+from leakscope.targets.zoo.vgg import VGGTiny
 
 
 def _row(family: Family, build: Callable[..., Any], summary: str, example: str = "", *traits: Trait) -> Row:
@@ -170,6 +175,10 @@ ROWS: tuple[Row, ...] = (
          "FeatureInversion(steps=600)", T.CLAIMS_INPUTS, T.SEARCH, T.SMALL),
     _row(_A, RevealedFeatures, "what the dense layers were fed, sample by sample, from the output layer down; proved",
          "", T.CLAIMS_FEATURES, T.SMALL),
+    _row(_A, HeadFeatures, "what a released classifier head was trained on, in the features of its public backbone",
+         "HeadFeatures(pool(Digits()))", T.CLAIMS_FEATURES, T.READS_WEIGHTS, T.NEEDS_BATCH_SIZE),
+    _row(_A, HeadImages, "pictures that a released classifier head was trained on, by a decoder of public pictures",
+         "HeadImages(pool(Digits()))", T.CLAIMS_INPUTS, T.READS_WEIGHTS, T.NEEDS_BATCH_SIZE),
     _row(_A, LabelCounts, "how often each label occurs, in closed form (iLRG)",
          "", T.CLAIMS_LABELS, T.NEEDS_BATCH_SIZE, T.SMALL),
     _row(_A, WindowedFrames, "all frames of speech in closed form, from a dense layer that is fed windows of them",
@@ -261,6 +270,7 @@ ROWS: tuple[Row, ...] = (
     _row(_T, LeNet, "three sigmoid convolutions and a dense layer, as in Deep Leakage from Gradients", "", T.SMALL),
     _row(_T, ConvNet, "four ReLU convolutions and a dense layer", "", T.SMALL),
     _row(_T, ResNet20, "a residual network for 32 x 32 images, with batch normalization"),
+    _row(_T, VGGTiny, "eight convolutions and three dense layers, to be trained on letters as a backbone"),
     _row(_T, MLP, "dense layers", "MLP((256, 128))", T.SMALL),
     _row(_T, Linear, "one dense layer: logistic regression", "", T.SMALL),
     _row(_T, TextEncoder, "a transformer that classifies texts, at any size", "", T.TEXT),
@@ -274,6 +284,8 @@ ROWS: tuple[Row, ...] = (
          "", T.NEEDS_EXTRA, T.NEEDS_COLOR),
     _row(_T, Fitted, "another target, trained on the public half of a dataset",
          "Fitted(LeNet(init_range=None), Digits(), epochs=1)"),
+    _row(_T, LinearProbe, "a fresh classifier head on the frozen body of another target",
+         "LinearProbe(VGGTiny(), 26)"),
     _row(_T, Trained, "another target with the weights of a file",
          'Trained(LeNet(), "weights.safetensors")', T.NEEDS_FILES),
     _row(_T, Torchvision, "a model of torchvision by name, without its published weights",
@@ -379,6 +391,7 @@ ROWS: tuple[Row, ...] = (
          "WordPieces(Spoken(speakers=3, each=8, shortest=1.0, longest=2.0), 100)", T.NEEDS_EXTRA),
     _row(_X, Keywords, "feed: the model takes its inputs by name", 'Keywords(mask="attention_mask", pick="logits")'),
     _row(_X, pool, "the public part of a data set, for attacks that learn from it", "pool(Digits())"),
+    _row(_X, Letters, "26 letters in the fonts of matplotlib, all public: data that a backbone is trained on"),
     _row(_X, ContextWindow, "which dense layer is fed windows of frames",
          'ContextWindow("layer_1.weight", "layer_1.bias", features=26, left=9, right=9)'),
 )  # fmt: skip
@@ -417,6 +430,7 @@ KINDS: dict[Family, tuple[type, ...]] = {
         WordPieces,
         ContextWindow,
         Pool,
+        Letters,
     ),
 }
 """What an object of each family is an instance of."""

@@ -55,6 +55,7 @@ class Trait(enum.Enum):
     TEXT = "for text"
     CLAIMS_TOKENS = "claims tokens"
     CLAIMS_FEATURES = "claims what a layer was fed"
+    READS_WEIGHTS = "reads released weights"
 
 
 @final

@@ -69,7 +69,7 @@ def train(
     positive_weight = number("positive_weight", positive_weight, low=0, low_open=True)
     hot = told(features, labels, start)
     if len(start.weights) == 1 and isinstance(training.optimizer, ClientSGD):
-        return _dual(training, training.optimizer, features, hot, start, positive_weight)
+        return _dual(training, features, hot, start, positive_weight)
     return _direct(training, features, hot, start, positive_weight)
 
 
@@ -118,19 +118,25 @@ def slope(logits: Tensor, hot: Tensor, positive_weight: float) -> Tensor:
     return torch.sigmoid(logits) * (1 + (positive_weight - 1) * hot) - positive_weight * hot
 
 
-def _dual(
-    training: HeadTraining, optimizer: ClientSGD, features: Tensor, hot: Tensor, start: Heads, positive_weight: float
-) -> Heads:
-    """W_k = r_k W_0 + A_k^T X: SGD leaves the span of the first weights and the examples by nothing.
+def coefficients(
+    training: HeadTraining, kernel: Tensor, begun: Tensor, hot: Tensor, *, positive_weight: float = 1.0
+) -> tuple[float, Tensor]:
+    """r and A (m, N, C) of the weights W = r W_0 + A^T X that SGD ends with: it never leaves this span.
 
+    kernel: X X^T + 1 (m, N, N). begun: the logits X W_0^T + b_0 of the first weights. hot: as `slope` takes it. Both
+    r and A depend on the examples only through these two. The bias is r b_0 + A^T 1.
     Every step is linear in weights and gradient, and the gradient is P^T X / N: iterated are the factor r and the
-    coefficients A (m, N, C), never the (C, d) weights. The bias is the weight of an input that is always one, hence
-    + 1 in the kernel X X^T + 1. A step costs N^2 C instead of 2 N d C.
+    coefficients A, never the (C, d) weights. The bias is the weight of an input that is always one, hence + 1 in the
+    kernel. A step costs N^2 C instead of 2 N d C. Raises `BadInput` for other optimizers than SGD.
+
+    >>> kernel, begun, hot = torch.full((1, 1, 1), 2.0), torch.zeros(1, 1, 2), torch.tensor([[[1.0, 0.0]]])
+    >>> coefficients(HeadTraining(1, 0.1), kernel, begun, hot)
+    (1.0, tensor([[[ 0.0500, -0.0500]]]))
     """
-    first_weight, first_bias = start.weights[0], start.biases[0]
-    many = features.shape[1]
-    kernel = torch.bmm(features, features.transpose(1, 2)) + 1
-    begun = torch.baddbmm(first_bias.unsqueeze(1), features, first_weight.transpose(1, 2))
+    optimizer = training.optimizer
+    if not isinstance(optimizer, ClientSGD):
+        raise BadInput(f"{optimizer!r} divides entry by entry, which no span of examples holds; give ClientSGD()")
+    many = kernel.shape[-1]
     kept, pulled = 1.0, torch.zeros_like(begun)
     moments = Moments()
     for rate in training.rates:
@@ -147,6 +153,15 @@ def _dual(
             {"kept": torch.zeros((), dtype=torch.float64), "pulled": at / many}, state, moments, lr=rate
         )
         kept, pulled = kept + float(change["kept"]), pulled + change["pulled"]
+    return kept, pulled
+
+
+def _dual(training: HeadTraining, features: Tensor, hot: Tensor, start: Heads, positive_weight: float) -> Heads:
+    """The weights by their coefficients in the span of the first weights and the examples."""
+    first_weight, first_bias = start.weights[0], start.biases[0]
+    kernel = torch.bmm(features, features.transpose(1, 2)) + 1
+    begun = torch.baddbmm(first_bias.unsqueeze(1), features, first_weight.transpose(1, 2))
+    kept, pulled = coefficients(training, kernel, begun, hot, positive_weight=positive_weight)
     weight = torch.baddbmm(first_weight, pulled.transpose(1, 2), features, beta=kept)
     return Heads((weight,), (kept * first_bias + pulled.sum(1),))
 

@@ -1,0 +1,138 @@
+"""From features to pictures: a network that is trained on public pictures and the inversion's own estimates of them."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from leakscope.core.effort import Clock, Progress, State, Watch
+from leakscope.numerics.rng import Key
+
+WIDTH, BATCH, RATE = 512, 256, 2e-3
+"""Of the hidden layers, and of the training by Adam, whose rate rises for a tenth of the steps and falls to zero."""
+
+RIDGE = 1e-3
+"""Of the variance of a feature: what keeps features that are nearly the same apart in the linear part."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Lessons:
+    """What is learned from: estimates (n, d), classes (n,) int64 below `many`, pictures (n, *shape) in [low, high]."""
+
+    estimates: Tensor
+    classes: Tensor
+    many: int
+    pictures: Tensor
+    low: float
+    high: float
+
+
+@final
+class Decoder(nn.Module):
+    """Estimates (B, d) and classes (B,) to pictures (B, *shape): linear in the estimate, and what a network adds.
+
+    x = picture[c] + z slope + layers(z, c), z = (estimate - center[c]) / deviation, cut off at [low, high]. The linear
+    part is solved for (`fresh`), three dense layers learn the rest, from zero on.
+    """
+
+    center: Tensor
+    deviation: Tensor
+    picture: Tensor
+    slope: Tensor
+
+    def __init__(self, features: int, classes: int, shape: tuple[int, ...], limits: tuple[float, float]) -> None:
+        nn.Module.__init__(self)
+        self.classes, self.shape, self.limits = classes, shape, limits
+        pixels = math.prod(shape)
+        self.register_buffer("center", torch.zeros(classes, features))
+        self.register_buffer("deviation", torch.ones(features))
+        self.register_buffer("picture", torch.zeros(classes, pixels))
+        self.register_buffer("slope", torch.zeros(features, pixels))
+        self.layers = nn.Sequential(
+            nn.Linear(features + classes, WIDTH),
+            nn.ReLU(),
+            nn.Linear(WIDTH, WIDTH),
+            nn.ReLU(),
+            nn.Linear(WIDTH, pixels),
+        )
+        for parameter in self.layers[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, estimates: Tensor, classes: Tensor) -> Tensor:
+        """The pictures."""
+        low, high = self.limits
+        scaled = (estimates - self.center[classes]) / self.deviation
+        added = self.layers(torch.cat([scaled, F.one_hot(classes, self.classes).to(scaled.dtype)], 1))
+        flat: Tensor = (self.picture[classes] + scaled @ self.slope + added).clamp(low, high)
+        return flat.reshape(-1, *self.shape)
+
+
+def fresh(lessons: Lessons, *, key: Key) -> Decoder:
+    """A decoder that is linear so far, by ridge regression within classes; its layers are drawn from `key`."""
+    with key.isolated():
+        decoder = Decoder(
+            lessons.estimates.shape[1], lessons.many, tuple(lessons.pictures.shape[1:]), (lessons.low, lessons.high)
+        )
+    pixels = lessons.pictures.flatten(1)
+    counts = torch.bincount(lessons.classes, minlength=lessons.many).clamp_min(1).unsqueeze(1)
+    for buffer, values in ((decoder.center, lessons.estimates), (decoder.picture, pixels)):
+        buffer.index_add_(0, lessons.classes, values).div_(counts)
+    scaled = lessons.estimates - decoder.center[lessons.classes]
+    deviation = scaled.std(0)
+    # a feature that no picture has is 0 in all of them
+    decoder.deviation.copy_(torch.where(deviation > 0, deviation, 1.0))
+    scaled = scaled / decoder.deviation
+    kernel = scaled.T @ scaled + RIDGE * len(scaled) * torch.eye(scaled.shape[1])
+    decoder.slope.copy_(torch.linalg.solve(kernel, scaled.T @ (pixels - decoder.picture[lessons.classes])))
+    return decoder
+
+
+def taught(lessons: Lessons, *, key: Key, clock: Clock, watch: Watch, steps: int) -> Decoder:
+    """A decoder after `steps` of Adam on half the sum of squared and absolute error, in units of the pictures' range.
+
+    The squared error alone gives the mean picture, which is what is scored; the absolute one keeps edges sharp.
+    """
+    decoder = fresh(lessons, key=key.child("weights"))
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=RATE)
+    begun = _restore(decoder, optimizer, clock.saved())
+    span = lessons.high - lessons.low
+    for step in range(begun, steps):
+        # of the step alone, so that a life that goes on draws what one life would have
+        rows = torch.randint(len(lessons.estimates), (BATCH,), generator=key.child("step", step).generator())
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * _schedule(step / steps)
+        with torch.enable_grad():
+            error = (decoder(lessons.estimates[rows], lessons.classes[rows]) - lessons.pictures[rows]) / span
+            loss = 0.5 * (4 * error.square().mean() + 2 * error.abs().mean())
+            optimizer.zero_grad()
+            loss.backward()
+        optimizer.step()
+        clock.keep(functools.partial(_kept, decoder, optimizer, step + 1))
+        watch(Progress((step + 1) / steps, float(loss.detach()), "learns to decode features"))
+    return decoder.requires_grad_(False)
+
+
+def _schedule(share: float) -> float:
+    """Linear up to 1 at a tenth, then a quarter of a cosine's wave down to 0."""
+    return share / 0.1 + 1e-3 if share < 0.1 else 0.5 * (1 + math.cos(math.pi * (share - 0.1) / 0.9))
+
+
+def _kept(decoder: Decoder, optimizer: torch.optim.Adam, step: int) -> State:
+    return {"step": step, "decoder": decoder.state_dict(), "optimizer": optimizer.state_dict()["state"]}
+
+
+def _restore(decoder: Decoder, optimizer: torch.optim.Adam, state: State | None) -> int:
+    """Step to go on from; the optimizer names its tensors by number, which a file keeps as text."""
+    if state is None:
+        return 0
+    moments = {int(place): value for place, value in state["optimizer"].items()}
+    decoder.load_state_dict(state["decoder"])
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    return int(state["step"])

@@ -1,0 +1,193 @@
+"""Pictures that a released classifier head on a public backbone was trained on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from leakscope.attacks import citations
+from leakscope.attacks.attack import AbstractAttack, Asks
+from leakscope.attacks.inputs.heads import decoder
+from leakscope.attacks.inputs.heads.head_features import many
+from leakscope.attacks.inputs.heads.inversion import invert
+from leakscope.attacks.inputs.heads.reading import Public, SeenHead, features_of, public, read_head
+from leakscope.attacks.preparing import AbstractLearner, Learned, Setting
+from leakscope.core.arguments import count, instance
+from leakscope.core.attempt import Attempt, Outcome
+from leakscope.core.claim import Inputs
+from leakscope.core.effort import Clock, State, Watch
+from leakscope.core.errors import BadInput
+from leakscope.core.facts import BatchSize, Fact
+from leakscope.core.observation import Observation
+from leakscope.core.pool import Pool
+from leakscope.core.refusal import Refusal
+from leakscope.core.release import AbstractRelease, Weights
+from leakscope.core.target import Target
+from leakscope.mechanisms.heads.together import streamed
+from leakscope.numerics import trees
+from leakscope.numerics.rng import Key
+
+HEADS = 4000
+"""Public heads that are trained and inverted for the decoder, which learns what the inversion leaves open."""
+PICTURES = 16000
+"""A smaller pool is enlarged to so many by slightly turned, slanted, shifted and stretched copies."""
+ANGLE, SHEAR, SHIFT, STRETCH = 0.15, 0.1, 0.06, 1.1
+"""How far copies are moved at most: radians, radians, halves of a picture, a factor."""
+
+
+@final
+@dataclass(frozen=True)
+class HeadImages(AbstractLearner[Inputs]):
+    """D(x^), x^ the posterior mean of the features (`HeadFeatures`), D a decoder that is trained on public pictures.
+
+    A head depends on a picture through its features alone, so that E[picture | W] = E[E[picture | features] | W]: one
+    network from features to pictures does what others learn on whole heads. It is trained on estimates that carry the
+    inversion's own error: thousands of heads on sets of the public pool are trained in closed form and inverted.
+    pool: public pictures of all classes. each: examples of each class behind the attacked head, >= 1. steps: of D's
+    training. Raises `BadInput` on steps or each < 1.
+    """
+
+    pool: Pool
+    each: int = 1
+    steps: int = 3000
+
+    needs: ClassVar[frozenset[type[Fact]]] = frozenset({BatchSize})
+    reads: ClassVar[frozenset[type[AbstractRelease]]] = frozenset({Weights})
+    asks: ClassVar[Asks] = Asks.NOTHING
+
+    def __post_init__(self) -> None:
+        instance("pool", self.pool, Pool, "write pool(Digits())")
+        object.__setattr__(self, "each", count("each", self.each))
+        object.__setattr__(self, "steps", count("steps", self.steps))
+
+    @property
+    def citation(self) -> str:
+        """Balle et al. 2022, whose reconstructor network reads whole models."""
+        return citations.INFORMED
+
+    def taught(self, learned: Learned) -> DecodedHead:
+        """The attack with its decoder."""
+        return DecodedHead(self, learned)
+
+    def _prepare(self, setting: Setting, *, key: Key, clock: Clock, watch: Watch) -> State:
+        target = setting.architecture.build(setting.domain, setting.classes, key=key.child("target"))
+        known = public(target, setting.mechanism, self.pool)
+        if isinstance(known, Refusal):
+            # an audit that plans this attack beside others gets its reason with each trial
+            return {"unfit": known.sentence}
+        if known.training.init_std is None:
+            return {"unfit": "a decoder is learned for secret first weights, these are the target's own; give init_std"}
+        lessons = self._lessons(target, known, key)
+        found = decoder.taught(lessons, key=key.child("decoder"), clock=clock, watch=watch, steps=self.steps)
+        limits = (lessons.low, lessons.high)
+        return {"backbone": backbone(target), "limits": limits, "decoder": found.state_dict()}
+
+    def _lessons(self, target: Target, known: Public, key: Key) -> decoder.Lessons:
+        """Estimates of public features from heads that were trained on them, beside their pictures."""
+        pictures, labels = enlarged(self.pool, key.child("copies").generator())
+        features = features_of(target, known.layer, pictures)
+        training, prior, classes = known.training, known.prior.mean_of(self.each), target.classes
+        estimates, places = [], []
+        for rows, heads in streamed(training, features, labels, self.each, HEADS, key=key.child("heads")):
+            found = invert(heads.weights[0], prior, training, floor=known.floor)
+            # the mean of several examples is an estimate of each of them
+            estimates.append(found.repeat_interleave(self.each, 1).flatten(0, 1))
+            places.append(rows.flatten())
+        low, high = (float(bound.flatten()[0]) for bound in target.domain.bounds(pictures[:1]))
+        where = torch.cat(places)
+        return decoder.Lessons(torch.cat(estimates), labels[where], classes, pictures[where], low, high)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class DecodedHead(AbstractAttack[SeenHead, Inputs]):
+    """What `HeadImages` teaches: the inversion and the decoder. Made by `HeadImages.taught`."""
+
+    learner: HeadImages
+    learned: Learned
+
+    needs: ClassVar[frozenset[type[Fact]]] = frozenset({BatchSize})
+    reads: ClassVar[frozenset[type[AbstractRelease]]] = frozenset({Weights})
+    asks: ClassVar[Asks] = Asks.NOTHING
+
+    def __repr__(self) -> str:
+        return repr(self.learner)
+
+    @property
+    def citation(self) -> str:
+        """The learner's."""
+        return self.learner.citation
+
+    def decoded(self, features: Tensor, classes: Tensor, target: Target) -> Tensor:
+        """(n, d) estimates of (n,) classes to (n, *shape) pictures.
+
+        Of estimates as the inversion makes them: true features have another spread, and are decoded worse.
+        """
+        state = self.learned.state
+        low, high = state["limits"]
+        # its layers draw first weights from the global stream, which is given back
+        with Key(0).isolated():
+            network = decoder.Decoder(features.shape[1], target.classes, target.domain.shape, (float(low), float(high)))
+        network.load_state_dict(state["decoder"])
+        with torch.no_grad():
+            pictures: Tensor = network(features, classes)
+        return pictures
+
+    def _read(self, seen: Observation) -> SeenHead | Refusal:
+        state = self.learned.state
+        if "unfit" in state:
+            return Refusal(str(state["unfit"]))
+        found = read_head(seen, self.learner.pool)
+        if isinstance(found, Refusal):
+            return found
+        if found.each != self.learner.each:
+            return Refusal(f"has learned heads of {self.learner.each} examples of each class, this is of {found.each}")
+        if state["backbone"] != backbone(seen.target):
+            return Refusal("the backbone is another one than the decoder was trained for, or was fine-tuned since")
+        return found
+
+    def _attempt(self, seen: Observation, read: SeenHead, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
+        del key, clock, watch  # nothing is drawn, and it is over at once
+        prior = read.public.prior.mean_of(read.each)
+        found = invert(read.weights, prior, read.public.training, floor=read.public.floor)
+        if not bool(torch.isfinite(found).all()):
+            return Attempt(repr(self), Outcome.DIVERGED, "the features are not finite: the declared training diverges")
+        classes = torch.arange(found.shape[1])
+        claim = Inputs(self.decoded(found[0], classes, seen.target), classes)
+        said = f"{many(read)} decoded by what {len(self.learner.pool)} public pictures taught"
+        return Attempt(repr(self), Outcome.CLAIMED, said, claim)
+
+
+def backbone(target: Target) -> str:
+    """A hash of all that makes features of inputs, and of nothing that is trained."""
+    return trees.fingerprint(target.buffers())
+
+
+def enlarged(pool: Pool, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Pictures and labels of the pool, and of a small pool changed copies besides."""
+    pictures, labels = pool.batch.inputs, pool.batch.labels
+    if pictures.dim() != 4:
+        raise BadInput(f"expected pictures (n, channels, height, width) in {pool!r}, got {tuple(pictures.shape)}")
+    copies = max(0, math.ceil(PICTURES / len(pictures)) - 1)
+    moved = [_moved(pictures, stream) for _ in range(copies)]
+    return torch.cat([pictures, *moved]), labels.repeat(copies + 1)
+
+
+def _moved(pictures: Tensor, stream: torch.Generator) -> Tensor:
+    """Each picture by a small affine map of its own."""
+
+    def uniform(most: float) -> Tensor:
+        return (2 * torch.rand(len(pictures), generator=stream) - 1) * most
+
+    angle, shear, across, down = uniform(ANGLE), uniform(SHEAR), uniform(math.log(STRETCH)), uniform(math.log(STRETCH))
+    rows = (
+        torch.stack([angle.cos() * across.exp(), (shear - angle.sin()) * across.exp(), uniform(SHIFT)], 1),
+        torch.stack([angle.sin() * down.exp(), angle.cos() * down.exp(), uniform(SHIFT)], 1),
+    )
+    grid = F.affine_grid(torch.stack(rows, 1), list(pictures.shape), align_corners=False)
+    return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)

@@ -1,0 +1,148 @@
+"""What is read of a released head before it is attacked, and why some heads are not."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from leakscope.attacks.inputs.heads.prior import FeaturePrior
+from leakscope.core.errors import BadInput, NoSuchLayer
+from leakscope.core.facts import BatchSize, TrueLabels
+from leakscope.core.mechanism import AbstractMechanism
+from leakscope.core.observation import Observation
+from leakscope.core.pool import Pool
+from leakscope.core.refusal import Refusal
+from leakscope.core.target import CrossEntropy, Target
+from leakscope.mechanisms.protocols.optimizers import ClientSGD
+from leakscope.mechanisms.protocols.training import HeadTraining
+from leakscope.targets.looking.dense_ends import DenseLayer, output_layer
+from leakscope.targets.looking.nonnegative import fed_nonnegative
+from leakscope.targets.looking.tape import recorded
+
+CHUNK = 500
+"""Pictures that the backbone is run on at a time."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Public:
+    """What anybody knows: how the head was trained, which layer it is, and its prior from the public pool.
+
+    floor: whether its features cannot be negative, by the functions that made them.
+    """
+
+    training: HeadTraining
+    layer: DenseLayer
+    prior: FeaturePrior
+    floor: bool
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SeenHead:
+    """weights: (1, C, d). each: examples of each class. start: the first head where it is known, None where secret."""
+
+    public: Public
+    weights: Tensor
+    each: int
+    start: tuple[Tensor, Tensor] | None
+
+
+def public(target: Target, mechanism: AbstractMechanism, pool: Pool) -> Public | Refusal:
+    """What is known before a head is released, or why it could not be attacked. Raises `NoSuchLayer` as it looks."""
+    why = _unknown_course(mechanism)
+    if why is not None:
+        return Refusal(why)
+    assert isinstance(mechanism, HeadTraining)
+    layer = output_layer(target)
+    others = sorted(target.parameters().keys() - {layer.weight, layer.bias})
+    if others:
+        return Refusal(
+            f"{others[0]} and {len(others) - 1} more parameters are trained beside the head, so its features are not "
+            "those of a public backbone; audit heads on a frozen one (LinearProbe)"
+        )
+    if layer.bias is None or target.loss != CrossEntropy():
+        return Refusal("heads are attacked that have a bias and are trained by cross-entropy without label smoothing")
+    try:
+        if not target.domain.fits(pool.batch.inputs):
+            return Refusal(f"the pool {pool!r} holds no inputs of {target.domain}")
+        return Public(mechanism, layer, _prior(_Known(target.fingerprint(), pool, target)), _floor(target, layer))
+    except BadInput as error:
+        return Refusal(str(error))
+
+
+def read_head(seen: Observation, public_pool: Pool) -> SeenHead | Refusal:
+    """The head, with what is public of it; or the reason why this attack does not apply."""
+    known = public(seen.target, seen.mechanism, public_pool)
+    if isinstance(known, Refusal):
+        return known
+    each = _each(seen, known.layer.outputs)
+    if isinstance(each, Refusal):
+        return each
+    weights = seen.release.by_name.get(known.layer.weight)
+    if weights is None:
+        return Refusal(f"the release lacks {known.layer.weight}, the head's weight")
+    own = seen.target.parameters()
+    start = None
+    if known.training.init_std is None and known.layer.bias is not None:
+        start = (own[known.layer.weight], own[known.layer.bias])
+    return SeenHead(known, weights.unsqueeze(0), each, start)
+
+
+def features_of(target: Target, layer: DenseLayer, inputs: Tensor) -> Tensor:
+    """(n, d): what the head is fed for each input. Raises `NoSuchLayer` where that is not one row each."""
+    rows: list[Tensor] = []
+    for part in inputs.split(CHUNK):
+        with recorded(target.module, [layer.name]) as calls, torch.no_grad():
+            target.outputs(target.parameters(), part)
+        rows.append(calls[-1].given)
+    found = torch.cat(rows)
+    if found.shape != (len(inputs), layer.features):
+        raise NoSuchLayer(f"{layer.name!r} is fed {tuple(found.shape)} for {len(inputs)} examples, no row each")
+    return found
+
+
+def _unknown_course(mechanism: AbstractMechanism) -> str | None:
+    """Why the course of training leaves no closed form, None where it does."""
+    if not isinstance(mechanism, HeadTraining):
+        return f"reads heads of HeadTraining, without noise and defenses, and this is of {mechanism!r}"
+    if not isinstance(mechanism.optimizer, ClientSGD):
+        return f"{mechanism.optimizer!r} divides entry by entry: the head is in no span of examples; needs ClientSGD"
+    return None
+
+
+def _each(seen: Observation, classes: int) -> int | Refusal:
+    """How many examples there are of each class."""
+    count = seen.told(BatchSize).count
+    if count % classes:
+        return Refusal(f"{count} examples are not equally many of each of {classes} classes")
+    if seen.knows(TrueLabels):
+        counts = torch.bincount(torch.tensor(seen.told(TrueLabels).values), minlength=classes)
+        if counts.tolist() != [count // classes] * classes:
+            return Refusal(f"needs equally many examples of each class, was told {counts.tolist()}")
+    return count // classes
+
+
+@final
+@dataclass(frozen=True)
+class _Known:
+    """A model and a pool, equal to others of the same content."""
+
+    content: str
+    pool: Pool
+    target: Target = field(compare=False)
+
+
+@functools.lru_cache(maxsize=8)
+def _prior(known: _Known) -> FeaturePrior:
+    """Kept by the process: the trials of an audit share backbone and pool."""
+    batch, target = known.pool.batch, known.target
+    return FeaturePrior.of(features_of(target, output_layer(target), batch.inputs), batch.labels, target.classes)
+
+
+def _floor(target: Target, layer: DenseLayer) -> bool:
+    return fed_nonnegative(target, layer.name)

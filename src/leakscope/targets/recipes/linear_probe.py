@@ -1,0 +1,77 @@
+"""A fresh classifier head on a public backbone: transfer learning in which only the head is trained."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor, nn
+
+from leakscope.core.arguments import count, instance, number
+from leakscope.core.domain import AbstractDomain
+from leakscope.core.errors import NoSuchLayer
+from leakscope.core.target import Target
+from leakscope.numerics.rng import Key
+from leakscope.targets.looking.dense_ends import output_layer
+from leakscope.targets.recipes.architecture import AbstractArchitecture
+from leakscope.targets.restricted import only
+
+HEAD = "head"
+
+
+@final
+class _Probe(nn.Module):
+    """The backbone's features times a constant, and the head on them."""
+
+    def __init__(self, body: nn.Module, head: nn.Linear, scale: float) -> None:
+        nn.Module.__init__(self)
+        self.body, self.head, self.scale = body, head, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, *shape) to (B, classes)."""
+        result: Tensor = self.head(self.body(x) * self.scale)
+        return result
+
+
+@final
+@dataclass(frozen=True)
+class LinearProbe(AbstractArchitecture):
+    """logits = W (scale phi(x)) + b, phi what the output layer of `backbone` is fed; parameters are W and b alone.
+
+    The backbone is public: its weights are those of `Key(0)`, whatever the target's key, which draws the head alone.
+    They are buffers of the target, so that every protocol trains and releases the head and nothing else.
+    backbone_classes: of the task that the backbone was trained for; its own output layer is cut off.
+    scale: > 0, a public constant; the rates that suit a head depend on the size of its features.
+    Raises `NoSuchLayer` for a backbone without a dense output layer that one vector of each example is fed to.
+
+    >>> from leakscope.domains.vision import Images
+    >>> from leakscope.targets.zoo.mlp import MLP
+    >>> target = LinearProbe(MLP((8,)), 26).build(Images(1, 4, 4), 3, key=Key(0))
+    >>> {name: tuple(value.shape) for name, value in target.parameters().items()}
+    {'head.weight': (3, 8), 'head.bias': (3,)}
+    """
+
+    backbone: AbstractArchitecture
+    backbone_classes: int
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        instance("backbone", self.backbone, AbstractArchitecture, "give a target such as VGGTiny()")
+        object.__setattr__(self, "backbone_classes", count("backbone_classes", self.backbone_classes))
+        object.__setattr__(self, "scale", number("scale", self.scale, low=0, low_open=True))
+
+    def build(self, domain: AbstractDomain, classes: int, *, key: Key) -> Target:
+        """The target. Raises what the backbone raises."""
+        public = self.backbone.build(domain, self.backbone_classes, key=Key(0))
+        body = copy.deepcopy(public.module)
+        place = output_layer(public).name
+        layer = body.get_submodule(place)
+        if not isinstance(layer, nn.Linear):
+            raise NoSuchLayer(f"{place!r} of {self.backbone!r} is {type(layer).__name__} and no torch.nn.Linear")
+        body.set_submodule(place, nn.Identity())
+        with key.isolated():
+            head = nn.Linear(layer.in_features, classes)
+        whole = dataclasses.replace(public, module=_Probe(body, head, self.scale), classes=classes, name=repr(self))
+        return only(whole, [f"{HEAD}.weight", f"{HEAD}.bias"])

@@ -1,0 +1,224 @@
+"""Attacks on released heads: what they recover, what they refuse, and that preparing goes on where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+import leakscope as ls
+from leakscope.attacks.inputs.heads import decoder, head_images
+from leakscope.attacks.inputs.heads.reading import Public, features_of, public
+from leakscope.attacks.parts.search.state_file import StateFile
+from leakscope.attacks.preparing import Setting
+from leakscope.core.effort import Budget, unwatched
+from leakscope.core.pool import Pool
+from leakscope.targets.looking.dense_ends import output_layer
+from leakscope.targets.recipes.fitted import Fitted
+
+DIGITS = ls.Digits(size=8)
+PROBE = ls.LinearProbe(ls.MLP((48,)), 26, scale=3.0)
+TRAINING = ls.HeadTraining(32, 0.01, 0.002, optimizer=ls.ClientSGD(weight_decay=1e-5))
+KEY = ls.Key(0)
+
+
+@pytest.fixture(autouse=True)
+def _few(monkeypatch):
+    """Few heads, no copies, a narrow decoder: seconds."""
+    monkeypatch.setattr(head_images, "HEADS", 300)
+    monkeypatch.setattr(head_images, "PICTURES", 1)
+    monkeypatch.setattr(decoder, "WIDTH", 128)
+
+
+def target(architecture=PROBE, key=KEY):
+    return architecture.build(DIGITS.domain, DIGITS.classes, key=key)
+
+
+def private(each=1, seed=0):
+    """The first private examples of each class."""
+    batch = DIGITS.draw(400, key=ls.Key(seed)).reveal()
+    rows = [(batch.labels == c).nonzero().flatten()[:each] for c in range(10)]
+    return batch.rows(torch.cat(rows))
+
+
+def seen(mechanism=TRAINING, each=1, seed=0, model=None, tell=True):
+    model = model or target()
+    return ls.observe(
+        model, private(each, seed), mechanism, key=ls.Key(seed), tell=[ls.BatchSize(10 * each)] if tell else []
+    )
+
+
+def prepared(learner, mechanism=TRAINING, architecture=PROBE):
+    setting = Setting(architecture, DIGITS.domain, DIGITS.classes, mechanism)
+    return learner.taught(learner.prepare(setting, key=ls.Key(5), clock=Budget().start()))
+
+
+def errors(claim, batch, model):
+    """Squared errors of claimed features and of the class means of the pool, one for each class."""
+    layer = output_layer(model)
+    true = features_of(model, layer, batch.inputs)
+    known = public(model, TRAINING, DIGITS.pool())
+    assert isinstance(known, Public)
+    return (claim.values - true).square().sum(1), (known.prior.means - true).square().sum(1)
+
+
+def test_features_are_far_nearer_than_class_means():
+    gained = []
+    for seed in range(4):
+        attempt = ls.HeadFeatures(DIGITS.pool()).run(seen(seed=seed), key=ls.Key(1))
+        assert attempt.outcome is ls.Outcome.CLAIMED
+        own, mean = errors(attempt.claim, private(seed=seed), target())
+        gained.append(float(own.sum() / mean.sum()))
+    assert max(gained) < 0.35
+
+
+def test_the_referee_finds_the_features():
+    model, batch = target(), private()
+    attempt = ls.HeadFeatures(DIGITS.pool()).run(seen(), key=ls.Key(1))
+    found = ls.score(attempt.claim, batch, public=DIGITS.public(), client=ls.Client(model))["feature-error"]
+    assert found.value < 0.6 * found.chance
+
+
+def test_pictures_are_far_nearer_than_class_means():
+    attack, pool = prepared(ls.HeadImages(DIGITS.pool(), steps=400)), DIGITS.public()
+    means = torch.stack([pool.inputs[pool.labels == c].mean(0) for c in range(10)])
+    own, guess = [], []
+    for seed in range(3):
+        attempt = attack.run(seen(seed=seed), key=ls.Key(1))
+        truth = private(seed=seed).inputs
+        own.append((attempt.claim.values - truth).square().mean())
+        guess.append((means - truth).square().mean())
+    assert torch.stack(own).mean() < 0.6 * torch.stack(guess).mean()
+
+
+def test_unknown_rates_are_fitted_and_said():
+    wrong = dataclasses.replace(TRAINING, lr=0.2, init_std=0.05)
+    honest = seen()
+    lied = ls.Observation(honest.target, honest.release, wrong, honest.facts)
+    attack = ls.HeadFeatures(DIGITS.pool(), fit=True)
+    attempt = attack.run(lied, key=ls.Key(1))
+    assert "fitted: rates that sum to 0." in attempt.sentence
+    own, mean = errors(attempt.claim, private(), target())
+    believed, _ = errors(ls.HeadFeatures(DIGITS.pool()).run(lied, key=ls.Key(1)).claim, private(), target())
+    assert float(own.sum()) < 0.45 * float(mean.sum()) < float(believed.sum())
+
+
+def test_of_several_examples_the_class_means_are_found_and_it_is_said():
+    attempt = ls.HeadFeatures(DIGITS.pool()).run(seen(each=3), key=ls.Key(1))
+    assert "prior-assisted" in attempt.sentence
+    model = target()
+    true = features_of(model, output_layer(model), private(3).inputs).unflatten(0, (10, 3))
+    known = public(model, TRAINING, DIGITS.pool())
+    near = (attempt.claim.values - true.mean(1)).square().sum()
+    assert near < 0.5 * (known.prior.means - true.mean(1)).square().sum()
+    assert prepared(ls.HeadImages(DIGITS.pool(), each=3, steps=5)).run(seen(each=3), key=KEY).claim is not None
+
+
+def test_known_first_weights_are_used():
+    known = dataclasses.replace(TRAINING, init_std=None)
+    attempt = ls.HeadFeatures(DIGITS.pool()).run(seen(known), key=ls.Key(1))
+    own, mean = errors(attempt.claim, private(), target())
+    assert float(own.sum()) < 0.2 * float(mean.sum())
+    refused = prepared(ls.HeadImages(DIGITS.pool(), steps=5), known).run(seen(known), key=KEY)
+    assert "give init_std" in refused.sentence
+
+
+REFUSED = [
+    (ls.HeadTraining(4, 0.01, 0.002, optimizer=ls.ClientAdam()), "no span of examples"),
+    (ls.PrivateHeadTraining(ls.HeadTraining(4, 0.01, 0.002), ls.DPSGD(4.0, 1.0, expected=5, rate=0.5)), "HeadTraining"),
+]
+
+
+@pytest.mark.parametrize(("mechanism", "said"), REFUSED, ids=["Adam", "private"])
+def test_a_course_without_a_closed_form_is_refused(mechanism, said):
+    for attack in (ls.HeadFeatures(DIGITS.pool()), prepared(ls.HeadImages(DIGITS.pool(), steps=5), mechanism)):
+        assert said in attack.run(seen(mechanism), key=KEY).sentence
+
+
+@pytest.mark.parametrize("kind", ["features", "images"])
+def test_what_is_no_head_of_this_backbone_is_refused(kind):
+    attack = ls.HeadFeatures(DIGITS.pool())
+    if kind == "images":
+        attack = prepared(ls.HeadImages(DIGITS.pool(), steps=5))
+    whole = seen(model=target(ls.MLP((48,))))
+    assert "trained beside the head" in attack.run(whole, key=KEY).sentence
+    fine = seen()
+    wide = ls.Weights({name: torch.zeros(10, *value.shape[1:-1], 7) for name, value in fine.release.by_name.items()})
+    assert "another model" in attack.run(ls.Observation(fine.target, wide, TRAINING, fine.facts), key=KEY).sentence
+    bias = ls.Weights({"head.bias": fine.release.by_name["head.bias"]})
+    assert "lacks head.weight" in attack.run(ls.Observation(fine.target, bias, TRAINING, fine.facts), key=KEY).sentence
+    seven = ls.Observation(fine.target, fine.release, TRAINING, (ls.BatchSize(7),))
+    assert "equally many" in attack.run(seven, key=KEY).sentence
+    odd = ls.Observation(fine.target, fine.release, TRAINING, (ls.BatchSize(10), ls.TrueLabels((0,) * 10)))
+    assert "equally many" in attack.run(odd, key=KEY).sentence
+    assert "BatchSize" in attack.run(seen(tell=False), key=KEY).sentence
+
+
+def test_a_fine_tuned_backbone_and_another_number_of_examples_are_refused_by_the_decoder():
+    attack = prepared(ls.HeadImages(DIGITS.pool(), steps=5))
+    tuned = ls.LinearProbe(Fitted(ls.MLP((48,)), DIGITS, epochs=1), 10, scale=3.0)
+    assert "fine-tuned" in attack.run(seen(model=target(tuned)), key=KEY).sentence
+    assert "of 2" in attack.run(seen(each=2), key=KEY).sentence
+    assert attack.run(seen(model=target(key=ls.Key(9))), key=KEY).outcome is ls.Outcome.CLAIMED
+
+
+def test_a_pool_of_other_pictures_or_without_a_class_is_refused():
+    small = ls.Digits(size=4).pool()
+    assert "no inputs of" in ls.HeadFeatures(small).run(seen(), key=KEY).sentence
+    batch = DIGITS.public()
+    rows = (batch.labels != 3).nonzero().flatten()
+    assert "examples of each" in ls.HeadFeatures(Pool(batch.rows(rows))).run(seen(), key=KEY).sentence
+
+
+def test_an_untaught_learner_refuses():
+    assert "learned nothing" in ls.HeadImages(DIGITS.pool()).run(seen(), key=KEY).sentence
+
+
+def lessons(count=40):
+    stream = ls.Key(3).generator()
+    pictures = torch.rand(count, 1, 4, 4, generator=stream)
+    return decoder.Lessons(torch.randn(count, 6, generator=stream), torch.arange(count) % 3, 3, pictures, 0.0, 1.0)
+
+
+def test_a_decoder_goes_on_where_it_was_saved(tmp_path):
+    def learned(clock, watch=unwatched):
+        return decoder.taught(lessons(), key=KEY, clock=clock, watch=watch, steps=6)
+
+    def stop_in_the_middle(progress):
+        if progress.fraction >= 0.5:
+            raise KeyboardInterrupt
+
+    def opened():
+        file = StateFile(tmp_path / "half", every=0.0)
+        file.open("one")
+        return file
+
+    whole = learned(Budget().start()).state_dict()
+    with pytest.raises(KeyboardInterrupt):
+        learned(Budget().start().kept(opened()), stop_in_the_middle)
+    file = opened()
+    assert file.load()["step"] == 3
+    again = learned(Budget().start().kept(file)).state_dict()
+    assert all(torch.equal(value, whole[name]) for name, value in again.items())
+
+
+def test_decoded_pictures_lie_in_the_range():
+    one = decoder.fresh(dataclasses.replace(lessons(), low=-2.0, high=3.0), key=KEY)
+    far = 100 * torch.randn(5, 6, generator=ls.Key(1).generator())
+    pictures = one.requires_grad_(False)(far, torch.zeros(5, dtype=torch.int64))
+    assert pictures.shape == (5, 1, 4, 4)
+    assert -2.0 <= float(pictures.min()) <= float(pictures.max()) <= 3.0
+
+
+def test_a_fresh_decoder_is_ridge_regression_within_classes():
+    """Against scikit-learn's, on what is left beside the class means."""
+    of = dataclasses.replace(lessons(200), low=-50.0, high=50.0)
+    one = decoder.fresh(of, key=KEY).requires_grad_(False)
+    x, y = of.estimates.double(), of.pictures.flatten(1).double()
+    centers, means = (torch.stack([v[of.classes == c].mean(0) for c in range(3)])[of.classes] for v in (x, y))
+    z = (x - centers) / (x - centers).std(0)
+    fit = Ridge(alpha=decoder.RIDGE * 200, fit_intercept=False).fit(z.numpy(), (y - means).numpy())
+    wanted = means + torch.from_numpy(fit.predict(z.numpy()))
+    assert torch.allclose(one(of.estimates, of.classes).flatten(1).double(), wanted, atol=1e-4)
