@@ -44,8 +44,8 @@ CLASSES, NORM, RATE = 10, 10.0, 0.01
 NULLS, RESAMPLES = 1000, 500
 """Pictures of heads that never saw the example, for each class at least; resamples of heads for the interval."""
 LETTERS = ls.Fitted(ls.VGGTiny(), ls.Letters(16000), epochs=4, batch_size=64)
-QUICK = ls.Fitted(ls.VGGTiny(), ls.Letters(2000), epochs=2, batch_size=64)
-"""Of --quick: with a decoder of 300 steps the road is gone to its end, and pictures are little better than chance."""
+QUICK = ls.Fitted(ls.VGGTiny(), ls.Letters(1500), epochs=1, batch_size=64)
+"""Of --quick: with a decoder of 100 steps the road is gone to its end, with about two thirds of what is found."""
 
 
 @final
@@ -81,7 +81,7 @@ def lines(
     scene = prepared(data, quick, key, cache)
     learned, ways = time.process_time() - begun, routes(scene)
     rates = found(scene, ways)
-    wanted, least = (0.02, 0.5) if quick else (0.75 if data is None else 0.85, 0.8)
+    wanted, least = (0.3, 0.5) if quick else (0.75 if data is None else 0.85, 0.8)
     value, low, _ = rates["attack"]
     beside = max(rates["nearest public neighbor"][0], rates["class mean"][0])
     true, mean = scene.features, scene.known.prior.means
@@ -95,7 +95,7 @@ def lines(
          f"measured {value:.3f}", value >= wanted),
         *((f"  {name}: {one[0]:.3f} ({one[1]:.3f} to {one[2]:.3f})", True) for name, one in rates.items()),
         (f"beyond both baselines: expected more than {beside:.3f}, measured {low:.3f} at the low end",
-         quick or low > beside),
+         low > beside),
         (f"variance of features within classes that is explained: expected {least}, measured {within:.3f}",
          within >= least),
         (f"one head by observe and run: expected the pictures of mass training, measured {agreed}", agreed == "equal"),
@@ -130,7 +130,7 @@ def prepared(data: str | None, quick: bool, key: ls.Key, cache: str | None) -> S
     norm = float(features_of(bare, known.layer, pool.batch.inputs).norm(dim=1).mean())
     # three digits: a constant that a person would write down
     probe = dataclasses.replace(probe, scale=float(f"{NORM / norm:.3g}"))
-    learner = ls.HeadImages(pool, steps=300) if quick else ls.HeadImages(pool)
+    learner = ls.HeadImages(pool, steps=100) if quick else ls.HeadImages(pool)
     learned = learner.prepare(
         Setting(probe, domain, CLASSES, TRAINING), key=key.child("prepare"), clock=Budget().start()
     )
