@@ -15,6 +15,7 @@ from leakscope.audit.engines.inline import Inline
 from leakscope.audit.plan import Scene
 from leakscope.audit.run import run
 from leakscope.audit.theory import _limits, broken_by_scores, scores_needed
+from leakscope.bounds.upper import power_curve
 from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Inputs
 from leakscope.core.errors import BadInput
@@ -180,3 +181,11 @@ def test_without_another_of_the_class_it_is_refused_with_advice():
 def test_the_control_of_undefended_cells_is_shared():
     plan = toy_plan(mechanisms=(FedSGD(),), replaced=True)
     assert {cell.role for cell in plan.cells()} == {Role.AUDITED, Role.BLIND, Role.REPLACED}
+
+
+@pytest.mark.parametrize("multiplier", [0.2, 1.0, 20.0])
+def test_a_table_bounds_as_well_and_hardly_worse(multiplier):
+    event = DPSGD(1.0, multiplier).event()
+    exact, table = (power_curve(event, replaced=True, tabulated=one) for one in (False, True))
+    for rate in (0.0, 1e-6, 1e-3, 0.1, 0.6, 1.0):
+        assert exact(rate) - 1e-6 <= table(rate) <= exact(rate) + 1e-4

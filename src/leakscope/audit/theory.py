@@ -171,7 +171,8 @@ def scores_needed(mechanism: AbstractMechanism) -> int | None:
     >>> scores_needed(DPSGD(1.0, 9.0))
     15
     """
-    power = _replaced_power(mechanism)
+    # Twenty rates are asked for, and the number is said to be about right.
+    power = _replaced_power(mechanism, tabulated=True)
     if power is None:
         return None
 
@@ -190,10 +191,10 @@ def scores_needed(mechanism: AbstractMechanism) -> int | None:
     return high
 
 
-def _replaced_power(mechanism: AbstractMechanism) -> Callable[[float], float] | None:
+def _replaced_power(mechanism: AbstractMechanism, *, tabulated: bool = False) -> Callable[[float], float] | None:
     """The largest power where one contribution takes the place of another; None where nothing is promised."""
     try:
-        return upper.power_curve(mechanism.event(), replaced=True)
+        return upper.power_curve(mechanism.event(), replaced=True, tabulated=tabulated)
     except (MissingExtra, BadInput):
         return None
 
