@@ -20,6 +20,7 @@ from typing import Any
 
 import plain_blind
 import plain_clients
+import plain_fronts
 import plain_lies
 import plain_speech
 import torch
@@ -41,7 +42,7 @@ ATTACKS: dict[str, Any] = {
     "RevealedLabels": ls.RevealedLabels(),
     "LabelCounts": ls.LabelCounts(),
 }
-SITUATIONS = plain_clients.SITUATIONS | plain_lies.ANY | plain_lies.TEXTS | plain_blind.BLIND
+SITUATIONS = plain_clients.SITUATIONS | plain_lies.ANY | plain_lies.TEXTS | plain_blind.BLIND | plain_fronts.FRONTS
 SITUATIONS |= plain_clients.ONCE | plain_clients.once(SITUATIONS)
 SPOKEN = plain_speech.SITUATIONS
 SLOW = ("EmbeddingSpan", "LongFrames", "CtcTranscript")

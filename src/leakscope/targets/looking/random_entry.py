@@ -60,10 +60,16 @@ def runs_known_code(target: Target) -> bool:
     >>> [runs_known_code(Target(net, Images(1, 2, 2), 2)) for net in nets]
     [True, False]
     """
-    return not any(
-        not type(one).__module__.startswith(("torch.", "leakscope.")) or one._forward_hooks or one._forward_pre_hooks
-        for one in target.module.modules()
-    )
+    return all(_known(one) for one in target.module.modules())
+
+
+def _known(module: nn.Module) -> bool:
+    """Whether a layer runs the forward of a class of torch or of this library, and nothing around it."""
+    # A class that torch makes of another's, as for parametrizations, is named as torch's: so all that it inherits from
+    # is asked. Compiled and traced modules are torch's by name, and run what was compiled.
+    kinds = [kind.__module__ for kind in type(module).__mro__ if issubclass(kind, nn.Module)]
+    own = "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks
+    return not own and all(kind.startswith(("torch.nn.", "torch.ao.", "leakscope.")) for kind in kinds)
 
 
 def _varies(target: Target) -> bool:

@@ -27,9 +27,10 @@ from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import BATCHES, clipped, doubt, evenly, keeps_ratios, known_weights
 from leakscope.numerics import banded
 from leakscope.numerics.rng import Key
+from leakscope.targets.looking.altered_inputs import alters_inputs
 from leakscope.targets.looking.context_window import ContextWindow
 from leakscope.targets.looking.dense_ends import features_at, input_layer, output_layer, probe_inputs
-from leakscope.targets.looking.random_entry import ROWS, RUNS, draws_first, runs_known_code
+from leakscope.targets.looking.random_entry import READERS, ROWS, RUNS, draws_first, runs_known_code
 from leakscope.targets.looking.tape import named, recorded
 from leakscope.targets.vetting.numbers import Look, looks, one_size
 
@@ -46,6 +47,10 @@ PROBES = 4
 DRAWS = 8
 """How often the model is run in training mode: of what draws from a generator that is not watched, some draws show."""
 DRAWN = "the model draws at random in front of its first layer, so that what this was fed need not be the private input"
+ALTERED = (
+    "what runs in front of the first layer changes some inputs, so that what this was fed need not be the private input"
+)
+"""Of deterministic code: a limit of brightness leaves its own results alone, so that a replay from these agrees."""
 WHOLE = "; and the whole update, replayed from the claim and its labels, agrees: the client trained on these inputs"
 """What the statement of a certificate gains where the update was replayed."""
 FED = "; this proves what the first layer was fed, and nothing of what followed"
@@ -66,8 +71,9 @@ MEAN = (
 )
 """What it gains where more examples may stand behind a claim than one: how many there are is not told, or more are."""
 UNDRAWN = (
-    f"; assumed is that the model draws nothing at random in front of its first layer: {RUNS} runs on {ROWS} inputs "
-    "showed no draw, and one from a generator made anew that acts more rarely shows in none"
+    "; assumed is that the model's own code in front of its first layer changes no input and draws nothing at random: "
+    f"{RUNS} runs on {ROWS} inputs showed no draw, and variants of what is claimed, noise and constants no change; "
+    "what acts more rarely shows in none"
 )
 """What any proof of inputs says besides where the model runs code that is neither torch's nor this library's."""
 WINDOWS = "; this proves that the first layer was fed these windows, and nothing of what was said"
@@ -141,6 +147,8 @@ def _settled(
     if certificate is None or claim is None or not any(certificate.proved):
         return attempt
     why = _outside(seen, claim) or _changed(seen.target)
+    if why is None and alters_inputs(seen.target, claim.values):
+        why = ALTERED
     if why is not None:
         return _withdrawn(attempt, why)
     unable = unreplayable(seen)
@@ -209,13 +217,25 @@ def fed(seen: Observation, attempt: Attempt[Inputs], window: ContextWindow, *, s
     certificate, claim = attempt.certificate, attempt.claim
     if certificate is None or claim is None or not any(certificate.proved):
         return attempt
-    why = strange(seen) or _outside(seen, claim) or drawn(seen)
+    why = strange(seen) or _outside(seen, claim) or drawn(seen) or _frames_altered(seen, claim, window)
     said = WINDOWS if size == 1 else STEPPED if size < float("inf") else UNSIZED
     # Two who say the same words in windows that the layer does not tell apart have one error at each frame.
     if not (seen.knows(BatchSize) or seen.knows(Lengths)):
         why = why or (BLIND if _windows_unseen(seen, claim, window, certificate.residual) else None)
         said += MEAN
     return _stated(attempt, certificate, said + assumed(seen)) if why is None else _withdrawn(attempt, why)
+
+
+def _frames_altered(seen: Observation, claim: Inputs, window: ContextWindow) -> str | None:
+    """Why the windows that the layer was fed need not be those of the private frames; None where no look shows it."""
+    assert claim.lengths is not None
+    name, _, parameter = window.weight.rpartition(".")
+    # A layer that is no module is fed by code that nothing can listen to.
+    if parameter != "weight" or name not in named(seen.target.module, *READERS):
+        return None
+    spoken = zip(claim.values, claim.lengths.tolist(), strict=True)
+    one_by_one = any(alters_inputs(seen.target, row[None, :count], readers=(name,)) for row, count in spoken)
+    return ALTERED if one_by_one else None
 
 
 def _windows_unseen(seen: Observation, claim: Inputs, window: ContextWindow, residual: float) -> bool:
