@@ -38,7 +38,7 @@ def client_gradient(module: nn.Module, target: Target, batch: Batch) -> dict[str
     if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
         shown = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise BadInput(
-            f"{target.loss!r} returns {shown}, expected one real number as a tensor: the mean over the batch"
+            f"{target.loss!r} returns {shown}, expected a tensor with one real number, the mean of the batch"
         )
     if not loss.requires_grad:
         raise BadInput("the loss does not depend on any parameter; check the model's forward")
