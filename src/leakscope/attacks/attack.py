@@ -15,10 +15,11 @@ from leakscope.core.arguments import instance
 from leakscope.core.asking import gradient_of
 from leakscope.core.attempt import Attempt, ClaimT, Cost, Outcome
 from leakscope.core.effort import AbstractCheckpoint, Budget, Clock, Watch, unwatched
-from leakscope.core.errors import NoSuchLayer, UnusableMechanism
+from leakscope.core.errors import LeakscopeError, NoSuchLayer, UnusableMechanism, first_line
 from leakscope.core.facts import BatchSize, Fact, Lengths, TrueLabels, TrueTranscripts
 from leakscope.core.mechanism import AbstractReplayable, AbstractStep
 from leakscope.core.observation import Observation
+from leakscope.core.overriding import acts_as
 from leakscope.core.refusal import Refusal
 from leakscope.core.release import AbstractRelease, Delta, Gradient
 from leakscope.core.rounds import Round
@@ -82,18 +83,25 @@ class AbstractAttack(ABC, Generic[ReadT, ClaimT]):
 
     @final
     def ready(self, seen: Observation) -> Ready[ClaimT] | Refusal:
-        """The attack with what it has read, or why it does not apply: nothing is read twice."""
+        """The attack with what it has read, or why it does not apply: nothing is read twice.
+
+        Models, domains and mechanisms are somebody else's code, which an attack runs to read them. Whatever is raised
+        there is a refusal that says so.
+        """
         instance("seen", seen, Observation, "attacks see an observation, not data; make one with observe(...)")
-        refusal = self._unfit(seen)
-        if refusal is not None:
-            return refusal
-        # Once for all attacks: running statistics in an update are no update, and say something by themselves.
-        seen = without_buffers(seen)
         try:
+            refusal = self._unfit(seen)
+            if refusal is not None:
+                return refusal
+            # Once for all attacks: running statistics in an update are no update, and say something by themselves.
+            seen = without_buffers(seen)
             read = self._read(seen)
-        # Only these: any other exception is a bug of the attack, and must not read as "does not apply".
-        except (NoSuchLayer, UnusableMechanism) as error:
+        # A sentence that was written for who reads it.
+        except LeakscopeError as error:
             return Refusal(str(error))
+        # All of it, as in `core.asking`. The sentence keeps it apart from "does not apply", which nobody knows here.
+        except Exception as error:  # noqa: BLE001
+            return Refusal(f"reading the observation failed with {first_line(error)}; nothing is known of it here")
         return read if isinstance(read, Refusal) else Ready(self, seen, read)
 
     @final
@@ -212,7 +220,7 @@ def _unreadable(mechanism: AbstractStep, one: Round, target: Target, *, finite: 
 
 def _alike(target: Target) -> str | None:
     """Why a model with one output under a cross entropy teaches nothing: softmax of one logit is one, p - y is zero."""
-    if target.classes >= 2 or not isinstance(target.loss, CrossEntropy):
+    if target.classes >= 2 or not acts_as(target.loss, CrossEntropy):
         return None
     return (
         f"{target.name} has {target.classes} class under a cross entropy, whose gradient is zero whatever the batch; "
@@ -295,10 +303,10 @@ class Ready(Generic[ClaimT]):
     read: Any
 
     def within(self, *, key: Key, clock: Clock, watch: Watch = unwatched) -> Attempt[ClaimT]:
-        """As `AbstractAttack.within`; DIVERGED, with a sentence, where the code of the mechanism fails half way."""
+        """As `AbstractAttack.within`; DIVERGED, with a sentence, where the mechanism or a layer fails half way."""
         try:
             return self.attack._attempt(self.seen, self.read, key=key, clock=clock, watch=watch)
-        except UnusableMechanism as error:
+        except (UnusableMechanism, NoSuchLayer) as error:
             return Attempt(repr(self.attack), Outcome.DIVERGED, str(error))
 
     def run(

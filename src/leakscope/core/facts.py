@@ -179,9 +179,15 @@ class Gallery(Fact):
     examples: Batch
 
     def __post_init__(self) -> None:
+        instance("attribute", self.attribute, str, "name what is told apart, such as 'speaker'")
+        instance("examples", self.examples, Batch, "give a batch with one example for each member")
+        if isinstance(self.categories, str) or not isinstance(self.categories, Iterable):
+            raise BadInput(f"expected the names of several categories, got {self.categories!r}; write ('ada', 'ben')")
+        object.__setattr__(self, "categories", tuple(self.categories))
+        object.__setattr__(self, "members", places("members", self.members))
         if len(self.members) != len(self.examples):
             raise BadInput(f"{len(self.members)} members do not fit {len(self.examples)} examples; give one each")
-        if any(not 0 <= member < len(self.categories) for member in self.members):
+        if any(member >= len(self.categories) for member in self.members):
             raise BadInput(f"members must be places in the {len(self.categories)} categories")
 
     def contradiction(self, batch: Batch) -> str | None:

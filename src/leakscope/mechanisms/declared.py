@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from leakscope.core.errors import first_line
+from leakscope.core.overriding import overrides
 from leakscope.mechanisms.effects import InputEffect, ModelEffect, ProtocolEffect, UpdateEffect
 
 T = TypeVar("T")
@@ -44,14 +45,32 @@ def asked(ask: Callable[[], T]) -> tuple[T | None, str | None]:
 def effect_of(one: Declares[EffectT], kind: type[EffectT]) -> EffectT:
     """Its effect; unknown throughout where asking for it raises, gives something else, or speaks of other code."""
     found, _ = asked(lambda: one.effect)
-    return found if isinstance(found, kind) and not _outdated(type(one)) else kind()
+    return found if isinstance(found, kind) and not _outdated(one) else kind()
 
 
-def _outdated(mechanism: type) -> bool:
-    """Whether a subclass does something else than the class whose effect it inherits."""
-    order = mechanism.__mro__
-    said = next((place for place, one in enumerate(order) if "effect" in vars(one)), len(order))
-    return any(name in vars(one) for one in order[:said] for name in ("release", "apply", "replay"))
+def _outdated(one: object) -> bool:
+    """Whether it, or a part that it holds, does something else than the class whose effect it inherits.
+
+    Parts too: what a protocol says is made of what its optimizer says.
+    """
+    waiting, met = [one], set[int]()
+    while waiting:
+        part = waiting.pop()
+        # A part may hold what holds it.
+        if id(part) in met:
+            continue
+        met.add(id(part))
+        said = next((kind for kind in type(part).__mro__ if "effect" in vars(kind)), None)
+        if said is not None and overrides(part, said):
+            return True
+        waiting += _held(part) if said is not None else []
+    return False
+
+
+def _held(one: object) -> list[object]:
+    """The values of its attributes, and what is in those that are tuples or lists."""
+    found = list(getattr(one, "__dict__", {}).values())
+    return found + [part for several in found if isinstance(several, tuple | list) for part in several]
 
 
 def effect_complaint(one: Declares[EffectT], kind: type[EffectT]) -> str | None:
@@ -59,8 +78,8 @@ def effect_complaint(one: Declares[EffectT], kind: type[EffectT]) -> str | None:
     found, raised = asked(lambda: one.effect)
     if raised is not None:
         return f"{raised}, when it is asked for its effect"
-    if found != kind() and _outdated(type(one)):
-        return "does something else than the class whose effect it inherits"
+    if found != kind() and _outdated(one):
+        return "does something else than the class whose effect it inherits, or holds a part that does"
     return None if isinstance(found, kind) else f"declares an effect that is no {kind.__name__}"
 
 

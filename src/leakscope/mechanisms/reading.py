@@ -18,6 +18,7 @@ from leakscope.core.errors import UnusableMechanism
 from leakscope.core.facts import BatchSize
 from leakscope.core.mechanism import AbstractMechanism, AbstractStep
 from leakscope.core.observation import Observation
+from leakscope.core.overriding import acts_as
 from leakscope.mechanisms.compose import (
     AbstractDefense,
     AbstractInputDefense,
@@ -132,7 +133,7 @@ def evenly(seen: Observation, count: int | None = None) -> Answer:
     how many there are was not told.
     """
     mechanism = seen.mechanism
-    protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
+    protocol = mechanism.protocol if acts_as(mechanism, Defended) else mechanism
     count = seen.told(BatchSize).count if count is None and seen.knows(BatchSize) else count
     if not isinstance(protocol, AbstractProtocol) or count is None:
         return Answer.UNKNOWN
@@ -210,7 +211,7 @@ def noise(seen: Observation, name: str) -> float | None:
         return None
     # DPSGD divides its noise by the batch, so its size per entry depends on a fact.
     examples = seen.told(BatchSize).count if seen.knows(BatchSize) else None
-    protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
+    protocol = mechanism.protocol if acts_as(mechanism, Defended) else mechanism
     asks: list[Callable[[], float | None]] = []
     if isinstance(protocol, AbstractProtocol):
         asks.append(lambda: protocol.noise(examples))
@@ -229,7 +230,7 @@ def cells(seen: Observation) -> Cells | None:
     None too where an earlier defense bends or rounds: the interval would be around what that one left.
     """
     mechanism = seen.mechanism
-    if not isinstance(mechanism, Defended):
+    if not acts_as(mechanism, Defended):
         return None
     *earlier, last = mechanism.defenses
     # What the last defense was given; its cells are intervals around that and nothing else.
@@ -284,11 +285,13 @@ def doubt(
     model that was run in another way, unless that is a dropout, whose draws the attacks allow for.
     sent: the tensors that the size is asked of; without them, some of any shape. examples: the same of a protocol.
     """
-    protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
+    protocol = mechanism.protocol if acts_as(mechanism, Defended) else mechanism
     if isinstance(protocol, AbstractProtocol):
         why = effect_complaint(protocol, ProtocolEffect)
         if why is not None:
             return f"{protocol!r} {why}, so nothing is proved"
+    if isinstance(mechanism, Defended) and not acts_as(mechanism, Defended):
+        return f"{mechanism!r} is a {type(mechanism).__name__}, which does something else than >>, so nothing is proved"
     if not _known(mechanism):
         return f"{mechanism!r} declares nothing of what it does to an update, so nothing is proved"
     assert isinstance(protocol, AbstractProtocol)  # what is none declares nothing
@@ -418,7 +421,7 @@ def _known(mechanism: AbstractMechanism) -> bool:
 
 
 def _protocol(mechanism: AbstractMechanism) -> ProtocolEffect:
-    protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
+    protocol = mechanism.protocol if acts_as(mechanism, Defended) else mechanism
     # ProtocolEffect() is unknown throughout.
     return effect_of(protocol, ProtocolEffect) if isinstance(protocol, AbstractProtocol) else ProtocolEffect()
 
@@ -428,7 +431,7 @@ def _not(answer: Answer) -> Answer:
 
 
 def _defenses(mechanism: AbstractMechanism) -> tuple[AbstractDefense, ...]:
-    return mechanism.defenses if isinstance(mechanism, Defended) else ()
+    return mechanism.defenses if acts_as(mechanism, Defended) else ()
 
 
 def _updates(mechanism: AbstractMechanism) -> list[UpdateEffect]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from leakscope.core.asking import asking
 from leakscope.core.errors import NoSuchLayer, UnusableMechanism
 from leakscope.core.mechanism import AbstractMechanism
+from leakscope.core.overriding import acts_as
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import Target
 from leakscope.mechanisms.compose import AbstractModelDefense, AbstractProtocol, Defended
@@ -19,7 +20,7 @@ from leakscope.targets.looking.probe import probed
 
 def models(mechanism: AbstractMechanism) -> list[AbstractModelDefense]:
     """The defenses that change how the model is run, in the written order."""
-    defenses = mechanism.defenses if isinstance(mechanism, Defended) else ()
+    defenses = mechanism.defenses if acts_as(mechanism, Defended) else ()
     return [one for one in defenses if isinstance(one, AbstractModelDefense)]
 
 
@@ -52,7 +53,7 @@ def passes(mechanism: AbstractMechanism) -> int:
 
     Raises `UnusableMechanism` where the declaration raises, or is no number of passes.
     """
-    protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
+    protocol = mechanism.protocol if acts_as(mechanism, Defended) else mechanism
     if not isinstance(protocol, AbstractProtocol):
         return 1
     with asking(protocol, "say how many passes it takes"):
@@ -64,7 +65,7 @@ def passes(mechanism: AbstractMechanism) -> int:
 
 def unfit(mechanism: AbstractMechanism, target: Target) -> str | None:
     """Why no client can have run this mechanism on this model, nor an adversary replay it; None where one can."""
-    protocol = mechanism.protocol if isinstance(mechanism, Defended) else mechanism
+    protocol = mechanism.protocol if acts_as(mechanism, Defended) else mechanism
     if isinstance(protocol, AbstractProtocol):
         given: object
         given, raised = asked(lambda: protocol.unfit(target))

@@ -8,6 +8,7 @@ import torch
 
 from leakscope.core.facts import BatchNormStatistics, BatchSize, Fact
 from leakscope.core.observation import Observation
+from leakscope.core.overriding import acts_as
 from leakscope.core.release import Delta, same_kind
 from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.numerics import trees
@@ -53,7 +54,7 @@ def told_by(seen: Observation, before: Named, after: Named) -> tuple[Fact, ...]:
     if seen.knows(BatchNormStatistics) or not seen.knows(BatchSize):
         return ()
     client, count = seen.mechanism, seen.told(BatchSize).count
-    if not isinstance(client, FedAvg) or client.steps > 1 or client.accumulate > 1:
+    if not acts_as(client, FedAvg) or client.steps > 1 or client.accumulate > 1:
         return ()
     if client.batch_size is not None and client.batch_size < count:
         return ()

@@ -15,6 +15,7 @@ from leakscope.core.batch import Batch
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.errors import BadInput
 from leakscope.core.mechanism import AbstractMechanism
+from leakscope.core.overriding import acts_as
 from leakscope.core.secret import Secret
 from leakscope.core.target import Target
 from leakscope.domains.text import PAD
@@ -49,7 +50,7 @@ class Client:
         except AttributeError as error:
             raise BadInput(f"the model {self.target.name} has no layer {layer!r}; claim one that it has") from error
         found = self._passed(layer, batch)
-        if isinstance(self.target.loss, NextToken) and found.shape[:-1] == batch.inputs.shape:
+        if acts_as(self.target.loss, NextToken) and found.shape[:-1] == batch.inputs.shape:
             # The others are asked for nothing, and no gradient knows of them.
             return found[:, :-1][batch.inputs[:, 1:] != PAD].detach().cpu().double()
         if found.dim() != 2 or len(found) != len(batch):

@@ -37,6 +37,7 @@ from leakscope.core.effort import Budget, Clock, Watch
 from leakscope.core.errors import BadInput, NoSuchLayer, UnusableMechanism
 from leakscope.core.facts import BatchSize, Fact
 from leakscope.core.observation import Observation
+from leakscope.core.overriding import acts_as
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy
 from leakscope.domains.text import Text
@@ -261,7 +262,7 @@ def _labeled(attempt: Attempt[Inputs], seen: Observation, key: Key) -> Attempt[I
     claim, target = attempt.claim, seen.target
     if claim is None or claim.labels is not None or claim.lengths is not None:
         return attempt
-    if not isinstance(target.loss, CrossEntropy) or not seen.knows(BatchSize):
+    if not acts_as(target.loss, CrossEntropy) or not seen.knows(BatchSize):
         return attempt
     labels = Inferred(LabelCounts())
     if labels.refusal(seen) is not None:

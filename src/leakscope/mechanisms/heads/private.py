@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from leakscope.core.errors import BadInput
+from leakscope.core.overriding import acts_as
 from leakscope.mechanisms.heads.together import Heads, slope, told
 from leakscope.mechanisms.protocols.optimizers import ClientSGD
 from leakscope.mechanisms.protocols.training import PrivateHeadTraining
@@ -32,7 +33,7 @@ def train_private(training: PrivateHeadTraining, features: Tensor, labels: Tenso
     and on shapes or labels that do not fit.
     """
     optimizer, step = training.training.optimizer, training.step
-    if not isinstance(optimizer, ClientSGD) or optimizer.momentum > 0:
+    if not acts_as(optimizer, ClientSGD) or optimizer.momentum > 0:
         raise BadInput(f"private heads are trained together by SGD without momentum, got {optimizer!r}; use release")
     if len(start.weights) > 1 or start.biases[0].shape[1] < 2:
         raise BadInput("private heads are trained together as one layer of two or more outputs; use release")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from leakscope.core.arguments import count, number
 from leakscope.core.errors import BadInput
+from leakscope.core.overriding import acts_as
 from leakscope.mechanisms.protocols.optimizers import ClientSGD, Moments
 from leakscope.mechanisms.protocols.training import HeadTraining
 from leakscope.numerics.rng import Key
@@ -68,7 +69,7 @@ def train(
     """
     positive_weight = number("positive_weight", positive_weight, low=0, low_open=True)
     hot = told(features, labels, start)
-    if len(start.weights) == 1 and isinstance(training.optimizer, ClientSGD):
+    if len(start.weights) == 1 and acts_as(training.optimizer, ClientSGD):
         return _dual(training, features, hot, start, positive_weight)
     return _direct(training, features, hot, start, positive_weight)
 

@@ -34,7 +34,12 @@ def client_gradient(module: nn.Module, target: Target, batch: Batch) -> dict[str
     copied = dataclasses.replace(batch, inputs=batch.inputs.detach().clone(), labels=batch.labels.detach().clone())
     # to None, not to zero: a parameter that the loss does not reach is then told apart below
     module.zero_grad(set_to_none=True)
-    loss = target.loss_of(target.through(module, copied), copied)
+    loss: object = target.loss_of(target.through(module, copied), copied)
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
+        shown = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise BadInput(
+            f"{target.loss!r} returns {shown}, expected a tensor with one real number, the mean of the batch"
+        )
     if not loss.requires_grad:
         raise BadInput("the loss does not depend on any parameter; check the model's forward")
     loss.backward()

@@ -14,6 +14,7 @@ from torch import Tensor
 from leakscope.core.batch import Batch
 from leakscope.core.claim import AbstractClaim, Features, Labels, Tokens
 from leakscope.core.errors import BadInput, NoSuchLayer
+from leakscope.core.overriding import acts_as
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
 from leakscope.scoring.case import Case, Client
@@ -190,7 +191,7 @@ class LayerFeatures(AbstractKind[Features, FeatureTruth, AbstractFeatureMetric])
             # A layer that is fed several rows for each example has no feature of its own for it.
             return None
         # Of a text one for each place that may have a next token: more than there are are not looked at.
-        count = outsider.count * (public.inputs.shape[1] - 1 if isinstance(target.loss, NextToken) else 1)
+        count = outsider.count * (public.inputs.shape[1] - 1 if acts_as(target.loss, NextToken) else 1)
         return Features(layer, pool.mean(0, keepdim=True).expand(count, -1).clone())
 
 
@@ -204,7 +205,7 @@ def public_features(target: Target, layer: str, public: Batch | None) -> Tensor:
 
 def _of_tokens(case: Case) -> bool:
     """Whether the client's model predicts next tokens, so that a sample is a place in a text."""
-    return case.client is not None and isinstance(case.client.target.loss, NextToken)
+    return case.client is not None and acts_as(case.client.target.loss, NextToken)
 
 
 def _away(claimed: Tensor, true: Tensor) -> Tensor:

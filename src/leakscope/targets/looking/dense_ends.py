@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from leakscope.core.errors import NoSuchLayer
+from leakscope.core.overriding import acts_as
 from leakscope.core.target import CrossEntropy, Target
 from leakscope.domains.text import Text
 from leakscope.numerics.rng import Key, normal
@@ -155,7 +156,7 @@ def _output_call(target: Target) -> tuple[Call, Tensor]:
 
 def _logarithms(target: Target, logits: Tensor, outputs: Tensor) -> bool:
     """Whether `outputs` are the log probabilities of `logits`, (B, C) each, where the loss takes one for the other."""
-    if not isinstance(target.loss, CrossEntropy) or logits.dim() != 2 or not bool(outputs.isfinite().all()):
+    if not acts_as(target.loss, CrossEntropy) or logits.dim() != 2 or not bool(outputs.isfinite().all()):
         return False
     # rounding apart, for there are several ways to write it; logits that are normalized already are both
     return torch.allclose(torch.log_softmax(logits, 1), outputs, rtol=1e-5, atol=1e-6)

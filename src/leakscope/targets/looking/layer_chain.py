@@ -67,6 +67,8 @@ def layer_chain(target: Target) -> tuple[Link, ...]:
         # a layer that passes values on at this probe may still drop: equal values prove that it did nothing
         elif not _same(call.given, current):
             raise NoSuchLayer(f"{type(call.module).__name__} {call.name!r} is active: what it dropped is unknown")
+    if not calls:
+        raise NoSuchLayer(f"{target.name} calls no layer of its own on the way from its input to its output")
     # a softmax or a scale after the last layer would be taken for a part of the loss
     if not _same(current, outputs):
         raise NoSuchLayer(f"{target.name} changes the output of {calls[-1].name!r} before it returns it")

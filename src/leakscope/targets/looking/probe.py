@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from leakscope.core.errors import BadInput, first_line
+from leakscope.core.overriding import acts_as
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy, Target
 from leakscope.numerics.rng import Key
@@ -25,7 +26,7 @@ def probed(target: Target, inputs: Tensor, *, key: Key) -> Tensor | Refusal:
         return Refusal(f"the model fails on inputs of shape {tuple(inputs.shape)}: {first_line(error)}")
     wanted = (len(inputs), target.classes)
     # cross-entropy wants one row per example; other losses read one per frame, token or example
-    if isinstance(target.loss, CrossEntropy):
+    if acts_as(target.loss, CrossEntropy):
         fits, per_step = tuple(outputs.shape) == wanted, outputs.dim() == 3
         hint = "; one output per frame or token needs the loss of sequences (CTC), or the logits of one position"
     else:
@@ -34,6 +35,6 @@ def probed(target: Target, inputs: Tensor, *, key: Key) -> Tensor | Refusal:
     if not fits:
         return Refusal(
             f"the model turns {tuple(inputs.shape)} into {tuple(outputs.shape)}, expected logits "
-            f"{wanted if isinstance(target.loss, CrossEntropy) else (wanted[0], '...', wanted[1])}{hint * per_step}"
+            f"{wanted if acts_as(target.loss, CrossEntropy) else (wanted[0], '...', wanted[1])}{hint * per_step}"
         )
     return outputs

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from leakscope.core.errors import NoSuchLayer
+from leakscope.core.overriding import acts_as
 from leakscope.core.target import CrossEntropy, Target
 from leakscope.numerics.trees import Named
 from leakscope.targets.looking.batch_statistics import with_batch_statistics
@@ -86,7 +87,7 @@ def _scaled(target: Target, gradient: Named, examples: int | None) -> Iterator[L
 
 def _bias(target: Target, gradient: Named) -> Tensor | None:
     """The output bias's gradient, of a cross entropy with hard labels; None where there is none to read."""
-    if not isinstance(target.loss, CrossEntropy) or target.loss.smoothing > 0:
+    if not acts_as(target.loss, CrossEntropy) or target.loss.smoothing > 0:
         return None
     try:
         layer = output_layer(target)

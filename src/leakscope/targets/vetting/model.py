@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from leakscope.core.arguments import instance
 from leakscope.core.errors import BadInput, NoSuchLayer, first_line
+from leakscope.core.overriding import acts_as
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy, Target
 from leakscope.numerics import trees
@@ -114,7 +115,7 @@ def _finite(seen: _Seen) -> Iterator[Finding]:
 
 def _probabilities(seen: _Seen) -> Iterator[Finding]:
     sums = seen.outputs.sum(1)
-    if seen.target.classes < 2 or not isinstance(seen.target.loss, CrossEntropy):
+    if seen.target.classes < 2 or not acts_as(seen.target.loss, CrossEntropy):
         return
     if bool((seen.outputs >= 0).all()) and bool(torch.isclose(sums, torch.ones_like(sums), atol=1e-3).all()):
         sentence = "the outputs are probabilities, but cross-entropy applies a softmax to logits"
@@ -229,7 +230,7 @@ def _reach(seen: _Seen) -> Iterator[Finding]:
 
 
 def _head(seen: _Seen) -> Iterator[Finding]:
-    if not isinstance(seen.target.loss, CrossEntropy):
+    if not acts_as(seen.target.loss, CrossEntropy):
         return  # what attacks read from an output layer are the labels of cross-entropy
     try:
         layer = output_layer(seen.target)

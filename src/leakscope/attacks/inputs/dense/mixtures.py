@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from leakscope.attacks.inputs.dense.silent_errors import Resting
 from leakscope.attacks.parts.reading.output_gradient import read_output
 from leakscope.core.observation import Observation
+from leakscope.core.overriding import acts_as
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy, Target
 from leakscope.numerics.rng import Key
@@ -54,7 +55,7 @@ class Errors:
 
     def __init__(self, seen: Observation, layer: DenseLayer, claims: Array) -> None:
         self._groups: list[list[Array]] = []
-        if not isinstance(seen.target.loss, CrossEntropy):
+        if not acts_as(seen.target.loss, CrossEntropy):
             return  # another loss may have the same slope for all inputs
         resting, labels = Resting(seen.target, layer), _labels(seen)
         # Fixed keys: whether a claim is proved may not depend on a draw.
@@ -122,7 +123,7 @@ def twins(target: Target, resting: Resting) -> float:
     Their difference vanishes where both are at rest and where both are awake: as often as one example's error does.
     0 where the loss does not tell (no cross entropy).
     """
-    if not isinstance(target.loss, CrossEntropy):
+    if not acts_as(target.loss, CrossEntropy):
         return 0.0
     inputs = probe_inputs(target, PROBES, key=Key(0).child("twins")).double().cpu().flatten(1).numpy()
     classes = min(target.classes, LABELS)

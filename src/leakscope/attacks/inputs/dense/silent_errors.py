@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from leakscope.core.batch import Batch
+from leakscope.core.errors import NoSuchLayer, first_line
+from leakscope.core.overriding import acts_as
 from leakscope.core.target import CrossEntropy, Target
 from leakscope.mechanisms.protocols.passes import quiet
 from leakscope.numerics.rng import Key, normal
 from leakscope.targets.looking.dense_ends import DenseLayer
+from leakscope.targets.looking.probe import FORWARD_ERRORS
 from leakscope.targets.looking.tape import rewritten
 
 Array = NDArray[np.float64]
@@ -45,7 +48,14 @@ class Resting:
         """(N, H): the derivative of the loss with these labels, or of random sums of the outputs, by each unit.
 
         inputs: (N, D). shift: (N, H), added to the layer's outputs. A unit at rest has derivative exactly zero.
+        Raises `NoSuchLayer` of a model that casts what it is given to a shorter type, and cannot be run in float64.
         """
+        try:
+            return self._slopes(inputs, labels, shift)
+        except FORWARD_ERRORS as error:
+            raise NoSuchLayer(f"the model fails in double precision: {first_line(error)}") from error
+
+    def _slopes(self, inputs: Array, labels: Tensor | None, shift: Array | None) -> Array:
         given = torch.from_numpy(inputs).reshape(-1, *self._target.domain.shape).to(self._target.device())
         outputs: list[Tensor] = []
 
@@ -122,7 +132,7 @@ def labels_of(target: Target, resting: Resting, inputs: Array, errors: Array) ->
     Exact for one undisturbed step; after dropout or several steps the directions differ, and nothing is said.
     """
     count = len(inputs)
-    if not isinstance(target.loss, CrossEntropy) or count * target.classes > MOST_PAIRS:
+    if not acts_as(target.loss, CrossEntropy) or count * target.classes > MOST_PAIRS:
         return None
     labels = torch.arange(target.classes).repeat(count)
     slopes = resting.slopes(np.repeat(inputs, target.classes, axis=0), labels=labels)

@@ -26,6 +26,7 @@ from leakscope.core.claim import Features
 from leakscope.core.effort import Clock, Progress, Watch
 from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
+from leakscope.core.overriding import acts_as
 from leakscope.core.refusal import Refusal
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import bends, clipped, keeps_inputs, keeps_ratios, known_weights
@@ -148,7 +149,7 @@ class RevealedFeatures(AbstractAttack[Ends, Features]):
             return self._some(read, known, apart)
         samples = apart.samples if clipped(seen) is not Answer.NO else float(apart.count)
         times = np.array(apart.times, float)
-        if isinstance(seen.target.loss, NextToken):
+        if acts_as(seen.target.loss, NextToken):
             # A place of a longer text weighs less in the mean, by as much as its row says.
             times = samples / np.array([one.parts for one in apart.rows])
         sample = Sample(
@@ -383,7 +384,7 @@ def _doubted(seen: Observation, read: Ends, apart: Apart) -> str | None:
         return refusal.sentence
     if keeps_inputs(seen.mechanism) is not Answer.YES:
         return "the client may have changed its inputs"
-    why = miscounted(seen, apart.count, "samples", each=not isinstance(seen.target.loss, NextToken))
+    why = miscounted(seen, apart.count, "samples", each=not acts_as(seen.target.loss, NextToken))
     if why is not None:
         return why
     if clipped(seen) is not Answer.NO:

@@ -27,6 +27,7 @@ from leakscope.core.claim import Inputs
 from leakscope.core.effort import Clock, Progress, Watch
 from leakscope.core.facts import BatchSize, TrueLabels
 from leakscope.core.observation import Observation
+from leakscope.core.overriding import acts_as
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy
 from leakscope.mechanisms.effects import Answer
@@ -278,7 +279,7 @@ def _scaled_errors(seen: Observation, link: Link, slope: Array, label: int) -> A
 
     Zhu and Blaschko (section 3.1) solve the same for a binary loss; more than one s may do.
     """
-    if not isinstance(seen.target.loss, CrossEntropy):
+    if not acts_as(seen.target.loss, CrossEntropy):
         return Refusal(f"layer {link.name!r} has no bias gradient, and {seen.target.loss!r} gives no scale")
     # slope = s u v^T, so x = t v and delta = (s / t) u with one unknown t, of either sign: u and v are known up to it.
     left, values, right = np.linalg.svd(slope, full_matrices=False)

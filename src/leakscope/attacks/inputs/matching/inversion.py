@@ -15,7 +15,7 @@ from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.frames.window.true_lengths import with_lengths
 from leakscope.attacks.inputs.matching.contrast import blind_to_contrast, contrast, stretched
-from leakscope.attacks.inputs.matching.objective import Objective, objective, rows_apart
+from leakscope.attacks.inputs.matching.objective import Objective, objective, rows_apart, unread
 from leakscope.attacks.labels.counts import SUMMED, factor_of
 from leakscope.attacks.parts.distance.distances import AbstractDistance, Cosine
 from leakscope.attacks.parts.labeling.labeling import AbstractLabeling, Joint, Spelled, numbers, spells
@@ -30,7 +30,7 @@ from leakscope.core import file_limits
 from leakscope.core.attempt import Attempt, Cost, Outcome, Trace
 from leakscope.core.claim import Inputs
 from leakscope.core.effort import Clock, Watch
-from leakscope.core.errors import BadInput
+from leakscope.core.errors import BadInput, first_line
 from leakscope.core.facts import BatchSize, Fact, Lengths
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
@@ -83,6 +83,9 @@ class GradientInversion(AbstractAttack[Observation, Inputs]):
         unknown = sorted(set(seen.release.by_name) - set(seen.target.parameters()))
         if unknown:
             return Refusal(f"the release names {', '.join(unknown[:3])}, which the model does not have")
+        nothing = unread(seen, self.distance)
+        if nothing is not None:
+            return nothing
         if isinstance(seen.target.domain, Text):
             return Refusal("tokens are whole numbers, through which no search can follow a gradient; use EmbeddingSpan")
         if not self.search.follows and isinstance(self.labeling, AbstractSpelling):
@@ -120,7 +123,12 @@ class GradientInversion(AbstractAttack[Observation, Inputs]):
             return Attempt(repr(self), Outcome.REFUSED, start.sentence)
         problem, objective = self._problem(informed, labels, key)
         starts = self._starts(informed, labels, key, start=start)
-        found = self.search.run(problem, starts, clock=clock, watch=watch)
+        try:
+            found = self.search.run(problem, starts, clock=clock, watch=watch)
+        # Torch's word for an operation whose slope has none itself; the sentence names it.
+        except NotImplementedError as error:
+            sentence = f"the model cannot be differentiated twice, as a search must: {first_line(error)}"
+            return Attempt(repr(self), Outcome.DIVERGED, sentence)
         moved = None
         if found.point is not None and blind_to_contrast(informed) and not objective.real:
             moved = stretched(informed, objective, found.point)

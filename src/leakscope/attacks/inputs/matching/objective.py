@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from leakscope.attacks.parts.distance.distances import AbstractDistance
-from leakscope.attacks.parts.labeling.labeling import Spelled, numbers
+from leakscope.attacks.parts.labeling.labeling import Spelled, numbers, spells
 from leakscope.attacks.parts.priors.prior import Penalty
 from leakscope.attacks.parts.reading.trained import idle
 from leakscope.attacks.parts.search.execution import laid_out
@@ -24,6 +24,8 @@ from leakscope.core.errors import BadInput
 from leakscope.core.facts import Lengths
 from leakscope.core.mechanism import AbstractMechanism, AbstractStep
 from leakscope.core.observation import Observation
+from leakscope.core.overriding import acts_as
+from leakscope.core.refusal import Refusal
 from leakscope.core.target import Target
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import bends, one_gradient, replayed_as_protocol, signs
@@ -58,7 +60,7 @@ def rows_apart(seen: Observation, distance: AbstractDistance) -> bool:
     """Whether the update is a mean over utterances of what each would give by itself (`Objective.alone`)."""
     # Batch norm in training mode makes each example's gradient a function of all the others.
     mixed = any(module.training and isinstance(module, _BatchNorm) for module in seen.target.module.modules())
-    return isinstance(seen.target.loss, CTC) and splits(seen.mechanism, distance) and not mixed
+    return acts_as(seen.target.loss, CTC) and splits(seen.mechanism, distance) and not mixed
 
 
 @final
@@ -192,6 +194,14 @@ class Objective:
         return self.distance(gradient, self.observed)
 
 
+def unread(seen: Observation, distance: AbstractDistance) -> Refusal | None:
+    """Why nothing of the release would be compared; None where something is."""
+    names = seen.release.by_name.keys() - idle(seen.release.by_name)
+    if distance.reads(sorted(names)):
+        return None
+    return Refusal(f"{distance!r} reads nothing of the release: {', '.join(sorted(seen.release.by_name))}")
+
+
 def objective(
     seen: Observation,
     distance: AbstractDistance,
@@ -211,7 +221,7 @@ def objective(
     if not names:
         raise BadInput(f"{distance!r} reads nothing of the release: {', '.join(sorted(seen.release.by_name))}")
     device, gradient = seen.target.device(), seen.gradient().by_name
-    lengths = torch.tensor(seen.told(Lengths).values, device=device) if seen.knows(Lengths) else None
+    lengths = torch.tensor(seen.told(Lengths).values, device=device) if seen.knows(Lengths) and spells(seen) else None
     moving = space.searched(lengths, int(lengths.max())) if lengths is not None else None
     return Objective(
         # What the distance does not read is a constant then, to which no backward pass goes.

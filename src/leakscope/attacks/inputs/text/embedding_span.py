@@ -30,6 +30,7 @@ from leakscope.core.claim import Tokens
 from leakscope.core.effort import Clock, Watch
 from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
+from leakscope.core.overriding import acts_as
 from leakscope.core.refusal import Refusal
 from leakscope.core.release import Delta
 from leakscope.domains.text import padded
@@ -146,7 +147,7 @@ class EmbeddingSpan(AbstractAttack["Spanned", Tokens]):
         missed = max(covered(gradients, vectors), strangers(found.span, found.room, found.inputs[..., 0].numel()))
         bag = tuple(sorted({token for token, _ in pairs}))
         sentence = f"the set of {len(bag)} tokens at {len(pairs)} places, rank {found.span.rank}{note}"
-        if isinstance(seen.target.loss, NextToken):
+        if acts_as(seen.target.loss, NextToken):
             sentence += "; the last token of a text sends no gradient and is there only if it stands elsewhere too"
         doubt = _bag_doubt(seen, found, pairs)
         sentence += doubt
@@ -213,7 +214,7 @@ def _ordered(seen: Observation, found: Spanned, tolerance: float, *, key: Key, c
     if not known:
         return _Order(note=OVER if clock.exhausted(0) else "; no prefix is confirmed by a later layer")
     # A loss that reads all tokens gives the last one a gradient too: a text ends where no prefix goes on.
-    if not isinstance(seen.target.loss, NextToken):
+    if not acts_as(seen.target.loss, NextToken):
         return _Order(tuple(leaves(known)), tuple(known))
     output = None if entry.output is None else found.gradient.get(entry.output.weights[0])
     last = None if output is None else with_last_tokens(entry, known, output, clock=clock)

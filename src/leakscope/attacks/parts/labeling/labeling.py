@@ -16,6 +16,7 @@ from leakscope.core.attempt import Outcome
 from leakscope.core.batch import unpadded
 from leakscope.core.effort import Budget
 from leakscope.core.observation import Observation
+from leakscope.core.overriding import acts_as
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy, Target
 from leakscope.numerics.rng import Key
@@ -52,7 +53,7 @@ class Spelled:
 def spells(seen: Observation) -> bool:
     """Whether the model's labels are transcripts."""
     # The loss decides what a label is; the shape of the inputs or the name of the model could mislead.
-    return isinstance(seen.target.loss, CTC)
+    return acts_as(seen.target.loss, CTC)
 
 
 def numbers(target: Target) -> tuple[int, ...] | None:
@@ -65,7 +66,7 @@ def numbers(target: Target) -> tuple[int, ...] | None:
     ((2,), None)
     """
     # Of classes and their probabilities: a softmax is searched then, which keeps to them.
-    if isinstance(target.loss, CrossEntropy):
+    if acts_as(target.loss, CrossEntropy):
         return None
     labels = target.loss.labeled(probe_inputs(target, 1, key=Key(0).child("labels")), target.classes).labels
     return tuple(labels.shape[1:]) if labels.is_floating_point() else None
@@ -192,7 +193,7 @@ class Joint(AbstractLabeling):
         # softmax gives each example one distribution over classes, a transcript is a string of any length.
         if spells(seen):
             return Refusal("soft labels do not spell transcripts; use Told, Inferred, Guessed or Edits")
-        if not isinstance(seen.target.loss, CrossEntropy) and numbers(seen.target) is None:
+        if not acts_as(seen.target.loss, CrossEntropy) and numbers(seen.target) is None:
             return Refusal(
                 f"soft labels are probabilities of classes, but the target is trained with {seen.target.loss!r}, which "
                 "asks for classes themselves; use an attack that needs no labels"

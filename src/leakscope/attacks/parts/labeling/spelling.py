@@ -16,6 +16,7 @@ from leakscope.core.effort import Budget
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import Lengths
 from leakscope.core.observation import Observation
+from leakscope.core.overriding import acts_as
 from leakscope.core.refusal import Refusal
 from leakscope.domains.speech import ENGLISH
 from leakscope.numerics.ctc import frames_needed
@@ -33,7 +34,7 @@ Text = tuple[int, ...]
 def letters(seen: Observation) -> tuple[int, ...]:
     """The classes that are characters: all but the blank. Raises `BadInput` where the labels are no transcripts."""
     loss = seen.target.loss
-    if not isinstance(loss, CTC):
+    if not acts_as(loss, CTC):
         raise BadInput(f"{seen.target.name} is not trained on transcripts")
     # The blank is CTC's own: no transcript has one.
     return tuple(label for label in range(seen.target.classes) if label != loss.blank)

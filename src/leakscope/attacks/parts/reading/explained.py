@@ -13,6 +13,7 @@ from leakscope.core.batch import Batch
 from leakscope.core.effort import Clock
 from leakscope.core.errors import NoSuchLayer
 from leakscope.core.observation import Observation
+from leakscope.core.overriding import acts_as
 from leakscope.core.target import CrossEntropy
 from leakscope.mechanisms.protocols.passes import quiet
 from leakscope.targets.looking.dense_ends import output_layer
@@ -94,9 +95,9 @@ def explained(seen: Observation, inputs: Tensor, *, clock: Clock | None = None) 
 
 def _labels(seen: Observation, count: int) -> list[int] | None:
     # It reads the next tokens off the input: one column for each.
-    if isinstance(seen.target.loss, NextToken):
+    if acts_as(seen.target.loss, NextToken):
         return [0] if count <= MOST else None
-    if not isinstance(seen.target.loss, CrossEntropy):
+    if not acts_as(seen.target.loss, CrossEntropy):
         return None
     columns = count * seen.target.classes
     entries = sum(value.numel() for value in seen.release.by_name.values())

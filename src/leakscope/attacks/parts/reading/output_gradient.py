@@ -12,6 +12,7 @@ from leakscope.attacks.parts.reading.trained import NOT_TRAINED, idle
 from leakscope.core.errors import NoSuchLayer
 from leakscope.core.facts import BatchSize, TrueLabels
 from leakscope.core.observation import Observation
+from leakscope.core.overriding import acts_as
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy
 from leakscope.mechanisms.effects import Answer
@@ -54,8 +55,8 @@ def read_output(seen: Observation, *, tokens: bool = False) -> OutputGradient | 
     all texts have as many.
     """
     loss = seen.target.loss
-    smoothing = loss.smoothing if isinstance(loss, CrossEntropy) else 0.0
-    if not isinstance(loss, CrossEntropy) and not (tokens and isinstance(loss, NextToken)):
+    smoothing = loss.smoothing if acts_as(loss, CrossEntropy) else 0.0
+    if not acts_as(loss, CrossEntropy) and not (tokens and acts_as(loss, NextToken)):
         return Refusal(f"reads the gradient of a cross entropy, but the target is trained with {loss!r}")
     try:
         layer = output_layer(seen.target)

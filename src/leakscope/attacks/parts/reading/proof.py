@@ -16,8 +16,9 @@ from leakscope.attacks.parts.reading.replayed import disagreement, labels_agree,
 from leakscope.attacks.parts.reading.scale import sized
 from leakscope.attacks.parts.reading.unseen import unseen
 from leakscope.core.attempt import Attempt, Certificate
+from leakscope.core.batch import Batch
 from leakscope.core.claim import Inputs
-from leakscope.core.errors import NoSuchLayer, UnusableMechanism
+from leakscope.core.errors import BadInput, NoSuchLayer, UnusableMechanism
 from leakscope.core.facts import BatchSize, Lengths
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
@@ -135,8 +136,8 @@ def settled(
     """
     try:
         return _settled(seen, attempt, partial=partial, fitted=fitted)
-    # A replay that fails says nothing of the claim, and nothing for it.
-    except UnusableMechanism as error:
+    # A replay or a look that fails says nothing of the claim, and nothing for it.
+    except (UnusableMechanism, NoSuchLayer) as error:
         return _withdrawn(attempt, str(error))
 
 
@@ -312,6 +313,9 @@ def _changed(target: Target) -> str | None:
     inputs = probe_inputs(target, PROBES, key=Key(0).child("fed"))
     fed = _fed(target, inputs)
     training = dataclasses.replace(target, training=True)
+    # A feed may tell a batch from inputs alone, and every look at the model is at inputs alone.
+    if not fed <= _fed_in_batch(target, inputs):
+        return "in a batch with labels the first layer is fed another input than alone"
     # A model may drop by a function too, in which case the layers that read the input show it. Several times, for a
     # draw that changes one input in three leaves most probes as they are.
     kept = all(fed <= _fed(training, inputs, turn=turn) for turn in range(DRAWS))
@@ -324,12 +328,20 @@ def _changed(target: Target) -> str | None:
     return None if kept else "in training mode the first layer is fed another input than in eval mode"
 
 
-def _fed(target: Target, inputs: Tensor, *kinds: type[nn.Module], turn: int = 0) -> set[str]:
+def _fed_in_batch(target: Target, inputs: Tensor) -> set[str]:
+    """The same for inputs in a batch; nothing where the loss has no labels that the feed can do with."""
+    try:
+        return _fed(target, target.loss.labeled(inputs, target.classes))
+    except BadInput:
+        return set()
+
+
+def _fed(target: Target, given: Tensor | Batch, *kinds: type[nn.Module], turn: int = 0) -> set[str]:
     """The names of the layers that are fed the input itself, to the last bit, in the draws number `turn`."""
     names = named(target.module, *(kinds or (nn.Linear, nn.Conv2d)))
     with recorded(target.module, names) as calls, Key(0).child("fed", turn).isolated(), torch.no_grad():
-        target.outputs(target.parameters(), inputs)
-    flat = inputs.flatten()
+        target.outputs(target.parameters(), given)
+    flat = (given.inputs if isinstance(given, Batch) else given).flatten()
     return {call.name for call in calls if call.given.numel() == len(flat) and torch.equal(call.given.flatten(), flat)}
 
 

@@ -19,6 +19,7 @@ from leakscope.core.errors import UnusableMechanism
 from leakscope.core.facts import BatchSize, TrueLabels
 from leakscope.core.mechanism import AbstractReplayable
 from leakscope.core.observation import Observation
+from leakscope.core.overriding import acts_as
 from leakscope.core.refusal import Refusal
 from leakscope.core.release import Delta
 from leakscope.core.target import CrossEntropy
@@ -55,7 +56,7 @@ def unreplayable(seen: Observation) -> str | None:
         return "layers dropped units at random"
     if keeps_model(seen.mechanism) is not Answer.YES:
         return "the client may have run the model in another way"
-    if not isinstance(seen.target.loss, CrossEntropy):
+    if not acts_as(seen.target.loss, CrossEntropy):
         return "the labels of its loss are not known"
     return None
 
@@ -159,7 +160,7 @@ def _hard(seen: Observation, weights: Tensor, values: Tensor) -> _Hard:
     weights: soft labels of two classes are a smaller share of one, and what they sum to says nothing.
     """
     loss = seen.target.loss
-    smoothing = loss.smoothing if isinstance(loss, CrossEntropy) else 0.0
+    smoothing = loss.smoothing if acts_as(loss, CrossEntropy) else 0.0
     with torch.no_grad():
         p = torch.softmax(seen.target.outputs(seen.target.parameters(), values).double(), 1).cpu()
     # gradient(x, y) = (p - (1 - s) e_y - s / C) h: sum_y q_y of it vanishes for q = (p - s / C) / (1 - s), sum q = 1.

@@ -24,6 +24,7 @@ from leakscope.core.claim import Inputs, Transcripts
 from leakscope.core.effort import Clock, Progress, Watch
 from leakscope.core.errors import BadInput, NoSuchLayer
 from leakscope.core.observation import Observation
+from leakscope.core.overriding import acts_as
 from leakscope.core.refusal import Refusal
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.context_window import context_window
@@ -70,7 +71,7 @@ class CtcTranscript(AbstractAttack[Ready[Inputs], Transcripts]):
         return self.frames.citation
 
     def _read(self, seen: Observation) -> Ready[Inputs] | Refusal:
-        if not isinstance(seen.target.loss, CTC):
+        if not acts_as(seen.target.loss, CTC):
             return Refusal(f"needs a model that is trained by CTC, got {seen.target.loss!r}")
         # For its refusal alone: a release without that gradient need not be solved for frames.
         last_layer(seen)

@@ -12,6 +12,7 @@ from leakscope.attacks.transcripts.exact.alignment import Array, Evidence, Indic
 from leakscope.attacks.transcripts.exact.masked_runs import passed
 from leakscope.core.errors import NoSuchLayer
 from leakscope.core.observation import Observation
+from leakscope.core.overriding import acts_as
 from leakscope.core.refusal import Refusal
 from leakscope.numerics.trees import Named
 from leakscope.targets.looking.dense_ends import DenseLayer, output_layer
@@ -130,7 +131,7 @@ def occupied(seen: Observation, frames: list[Tensor], masks: Named | None = None
 
 def counted(seen: Observation) -> bool:
     """Whether the client's loss divides by the number of labels."""
-    return isinstance(seen.target.loss, CTC) and seen.target.loss.reduction is Reduction.MEAN
+    return acts_as(seen.target.loss, CTC) and seen.target.loss.reduction is Reduction.MEAN
 
 
 def stacked_gradient(seen: Observation, weight: str, bias: str | None) -> Array:

@@ -11,7 +11,7 @@ from torch import Tensor
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack, Attack, Ready
 from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames
-from leakscope.attacks.inputs.matching.objective import Objective, objective
+from leakscope.attacks.inputs.matching.objective import Objective, objective, unread
 from leakscope.attacks.parts.distance.distances import AbstractDistance, Layers, Squared
 from leakscope.attacks.parts.labeling.labeling import Spelled, spells
 from leakscope.attacks.parts.labeling.spelling import AbstractSpelling, Edits
@@ -54,7 +54,7 @@ class TranscriptMatching(AbstractAttack[Ready[Inputs], Transcripts]):
     def _read(self, seen: Observation) -> Ready[Inputs] | Refusal:
         if not spells(seen):
             return Refusal(f"{seen.target.name} is not trained on transcripts")
-        return self.spelling.refusal(seen) or self.frames.ready(seen)
+        return self.spelling.refusal(seen) or unread(seen, self.distance) or self.frames.ready(seen)
 
     def _attempt(
         self, seen: Observation, read: Ready[Inputs], *, key: Key, clock: Clock, watch: Watch

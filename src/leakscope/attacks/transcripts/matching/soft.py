@@ -13,7 +13,7 @@ from torch import Tensor
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack, Attack, Ready
 from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames
-from leakscope.attacks.inputs.matching.objective import Objective, objective, rows_apart
+from leakscope.attacks.inputs.matching.objective import Objective, objective, rows_apart, unread
 from leakscope.attacks.parts.distance.distances import AbstractDistance, Layers, Squared
 from leakscope.attacks.parts.labeling.labeling import Spelled, spells
 from leakscope.attacks.parts.search.direct import Shrink
@@ -75,7 +75,7 @@ class SoftTranscript(AbstractAttack[Ready[Inputs], Transcripts]):
         # The search moves one utterance at a time and takes the others' updates as they were: g has to be their mean.
         if not rows_apart(seen, self.distance):
             return Refusal("an expected loss needs an update that is a mean over utterances")
-        return self.frames.ready(seen)
+        return unread(seen, self.distance) or self.frames.ready(seen)
 
     def _attempt(
         self, seen: Observation, read: Ready[Inputs], *, key: Key, clock: Clock, watch: Watch

@@ -9,6 +9,7 @@ from torch import nn
 
 from leakscope.attacks.parts.priors.speech import Chain
 from leakscope.core.batch import Batch
+from leakscope.core.overriding import acts_as
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_stack import DenseStack
@@ -32,7 +33,7 @@ def rehearsed(
     """
     modules = dict(target.module.named_modules())
     linear = [modules.get(layer.names[0].rpartition(".")[0]) for layer in stack.layers]
-    if not isinstance(target.loss, CTC) or not all(isinstance(module, nn.Linear) for module in linear):
+    if not acts_as(target.loss, CTC) or not all(isinstance(module, nn.Linear) for module in linear):
         return None
     # Utterances do not meet in the model, so their errors are uncorrelated: zero outside the diagonal blocks.
     total = [np.zeros((sum(lengths), sum(lengths))) for _ in stack.layers]
