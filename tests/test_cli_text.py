@@ -836,8 +836,7 @@ def test_no_mistake_waits_for_torch(tmp_path: Path) -> None:
     code = f"""
         import json, runpy, sys
         from pathlib import Path
-        from pydantic import BaseModel
-from typer.testing import CliRunner
+        from typer.testing import CliRunner
         from leakscope.cli.main import app
         given = runpy.run_path({str(ROOT / "benchmarks" / "command_line.py")!r})
         given["furnish"](Path())
