@@ -72,6 +72,12 @@ CHANGES = {
 }
 """What is wrong in each plan: the text that is exchanged, and for what."""
 
+SUMMARY = {
+    "title": "", "word": "inconclusive", "sentence": "", "groups": [], "planned": 0, "finished": 0, "seconds": 0.0,
+    "seed": 0, "versions": {"leakscope": "9.9.9"}, "machine": "", "command": "", "started": "",
+}  # fmt: skip
+"""Of an audit of no cells."""
+
 OWN = {
     "broken.py": "def (\n",
     "constant.py": "Net = 5\n",
@@ -104,6 +110,43 @@ class Bare(nn.Module):
 
 def number():
     return 5
+
+
+def several():
+    return nn.Linear(4, 2), 5
+
+
+def listed(flag=True):
+    if flag:
+        return [nn.Linear(4, 2)]
+
+
+async def waits():
+    return nn.Linear(4, 2)
+
+
+def yields():
+    yield nn.Linear(4, 2)
+
+
+async def yields_later():
+    yield nn.Linear(4, 2)
+
+
+class Plain:
+    pass
+
+
+class Old(object):
+    def __init__(self):
+        self.width = 4
+
+
+widths = [1, 2]
+by_name = {}
+negative = -1
+told: int = 5
+first, (second, third) = nn.ReLU, (f"{math.pi}", {1})
 """,
     "lacks.py": "from torch import nn\nimport no_such_package\n\nNet = no_such_package.Net\n",
     "failing/__init__.py": "raise RuntimeError('not today')\n",
@@ -143,6 +186,13 @@ def furnish(folder: Path) -> None:
     for name in ("update", "secret", "claim"):
         header = json.dumps({"__metadata__": {"leakscope": json.dumps({"kind": name})}}).encode()
         (folder / f"{name}.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    for name, changed in (("cut", {}), ("later", {"format": 99}), ("unknown", {"fresh": 1})):
+        said = json.dumps({"leakscope": "9.9.9", "format": 1, **changed})
+        entry = json.dumps({"kind": "update", "checksum": "", "header": said})
+        array = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+        header = json.dumps({"__metadata__": {"leakscope": entry}, "a": array}).encode()
+        numbers = bytes(7 if name == "cut" else 8)
+        (folder / f"{name}.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + numbers)
     for name in ("numbers.npz", "numbers.pkl", "numbers.txt", "state"):
         (folder / name).touch()
     (folder / "garbage.safetensors").write_bytes(bytes(range(256)))
@@ -157,10 +207,11 @@ def furnish(folder: Path) -> None:
     (folder / "failing").mkdir()
     for name, text in OWN.items():
         (folder / name).write_text(text)
-    for name in ("damaged", "list"):
+    for name in ("damaged", "list", "fresh"):
         (folder / name / "cells").mkdir(parents=True)
     (folder / "damaged" / "summary.json").write_text("{")
     (folder / "list" / "summary.json").write_text("[]")
+    (folder / "fresh" / "summary.json").write_text(json.dumps({**SUMMARY, "fresh": 1}))
 
 
 COMMANDS = ("demo", "audit", "capture", "attack", "score", "merge", "bound", "train", "list", "report", "doctor")
@@ -175,6 +226,19 @@ NO_MODELS = {
     "mine:Raises": "mine:Raises cannot be built: ValueError: too small (at mine.py:16)",
     "mine:Bare": "mine:Bare has no parameters, so it has no gradient",
     "mine:number": "mine:number returned a int, expected a torch.nn.Module",
+    "mine:several": "mine:several returned a tuple, expected a torch.nn.Module",
+    "mine:waits": "mine:waits returned a coroutine, expected a torch.nn.Module",
+    "mine:yields": "mine:yields returned a generator, expected a torch.nn.Module",
+    "mine:yields_later": "mine:yields_later returned a async_generator, expected a torch.nn.Module",
+    "mine:listed": "mine:listed returned a list, expected a torch.nn.Module",
+    "mine:Plain": "mine:Plain returned a Plain, expected a torch.nn.Module",
+    "mine:Old": "mine:Old returned a Old, expected a torch.nn.Module",
+    "mine:widths": "mine:widths is a list, expected a module, its class or a function",
+    "mine:by_name": "mine:by_name is a dict, expected a module, its class or a function",
+    "mine:negative": "mine:negative is a int, expected a module, its class or a function",
+    "mine:told": "mine:told is a int, expected a module, its class or a function",
+    "mine:second": "mine:second is a str, expected a module, its class or a function",
+    "mine:third": "mine:third is a set, expected a module, its class or a function",
     "lacks:Net": "importing lacks needs no_such_package, which is not installed; install it",
     "failing:Net": "importing failing fails: RuntimeError: not today (at __init__.py:1)",
     "failing.inner:Net": "importing failing.inner fails: RuntimeError: not today (at __init__.py:1)",
@@ -256,6 +320,7 @@ CASES = (
     Case("report none", 2, "none is not a folder"),
     Case("report empty", 2, "empty holds no run"),
     Case("report damaged", 2, "damaged/summary.json is no valid summary"),
+    Case("report fresh", 2, "fresh: Extra inputs are not permitted; it says that leakscope 9.9.9 wrote it"),
     Case("report list", 2, "list/summary.json is no valid summary"),
     Case("bound", 2, "give --sigma, the noise multiplier, or --calibrate"),
     Case("bound --sigma 1 --calibrate epsilon=8@1e-5", 2, "one of them"),
@@ -326,6 +391,11 @@ CASES = (
     Case("attack update.safetensors --model broken:Net", 2, "mend the file"),
     Case("attack secret.safetensors --model LeNet()", 2, "secret.safetensors is a secret, expected an update"),
     Case("attack update.safetensors --model LeNte()", 2, "did you mean 'LeNet'"),
+    Case("attack cut.safetensors --model LeNet()", 2, "its header says 8 bytes of arrays, 7 are there"),
+    Case(
+        "attack later.safetensors --model LeNet()", 2, "has format 99, this leakscope reads 1; it says that leakscope"
+    ),
+    Case("attack unknown.safetensors --model LeNet()", 2, "fresh: Extra inputs are not permitted; it says that"),
     Case(f"{ATTACK} --with idlg(evaluations=0)", 2, "expected evaluations >= 1"),
     Case(f"{ATTACK} --with LinerLayer()", 2, "did you mean 'LinearLayer'"),
     Case(f"{ATTACK} --with GradientInversion(prior=TotalVariaton())", 2, "did you mean 'TotalVariation'"),

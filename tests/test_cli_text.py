@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import BaseModel
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -37,15 +39,17 @@ from leakscope.cli.text import models as model_texts
 from leakscope.cli.text import plan as plan_text
 from leakscope.cli.text.asked import Kind
 from leakscope.cli.text.signatures import members, objects_of, signature
-from leakscope.core.errors import BadInput, BadPlan, LeakscopeError, UnknownName
+from leakscope.core.errors import BadInput, BadPlan, DamagedRecord, LeakscopeError, UnknownName
 from leakscope.datasets.sources import folder, speech, transcribed
 from leakscope.domains.vision import Images
 from leakscope.homes import Home
+from leakscope.ledger import container
 from leakscope.ledger.exchange import ClaimHeader, ReleaseKind, SecretHeader, UpdateHeader
 from leakscope.ledger.record import Summary
 from leakscope.numerics.rng import Key
 from leakscope.targets.files import foreign
 from leakscope.targets.recipes.imported import Imported
+from leakscope.version import VERSION
 
 ROOT = Path(__file__).parents[1]
 COMMAND_LINE = runpy.run_path(str(ROOT / "benchmarks" / "command_line.py"))
@@ -521,7 +525,7 @@ WRITTEN = {
     "star.py": "from typing import *\n",
     "made.py": "globals()['Net'] = 1\n",
     "lazy.py": "def __getattr__(name):\n    return 1\n",
-    "nested/inner.py": "class Net:\n    pass\n",
+    "nested/inner.py": "def Net():\n    return made()\n",
     "package/__init__.py": "",
 }
 
@@ -585,12 +589,85 @@ GOOD = {
     f"import no_such_package\n{TOP}{PARTS}",
     "helped": f"import helping\nimport no_such_package\n{TOP}{PARTS}",
     "helping": "import sys, types\nsys.modules['no_such_package'] = types.ModuleType('n')\n",
+    "patched": f"{TOP}def start(self):\n    old(self)\n    self.a = nn.Parameter()\n"
+    "old = nn.Module.__init__\nnn.Module.__init__ = start\nclass Net(nn.Module):\n    pass\n",
+    "exchanged": f"{TOP}class Base(nn.Linear):\n    def __init__(self): super().__init__(4, 2)\n"
+    "nn.Module = Base\nclass Net(nn.Module):\n    pass\n",
+    "patched_elsewhere": f"import patching\n{TOP}class Net(nn.Module):\n    pass\n",
+    "patching": "import torch.nn as nn\n\nold = nn.Module.__init__\n\n\ndef start(self):\n    old(self)\n"
+    "    self.a = nn.Parameter()\n\n\nnn.Module.__init__ = start\n",
+    "changes_class": f"{TOP}class Net:\n    def __init__(self):\n        self.__class__ = nn.Module\n"
+    "        nn.Module.__init__(self)\n        self.a = nn.Linear(4, 2)\n",
+    "says_class": f"{TOP}class Net:\n    __class__ = nn.Linear\n    def __new__(cls): return nn.Linear(4, 2)\n",
+    "other_object": f"{TOP}class object(nn.Linear):\n    def __init__(self): super().__init__(4, 2)\n"
+    "class Net(object):\n    pass\n",
+    "starred": f"{TOP}Net, *M = [nn.Linear(4, 2), 5]\n",
+    "some_display": f"{TOP}def Net():\n    if not TOP if False else True:\n        return nn.Linear(4, 2)\n"
+    "    return []\n",
+    "decorated_coroutine": f"{TOP}def given(f): return lambda: nn.Linear(4, 2)\n@given\nasync def Net(): return 5\n",
+    "deep": f"{TOP}def Net():\n    a = {' + '.join(['1'] * 2000)}\n    return nn.Linear(4, 2)\n",
     "if_raise": f"{TOP}if not TOP if False else False:\n    raise ValueError\n{PARTS}",
 }
 """Modules that give a model, however odd: none of them may be refused by its text."""
 
+BINDS = {
+    "assignment": "Net = N",
+    "annotated": "Net: type = N",
+    "tuple": "Net, M = N, 5",
+    "starred": "*Net, M = N, 5\nNet = Net[0]",
+    "augmented": "Net = ()\nNet += (N,)\nNet = Net[0]",
+    "walrus": "if (Net := N): pass",
+    "walrus_inside": "[Net := one for one in [N]]",
+    "for": "for Net in [N]: pass",
+    "with": "import contextlib\nwith contextlib.nullcontext(N) as Net: pass",
+    "except": "try:\n    raise ValueError(N)\nexcept ValueError as Net:\n    kept = Net.args[0]\nNet = kept",
+    "except_group": "try:\n    raise ExceptionGroup('', [ValueError()])\nexcept* ValueError as _: Net = N",
+    "import": "import Net_module as Net_\nfrom Net_module import Net",
+    "import_as": "from Net_module import M as Net",
+    "star_import": "from Net_module import *",
+    "match": "match N:\n    case Net: pass",
+    "match_as": "match N:\n    case type() as Net: pass",
+    "match_star": "match [N]:\n    case [*Net]: pass\nN = Net[0]\nmatch N:\n    case Net: pass",
+    "match_mapping": "match {'Net': N}:\n    case {'Net': Net}: pass",
+    "match_rest": "match {'N': N}:\n    case {**rest}: pass\nlocals()['Net'] = rest['N']",
+    "match_class": "class P:\n    __match_args__ = ('a',)\n    a = N\nmatch P():\n    case P(Net): pass",
+    "function": "def Net(): return N()",
+    "class": "class Net(N): pass",
+    "global": "def make():\n    global Net\n    Net = N\nmake()",
+    "global_match": "def make():\n    global Net\n    match N:\n        case Net: pass\nmake()",
+    "global_import": "def make():\n    global Net\n    from Net_module import Net\nmake()",
+    "global_deleted": "Net = 5\ndef drop():\n    global Net\n    del Net\ndrop()\ndef __getattr__(name): return N",
+    "exec": "exec('Ne' 't = N')",
+    "globals": "globals().update(**{'N' + 'et': N})",
+    "frame": "import sys\nsys._getframe().f_globals['N' + 'et'] = N",
+    "module_setattr": "import sys\nsetattr(sys.modules[__name__], 'N' + 'et', N)",
+    "module_found": "import importlib\nimportlib.import_module(__name__).__dict__['N' + 'et'] = N",
+    "told_the_name": "from Net_module import put\nput(__name__, N)",
+    "getattr": "def __getattr__(name): return N",
+    "imported_getattr": "from Net_module import look as __getattr__",
+    "getattr_assigned": "__getattr__ = lambda name: N",
+}
+"""Ways in which a module can come to have `Net`, given a model's class `N`."""
 
-@pytest.mark.parametrize("name", sorted(GOOD.keys() - {"helping"}))
+LENDS = f"""\
+{TOP}
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(4, 2)
+M = Net
+def look(name): return Net
+def put(module, value):
+    import sys
+    vars(sys.modules[module])['Net'] = value
+"""
+GOOD |= {
+    f"binds_{name}": f"{LENDS[: LENDS.index('M =')].replace('Net', 'N')}{text}\n" for name, text in BINDS.items()
+} | {"Net_module": LENDS}
+HELPERS = {"helping", "patching", "Net_module"}
+
+
+@pytest.mark.parametrize("name", sorted(GOOD.keys() - HELPERS))
 def test_no_model_that_can_be_built_is_refused_by_its_text(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -598,15 +675,18 @@ def test_no_model_that_can_be_built_is_refused_by_its_text(
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     for one, text in GOOD.items():
         (tmp_path / f"{one}.py").write_text(text)
+    started, module = torch.nn.Module.__init__, torch.nn.Module
     model_texts.findable(f"{name}:Net")
     try:
         assert callable(Imported(f"{name}:Net").find())
         assert list(Imported(f"{name}:Net").module(Key(0)).parameters())
     finally:
-        for one in (name, "helping", "no_such_package"):
+        torch.nn.Module, module.__init__ = module, started
+        for one in (name, "no_such_package", *HELPERS):
             sys.modules.pop(one, None)
 
 
+@pytest.mark.filterwarnings("ignore:.*coroutine")  # the import calls it and throws away what it got
 @pytest.mark.parametrize("path", COMMAND_LINE["NO_MODELS"])
 def test_a_model_that_is_refused_by_its_text_is_refused_by_its_import_in_the_same_words(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -661,8 +741,81 @@ def test_only_data_of_another_shape_are_refused(tmp_path: Path) -> None:
     data_text.drawn(str(tmp_path), 10**6, domain="3x32x32", classes=1)
 
 
-def test_the_keys_that_a_summary_needs_are_read_off_its_class() -> None:
-    assert files._summary_keys() == [name for name, one in Summary.model_fields.items() if one.is_required()]
+def test_the_fields_of_headers_and_summaries_are_read_off_their_classes() -> None:
+    known: dict[str, type[BaseModel]] = {
+        "Summary": Summary,
+        "UpdateHeader": UpdateHeader,
+        "SecretHeader": SecretHeader,
+        "ClaimHeader": ClaimHeader,
+    }
+    for name, made in known.items():
+        own = {one: made.model_fields[one].is_required() for one in made.__annotations__ if one in made.model_fields}
+        assert files._fields(made.__module__, name) == own
+    header = container.Header.model_fields
+    assert files._fields("leakscope.ledger.container", "Header") == {n: one.is_required() for n, one in header.items()}
+    assert {"update": UpdateHeader, "secret": SecretHeader, "claim": ClaimHeader} == {
+        kind: known[name] for kind, name in files.HEADERS.items()
+    }
+    assert {one.value[0] for one in files.Exchanged} == files.HEADERS.keys()
+    assert container.FORMAT == files.FORMAT
+
+
+SECRET = SecretHeader(leakscope="9.9.9", domain="Images(1, 1, 2)", classes=2, data="", update="")
+
+
+def test_a_file_that_is_cut_short_is_refused_from_its_header_and_no_whole_one_is(tmp_path: Path) -> None:
+    """The oracle is the library that reads it."""
+    path, cut = tmp_path / "secret.safetensors", tmp_path / "cut.safetensors"
+    container.write(path, SECRET, {"inputs": np.zeros((3, 4), np.float32), "labels": np.zeros((), np.int64)})
+    whole = path.read_bytes()
+    files.exchanged(path, files.Exchanged.SECRET)
+    assert contents.tensors(str(path)) == frozenset({"inputs", "labels"})
+    for changed in (*(whole[:-one] for one in range(1, len(whole), 7)), whole + b"0"):
+        cut.write_bytes(changed)
+        assert complaint(lambda: container.read(cut, SecretHeader)) is not None
+        assert complaint(lambda: files.exchanged(cut, files.Exchanged.SECRET)) is not None
+        assert complaint(lambda: contents.tensors(str(cut))) is not None
+    cut.write_bytes(whole[:-1])
+    with pytest.raises(BadInput, match=r"its header says 56 bytes of arrays, 55 are there\), expected a secret"):
+        files.exchanged(cut, files.Exchanged.SECRET)
+
+
+@pytest.mark.parametrize("offsets", [None, [], [0], ["a", "b"], [0, 1e999], {}, [0, None]])
+def test_offsets_that_are_none_are_damage(offsets: object, tmp_path: Path) -> None:
+    path = tmp_path / "secret.safetensors"
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": offsets}, "__metadata__": {}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(BadInput, match="cut short or damaged"):
+        files.exchanged(path, files.Exchanged.SECRET)
+
+
+def test_a_file_of_a_later_version_is_refused_only_where_it_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "secret.safetensors"
+    container.write(path, SECRET, {})
+    files.exchanged(path, files.Exchanged.SECRET)
+    assert container.read(path, SecretHeader)[0] == SECRET
+    text = SECRET.model_dump_json()
+    for change in ('"format":99,', '"fresh":1,"format":1,'):
+        container.write_content(path, "secret", text.replace('"format":1,', change), {})
+        said = complaint(lambda: files.exchanged(path, files.Exchanged.SECRET))
+        assert said == complaint(lambda: container.read(path, SecretHeader))
+        assert said is not None
+        assert f"it says that leakscope 9.9.9 wrote it, this is {VERSION}; use the version that wrote it" in said
+    for change in ('"format":"a",', '"format":1,"leakscope":[],'):
+        container.write_content(path, "secret", text.replace('"format":1,', change), {})
+        files.exchanged(path, files.Exchanged.SECRET)  # the reader says what is wrong
+
+
+@pytest.mark.parametrize("version", ["9.9.9", VERSION, None, [], "x" * 1000])
+def test_a_summary_with_unknown_keys_names_who_wrote_it(version: object, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "tests" / "fixtures" / "earlier" / "v0_1_0" / "run", tmp_path / "run")
+    path = tmp_path / "run" / "summary.json"
+    path.chmod(0o600)
+    files.run(tmp_path / "run")
+    said = json.loads(path.read_text()) | {"fresh": 1, "versions": {"leakscope": version}}
+    path.write_text(json.dumps(said))
+    with pytest.raises(DamagedRecord, match=r"fresh: Extra inputs are not permitted; it says that .* wrote"):
+        files.run(tmp_path / "run")
 
 
 def test_only_the_names_of_the_family_are_listed_beside_an_unknown_one() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import fnmatch
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -16,14 +17,22 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pytest
 from pydantic import BaseModel
 
 import leakscope
 from leakscope.core.batch import Batch
 
-NAMES = re.compile(r"(?:^|(?<=[.;!?] )|(?<=[.;!?]\) ))([a-z_]\w*\*?(?:, (?:and )?[a-z_]\w*\*?)*): ", re.MULTILINE)
-"""Words in lower case before a colon, where a paragraph or a sentence begins; `trace_*` stands for several."""
+NAME = r"`?[a-z_]\w*\*?`?"
+NAMES = re.compile(
+    rf"(?:^|(?<=[.;!?] )|(?<=[.;!?]\) ))({NAME}(?:(?:, and |, | and ){NAME})*)(?: \([A-Z][\w, ]*\))?: ", re.MULTILINE
+)
+"""Words in lower case before a colon, where a paragraph or a sentence begins; `trace_*` stands for several.
+
+They may stand in backticks, be joined by `and`, and have a shape behind them: `waves (B, T): ...`.
+"""
+
+EXAMPLE = re.compile(r"^>>> .*(?:\n.+)*", re.MULTILINE)
+"""From a prompt to the next empty line."""
 
 SYMBOLS = {
     "leakscope.scoring.metrics.guesses.LabelAccuracy": {"claimed_c", "true_c"},
@@ -37,11 +46,13 @@ def documented(docstring: str) -> list[str]:
 
     >>> documented("A box.\\n\\nlow, high: its corners. Made by: nobody; size:\\n(N,). Raises `BadInput`: never.")
     ['low', 'high', 'size']
+    >>> documented("A box.\\n\\n>>> {1: 2}\\n{1: 2}\\n\\n`low` (B,): one corner. high and size: more.")
+    ['low', 'high', 'size']
     """
-    prose = re.split(r"^\s*>>> ", inspect.cleandoc(docstring), maxsplit=1, flags=re.MULTILINE)[0]
+    prose = EXAMPLE.sub("", inspect.cleandoc(docstring))
     paragraphs = "\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", prose))
     lists = (found.group(1) for found in NAMES.finditer(paragraphs + " "))
-    return [name.removeprefix("and ") for listed in lists for name in listed.split(", ")]
+    return [name.strip("`") for listed in lists for name in re.split(r", and |, | and ", listed)]
 
 
 def modules() -> Iterator[Any]:
@@ -70,13 +81,22 @@ def known(owner: type) -> set[str]:
 def own(module: Any) -> Iterator[Any]:
     """The classes, functions and methods that a module defines."""
     for value in vars(module).values():
-        if getattr(value, "__module__", "") != module.__name__:
-            continue
-        if inspect.isclass(value):
-            yield value
-            yield from (one for one in vars(value).values() if inspect.isfunction(one))
-        elif inspect.isfunction(value):
-            yield value
+        if getattr(value, "__module__", "") == module.__name__:
+            yield from within(value)
+
+
+def within(value: Any) -> Iterator[Any]:
+    """A class and what is defined in it, or a function, out of whatever it is wrapped in; nothing else."""
+    if inspect.isclass(value):
+        yield value
+        # a class that is only kept as an attribute is written elsewhere
+        inner = (one for one in vars(value).values() if not inspect.isclass(one) or one.__module__ == value.__module__)
+        yield from (found for one in inner for found in within(one) if found is not value)
+        return
+    for name in ("fget", "func", "__func__", "__wrapped__"):
+        value = getattr(value, name, None) or value
+    if inspect.isfunction(value):
+        yield value
 
 
 def strange(thing: Any) -> list[str]:
@@ -108,6 +128,11 @@ class Box:
 
     low, high: its ends. width_*: how wide it is. An end may be
     open: nobody minds. color: gone since the paint was renamed.
+
+    >>> {"shade": 1}
+    {'shade': 1}
+
+    `low` (B,): again. high and shade: after an example.
     """
 
     low: float
@@ -117,8 +142,33 @@ class Box:
     def shrunk(self, by: float) -> None:
         """Smaller. by: at each end; to: nothing."""
 
+    @property
+    def middle(self) -> float:
+        """Between. to: nothing."""
+        return (self.low + self.high) / 2
 
-@pytest.mark.parametrize(("thing", "wrong"), [(Box, ["color"]), (Box.shrunk, ["to"])])
-def test_a_field_that_is_gone_is_seen(thing: Any, wrong: list[str]) -> None:
-    assert documented(Box.__doc__ or "") == ["low", "high", "width_*", "color"]
-    assert strange(thing) == wrong
+    @functools.cached_property
+    def third(self) -> float:
+        """Between. to: nothing."""
+        return self.low
+
+    @staticmethod
+    @functools.lru_cache
+    def unit(by: float) -> float:
+        """One. by: how often. to: nothing."""
+        return by
+
+    @classmethod
+    def made(cls, by: float) -> float:
+        """Another. by: how often. to: nothing."""
+        return by
+
+    class Lid:
+        """On top. to: nothing."""
+
+
+def test_a_field_that_is_gone_is_seen() -> None:
+    found = {thing.__qualname__.removeprefix("Box."): strange(thing) for thing in within(Box) if strange(thing)}
+    assert documented(Box.__doc__ or "") == ["low", "high", "width_*", "color", "low", "high", "shade"]
+    names = ("shrunk", "middle", "third", "unit", "made", "Lid")
+    assert found == {"Box": ["color", "shade"], **{name: ["to"] for name in names}}

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from leakscope.core.errors import BadInput
+from leakscope.version import VERSION
 
 DEFAULT = 2**30
 """Bytes that a file may ask for beyond what it holds, unless `--limit-memory` says otherwise."""
@@ -170,6 +171,16 @@ def unpacked(path: Path) -> Iterator[tuple[str, bytes]]:
                         afford(f"{path}, unpacked,", max(limit(), 2 * held) + 1, held=held)
             left -= len(content)
             yield member.filename, bytes(content)
+
+
+def written_by(version: object) -> str:
+    """Which version a file says wrote it, beside this one. version: of leakscope, as the file has it.
+
+    >>> written_by("9.9.9").replace(VERSION, "0.2.0")
+    'it says that leakscope 9.9.9 wrote it, this is 0.2.0; use the version that wrote it'
+    """
+    ours = f"it says that leakscope {shortened(version, 20)} wrote it, this is {VERSION}"
+    return ours if version == VERSION else f"{ours}; use the version that wrote it"
 
 
 def shortened(text: object, most: int = 80) -> str:

@@ -169,12 +169,16 @@ def read(path: Path, kind: type[HeaderT], *, hint: str = "") -> tuple[HeaderT, d
         file_limits.parsed(found.text)
         header = kind.model_validate_json(found.text)
     except ValidationError as error:
-        raise BadInput(f"{path} describes itself wrongly: {first_fault(error)}; make it anew") from None
+        unknown = [one for one in error.errors() if one["type"] == "extra_forbidden"]
+        wrote = json.loads(found.text).get("leakscope")
+        advice = file_limits.written_by(wrote) if len(unknown) == len(error.errors()) else "make it anew"
+        raise BadInput(f"{path} describes itself wrongly: {first_fault(error)}; {advice}") from None
     except ValueError as error:
         raise BadInput(f"{path} describes itself wrongly: {error}; make it anew") from None
     if header.format != FORMAT:
         raise BadInput(
-            f"{path} has format {header.format}, this leakscope reads {FORMAT}; use the version that wrote it"
+            f"{path} has format {header.format}, this leakscope reads {FORMAT}; "
+            f"{file_limits.written_by(header.leakscope)}"
         )
     return header, found.arrays
 

@@ -24,6 +24,9 @@ RECORD = ".safetensors"
 
 SUMMARY = "summary.json"
 
+FORMAT, HEADERS = 1, {"update": "UpdateHeader", "secret": "SecretHeader", "claim": "ClaimHeader"}
+"""As in `ledger.container` and `ledger.exchange`, which need numpy; a test compares them."""
+
 BRING = (
     "; numbers of another program are brought in with `leakscope capture --update FILE --kind gradient` (or delta), "
     "or as weights with --before and --after"
@@ -55,12 +58,35 @@ def exchanged(path: Path, kind: Exchanged) -> None:
         # Whoever has state dicts, or the gradients of a framework, is one command away.
         foreign = kind is Exchanged.UPDATE and path.suffix in (*TENSORS, *PICKLES)
         raise BadInput(f"{path} is not a safetensors file, or is damaged; expected {wanted}{BRING if foreign else ''}")
+    wrong = contents.cut(path, header)
+    if wrong:
+        raise BadInput(f"{path} is cut short or damaged ({wrong}), expected {wanted}; copy it again or make it anew")
     found = _kind(header)
     if not found and not _earlier(header):
         hint = BRING if kind is Exchanged.UPDATE else ""
         raise BadInput(f"{path} was not written by leakscope, expected {wanted}{hint}")
     if found and found != name:
         raise BadInput(f"{path.name} is {'an' if found.startswith('u') else 'a'} {found}, expected {wanted}")
+    _same_format(path, header, name)
+
+
+def _same_format(path: Path, header: dict[str, Any], kind: str) -> None:
+    """Raises `BadInput` where another version wrote the file in a way that ours cannot read, as the reader would."""
+    try:
+        said = file_limits.parsed(json.loads(header["__metadata__"]["leakscope"])["header"])
+        wrote, form = said["leakscope"], said.get("format", FORMAT)
+    # Whatever is wrong with it, the reader says what.
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return
+    fields = {**_fields("leakscope.ledger.container", "Header"), **_fields("leakscope.ledger.exchange", HEADERS[kind])}
+    unknown = sorted(said.keys() - fields.keys())
+    if type(form) is int and form != FORMAT:
+        raise BadInput(f"{path} has format {form}, this leakscope reads {FORMAT}; {file_limits.written_by(wrote)}")
+    if unknown:
+        raise BadInput(
+            f"{path} describes itself wrongly: {file_limits.shortened(unknown[0])}: Extra inputs are not permitted; "
+            f"{file_limits.written_by(wrote)}"
+        )
 
 
 def _kind(header: dict[str, Any]) -> str:
@@ -201,11 +227,20 @@ def run(folder: Path) -> None:
         said = _json(folder / SUMMARY)
     except ValueError as error:
         raise DamagedRecord(f"{folder / SUMMARY} is no valid summary: {error}") from None
-    missing = (
-        [] if said is None else [name for name in _summary_keys() if not isinstance(said, dict) or name not in said]
-    )
-    if missing:
-        raise DamagedRecord(f"{folder / SUMMARY} is no valid summary: {missing[0]}: Field required")
+    if said is None:
+        return
+    fields = _fields("leakscope.ledger.record", "Summary")
+    there = said if isinstance(said, dict) else {}
+    wrong = [f"{name}: Field required" for name, required in fields.items() if required and name not in there]
+    if wrong:
+        raise DamagedRecord(f"{folder / SUMMARY} is no valid summary: {wrong[0]}")
+    unknown = sorted(there.keys() - fields.keys())
+    if unknown:
+        versions = there["versions"] if isinstance(there["versions"], dict) else {}
+        raise DamagedRecord(
+            f"{folder / SUMMARY} is no valid summary: {file_limits.shortened(unknown[0])}: Extra inputs are not "
+            f"permitted; {file_limits.written_by(versions.get('leakscope'))}"
+        )
 
 
 def _json(path: Path) -> Any:
@@ -218,11 +253,18 @@ def _json(path: Path) -> Any:
         raise DamagedRecord(str(error)) from None
 
 
-def _summary_keys() -> list[str]:
-    """What a summary has to say, off the source of its class: that class itself needs pydantic."""
-    (made,) = (one for one in source("leakscope.ledger.record").body if getattr(one, "name", None) == "Summary")
-    assert isinstance(made, ast.ClassDef)
-    return [ast.unparse(one.target) for one in made.body if isinstance(one, ast.AnnAssign) and one.value is None]
+def _fields(module: str, name: str) -> dict[str, bool]:
+    """What a class of pydantic's has, and whether it is required, off its source: the class itself needs pydantic."""
+    (made,) = (one for one in source(module).body if isinstance(one, ast.ClassDef) and one.name == name)
+    lines = (one for one in made.body if isinstance(one, ast.AnnAssign) and "ClassVar" not in ast.unparse(one))
+    return {ast.unparse(one.target): not _has_default(one.value) for one in lines}
+
+
+def _has_default(value: ast.expr | None) -> bool:
+    """Whether an attribute of a class of pydantic's has a default; `Field` gives one by its first argument alone."""
+    if isinstance(value, ast.Call) and ast.unparse(value.func) == "Field":
+        return bool(value.args) or any(one.arg in {"default", "default_factory"} for one in value.keywords)
+    return value is not None
 
 
 def part(folder: Path) -> None:

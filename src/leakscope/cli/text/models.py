@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import re
 import sys
@@ -130,7 +131,9 @@ def _found(module: str, name: str, *, called: bool) -> None:
             f"no module {package!r} in the current directory or among the installed packages; "
             f"start leakscope in the folder that holds {package}.py, or install the package"
         )
-    own_module(module, name, called=called)
+    # What is nested too deeply to be followed may still be imported.
+    with contextlib.suppress(RecursionError):
+        own_module(module, name, called=called)
 
 
 def _inner(tree: ast.expr) -> None:

@@ -15,8 +15,11 @@ from typing import final
 from leakscope.cli.text import own_factories
 from leakscope.core.errors import BadInput
 
-OPAQUE = {"globals", "locals", "exec", "eval", "vars", "setattr", "__getattr__", "__dict__"}
-"""Names with which a module can have names that its text does not show."""
+OPAQUE = {
+    "globals", "locals", "exec", "eval", "vars", "f_globals", "f_locals", "setattr", "__setattr__", "__getattr__",
+    "__dict__",
+}  # fmt: skip
+"""Names with which a module can have names that its text does not show, or make something else of what it has."""
 
 REPLACED = {"sys", "modules"}
 """Both of them: with `sys.modules` a module can put something else in its place."""
@@ -53,14 +56,16 @@ def own_module(module: str, name: str, *, called: bool = True) -> None:
     inner = next((one for one in found if one.name == module), None)
     if inner is None or inner.spec.submodule_search_locations is not None:
         return
-    known, first = _names(inner.tree), name.partition(".")[0]
-    if known is None:
+    # A package around it is run before and after it, and may give it names.
+    known, first = [_names(one.tree) for one in found], name.partition(".")[0]
+    if any(names is None for names in known):
         return
-    if first not in known:
-        near = difflib.get_close_matches(first, sorted(known), n=1, cutoff=0.5)
+    if not any(first in names for names in known if names is not None):
+        bound = {one for node in ast.walk(inner.tree) for one in own_factories.bound(node) if one is not None}
+        near = difflib.get_close_matches(first, sorted(bound), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else "check the name after the colon"
         raise BadInput(f"{module} has no {first!r}; {hint}")
-    if called and first == name:
+    if called and first == name and not any(_reaches_out(one.tree) for one in found):
         own_factories.judge(inner.tree, name, f"{module}:{name}", inner.file)
 
 
@@ -126,24 +131,48 @@ def _harmless(line: ast.stmt, module: str) -> bool:
     for package in (one.partition(".")[0] for one in named):
         if not finds(package):
             raise BadInput(f"importing {module} needs {package}, which is not installed; install it")
-        # One of the user's own may be called so too.
-        if package not in TRUSTED or PathFinder.find_spec(package, [os.getcwd()]) is not None:
+        if not _trusted(package):
             return False
     return True
 
 
+def _trusted(package: str) -> bool:
+    """Whether it is one of those that change nothing for others; one of the user's own may be called so too."""
+    return package in TRUSTED and PathFinder.find_spec(package, [os.getcwd()]) is None
+
+
 def _names(tree: ast.Module) -> set[str] | None:
-    """All names that the module binds somewhere; None where its text does not show them all."""
+    """All names that stand anywhere in the text, also as a keyword or a string; None where it may have others."""
     found: set[str] = set()
-    # Anywhere, not at the top alone: a name too many costs an import, one too few would refuse a good model.
+    # Of every node, whatever it is for: a name too many costs an import, one too few would refuse a good model, and
+    # Python has many ways to bind one (`case Net:`, `except Error as Net`, `add("Net")`, `update(Net=...)`).
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom | ast.Import):
-            found |= {(one.asname or one.name).partition(".")[0] for one in node.names}
-            found |= {node.module or ""} if isinstance(node, ast.ImportFrom) else set()
-        elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            found.add(node.name)
-        elif isinstance(node, ast.Name):
-            found.add(node.id)
-        elif isinstance(node, ast.Attribute):
-            found.add(node.attr)
+        for _, value in ast.iter_fields(node):
+            found |= {one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)}
+        if isinstance(node, ast.Call):
+            # Whoever is told what the module is called can reach into it.
+            given = [*node.args, *(one.value for one in node.keywords)]
+            if any(isinstance(one, ast.Name) and one.id == "__name__" for one in given):
+                return None
+    # `import a.b as c` and `from a.b import c`: one text with points
+    found |= {part for one in found for part in one.split(".")}
     return None if found & OPAQUE or "*" in found or found >= REPLACED else found
+
+
+def _reaches_out(tree: ast.Module) -> bool:
+    """Whether it imports more than is trusted, or may change something that is not its own.
+
+    Either may make of `torch.nn.Module`, or of a class of this module, what the text of the class does not show.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            return True
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            named = [one.name for one in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            if not all(_trusted(one.partition(".")[0]) for one in named):
+                return True
+        elif isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+            of_itself = isinstance(node.value, ast.Name) and node.value.id == "self"
+            if not of_itself or node.attr.startswith("__"):
+                return True
+    return False

@@ -50,7 +50,7 @@ def signature(home: Home) -> inspect.Signature | None:
     return None if fields is None else inspect.Signature(sorted(fields.values(), key=lambda one: one.kind))
 
 
-def signature_of(node: ast.FunctionDef, bound: int = 0) -> inspect.Signature:
+def signature_of(node: ast.FunctionDef | ast.AsyncFunctionDef, bound: int = 0) -> inspect.Signature:
     """What a function takes, without `*` and `**`. bound: how many of its first arguments it has already, as `self`.
 
     >>> (made,) = ast.parse("def build(self, width, depth=2): ...").body
