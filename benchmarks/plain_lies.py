@@ -296,7 +296,9 @@ def only(client: Client, end: int, biases: bool = False) -> Client:
 
     def some_of(world: World) -> Update:
         names = ends(world)[end]
-        return {n: v for n, v in client(world).items() if n in names and (not biases or v.dim() == 1)}
+        found = {n: v for n, v in client(world).items() if n in names}
+        # A layer without a bias sends its weight.
+        return {n: v for n, v in found.items() if v.dim() == 1} or found if biases else found
 
     return some_of
 

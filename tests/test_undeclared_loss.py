@@ -1,4 +1,4 @@
-"""An output layer without a bias and a loss that was not declared, by a client in plain PyTorch: nothing false is proved."""
+"""Output layers without a bias, and losses that were not declared, by a client in plain PyTorch: no false proof."""
 
 import pytest
 import torch

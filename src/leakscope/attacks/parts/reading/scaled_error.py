@@ -14,6 +14,8 @@ Array = NDArray[np.float64]
 
 LOGS = np.linspace(-12, 12, 2000)
 """Logarithms of the factors that are tried: steps of 1.2 %, taken to hold one root at most."""
+LEAST = 1e-12
+"""Least size of an error in float64 that has a direction."""
 FEW = 3
 """Minima on the grid that are looked at more closely, the least ones."""
 
@@ -75,8 +77,8 @@ class OneFactor:
         def sine(log: float, sign: float) -> float:
             error = softmax(sign * np.exp(log) * self.logits + self.bias) - wanted
             along = float(error @ unit)
-            # More than a right angle is further than any sine says.
-            if sign * along <= 0:
+            # More than a right angle is further than any sine says; of an error that is all rounding there is none.
+            if sign * along <= LEAST:
                 return 2.0
             return float(np.linalg.norm(error - along * unit) / np.linalg.norm(error))
 
