@@ -25,7 +25,18 @@ import plain_lies
 import plain_speech
 import torch
 from plain_clients import ONE
-from plain_judge import bare, counting, in_size, misstated, nobody_can_tell, told_as_one, watched, wrong, wrong_features
+from plain_judge import (
+    bare,
+    counting,
+    in_one_factor,
+    in_size,
+    misstated,
+    nobody_can_tell,
+    told_as_one,
+    watched,
+    wrong,
+    wrong_features,
+)
 from plain_models import chance, drawn
 
 import leakscope as ls
@@ -96,6 +107,7 @@ def judged(name: str, situation: str, seed: int) -> tuple[bool, str]:
         kept = ls.Features(attempt.claim.layer, attempt.claim.values[certain], attempt.claim.labels[certain])
         if groups:
             runs = {layer: [plain_blind.with_means(torch.cat(fed), groups)] for layer, fed in runs.items()}
+        kept = in_one_factor(kept, certificate.statement, runs)
         fault = wrong_features(kept, runs, torch.cat([world.labels, *(world.labels[one[:1]] for one in groups)]))
         if fault and what.told < 0 and told_as_one(kept, trained, sent, what.moved):
             return True, ""

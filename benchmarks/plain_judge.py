@@ -16,6 +16,7 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 
 import leakscope as ls
+from leakscope.attacks.inputs.layer_by_layer.revealed_features import ONE_FACTOR
 from leakscope.attacks.inputs.patches.first_attention import STATEMENT as ONE
 from leakscope.attacks.inputs.text.embedding_span import WHOLE as TEXTS
 from leakscope.attacks.parts.reading.proof import FED, MEAN, ONE_SCALE, UNDRAWN, WHOLE, WHOLE_ONE_SCALE
@@ -132,6 +133,17 @@ def in_size(claim: Any, statement: str, inputs: Tensor) -> Any:
         return claim
     true, claimed = inputs.flatten(1).double(), claim.values.flatten(1).double()
     factors = (claimed @ true.T / claimed.square().sum(1, keepdim=True).clamp_min(1e-12)).flatten()
+    away = [float(torch.cdist(one * claimed, true).min(1).values.sum()) for one in factors]
+    best = float(factors[away.index(min(away))])
+    return dataclasses.replace(claim, values=best * claim.values)
+
+
+def in_one_factor(claim: ls.Features, statement: str, seen: dict[str, list[Tensor]]) -> ls.Features:
+    """Features, or, where their statement leaves one factor for all open, the multiple that is nearest to the true."""
+    if ONE_FACTOR not in statement or not seen.get(claim.layer):
+        return claim
+    true, claimed = torch.cat(seen[claim.layer]), claim.values.double()
+    factors = (claimed @ true.T / claimed.square().sum(1, keepdim=True).clamp_min(1e-300)).flatten()
     away = [float(torch.cdist(one * claimed, true).min(1).values.sum()) for one in factors]
     best = float(factors[away.index(min(away))])
     return dataclasses.replace(claim, values=best * claim.values)

@@ -81,6 +81,27 @@ def tempered(out: Tensor, labels: Tensor, world: World) -> Tensor:
     return F.cross_entropy(out / (0.3 * 12 ** chance(world.draw)), labels)
 
 
+def mixed(out: Tensor, labels: Tensor, world: World) -> Tensor:
+    """Labels that are mixed with other ones, or with all of them, as of mixup and of strong smoothing."""
+    share = 0.5 + 0.45 * chance(world.draw)
+    other = (labels + whole(1, out.shape[1] - 1, world.draw)) % out.shape[1]
+    if chance(world.draw) < 0.5:
+        return share * F.cross_entropy(out, labels) + (1 - share) * F.cross_entropy(out, other)
+    return F.cross_entropy(out, labels, label_smoothing=1.9 * (1 - share))
+
+
+def taught(out: Tensor, labels: Tensor, world: World) -> Tensor:
+    """A teacher's soft labels at a temperature, which do not favor the true one."""
+    del labels
+    soft = torch.softmax(2 * torch.randn(out.shape, generator=world.draw), 1)
+    return -(soft * (out / 4).log_softmax(1)).sum(1).mean()
+
+
+def normalized(out: Tensor, labels: Tensor, world: World) -> Tensor:
+    """Logits of one length (LogitNorm, Wei et al. 2022)."""
+    return F.cross_entropy(F.normalize(out) / (0.04 * 10 ** chance(world.draw)), labels)
+
+
 def unsure(out: Tensor, labels: Tensor, world: World) -> Tensor:
     """Confidence is penalized."""
     del world
@@ -275,7 +296,9 @@ def only(client: Client, end: int, biases: bool = False) -> Client:
 
     def some_of(world: World) -> Update:
         names = ends(world)[end]
-        return {n: v for n, v in client(world).items() if n in names and (not biases or v.dim() == 1)}
+        found = {n: v for n, v in client(world).items() if n in names}
+        # A layer without a bias sends its weight.
+        return {n: v for n, v in found.items() if v.dim() == 1} or found if biases else found
 
     return some_of
 
@@ -316,6 +339,11 @@ ANY: dict[str, Situation] = {
     "cutmix": Situation(under(halved), fed=pasted),
     "one twice": Situation(lambda w: gradient(part(w, [*range(len(w.inputs)), -1])), least=2),
     "soft labels": Situation(under(distilled)),
+    "mixed labels": Situation(under(mixed)),
+    "taught": Situation(under(taught)),
+    "normalized logits": Situation(under(normalized)),
+    "uniform labels": Situation(under(lambda o, y, w: F.cross_entropy(o, torch.full_like(o, 1 / o.shape[1])))),
+    "absolute error": Situation(under(lambda o, y, w: F.l1_loss(o, hot(o, y)))),
     "squared error": Situation(under(lambda o, y, w: F.mse_loss(o, hot(o, y)))),
     "Brier": Situation(under(lambda o, y, w: F.mse_loss(o.softmax(1), hot(o, y), reduction="sum") / len(y))),
     "sigmoid loss": Situation(under(lambda o, y, w: F.binary_cross_entropy_with_logits(o, hot(o, y)))),

@@ -107,6 +107,13 @@ def _headed(net: nn.Sequential, draw: Draw) -> nn.Module:
     return net
 
 
+def unbiased(net: nn.Module, *, everywhere: bool) -> None:
+    """The output layer loses its bias, or all layers do: the size of an error is then the loss's word alone."""
+    layers = [one for one in net.modules() if isinstance(one, nn.Linear | nn.Conv2d)]
+    for layer in layers if everywhere else layers[-1:]:
+        layer.bias = None
+
+
 class Patches(nn.Module):
     """A vision transformer: patches, learned places, one or two layers, the mean, classes."""
 
@@ -150,7 +157,8 @@ def drawn(name: str, draw: Draw, *, least: int = 1) -> World:
     classes, size = whole(2, 7, draw), whole(3, 4, draw) * 2
     count = max(least, 1 if name in ("Recursive", "FirstAttention") else (1, 1, 1, 1, 1, 2, 3)[whole(0, 6, draw)])
     with torch.random.fork_rng():
-        torch.manual_seed(whole(0, 2**31 - 2, draw))
+        seed = whole(0, 2**31 - 2, draw)
+        torch.manual_seed(seed)
         if name == "EmbeddingSpan":
             net: nn.Module = Texts(classes, draw)
         elif name == "FirstAttention":
@@ -158,6 +166,8 @@ def drawn(name: str, draw: Draw, *, least: int = 1) -> World:
         else:
             made = {"Recursive": layered, "LowRank": resting} | dict.fromkeys(BY_ROWS, many_classes)
             net = made.get(name, dense)(classes, size, draw)
+            if seed % 3 == 0:
+                unbiased(net, everywhere=seed % 2 == 0)
     domain = ls.Text(WORDS, 4) if name == "EmbeddingSpan" else ls.Images(1, size, size)
     if name in BY_ROWS:
         # Two classes for each sample, one for each label, and some.

@@ -181,7 +181,9 @@ class Gallery(Fact):
     def __post_init__(self) -> None:
         instance("attribute", self.attribute, str, "name what is told apart, such as 'speaker'")
         instance("examples", self.examples, Batch, "give a batch with one example for each member")
-        if isinstance(self.categories, str) or not isinstance(self.categories, Iterable):
+        # A text is a sequence of texts too, and a single name is what it is given for.
+        given: object = self.categories
+        if isinstance(given, str) or not isinstance(given, Iterable):
             raise BadInput(f"expected the names of several categories, got {self.categories!r}; write ('ada', 'ben')")
         object.__setattr__(self, "categories", tuple(self.categories))
         object.__setattr__(self, "members", places("members", self.members))

@@ -13,7 +13,8 @@ from torch import Tensor
 from leakscope.core.arguments import count
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput, optional
-from leakscope.core.mechanism import AbstractStep, Adjacency
+from leakscope.core.mechanism import AbstractMechanism, AbstractStep, Adjacency
+from leakscope.core.overriding import acts_as
 from leakscope.core.release import Gradient, Release, same_kind
 from leakscope.core.target import Target
 from leakscope.mechanisms.declared import effect_of
@@ -287,6 +288,16 @@ class Defended(AbstractStep):
             return own
         once = _best(_noises([one for one in self.defenses if isinstance(one, AbstractUpdateDefense)]))
         return once if rounds == 1 or isinstance(once, dp.NonPrivateDpEvent) else dp.SelfComposedDpEvent(once, rounds)
+
+
+def protocol_of(mechanism: AbstractMechanism) -> AbstractMechanism:
+    """What stands under the defenses of a chain; the mechanism itself where it is none, or may act otherwise than one.
+
+    >>> from leakscope import Clip, FedSGD
+    >>> protocol_of(FedSGD() >> Clip(1.0))
+    FedSGD()
+    """
+    return mechanism.protocol if acts_as(mechanism, Defended) else mechanism
 
 
 def _noises(defenses: list[AbstractUpdateDefense]) -> list[DpEvent]:

@@ -28,6 +28,7 @@ from leakscope.mechanisms.compose import (
     Cells,
     Defended,
     Sensitivity,
+    protocol_of,
 )
 from leakscope.mechanisms.declared import Declares, asked, effect_complaint, effect_of, size_of
 from leakscope.mechanisms.effects import (
@@ -129,11 +130,9 @@ def known_weights(mechanism: AbstractMechanism) -> Answer:
 def evenly(seen: Observation, count: int | None = None) -> Answer:
     """Whether the told examples, or `count` of them, are in the update equally often, so that each has the share 1/N.
 
-    NO of a client that takes fewer examples than it has, or some of them twice. UNKNOWN where it is not declared, or
-    how many there are was not told.
+    NO of a client that takes fewer than it has, or some twice; UNKNOWN where that is not declared, or no count was told.
     """
-    mechanism = seen.mechanism
-    protocol = mechanism.protocol if acts_as(mechanism, Defended) else mechanism
+    protocol = protocol_of(seen.mechanism)
     count = seen.told(BatchSize).count if count is None and seen.knows(BatchSize) else count
     if not isinstance(protocol, AbstractProtocol) or count is None:
         return Answer.UNKNOWN
@@ -211,7 +210,7 @@ def noise(seen: Observation, name: str) -> float | None:
         return None
     # DPSGD divides its noise by the batch, so its size per entry depends on a fact.
     examples = seen.told(BatchSize).count if seen.knows(BatchSize) else None
-    protocol = mechanism.protocol if acts_as(mechanism, Defended) else mechanism
+    protocol = protocol_of(mechanism)
     asks: list[Callable[[], float | None]] = []
     if isinstance(protocol, AbstractProtocol):
         asks.append(lambda: protocol.noise(examples))
@@ -285,7 +284,7 @@ def doubt(
     model that was run in another way, unless that is a dropout, whose draws the attacks allow for.
     sent: the tensors that the size is asked of; without them, some of any shape. examples: the same of a protocol.
     """
-    protocol = mechanism.protocol if acts_as(mechanism, Defended) else mechanism
+    protocol = protocol_of(mechanism)
     if isinstance(protocol, AbstractProtocol):
         why = effect_complaint(protocol, ProtocolEffect)
         if why is not None:
@@ -421,7 +420,7 @@ def _known(mechanism: AbstractMechanism) -> bool:
 
 
 def _protocol(mechanism: AbstractMechanism) -> ProtocolEffect:
-    protocol = mechanism.protocol if acts_as(mechanism, Defended) else mechanism
+    protocol = protocol_of(mechanism)
     # ProtocolEffect() is unknown throughout.
     return effect_of(protocol, ProtocolEffect) if isinstance(protocol, AbstractProtocol) else ProtocolEffect()
 

@@ -11,7 +11,7 @@ from leakscope.core.mechanism import AbstractMechanism
 from leakscope.core.overriding import acts_as
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import Target
-from leakscope.mechanisms.compose import AbstractModelDefense, AbstractProtocol, Defended
+from leakscope.mechanisms.compose import AbstractModelDefense, AbstractProtocol, Defended, protocol_of
 from leakscope.mechanisms.declared import asked
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import probe_inputs
@@ -53,7 +53,7 @@ def passes(mechanism: AbstractMechanism) -> int:
 
     Raises `UnusableMechanism` where the declaration raises, or is no number of passes.
     """
-    protocol = mechanism.protocol if acts_as(mechanism, Defended) else mechanism
+    protocol = protocol_of(mechanism)
     if not isinstance(protocol, AbstractProtocol):
         return 1
     with asking(protocol, "say how many passes it takes"):
@@ -65,7 +65,7 @@ def passes(mechanism: AbstractMechanism) -> int:
 
 def unfit(mechanism: AbstractMechanism, target: Target) -> str | None:
     """Why no client can have run this mechanism on this model, nor an adversary replay it; None where one can."""
-    protocol = mechanism.protocol if acts_as(mechanism, Defended) else mechanism
+    protocol = protocol_of(mechanism)
     if isinstance(protocol, AbstractProtocol):
         given: object
         given, raised = asked(lambda: protocol.unfit(target))

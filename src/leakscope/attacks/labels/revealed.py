@@ -120,6 +120,8 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
             return clock.exhausted(tries)
 
         apart = samples_apart(seen, read, key, stop) if self.weights else "the weights are not known"
+        # Samples that could come apart and did not may be those of another loss, whose signs prove nothing.
+        unlike = apart if isinstance(apart, str) and self.weights and inseparable(seen, read) is None else None
         if isinstance(apart, Apart):
             attempt = self.replayed(seen, read, apart)
             # Levels blur rows more than they do signs, which may still prove.
@@ -128,7 +130,7 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
         # No sign is sure behind noise, and its row space is not that of samples.
         if read.signs is None and read.tests is not None and read.tests.present.any():
             return self._tested(read.tests)
-        return self._graded(seen, read, stop)
+        return self._graded(seen, read, stop, unlike)
 
     def _tested(self, tests: Fallen) -> Attempt[Labels]:
         """The classes that noise alone would hardly make so low."""
@@ -164,8 +166,13 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
         values = torch.tensor([labels[i] for i in order], dtype=torch.int64)
         return Attempt(repr(self), Outcome.CLAIMED, sentence, Labels(values, sure), certificate)
 
-    def _graded(self, seen: Observation, read: Revealing, stop: Callable[[], bool]) -> Attempt[Labels]:
-        """Sets: those that signs prove and, of the row space, those that it does not exclude."""
+    def _graded(
+        self, seen: Observation, read: Revealing, stop: Callable[[], bool], unlike: str | None
+    ) -> Attempt[Labels]:
+        """Sets: those that signs prove and, of the row space, those that it does not exclude.
+
+        unlike: why the samples are not those of the declared loss although they could be told apart, or None.
+        """
         there = None if read.signs is None else read.signs.present
         told = seen.told(BatchSize).count if seen.knows(BatchSize) else None
         out: Excluded | None = None
@@ -187,9 +194,11 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
             return Attempt(repr(self), Outcome.DIVERGED, "no class stands out: signs and row space were destroyed")
         values = np.flatnonzero(possible)
         why = _unsigned(seen, read, told)
+        if why is None and unlike is not None:
+            why = f"{unlike}, and of another loss than the declared one a sign is no proof"
         proofs = None if read.signs is None or why is not None else _proofs(read.signs, values, told or 0)
         absent = None
-        whole = known_weights(seen.mechanism) is Answer.YES and strange(seen) is None
+        whole = known_weights(seen.mechanism) is Answer.YES and strange(seen) is None and unlike is None
         # T1 asks for every error in the row space: of as many samples as it has directions.
         if (
             out is not None

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from leakscope.attacks import citations
@@ -19,6 +21,7 @@ from leakscope.attacks.parts.reading.output_gradient import (
 )
 from leakscope.attacks.parts.reading.proof import bent, strange
 from leakscope.attacks.parts.reading.replayed import last_places
+from leakscope.attacks.parts.reading.scaled_error import OneFactor
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Labels
 from leakscope.core.effort import Clock, Watch
@@ -30,6 +33,8 @@ from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import clipped, known_weights
 from leakscope.numerics.rng import Key
 
+Array = NDArray[np.float64]
+
 SINGLE = 1e-3
 """Largest 1 + cos between the rows of one example's gradient; batches of two or more are far above (near 1)."""
 APART = {torch.float64: 1e-3, torch.float32: 1e-3}
@@ -40,9 +45,16 @@ COARSEST = 0.1
 """The largest one that is worth more than a direction."""
 TURNED = 0.5
 """Least cosine between dL/db of several steps and that of the first, and largest relative distance."""
-STATEMENT = "1 + cos between the true row of dL/dW and every other row"
+STATEMENT = (
+    "1 + cos between the true row of dL/dW and every other row; and given the declared loss, whose error "
+    "softmax(W h + b) - e_y at features h of one size and this label alone, signs included, gives dL/dW"
+)
 SIGNS = "the second most negative entry of dL/db, relative to the most negative one"
-ALONE = SIGNS + "; nothing else was sent of the output layer, and nothing else is checked"
+ALONE = SIGNS + ", given the declared loss; nothing else was sent of the output layer, and nothing else is checked"
+FITS = 1e-4
+"""Distance of the one error that dL/dW alone leaves from that of the label, relative: rounding of float32."""
+PLACES = 8.0
+"""Last places of p that p - y may be off."""
 SURE = 0.2
 """The least 1 - p_y at which a bias gradient that was sent alone is proof: more than undeclared smoothing shifts."""
 BALANCED = 1e-4
@@ -146,6 +158,57 @@ def _alone(seen: Observation, bias: Tensor) -> str | None:
     return strange(seen)
 
 
+def _unsized(seen: Observation, output: OutputGradient, label: int) -> str | None:
+    """Why dL/dW alone is not that of one example with this label; None where nothing speaks against.
+
+    Rows (p - y) h^T leave one unknown, the size of h: the error softmax(W h + b) - y at one of them has to be that of
+    the rows, which soft labels and other losses than the declared one do not give.
+    """
+    assert output.weight is not None  # one of the two is there
+    layer, parameters = output.layer, seen.target.parameters()
+    weight = parameters[layer.weight].detach().double().cpu().numpy()
+    bias = np.zeros(len(weight)) if layer.bias is None else parameters[layer.bias].detach().double().cpu().numpy()
+    slope = output.weight.cpu().numpy()
+    one = OneFactor(slope, weight, bias)
+    dtype, size = seen.release.by_name[layer.weight].dtype, float(np.linalg.norm(slope))
+    places = last_places(seen, layer.weight, size) / max(size, 1e-300)
+    apart = APART.get(dtype, COARSE) + places
+    if not one.second <= apart:
+        return f"the output layer's gradient is not of rank one ({one.second:.0e}), so there are several examples"
+    # Of a clipped update its size says nothing, of several steps neither much nor to the last digit.
+    found = one.solved(label, output.smoothing)
+    sized = clipped(seen) is Answer.NO
+    away = float("inf") if found is None else found.residual
+    if not sized:
+        away = one.turned(label, output.smoothing)
+    exact = known_weights(seen.mechanism) is Answer.YES and apart <= COARSEST
+    fits = COARSEST
+    if exact:
+        # A sure model's p - y is rounded at the last place of p.
+        left = 1.0 if found is None else float(np.linalg.norm(found.errors))
+        own = FITS + PLACES * torch.finfo(dtype).eps / max(left, 1e-300)
+        fits = max(min(own, apart), places) if dtype in APART else apart
+    if not away <= fits:
+        return "the declared loss gives another error for this label than was sent, at features of any size"
+    # Turned around, the rows could only be those of the class whose row is the second to stand out.
+    other = _second_row(slope, label)
+    turned = OneFactor(-slope, weight, bias)
+    again = turned.solved(other, output.smoothing) if sized else None
+    against = turned.turned(other, output.smoothing) if not sized else float("inf") if again is None else again.residual
+    if against <= max(fits, apart):
+        return (
+            "another label, with the opposite sign, explains the same, and nothing shows that signs were not reversed"
+        )
+    return None if exact and not isinstance(seen.release, Delta) else strange(seen)
+
+
+def _second_row(slope: Array, label: int) -> int:
+    """The class of the longest row (C, d) but the label's."""
+    sizes = np.linalg.norm(slope, axis=1)
+    sizes[label] = -1.0
+    return int(sizes.argmax())
+
+
 def _doubt(seen: Observation, output: OutputGradient, label: int) -> str | None:
     """Why the output layer's gradient is not that of one example with this label; None where nothing speaks against.
 
@@ -154,7 +217,7 @@ def _doubt(seen: Observation, output: OutputGradient, label: int) -> str | None:
     """
     parameters = seen.target.parameters()
     if output.bias is None or output.layer.bias is None:
-        return strange(seen)
+        return _unsized(seen, output, label)
     # as sent: what `read_output` took out for smoothing stands in dL/dW too
     bias = output.bias - output.smoothing / len(output.bias)
     if output.weight is None:

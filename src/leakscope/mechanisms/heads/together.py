@@ -135,7 +135,7 @@ def coefficients(
     (1.0, tensor([[[ 0.0500, -0.0500]]]))
     """
     optimizer = training.optimizer
-    if not isinstance(optimizer, ClientSGD):
+    if not acts_as(optimizer, ClientSGD):
         raise BadInput(f"{optimizer!r} divides entry by entry, which no span of examples holds; give ClientSGD()")
     many = kernel.shape[-1]
     kept, pulled = 1.0, torch.zeros_like(begun)

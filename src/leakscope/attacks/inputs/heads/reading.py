@@ -14,6 +14,7 @@ from leakscope.core.errors import BadInput, NoSuchLayer
 from leakscope.core.facts import BatchSize, TrueLabels
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.core.observation import Observation
+from leakscope.core.overriding import acts_as
 from leakscope.core.pool import Pool
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy, Target
@@ -108,9 +109,9 @@ def features_of(target: Target, layer: DenseLayer, inputs: Tensor) -> Tensor:
 
 def _unknown_course(mechanism: AbstractMechanism) -> str | None:
     """Why the course of training leaves no closed form, None where it does."""
-    if not isinstance(mechanism, HeadTraining):
+    if not acts_as(mechanism, HeadTraining):
         return f"reads heads of HeadTraining, without noise and defenses, and this is of {mechanism!r}"
-    if not isinstance(mechanism.optimizer, ClientSGD):
+    if not acts_as(mechanism.optimizer, ClientSGD):
         return f"{mechanism.optimizer!r} divides entry by entry: the head is in no span of examples; needs ClientSGD"
     return None
 

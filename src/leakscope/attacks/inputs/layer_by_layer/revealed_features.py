@@ -13,25 +13,29 @@ from numpy.typing import NDArray
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.inputs.layer_by_layer.layer_below import confirmed
 from leakscope.attacks.inputs.layer_by_layer.one_layer import Fed, Mask, awake, fed, remasked
-from leakscope.attacks.labels.rows.known_rows import KnownRows, known_rows
+from leakscope.attacks.labels.rows.known_rows import KnownRows, known_rows, spread
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
 from leakscope.attacks.labels.rows.taken_apart import Apart, Row, take_apart
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
 from leakscope.attacks.parts.reading.proof import MEAN, bent, miscounted, strange
-from leakscope.attacks.parts.reading.unseen import unseen
+from leakscope.attacks.parts.reading.unseen import OPEN, unseen
 from leakscope.core.arguments import count
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Features
 from leakscope.core.effort import Clock, Progress, Watch
+from leakscope.core.errors import NoSuchLayer
 from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
 from leakscope.core.overriding import acts_as
 from leakscope.core.refusal import Refusal
+from leakscope.core.target import Target
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import bends, clipped, keeps_inputs, keeps_ratios, known_weights
 from leakscope.mechanisms.running import as_run
 from leakscope.numerics.rng import Key
+from leakscope.targets.looking.dense_ends import input_layer
 from leakscope.targets.looking.dense_tail import TailLayer, dense_tail
 from leakscope.targets.losses import NextToken
 
@@ -57,6 +61,14 @@ STATEMENT = (
     "each sample's error softmax(W h + b) - e_y, and the gradients of all these layers again: this proves what the "
     "layer was fed, and nothing of what went before"
 )
+ONE_FACTOR = (
+    "; but for one factor for all samples, which is one unless the loss divides its logits by what was not declared"
+)
+"""What the statement gains without a bias at the output, where no layer below shows the size of the errors."""
+SHOWN = 0.1
+"""Least size of a bias, relative to what it is added to, that shows a multiple of what the layer was fed."""
+NEAR = 3.0
+"""In units of `OPEN`: how far what the layer does not see may be from a mean, which is looked at besides the widest."""
 
 
 @final
@@ -170,6 +182,8 @@ class RevealedFeatures(AbstractAttack[Ends, Features]):
         values = torch.from_numpy(np.repeat(reached.values, many, 0))
         labels = torch.from_numpy(np.repeat(np.array([one.label for one in apart.rows]), many))
         why = _doubted(seen, read, apart)
+        if why is None and reached.sized is False:
+            why = "the gradient of the layer below the output layer is that of errors of another size"
         certificate = None
         if why is None:
             # Samples of one error need not be of one feature: what moves no logit that counts is not in the gradient,
@@ -179,7 +193,8 @@ class RevealedFeatures(AbstractAttack[Ends, Features]):
                 # Then two of one error are one sample to everybody, of which what the layer does not see is a mean.
                 alone &= ~_blind(seen, read, reached)
             residuals = tuple(np.repeat(np.where(alone, reached.residuals, np.inf), many).tolist())
-            statement = STATEMENT if told else STATEMENT + MEAN
+            statement = STATEMENT if reached.sized else STATEMENT + ONE_FACTOR
+            statement = statement if told else statement + MEAN
             certificate = Certificate(residuals, (PROVED,) * len(residuals), statement)
         sure = None
         if certificate is not None and any(certificate.proved):
@@ -208,13 +223,17 @@ class RevealedFeatures(AbstractAttack[Ends, Features]):
 @final
 @dataclass(frozen=True, eq=False)
 class Reached:
-    """layer: its name, `depth` from the output. values: (S, d). residuals: (S,). ended: why not further, or None."""
+    """layer: its name, `depth` from the output. values: (S, d). residuals: (S,). ended: why not further, or None.
+
+    sized: whether the size of the errors is confirmed; None where nothing confirms or contradicts it.
+    """
 
     layer: str
     depth: int
     values: Array
     residuals: Array
     ended: str | None
+    sized: bool | None
 
 
 @final
@@ -222,7 +241,7 @@ class Down:
     """From the output layer's rows (S, C) down; float64 throughout."""
 
     def __init__(self, seen: Observation, read: Ends, sample: Sample, rows: Array) -> None:
-        self.read, self.sample, self.rows = read, sample, rows
+        self.target, self.read, self.sample, self.rows = seen.target, read, sample, rows
         self.gradient = {name: value.double().cpu().numpy() for name, value in seen.gradient().by_name.items()}
         self.parameters = {n: v.detach().double().cpu().numpy() for n, v in seen.target.parameters().items()}
 
@@ -291,7 +310,26 @@ class Down:
         if not float(np.median(own)) <= SPREAD:
             return None
         residuals = np.maximum(np.maximum(own, apart), self._replay(above, ahead))
-        return Reached(self.read.tail[depth - 1].name, depth, values, residuals, ended)
+        sized = self._sized(above[0], ahead)
+        return Reached(self.read.tail[depth - 1].name, depth, values, residuals, ended, sized)
+
+    def _sized(self, top: Fed, ahead: list[Array]) -> bool | None:
+        """Whether something shows that the errors are as large as the declared loss makes them.
+
+        dL/dW = (1 / N) sum_s (e_s / T) h_s^T is that of features h / T, at which W gives the logits that a loss with
+        the temperature T makes of h: a bias at the output would give others, and so does one further below.
+        """
+        # `_replay` compares these, and `_forward` adds those.
+        if self.read.tail[0].bias in self.gradient:
+            return True
+        for layer, forward in zip(self.read.tail[1:], ahead, strict=False):
+            if layer.bias is None:
+                continue
+            added = float(np.linalg.norm(self.parameters[layer.bias]))
+            if layer.bias in self.gradient or added >= SHOWN * float(np.linalg.norm(forward, axis=1).min()):
+                return True
+        shares = self.sample.times[:, None] / self.sample.samples
+        return confirmed(self.target, self.gradient, top.values, shares * self.rows, CAUTION * top.off)
 
     def _forward(self, layer: TailLayer, inputs: Array, mask: Mask) -> tuple[Array, Mask]:
         """What the layer above is fed, and for which samples the mask is not that of these inputs."""
@@ -341,12 +379,6 @@ class Down:
         return 0.0 if worst <= REPLAYED else worst
 
 
-def spread(known: KnownRows, features: Array, label: int, misfit: float) -> float:
-    """Relative error of a row's features that its misfit leaves."""
-    off = math.sqrt(max(float(np.trace(known.covariance(features, label, misfit))), 0.0))
-    return off / max(float(np.linalg.norm(features)), 1e-300)
-
-
 def row_rounding(known: KnownRows, row: Row) -> float:
     """Relative error of a row g = softmax(W h + b) - e_y: its misfit, and what that leaves open of the row itself.
 
@@ -366,15 +398,31 @@ def row_rounding(known: KnownRows, row: Row) -> float:
 
 def _blind(seen: Observation, read: Ends, reached: Reached) -> NDArray[np.bool_]:
     """(S,) whether what the layer was fed may be a mean of what it does not tell apart."""
-    parameters, layer = seen.target.parameters(), read.tail[reached.depth - 1]
+    target, layer = seen.target, read.tail[reached.depth - 1]
     values = torch.from_numpy(reached.values)
+    weight = target.parameters()[layer.weight].detach().cpu()
+    bias = None if layer.bias is None else target.parameters()[layer.bias].detach().cpu()
+    if _first(target) == layer.weight:
+        # Fed the input itself, which the domain bounds.
+        images = values.reshape(len(values), *target.domain.shape)
+        low, high = (one.cpu().expand(images.shape).flatten(1) for one in target.domain.bounds(images))
+        return unseen(weight, bias, values, (low, high)).numpy()
     # The domain bounds images, and not what is fed to a layer; behind a rectifier it is not negative.
     most = 2 * values.abs().amax(1, keepdim=True).expand_as(values)
     rectified = reached.depth < len(read.tail) and read.tail[reached.depth].relu
-    bounds = (torch.zeros_like(values) if rectified else -most, most)
-    weight = parameters[layer.weight].detach().cpu()
-    bias = None if layer.bias is None else parameters[layer.bias].detach().cpu()
-    return unseen(weight, bias, values, bounds).numpy()
+    least = torch.zeros_like(values) if rectified else -most
+    # Far apart a faint layer sees two apart, and not those that are nearer to their mean.
+    near = NEAR * OPEN * torch.linalg.vector_norm(values, dim=1, keepdim=True) / math.sqrt(values.shape[1])
+    wide, narrow = (least, most), (torch.maximum(values - near, least), values + near)
+    return (unseen(weight, bias, values, wide) | unseen(weight, bias, values, narrow)).numpy()
+
+
+def _first(target: Target) -> str | None:
+    """The weight of the dense layer that is fed the input itself, if there is one."""
+    try:
+        return input_layer(target).weight
+    except NoSuchLayer:
+        return None
 
 
 def _doubted(seen: Observation, read: Ends, apart: Apart) -> str | None:

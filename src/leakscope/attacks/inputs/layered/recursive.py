@@ -8,8 +8,6 @@ from typing import final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import softmax
 from torch import Tensor, nn
 
 from leakscope.attacks import citations
@@ -19,6 +17,7 @@ from leakscope.attacks.labels.signs import SINGLE, LabelSigns
 from leakscope.attacks.parts.reading.output_gradient import only_row_pattern, read_output, told_one
 from leakscope.attacks.parts.reading.proof import bent, settled
 from leakscope.attacks.parts.reading.replayed import MOST_PASSES
+from leakscope.attacks.parts.reading.scaled_error import OneFactor
 from leakscope.attacks.parts.reading.trained import NOT_TRAINED
 from leakscope.core.asking import gradient_of, replay_of
 from leakscope.core.attempt import Attempt, Certificate, Outcome
@@ -275,40 +274,15 @@ def _output(seen: Observation, link: Link, gradient: dict[str, Tensor], label: i
 
 
 def _scaled_errors(seen: Observation, link: Link, slope: Array, label: int) -> Array | Refusal:
-    """delta (C,) without a bias gradient: slope = delta x^T fixes x up to a factor s, and delta = softmax(W x + b) - q.
-
-    Zhu and Blaschko (section 3.1) solve the same for a binary loss; more than one s may do.
-    """
+    """delta (C,) without a bias gradient: slope = delta x^T up to a factor, and delta = softmax(W x + b) - q."""
     if not acts_as(seen.target.loss, CrossEntropy):
         return Refusal(f"layer {link.name!r} has no bias gradient, and {seen.target.loss!r} gives no scale")
-    # slope = s u v^T, so x = t v and delta = (s / t) u with one unknown t, of either sign: u and v are known up to it.
-    left, values, right = np.linalg.svd(slope, full_matrices=False)
-    wanted = np.full(len(left), seen.target.loss.smoothing / len(left))
-    wanted[label] += 1 - seen.target.loss.smoothing
     weight = link.layer.weight.detach().double().cpu().numpy()
     bias = np.zeros(len(weight)) if link.layer.bias is None else link.layer.bias.detach().double().cpu().numpy()
-    logits, along = weight @ right[0], values[0] * left[:, 0]
-
-    def missing(log: float, sign: float) -> Array:
-        # softmax(t W v + b) - q - (s / t) u, (C,): zero in all entries at the true t.
-        scale = sign * np.exp(log)
-        return np.asarray(softmax(scale * logits + bias) - wanted - along / scale)
-
-    # t from e^-12 to e^12 in steps of 1.2 %, taken to hold one root at most.
-    grid = np.linspace(-12, 12, 2000)
-    found: list[tuple[float, float, float]] = []
-    for sign in (1.0, -1.0):
-        curve = [float(missing(log, sign)[label]) for log in grid]
-        # Bracketed by the entry of the label, where |softmax - q| is largest; its root need not be one of all.
-        for low, high, start, end in zip(grid, grid[1:], curve, curve[1:], strict=False):
-            if start * end < 0:
-                root = float(brentq(lambda log, sign=sign: float(missing(log, sign)[label]), low, high, xtol=1e-14))
-                found.append((float(np.linalg.norm(missing(root, sign))), root, sign))
-    if not found:
+    found = OneFactor(slope, weight, bias).solved(label, seen.target.loss.smoothing)
+    if found is None:
         return Refusal(f"no scale of the input of the output layer {link.name!r} agrees with label {label}")
-    # Hence the root at which all entries together miss least.
-    _, root, sign = min(found)
-    return np.asarray(along / (sign * np.exp(root)))
+    return found.errors
 
 
 def _undo(link: Link, after: _Undone, gradient: dict[str, Tensor]) -> _Undone | Refusal:

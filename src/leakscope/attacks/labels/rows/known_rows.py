@@ -155,3 +155,9 @@ def known_rows(target: Target, output: OutputGradient, space: RowSpace) -> Known
     """The systems of the output layer whose gradient `output` is, at the weights that `target` has."""
     weight, offset = (value.double().cpu().numpy() for value in at(target, output.layer))
     return KnownRows(space, weight, offset, output.smoothing)
+
+
+def spread(known: KnownRows, features: Array, label: int, misfit: float) -> float:
+    """Relative error of a row's features that its misfit leaves."""
+    off = math.sqrt(max(float(np.trace(known.covariance(features, label, misfit))), 0.0))
+    return off / max(float(np.linalg.norm(features)), 1e-300)

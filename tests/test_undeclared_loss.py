@@ -1,0 +1,141 @@
+"""Output layers without a bias, and losses that were not declared, by a client in plain PyTorch: no false proof."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import leakscope as ls
+from leakscope.attacks.inputs.layer_by_layer.revealed_features import ONE_FACTOR
+
+
+def hot(out: Tensor, labels: Tensor) -> Tensor:
+    return F.one_hot(labels, out.shape[1]).to(out)
+
+
+LOSSES = {
+    "mixed labels": lambda o, y: 0.6 * F.cross_entropy(o, y) + 0.4 * F.cross_entropy(o, (y + 1) % o.shape[1]),
+    "uniform labels": lambda o, y: F.cross_entropy(o, torch.full_like(o, 1 / o.shape[1])),
+    "smoothing": lambda o, y: F.cross_entropy(o, y, label_smoothing=0.9),
+    "absolute error": lambda o, y: F.l1_loss(o, hot(o, y)),
+    "hinge": F.multi_margin_loss,
+    "normalized logits": lambda o, y: F.cross_entropy(F.normalize(o) / 0.1, y),
+    "a teacher": lambda o, y: -((o.flip(1) * 3).detach().softmax(1) * (o / 4).log_softmax(1)).sum(1).mean(),
+    "opposite sign": lambda o, y: -F.cross_entropy(o, y),
+}
+
+
+def net(
+    seed: int, classes: int, act: type[nn.Module] = nn.ReLU, *, below: bool = True, scale: float = 1.0
+) -> nn.Module:
+    torch.manual_seed(seed)
+    made = nn.Sequential(nn.Flatten(), nn.Linear(36, 40, bias=below), act(), nn.Linear(40, classes, bias=False)).eval()
+    with torch.no_grad():
+        made[-1].weight.mul_(scale)
+    return made
+
+
+def seen(module: nn.Module, inputs: Tensor, labels: Tensor, loss=F.cross_entropy, *facts, mechanism=None):
+    slopes = torch.autograd.grad(loss(module(inputs), labels), tuple(module.parameters()))
+    sent = {name: slope for (name, _), slope in zip(module.named_parameters(), slopes, strict=True)}
+    target = ls.Target(module, ls.Images(*inputs.shape[1:]), module[-1].out_features)
+    return ls.Observation(target, ls.Gradient(sent), mechanism or ls.FedSGD(), facts)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_the_sign_of_one_label_is_no_proof_under_another_loss(loss) -> None:
+    for seed in range(8):
+        classes = (3, 4, 5, 10)[seed % 4]
+        module = net(seed, classes, scale=(1.0, 6.0)[seed % 2])
+        inputs, labels = torch.rand(1, 1, 6, 6), torch.randint(classes, (1,))
+        attempt = ls.LabelSigns().run(seen(module, inputs, labels, loss, ls.BatchSize(1)), key=ls.Key(0))
+        assert not attempt.certified
+
+
+@pytest.mark.parametrize("scale", [1.0, 6.0, 20.0])
+def test_the_sign_of_one_label_is_proved_under_the_declared_loss(scale: float) -> None:
+    for seed in range(6):
+        module = net(seed, (3, 4, 10)[seed % 3], scale=scale)
+        inputs, labels = torch.rand(1, 1, 6, 6), torch.randint(3, (1,))
+        attempt = ls.LabelSigns().run(seen(module, inputs, labels, F.cross_entropy, ls.BatchSize(1)), key=ls.Key(0))
+        assert attempt.certified
+        assert attempt.claim.values.tolist() == labels.tolist()
+        assert "given the declared loss" in attempt.certificate.statement
+
+
+def test_a_clip_leaves_the_direction_of_the_one_error() -> None:
+    module = net(0, 5)
+    inputs, labels = torch.rand(1, 1, 6, 6), torch.tensor([2])
+    for loss, proved in ((F.cross_entropy, True), (LOSSES["mixed labels"], False), (LOSSES["smoothing"], False)):
+        clipped = ls.FedSGD() >> ls.Clip(0.05)
+        plain = seen(module, inputs, labels, loss)
+        size = torch.cat([one.flatten() for one in plain.release.by_name.values()]).norm()
+        sent = ls.Gradient({name: one * 0.05 / size for name, one in plain.release.by_name.items()})
+        told = ls.Observation(plain.target, sent, clipped, (ls.BatchSize(1),))
+        assert ls.LabelSigns().run(told, key=ls.Key(0)).certified == proved
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_labels_that_could_come_apart_and_do_not_are_not_proved(loss) -> None:
+    for seed in range(6):
+        module, count = net(seed, 20), 1 + seed % 3
+        inputs, labels = torch.rand(count, 1, 6, 6), torch.randint(20, (count,))
+        attempt = ls.RevealedLabels().run(
+            seen(module, inputs, labels, loss, ls.BatchSize(count)), key=ls.Key(seed), budget=ls.Budget(seconds=2)
+        )
+        assert attempt.certificate is None or not any(attempt.certificate.proved)
+        assert attempt.claim is None or attempt.claim.absent is None
+
+
+def features(module: nn.Module, seed: int, temperature: float):
+    inputs, labels = torch.rand(1 + seed % 3, 1, 6, 6), torch.randint(30, (1 + seed % 3,))
+    told = ls.BatchSize(len(labels))
+    attempt = ls.RevealedFeatures().run(
+        seen(module, inputs, labels, lambda o, y: F.cross_entropy(o / temperature, y), told), key=ls.Key(seed)
+    )
+    with torch.no_grad():
+        fed = inputs
+        for name, layer in module.named_children():
+            if name == attempt.claim.layer:
+                break
+            fed = layer(fed)
+    return attempt, fed.flatten(1).double()
+
+
+@pytest.mark.parametrize("act", [nn.Tanh, nn.Sigmoid, nn.ReLU])
+def test_a_temperature_contradicts_the_layer_below(act: type[nn.Module]) -> None:
+    proved = 0
+    for seed in range(6):
+        attempt, _ = features(net(seed, 30, act), seed, 3.0)
+        assert attempt.certificate is None or not any(attempt.certificate.proved)
+        attempt, fed = features(net(seed, 30, act), seed, 1.0)
+        if attempt.certified:
+            proved += 1
+            assert ONE_FACTOR not in attempt.certificate.statement
+            assert float(torch.cdist(attempt.claim.values, fed).min(1).values.max()) < 1e-3 * float(fed.norm())
+    assert proved >= 4
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.GELU])
+def test_where_nothing_shows_a_temperature_one_factor_is_left_open(act: type[nn.Module]) -> None:
+    """A net without biases gives the same gradient of other inputs; of GELU no layer below is read."""
+    for temperature in (1.0, 3.0):
+        attempt, fed = features(net(1, 30, act, below=False), 0, temperature)
+        assert any(attempt.certificate.proved)
+        assert ONE_FACTOR in attempt.certificate.statement
+        claimed = attempt.claim.values.double()
+        cosine = (claimed @ fed.T) / claimed.norm(dim=1, keepdim=True) / fed.norm(dim=1)
+        assert float(cosine.max(1).values.min()) > 1 - 1e-6
+
+
+@pytest.mark.parametrize("faint", [1e-3, 1e-4])
+def test_the_mean_that_a_faint_layer_was_fed_is_no_input(faint: float) -> None:
+    """Its size is not told, and pictures of one class have one error where the layer hardly sees them."""
+    torch.manual_seed(3)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 10)).eval()
+    with torch.no_grad():
+        module[1].weight.mul_(faint)
+        module[1].bias.fill_(0.5)
+    inputs, labels = torch.rand(3, 1, 8, 8), torch.full((3,), 4)
+    attempt = ls.RevealedFeatures().run(seen(module, inputs, labels), key=ls.Key(0))
+    assert attempt.certificate is None or not any(attempt.certificate.proved)
