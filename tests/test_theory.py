@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, UnsupportedDpEvent
 from scipy import stats
+from torch import Tensor
 
 import leakscope as ls
 from leakscope.audit.theory import Theory, contradiction, largest_power, largest_share, theory
 from leakscope.core.errors import BadInput, MissingExtra
 from leakscope.core.mechanism import AbstractMechanism, Adjacency
+from leakscope.numerics.trees import Named
 
 DELTA = 1e-5
 
@@ -117,3 +119,30 @@ def test_what_cannot_be_computed_is_none(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Promising, "event", missing)
     assert theory(unknown, delta=DELTA) is None
     assert largest_power(unknown, fpr=0.1) is None
+
+
+class Quieter(ls.GaussianNoise):
+    """Half the noise under the event of all of it."""
+
+    def apply(self, update: Named, *, key: ls.Key) -> dict[str, Tensor]:
+        return {
+            name: (value + super(Quieter, self).apply({name: value}, key=key)[name]) / 2
+            for name, value in update.items()
+        }
+
+
+class Unclipped(ls.DPSGD):
+    """Its steps clip nothing."""
+
+    def release(self, target: ls.Target, batch: ls.Batch, *, key: ls.Key) -> Any:
+        return ls.FedSGD().release(target, batch, key=key)
+
+
+@pytest.mark.parametrize(
+    "own", [Unclipped(1.0, 2.0), ls.FedSGD() >> ls.Clip(1.0) >> Quieter(2.0)], ids=["step", "noise"]
+)
+def test_an_inherited_event_of_other_code_promises_nothing(own: Any) -> None:
+    assert theory(own, delta=1e-5) is None
+    assert largest_power(own, fpr=0.01) is None
+    honest = (ls.DPSGD(1.0, 2.0), ls.FedSGD() >> ls.Clip(1.0) >> ls.GaussianNoise(2.0), ls.FedSGD(), ls.FedAvg(2, 0.1))
+    assert all(theory(one, delta=1e-5) is not None for one in honest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 
@@ -16,7 +16,11 @@ from leakscope.core.arguments import number
 from leakscope.core.asking import asking
 from leakscope.core.errors import BadInput, MissingExtra
 from leakscope.core.mechanism import AbstractMechanism, Adjacency
+from leakscope.mechanisms.declared import promise_complaint
 from leakscope.numerics.intervals import clopper_pearson
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
 
 DOUBT = 1e-3
 """The probability with which a true promise is called broken, for one comparison: audits make hundreds of them."""
@@ -51,7 +55,7 @@ def theory(mechanism: AbstractMechanism, *, delta: float) -> Theory | None:
     try:
         # The accountant too: an event that somebody else's code returns need not be one.
         with asking(mechanism, "say what it promises"):
-            event, training, adjacency = mechanism.event(), mechanism.training_event(), mechanism.adjacency
+            event, training, adjacency = _event(mechanism), mechanism.training_event(), mechanism.adjacency
             given = epsilon(event, delta=delta)
             # Most mechanisms sample nobody, and the accountant takes half a second.
             sampled = given if training == event else epsilon(training, delta=delta)
@@ -190,10 +194,18 @@ def scores_needed(mechanism: AbstractMechanism) -> int | None:
     return high
 
 
+def _event(mechanism: AbstractMechanism) -> DpEvent:
+    """Of one release. Raises `BadInput` where it is the event of other code than what acts."""
+    why = promise_complaint(mechanism)
+    if why is not None:
+        raise BadInput(f"{mechanism!r} {why}, so nothing is promised; define event in it")
+    return mechanism.event()
+
+
 def _replaced_power(mechanism: AbstractMechanism) -> Callable[[float], float] | None:
     """The largest power where one contribution takes the place of another; None where nothing is promised."""
     try:
-        return upper.power_curve(mechanism.event(), replaced=True)
+        return upper.power_curve(_event(mechanism), replaced=True)
     except (MissingExtra, BadInput):
         return None
 
@@ -234,6 +246,6 @@ def _most(mechanism: AbstractMechanism, name: str, rate: float) -> float | None:
     rate = number(name, rate, low=0, high=1)
     try:
         with asking(mechanism, "say what it promises"):
-            return upper.largest_power(mechanism.event(), fpr=rate)
+            return upper.largest_power(_event(mechanism), fpr=rate)
     except (MissingExtra, BadInput):
         return None

@@ -6,6 +6,7 @@ withheld with that sentence, and no attack fails for it.
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
 from collections.abc import Callable
@@ -48,10 +49,18 @@ def effect_of(one: Declares[EffectT], kind: type[EffectT]) -> EffectT:
     return found if isinstance(found, kind) and not _outdated(one) else kind()
 
 
-def _outdated(one: object) -> bool:
-    """Whether it, or a part that it holds, does something else than the class whose effect it inherits.
+def promise_complaint(one: object) -> str | None:
+    """Why its event is no promise, as of a class of one's own that adds less noise under an inherited event."""
+    if _outdated(one, "event"):
+        return "does something else than the class whose event it inherits, or holds a part that does"
+    return None
 
-    Parts too: what a protocol says is made of what its optimizer says.
+
+def _outdated(one: object, declaration: str = "effect") -> bool:
+    """Whether it, or a part that it holds, does something else than the class whose declaration it inherits.
+
+    Parts too: what a protocol says is made of what its optimizer says. Our abstract classes say only that nothing is
+    promised or known, which whatever derives from them may inherit.
     """
     waiting, met = [one], set[int]()
     while waiting:
@@ -60,8 +69,9 @@ def _outdated(one: object) -> bool:
         if id(part) in met:
             continue
         met.add(id(part))
-        said = next((kind for kind in type(part).__mro__ if "effect" in vars(kind)), None)
-        if said is not None and overrides(part, said):
+        said = next((kind for kind in type(part).__mro__ if declaration in vars(kind)), None)
+        silent = said is not None and inspect.isabstract(said) and said.__module__.startswith("leakscope.")
+        if said is not None and not silent and overrides(part, said):
             return True
         waiting += _held(part) if said is not None else []
     return False

@@ -130,7 +130,7 @@ def known_weights(mechanism: AbstractMechanism) -> Answer:
 def evenly(seen: Observation, count: int | None = None) -> Answer:
     """Whether the told examples, or `count` of them, are in the update equally often, so that each has the share 1/N.
 
-    NO of a client that takes fewer than it has, or some twice; UNKNOWN where that is not declared, or no count was told.
+    NO of a client that takes fewer than it has, or some twice; UNKNOWN where that is not declared or no count was told.
     """
     protocol = protocol_of(seen.mechanism)
     count = seen.told(BatchSize).count if count is None and seen.knows(BatchSize) else count
