@@ -101,10 +101,10 @@ def blind(world: World) -> World:
 
 
 def saturated(world: World) -> World:
-    """A first layer of large biases: units are at their ends, or never at rest."""
+    """A first layer of large biases, or weights where it has none: units are at their ends, or never at rest."""
     layers = [one for one in world.net.modules() if isinstance(one, nn.Linear)]
     with torch.no_grad():
-        layers[0].bias.mul_(10.0 ** whole(1, 4, world.draw))
+        (layers[0].weight if layers[0].bias is None else layers[0].bias).mul_(10.0 ** whole(1, 4, world.draw))
     return declared(dataclasses.replace(world, labels=world.labels[:1].repeat(len(world.labels))))
 
 

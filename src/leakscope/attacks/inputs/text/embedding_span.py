@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from typing import final
 
@@ -321,6 +322,8 @@ def _doubt(seen: Observation, found: Spanned, claimed: tuple[Said, ...]) -> str:
     # Rows of the embedding's gradient tell tokens apart that look the same further on; they are part of the replay.
     if found.entry.embedding not in seen.release.by_name and _twins(found, pairs, order=False):
         return "; no proof, since other tokens are the same to the model"
+    if _alike(found, claimed):
+        return "; no proof, since texts that are the same to the model could exchange tokens"
     return ""
 
 
@@ -364,6 +367,20 @@ def _twins(found: Spanned, pairs: list[tuple[int, int]], *, order: bool) -> bool
     same = (torch.cdist(one, other) <= SAME).nonzero().tolist()
     varied = 1 if order else 0  # what of (token, place) must differ; the other must not
     return any(tried[i][varied] != others[j][varied] and tried[i][1 - varied] == others[j][1 - varied] for i, j in same)
+
+
+def _alike(found: Spanned, claimed: tuple[Said, ...]) -> bool:
+    """Whether two claimed texts differ only in tokens of one vector.
+
+    Their gradients are alike, so that the embedding's rows say which tokens occur in both together, and not in which.
+    """
+    texts = sorted(set(claimed), key=lambda one: (len(one), one))
+    for one, other in itertools.combinations(texts, 2):
+        if len(one) == len(other):
+            first, second = (_unit(found.inputs, [(t, p) for p, t in enumerate(text)]) for text in (one, other))
+            if bool((torch.linalg.vector_norm(first - second, dim=1) <= SAME).all()):
+                return True
+    return False
 
 
 def _unit(inputs: Tensor, pairs: list[tuple[int, int]]) -> Tensor:

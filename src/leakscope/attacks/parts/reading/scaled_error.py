@@ -74,17 +74,20 @@ class OneFactor:
             return float("inf")
         wanted, unit = self._wanted(label, smoothing), self.along / np.linalg.norm(self.along)
 
-        def sine(log: float, sign: float) -> float:
-            error = softmax(sign * np.exp(log) * self.logits + self.bias) - wanted
-            along = float(error @ unit)
+        def sines(logs: Array, sign: float) -> Array:
+            error = softmax(sign * np.exp(logs)[:, None] * self.logits + self.bias, axis=1) - wanted
+            along = error @ unit
+            size = np.maximum(np.linalg.norm(error, axis=1), np.finfo(np.float64).tiny)
+            found = np.linalg.norm(error - along[:, None] * unit, axis=1) / size
             # More than a right angle is further than any sine says; of an error that is all rounding there is none.
-            if sign * along <= LEAST:
-                return 2.0
-            return float(np.linalg.norm(error - along * unit) / np.linalg.norm(error))
+            return np.where(sign * along <= LEAST, 2.0, found)
+
+        def sine(log: float, sign: float) -> float:
+            return float(sines(np.array([log]), sign)[0])
 
         best = 2.0
         for sign in (1.0, -1.0):
-            curve = np.array([sine(log, sign) for log in LOGS])
+            curve = sines(LOGS, sign)
             inner = np.flatnonzero((curve[1:-1] <= curve[:-2]) & (curve[1:-1] <= curve[2:])) + 1
             for at in inner[np.argsort(curve[inner])][:FEW]:
                 bounds = (LOGS[at - 1], LOGS[at + 1])
@@ -103,7 +106,10 @@ class OneFactor:
         def missing(log: float) -> float:
             return float(self._missing(sign * np.exp(log), wanted)[label])
 
-        curve = np.array([missing(log) for log in LOGS])
+        # All at once: one by one they were half of an attack's time.
+        factors = sign * np.exp(LOGS)
+        shares = softmax(factors[:, None] * self.logits + self.bias, axis=1)[:, label]
+        curve = shares - wanted[label] - self.along[label] / factors
         turns = np.flatnonzero(curve[:-1] * curve[1:] < 0)
         return [float(np.exp(brentq(missing, LOGS[at], LOGS[at + 1], xtol=1e-14))) for at in turns]
 
