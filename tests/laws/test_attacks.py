@@ -154,6 +154,8 @@ def numbers(attempt: ls.Attempt[Any]) -> list[float]:
     claim = attempt.claim
     if claim is None:
         return []
+    if isinstance(claim, ls.Pieces):
+        return [float(index) for piece in claim.pieces for index in (*piece, -1)]
     if isinstance(claim, ls.Tokens):
         return [token for one in claim.sequences for token in one]
     if isinstance(claim, ls.Transcripts):
