@@ -76,7 +76,8 @@ def scores(claim: ls.AbstractClaim, case: Case) -> ls.Scores:
     return ls.score(claim, case.secret, **said)  # type: ignore[arg-type]
 
 
-@pytest.fixture(params=[type(kind).__name__ for kind in KINDS])
+# Pieces are claimed as one set of the whole batch, which is right or wrong as it is: none of it is surplus.
+@pytest.fixture(params=[type(kind).__name__ for kind in KINDS if type(kind).__name__ != "SaidPieces"])
 def three(request: pytest.FixtureRequest) -> Three:
     return cases()[request.param]
 

@@ -26,13 +26,13 @@ class VGGTiny(AbstractArchitecture):
 
     features: the width of both hidden dense layers; the output layer is fed the second one's, after ReLU. All
     convolutions are 3 x 3 with padding 1 and bias, followed by ReLU. Convolutions are drawn by Kaiming's rule
-    (He et al. 2015, section 2.2, fan out). 242 826 parameters for 1 x 32 x 32 and 26 classes at width 4, as in the
+    (He et al. 2015, section 2.2, fan out). 240 010 parameters for 1 x 32 x 32 and 26 classes at width 4, as in the
     published system of attacks on transfer-learned classifiers; the family is of Simonyan & Zisserman 2015
     (arXiv:1409.1556). Raises `BadInput` on sizes below 1, and on pictures below 8 x 8.
 
     >>> from leakscope.domains.vision import Images
     >>> VGGTiny().build(Images(1, 32, 32), 26, key=Key(0)).count()
-    242826
+    240010
     """
 
     width: int = 4
