@@ -170,7 +170,9 @@ def read(path: Path, kind: type[HeaderT], *, hint: str = "") -> tuple[HeaderT, d
         header = kind.model_validate_json(found.text)
     except ValidationError as error:
         unknown = [one for one in error.errors() if one["type"] == "extra_forbidden"]
-        wrote = json.loads(found.text).get("leakscope")
+        # A list or a number is JSON too.
+        given = json.loads(found.text)
+        wrote = given.get("leakscope") if isinstance(given, dict) else None
         advice = file_limits.written_by(wrote) if len(unknown) == len(error.errors()) else "make it anew"
         raise BadInput(f"{path} describes itself wrongly: {first_fault(error)}; {advice}") from None
     except ValueError as error:
