@@ -19,7 +19,7 @@ import leakscope as ls
 from leakscope.attacks.inputs.layer_by_layer.revealed_features import ONE_FACTOR
 from leakscope.attacks.inputs.patches.first_attention import STATEMENT as ONE
 from leakscope.attacks.inputs.text.embedding_span import WHOLE as TEXTS
-from leakscope.attacks.parts.reading.proof import FED, HIDDEN, MEAN, ONE_SCALE, UNDRAWN, WHOLE, WHOLE_ONE_SCALE
+from leakscope.attacks.parts.reading.proof import ANY_SIZE, FED, HIDDEN, MEAN, ONE_SCALE, UNDRAWN, WHOLE, WHOLE_ONE_SCALE
 
 EXACT = 1e-2
 """Largest relative distance of a claimed input from a private one."""
@@ -137,7 +137,7 @@ def counting(situation: str, statement: str, world: World, fed: Tensor, *, told:
 
 def in_size(claim: Any, statement: str, inputs: Tensor) -> Any:
     """The claim, or, where its statement leaves one factor open, the multiple of it that is nearest to the inputs."""
-    if not statement.endswith((ONE_SCALE, WHOLE_ONE_SCALE)) or not isinstance(claim, ls.Inputs):
+    if not statement.endswith((ONE_SCALE, WHOLE_ONE_SCALE, ANY_SIZE)) or not isinstance(claim, ls.Inputs):
         return claim
     true, claimed = inputs.flatten(1).double(), claim.values.flatten(1).double()
     factors = (claimed @ true.T / claimed.square().sum(1, keepdim=True).clamp_min(1e-12)).flatten()

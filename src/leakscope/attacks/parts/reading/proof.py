@@ -15,7 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from leakscope.attacks.parts.reading.output_gradient import told_count
 from leakscope.attacks.parts.reading.replayed import disagreement, labels_agree, last_places, unreplayable
-from leakscope.attacks.parts.reading.scale import sized
+from leakscope.attacks.parts.reading.scale import any_size, sized
 from leakscope.attacks.parts.reading.unseen import unseen
 from leakscope.core.attempt import Attempt, Certificate
 from leakscope.core.batch import Batch
@@ -23,9 +23,10 @@ from leakscope.core.claim import Inputs
 from leakscope.core.errors import BadInput, NoSuchLayer, UnusableMechanism
 from leakscope.core.facts import BatchSize, Lengths
 from leakscope.core.observation import Observation
+from leakscope.core.overriding import acts_as
 from leakscope.core.refusal import Refusal
 from leakscope.core.release import Delta, same_kind
-from leakscope.core.target import Target
+from leakscope.core.target import CrossEntropy, Target
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import BATCHES, clipped, doubt, evenly, keeps_ratios, known_weights
 from leakscope.numerics import banded
@@ -68,6 +69,8 @@ WHOLE_ONE_SCALE = (
     "scale, the client trained on these inputs"
 )
 """Of `WHOLE`, where a clip may have scaled the update and the model does not show the size of the inputs."""
+ANY_SIZE = "; but for one factor, which is one unless the loss is another than the declared one"
+"""What both gain where a loss that divides its logits by a number sends the same of a multiple of the inputs."""
 MEAN = (
     "; where several examples had one and the same error, but for its size, which no gradient tells from one example, "
     "what is claimed is their mean"
@@ -172,6 +175,8 @@ def _settled(seen: Observation, attempt: Attempt[Inputs], asked: _Asked) -> Atte
         why = ALTERED
     if why is not None:
         return _withdrawn(attempt, why)
+    # Not of frames, whose loss is no function of inputs and labels alone.
+    size = ANY_SIZE if acts_as(seen.target.loss, CrossEntropy) and any_size(seen, claim) else ""
     unable = unreplayable(seen)
     apart = disagreement(seen, claim) if unable is None else None
     if apart is not None and not apart <= 1 and not partial:
@@ -187,7 +192,7 @@ def _settled(seen: Observation, attempt: Attempt[Inputs], asked: _Asked) -> Atte
         # A mean has a size, and its errors with it; of a multiple, a clip's, only the model can tell the size.
         shown = True if clipped(seen) is Answer.NO else sized(seen, claim.values)
         said = WHOLE if shown is True else WHOLE_ONE_SCALE
-        return _counted(seen, attempt, said, asked, alone=partial and _unconfirmed(seen, claim) is None)
+        return _counted(seen, attempt, said + size, asked, alone=partial and _unconfirmed(seen, claim) is None)
     # What runs the model last.
     why = strange(seen) or _binary(seen, claim)
     if why is not None:
@@ -196,7 +201,7 @@ def _settled(seen: Observation, attempt: Attempt[Inputs], asked: _Asked) -> Atte
     if isinstance(shown, Refusal):
         return _withdrawn(attempt, shown.sentence)
     # Errors of as many directions as examples, or of the size of one example's, are of one each.
-    return _counted(seen, attempt, FED if shown else ONE_SCALE, asked, alone=partial and shown)
+    return _counted(seen, attempt, (FED if shown else ONE_SCALE) + size, asked, alone=partial and shown)
 
 
 def _counted(seen: Observation, attempt: Attempt[Inputs], said: str, asked: _Asked, *, alone: bool) -> Attempt[Inputs]:
