@@ -19,7 +19,16 @@ import leakscope as ls
 from leakscope.attacks.inputs.layer_by_layer.revealed_features import ONE_FACTOR
 from leakscope.attacks.inputs.patches.first_attention import STATEMENT as ONE
 from leakscope.attacks.inputs.text.embedding_span import WHOLE as TEXTS
-from leakscope.attacks.parts.reading.proof import ANY_SIZE, FED, HIDDEN, MEAN, ONE_SCALE, UNDRAWN, WHOLE, WHOLE_ONE_SCALE
+from leakscope.attacks.parts.reading.proof import (
+    ANY_SIZE,
+    FED,
+    HIDDEN,
+    MEAN,
+    ONE_SCALE,
+    UNDRAWN,
+    WHOLE,
+    WHOLE_ONE_SCALE,
+)
 
 EXACT = 1e-2
 """Largest relative distance of a claimed input from a private one."""

@@ -77,7 +77,8 @@ def any_size(seen: Observation, claim: Inputs) -> bool:
     sizes = {name: float(torch.linalg.vector_norm(one[name].double())) for name in names}
     # Of a tensor that is zero but for rounding nothing can be said, and nothing is.
     return all(
-        float(torch.linalg.vector_norm((one[name] - other[name]).double())) <= ANY * max(sizes[name], ANY * max(sizes.values()))
+        float(torch.linalg.vector_norm((one[name] - other[name]).double()))
+        <= ANY * max(sizes[name], ANY * max(sizes.values()))
         for name in names
     )
 
