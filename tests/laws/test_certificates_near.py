@@ -1,4 +1,4 @@
-"""The law of proofs of inputs that are nearly alike, where nobody told how many there are: their mean looks like one."""
+"""The law of proofs of inputs that are nearly alike, if nobody told how many there are: their mean looks like one."""
 
 from __future__ import annotations
 

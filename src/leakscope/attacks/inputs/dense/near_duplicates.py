@@ -46,7 +46,7 @@ def hidden_distance(
 
     Two inputs x + d and x - d of errors e + J d and e - J d give the gradient e x^T + (J d) d^T, which is that of their
     mean but for a residual of about |J d| |d|, the square of their distance: what rounding leaves of one example hides
-    inputs at its root. How far that is depends on the model, which is run on such pairs, first at the distance `STEP`: other
+    inputs at its root. How far that is depends on the model, which is run on such pairs, first at `STEP`: other
     in all values, in a tenth of them, and as the claim is from itself moved by half. Not brighter and darker: examples
     whose errors differ in size alone may have any mean of theirs, which is said with every such certificate.
     residuals: of the layer's gradient, relative to it. units: (N, H), those whose rows each residual is of; all where
@@ -111,7 +111,7 @@ def _singular(errors: Array, inputs: Array) -> tuple[float, float]:
     """The two singular values of sum_s e_s [x_s, 1]^T / 2 for two samples; errors: (2, H), inputs: (2, D)."""
     extended = np.hstack([inputs, np.ones((2, 1))])
     # E^T X with E^T = Q R and X^T = Q' R': the values are those of R R'^T.
-    left, right = np.linalg.qr(errors.T, mode="r"), np.linalg.qr(extended.T, mode="r")
+    left, right = np.linalg.qr(errors.T).R, np.linalg.qr(extended.T).R
     found = np.linalg.svd(left @ right.T / 2, compute_uv=False)
     return float(found[0]), float(found[1]) if len(found) > 1 else 0.0
 

@@ -89,9 +89,9 @@ BLIND = (
     "not tell apart"
 )
 ALIKE = 0.1
-"""Largest distance of a proved input, relative to it, from inputs of which it may be the mean; a certificate says it."""
+"""Largest distance of a proved input, relative to it, from inputs of which it may be the mean; it is stated."""
 HIDDEN = (
-    "relative distance from the claim at which inputs whose mean it is would leave more than what is left of the update; "
+    "relative distance from the claim at which inputs whose mean it is would leave more than is left of the update; "
     "that is: "
 )
 """How a statement begins where how many examples there are is not told, or more than were found."""
@@ -211,7 +211,7 @@ def _counted(seen: Observation, attempt: Attempt[Inputs], said: str, asked: _Ask
     error wherever it is linear and its softmax the same, so that this can never be excluded for them. It is said then,
     and where the first layer is blind to part of the input, so that examples do differ there, nothing is proved. Of
     examples at a relative distance d the mean leaves a residual of about d^2 / 100 to d^2 / 3, and rounding hides as
-    much: so what is proved is the claim to within the distance that the residual may hide, and no more.
+    much: what is proved is the claim to within the distance that the residual may hide, and no more.
     """
     claim, certificate = attempt.claim, attempt.certificate
     assert claim is not None

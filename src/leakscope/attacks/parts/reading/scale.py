@@ -76,11 +76,9 @@ def any_size(seen: Observation, claim: Inputs) -> bool:
         return True
     sizes = {name: float(torch.linalg.vector_norm(one[name].double())) for name in names}
     # Of a tensor that is zero but for rounding nothing can be said, and nothing is.
-    return all(
-        float(torch.linalg.vector_norm((one[name] - other[name]).double()))
-        <= ANY * max(sizes[name], ANY * max(sizes.values()))
-        for name in names
-    )
+    away = {name: float(torch.linalg.vector_norm((one[name] - other[name]).double())) for name in names}
+    least = ANY * max(sizes.values(), default=0.0)
+    return all(away[name] <= ANY * max(sizes[name], least) for name in names)
 
 
 def _sizes(seen: Observation, names: list[str]) -> list[float]:
