@@ -55,7 +55,7 @@ def sized(seen: Observation, values: Tensor) -> bool | Refusal:
 def any_size(seen: Observation, claim: Inputs) -> bool:
     """Whether another loss sends the same of a multiple of the inputs: CE(z / f) at f x what CE(z) sends at x.
 
-    Without biases a rectified net has z(f x) = f z(x), so that every dL/dW = delta x^T is the same of f x and delta / f.
+    Without biases a rectified net has z(f x) = f z(x), so every dL/dW = delta x^T is the same of f x and delta / f.
     claim: with its labels, or with any where it has none, since whatever they are the two agree or do not.
     """
     target, sent = seen.target, seen.gradient().by_name
