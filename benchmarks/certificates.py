@@ -30,6 +30,7 @@ from plain_judge import (
     counting,
     in_one_factor,
     in_size,
+    left_open,
     misstated,
     nobody_can_tell,
     told_as_one,
@@ -127,7 +128,7 @@ def judged(name: str, situation: str, seed: int) -> tuple[bool, str]:
     if isinstance(attempt.claim, ls.Labels) and not facts and situation.removesuffix(ONE) == "one twice":
         # Nobody told how many there are, and one of them was trained on twice: so it occurs twice.
         labels = torch.cat([labels, labels[-1:]])
-    fault = wrong(in_size(attempt.claim, statement, private), private, labels)
+    fault = wrong(in_size(attempt.claim, statement, private), private, labels, within=left_open(certificate))
     if fault and what.told < 0 and nobody_can_tell(attempt.claim, world, sent):
         return True, ""
     return True, fault or misstated(statement, trained, sent, moved=what.moved and not what.once)

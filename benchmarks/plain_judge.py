@@ -19,7 +19,16 @@ import leakscope as ls
 from leakscope.attacks.inputs.layer_by_layer.revealed_features import ONE_FACTOR
 from leakscope.attacks.inputs.patches.first_attention import STATEMENT as ONE
 from leakscope.attacks.inputs.text.embedding_span import WHOLE as TEXTS
-from leakscope.attacks.parts.reading.proof import FED, MEAN, ONE_SCALE, UNDRAWN, WHOLE, WHOLE_ONE_SCALE
+from leakscope.attacks.parts.reading.proof import (
+    ANY_SIZE,
+    FED,
+    HIDDEN,
+    MEAN,
+    ONE_SCALE,
+    UNDRAWN,
+    WHOLE,
+    WHOLE_ONE_SCALE,
+)
 
 EXACT = 1e-2
 """Largest relative distance of a claimed input from a private one."""
@@ -34,13 +43,21 @@ SHARE = 0.05
 """How far the shares of the examples may be from summing to one."""
 
 
+def left_open(certificate: ls.Certificate) -> float:
+    """The relative distance from private inputs that a certificate leaves open: `EXACT`, or what it says itself."""
+    return max(EXACT, certificate.residual) if certificate.statement.startswith(HIDDEN) else EXACT
+
+
 def bare(statement: str) -> str:
     """A statement without what it assumes of the model, and without its word on means, which are judged as such."""
     return statement.removesuffix(UNDRAWN).removesuffix(MEAN)
 
 
-def wrong(claim: Any, inputs: Tensor, labels: Tensor) -> str:
-    """What in a claim that is certified is not true of these examples; empty where all is."""
+def wrong(claim: Any, inputs: Tensor, labels: Tensor, *, within: float = EXACT) -> str:
+    """What in a claim that is certified is not true of these examples; empty where all is.
+
+    within: the relative distance that its certificate leaves open, where that is what it says.
+    """
     if isinstance(claim, ls.Labels):
         more = Counter(claim.values.tolist()) - Counter(labels.tolist())
         return f"labels {dict(more)} too many" if more else ""
@@ -52,9 +69,9 @@ def wrong(claim: Any, inputs: Tensor, labels: Tensor) -> str:
         return "other texts, or more often" if Counter(claim.sequences) - Counter(rows) else ""
     true, claimed = inputs.flatten(1).double(), claim.values.flatten(1).double()
     away = torch.cdist(claimed, true) / true.norm(dim=1).clamp_min(1e-3)
-    if float(away.min(1).values.max()) > EXACT:
+    if float(away.min(1).values.max()) > within:
         return f"{float(away.min(1).values.max()):.0e} from every private input"
-    near, close = away <= EXACT, torch.cdist(true, true) <= 2 * EXACT * true.norm(dim=1).clamp_min(1e-3)
+    near, close = away <= within, torch.cdist(true, true) <= 2 * within * true.norm(dim=1).clamp_min(1e-3)
     if bool((near.sum(0) > close.sum(0)).any()):
         return "an input is claimed more often than it occurs"
     # labels that stand beside proved inputs are part of what is proved
@@ -129,7 +146,7 @@ def counting(situation: str, statement: str, world: World, fed: Tensor, *, told:
 
 def in_size(claim: Any, statement: str, inputs: Tensor) -> Any:
     """The claim, or, where its statement leaves one factor open, the multiple of it that is nearest to the inputs."""
-    if not statement.endswith((ONE_SCALE, WHOLE_ONE_SCALE)) or not isinstance(claim, ls.Inputs):
+    if not statement.endswith((ONE_SCALE, WHOLE_ONE_SCALE, ANY_SIZE)) or not isinstance(claim, ls.Inputs):
         return claim
     true, claimed = inputs.flatten(1).double(), claim.values.flatten(1).double()
     factors = (claimed @ true.T / claimed.square().sum(1, keepdim=True).clamp_min(1e-12)).flatten()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import leakscope as ls
-from leakscope.attacks.inputs.layer_by_layer.one_layer import Fed
-from leakscope.attacks.inputs.layer_by_layer.revealed_features import Down, Ends, Sample
+from leakscope.attacks.inputs.layer_by_layer.one_layer import Fed, fed
+from leakscope.attacks.inputs.layer_by_layer.revealed_features import CAUTION, Down, Ends, Reached, Sample
 
 COUNT = 3
 
@@ -94,3 +95,85 @@ def test_what_speaks_against_a_sample_is_in_its_residual(truth: Truth) -> None:
     unsound = truth.down._reached(truth.above, [mask], None, None)
     assert unsound is not None
     assert (unsound.residuals > 1e-3).all()
+
+
+MODULE = "leakscope.attacks.inputs.layer_by_layer.revealed_features"
+
+
+def reached(truth: Truth, *, above: list[Fed] | None = None, mask: np.ndarray | None = None) -> Reached | None:
+    own = truth.above[0].values > 0 if mask is None else mask
+    return truth.down._reached(above or truth.above, [own], None, None)
+
+
+def test_what_is_run_forward_has_to_be_what_the_layer_above_was_fed(truth: Truth) -> None:
+    values = truth.above[0].values.copy()
+    values[1] *= 1.02
+    found = reached(truth, above=[dataclasses.replace(truth.above[0], values=values), truth.above[1]])
+    assert found is not None
+    assert found.residuals[1] == pytest.approx(0.02, rel=0.05)
+    assert found.residuals[[0, 2]].max() < 1e-3
+
+
+@pytest.mark.parametrize("awake", [True, False])
+def test_a_unit_has_to_be_awake_where_its_inputs_wake_it(truth: Truth, awake: bool) -> None:
+    mask = truth.above[0].values > 0
+    layer = truth.down.read.tail[1]
+    z = truth.above[1].values @ truth.down.parameters[layer.weight].T + truth.down.parameters[truth.bias]
+    unit = z[1].argmax() if awake else z[1].argmin()
+    mask[1, unit] = not awake
+    found = reached(truth, mask=mask)
+    assert found is not None
+    assert np.isinf(found.residuals).tolist() == [False, True, False]
+
+
+def test_what_rounding_leaves_open_of_a_sample_is_in_its_residual(truth: Truth) -> None:
+    found = reached(truth, above=[truth.above[0], dataclasses.replace(truth.above[1], off=np.array([0, 5e-4, 0]))])
+    assert found is not None
+    assert found.residuals.tolist() == pytest.approx([0, CAUTION * 5e-4, 0])
+
+
+def test_what_is_blurred_throughout_is_not_claimed(truth: Truth) -> None:
+    assert reached(truth, above=[truth.above[0], dataclasses.replace(truth.above[1], off=np.full(COUNT, 0.1))]) is None
+
+
+def test_a_bias_that_shows_no_size_confirms_none(truth: Truth) -> None:
+    top = truth.down.read.tail[0].bias
+    assert top is not None
+    assert truth.down._sized(truth.above[0], truth.ahead) is True
+    del truth.down.gradient[top], truth.down.gradient[truth.bias]
+    # A bias of some size is added to what is run forward, and would not be to a multiple.
+    truth.down.parameters[truth.bias] = np.ones(40)
+    assert truth.down._sized(truth.above[0], truth.ahead) is True
+    truth.down.parameters[truth.bias] = np.zeros(40)
+    assert truth.down._sized(truth.above[0], truth.ahead) is None
+
+
+def test_a_layer_that_lacks_something_ends_the_way_down(truth: Truth) -> None:
+    lower, down = truth.down.read.tail[1], truth.down
+    assert down._lacks(lower) is None
+    down.rows = np.zeros((100, 30))
+    assert "too narrow" in str(down._lacks(lower))
+    bias = down.parameters.pop(truth.bias)
+    assert "shares its bias" in str(down._lacks(lower))
+    down.parameters[truth.bias], down.gradient[lower.weight] = bias, np.zeros((40, 64))
+    assert "was not sent" in str(down._lacks(lower))
+
+
+def test_errors_that_do_not_tell_samples_apart_end_the_way_down(truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{MODULE}.remasked", lambda sent, errors, start, samples: np.zeros_like(start))
+    found = truth.down.run(None)
+    assert found is not None
+    assert found.depth == 1
+    assert "do not tell the samples apart" in str(found.ended)
+
+
+def test_a_layer_that_is_blurred_ends_the_way_down(truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
+    def blurred(sent: np.ndarray, *given: Any) -> Fed:
+        solved = fed(sent, *given)
+        return dataclasses.replace(solved, off=solved.off + 0.1) if sent.shape[1] == 64 else solved
+
+    monkeypatch.setattr(f"{MODULE}.fed", blurred)
+    found = truth.down.run(None)
+    assert found is not None
+    assert found.depth == 1
+    assert "is known to 1e-01 only" in str(found.ended)

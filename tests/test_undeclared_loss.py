@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 import leakscope as ls
 from leakscope.attacks.inputs.layer_by_layer.revealed_features import ONE_FACTOR
+from leakscope.attacks.parts.reading.proof import ANY_SIZE
+from leakscope.attacks.parts.reading.scale import any_size
 
 
 def hot(out: Tensor, labels: Tensor) -> Tensor:
@@ -139,3 +141,40 @@ def test_the_mean_that_a_faint_layer_was_fed_is_no_input(faint: float) -> None:
     inputs, labels = torch.rand(3, 1, 8, 8), torch.full((3,), 4)
     attempt = ls.RevealedFeatures().run(seen(module, inputs, labels), key=ls.Key(0))
     assert attempt.certificate is None or not any(attempt.certificate.proved)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("divided", [1.0, 2.0, 0.5])
+def test_the_size_of_an_input_rests_on_the_loss_where_no_layer_has_a_bias(divided: float, biased: bool) -> None:
+    """A loss with a temperature sends of x what the declared one sends of x / T, to the last digit."""
+    proved = 0
+    for seed in range(6):
+        torch.manual_seed(seed)
+        module = nn.Sequential(nn.Flatten(), nn.Linear(36, 40, bias=biased), nn.ReLU(), nn.Linear(40, 9, bias=False))
+        inputs, labels = 0.5 * torch.rand(1, 1, 6, 6), torch.randint(9, (1,))
+        given = seen(module.eval(), inputs, labels, lambda o, y: F.cross_entropy(o / divided, y), ls.BatchSize(1))
+        attempt = ls.Recursive().run(given, key=ls.Key(0))
+        if not attempt.certified:
+            continue
+        proved += 1
+        assert (ANY_SIZE in attempt.certificate.statement) is not biased
+        factor = divided if not biased else 1.0
+        torch.testing.assert_close(factor * attempt.claim.values, inputs, atol=1e-3, rtol=0)
+    assert proved or (biased and divided != 1)
+
+
+class Exposed(nn.Module):
+    """Fails where it is run on tensors that `torch.func` made."""
+
+    def forward(self, given: Tensor) -> Tensor:
+        if torch._C._functorch.is_gradtrackingtensor(given):
+            raise RuntimeError("no function of tensors")
+        return given
+
+
+def test_a_model_whose_size_cannot_be_looked_at_is_said_to_have_any() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(36, 40), Exposed(), nn.ReLU(), nn.Linear(40, 9)).eval()
+    inputs = torch.rand(1, 1, 6, 6)
+    given = seen(module, inputs, torch.tensor([1]), F.cross_entropy, ls.BatchSize(1))
+    assert any_size(given, ls.Inputs(inputs, torch.tensor([1])))

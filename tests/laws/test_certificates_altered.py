@@ -147,3 +147,66 @@ def test_what_torch_makes_of_somebody_elses_class_is_no_known_code() -> None:
         (ours, False),
     ):
         assert runs_known_code(ls.Target(nn.Sequential(nn.Flatten(), layer), IMAGES, 4)) is known
+
+
+class Replacing(nn.Module):
+    """A classifier of four tokens that replaces some before it looks them up, by `change` of the ids (B, T)."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        nn.Module.__init__(self)
+        self.change = change
+        self.words, self.places = nn.Embedding(30, 32), nn.Embedding(4, 32)
+        layer = nn.TransformerEncoderLayer(32, 2, 48, dropout=0.0, batch_first=True)
+        self.encoder, self.head = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), nn.Linear(32, 5)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        found = self.looked_up(ids) + self.places(torch.arange(ids.shape[1]))
+        return self.head(self.encoder(found).mean(1))
+
+    def looked_up(self, ids: Tensor) -> Tensor:
+        """(B, T, 32)."""
+        return self.words(self.change(ids))
+
+
+class ReplacingVectors(Replacing):
+    """The same for what was looked up."""
+
+    def looked_up(self, ids: Tensor) -> Tensor:
+        kept = (self.change(ids) == ids)[..., None]
+        return torch.where(kept, self.words(ids), self.words.weight[self.change(ids)])
+
+
+def beside(ids: Tensor, before: int, token: int, other: int) -> Tensor:
+    """The token becomes the other where it follows `before`."""
+    found = ids.clone()
+    found[:, 1:] = torch.where((ids[:, :-1] == before) & (ids[:, 1:] == token), other, ids[:, 1:])
+    return found
+
+
+REPLACED: dict[str, Callable[[Tensor], Tensor]] = {
+    "a token": lambda ids: torch.where(ids == 9, 13, ids),
+    "a token beside another": lambda ids: beside(ids, 7, 9, 3),
+    "capitals": lambda ids: torch.where(ids >= 20, ids - 12, ids),
+}
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "change"), [(Replacing, one) for one in (*REPLACED, "none")] + [(ReplacingVectors, "a token")]
+)
+def test_no_text_is_proved_of_which_the_model_replaces_tokens(kind: type[Replacing], change: str, told: bool) -> None:
+    with ls.Key(2).isolated():
+        net = kind(REPLACED.get(change, lambda ids: ids)).eval()
+    ids = torch.tensor([[7, 9, 25, 14]])
+    names, values = zip(*net.named_parameters(), strict=True)
+    slopes = torch.autograd.grad(F.cross_entropy(net(ids), torch.tensor([3])), values)
+    release = ls.Gradient(dict(zip(names, slopes, strict=True)))
+    facts = (ls.BatchSize(1),) if told else ()
+    attempt = ls.EmbeddingSpan().run(
+        ls.Observation(ls.Target(net, ls.Text(30, 4), 5), release, ls.FedSGD(), facts), key=ls.Key(1)
+    )
+    # What acts on no text is proved as before.
+    assert attempt.certified is (change == "none"), attempt.sentence
+    if change == "none":
+        assert attempt.claim is not None
+        assert attempt.claim.sequences == ((7, 9, 25, 14),)

@@ -16,6 +16,7 @@ from tests.laws.test_unknown import EXACT
 from torch import nn
 
 import leakscope as ls
+from leakscope.audit.theory import theory
 from leakscope.cli.names import Family, rows
 from leakscope.core.feed import Arguments, InputsOnly
 from leakscope.core.overriding import acts_as
@@ -201,3 +202,30 @@ def test_what_is_proved_behind_a_feed_that_derives_from_ours_is_right(feed: Any,
         if attempt.certificate is not None and any(attempt.certificate.proved):
             apart = torch.cdist(attempt.claim.values.flatten(1), batch.inputs.flatten(1))  # type: ignore[union-attr]
             assert float(apart.min(1).values.max()) < 1e-3
+
+
+PATCHED = {
+    "a release": (ls.FedSGD, "release", ls.FedSGD),
+    "a noise": (ls.GaussianNoise, "apply", lambda: ls.FedSGD() >> ls.Clip(1.0) >> ls.GaussianNoise(1.0)),
+    "a clip": (ls.Clip, "apply", lambda: ls.FedSGD() >> ls.Clip(1.0) >> ls.GaussianNoise(1.0)),
+    "an optimizer": (ClientSGD, "build", lambda: ls.FedAvg(1, 0.1, optimizer=ClientSGD())),
+    "a chain": (Defended, "release", lambda: ls.FedSGD() >> ls.Clip(1.0)),
+}
+
+
+@pytest.mark.parametrize("name", PATCHED)
+def test_of_a_class_that_was_patched_nothing_is_known(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No subclass and no instance shows it: the class itself was changed, after it was imported."""
+    kind, method, made = PATCHED[name]
+    before = made()
+    assert reading.doubt(before) is None
+    monkeypatch.setattr(kind, method, lambda self, *given, **more: given[0])
+    assert reading.doubt(made()) is not None
+    promised = theory(made(), delta=1e-5)
+    assert promised is None or promised.epsilon == float("inf")
+
+
+def test_a_loss_whose_class_was_patched_is_another_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert acts_as(ls.CrossEntropy(), ls.CrossEntropy)
+    monkeypatch.setattr(ls.CrossEntropy, "__call__", lambda self, outputs, batch: outputs.sum())
+    assert not acts_as(ls.CrossEntropy(), ls.CrossEntropy)

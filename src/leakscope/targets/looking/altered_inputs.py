@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from leakscope.core.target import Target
+from leakscope.domains.text import Text
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import probe_inputs
 from leakscope.targets.looking.probe import FORWARD_ERRORS
@@ -23,6 +24,10 @@ FACTORS = (0.0, 1e-3, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 1.1, 1.4, 2.0, 4.0, 16.0)
 """By which inputs are darkened, brightened, and drawn toward or away from their mean."""
 ROWS = 16
 """Of a larger claim, how many inputs are tried: a copy of each variant is made of all."""
+EXCHANGED = 4096
+"""Texts with one token exchanged that are tried, of all claims together; all of them in small vocabularies."""
+TOGETHER = 512
+"""Texts that are run at once."""
 SAME = 1e-4
 """Largest change, relative to the domain's range, that is none: a clamp to rounded ends of the range."""
 
@@ -53,6 +58,60 @@ def alters_inputs(target: Target, inputs: Tensor, *, readers: tuple[str, ...] = 
     except FORWARD_ERRORS:
         # Code that fails on a legal input does something with it.
         return True
+
+
+def alters_tokens(target: Target, texts: Sequence[tuple[int, ...]], embedding: str) -> bool:
+    """Whether the table that tokens are looked up in is given others for some text, as by code that replaces a word.
+
+    The model is run on every token of the vocabulary, each in some text, on each claimed text with each of its tokens
+    exchanged for each other one (`EXCHANGED` of these at most, drawn evenly), and on the texts themselves. Whatever
+    becomes of another text the claimed one is among these where one word is replaced, or one word beside another. A
+    test and no proof. embedding: the table's parameter. False where it is no layer's, which nothing can listen to.
+
+    >>> from leakscope import Text
+    >>> class Replaces(torch.nn.Sequential):
+    ...     def forward(self, ids):
+    ...         return super().forward(torch.where(ids == 3, 4, ids))
+    >>> nets = [kind(torch.nn.Embedding(9, 2), torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    ...         for kind in (torch.nn.Sequential, Replaces)]
+    >>> [alters_tokens(Target(net, Text(9, 2), 2), [(4, 7)], "0.weight") for net in nets]
+    [False, True]
+    """
+    name, _, parameter = embedding.rpartition(".")
+    if parameter != "weight" or name not in named(target.module, torch.nn.Embedding):
+        return False
+    assert isinstance(target.domain, Text)
+    tried: dict[int, list[Tensor]] = {}
+    for ids in _exchanged(target.domain, texts):
+        tried.setdefault(ids.shape[1], []).append(ids)
+    try:
+        for several in tried.values():
+            for ids in torch.cat(several).to(target.device()).split(TOGETHER):
+                given = _fed(target, (name,), ids).get(name)
+                if given is None or given.shape != ids.shape or not torch.equal(given, ids):
+                    return True
+    except FORWARD_ERRORS:
+        return True
+    return False
+
+
+def _exchanged(domain: Text, texts: Sequence[tuple[int, ...]]) -> Iterator[Tensor]:
+    """Texts (N, T) of tokens 1 to V - 1, as `alters_tokens` says."""
+    generator = Key(0).child("exchanged").generator()
+    unlike = [torch.tensor([text]) for text in sorted(set(texts))]
+    every = 1 + torch.randperm(domain.vocabulary - 1, generator=generator)
+    for text in unlike:
+        length = text.shape[1]
+        yield text
+        # Filled up with tokens from the beginning again.
+        missing = -len(every) % length
+        yield torch.cat([every, every.repeat(missing // len(every) + 1)[:missing]]).reshape(-1, length)
+        count = length * (domain.vocabulary - 1)
+        most = max(1, EXCHANGED // len(unlike))
+        chosen = torch.randperm(count, generator=generator)[:most]
+        rows = text.repeat(len(chosen), 1)
+        rows[torch.arange(len(chosen)), chosen % length] = 1 + chosen // length
+        yield rows
 
 
 @final

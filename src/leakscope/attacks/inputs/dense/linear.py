@@ -12,6 +12,7 @@ from torch import Tensor
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.dense.mixtures import Errors
+from leakscope.attacks.inputs.dense.near_duplicates import hidden_distance
 from leakscope.attacks.inputs.dense.own_errors import fitted
 from leakscope.attacks.parts.reading.explained import explained
 from leakscope.attacks.parts.reading.output_gradient import told_one
@@ -119,7 +120,13 @@ class LinearLayer(AbstractAttack["FirstLayer", Inputs]):
         found = Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
         # Of several examples only those that wake units alone are claimed, unless they are told to be all.
         whole = bool(units.all()) or alone or (seen.knows(BatchSize) and seen.told(BatchSize).count == len(values))
-        return settled(seen, found, partial=not whole, fitted=lambda: fitted(seen, read.layer, values, units))
+        return settled(
+            seen,
+            found,
+            partial=not whole,
+            fitted=lambda: fitted(seen, read.layer, values, units),
+            near=lambda claim: hidden_distance(seen, read.layer, claim, tuple(residuals), units=units),
+        )
 
     def _unproven(self, seen: Observation, single: Tensor, residual: float, *, told_one: bool) -> Attempt[Inputs]:
         """The fit of a single example, without proof, where a defense changed the entries one by one."""

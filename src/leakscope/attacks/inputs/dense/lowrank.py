@@ -13,6 +13,7 @@ from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.dense.linear import biased_layer
 from leakscope.attacks.inputs.dense.mixtures import Errors, twins
+from leakscope.attacks.inputs.dense.near_duplicates import hidden_distance
 from leakscope.attacks.inputs.dense.silent_errors import STATEMENT, WITNESSES, Judged, Resting, labels_of
 from leakscope.attacks.parts.reading.proof import bent, settled
 from leakscope.core.attempt import Attempt, Certificate, Outcome
@@ -131,7 +132,11 @@ class LowRank(AbstractAttack["Separable", Inputs]):
         sentence = _sentence(seen, read, residual, judged.witnesses())
         if mixed:
             sentence += "; no proof, since here several examples can have proportional errors and look like one"
-        return settled(seen, Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate))
+        return settled(
+            seen,
+            Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate),
+            near=lambda one: hidden_distance(seen, read.layer, one, (residual,) * rank),
+        )
 
 
 def _mixed(seen: Observation, read: Separable, inputs: Array, residual: float) -> bool:

@@ -65,6 +65,8 @@ ONE_FACTOR = (
     "; but for one factor for all samples, which is one unless the loss divides its logits by what was not declared"
 )
 """What the statement gains without a bias at the output, where no layer below shows the size of the errors."""
+NEARBY = ", and so it is of examples that are nearer to one another than what was sent is rounded"
+"""What follows `MEAN`: of a model whose errors hardly change, that may be some thousandths of what it was fed."""
 SHOWN = 0.1
 """Least size of a bias, relative to what it is added to, that shows a multiple of what the layer was fed."""
 NEAR = 3.0
@@ -194,7 +196,7 @@ class RevealedFeatures(AbstractAttack[Ends, Features]):
                 alone &= ~_blind(seen, read, reached)
             residuals = tuple(np.repeat(np.where(alone, reached.residuals, np.inf), many).tolist())
             statement = STATEMENT if reached.sized else STATEMENT + ONE_FACTOR
-            statement = statement if told else statement + MEAN
+            statement = statement if told else statement + MEAN + NEARBY
             certificate = Certificate(residuals, (PROVED,) * len(residuals), statement)
         sure = None
         if certificate is not None and any(certificate.proved):

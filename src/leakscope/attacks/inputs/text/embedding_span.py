@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -40,6 +41,7 @@ from leakscope.mechanisms.reading import clipped, evenly, known_weights
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
+from leakscope.targets.looking.altered_inputs import alters_tokens
 from leakscope.targets.looking.token_entry import TokenEntry, token_entry
 from leakscope.targets.losses import NextToken
 
@@ -320,11 +322,22 @@ def _doubt(seen: Observation, found: Spanned, claimed: tuple[Said, ...]) -> str:
     if not found.entry.causal and _twins(found, pairs, order=True):
         return "; no proof, since the model does not see the order of the tokens"
     # Rows of the embedding's gradient tell tokens apart that look the same further on; they are part of the replay.
-    if found.entry.embedding not in seen.release.by_name and _twins(found, pairs, order=False):
+    # But not where the model gives one token what another's row holds: then the gradient is in the other's row.
+    rows = None
+    if found.entry.embedding is not None and found.entry.embedding in seen.release.by_name:
+        rows = seen.target.parameters()[found.entry.embedding].detach().cpu()
+    if _twins(found, pairs, order=False, rows=rows):
         return "; no proof, since other tokens are the same to the model"
     if _alike(found, claimed):
         return "; no proof, since texts that are the same to the model could exchange tokens"
-    return ""
+    return _altered(seen, found, claimed)
+
+
+def _altered(seen: Observation, found: Spanned, texts: Sequence[tuple[int, ...]]) -> str:
+    """Why what the model looked up need not be the private tokens; empty where no look shows it."""
+    if found.entry.embedding is None or not alters_tokens(seen.target, texts, found.entry.embedding):
+        return ""
+    return "; no proof, since the model replaces tokens of some texts before it looks them up"
 
 
 def _bag_doubt(seen: Observation, found: Spanned, pairs: list[tuple[int, int]]) -> str:
@@ -342,7 +355,11 @@ def _bag_doubt(seen: Observation, found: Spanned, pairs: list[tuple[int, int]]) 
         return "; no proof, since some of them are the same to the model"
     if _distinct(found, pairs) != found.span.rank:  # those of a batch are independent, as long as they are few
         return "; no proof, since they are not as many as the rank"
-    return ""
+    most = max(len(tokens) for tokens in found.places)
+    filled = [tokens for tokens in found.places if tokens]
+    # Every token at its place, in one text or another: which of them belong together is not known.
+    texts = {tuple(tokens[turn % len(tokens)] for tokens in filled) for turn in range(most)}
+    return _altered(seen, found, sorted(texts))
 
 
 def _distinct(found: Spanned, pairs: list[tuple[int, int]]) -> int:
@@ -352,10 +369,11 @@ def _distinct(found: Spanned, pairs: list[tuple[int, int]]) -> int:
     return sum(not bool((torch.cdist(vectors[[i]], vectors[:i]) <= SAME).any()) for i in range(len(vectors)))
 
 
-def _twins(found: Spanned, pairs: list[tuple[int, int]], *, order: bool) -> bool:
+def _twins(found: Spanned, pairs: list[tuple[int, int]], *, order: bool, rows: Tensor | None = None) -> bool:
     """Whether another token at the same place, or the same one at another place (`order`), is the same to the model.
 
-    Looked for among what lies in the span: a twin of what is there lies in it too.
+    Looked for among what lies in the span: a twin of what is there lies in it too. rows: of the embedding, (V, d), by
+    whose gradient tokens are told apart that have equal ones; these are no twins then.
     """
     inside = {(token, place) for place, tokens in enumerate(found.places) for token in tokens}
     tried = sorted(set(pairs))
@@ -366,7 +384,12 @@ def _twins(found: Spanned, pairs: list[tuple[int, int]], *, order: bool) -> bool
     one, other = (_unit(found.inputs, chosen) for chosen in (tried, others))
     same = (torch.cdist(one, other) <= SAME).nonzero().tolist()
     varied = 1 if order else 0  # what of (token, place) must differ; the other must not
-    return any(tried[i][varied] != others[j][varied] and tried[i][1 - varied] == others[j][1 - varied] for i, j in same)
+    return any(
+        tried[i][varied] != others[j][varied]
+        and tried[i][1 - varied] == others[j][1 - varied]
+        and (rows is None or not torch.equal(rows[tried[i][0]], rows[others[j][0]]))
+        for i, j in same
+    )
 
 
 def _alike(found: Spanned, claimed: tuple[Said, ...]) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from leakscope.attacks.parts.reading.output_gradient import told_count
 from leakscope.attacks.parts.reading.replayed import disagreement, labels_agree, last_places, unreplayable
-from leakscope.attacks.parts.reading.scale import sized
+from leakscope.attacks.parts.reading.scale import any_size, sized
 from leakscope.attacks.parts.reading.unseen import unseen
 from leakscope.core.attempt import Attempt, Certificate
 from leakscope.core.batch import Batch
@@ -21,9 +23,10 @@ from leakscope.core.claim import Inputs
 from leakscope.core.errors import BadInput, NoSuchLayer, UnusableMechanism
 from leakscope.core.facts import BatchSize, Lengths
 from leakscope.core.observation import Observation
+from leakscope.core.overriding import acts_as
 from leakscope.core.refusal import Refusal
-from leakscope.core.release import Delta, Gradient, same_kind
-from leakscope.core.target import Target
+from leakscope.core.release import Delta, same_kind
+from leakscope.core.target import CrossEntropy, Target
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import BATCHES, clipped, doubt, evenly, keeps_ratios, known_weights
 from leakscope.numerics import banded
@@ -66,9 +69,11 @@ WHOLE_ONE_SCALE = (
     "scale, the client trained on these inputs"
 )
 """Of `WHOLE`, where a clip may have scaled the update and the model does not show the size of the inputs."""
+ANY_SIZE = "; but for one factor, which is one unless the loss is another than the declared one"
+"""What both gain where a loss that divides its logits by a number sends the same of a multiple of the inputs."""
 MEAN = (
-    "; where several examples had one and the same error, which no gradient tells from one example, what is claimed is "
-    "their mean"
+    "; where several examples had one and the same error, but for its size, which no gradient tells from one example, "
+    "what is claimed is their mean"
 )
 """What it gains where more examples may stand behind a claim than one: how many there are is not told, or more are."""
 UNDRAWN = (
@@ -83,9 +88,16 @@ BLIND = (
     "the first layer does not see part of the input, and there what is found may be the mean of several that it does "
     "not tell apart"
 )
+ALIKE = 0.1
+"""Largest distance of a proved input, relative to it, from inputs of which it may be the mean; it is stated."""
+HIDDEN = (
+    "relative distance from the claim at which inputs whose mean it is would leave more than is left of the update; "
+    "that is: "
+)
+"""How a statement begins where how many examples there are is not told, or more than were found."""
 NEARLY = (
     "several inputs that differ by little may have been taken for one, their mean, which leaves a residual as small as "
-    "the square of their distance, and what is left here is more than rounding"
+    "the square of their distance, and what is left here hides more than a small one"
 )
 STEPPED = (
     "; this proves that the first layer was fed these windows, their size to a tenth, and nothing of what was said"
@@ -124,6 +136,7 @@ def settled(
     *,
     partial: bool = False,
     fitted: Callable[[], bool | Refusal] = lambda: False,
+    near: Callable[[Inputs], tuple[float, ...]] | None = None,
 ) -> Attempt[Inputs]:
     """The last word of an exact attack on inputs: the attempt with a certificate that is a proof, or without one.
 
@@ -132,19 +145,29 @@ def settled(
     update that is not the claim's in each tensor to within rounding. Where it cannot be, numbers that look like another
     mechanism than the declared one do the same, and the statement says that only the first layer is proved.
     partial: the claim need not be all of the batch, so that a replay that differs contradicts nothing. fitted:
-    whether what each input says of itself fits, asked of a partial claim unless the output layer confirms it.
+    whether what each input says of itself fits, asked of a partial claim unless the output layer confirms it. near: how
+    far each claimed input may be from several that it is the mean of, asked where more examples may be behind it than
+    one; without it nothing is proved there.
     """
     try:
-        return _settled(seen, attempt, partial=partial, fitted=fitted)
+        return _settled(seen, attempt, _Asked(partial, fitted, near))
     # A replay or a look that fails says nothing of the claim, and nothing for it.
     except (UnusableMechanism, NoSuchLayer) as error:
         return _withdrawn(attempt, str(error))
 
 
-def _settled(
-    seen: Observation, attempt: Attempt[Inputs], *, partial: bool, fitted: Callable[[], bool | Refusal]
-) -> Attempt[Inputs]:
-    certificate, claim = attempt.certificate, attempt.claim
+@final
+@dataclass(frozen=True)
+class _Asked:
+    """What `settled` is given to ask."""
+
+    partial: bool
+    fitted: Callable[[], bool | Refusal]
+    near: Callable[[Inputs], tuple[float, ...]] | None
+
+
+def _settled(seen: Observation, attempt: Attempt[Inputs], asked: _Asked) -> Attempt[Inputs]:
+    certificate, claim, partial = attempt.certificate, attempt.claim, asked.partial
     if certificate is None or claim is None or not any(certificate.proved):
         return attempt
     why = _outside(seen, claim) or _changed(seen.target)
@@ -152,6 +175,8 @@ def _settled(
         why = ALTERED
     if why is not None:
         return _withdrawn(attempt, why)
+    # Not of frames, whose loss is no function of inputs and labels alone.
+    size = ANY_SIZE if acts_as(seen.target.loss, CrossEntropy) and any_size(seen, claim) else ""
     unable = unreplayable(seen)
     apart = disagreement(seen, claim) if unable is None else None
     if apart is not None and not apart <= 1 and not partial:
@@ -167,38 +192,37 @@ def _settled(
         # A mean has a size, and its errors with it; of a multiple, a clip's, only the model can tell the size.
         shown = True if clipped(seen) is Answer.NO else sized(seen, claim.values)
         said = WHOLE if shown is True else WHOLE_ONE_SCALE
-        return _counted(seen, attempt, said, alone=partial and _unconfirmed(seen, claim) is None)
+        return _counted(seen, attempt, said + size, asked, alone=partial and _unconfirmed(seen, claim) is None)
     # What runs the model last.
     why = strange(seen) or _binary(seen, claim)
     if why is not None:
         return _withdrawn(attempt, why)
-    shown = (_unconfirmed(seen, claim) is None or fitted()) if partial else sized(seen, claim.values)
+    shown = (_unconfirmed(seen, claim) is None or asked.fitted()) if partial else sized(seen, claim.values)
     if isinstance(shown, Refusal):
         return _withdrawn(attempt, shown.sentence)
     # Errors of as many directions as examples, or of the size of one example's, are of one each.
-    return _counted(seen, attempt, FED if shown else ONE_SCALE, alone=partial and shown)
+    return _counted(seen, attempt, (FED if shown else ONE_SCALE) + size, asked, alone=partial and shown)
 
 
-def _counted(seen: Observation, attempt: Attempt[Inputs], said: str, *, alone: bool) -> Attempt[Inputs]:
+def _counted(seen: Observation, attempt: Attempt[Inputs], said: str, asked: _Asked, *, alone: bool) -> Attempt[Inputs]:
     """The attempt with what its certificate says, if each claim is of one example, or nothing of it is a mean.
 
     Examples of one error delta give (1/N) sum_s delta x_s^T, the gradient of their mean; a rectified net gives one
     error wherever it is linear and its softmax the same, so that this can never be excluded for them. It is said then,
     and where the first layer is blind to part of the input, so that examples do differ there, nothing is proved. Of
-    examples at a relative distance d the mean leaves a residual of about d^2 / 100 to d^2 / 3: rounding of float32 is
-    all that is left of d = 1e-3, and alone tells the mean of a near duplicate from one example.
+    examples at a relative distance d the mean leaves a residual of about d^2 / 100 to d^2 / 3, and rounding hides as
+    much: what is proved is the claim to within the distance that the residual may hide, and no more.
     """
     claim, certificate = attempt.claim, attempt.certificate
     assert claim is not None
     assert certificate is not None
     if alone or told_count(seen) == len(claim):
         return _stated(attempt, certificate, said + assumed(seen))
-    layer = input_layer(seen.target)
-    sent = seen.release.by_name.get(layer.weight)
-    # Of a difference of weights the rounding is that of the weights, and nobody knows how much of it is more.
-    rounding = torch.finfo(sent.dtype).eps if isinstance(seen.release, Gradient) and sent is not None else math.inf
-    if certificate.residual > rounding:
+    off = (math.inf,) * len(claim) if asked.near is None else asked.near(claim)
+    # Not `>`, which NaN would pass.
+    if not all(one <= ALIKE for one in off):
         return _withdrawn(attempt, NEARLY)
+    layer = input_layer(seen.target)
     parameters = seen.target.parameters()
     values = claim.values.to(seen.target.device()).flatten(1)
     low, high = (
@@ -207,7 +231,8 @@ def _counted(seen: Observation, attempt: Attempt[Inputs], said: str, *, alone: b
     bias = None if layer.bias is None else parameters[layer.bias]
     if bool(unseen(parameters[layer.weight], bias, values, (low, high), residual=certificate.residual).any()):
         return _withdrawn(attempt, BLIND)
-    return _stated(attempt, certificate, said + MEAN + assumed(seen))
+    within = Certificate(off, (ALIKE,) * len(off), f"{HIDDEN}{certificate.statement}")
+    return _stated(attempt, within, said + MEAN + assumed(seen))
 
 
 def fed(seen: Observation, attempt: Attempt[Inputs], window: ContextWindow, *, size: float = 1.0) -> Attempt[Inputs]:

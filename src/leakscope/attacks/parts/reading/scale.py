@@ -7,16 +7,24 @@ from torch import Tensor
 
 from leakscope.attacks.parts.reading.explained import MOST
 from leakscope.attacks.parts.reading.replayed import drops, last_places
+from leakscope.core.batch import Batch
+from leakscope.core.claim import Inputs
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.protocols.passes import quiet
 from leakscope.mechanisms.reading import keeps_model, known_weights
+from leakscope.targets.looking.probe import FORWARD_ERRORS
 
 SAME = 3e-4
 """Largest relative difference of a tensor that is rounding of a forward and a backward pass in float32."""
 OTHER = 1.02
 """A factor that has to be told from one, both ways: a check that could not fail would show nothing."""
+FAR = 1.25
+"""A factor at which a loss of this temperature is tried."""
+ANY = 1e-2
+"""Largest relative difference of gradients at it that a claim in the wrong size could hide behind: a tolerance of a
+replay is a tenth of that, for a factor that is nearer to one."""
 ENTRIES = 2e7
 """Largest product of entries and unknown errors, a second or two."""
 
@@ -42,6 +50,35 @@ def sized(seen: Observation, values: Tensor) -> bool | Refusal:
     if not left <= same:
         return Refusal(f"the declared model, run on these inputs, is {left:.0e} from what was sent, whatever the loss")
     return min(_left(seen, names, factor * values, free=True) for factor in (OTHER, 1 / OTHER)) > 3 * same
+
+
+def any_size(seen: Observation, claim: Inputs) -> bool:
+    """Whether another loss sends the same of a multiple of the inputs: CE(z / f) at f x what CE(z) sends at x.
+
+    Without biases a rectified net has z(f x) = f z(x), so every dL/dW = delta x^T is the same of f x and delta / f.
+    claim: with its labels, or with any where it has none, since whatever they are the two agree or do not.
+    """
+    target, sent = seen.target, seen.gradient().by_name
+    parameters = target.parameters()
+    names = [name for name in parameters if name in sent]
+    values = claim.values.detach().reshape(-1, *target.domain.shape).to(next(iter(parameters.values())))
+    labels = torch.zeros(len(values), dtype=torch.int64) if claim.labels is None else claim.labels
+
+    def loss(weights: dict[str, Tensor], factor: float) -> Tensor:
+        batch = Batch(factor * values, labels.to(values.device))
+        return target.loss(target.outputs(weights, batch.inputs) / factor, batch)
+
+    try:
+        with quiet(target):
+            one, other = (torch.func.grad(loss)(parameters, factor) for factor in (1.0, FAR))
+    except FORWARD_ERRORS:
+        # What cannot be looked at is not excluded.
+        return True
+    sizes = {name: float(torch.linalg.vector_norm(one[name].double())) for name in names}
+    # Of a tensor that is zero but for rounding nothing can be said, and nothing is.
+    away = {name: float(torch.linalg.vector_norm((one[name] - other[name]).double())) for name in names}
+    least = ANY * max(sizes.values(), default=0.0)
+    return all(away[name] <= ANY * max(sizes[name], least) for name in names)
 
 
 def _sizes(seen: Observation, names: list[str]) -> list[float]:
