@@ -239,7 +239,8 @@ def run(folder: Path) -> None:
     schema = next(one.value for one in source(RECORDS).body if isinstance(one, ast.Assign) and _named(one) == "SCHEMA")
     if there.get("schema_version", ast.literal_eval(schema)) != ast.literal_eval(schema):
         raise DamagedRecord(
-            f"{folder / SUMMARY} is no valid summary: it has the schema {file_limits.shortened(there['schema_version'])}, "
+            f"{folder / SUMMARY} is no valid summary: it has the schema "
+            f"{file_limits.shortened(there['schema_version'])}, "
             f"this leakscope reads {ast.unparse(schema)}; {file_limits.written_by(written)}"
         )
     unknown = _unknown(there, "Summary")
