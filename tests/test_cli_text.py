@@ -10,6 +10,7 @@ import enum
 import importlib
 import inspect
 import json
+import re
 import runpy
 import shutil
 import subprocess
@@ -148,6 +149,10 @@ def test_a_value_that_is_refused_from_its_text_is_refused_by_the_object_in_the_s
             assert isinstance(call.func, ast.Name)
             said = complaint(lambda call=call: spelling._judge(call, "part"))
             real = complaint(lambda call=call: expressions._value(call))
+            # A value of another type than is declared may pass a constructor, or be refused in words that say less.
+            if said is not None and re.search(r": \w+ takes [\w.| \[\]]+, got ", said):
+                early += 1
+                continue
             # What is no member of an enumeration was told in other words before; it is refused by both all the same.
             same = members(spelling.home(call.func.id, "part")) is None
             assert said is None or (said == real if same else real is not None), (ast.unparse(call), said, real)

@@ -24,6 +24,7 @@ from leakscope.audit import run as run_module
 from leakscope.audit.engines.inline import Inline
 from leakscope.audit.files import Provenance, read_claim, read_secret, read_update, write_update
 from leakscope.audit.run import Resumption, run
+from leakscope.cli.text import files as text_files
 from leakscope.core.errors import BadInput, BadPlan, DamagedRecord
 from leakscope.ledger import container
 from leakscope.ledger.container import Content, read_content
@@ -247,3 +248,38 @@ def test_a_file_of_another_program_is_named_as_one(tmp_path):
         read_update(tmp_path / "w.safetensors")
     with pytest.raises(BadInput, match="was not written by leakscope, expected a state"):
         StateFile(tmp_path / "w.safetensors").load()
+
+
+@pytest.mark.parametrize("place", ["groups.0", "groups.0.scores.0", "groups.0.gains.0", "findings.0"])
+@pytest.mark.parametrize("judge", [lambda folder: RunStore(folder).summary(), text_files.run], ids=["whole", "text"])
+def test_a_key_that_is_not_known_names_the_version_at_any_depth(earlier, place, judge):
+    path = earlier / "run" / "summary.json"
+    said = json.loads(path.read_text())
+    group = said["groups"][0]
+    group["gains"] = [{"gain": 0.0}]
+    said["findings"] = [{"groups": [0]}]
+    inner = said
+    for part in place.split("."):
+        inner = inner[int(part) if part.isdigit() else part]
+    inner["fresh"] = 1
+    if "gains" not in place:
+        del group["gains"]
+    if "findings" not in place:
+        del said["findings"]
+    said["versions"]["leakscope"] = "9.9.9"
+    path.write_text(json.dumps(said))
+    # What else the inner objects lack is told by the whole reader first.
+    told = "9.9.9 wrote it" if judge is text_files.run or "0.scores" in place or place == "groups.0" else "summary"
+    with pytest.raises(DamagedRecord, match=told):
+        judge(earlier / "run")
+
+
+@pytest.mark.parametrize("judge", [lambda folder: RunStore(folder).summary(), text_files.run], ids=["whole", "text"])
+def test_another_schema_names_the_version(earlier, judge):
+    path = earlier / "run" / "summary.json"
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps(said | {"schema_version": 99, "versions": {"leakscope": "9.9.9"}}))
+    with pytest.raises(
+        DamagedRecord, match=r"schema 99, this leakscope reads 1; it says that leakscope 9\.9\.9 wrote it"
+    ):
+        judge(earlier / "run")

@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import enum
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar, final
 
 import torch
 
+from leakscope.attacks.failing import Heard, failed, is_theirs
 from leakscope.core.arguments import instance
 from leakscope.core.asking import gradient_of
 from leakscope.core.attempt import Attempt, ClaimT, Cost, Outcome
 from leakscope.core.effort import AbstractCheckpoint, Budget, Clock, Watch, unwatched
-from leakscope.core.errors import LeakscopeError, NoSuchLayer, UnusableMechanism, first_line
+from leakscope.core.errors import BadState, LeakscopeError, LostLease, MissingExtra, UnusableMechanism, first_line
 from leakscope.core.facts import BatchSize, Fact, Lengths, TrueLabels, TrueTranscripts
 from leakscope.core.mechanism import AbstractReplayable, AbstractStep
 from leakscope.core.observation import Observation
@@ -39,6 +41,8 @@ MOST_EXAMPLES = 2**20
 """Told examples beyond which nothing is attacked: counts, candidates and labels are made for each of them."""
 MOST_FRAMES = 2**22
 """Told frames, utterances padded to the longest, beyond which nothing is: half a day of speech."""
+MOST_NUMBERS = 2**27
+"""Numbers of one input beyond which nothing is: half a gigabyte, for each candidate."""
 LARGEST = 1e100
 """What no entry of an update reaches: squares of larger ones are infinite, in float64 and half way through a sum."""
 
@@ -167,7 +171,7 @@ class AbstractAttack(ABC, Generic[ReadT, ClaimT]):
             return Refusal(f"what {seen.mechanism!r} releases cannot be read as a gradient")
         if self.asks is Asks.REPLAY and not isinstance(seen.mechanism, AbstractReplayable):
             return Refusal(f"the course of {seen.mechanism!r} is not known, so it cannot be repeated on a candidate")
-        odd = _alike(seen.target) or _boundless(seen) or _misshapen(seen) or _untrue(seen)
+        odd = _alike(seen.target) or _shapeless(seen.target) or _boundless(seen) or _misshapen(seen) or _untrue(seen)
         odd = odd or unfit(seen.mechanism, seen.target)
         if odd is not None:
             return Refusal(odd)
@@ -226,6 +230,19 @@ def _alike(target: Target) -> str | None:
         f"{target.name} has {target.classes} class under a cross entropy, whose gradient is zero whatever the batch; "
         "declare the loss that it is trained with, such as SquaredError()"
     )
+
+
+def _shapeless(target: Target) -> str | None:
+    """Why what the domain calls the shape of an input is none, or is too large for any model; None where it is one."""
+    shape: object = target.domain.shape
+    sizes = list(shape) if isinstance(shape, tuple | list) else [None]
+    whole = [one for one in sizes if isinstance(one, int) and not isinstance(one, bool) and one >= 1]
+    if len(whole) < len(sizes):
+        return f"the domain says that an input has the shape {shape!r}, expected whole numbers >= 1"
+    # First of all: candidates are made of that size, and a machine that runs out of memory says nothing any more.
+    if math.prod(whole) > MOST_NUMBERS:
+        return f"the domain says that an input has {math.prod(whole):.0e} numbers, at most {MOST_NUMBERS} are attacked"
+    return None
 
 
 def _boundless(seen: Observation) -> str | None:
@@ -303,11 +320,9 @@ class Ready(Generic[ClaimT]):
     read: Any
 
     def within(self, *, key: Key, clock: Clock, watch: Watch = unwatched) -> Attempt[ClaimT]:
-        """As `AbstractAttack.within`; DIVERGED, with a sentence, where the mechanism or a layer fails half way."""
-        try:
-            return self.attack._attempt(self.seen, self.read, key=key, clock=clock, watch=watch)
-        except (UnusableMechanism, NoSuchLayer) as error:
-            return Attempt(repr(self.attack), Outcome.DIVERGED, str(error))
+        """As `AbstractAttack.within`; DIVERGED, with a sentence, where a stranger's code or numbers fail half way."""
+        attempt, _ = self._ended(key=key, clock=clock, watch=watch)
+        return attempt
 
     def run(
         self, *, key: Key, clock: Clock, watch: Watch = unwatched, checkpoint: AbstractCheckpoint | None = None
@@ -318,11 +333,30 @@ class Ready(Generic[ClaimT]):
             checkpoint.open(self.attack._owner(self.seen, key))
             clock = clock.kept(checkpoint)
         # By the class: two attacks under one key of a trial draw apart.
-        attempt = self.within(key=key.child(type(self.attack).__name__), clock=clock, watch=watch)
-        # Interrupted is the one end after which somebody may want to go on.
-        if checkpoint is not None and attempt.outcome is not Outcome.INTERRUPTED:
+        attempt, ended = self._ended(key=key.child(type(self.attack).__name__), clock=clock, watch=watch)
+        # Interrupted, or out of memory: somebody may want to go on.
+        if checkpoint is not None and ended:
             checkpoint.close()
         return dataclasses.replace(attempt, cost=Cost(clock.spent(), attempt.cost.evaluations))
+
+    def _ended(self, *, key: Key, clock: Clock, watch: Watch) -> tuple[Attempt[ClaimT], bool]:
+        """The attempt, and whether it came to its own end."""
+        # Searches ask whether anybody watches, and compute less where nobody does.
+        watch = watch if watch is unwatched else Heard(watch)
+        try:
+            attempt = self.attack._attempt(self.seen, self.read, key=key, clock=clock, watch=watch)
+        # These somebody has to put right, and the attack can be run again: nothing is known of the observation.
+        except (BadState, LostLease, MissingExtra):
+            raise
+        # A sentence that was written for who reads it.
+        except LeakscopeError as error:
+            return Attempt(repr(self.attack), Outcome.DIVERGED, str(error)), True
+        # A stranger's code raises kinds of its own. A bug of ours must be seen, and a full disk put right: they pass.
+        except Exception as error:
+            if not is_theirs(error):
+                raise
+            return failed(self.attack, error), False
+        return attempt, attempt.outcome is not Outcome.INTERRUPTED
 
 
 Attack = AbstractAttack[Any, ClaimT]

@@ -64,6 +64,8 @@ def compared(
     # An interval of level 1 - a errs with a / 2 on either side, which is the half that each of the two limits gets.
     least = clopper_pearson(*_counted("found", found), level=1 - wrong).low
     most = clopper_pearson(*_counted("alarms", alarms), level=1 - wrong).high
+    # At the upper limit of the FPR and not at the share that was seen: with more false alarms more power is allowed,
+    # so a promise is called broken only where no FPR that fits the trials would excuse the TPR.
     return Comparison(least, most, largest_power(event, fpr=most, replaced=replaced, question=question))
 
 

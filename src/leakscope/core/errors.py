@@ -4,6 +4,7 @@
     ├── BadInput            a value, file or shape that cannot be used
     │   ├── UnknownName     a name that is in no table; carries the nearest known one
     │   ├── BadPlan         a plan file that cannot be run as written
+    │   ├── BadState        a checkpoint that does not hold what a search needs to go on
     │   └── UnusableMechanism  a mechanism whose own code fails, or returns what is no release
     ├── NotTold             the adversary asked for a fact that it was not told
     ├── NoSuchLayer         the model lacks the layer that an attack or defense reads
@@ -54,6 +55,11 @@ class UnknownName(BadInput):
 @final
 class BadPlan(BadInput):
     """A plan file that cannot be run as written."""
+
+
+@final
+class BadState(BadInput):
+    """A checkpoint that does not hold what a search needs to go on; the file is to be deleted, or another one given."""
 
 
 @final

@@ -11,6 +11,7 @@ RUN/
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -28,7 +29,7 @@ from leakscope.ledger.folders import private_folder
 from leakscope.ledger.identity import identity
 from leakscope.ledger.lease import AbstractLease
 from leakscope.ledger.planned import PLAN, is_plan
-from leakscope.ledger.record import Record, Summary
+from leakscope.ledger.record import SCHEMA, Record, Summary
 from leakscope.ledger.shapes import misfit
 
 SUFFIX = ".safetensors"
@@ -78,8 +79,12 @@ class RunStore:
         try:
             file_limits.parsed(found.text)
             record = Record.model_validate_json(found.text)
+            if record.schema_version != SCHEMA:
+                raise ValueError(_other(record.schema_version, self._written_by()))
         except ValidationError as error:
-            raise DamagedRecord(f"{path} holds no valid record: {first_fault(error)}") from None
+            raise DamagedRecord(
+                f"{path} holds no valid record: {first_fault(error)}{_wrote(error, found.text)}"
+            ) from None
         except ValueError as error:
             raise DamagedRecord(f"{path} holds no valid record: {error}") from None
         if record.identity != name or identity(record.spec) != name:
@@ -164,6 +169,16 @@ class RunStore:
         except BadInput as error:
             raise DamagedRecord(str(error)) from None
 
+    def _written_by(self) -> object:
+        """Which version says that it wrote the run, by its summary or else its plan; None where neither says it."""
+        for name in ("summary.json", PLAN):
+            with contextlib.suppress(DamagedRecord):
+                said = self.read_json(name)
+                versions = said.get("versions", said) if isinstance(said, dict) else None
+                if isinstance(versions, dict) and "leakscope" in versions:
+                    return versions["leakscope"]
+        return None
+
     def plan(self) -> dict[str, Any] | None:
         """What `plan.json` says, None when there is none. Raises `DamagedRecord` when it is no audit's plan."""
         said = self.read_json(PLAN)
@@ -192,13 +207,27 @@ class RunStore:
                 for one in found.findings
             ):
                 raise ValueError(f"a finding names groups that are not among its {len(found.groups)}")
+            if found.schema_version != SCHEMA:
+                raise ValueError(_other(found.schema_version, found.versions.get("leakscope")))
             return found
         except ValidationError as error:
-            raise DamagedRecord(f"{path} is no valid summary: {first_fault(error)}") from None
+            raise DamagedRecord(
+                f"{path} is no valid summary: {first_fault(error)}{_wrote(error, self._written_by())}"
+            ) from None
         except ValueError as error:
             raise DamagedRecord(f"{path} is no valid summary: {error}") from None
         except BadInput as error:
             raise DamagedRecord(str(error)) from None
+
+
+def _other(schema: int, version: object) -> str:
+    return f"it has the schema {schema}, this leakscope reads {SCHEMA}; {file_limits.written_by(version)}"
+
+
+def _wrote(error: ValidationError, version: object) -> str:
+    """Which version wrote what has keys that this one does not know; nothing where it is wrong in another way."""
+    newer = all(one["type"] == "extra_forbidden" for one in error.errors())
+    return f"; {file_limits.written_by(version)}" if newer and version else ""
 
 
 def _opened(path: Path) -> Content:

@@ -1,4 +1,4 @@
-"""What is left of a secret when a page is redacted: the file itself forgets, not only the screen."""
+"""How one picture, text or number is made unrecognizable on a redacted page; what it may know at all: `withheld`."""
 
 from __future__ import annotations
 

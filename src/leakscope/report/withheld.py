@@ -1,4 +1,4 @@
-"""A run as a redacted page may know it: no example by itself, and scores only over enough of them together.
+"""What `--redact` leaves out of a page: no example by itself, and scores only over enough of them together.
 
 What a page never gets it cannot show: cells and verdicts are emptied here, before anything is drawn of them.
 """

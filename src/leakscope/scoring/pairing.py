@@ -59,6 +59,8 @@ def kept(claim: AbstractClaim, count: int) -> list[int]:
     """
     sure = claim.confidence
     rank = [-1.0] * len(claim) if sure is None else sure.nan_to_num(nan=-1.0).tolist()
+    # By place where confidences tie, so that what is judged is a function of the claim; back in the claim's order, as
+    # items are looked up by their places.
     chosen = sorted(range(len(claim)), key=lambda place: (-rank[place], place))[:count]
     return sorted(chosen)
 

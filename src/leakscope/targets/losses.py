@@ -48,6 +48,7 @@ class CTC(AbstractLoss):
     blank: int = 28
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "reduction", Reduction(self.reduction))
         if self.blank < 0:
             raise BadInput(f"expected a blank index >= 0, got {self.blank}")
 

@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from leakscope.attacks.attack import AbstractAttack, Attack, Ready
+from leakscope.attacks.failing import FAILURES, failed
 from leakscope.attacks.inputs.dense.linear import LinearLayer
 from leakscope.attacks.inputs.dense.lowrank import LowRank
 from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames
@@ -27,7 +28,6 @@ from leakscope.attacks.parts.distance.distances import Squared
 from leakscope.attacks.parts.labeling.labeling import AbstractLabeling, Held, Inferred
 from leakscope.attacks.parts.priors.images import total_variation
 from leakscope.attacks.parts.reading.trained import as_mean, as_trained
-from leakscope.attacks.portfolio.failing import FAILURES, failed, ready_or_why
 from leakscope.attacks.portfolio.in_turn import Several
 from leakscope.core.asking import gradient_of, replay_of
 from leakscope.core.attempt import Attempt, Cost, Outcome
@@ -113,11 +113,11 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
         if isinstance(seen.target.domain, Text):
             return Refusal("tokens are not searched for; EmbeddingSpan and EmbeddingRows solve for them")
         attacks = (*EXACT, *NEARLY, *((ONE_BY_ONE,) if _one_by_one(seen) else ()))
-        solving = tuple(Part(attack, ready_or_why(attack, seen)) for attack in attacks)
+        solving = tuple(Part(attack, attack.ready(seen)) for attack in attacks)
         if any(isinstance(part.ready, Ready) for part in solving):
             return solving
         # only where nothing can be solved is it asked whether anything can be searched
-        searching = tuple(Part(stage.attack, ready_or_why(stage.attack, seen)) for stage in stages(seen))
+        searching = tuple(Part(stage.attack, stage.attack.ready(seen)) for stage in stages(seen))
         if any(isinstance(part.ready, Ready) for part in searching):
             return solving
         said = [
@@ -210,7 +210,7 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
             attack = dataclasses.replace(attack, labeling=labeling)
             # Shares are of what is left, so what a search does not use goes to those after it.
             budget = _left(clock, stage.share, evaluations=round(stage.of_all * room), spent=spent)
-            attempt = several.run(attack, ready_or_why(attack, seen), key=key.child(stage.name), budget=budget)
+            attempt = several.run(attack, attack.ready(seen), key=key.child(stage.name), budget=budget)
             spent += attempt.cost.evaluations
             told.append(f"{stage.name}: {attempt.outcome.value}, {attempt.sentence}")
             named = dataclasses.replace(attempt, attack=stage.name)

@@ -7,7 +7,7 @@ from typing import final
 from torch import Tensor
 
 from leakscope.attacks.attack import Attack, Ready
-from leakscope.attacks.portfolio.failing import FAILURES, failed
+from leakscope.attacks.failing import FAILURES, failed
 from leakscope.core.attempt import Attempt, Certificate, Cost, Outcome, Trace
 from leakscope.core.claim import Inputs
 from leakscope.core.effort import AbstractCheckpoint, Budget, Clock, State, Watch

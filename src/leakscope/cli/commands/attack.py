@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from leakscope.attacks.attack import Attack
+from leakscope.attacks.failing import FAILURES, failed
 from leakscope.attacks.parts.search.state_file import StateFile
-from leakscope.attacks.portfolio.failing import FAILURES, failed
 from leakscope.attacks.portfolio.handed_on import Offer, Portfolio, best, portfolio, solved
 from leakscope.attacks.preparing import AbstractLearner, Setting
 from leakscope.audit.affordable import check_facts, check_model, check_step

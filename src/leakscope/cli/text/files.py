@@ -22,6 +22,7 @@ TENSORS, PICKLES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".ckpt"), (".
 
 RECORD = ".safetensors"
 
+RECORDS = "leakscope.ledger.record"
 SUMMARY = "summary.json"
 
 FORMAT, HEADERS = 1, {"update": "UpdateHeader", "secret": "SecretHeader", "claim": "ClaimHeader"}
@@ -229,17 +230,24 @@ def run(folder: Path) -> None:
         raise DamagedRecord(f"{folder / SUMMARY} is no valid summary: {error}") from None
     if said is None:
         return
-    fields = _fields("leakscope.ledger.record", "Summary")
+    fields = _fields(RECORDS, "Summary")
     there = said if isinstance(said, dict) else {}
     wrong = [f"{name}: Field required" for name, required in fields.items() if required and name not in there]
     if wrong:
         raise DamagedRecord(f"{folder / SUMMARY} is no valid summary: {wrong[0]}")
-    unknown = sorted(there.keys() - fields.keys())
-    if unknown:
-        versions = there["versions"] if isinstance(there["versions"], dict) else {}
+    written = there["versions"].get("leakscope") if isinstance(there["versions"], dict) else None
+    schema = next(one.value for one in source(RECORDS).body if isinstance(one, ast.Assign) and _named(one) == "SCHEMA")
+    if there.get("schema_version", ast.literal_eval(schema)) != ast.literal_eval(schema):
         raise DamagedRecord(
-            f"{folder / SUMMARY} is no valid summary: {file_limits.shortened(unknown[0])}: Extra inputs are not "
-            f"permitted; {file_limits.written_by(versions.get('leakscope'))}"
+            f"{folder / SUMMARY} is no valid summary: it has the schema "
+            f"{file_limits.shortened(there['schema_version'])}, "
+            f"this leakscope reads {ast.unparse(schema)}; {file_limits.written_by(written)}"
+        )
+    unknown = _unknown(there, "Summary")
+    if unknown is not None:
+        raise DamagedRecord(
+            f"{folder / SUMMARY} is no valid summary: {file_limits.shortened(unknown)}: Extra inputs are not "
+            f"permitted; {file_limits.written_by(written)}"
         )
 
 
@@ -253,11 +261,44 @@ def _json(path: Path) -> Any:
         raise DamagedRecord(str(error)) from None
 
 
+def _unknown(said: object, kind: str) -> str | None:
+    """The first key, at any depth, that an object of a record's class does not have; None where each is known."""
+    known: dict[str, ast.expr] = {
+        one.target.id: one.annotation for one in _declared(RECORDS, kind) if isinstance(one.target, ast.Name)
+    }
+    if not isinstance(said, dict):
+        return None
+    strange = sorted(str(name) for name in said.keys() - known.keys())
+    if strange:
+        return strange[0]
+    for name in sorted(said):
+        # One class an annotation: what is in it is a list of its objects, or one.
+        inner = [one.id for one in ast.walk(known[name]) if isinstance(one, ast.Name) and _is_record(one.id)]
+        items = list(enumerate(said[name])) if isinstance(said[name], list) else [("", said[name])]
+        for place, item in items if inner else ():
+            further = _unknown(item, inner[0])
+            if further is not None:
+                return ".".join(str(part) for part in (name, place, further) if part != "")
+    return None
+
+
+def _named(line: ast.Assign) -> str:
+    return ast.unparse(line.targets[0])
+
+
+def _is_record(name: str) -> bool:
+    made = [one for one in source(RECORDS).body if isinstance(one, ast.ClassDef) and one.name == name]
+    return bool(made) and "_Strict" in [ast.unparse(base) for base in made[0].bases]
+
+
+def _declared(module: str, name: str) -> list[ast.AnnAssign]:
+    (made,) = (one for one in source(module).body if isinstance(one, ast.ClassDef) and one.name == name)
+    return [one for one in made.body if isinstance(one, ast.AnnAssign) and "ClassVar" not in ast.unparse(one)]
+
+
 def _fields(module: str, name: str) -> dict[str, bool]:
     """What a class of pydantic's has, and whether it is required, off its source: the class itself needs pydantic."""
-    (made,) = (one for one in source(module).body if isinstance(one, ast.ClassDef) and one.name == name)
-    lines = (one for one in made.body if isinstance(one, ast.AnnAssign) and "ClassVar" not in ast.unparse(one))
-    return {ast.unparse(one.target): not _has_default(one.value) for one in lines}
+    return {ast.unparse(one.target): not _has_default(one.value) for one in _declared(module, name)}
 
 
 def _has_default(value: ast.expr | None) -> bool:

@@ -11,7 +11,7 @@ from importlib.machinery import PathFinder
 
 from leakscope.cli.rows import Family
 from leakscope.cli.text import contents, files, ranges, spelling
-from leakscope.cli.text.index import rows
+from leakscope.cli.text.index import row_named, rows
 from leakscope.cli.text.own_modules import finds, own_module
 from leakscope.cli.text.signatures import signature
 from leakscope.core.errors import BadInput, MissingExtra, UnknownName
@@ -19,6 +19,9 @@ from leakscope.core.errors import BadInput, MissingExtra, UnknownName
 SUFFIX = ".py"
 IMPORTED = "Imported"
 """The target that names a module of anybody's."""
+OWN = "leakscope"
+PARTS = ("torch", "numpy", "scipy")
+"""Libraries in which nothing that is called without arguments is a model: `torch.nn:Linear` asks for its sizes."""
 EXTRAS = {"torchvision": "models", "timm": "models"}
 """What may stand before the colon besides a module: a package, and the extra that installs it."""
 
@@ -126,6 +129,14 @@ def findable(text: str) -> None:
 def _found(module: str, name: str, *, called: bool) -> None:
     """Raises `BadInput` where there is no such module, or what it is to give is surely none. called: as it stands."""
     package = module.partition(".")[0]
+    row = row_named(name) if package == OWN else None
+    if row is not None and row.family is Family.TARGETS:
+        raise BadInput(f"{module}:{name} is one of leakscope's own; write {row.example}")
+    if called and package in PARTS and PathFinder.find_spec(package, [os.getcwd()]) is None:
+        raise BadInput(
+            f"{package} has parts of models, and none that is one; give a module of yours that puts them together, "
+            "such as mymodel:Net for ./mymodel.py"
+        )
     if not finds(package):
         raise BadInput(
             f"no module {package!r} in the current directory or among the installed packages; "

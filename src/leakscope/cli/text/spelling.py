@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from leakscope.cli.plan_keys import FACTS
 from leakscope.cli.rows import Family
-from leakscope.cli.text import ranges
+from leakscope.cli.text import kinds, ranges
 from leakscope.cli.text.index import row_named, rows
 from leakscope.cli.text.signatures import members, objects_of, signature
 from leakscope.core import file_limits
@@ -276,6 +276,10 @@ def _judge_call(node: ast.Call, name: str, what: str) -> None:
     if values is not None and isinstance(given[0], ast.Constant) and given[0].value not in values.values():
         raise UnknownName(name, str(given[0].value), map(str, values.values()))
     _judge_range(node, place)
+    if takes is not None:
+        # Last: a range says more, and the annotation of a class knows no value that its constructor accepts besides.
+        bound = takes.bind(*node.args, **{str(keyword.arg): keyword.value for keyword in node.keywords}).arguments
+        kinds.judge(node, place, bound, lambda one: home(one, what))
 
 
 def only_objects(node: ast.Call, place: Home) -> None:

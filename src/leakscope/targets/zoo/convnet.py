@@ -33,6 +33,7 @@ class ConvNet(AbstractArchitecture):
     activation: Activation = Activation.RELU
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "activation", Activation(self.activation))
         if self.width < 1:
             raise BadInput(f"expected width >= 1, got {self.width}")
 

@@ -187,6 +187,7 @@ class DeepSpeech(AbstractArchitecture):
     training: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "reduction", Reduction(self.reduction))
         if self.hidden < 1 or self.coefficients < 1 or self.context < 0:
             raise BadInput(
                 "expected hidden >= 1, coefficients >= 1 and context >= 0, "

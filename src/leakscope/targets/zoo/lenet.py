@@ -38,6 +38,7 @@ class LeNet(AbstractArchitecture):
     activation: Activation = Activation.SIGMOID
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "activation", Activation(self.activation))
         if self.init_range is not None and not 0 < self.init_range < math.inf:
             raise BadInput(f"expected a positive finite init_range or None, got {self.init_range}")
 

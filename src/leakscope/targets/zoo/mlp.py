@@ -34,6 +34,7 @@ class MLP(AbstractArchitecture):
     training: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "activation", Activation(self.activation))
         object.__setattr__(self, "widths", tuple(self.widths))
         if any(width < 1 for width in self.widths):
             raise BadInput(f"expected widths >= 1, got {self.widths}")

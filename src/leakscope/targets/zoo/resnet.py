@@ -57,6 +57,9 @@ class ResNet20(AbstractArchitecture):
     activation: Activation = Activation.RELU
     training: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "activation", Activation(self.activation))
+
     def build(self, domain: AbstractDomain, classes: int, *, key: Key) -> Target:
         """The target with weights drawn from `key`. Raises `BadInput` when the inputs are not images."""
         channels, _, _ = image_shape(domain, self)

@@ -24,6 +24,7 @@ from leakscope.attacks.parts.starts import Gray
 from leakscope.core.arguments import count
 from leakscope.core.attempt import Attempt, Cost, Outcome
 from leakscope.core.claim import Inputs
+from leakscope.core.domain import rangeless
 from leakscope.core.effort import Clock, Watch, unwatched
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
@@ -73,6 +74,9 @@ class FeatureInversion(AbstractAttack[Revealing, Inputs]):
     def _read(self, seen: Observation) -> Revealing | Refusal:
         if isinstance(seen.target.domain, Text) or spells(seen):
             return Refusal("inverts features of images; tokens and utterances are not searched for by it")
+        nowhere = rangeless(seen.target.domain, seen.target.domain.shape)
+        if nowhere is not None:
+            return Refusal(nowhere)
         ready = RevealedLabels().ready(seen)
         if not isinstance(ready, Ready):
             return ready

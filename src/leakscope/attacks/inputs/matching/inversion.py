@@ -29,6 +29,7 @@ from leakscope.attacks.parts.starts import AbstractStart, Uniform
 from leakscope.core import file_limits
 from leakscope.core.attempt import Attempt, Cost, Outcome, Trace
 from leakscope.core.claim import Inputs
+from leakscope.core.domain import rangeless
 from leakscope.core.effort import Clock, Watch
 from leakscope.core.errors import BadInput, first_line
 from leakscope.core.facts import BatchSize, Fact, Lengths
@@ -96,6 +97,9 @@ class GradientInversion(AbstractAttack[Observation, Inputs]):
                 f"searches {searched} numbers at once, which takes {file_limits.size(searched * HELD)}, and this "
                 f"machine has {file_limits.size(file_limits.memory())}; search fewer examples or restarts"
             )
+        nowhere = rangeless(seen.target.domain, self._shape(seen))
+        if nowhere is not None:
+            return Refusal(nowhere)
         if self.search.apart and not rows_apart(seen, self.distance):
             return Refusal("one utterance at a time needs speech and an update that is a mean over utterances")
         # Not sooner: it runs the model, and it reads names that were checked above.

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from leakscope.core.effort import AbstractCheckpoint, State
-from leakscope.core.errors import BadInput
+from leakscope.core.errors import BadInput, BadState
 from leakscope.ledger import container
 from leakscope.ledger.container import Header
 from leakscope.numerics.arrays import as_arrays, as_tensors
@@ -79,9 +79,9 @@ class StateFile(AbstractCheckpoint):
         try:
             state = unpacked(json.loads(header.layout), tensors)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise BadInput(f"{self.path} does not hold the tensors that it describes ({error}); delete it") from None
+            raise BadState(f"{self.path} does not hold the tensors that it describes ({error}); delete it") from None
         if not isinstance(state, dict):
-            raise BadInput(f"{self.path} holds a {type(state).__name__}, expected a state; delete it")
+            raise BadState(f"{self.path} holds a {type(state).__name__}, expected a state; delete it")
         return state
 
     def due(self) -> bool:

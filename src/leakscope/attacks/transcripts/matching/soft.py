@@ -72,6 +72,9 @@ class SoftTranscript(AbstractAttack[Ready[Inputs], Transcripts]):
     def _read(self, seen: Observation) -> Ready[Inputs] | Refusal:
         if not spells(seen):
             return Refusal(f"{seen.target.name} is not trained on transcripts")
+        loss = seen.target.loss
+        if isinstance(loss, CTC) and loss.blank >= seen.target.classes:
+            return Refusal(f"the loss has the blank {loss.blank}, the model the classes 0 to {seen.target.classes - 1}")
         # The search moves one utterance at a time and takes the others' updates as they were: g has to be their mean.
         if not rows_apart(seen, self.distance):
             return Refusal("an expected loss needs an update that is a mean over utterances")
