@@ -47,8 +47,9 @@ def _exchanged(base: type) -> bool:
         for name, part in vars(kind).items():
             written = part.fget if isinstance(part, property) else getattr(part, "__func__", part)
             # Functions alone know where they are from; of what is none, as a value in a method's place, only its kind.
-            if name not in HARMLESS and getattr(written, "__module__", kind.__module__) != kind.__module__:
-                return inspect.isroutine(written) or callable(written)
+            foreign = getattr(written, "__module__", kind.__module__) != kind.__module__
+            if name not in HARMLESS and foreign and callable(written):
+                return True
     return False
 
 

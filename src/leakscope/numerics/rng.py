@@ -59,7 +59,8 @@ class Key:
         """
         # torch.manual_seed queues its work for devices that never start, each time with the formatted stack, and
         # keeps the queue: a dozen times the cost. So devices are seeded where there are any, else the CPU's generator.
-        if not torch.accelerator.is_available():
+        device = torch.accelerator.current_accelerator(check_available=True)
+        if device is None:
             before = torch.default_generator.get_state()
             torch.default_generator.manual_seed(self.number())
             try:
@@ -68,7 +69,7 @@ class Key:
                 torch.default_generator.set_state(before)
             return
         # All devices: what runs inside may draw on any of them.
-        with torch.random.fork_rng(device_type=torch.accelerator.current_accelerator(check_available=True).type):
+        with torch.random.fork_rng(device_type=device.type):
             torch.manual_seed(self.number())
             yield
 
