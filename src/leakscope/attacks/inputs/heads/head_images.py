@@ -138,6 +138,13 @@ class DecodedHead(AbstractAttack[SeenHead, Inputs]):
             pictures: Tensor = network(features, classes)
         return pictures
 
+    def estimated(self, seen: Observation) -> Tensor:
+        """(C, d): the features that are decoded, what a public neighbor is near to. Raises `BadInput` if it refuses."""
+        read = self._read(seen)
+        if isinstance(read, Refusal):
+            raise BadInput(read.sentence)
+        return self._estimate(read)
+
     def _read(self, seen: Observation) -> SeenHead | Refusal:
         state = self.learned.state
         if "unfit" in state:
@@ -153,14 +160,17 @@ class DecodedHead(AbstractAttack[SeenHead, Inputs]):
 
     def _attempt(self, seen: Observation, read: SeenHead, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
         del key, clock, watch  # nothing is drawn, and it is over at once
-        prior = read.public.prior.mean_of(read.each)
-        found = invert(read.weights, prior, read.public.training, floor=read.public.floor)
+        found = self._estimate(read)
         if not bool(torch.isfinite(found).all()):
             return Attempt(repr(self), Outcome.DIVERGED, "the features are not finite: the declared training diverges")
-        classes = torch.arange(found.shape[1])
-        claim = Inputs(self.decoded(found[0], classes, seen.target), classes)
+        classes = torch.arange(len(found))
+        claim = Inputs(self.decoded(found, classes, seen.target), classes)
         said = f"{many(read)} decoded by what {len(self.learner.pool)} public pictures taught"
         return Attempt(repr(self), Outcome.CLAIMED, said, claim)
+
+    def _estimate(self, read: SeenHead) -> Tensor:
+        prior = read.public.prior.mean_of(read.each)
+        return invert(read.weights, prior, read.public.training, floor=read.public.floor)[0]
 
 
 def backbone(target: Target) -> str:
