@@ -14,7 +14,7 @@ from leakscope.attacks.inputs.heads.beside import Beside, beside
 from leakscope.attacks.inputs.heads.head_images import DecodedHead, HeadImages
 from leakscope.attacks.inputs.heads.inversion import fitted
 from leakscope.attacks.inputs.heads.plausible import Oddity, oddities
-from leakscope.attacks.inputs.heads.reading import Public, features_of, public
+from leakscope.attacks.inputs.heads.reading import Public, features_of, public, unclosed
 from leakscope.attacks.preparing import Setting
 from leakscope.audit.files import display, write_claim
 from leakscope.audit.preparation import Shelf
@@ -170,7 +170,7 @@ def _declared(order: Released, seen: Seen) -> tuple[AbstractMechanism, tuple[str
     mechanism: AbstractMechanism = SOUGHT
     if order.training is not None:
         mechanism = build(order.training, Family.PROTOCOLS)
-    known = public(seen.target, mechanism, seen.pool)
+    known = public(seen.target, mechanism, seen.pool, learned=True)
     if isinstance(known, Refusal):
         return mechanism, ()
     if order.training is None:
@@ -185,15 +185,16 @@ def _declared(order: Released, seen: Seen) -> tuple[AbstractMechanism, tuple[str
         f"this is no head that {such} training makes on this backbone: {one} what it is in heads that are; attacked "
         "all the same, but Adam, another or a fine-tuned backbone, other first biases or other rates may be behind "
         "it, and then the pictures are the public's"
-        for one in _odd(order, seen, known)[:3]
+        for one in _odd(order, seen, mechanism, known)[:3]
     ]
     if order.each > 1:
         notes.append(f"of the {order.each} examples of each class the head holds the mean; the rest is the public's")
-    return known.training, tuple(notes)
+    return (mechanism if order.training is not None else known.training), tuple(notes)
 
 
-def _odd(order: Released, seen: Seen, known: Public) -> tuple[Oddity, ...]:
-    if known.training.init_std is None:
+def _odd(order: Released, seen: Seen, mechanism: AbstractMechanism, known: Public) -> tuple[Oddity, ...]:
+    """None of trainings without closed form, whose numbers are not known."""
+    if known.training.init_std is None or unclosed(mechanism) is not None:
         return ()
     key = Key(order.seed).child("plausible")
     return oddities(seen.head.weight, seen.head.bias, known.prior, known.training, order.each, key=key)
