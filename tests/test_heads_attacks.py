@@ -231,7 +231,8 @@ def test_an_untaught_learner_refuses():
 def lessons(count=40):
     stream = ls.Key(3).generator()
     pictures = torch.rand(count, 1, 4, 4, generator=stream)
-    return decoder.Lessons(torch.randn(count, 6, generator=stream), torch.arange(count) % 3, 3, pictures, 0.0, 1.0)
+    estimates, classes = torch.randn(count, 6, generator=stream), torch.arange(count) % 3
+    return decoder.Lessons(estimates, classes, 3, pictures, 0.0, 1.0, count // 3)
 
 
 def test_a_decoder_goes_on_where_it_was_saved(tmp_path):
@@ -264,13 +265,26 @@ def test_decoded_pictures_lie_in_the_range():
     assert -2.0 <= float(pictures.min()) <= float(pictures.max()) <= 3.0
 
 
-def test_a_fresh_decoder_is_ridge_regression_within_classes():
-    """Against scikit-learn's, on what is left beside the class means."""
-    of = dataclasses.replace(lessons(200), low=-50.0, high=50.0)
+@pytest.mark.parametrize("count", [60, 210], ids=["one slope for all classes", "each class has its own"])
+def test_a_fresh_decoder_is_ridge_regression_within_classes(count):
+    """Against scikit-learn's, on what is left beside the class means; with enough pictures again in each class."""
+    of = dataclasses.replace(lessons(count), low=-50.0, high=50.0)
     one = decoder.fresh(of, key=KEY).requires_grad_(False)
+    assert len(one.slope) == (1 if count < 3 * decoder.OWN * 6 else 3)
     x, y = of.estimates.double(), of.pictures.flatten(1).double()
     centers, means = (torch.stack([v[of.classes == c].mean(0) for c in range(3)])[of.classes] for v in (x, y))
-    z = (x - centers) / (x - centers).std(0)
-    fit = Ridge(alpha=decoder.RIDGE * 200, fit_intercept=False).fit(z.numpy(), (y - means).numpy())
-    wanted = means + torch.from_numpy(fit.predict(z.numpy()))
+    z = ((x - centers) / (x - centers).std(0)).numpy()
+    rest = (y - means).numpy()
+
+    def predicted(rows, wanted):
+        fit = Ridge(alpha=decoder.RIDGE * len(z[rows]), fit_intercept=False).fit(z[rows], wanted[rows])
+        return fit.predict(z[rows])
+
+    found = predicted(slice(None), rest)
+    if len(one.slope) > 1:
+        left = rest - found
+        for c in range(3):
+            rows = (of.classes == c).numpy()
+            found[rows] += predicted(rows, left)
+    wanted = means + torch.from_numpy(found)
     assert torch.allclose(one(of.estimates, of.classes).flatten(1).double(), wanted, atol=1e-4)

@@ -33,7 +33,7 @@ from leakscope.core.target import Target
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 
-HEADS = 4000
+HEADS = 12000
 """Public heads that are trained and inverted for the decoder, which learns what the inversion leaves open."""
 PICTURES = 16000
 """A smaller pool is enlarged to so many by slightly turned, slanted, shifted and stretched copies."""
@@ -119,7 +119,9 @@ class HeadImages(AbstractLearner[Inputs]):
             places.append(rows.flatten())
         low, high = (float(bound.flatten()[0]) for bound in target.domain.bounds(pictures[:1]))
         where = torch.cat(places)
-        return decoder.Lessons(torch.cat(estimates), labels[where], classes, pictures[where], low, high), reading
+        different = int(torch.bincount(labels, minlength=classes).min())
+        lessons = decoder.Lessons(torch.cat(estimates), labels[where], classes, pictures[where], low, high, different)
+        return lessons, reading
 
 
 @final
@@ -151,7 +153,13 @@ class DecodedHead(AbstractAttack[SeenHead, Inputs]):
         low, high = state["limits"]
         # its layers draw first weights from the global stream, which is given back
         with Key(0).isolated():
-            network = decoder.Decoder(features.shape[1], target.classes, target.domain.shape, (float(low), float(high)))
+            network = decoder.Decoder(
+                features.shape[1],
+                target.classes,
+                target.domain.shape,
+                (float(low), float(high)),
+                own=len(state["decoder"]["slope"]) > 1,
+            )
         network.load_state_dict(state["decoder"])
         with torch.no_grad():
             pictures: Tensor = network(features, classes)
