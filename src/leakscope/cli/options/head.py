@@ -43,7 +43,7 @@ def head(  # noqa: PLR0913, one argument for each option
     each: Annotated[int, typer.Option(min=1, help="How many examples of each class it was trained on.")] = 1,
     steps: Annotated[
         int, typer.Option(min=1, help="Of the decoder's training; fewer are quicker, and blurred.")
-    ] = 3000,
+    ] = 5000,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the claim goes to.")] = Path("claim.safetensors"),
     report: Annotated[Path, typer.Option(metavar="FOLDER", help="Where page and pictures go to.")] = Path("head"),
     seed: update.Seed = 0,

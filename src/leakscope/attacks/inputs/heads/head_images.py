@@ -55,7 +55,7 @@ class HeadImages(AbstractLearner[Inputs]):
 
     pool: Pool
     each: int = 1
-    steps: int = 3000
+    steps: int = 5000
 
     needs: ClassVar[frozenset[type[Fact]]] = frozenset({BatchSize})
     reads: ClassVar[frozenset[type[AbstractRelease]]] = frozenset({Weights})
