@@ -97,7 +97,7 @@ def test_an_audit_of_a_head_knows_what_the_class_tells(tmp_path):
     """The plan of the repository in small: what a head gives away is more than the class, and is said to leak."""
     (tmp_path / "p.toml").write_text(
         'title = "t"\ntrials = 3\ntold = ["BatchSize", "TrueLabels"]\nmetrics = ["FeatureError()"]\nreplaced = true\n'
-        'mechanisms = ["HeadTraining(32, 0.01, init_std=0.002)", "HeadTraining(32, 0.01, init_std=2.0)"]\n'
+        'mechanisms = ["HeadTraining(32, 0.01, init_std=0.0002)", "HeadTraining(32, 0.01, init_std=2.0)"]\n'
         'attacks = ["HeadFeatures(pool(Digits(size=8)))"]\n'
         '[[scene]]\ndataset = "Balanced(Digits(size=8))"\ntarget = "LinearProbe(MLP((48,)), 26, scale=3.0)"\n'
         "batch_size = 10\n",

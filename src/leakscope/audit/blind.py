@@ -27,8 +27,8 @@ class BlindGuess(AbstractAttack[None, AbstractClaim]):
     """A claim of every kind that the source holds, each as its kind guesses it blindly; the release is not read.
 
     Whatever an attack claims on this source is then compared with a claim of the same kind. Of images the one guess,
-    (mean of the public inputs) x count with random public labels, serves attacks on inputs and on labels alike. Where the source fixes the labels, the mean is that
-    of each class, with these labels.
+    (mean of the public inputs) x count with random public labels, serves attacks on inputs and on labels alike; where
+    the source fixes the labels, the mean of each label's class.
 
     source: only its public part is used. count: the number of private examples, given away to the guess.
     Raises `BadInput` when count < 1.
