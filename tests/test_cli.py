@@ -47,7 +47,20 @@ from leakscope.targets.recipes.imported import Imported
 from leakscope.version import VERSION
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("demo", "audit", "capture", "attack", "score", "merge", "bound", "train", "list", "report", "doctor")
+COMMANDS = (
+    "demo",
+    "audit",
+    "capture",
+    "attack",
+    "score",
+    "merge",
+    "head",
+    "bound",
+    "train",
+    "list",
+    "report",
+    "doctor",
+)
 PUBLIC = {name: getattr(leakscope, name) for name in leakscope.__all__}
 
 

@@ -113,6 +113,7 @@ if TYPE_CHECKING:
     from leakscope.core.secret import Secret as Secret
     from leakscope.core.target import CrossEntropy as CrossEntropy
     from leakscope.core.target import Target as Target
+    from leakscope.datasets.sources.balanced import Balanced as Balanced
     from leakscope.datasets.sources.cifar import Cifar10 as Cifar10
     from leakscope.datasets.sources.digits import Digits as Digits
     from leakscope.datasets.sources.digits import MnistSample as MnistSample

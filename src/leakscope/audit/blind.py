@@ -27,7 +27,8 @@ class BlindGuess(AbstractAttack[None, AbstractClaim]):
     """A claim of every kind that the source holds, each as its kind guesses it blindly; the release is not read.
 
     Whatever an attack claims on this source is then compared with a claim of the same kind. Of images the one guess,
-    (mean of the public inputs) x count with random public labels, serves attacks on inputs and on labels alike.
+    (mean of the public inputs) x count with random public labels, serves attacks on inputs and on labels alike; where
+    the source fixes the labels, the mean of each label's class.
 
     source: only its public part is used. count: the number of private examples, given away to the guess.
     Raises `BadInput` when count < 1.
@@ -64,6 +65,7 @@ class BlindGuess(AbstractAttack[None, AbstractClaim]):
         Of what is seen only the lineup is read: it is public, and says who the candidates are.
         """
         gallery = seen.told(Gallery) if seen.knows(Gallery) else None
-        outsider = Outsider(self.source.public(), self.count, gallery, seen.target)
+        labels = self.source.fixed(self.count)
+        outsider = Outsider(self.source.public(), self.count, gallery, seen.target, labels)
         made = (kind.control(outsider, key=key) for kind in KINDS)
         return tuple(claim for claim in made if claim is not None)

@@ -16,7 +16,7 @@ from leakscope.audit.telling import MAKERS
 from leakscope.core.asking import undefended_of
 from leakscope.core.effort import Budget
 from leakscope.core.errors import BadPlan
-from leakscope.core.facts import Fact, Gallery
+from leakscope.core.facts import Fact, Gallery, TrueLabels
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.datasets.draw import AbstractSource
 from leakscope.domains.speech import Frames
@@ -245,6 +245,11 @@ class Plan:
         small = [size for size in scene.batch_sizes or self.batch_sizes if size < 1]
         if small:
             raise BadPlan(f"expected batch sizes >= 1, got {small[0]} in the scene {scene.name!r}")
+        for size in scene.batch_sizes or self.batch_sizes:
+            # Asked for every size: it says which there can be.
+            if scene.source.fixed(size) is not None and TrueLabels not in self.told_in(scene):
+                # else who says what everybody knows would be a leak of labels
+                raise BadPlan(f'{scene.source!r} makes the labels public; tell them: told = ["TrueLabels", ...]')
 
     def name(self, thing: object) -> str:
         """What a person calls an attack or a mechanism: its name in `names`, else its repr."""

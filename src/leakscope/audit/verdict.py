@@ -73,8 +73,11 @@ from leakscope.ledger.record import Ending, GainRecord, GroupVerdict, Record, Su
 from leakscope.scoring.metrics.features import FeatureError
 from leakscope.scoring.metrics.guesses import LabelAccuracy, LabelSet
 from leakscope.scoring.metrics.pieces import PieceError
+from leakscope.scoring.metrics.speech import CharacterErrorRate
 from leakscope.scoring.metrics.tokens import TokenError
 
+WITHOUT_UNIT = {CharacterErrorRate.name: "errors per character"}
+"""What the number of a metric without a unit counts."""
 WHAT = {TokenError.name: "texts", FeatureError.name: "inputs of a layer", PieceError.name: "bags of pieces"}
 """What the items of these errors are; utterances of the others."""
 
@@ -241,10 +244,11 @@ def _leak(found: Evidence) -> str:
         if found.is_error:
             what = WHAT.get(found.metric, "utterances")
             best, most = min(found.values), f"at least {min(found.blind):.3g} {found.unit}".rstrip()
+        unit = found.unit or WITHOUT_UNIT.get(found.metric, "")
         # What stands in the brackets is of single examples: a redacted page leaves it out (`report.withheld.SINGLE`).
         said += (
             f"; {found.recovered} of {len(found.values)} {what} recovered more than {ITEM_BAR:g} dB beyond any blind "
-            f"guess (best {best:.3g} {found.unit or 'errors per character'}, blind {most})"
+            f"guess (best {f'{best:.3g} {unit}'.rstrip()}, blind {most})"
         )
     return said
 

@@ -21,6 +21,7 @@ from leakscope.cli import plan_keys
 from leakscope.cli.ending import LEGEND, Exit
 from leakscope.cli.ending import orderly as _orderly
 from leakscope.cli.options import bound as bound_options
+from leakscope.cli.options import head as head_options
 from leakscope.cli.options import train as train_options
 from leakscope.cli.options import update as update_options
 from leakscope.cli.options.demo import Subject
@@ -233,6 +234,7 @@ def doctor(  # noqa: PLR0913, one argument for each option
 
 
 update_options.register(app)
+app.command(epilog=f"{update_options.MODEL}\n\n{LEGEND}")(head_options.head)
 app.command(epilog=LEGEND)(bound_options.bound)
 app.add_typer(train_options.app)
 

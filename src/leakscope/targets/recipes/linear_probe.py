@@ -44,6 +44,7 @@ class LinearProbe(AbstractArchitecture):
     They are buffers of the target, so that every protocol trains and releases the head and nothing else.
     backbone_classes: of the task that the backbone was trained for; its own output layer is cut off.
     scale: > 0, a public constant; the rates that suit a head depend on the size of its features.
+    whole: nothing is cut off: phi(x) is what the backbone returns, a vector of `backbone_classes` numbers.
     Raises `NoSuchLayer` for a backbone without a dense output layer that one vector of each example is fed to.
 
     >>> from leakscope.domains.vision import Images
@@ -56,22 +57,30 @@ class LinearProbe(AbstractArchitecture):
     backbone: AbstractArchitecture
     backbone_classes: int
     scale: float = 1.0
+    whole: bool = False
 
     def __post_init__(self) -> None:
         instance("backbone", self.backbone, AbstractArchitecture, "give a target such as VGGTiny()")
         object.__setattr__(self, "backbone_classes", count("backbone_classes", self.backbone_classes))
         object.__setattr__(self, "scale", number("scale", self.scale, low=0, low_open=True))
+        instance("whole", self.whole, bool, "write True or False")
 
     def build(self, domain: AbstractDomain, classes: int, *, key: Key) -> Target:
         """The target. Raises what the backbone raises."""
         public = self.backbone.build(domain, self.backbone_classes, key=Key(0))
-        body = copy.deepcopy(public.module)
+        body, features = copy.deepcopy(public.module), self.backbone_classes
+        if not self.whole:
+            features = self._cut(public, body)
+        with key.isolated():
+            head = nn.Linear(features, classes)
+        whole = dataclasses.replace(public, module=_Probe(body, head, self.scale), classes=classes, name=repr(self))
+        return only(whole, [f"{HEAD}.weight", f"{HEAD}.bias"])
+
+    def _cut(self, public: Target, body: nn.Module) -> int:
+        """Take the output layer off `body`; returns how many features it was fed."""
         place = output_layer(public).name
         layer = body.get_submodule(place)
         if not isinstance(layer, nn.Linear):
             raise NoSuchLayer(f"{place!r} of {self.backbone!r} is {type(layer).__name__} and no torch.nn.Linear")
         body.set_submodule(place, nn.Identity())
-        with key.isolated():
-            head = nn.Linear(layer.in_features, classes)
-        whole = dataclasses.replace(public, module=_Probe(body, head, self.scale), classes=classes, name=repr(self))
-        return only(whole, [f"{HEAD}.weight", f"{HEAD}.bias"])
+        return layer.in_features

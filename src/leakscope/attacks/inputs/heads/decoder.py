@@ -19,12 +19,20 @@ WIDTH, BATCH, RATE = 512, 256, 2e-3
 
 RIDGE = 1e-3
 """Of the variance of a feature: what keeps features that are nearly the same apart in the linear part."""
+OWN, MOST = 4, 10**8
+"""A class has a linear part of its own from so many pictures for each feature on, if all have so many numbers at most.
+
+The classes differ in what their features say of a picture: on digits, parts of their own leave as much error as the
+whole network does on a common one."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Lessons:
-    """What is learned from: estimates (n, d), classes (n,) int64 below `many`, pictures (n, *shape) in [low, high]."""
+    """What is learned from: estimates (n, d), classes (n,) int64 below `many`, pictures (n, *shape) in [low, high].
+
+    different: pictures of the smallest class, each counted once however many estimates there are of it.
+    """
 
     estimates: Tensor
     classes: Tensor
@@ -32,14 +40,16 @@ class Lessons:
     pictures: Tensor
     low: float
     high: float
+    different: int
 
 
 @final
 class Decoder(nn.Module):
     """Estimates (B, d) and classes (B,) to pictures (B, *shape): linear in the estimate, and what a network adds.
 
-    x = picture[c] + z slope + layers(z, c), z = (estimate - center[c]) / deviation, cut off at [low, high]. The linear
-    part is solved for (`fresh`), three dense layers learn the rest, from zero on.
+    x = picture[c] + z slope[c] + layers(z, c), z = (estimate - center[c]) / deviation, cut off at [low, high]. The
+    linear part is solved for (`fresh`), three dense layers learn the rest, from zero on.
+    own: whether each class has a slope of its own; all have the same otherwise.
     """
 
     center: Tensor
@@ -47,14 +57,16 @@ class Decoder(nn.Module):
     picture: Tensor
     slope: Tensor
 
-    def __init__(self, features: int, classes: int, shape: tuple[int, ...], limits: tuple[float, float]) -> None:
+    def __init__(
+        self, features: int, classes: int, shape: tuple[int, ...], limits: tuple[float, float], *, own: bool
+    ) -> None:
         nn.Module.__init__(self)
         self.classes, self.shape, self.limits = classes, shape, limits
         pixels = math.prod(shape)
         self.register_buffer("center", torch.zeros(classes, features))
         self.register_buffer("deviation", torch.ones(features))
         self.register_buffer("picture", torch.zeros(classes, pixels))
-        self.register_buffer("slope", torch.zeros(features, pixels))
+        self.register_buffer("slope", torch.zeros(classes if own else 1, features, pixels))
         self.layers = nn.Sequential(
             nn.Linear(features + classes, WIDTH),
             nn.ReLU(),
@@ -70,28 +82,50 @@ class Decoder(nn.Module):
         low, high = self.limits
         scaled = (estimates - self.center[classes]) / self.deviation
         added = self.layers(torch.cat([scaled, F.one_hot(classes, self.classes).to(scaled.dtype)], 1))
-        flat: Tensor = (self.picture[classes] + scaled @ self.slope + added).clamp(low, high)
+        flat: Tensor = (self.picture[classes] + self._linear(scaled, classes) + added).clamp(low, high)
         return flat.reshape(-1, *self.shape)
+
+    def _linear(self, scaled: Tensor, classes: Tensor) -> Tensor:
+        if len(self.slope) == 1:
+            return scaled @ self.slope[0]
+        found = scaled.new_empty(len(scaled), self.slope.shape[2])
+        # one product for each class: slopes gathered for each picture would be gigabytes
+        for one in classes.unique().tolist():
+            rows = classes == one
+            found[rows] = scaled[rows] @ self.slope[one]
+        return found
 
 
 def fresh(lessons: Lessons, *, key: Key) -> Decoder:
-    """A decoder that is linear so far, by ridge regression within classes; its layers are drawn from `key`."""
+    """A decoder that is linear so far, by ridge regression within classes; its layers are drawn from `key`.
+
+    Where each class has a slope of its own, it is drawn to the common one: what that leaves is solved for.
+    """
+    features, pixels = lessons.estimates.shape[1], lessons.pictures.flatten(1)
+    counts = torch.bincount(lessons.classes, minlength=lessons.many)
+    own = lessons.different >= OWN * features and lessons.many * features * pixels.shape[1] <= MOST
     with key.isolated():
-        decoder = Decoder(
-            lessons.estimates.shape[1], lessons.many, tuple(lessons.pictures.shape[1:]), (lessons.low, lessons.high)
-        )
-    pixels = lessons.pictures.flatten(1)
-    counts = torch.bincount(lessons.classes, minlength=lessons.many).clamp_min(1).unsqueeze(1)
+        limits = (lessons.low, lessons.high)
+        decoder = Decoder(features, lessons.many, tuple(lessons.pictures.shape[1:]), limits, own=own)
     for buffer, values in ((decoder.center, lessons.estimates), (decoder.picture, pixels)):
-        buffer.index_add_(0, lessons.classes, values).div_(counts)
+        buffer.index_add_(0, lessons.classes, values).div_(counts.clamp_min(1).unsqueeze(1))
     scaled = lessons.estimates - decoder.center[lessons.classes]
     deviation = scaled.std(0)
     # a feature that no picture has is 0 in all of them
     decoder.deviation.copy_(torch.where(deviation > 0, deviation, 1.0))
-    scaled = scaled / decoder.deviation
-    kernel = scaled.T @ scaled + RIDGE * len(scaled) * torch.eye(scaled.shape[1])
-    decoder.slope.copy_(torch.linalg.solve(kernel, scaled.T @ (pixels - decoder.picture[lessons.classes])))
+    scaled, rest = scaled / decoder.deviation, pixels - decoder.picture[lessons.classes]
+    common = _ridge(scaled, rest)
+    decoder.slope.copy_(common.expand_as(decoder.slope))
+    for one in range(lessons.many if own else 0):
+        rows = lessons.classes == one
+        decoder.slope[one] += _ridge(scaled[rows], rest[rows] - scaled[rows] @ common)
     return decoder
+
+
+def _ridge(scaled: Tensor, wanted: Tensor) -> Tensor:
+    kernel = scaled.T @ scaled + RIDGE * len(scaled) * torch.eye(scaled.shape[1])
+    solved: Tensor = torch.linalg.solve(kernel, scaled.T @ wanted)
+    return solved
 
 
 def taught(lessons: Lessons, *, key: Key, clock: Clock, watch: Watch, steps: int) -> Decoder:

@@ -15,7 +15,8 @@ from leakscope.attacks.attack import AbstractAttack, Asks
 from leakscope.attacks.inputs.heads import decoder
 from leakscope.attacks.inputs.heads.head_features import many
 from leakscope.attacks.inputs.heads.inversion import invert
-from leakscope.attacks.inputs.heads.reading import Public, SeenHead, features_of, public, read_head
+from leakscope.attacks.inputs.heads.reading import Public, SeenHead, features_of, public, read_head, unclosed
+from leakscope.attacks.inputs.heads.regression import Reading, made
 from leakscope.attacks.preparing import AbstractLearner, Learned, Setting
 from leakscope.core.arguments import count, instance
 from leakscope.core.attempt import Attempt, Outcome
@@ -23,16 +24,16 @@ from leakscope.core.claim import Inputs
 from leakscope.core.effort import Clock, State, Watch
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import BatchSize, Fact
+from leakscope.core.mechanism import AbstractMechanism
 from leakscope.core.observation import Observation
 from leakscope.core.pool import Pool
 from leakscope.core.refusal import Refusal
 from leakscope.core.release import AbstractRelease, Weights
 from leakscope.core.target import Target
-from leakscope.mechanisms.heads.together import streamed
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 
-HEADS = 4000
+HEADS = 12000
 """Public heads that are trained and inverted for the decoder, which learns what the inversion leaves open."""
 PICTURES = 16000
 """A smaller pool is enlarged to so many by slightly turned, slanted, shifted and stretched copies."""
@@ -54,7 +55,7 @@ class HeadImages(AbstractLearner[Inputs]):
 
     pool: Pool
     each: int = 1
-    steps: int = 3000
+    steps: int = 5000
 
     needs: ClassVar[frozenset[type[Fact]]] = frozenset({BatchSize})
     reads: ClassVar[frozenset[type[AbstractRelease]]] = frozenset({Weights})
@@ -76,31 +77,51 @@ class HeadImages(AbstractLearner[Inputs]):
 
     def _prepare(self, setting: Setting, *, key: Key, clock: Clock, watch: Watch) -> State:
         target = setting.architecture.build(setting.domain, setting.classes, key=key.child("target"))
-        known = public(target, setting.mechanism, self.pool)
+        known = public(target, setting.mechanism, self.pool, learned=True)
         if isinstance(known, Refusal):
             # an audit that plans this attack beside others gets its reason with each trial
             return {"unfit": known.sentence}
         if known.training.init_std is None:
             return {"unfit": "a decoder is learned for secret first weights, these are the target's own; give init_std"}
-        lessons = self._lessons(target, known, key)
+        try:
+            lessons, reading = self._lessons(target, setting.mechanism, known, key)
+        except BadInput as error:
+            return {"unfit": str(error)}
         found = decoder.taught(lessons, key=key.child("decoder"), clock=clock, watch=watch, steps=self.steps)
         limits = (lessons.low, lessons.high)
-        return {"backbone": backbone(target), "limits": limits, "decoder": found.state_dict()}
+        learned = {} if reading is None else {"reading": reading.state}
+        return {"backbone": backbone(target), "limits": limits, "decoder": found.state_dict(), **learned}
 
-    def _lessons(self, target: Target, known: Public, key: Key) -> decoder.Lessons:
-        """Estimates of public features from heads that were trained on them, beside their pictures."""
+    def _lessons(
+        self, target: Target, mechanism: AbstractMechanism, known: Public, key: Key
+    ) -> tuple[decoder.Lessons, Reading | None]:
+        """Estimates of public features from heads that were trained on them, beside their pictures.
+
+        Where the training has no closed form, also what a regression on as many other heads has learned of reading it.
+        """
         pictures, labels = enlarged(self.pool, key.child("copies").generator())
         features = features_of(target, known.layer, pictures)
-        training, prior, classes = known.training, known.prior.mean_of(self.each), target.classes
+        prior, classes, reading = known.prior.mean_of(self.each), target.classes, None
+        if unclosed(mechanism) is not None:
+            # other heads than those of the lessons, whose errors would be too small
+            others = made(mechanism, features, labels, self.each, HEADS, key=key.child("reading"))
+            reading = Reading.learned(
+                (heads.weights[0], features[rows].unflatten(1, (classes, self.each)).mean(2)) for rows, heads in others
+            )
         estimates, places = [], []
-        for rows, heads in streamed(training, features, labels, self.each, HEADS, key=key.child("heads")):
-            found = invert(heads.weights[0], prior, training, floor=known.floor)
+        for rows, heads in made(mechanism, features, labels, self.each, HEADS, key=key.child("heads")):
+            if reading is None:
+                found = invert(heads.weights[0], prior, known.training, floor=known.floor)
+            else:
+                found = reading.read(heads.weights[0], floor=known.floor)
             # the mean of several examples is an estimate of each of them
             estimates.append(found.repeat_interleave(self.each, 1).flatten(0, 1))
             places.append(rows.flatten())
         low, high = (float(bound.flatten()[0]) for bound in target.domain.bounds(pictures[:1]))
         where = torch.cat(places)
-        return decoder.Lessons(torch.cat(estimates), labels[where], classes, pictures[where], low, high)
+        different = int(torch.bincount(labels, minlength=classes).min())
+        lessons = decoder.Lessons(torch.cat(estimates), labels[where], classes, pictures[where], low, high, different)
+        return lessons, reading
 
 
 @final
@@ -132,17 +153,30 @@ class DecodedHead(AbstractAttack[SeenHead, Inputs]):
         low, high = state["limits"]
         # its layers draw first weights from the global stream, which is given back
         with Key(0).isolated():
-            network = decoder.Decoder(features.shape[1], target.classes, target.domain.shape, (float(low), float(high)))
+            network = decoder.Decoder(
+                features.shape[1],
+                target.classes,
+                target.domain.shape,
+                (float(low), float(high)),
+                own=len(state["decoder"]["slope"]) > 1,
+            )
         network.load_state_dict(state["decoder"])
         with torch.no_grad():
             pictures: Tensor = network(features, classes)
         return pictures
 
+    def estimated(self, seen: Observation) -> Tensor:
+        """(C, d): the features that are decoded, what a public neighbor is near to. Raises `BadInput` if it refuses."""
+        read = self._read(seen)
+        if isinstance(read, Refusal):
+            raise BadInput(read.sentence)
+        return self._estimate(read)
+
     def _read(self, seen: Observation) -> SeenHead | Refusal:
         state = self.learned.state
         if "unfit" in state:
             return Refusal(str(state["unfit"]))
-        found = read_head(seen, self.learner.pool)
+        found = read_head(seen, self.learner.pool, learned=True)
         if isinstance(found, Refusal):
             return found
         if found.each != self.learner.each:
@@ -153,14 +187,21 @@ class DecodedHead(AbstractAttack[SeenHead, Inputs]):
 
     def _attempt(self, seen: Observation, read: SeenHead, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
         del key, clock, watch  # nothing is drawn, and it is over at once
-        prior = read.public.prior.mean_of(read.each)
-        found = invert(read.weights, prior, read.public.training, floor=read.public.floor)
+        found = self._estimate(read)
         if not bool(torch.isfinite(found).all()):
             return Attempt(repr(self), Outcome.DIVERGED, "the features are not finite: the declared training diverges")
-        classes = torch.arange(found.shape[1])
-        claim = Inputs(self.decoded(found[0], classes, seen.target), classes)
-        said = f"{many(read)} decoded by what {len(self.learner.pool)} public pictures taught"
+        classes = torch.arange(len(found))
+        claim = Inputs(self.decoded(found, classes, seen.target), classes)
+        why = unclosed(seen.mechanism)
+        how = "" if why is None else f" read by a regression on {HEADS} public heads, as {why};"
+        said = f"{many(read)}{how} decoded by what {len(self.learner.pool)} public pictures taught"
         return Attempt(repr(self), Outcome.CLAIMED, said, claim)
+
+    def _estimate(self, read: SeenHead) -> Tensor:
+        if "reading" in self.learned.state:
+            return Reading(**self.learned.state["reading"]).read(read.weights, floor=read.public.floor)[0]
+        prior = read.public.prior.mean_of(read.each)
+        return invert(read.weights, prior, read.public.training, floor=read.public.floor)[0]
 
 
 def backbone(target: Target) -> str:

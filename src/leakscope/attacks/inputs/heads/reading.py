@@ -19,7 +19,7 @@ from leakscope.core.pool import Pool
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy, Target
 from leakscope.mechanisms.protocols.optimizers import ClientSGD
-from leakscope.mechanisms.protocols.training import HeadTraining
+from leakscope.mechanisms.protocols.training import HeadTraining, PrivateHeadTraining
 from leakscope.targets.looking.dense_ends import DenseLayer, output_layer
 from leakscope.targets.looking.nonnegative import fed_nonnegative
 from leakscope.targets.looking.tape import recorded
@@ -53,12 +53,19 @@ class SeenHead:
     start: tuple[Tensor, Tensor] | None
 
 
-def public(target: Target, mechanism: AbstractMechanism, pool: Pool) -> Public | Refusal:
-    """What is known before a head is released, or why it could not be attacked. Raises `NoSuchLayer` as it looks."""
-    why = _unknown_course(mechanism)
-    if why is not None:
-        return Refusal(why)
-    assert isinstance(mechanism, HeadTraining)
+def public(target: Target, mechanism: AbstractMechanism, pool: Pool, *, learned: bool = False) -> Public | Refusal:
+    """What is known before a head is released, or why it could not be attacked. Raises `NoSuchLayer` as it looks.
+
+    learned: whether a regression reads heads whose training has no closed form (Adam, noise).
+    """
+    training = mechanism.training if acts_as(mechanism, PrivateHeadTraining) else mechanism
+    if not acts_as(training, HeadTraining):
+        return Refusal(
+            f"reads heads of HeadTraining and PrivateHeadTraining, without defenses; this is of {mechanism!r}"
+        )
+    why = unclosed(mechanism)
+    if why is not None and not learned:
+        return Refusal(f"{why}; HeadImages learns to read such heads")
     layer = output_layer(target)
     others = sorted(target.parameters().keys() - {layer.weight, layer.bias})
     if others:
@@ -71,14 +78,14 @@ def public(target: Target, mechanism: AbstractMechanism, pool: Pool) -> Public |
     try:
         if not target.domain.fits(pool.batch.inputs):
             return Refusal(f"the pool {pool!r} holds no inputs of {target.domain}")
-        return Public(mechanism, layer, _prior(_Known(target.fingerprint(), pool, target)), _floor(target, layer))
+        return Public(training, layer, _prior(_Known(target.fingerprint(), pool, target)), _floor(target, layer))
     except BadInput as error:
         return Refusal(str(error))
 
 
-def read_head(seen: Observation, public_pool: Pool) -> SeenHead | Refusal:
-    """The head, with what is public of it; or the reason why this attack does not apply."""
-    known = public(seen.target, seen.mechanism, public_pool)
+def read_head(seen: Observation, public_pool: Pool, *, learned: bool = False) -> SeenHead | Refusal:
+    """The head, with what is public of it; or the reason why this attack does not apply. learned: as in `public`."""
+    known = public(seen.target, seen.mechanism, public_pool, learned=learned)
     if isinstance(known, Refusal):
         return known
     each = _each(seen, known.layer.outputs)
@@ -107,12 +114,12 @@ def features_of(target: Target, layer: DenseLayer, inputs: Tensor) -> Tensor:
     return found
 
 
-def _unknown_course(mechanism: AbstractMechanism) -> str | None:
+def unclosed(mechanism: AbstractMechanism) -> str | None:
     """Why the course of training leaves no closed form, None where it does."""
     if not acts_as(mechanism, HeadTraining):
-        return f"reads heads of HeadTraining, without noise and defenses, and this is of {mechanism!r}"
+        return f"{type(mechanism).__name__} adds noise to steps on secret samples: the span of the examples is not seen"
     if not acts_as(mechanism.optimizer, ClientSGD):
-        return f"{mechanism.optimizer!r} divides entry by entry: the head is in no span of examples; needs ClientSGD"
+        return f"{mechanism.optimizer!r} divides entry by entry: the head is in no span of examples"
     return None
 
 

@@ -1,0 +1,181 @@
+"""`leakscope head`: somebody's head, backbone and folder of pictures, trained without leakscope."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+from typer.testing import CliRunner
+
+import leakscope as ls
+from leakscope.attacks.inputs.heads import decoder, head_images
+from leakscope.cli.main import app
+
+SOURCE = """
+import torch
+from torch import nn
+
+def body():
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU())
+
+def whole():
+    return nn.Sequential(*body(), nn.Linear(48, 7))
+"""
+DIGITS = ls.Digits(size=8)
+FEW = ("--domain", "1x8x8", "--steps", "300", "--json")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a module of models and, for each digit, a folder of public pictures."""
+    root = tmp_path_factory.mktemp("hospital")
+    (root / "bodies_of_heads.py").write_text(SOURCE, encoding="utf-8")
+    public = DIGITS.public()
+    for row, (picture, label) in enumerate(zip(public.inputs, public.labels.tolist(), strict=True)):
+        folder = root / "public" / f"digit {label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((picture[0] * 255).round().byte().numpy()).save(folder / f"{row}.png")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _few(monkeypatch, place):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(head_images, "HEADS", 300)
+    monkeypatch.setattr(head_images, "PICTURES", 1)
+    monkeypatch.setattr(decoder, "WIDTH", 128)
+
+
+def private() -> ls.Batch:
+    """One of each digit."""
+    batch = DIGITS.draw(400, key=ls.Key(0)).reveal()
+    return batch.rows(torch.stack([(batch.labels == one).nonzero()[0, 0] for one in range(10)]))
+
+
+def body() -> nn.Sequential:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU())
+
+
+def trained(optimizer: type[torch.optim.Optimizer] = torch.optim.SGD, **options: float) -> nn.Linear:
+    """A head by a loop of torch's own, as whoever publishes it would write it."""
+    batch, net = private(), body()
+    generator = torch.Generator().manual_seed(8)
+    head = nn.Linear(48, 10)
+    nn.init.normal_(head.weight, std=0.002, generator=generator)
+    nn.init.zeros_(head.bias)
+    steps = optimizer(head.parameters(), lr=0.1, **options)
+    for _ in range(32):
+        steps.zero_grad()
+        nn.functional.cross_entropy(head(net(batch.inputs).detach()), batch.labels).backward()
+        steps.step()
+    return head
+
+
+def call(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["head", *map(str, arguments)], catch_exceptions=False)
+
+
+def said(head: object, *more: object) -> dict[str, Any]:
+    given = ("--backbone", "bodies_of_heads:body", "--public", "public", *FEW, "--out", "c.safetensors")
+    result = call(head, *given, "--report", "page", *more)
+    assert result.exit_code == 3, result.output
+    return json.loads(result.stdout)
+
+
+def picture(name: str) -> torch.Tensor:
+    with Image.open(Path("page") / name) as file:
+        return torch.from_numpy(np.array(file.convert("L"))).float() / 255
+
+
+def test_a_head_file_becomes_pictures_nearer_than_what_the_public_shows():
+    save_file(dict(trained().state_dict()), "head.safetensors")
+    found = said("head.safetensors")
+    assert found["outcome"] == "claimed"
+    assert len(found["notes"]) == 1
+    assert "SGD is assumed" in found["notes"][0]
+    truth = private().inputs[:, 0]
+    far = {
+        kind: sum(float((picture(f"{kind}-{one + 1}.png") - truth[one]).square().mean()) for one in range(10))
+        for kind in ("claim", "neighbor", "mean")
+    }
+    assert far["claim"] < 0.7 * far["neighbor"]
+    assert far["claim"] < 0.7 * far["mean"]
+    page = Path(found["report"]).read_text(encoding="utf-8")
+    assert "digit 3" in page
+    assert "nearest public picture" in page
+    assert "SGD is assumed" in page
+    # the private pictures are nowhere needed: the claim file is what `score` compares with them
+    assert Path("c.safetensors").is_file()
+
+
+def test_the_whole_model_may_be_in_the_file_and_the_backbone_may_have_a_layer_of_its_own():
+    head = trained()
+    names = {"weight": "3.weight", "bias": "3.bias"}
+    model = {**body().state_dict(), **{names[name]: value.detach() for name, value in head.state_dict().items()}}
+    torch.save(model, "model.pt")
+    np.savez("head.npz", head.weight.detach().numpy(), head.bias.detach().numpy())
+    declared = ("--training", "HeadTraining(32, 0.1, init_std=0.002)")
+    one = said("model.pt", "--backbone", "bodies_of_heads:whole", *declared)
+    other = said("head.npz", *declared)
+    assert one["outcome"] == other["outcome"] == "claimed"
+    assert one["notes"] == other["notes"] == []
+
+
+def test_a_backbone_that_was_trained_along_is_refused():
+    tuned = body()
+    with torch.no_grad():
+        tuned[1].weight.add_(0.01)
+    torch.save({**tuned.state_dict(), **{f"head.{n}": v for n, v in trained().state_dict().items()}}, "tuned.pt")
+    found = said("tuned.pt")
+    assert found["outcome"] == "refused"
+    assert found["report"] is None
+    assert "1 of the 2 tensors" in found["sentence"]
+    assert "fine-tuned" in found["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (lambda: trained(torch.optim.Adam), "the sum of the biases"),
+        (lambda: trained(torch.optim.SGD, momentum=0.9, weight_decay=0.5), "what the weights hold"),
+    ],
+)
+def test_a_head_that_the_declared_training_does_not_make_is_attacked_with_the_reason(made, why):
+    save_file(dict(made().state_dict()), "odd.safetensors")
+    found = said("odd.safetensors", "--training", "HeadTraining(32, 0.1, init_std=0.002)")
+    assert found["outcome"] == "claimed"
+    assert any(why in one and "attacked all the same" in one for one in found["notes"]), found["notes"]
+
+
+def test_what_cannot_be_is_said_before_torch_is_asked():
+    save_file({"weight": torch.zeros(10, 40), "bias": torch.zeros(10)}, "wide.safetensors")
+    save_file({"0.weight": torch.zeros(8, 48), "0.bias": torch.zeros(8), "2.weight": torch.zeros(10, 8),
+               "2.bias": torch.zeros(10)}, "two.safetensors")  # fmt: skip
+    usual = ("--backbone", "bodies_of_heads:body", "--public", "public", "--domain", "1x8x8")
+    for arguments, why in (
+        (("none.safetensors", *usual), "no file none.safetensors"),
+        (("wide.safetensors", *usual), "reads 40 features, bodies_of_heads:body returns 48"),
+        (("two.safetensors", *usual), "2 matrices"),
+        (("wide.safetensors", *usual, "--backbone", "VGGTiny()"), "--backbone-classes"),
+        (("wide.safetensors", *usual, "--training", "FedSGD()"), "trains no head"),
+        (("wide.safetensors", *usual, "--public", "nowhere/at/all"), "no folder"),
+    ):
+        result = call(*arguments)
+        assert result.exit_code == 2, result.output
+        assert why in " ".join(result.output.split()), result.output
+
+
+def test_pictures_of_other_classes_do_not_fit(tmp_path):
+    save_file({"weight": torch.zeros(9, 48), "bias": torch.zeros(9)}, "nine.safetensors")
+    result = call("nine.safetensors", "--backbone", "bodies_of_heads:body", "--public", "public", "--domain", "1x8x8")
+    assert result.exit_code == 2
+    assert "10 classes, the head tells 9 apart" in result.output
