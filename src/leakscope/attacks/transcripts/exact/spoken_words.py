@@ -7,6 +7,7 @@ from typing import final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
@@ -16,22 +17,27 @@ from leakscope.attacks.labels.rows.signed import signed
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient
 from leakscope.attacks.parts.reading.proof import assumed, bent, miscounted, strange
 from leakscope.attacks.parts.reading.trained import NOT_TRAINED, idle
+from leakscope.attacks.transcripts.exact.decoder_beam import Beam
 from leakscope.attacks.transcripts.exact.decoder_order import APART, PLACED, TOLD, Following, Sentence
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Transcripts
 from leakscope.core.effort import Clock, Progress, Watch
+from leakscope.core.errors import BadInput
 from leakscope.core.observation import Observation
 from leakscope.core.pieces import Pieces
 from leakscope.core.refusal import Refusal
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import bends, clipped, known_weights
+from leakscope.mechanisms.reading import bends, clipped, keeps_zeros, known_weights
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import DenseLayer
-from leakscope.targets.spelling import NextPiece
+from leakscope.targets.spelling import NextPiece, PublicTexts, Spelling
 from leakscope.targets.zoo.listen_attend_spell import Speller
 
 WHOLE = 1e-3
 """Relative distance of the gradient from the sum over all pieces that is rounding."""
+WEIGHT = 0.1
+"""How much the language counts beside the gradient: a pair that is e^10 times rarer costs a piece that fits e times
+worse."""
 STATEMENT = (
     "largest relative distance of the decoder's state from the features in the output layer's gradient, and of each "
     "piece's error from its rows; all pieces together give dL/dW again"
@@ -41,11 +47,12 @@ STATEMENT = (
 @final
 @dataclass(frozen=True, eq=False)
 class Heard:
-    """The decoder, the output layer's weight gradient (C, d), and its spaces."""
+    """The decoder, the output layer's weight gradient (C, d), its spaces, and (C,) which pieces may have been said."""
 
     speller: Speller
     gradient: np.ndarray[tuple[int, int], np.dtype[np.float64]]
     space: RowSpace
+    fed: NDArray[np.bool_]
 
 
 @final
@@ -67,6 +74,11 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
     (`decoder_order`). Ends where a sentence ends. Neither length nor language nor number of sentences is assumed.
     Of several sentences, which begin alike, the first pieces are solved for beforehand.
 
+    Where two pieces fit a place nearly alike, or none does well, a beam of `beam` paths goes on (`decoder_beam`; 0: the
+    sentence ends there), among the pieces whose rows of the embedding's gradient are not zero, if that was sent: those
+    that the decoder was fed. language: public transcripts, whose pairs of pieces the beam weighs as well. What it chose
+    is never proved; the sentence says how well it replays.
+
     With several proportional positions, or more than min(features, outputs) of them, it refuses: letters alone suffice
     for two dozen positions at most, word pieces for hundreds.
     The certificate is the largest residual of a sentence's steps; it is given where every sentence ends, all together
@@ -80,6 +92,12 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
     """
 
     order: bool = True
+    beam: int = 8
+    language: PublicTexts | None = None
+
+    def __post_init__(self) -> None:
+        if self.beam < 0:
+            raise BadInput(f"expected beam >= 0, got {self.beam}; 0 stops where a piece is open")
 
     @property
     def citation(self) -> str:
@@ -109,7 +127,7 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
             return Refusal(space)
         if space.rank > speller.decoded:
             return Refusal(f"{space.rank} pieces are more than the {speller.decoded} units of the decoder can place")
-        return Heard(speller, gradient, space)
+        return Heard(speller, gradient, space, _fed(seen, f"{name}.embedding.weight", len(gradient)))
 
     def _attempt(
         self, seen: Observation, read: Heard | Bag, *, key: Key, clock: Clock, watch: Watch
@@ -132,6 +150,10 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
 
         following = Following(read.speller, read.space, spelling.end)
         found = following.sentences(stop, key.child("starts").numpy())
+        if self.beam and (len(found) < following.several or any(one.stuck for one in found)):
+            prior = _unweighed if self.language is None else _Pairs(spelling, self.language)
+            beam = Beam(following, self.beam, read.fed, prior, stop)
+            found = beam.completed(found, key.child("beam").numpy())
         said = [one for one in found if one.outputs]
         stuck = [one.stuck for one in found if one.stuck]
         if not said:
@@ -139,7 +161,7 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
             return Attempt(repr(self), Outcome.DIVERGED, why)
         pieces = sum(len(one.outputs) for one in said)
         sentence = f"{pieces} pieces in {len(said)} sentences of a gradient of rank {read.space.rank}, in their order"
-        doubt = stuck[0] if stuck else _doubted(seen, read, said) or _untold(following, said)
+        doubt = stuck[0] if stuck else _chosen(read, said) or _doubted(seen, read, said) or _untold(following, said)
         certificate = None
         if doubt is None:
             residuals = tuple(one.misfit for one in said)
@@ -169,6 +191,61 @@ def _bag(seen: Observation, layer: str, speller: Speller) -> Bag | Refusal:
     return Bag(tuple(np.flatnonzero(tests.present).tolist()), f"by a test of dL/db at the level of {LEVEL:.0%}")
 
 
+def _fed(seen: Observation, embedding: str, count: int) -> NDArray[np.bool_]:
+    """(C,) the pieces that the decoder was fed, by the rows of dL/dE that are not zero, and the end; else all."""
+    sent = seen.gradient().by_name
+    if embedding not in sent or embedding in idle(sent) or keeps_zeros(seen.mechanism) is not Answer.YES:
+        return np.ones(count, bool)
+    found: NDArray[np.bool_] = (sent[embedding] != 0).any(1).cpu().numpy()
+    found[-1] = True
+    return found
+
+
+def _unweighed(before: int, after: int) -> float:
+    del before, after
+    return 0.0
+
+
+@final
+class _Pairs:
+    """-`WEIGHT` log P(after | before), by the pairs of pieces in public texts: P = (n_ab + P(b)) / (n_a + 1), and
+    P(b) = (n_b + 1) / (n + C)."""
+
+    def __init__(self, spelling: Spelling, texts: PublicTexts) -> None:
+        batch = texts.public()
+        if batch.label_lengths is None:
+            raise BadInput("a language is learned from transcripts, and this data has none; give it a source of speech")
+        count = np.zeros((spelling.classes, spelling.classes))
+        said, lengths = spelling.of(batch.labels, batch.label_lengths)
+        for row, length in zip(said.tolist(), lengths.tolist(), strict=True):
+            one = [spelling.end, *row[:length], spelling.end]
+            np.add.at(count, (one[:-1], one[1:]), 1)
+        single = (count.sum(0) + 1) / (count.sum() + len(count))
+        self.cost = -WEIGHT * np.log((count + single) / (count.sum(1, keepdims=True) + 1))
+
+    def __call__(self, before: int, after: int) -> float:
+        return float(self.cost[before, after])
+
+
+def _chosen(read: Heard, said: list[Sentence]) -> str | None:
+    """What there is to say of sentences that a beam chose; None where it chose none."""
+    chosen = sum(one.searched for one in said)
+    if not chosen:
+        return None
+    left, _ = _replayed(read, said, scaled=True)
+    return f"a beam chose {chosen} of the sentences, and all together give the gradient to {left:.0e}"
+
+
+def _replayed(read: Heard, said: list[Sentence], *, scaled: bool) -> tuple[float, float]:
+    """How far dL/dW is from the mean over all pieces, relative to it, and the factor between the two if `scaled`."""
+    errors = np.concatenate([one.errors for one in said])
+    features = np.concatenate([one.features for one in said]) @ read.space.left.T
+    # C x d, and as large as it was sent, but for a clip.
+    mean = errors.T @ features / len(errors)
+    factor = float((mean * read.gradient).sum() / (mean**2).sum()) if scaled else 1.0
+    return float(np.linalg.norm(factor * mean - read.gradient) / np.linalg.norm(read.gradient)), factor
+
+
 def _untold(following: Following, said: list[Sentence]) -> str | None:
     """Why the order may be another one: the sum over all pieces does not depend on it, and the decoder hardly does."""
     off = following.off(max(one.misfit for one in said))
@@ -192,16 +269,10 @@ def _doubted(seen: Observation, read: Heard, said: list[Sentence]) -> str | None
     why = miscounted(seen, len(said), "sentences")
     if why is not None:
         return why
-    errors = np.concatenate([one.errors for one in said])
-    features = np.concatenate([one.features for one in said]) @ read.space.left.T
-    if len(errors) != read.space.rank:
-        return f"{len(errors)} pieces were read of a gradient of {read.space.rank} directions"
-    # The mean over all pieces: C x d, and as large as it was sent, but for a clip.
-    mean = errors.T @ features / len(errors)
-    factor = 1.0
-    if clipped(seen) is not Answer.NO:
-        factor = float((mean * read.gradient).sum() / (mean**2).sum())
-    left = float(np.linalg.norm(factor * mean - read.gradient) / np.linalg.norm(read.gradient))
+    pieces = sum(len(one.outputs) for one in said)
+    if pieces != read.space.rank:
+        return f"{pieces} pieces were read of a gradient of {read.space.rank} directions"
+    left, factor = _replayed(read, said, scaled=clipped(seen) is not Answer.NO)
     if not left <= WHOLE or not 0 < factor <= 1 + WHOLE:
         return f"the pieces give the output layer's gradient to {left:.0e} only"
     return strange(seen)
