@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leakscope.attacks.transcripts.exact.decoder_order import Following, Sentence, away
+from leakscope.core.errors import BadInput
+from leakscope.targets.spelling import PublicTexts, Spelling
 from leakscope.targets.zoo.listen_attend_spell import State
 
 Array = NDArray[np.float64]
@@ -32,15 +34,40 @@ RIVALS = 8
 """Pieces that are tried at each step of each path, the nearest first."""
 SAME_PLACE = 0.02
 """Relative distance of features of one piece that are those of one place: twice what a path may be off."""
+WEIGHT = 0.1
+"""How much the language counts beside the gradient: a pair that is e^10 times rarer costs a piece that fits e times
+worse."""
 TURNS = 4
 """How often what was read to the end helps to find the rest."""
+
+
+@final
+class Language:
+    """-`WEIGHT` log P(after | before), by the pairs of pieces in public texts: P = (n_ab + P(b)) / (n_a + 1), and
+    P(b) = (n_b + 1) / (n + C)."""
+
+    def __init__(self, spelling: Spelling, texts: PublicTexts) -> None:
+        batch = texts.public()
+        if batch.label_lengths is None:
+            raise BadInput("a language is learned from transcripts, and this data has none; give it a source of speech")
+        count = np.zeros((spelling.classes, spelling.classes))
+        said, lengths = spelling.of(batch.labels, batch.label_lengths)
+        for row, length in zip(said.tolist(), lengths.tolist(), strict=True):
+            one = [spelling.end, *row[:length], spelling.end]
+            np.add.at(count, (one[:-1], one[1:]), 1)
+        single = (count.sum(0) + 1) / (count.sum() + len(count))
+        self.cost = -WEIGHT * np.log((count + single) / (count.sum(1, keepdims=True) + 1))
+
+    def __call__(self, before: int, after: int) -> float:
+        """Of a pair of pieces."""
+        return float(self.cost[before, after])
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Path:
     """The pieces so far. points: features. duals: of each piece. reached, state: of the decoder. cost: the sum over
-    pieces of log(distance / FLOOR) and of what the prior adds. worst: the largest distance."""
+    pieces of log(distance / FLOOR) and of what the language adds. worst: the largest distance."""
 
     said: tuple[int, ...]
     points: tuple[Array, ...]
@@ -60,13 +87,13 @@ class Path:
 @final
 @dataclass(frozen=True, eq=False)
 class Beam:
-    """`width` paths at a time. allowed: (C,) the pieces that may have been said. prior(before, after): nats that a pair
-    of pieces costs."""
+    """`width` paths at a time. allowed: (C,) the pieces that may have been said. language: what a pair of pieces costs
+    beside its distance."""
 
     following: Following
     width: int
     allowed: NDArray[np.bool_]
-    prior: Callable[[int, int], float]
+    language: Language | None
     stop: Callable[[], bool]
 
     def completed(self, sentences: list[Sentence], random: np.random.Generator) -> list[Sentence]:
@@ -163,14 +190,14 @@ class Beam:
             shares += [abs(float(dual @ at)) / size, abs(float(other @ point)) / size]
         distance = max(distance, *(share if math.isfinite(share) else math.inf for share in shares))
         reached, state = one.ahead(label, point, path.state)
-        before = path.said[-1] if path.said else one.end
+        more = self.language(path.said[-1] if path.said else one.end, label) if self.language is not None else 0.0
         return Path(
             (*path.said, label),
             (*path.points, point),
             (*path.duals, dual),
             reached,
             state,
-            path.cost + math.log(max(distance, FLOOR) / FLOOR) + self.prior(before, label),
+            path.cost + math.log(max(distance, FLOOR) / FLOOR) + more,
             max(path.worst, distance),
             max(path.moved, away(one.own @ point, path.reached)),
         )

@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
-from leakscope.attacks.labels.rows.behind_noise import LEVEL, fallen
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
-from leakscope.attacks.labels.rows.signed import signed
-from leakscope.attacks.parts.reading.output_gradient import OutputGradient
 from leakscope.attacks.parts.reading.proof import assumed, bent, miscounted, strange
 from leakscope.attacks.parts.reading.trained import NOT_TRAINED, idle
-from leakscope.attacks.transcripts.exact.decoder_beam import Beam
+from leakscope.attacks.transcripts.exact.decoder_beam import Beam, Language
 from leakscope.attacks.transcripts.exact.decoder_order import APART, PLACED, TOLD, Following, Sentence
+from leakscope.attacks.transcripts.exact.said_pieces import Bag, fed_pieces, said_pieces
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Transcripts
 from leakscope.core.effort import Clock, Progress, Watch
@@ -27,17 +25,13 @@ from leakscope.core.observation import Observation
 from leakscope.core.pieces import Pieces
 from leakscope.core.refusal import Refusal
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import bends, clipped, keeps_zeros, known_weights
+from leakscope.mechanisms.reading import bends, clipped, known_weights
 from leakscope.numerics.rng import Key
-from leakscope.targets.looking.dense_ends import DenseLayer
-from leakscope.targets.spelling import NextPiece, PublicTexts, Spelling
+from leakscope.targets.spelling import NextPiece, PublicTexts
 from leakscope.targets.zoo.listen_attend_spell import Speller
 
 WHOLE = 1e-3
 """Relative distance of the gradient from the sum over all pieces that is rounding."""
-WEIGHT = 0.1
-"""How much the language counts beside the gradient: a pair that is e^10 times rarer costs a piece that fits e times
-worse."""
 STATEMENT = (
     "largest relative distance of the decoder's state from the features in the output layer's gradient, and of each "
     "piece's error from its rows; all pieces together give dL/dW again"
@@ -53,15 +47,6 @@ class Heard:
     gradient: np.ndarray[tuple[int, int], np.dtype[np.float64]]
     space: RowSpace
     fed: NDArray[np.bool_]
-
-
-@final
-@dataclass(frozen=True)
-class Bag:
-    """Outputs of which dL/db says that they were asked for, the end among them, and by what it says so."""
-
-    outputs: tuple[int, ...]
-    by: str
 
 
 @final
@@ -84,10 +69,12 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
     The certificate is the largest residual of a sentence's steps; it is given where every sentence ends, all together
     have as many pieces as the gradient has directions, their errors and features give dL/dW again, each example is
     taken once, and the decoder tells this order and these sentences from others (`PLACED`, `TOLD`).
-    order=False is for updates from which no order comes (signs, pruning, noise, local steps, many sentences): the set
-    of all pieces whose dL/db_c = (1 / N) sum_s (p_sc - y_sc) is negative, which only a piece that was said
-    can make; behind declared noise, that fell lower than noise makes any absent piece in 99 of 100 batches. One bag for
-    the whole batch, without a certificate: a piece whose p at other places outweighs it is missing.
+    order=False is for updates from which no order comes (signs, pruning, noise, local steps, many sentences): one bag
+    for the whole batch, without a certificate. By the first of these that was sent: the rows of dL/dE that moved, which
+    only what was fed does; the pieces that no combination of dL/dW's rows excludes, of all steps together, while these
+    are fewer than features and outputs; those whose dL/db_c = (1 / N) sum_s (p_sc - y_sc) is negative, which only a
+    piece that was said can make; behind declared noise, those that fell lower than noise makes any absent piece in 99
+    of 100 batches.
     Source: Dang et al. 2021 (arXiv:2111.00556) take the set of pieces from the same gradient; the order is new here.
     """
 
@@ -111,7 +98,7 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
             return Refusal(f"follows the decoder of ListenAttendSpell, got {target.name} trained with {target.loss!r}")
         name, speller = spellers[0]
         if not self.order:
-            return _bag(seen, f"{name}.output", speller)
+            return said_pieces(seen, f"{name}.output", f"{name}.embedding.weight", speller)
         if known_weights(seen.mechanism) is not Answer.YES:
             return Refusal("needs a gradient at the known weights: after a local step, features are those of others")
         if bends(seen.mechanism) is not Answer.NO:
@@ -127,7 +114,10 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
             return Refusal(space)
         if space.rank > speller.decoded:
             return Refusal(f"{space.rank} pieces are more than the {speller.decoded} units of the decoder can place")
-        return Heard(speller, gradient, space, _fed(seen, f"{name}.embedding.weight", len(gradient)))
+        fed = fed_pieces(seen, f"{name}.embedding.weight")
+        # Of the end's own row nothing is asked: a sentence ends with it, and need not begin with it.
+        allowed = np.ones(len(gradient), bool) if fed is None else fed | (np.arange(len(fed)) == len(fed) - 1)
+        return Heard(speller, gradient, space, allowed)
 
     def _attempt(
         self, seen: Observation, read: Heard | Bag, *, key: Key, clock: Clock, watch: Watch
@@ -135,10 +125,11 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
         assert isinstance(seen.target.loss, NextPiece)
         spelling = seen.target.loss.spelling
         if isinstance(read, Bag):
-            bag = sorted(spelling.read((one,)) for one in read.outputs if one != spelling.end)
+            outputs, by = read.read(lambda: clock.exhausted(0))
+            bag = sorted(spelling.read((one,)) for one in outputs if one != spelling.end)
             if not bag:
-                return Attempt(repr(self), Outcome.DIVERGED, f"no piece fell, {read.by}")
-            what = f"{len(bag)} pieces, {read.by}; no order, and no proof that they are all"
+                return Attempt(repr(self), Outcome.DIVERGED, f"no piece stands out: {by}")
+            what = f"{len(bag)} pieces, {by}; no order, and no proof that they are all"
             return Attempt(repr(self), Outcome.CLAIMED, what, Pieces(tuple(bag)))
         steps = 0
 
@@ -151,8 +142,8 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
         following = Following(read.speller, read.space, spelling.end)
         found = following.sentences(stop, key.child("starts").numpy())
         if self.beam and (len(found) < following.several or any(one.stuck for one in found)):
-            prior = _unweighed if self.language is None else _Pairs(spelling, self.language)
-            beam = Beam(following, self.beam, read.fed, prior, stop)
+            language = None if self.language is None else Language(spelling, self.language)
+            beam = Beam(following, self.beam, read.fed, language, stop)
             found = beam.completed(found, key.child("beam").numpy())
         said = [one for one in found if one.outputs]
         stuck = [one.stuck for one in found if one.stuck]
@@ -172,59 +163,6 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
             tuple(spelling.read(one.outputs) for one in said), None if certificate is None else torch.ones(len(said))
         )
         return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
-
-
-def _bag(seen: Observation, layer: str, speller: Speller) -> Bag | Refusal:
-    """The pieces that a sign of dL/db shows, or a test behind declared noise."""
-    bias, sent = f"{layer}.bias", seen.gradient().by_name
-    if bias not in sent or bias in idle(sent):
-        return Refusal(f"the gradient of {bias} {NOT_TRAINED}" if bias in sent else f"the release lacks {bias}")
-    count, width = speller.output.weight.shape
-    # The weights' rows have no sign of their own: what the decoder reached is negative as often as not.
-    output = OutputGradient(DenseLayer(layer, f"{layer}.weight", bias, width, count), None, sent[bias].double(), 0.0)
-    signs = signed(seen, output)
-    if signs is not None:
-        return Bag(tuple(np.flatnonzero(signs.present).tolist()), "by the signs of dL/db")
-    tests = fallen(seen, output)
-    if tests is None:
-        return Refusal("no sign of the output layer's bias gradient is sure, and no noise is declared to test against")
-    return Bag(tuple(np.flatnonzero(tests.present).tolist()), f"by a test of dL/db at the level of {LEVEL:.0%}")
-
-
-def _fed(seen: Observation, embedding: str, count: int) -> NDArray[np.bool_]:
-    """(C,) the pieces that the decoder was fed, by the rows of dL/dE that are not zero, and the end; else all."""
-    sent = seen.gradient().by_name
-    if embedding not in sent or embedding in idle(sent) or keeps_zeros(seen.mechanism) is not Answer.YES:
-        return np.ones(count, bool)
-    found: NDArray[np.bool_] = (sent[embedding] != 0).any(1).cpu().numpy()
-    found[-1] = True
-    return found
-
-
-def _unweighed(before: int, after: int) -> float:
-    del before, after
-    return 0.0
-
-
-@final
-class _Pairs:
-    """-`WEIGHT` log P(after | before), by the pairs of pieces in public texts: P = (n_ab + P(b)) / (n_a + 1), and
-    P(b) = (n_b + 1) / (n + C)."""
-
-    def __init__(self, spelling: Spelling, texts: PublicTexts) -> None:
-        batch = texts.public()
-        if batch.label_lengths is None:
-            raise BadInput("a language is learned from transcripts, and this data has none; give it a source of speech")
-        count = np.zeros((spelling.classes, spelling.classes))
-        said, lengths = spelling.of(batch.labels, batch.label_lengths)
-        for row, length in zip(said.tolist(), lengths.tolist(), strict=True):
-            one = [spelling.end, *row[:length], spelling.end]
-            np.add.at(count, (one[:-1], one[1:]), 1)
-        single = (count.sum(0) + 1) / (count.sum() + len(count))
-        self.cost = -WEIGHT * np.log((count + single) / (count.sum(1, keepdims=True) + 1))
-
-    def __call__(self, before: int, after: int) -> float:
-        return float(self.cost[before, after])
 
 
 def _chosen(read: Heard, said: list[Sentence]) -> str | None:
