@@ -588,6 +588,14 @@ def test_the_plans_of_the_repository_can_be_run(path):
         assert {type(fact) for fact in stage.seen.facts} == set(cell.told)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "plans").glob("*/**/*.toml")), ids=lambda path: path.stem)
+def test_the_long_plans_of_the_repository_become_objects(path: Path) -> None:
+    """Those in folders are of hours, some with training: each of their values is made, and their cells are planned."""
+    groups = read(path).groups()
+    assert groups
+    assert all(group.audited and group.cells(Role.BLIND) for group in groups)
+
+
 def test_a_plan_without_attacks_tries_what_is_usual_for_its_data() -> None:
     """The portfolio and the label attacks: a verdict should not hang on one attack. One named replaces them all."""
     head = 'title = "t"\nmechanisms = ["FedSGD()"]\nATTACKS\n[[scene]]\ndataset = "Digits()"\ntarget = "Linear()"\n'

@@ -500,7 +500,7 @@ def test_every_way_to_name_a_model_is_known(text: str) -> None:
 # --- plans ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "plans").glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "plans").rglob("*.toml")), ids=lambda path: path.stem)
 def test_the_plans_of_the_repository_are_well_written(path: Path) -> None:
     assert plan_text.read(path).scenes
 

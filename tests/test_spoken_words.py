@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import leakscope as ls
+from leakscope.attacks.labels.rows.row_space import row_space
+from leakscope.attacks.transcripts.exact.decoder_beam import WEIGHT, Beam, Language, Path
+from leakscope.attacks.transcripts.exact.decoder_order import Following
+from leakscope.targets.looking.tape import recorded
 from leakscope.targets.spelling import Spelling
 
 CLASSES = 60
@@ -175,19 +181,38 @@ def test_sentences_that_were_not_told_apart_are_missing_and_nothing_is_proved() 
     assert attempt.claim.confidence.isnan().all()
 
 
+FED, ROWS, SIGNS, TESTS = (
+    "by the rows of the embedding",
+    "not excluded by",
+    "by the signs of dL/db",
+    "by a test of dL/db",
+)
+OUTPUT = ("speller.output.weight", "speller.output.bias")
 BAGGED = [
-    (ls.FedSGD(), "by the signs of dL/db"),
-    (ls.FedSGD() >> ls.Sign(), "by the signs of dL/db"),
-    (ls.FedAvg(steps=2, lr=0.1), "by the signs of dL/db"),
-    (ls.FedSGD() >> ls.GaussianNoise(1e-3), "by a test of dL/db"),
+    (ls.FedSGD(), None, FED),
+    (ls.FedSGD() >> ls.Sign(), None, FED),
+    (ls.FedAvg(steps=3, lr=0.1), None, FED),
+    (ls.FedSGD() >> ls.GaussianNoise(1e-3), None, TESTS),
+    (ls.FedSGD(), OUTPUT, ROWS),
+    (ls.FedSGD(), OUTPUT[:1], ROWS),
+    (ls.FedSGD(), OUTPUT[1:], SIGNS),
+    (ls.FedSGD() >> ls.Sign(), OUTPUT, SIGNS),
+    (ls.FedAvg(steps=2, lr=0.1), OUTPUT, ROWS),
+    (ls.FedAvg(steps=2, lr=0.1), OUTPUT[:1], ROWS),
+    (ls.FedAvg(steps=3, lr=0.1), OUTPUT, SIGNS),
 ]
+"""What a client does, which parts of its update there are (None: all), and by what pieces are named: three steps have
+54 pieces, more than 60 outputs can tell apart."""
 
 
-@pytest.mark.parametrize(("mechanism", "by"), BAGGED, ids=repr)
-def test_where_no_order_comes_the_pieces_do(mechanism: Any, by: str) -> None:
-    """Each sign that is negative is of a piece that was said, whatever its place; nothing is proved of the rest."""
+@pytest.mark.parametrize(("mechanism", "parts", "by"), BAGGED, ids=str)
+def test_where_no_order_comes_the_pieces_do(mechanism: Any, parts: tuple[str, ...] | None, by: str) -> None:
+    """All that were said and no other, whatever part of the update speaks for them; nothing is proved."""
     batch = utterances(0, 1, 2)
     seen = ls.observe(target(), batch, mechanism, key=ls.Key(0))
+    if parts is not None:
+        release = type(seen.release)({name: seen.release.by_name[name] for name in parts})
+        seen = ls.Observation(seen.target, release, seen.mechanism)
     attempt = ls.SpokenWords(order=False).run(seen, key=ls.Key(1))
     assert isinstance(attempt.claim, ls.Pieces), attempt.sentence
     assert attempt.claim.pieces == tuple(sorted({(piece,) for one in SENTENCES for piece in one}))
@@ -210,18 +235,103 @@ def test_no_piece_is_named_that_was_not_said() -> None:
     assert any(one and one < said for one in found)
 
 
-def test_a_bag_needs_the_bias_and_a_known_change() -> None:
+def test_a_bag_needs_something_that_speaks_for_pieces() -> None:
     bag = ls.SpokenWords(order=False)
     seen = ls.observe(target(), utterances(0), ls.FedSGD(), key=ls.Key(0))
-    weight = {"speller.output.weight": seen.release.by_name["speller.output.weight"]}
-    attempt = bag.run(ls.Observation(seen.target, ls.Gradient(weight), seen.mechanism), key=ls.Key(1))
+    other = {"speller.query.weight": seen.release.by_name["speller.query.weight"]}
+    attempt = bag.run(ls.Observation(seen.target, ls.Gradient(other), seen.mechanism), key=ls.Key(1))
     assert "lacks speller.output.bias" in attempt.sentence
-    alone = {"speller.output.bias": seen.release.by_name["speller.output.bias"]}
-    attempt = bag.run(ls.Observation(seen.target, ls.Gradient(alone), seen.mechanism), key=ls.Key(1))
-    assert isinstance(attempt.claim, ls.Pieces)
-    assert attempt.claim.pieces == tuple(sorted({(piece,) for piece in SENTENCES[0]}))
+    few, batch = RECIPE.build(ls.Frames(5), 12, key=ls.Key(4)), utterances(0)
+    long = ls.Batch(batch.inputs, torch.arange(30)[None] % 11, batch.lengths, torch.tensor([30]))
+    many = ls.observe(few, long, ls.FedAvg(steps=2, lr=0.1), key=ls.Key(0))
+    weight = ls.Delta({OUTPUT[0]: many.release.by_name[OUTPUT[0]]})
+    attempt = bag.run(ls.Observation(many.target, weight, many.mechanism), key=ls.Key(1))
+    assert attempt.claim is None
+    assert "no rank stands out" in attempt.sentence
     rows = ls.observe(target(), utterances(0), ls.DPSGD(clip=1.0, noise_multiplier=100.0), key=ls.Key(0))
     assert bag.run(rows, key=ls.Key(1)).claim is None
+
+
+OPEN = [(1.0, (0, 1)), (2.0, (2, 0)), (3.0, (0, 1, 2))]
+"""Sizes of the output weights at which a piece is open, and nothing is known of what follows it."""
+
+
+@pytest.mark.parametrize(("scale", "which"), OPEN, ids=str)
+def test_a_beam_completes_what_is_open_and_proves_nothing(scale: float, which: tuple[int, ...]) -> None:
+    seen = ls.observe(target(scale), utterances(*which), ls.FedSGD(), key=ls.Key(0))
+    said = sorted(SENTENCES[one] for one in which)
+    before = ls.SpokenWords(beam=0).run(seen, key=ls.Key(1))
+    assert sorted(before.claim.labels) != said
+    attempt = attempted(seen)
+    assert sorted(attempt.claim.labels) == said
+    assert not attempt.certified
+    assert attempt.claim.confidence.isnan().all()
+    assert "no proof: a beam chose" in attempt.sentence
+
+
+def test_a_path_is_judged_by_what_the_gradient_says_of_pairs_of_pieces() -> None:
+    """g_s^T (dL/dW)^+ h_t is N for one piece and nothing for two, with features as the model itself has them."""
+    model, batch = target(2.0), utterances(2, 0)
+    seen = ls.observe(model, batch, ls.FedSGD(), key=ls.Key(0))
+    gradient = seen.release.by_name[OUTPUT[0]].double().numpy()
+    space = row_space(gradient.T, ls.Key(0).numpy())
+    following = Following(model.module.speller, space, CLASSES - 1)
+    with recorded(model.module, ["speller.output"]) as calls, torch.no_grad():
+        model.outputs(model.parameters(), batch)
+    fed = torch.as_tensor(calls[-1].given).double().numpy() @ space.left
+    beam = Beam(following, 4, np.ones(CLASSES, bool), None, lambda: False)
+    empty = Path((), (), (), following.reached, following.begun)
+    first = beam._with(empty, SENTENCES[2][0], fed[0, 0], 0.0)
+    assert first.worst < 1e-3
+    assert beam._with(first, SENTENCES[2][1], fed[0, 1], 0.0).worst < 1e-3
+    assert beam._with(first, SENTENCES[2][0], fed[0, 0], 0.0).worst > 0.9  # the same place twice
+    assert beam._with(first, 33, fed[0, 1], 0.0).worst > 0.3  # a piece that was not said there
+
+
+def test_a_beam_keeps_to_what_was_fed_and_to_the_language() -> None:
+    """Without the embedding's gradient all pieces are tried; a language is heard beside the gradient."""
+    batch = utterances(2, 0)
+    seen = ls.observe(target(2.0), batch, ls.FedSGD(), key=ls.Key(0))
+    alone = ls.Gradient({name: seen.release.by_name[name] for name in OUTPUT})
+    assert sorted(attempted(ls.Observation(seen.target, alone, seen.mechanism)).claim.labels) == sorted(
+        SENTENCES[one] for one in (0, 2)
+    )
+    texts = Texts((SENTENCES[0], SENTENCES[2]))
+    found = ls.SpokenWords(language=texts).run(seen, key=ls.Key(1)).claim.labels
+    assert sorted(found) == sorted(SENTENCES[one] for one in (0, 2))
+
+
+class Texts:
+    """Public transcripts."""
+
+    def __init__(self, said: tuple[tuple[int, ...], ...]) -> None:
+        self.said = said
+
+    def public(self) -> ls.Batch:
+        lengths = torch.tensor([len(one) for one in self.said])
+        labels = torch.zeros(len(self.said), int(lengths.max()), dtype=torch.int64)
+        for row, one in enumerate(self.said):
+            labels[row, : len(one)] = torch.tensor(one)
+        return ls.Batch(torch.zeros(len(self.said), 4, 5), labels, torch.full_like(lengths, 4), lengths)
+
+
+def test_a_language_is_what_pairs_of_public_texts_say() -> None:
+    """By counting in a dictionary: P(b | a) = (n_ab + P(b)) / (n_a + 1), P(b) = (n_b + 1) / (n + C)."""
+    said = ((1, 2, 1), (2,))
+    pairs = [(3, 1), (1, 2), (2, 1), (1, 3), (3, 2), (2, 3)]  # 3 is the end
+    language = Language(Spelling(3), Texts(said))
+    total = 0.0
+    for before in range(4):
+        for after in range(4):
+            single = (sum(b == after for _, b in pairs) + 1) / (len(pairs) + 4)
+            chance = (pairs.count((before, after)) + single) / (sum(a == before for a, _ in pairs) + 1)
+            assert language(before, after) == pytest.approx(-WEIGHT * math.log(chance))
+            total += chance
+    assert total == pytest.approx(4)
+    with pytest.raises(ls.BadInput, match="has none"):
+        Language(Spelling(3), ls.Digits(size=8))
+    with pytest.raises(ls.BadInput, match="beam >= 0"):
+        ls.SpokenWords(beam=-1)
 
 
 def test_pieces_that_were_first_looked_at_without_memory_spell_afterwards() -> None:

@@ -39,6 +39,8 @@ APART = 10.0
 ALIKE = 1e-3
 """Relative size of directions of the gradient in which the decoder's own part differs by rounding: several sentences
 begin alike, and only their contexts tell them apart."""
+FIRST = 1e-4
+"""Largest relative distance of a first piece's error from the rows of the gradient."""
 TRIES = 6
 """Starts for the first pieces of several sentences."""
 TURNS = 5
@@ -55,7 +57,7 @@ class Sentence:
     """Outputs of one sentence, in order. features: (n, k) coordinates of h = left @ a. errors: (n, C). misfit: the
     worst relative distance of a step. moved: how far refined features are from what the decoder reached. told: the
     least relative change of what the decoder reaches where it forgets all but the last piece. stuck: why it does not
-    end; empty where it does."""
+    end; empty where it does. searched: whether a beam chose among several."""
 
     outputs: tuple[int, ...]
     features: Array
@@ -64,6 +66,7 @@ class Sentence:
     moved: float
     told: float
     stuck: str = ""
+    searched: bool = False
 
 
 @final
@@ -95,9 +98,9 @@ class Following:
         for turn in range(TURNS):
             # A sentence's features lie across the errors of all others (T6): of those that were read to their ends,
             # and of the first pieces of the rest. What is known of some is what hides the others no longer.
-            across = self._across([*self._pieces(ended), *begun])
-            begun += self._first(reached, self.several - len(ended) - len(begun), across, stop, random, turn)
-            across = self._across([*self._pieces(ended), *begun])
+            across = self.across([*self.pieces(ended), *begun])
+            begun += self.first(self.several - len(ended) - len(begun), across, stop, random, turn)
+            across = self.across([*self.pieces(ended), *begun])
             held = [self._followed(reached, state, one, across, stop) for one in begun]
             done = [one for one in held if not one.stuck]
             ended += done
@@ -109,18 +112,20 @@ class Following:
             ]
         return [*ended, *(one for one in held if one.stuck)]
 
-    def _pieces(self, sentences: list[Sentence]) -> list[tuple[int, Array]]:
+    def pieces(self, sentences: list[Sentence]) -> list[tuple[int, Array]]:
+        """All pieces of these sentences, with their features."""
         return [piece for one in sentences for piece in zip(one.outputs, one.features, strict=True)]
 
-    def _across(self, pieces: list[tuple[int, Array]]) -> Array:
+    def across(self, pieces: list[tuple[int, Array]]) -> Array:
         """(n, k) the unit vectors to which the features of all other pieces are perpendicular."""
         if not pieces:
             return np.zeros((0, self.space.rank))
-        duals = np.stack([self._dual(label, point) for label, point in pieces])
+        duals = np.stack([self.dual(label, point) for label, point in pieces])
         units: Array = duals / np.linalg.norm(duals, axis=1)[:, None]
         return units
 
-    def _dual(self, label: int, point: Array) -> Array:
+    def dual(self, label: int, point: Array) -> Array:
+        """(k,) what is perpendicular to the features of all other pieces, and N where it meets this one's (T6)."""
         return (self.space.right @ (self.known.error(point, label) * self.space.scale)) / self.space.values
 
     def _followed(
@@ -148,16 +153,13 @@ class Following:
                 misfit = max(misfit, more)
             if stuck:
                 break
-            worst, moved = max(worst, misfit), max(moved, _away(self.own @ point, reached))
+            worst, moved = max(worst, misfit), max(moved, away(self.own @ point, reached))
             said.append(label)
             points.append(point)
-            piece, context = torch.tensor([label]), self._context(point)
-            with torch.no_grad():
-                bare, _ = self.speller.step(piece, context, self.fresh)
-                ahead, state = self.speller.step(piece, context, state)
-            reached = ahead[0].numpy()
+            bare, _ = self.ahead(label, point, self.fresh)
+            reached, state = self.ahead(label, point, state)
             if len(said) > 1 and label != self.end:
-                told = min(told, _away(bare[0].numpy(), reached))
+                told = min(told, away(bare, reached))
         errors = [self.known.error(point, label) for label, point in zip(said, points, strict=True)]
         empty = np.zeros((0, self.space.rank)), np.zeros((0, len(self.known.offset)))
         return Sentence(
@@ -169,6 +171,12 @@ class Following:
             told,
             stuck,
         )
+
+    def ahead(self, label: int, point: Array, state: State) -> tuple[Array, State]:
+        """What the decoder reaches after a piece with these features, and its states then."""
+        with torch.no_grad():
+            reached, after = self.speller.step(torch.tensor([label]), self._context(point), state)
+        return reached[0].numpy(), after
 
     def _context(self, point: Array) -> Tensor:
         return torch.from_numpy((self.space.left @ point)[self.speller.decoded :])[None]
@@ -183,7 +191,7 @@ class Following:
                 for one in longer
             ]
         pairs = [(i, j) for i in range(len(ahead)) for j in range(len(ahead)) if i != j]
-        return min((_away(ahead[i][j], ahead[i][i]) for i, j in pairs), default=math.inf)
+        return min((away(ahead[i][j], ahead[i][i]) for i, j in pairs), default=math.inf)
 
     def off(self, misfit: float) -> float:
         """The distance from what was reached, of which `misfit` is what a span of rank k in d directions does not fit.
@@ -232,26 +240,27 @@ class Following:
             found = np.sqrt(np.maximum(size - within, 0) / size)
         return np.where(scale > 0, found, math.inf)
 
-    def _first(
+    def first(
         self,
-        reached: Array,
         wanted: int,
         across: Array,
         stop: Callable[[], bool],
         random: np.random.Generator,
         turn: int,
+        loose: bool = False,
     ) -> list[tuple[int, Array]]:
         """First pieces of `wanted` sentences: all have the same r, so that features are known but for their contexts.
 
-        Of the contexts that are left free, `across` fixes as many as it knows of other sentences' first pieces: of the
-        last sentence none is free.
+        Of the contexts that are left free, `across` fixes as many as it knows of other sentences' pieces: of the last
+        sentence none is free. loose: more starts, and errors up to ten times as far off, for what follows to decide.
         """
         found: list[tuple[int, Array]] = []
-        for trial in range(TRIES):
+        reached, most, tries = self.reached, FIRST * (10 if loose else 1), TRIES * (3 if loose else 1)
+        for trial in range(tries):
             if len(found) >= wanted or stop():
                 break
             narrow = trial % 2 == 0 and len(across) + len(found) > 0
-            known = np.vstack([across, self._across(found)]) if narrow else np.zeros((0, self.space.rank))
+            known = np.vstack([across, self.across(found)]) if narrow else np.zeros((0, self.space.rank))
             base, free = self._open(reached, known)
             slopes = self.known.slopes @ free
             part = KnownRows(self.space, self.known.weight, self.known.offset + self.known.slopes @ base)
@@ -265,13 +274,13 @@ class Following:
                     break
                 moved, left = part.solve(int(label), begin, slopes, self.space.right)
                 point = base + free @ moved
-                if left > (1e-2 if narrow else 1e-4):
+                if left > (1e-2 if narrow else most):
                     continue
                 if narrow:
                     point, left = self.known.solve(int(label), point, self.known.slopes, self.space.right)
                     with np.errstate(over="ignore", invalid="ignore"):
-                        away = float(np.linalg.norm(self.own @ point - reached) / np.linalg.norm(reached))
-                    if left > 1e-4 or not away <= FITS:
+                        far = away(self.own @ point, reached)
+                    if left > most or not far <= FITS:
                         continue
                 if not self._new(int(label), point, found, across):
                     continue
@@ -297,5 +306,6 @@ class Following:
         return base, free @ rows[count:].T
 
 
-def _away(one: Array, other: Array) -> float:
+def away(one: Array, other: Array) -> float:
+    """The distance relative to `other`."""
     return float(np.linalg.norm(one - other) / np.linalg.norm(other))

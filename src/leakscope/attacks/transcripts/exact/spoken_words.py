@@ -7,27 +7,27 @@ from typing import final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
-from leakscope.attacks.labels.rows.behind_noise import LEVEL, fallen
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
-from leakscope.attacks.labels.rows.signed import signed
-from leakscope.attacks.parts.reading.output_gradient import OutputGradient
 from leakscope.attacks.parts.reading.proof import assumed, bent, miscounted, strange
 from leakscope.attacks.parts.reading.trained import NOT_TRAINED, idle
+from leakscope.attacks.transcripts.exact.decoder_beam import Beam, Language
 from leakscope.attacks.transcripts.exact.decoder_order import APART, PLACED, TOLD, Following, Sentence
+from leakscope.attacks.transcripts.exact.said_pieces import Bag, fed_pieces, said_pieces
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Transcripts
 from leakscope.core.effort import Clock, Progress, Watch
+from leakscope.core.errors import BadInput
 from leakscope.core.observation import Observation
 from leakscope.core.pieces import Pieces
 from leakscope.core.refusal import Refusal
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import bends, clipped, known_weights
 from leakscope.numerics.rng import Key
-from leakscope.targets.looking.dense_ends import DenseLayer
-from leakscope.targets.spelling import NextPiece
+from leakscope.targets.spelling import NextPiece, PublicTexts
 from leakscope.targets.zoo.listen_attend_spell import Speller
 
 WHOLE = 1e-3
@@ -41,20 +41,12 @@ STATEMENT = (
 @final
 @dataclass(frozen=True, eq=False)
 class Heard:
-    """The decoder, the output layer's weight gradient (C, d), and its spaces."""
+    """The decoder, the output layer's weight gradient (C, d), its spaces, and (C,) which pieces may have been said."""
 
     speller: Speller
     gradient: np.ndarray[tuple[int, int], np.dtype[np.float64]]
     space: RowSpace
-
-
-@final
-@dataclass(frozen=True)
-class Bag:
-    """Outputs of which dL/db says that they were asked for, the end among them, and by what it says so."""
-
-    outputs: tuple[int, ...]
-    by: str
+    fed: NDArray[np.bool_]
 
 
 @final
@@ -67,19 +59,32 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
     (`decoder_order`). Ends where a sentence ends. Neither length nor language nor number of sentences is assumed.
     Of several sentences, which begin alike, the first pieces are solved for beforehand.
 
+    Where two pieces fit a place nearly alike, or none does well, a beam of `beam` paths goes on (`decoder_beam`; 0: the
+    sentence ends there), among the pieces whose rows of the embedding's gradient are not zero, if that was sent: those
+    that the decoder was fed. language: public transcripts, whose pairs of pieces the beam weighs as well. What it chose
+    is never proved; the sentence says how well it replays.
+
     With several proportional positions, or more than min(features, outputs) of them, it refuses: letters alone suffice
     for two dozen positions at most, word pieces for hundreds.
     The certificate is the largest residual of a sentence's steps; it is given where every sentence ends, all together
     have as many pieces as the gradient has directions, their errors and features give dL/dW again, each example is
     taken once, and the decoder tells this order and these sentences from others (`PLACED`, `TOLD`).
-    order=False is for updates from which no order comes (signs, pruning, noise, local steps, many sentences): the set
-    of all pieces whose dL/db_c = (1 / N) sum_s (p_sc - y_sc) is negative, which only a piece that was said
-    can make; behind declared noise, that fell lower than noise makes any absent piece in 99 of 100 batches. One bag for
-    the whole batch, without a certificate: a piece whose p at other places outweighs it is missing.
+    order=False is for updates from which no order comes (signs, pruning, noise, local steps, many sentences): one bag
+    for the whole batch, without a certificate. By the first of these that was sent: the rows of dL/dE that moved, which
+    only what was fed does; the pieces that no combination of dL/dW's rows excludes, of all steps together, while these
+    are fewer than features and outputs; those whose dL/db_c = (1 / N) sum_s (p_sc - y_sc) is negative, which only a
+    piece that was said can make; behind declared noise, those that fell lower than noise makes any absent piece in 99
+    of 100 batches.
     Source: Dang et al. 2021 (arXiv:2111.00556) take the set of pieces from the same gradient; the order is new here.
     """
 
     order: bool = True
+    beam: int = 8
+    language: PublicTexts | None = None
+
+    def __post_init__(self) -> None:
+        if self.beam < 0:
+            raise BadInput(f"expected beam >= 0, got {self.beam}; 0 stops where a piece is open")
 
     @property
     def citation(self) -> str:
@@ -93,7 +98,7 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
             return Refusal(f"follows the decoder of ListenAttendSpell, got {target.name} trained with {target.loss!r}")
         name, speller = spellers[0]
         if not self.order:
-            return _bag(seen, f"{name}.output", speller)
+            return said_pieces(seen, f"{name}.output", f"{name}.embedding.weight", speller)
         if known_weights(seen.mechanism) is not Answer.YES:
             return Refusal("needs a gradient at the known weights: after a local step, features are those of others")
         if bends(seen.mechanism) is not Answer.NO:
@@ -109,7 +114,10 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
             return Refusal(space)
         if space.rank > speller.decoded:
             return Refusal(f"{space.rank} pieces are more than the {speller.decoded} units of the decoder can place")
-        return Heard(speller, gradient, space)
+        fed = fed_pieces(seen, f"{name}.embedding.weight")
+        # Of the end's own row nothing is asked: a sentence ends with it, and need not begin with it.
+        allowed = np.ones(len(gradient), bool) if fed is None else fed | (np.arange(len(fed)) == len(fed) - 1)
+        return Heard(speller, gradient, space, allowed)
 
     def _attempt(
         self, seen: Observation, read: Heard | Bag, *, key: Key, clock: Clock, watch: Watch
@@ -117,10 +125,11 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
         assert isinstance(seen.target.loss, NextPiece)
         spelling = seen.target.loss.spelling
         if isinstance(read, Bag):
-            bag = sorted(spelling.read((one,)) for one in read.outputs if one != spelling.end)
+            outputs, by = read.read(lambda: clock.exhausted(0))
+            bag = sorted(spelling.read((one,)) for one in outputs if one != spelling.end)
             if not bag:
-                return Attempt(repr(self), Outcome.DIVERGED, f"no piece fell, {read.by}")
-            what = f"{len(bag)} pieces, {read.by}; no order, and no proof that they are all"
+                return Attempt(repr(self), Outcome.DIVERGED, f"no piece stands out: {by}")
+            what = f"{len(bag)} pieces, {by}; no order, and no proof that they are all"
             return Attempt(repr(self), Outcome.CLAIMED, what, Pieces(tuple(bag)))
         steps = 0
 
@@ -132,6 +141,10 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
 
         following = Following(read.speller, read.space, spelling.end)
         found = following.sentences(stop, key.child("starts").numpy())
+        if self.beam and (len(found) < following.several or any(one.stuck for one in found)):
+            language = None if self.language is None else Language(spelling, self.language)
+            beam = Beam(following, self.beam, read.fed, language, stop)
+            found = beam.completed(found, key.child("beam").numpy())
         said = [one for one in found if one.outputs]
         stuck = [one.stuck for one in found if one.stuck]
         if not said:
@@ -139,7 +152,7 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
             return Attempt(repr(self), Outcome.DIVERGED, why)
         pieces = sum(len(one.outputs) for one in said)
         sentence = f"{pieces} pieces in {len(said)} sentences of a gradient of rank {read.space.rank}, in their order"
-        doubt = stuck[0] if stuck else _doubted(seen, read, said) or _untold(following, said)
+        doubt = stuck[0] if stuck else _chosen(read, said) or _doubted(seen, read, said) or _untold(following, said)
         certificate = None
         if doubt is None:
             residuals = tuple(one.misfit for one in said)
@@ -152,21 +165,23 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
         return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
 
 
-def _bag(seen: Observation, layer: str, speller: Speller) -> Bag | Refusal:
-    """The pieces that a sign of dL/db shows, or a test behind declared noise."""
-    bias, sent = f"{layer}.bias", seen.gradient().by_name
-    if bias not in sent or bias in idle(sent):
-        return Refusal(f"the gradient of {bias} {NOT_TRAINED}" if bias in sent else f"the release lacks {bias}")
-    count, width = speller.output.weight.shape
-    # The weights' rows have no sign of their own: what the decoder reached is negative as often as not.
-    output = OutputGradient(DenseLayer(layer, f"{layer}.weight", bias, width, count), None, sent[bias].double(), 0.0)
-    signs = signed(seen, output)
-    if signs is not None:
-        return Bag(tuple(np.flatnonzero(signs.present).tolist()), "by the signs of dL/db")
-    tests = fallen(seen, output)
-    if tests is None:
-        return Refusal("no sign of the output layer's bias gradient is sure, and no noise is declared to test against")
-    return Bag(tuple(np.flatnonzero(tests.present).tolist()), f"by a test of dL/db at the level of {LEVEL:.0%}")
+def _chosen(read: Heard, said: list[Sentence]) -> str | None:
+    """What there is to say of sentences that a beam chose; None where it chose none."""
+    chosen = sum(one.searched for one in said)
+    if not chosen:
+        return None
+    left, _ = _replayed(read, said, scaled=True)
+    return f"a beam chose {chosen} of the sentences, and all together give the gradient to {left:.0e}"
+
+
+def _replayed(read: Heard, said: list[Sentence], *, scaled: bool) -> tuple[float, float]:
+    """How far dL/dW is from the mean over all pieces, relative to it, and the factor between the two if `scaled`."""
+    errors = np.concatenate([one.errors for one in said])
+    features = np.concatenate([one.features for one in said]) @ read.space.left.T
+    # C x d, and as large as it was sent, but for a clip.
+    mean = errors.T @ features / len(errors)
+    factor = float((mean * read.gradient).sum() / (mean**2).sum()) if scaled else 1.0
+    return float(np.linalg.norm(factor * mean - read.gradient) / np.linalg.norm(read.gradient)), factor
 
 
 def _untold(following: Following, said: list[Sentence]) -> str | None:
@@ -192,16 +207,10 @@ def _doubted(seen: Observation, read: Heard, said: list[Sentence]) -> str | None
     why = miscounted(seen, len(said), "sentences")
     if why is not None:
         return why
-    errors = np.concatenate([one.errors for one in said])
-    features = np.concatenate([one.features for one in said]) @ read.space.left.T
-    if len(errors) != read.space.rank:
-        return f"{len(errors)} pieces were read of a gradient of {read.space.rank} directions"
-    # The mean over all pieces: C x d, and as large as it was sent, but for a clip.
-    mean = errors.T @ features / len(errors)
-    factor = 1.0
-    if clipped(seen) is not Answer.NO:
-        factor = float((mean * read.gradient).sum() / (mean**2).sum())
-    left = float(np.linalg.norm(factor * mean - read.gradient) / np.linalg.norm(read.gradient))
+    pieces = sum(len(one.outputs) for one in said)
+    if pieces != read.space.rank:
+        return f"{pieces} pieces were read of a gradient of {read.space.rank} directions"
+    left, factor = _replayed(read, said, scaled=clipped(seen) is not Answer.NO)
     if not left <= WHOLE or not 0 < factor <= 1 + WHOLE:
         return f"the pieces give the output layer's gradient to {left:.0e} only"
     return strange(seen)
