@@ -156,6 +156,14 @@ def test_a_head_that_the_declared_training_does_not_make_is_attacked_with_the_re
     assert any(why in one and "attacked all the same" in one for one in found["notes"]), found["notes"]
 
 
+def test_a_head_of_adam_is_read_where_adam_is_declared():
+    save_file(dict(trained(torch.optim.Adam).state_dict()), "adam.safetensors")
+    found = said("adam.safetensors", "--training", "HeadTraining(32, 0.1, init_std=0.002, optimizer=Adam())")
+    assert found["outcome"] == "claimed"
+    assert found["notes"] == []
+    assert "read by a regression" in found["sentence"]
+
+
 def test_what_cannot_be_is_said_before_torch_is_asked():
     save_file({"weight": torch.zeros(10, 40), "bias": torch.zeros(10)}, "wide.safetensors")
     save_file({"0.weight": torch.zeros(8, 48), "0.bias": torch.zeros(8), "2.weight": torch.zeros(10, 8),

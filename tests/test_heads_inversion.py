@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import leakscope as ls
+from leakscope.attacks.inputs.heads import inversion
 from leakscope.attacks.inputs.heads.inversion import explained, fitted, floored, invert
 from leakscope.attacks.inputs.heads.prior import FeaturePrior
 from leakscope.mechanisms.heads.together import coefficients, first, train
@@ -166,3 +167,13 @@ def test_a_direction_of_either_sign_is_the_same_floor():
     features, at = torch.randn(3, CLASSES, WIDE, generator=ls.Key(4).generator()), prior(20)
     along = torch.rand(3, CLASSES, generator=ls.Key(5).generator()) + 0.1
     assert torch.equal(floored(features, along, at), floored(features, -along, at))
+
+
+def test_where_training_saturates_the_last_round_that_explains_the_head_is_kept(monkeypatch):
+    """Errors of features and coefficients feed each other there: without an end, what comes out is worse than means."""
+    long = dataclasses.replace(TRAINING, steps=1500)
+    true, known = drawn(MANY, 5), prior()
+    weights = released(true, long)
+    assert share(invert(weights, known, long), true, known) > 0.2
+    monkeypatch.setattr(inversion, "FALL", 1e9)
+    assert share(invert(weights, known, long), true, known) < -1

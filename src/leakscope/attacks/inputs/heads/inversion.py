@@ -20,6 +20,9 @@ from leakscope.mechanisms.protocols.training import HeadTraining
 ROUNDS = 4
 """Times that features and coefficients are computed from each other. More gain a few thousandths of the variance where
 training is short; where it saturates, an error of one feeds the other's and grows."""
+FALL = 0.02
+"""Nats of likelihood for each weight that a round may lose. Where training is short, rounds lose thousandths and find
+more; where it saturates and errors feed each other, they lose ten times that, and the round before them is kept."""
 ROUNDING = 1e-6
 """Of the largest weight: what is not known of weights in float32, where nothing secret was added to them."""
 QUIET = 8
@@ -50,11 +53,17 @@ def invert(
     features = prior.means.expand_as(weights)
     # of the squared norm of an example, what is beside that of its mean: the kernel is quadratic in X
     beside = prior.variances.sum().expand(weights.shape[:2])
+    most, alive = weights.new_full((len(weights),), -math.inf), torch.ones(len(weights), dtype=torch.bool)
     for _ in range(ROUNDS):
         fit = explained(weights, features, beside, prior, training, start)
-        features, beside = fit.features(prior)
+        likelihood = fit.likelihood()
+        alive &= likelihood >= most - FALL * weights[0].numel()
+        most = torch.maximum(most, likelihood)
+        found, around = fit.features(prior)
         if floor:
-            features = floored(features, fit.left[:, :, -1], prior)
+            found = floored(found, fit.left[:, :, -1], prior)
+        features = torch.where(alive[:, None, None], found, features)
+        beside = torch.where(alive[:, None], around, beside)
     return features
 
 
