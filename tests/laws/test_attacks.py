@@ -62,7 +62,7 @@ def built(row: Row) -> Attack[Any]:
 
 
 def shortened(attack: Attack[Any], steps: int = 12) -> Attack[Any]:
-    if isinstance(attack, ls.AtRest | ls.AssumedLengths):
+    if isinstance(attack, ls.AtRest | ls.AssumedLengths | ls.PooledHead):
         return dataclasses.replace(attack, attack=shortened(attack.attack, steps))
     if isinstance(attack, ls.SoftTranscript):
         return dataclasses.replace(attack, iterations=3 if steps == 12 else 3 * steps, width=20)
