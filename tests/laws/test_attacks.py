@@ -12,6 +12,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 import pytest
 import torch
+from tests import test_spoken_words
 from torch import nn
 
 import leakscope as ls
@@ -62,7 +63,7 @@ def built(row: Row) -> Attack[Any]:
 
 
 def shortened(attack: Attack[Any], steps: int = 12) -> Attack[Any]:
-    if isinstance(attack, ls.AtRest | ls.AssumedLengths):
+    if isinstance(attack, ls.AtRest | ls.AssumedLengths | ls.PooledHead):
         return dataclasses.replace(attack, attack=shortened(attack.attack, steps))
     if isinstance(attack, ls.SoftTranscript):
         return dataclasses.replace(attack, iterations=3 if steps == 12 else 3 * steps, width=20)
@@ -306,6 +307,8 @@ OTHER: dict[str, Any] = {
     "first": None,
     "second": ls.LinearPrograms(depth=100.0),
     "layers": 1,
+    "beam": 0,
+    "language": test_spoken_words.Texts(((1, 2),)),
 }
 
 
@@ -335,6 +338,9 @@ def test_every_field_speaks(row: Row) -> None:
         seen = observed(row, ls.FedSGD())
     if isinstance(attack, ls.Auto):  # what is solved exactly needs no evaluations
         seen = observed(row, ls.FedSGD() >> ls.GaussianNoise(1e-3))
+    if isinstance(attack, ls.SpokenWords):  # a beam is asked where a piece is open
+        said = test_spoken_words.utterances(0, 1)
+        seen = ls.observe(test_spoken_words.target(1.0), said, ls.FedSGD(), key=ls.Key(0))
     # Rows come apart where there are more classes than twice the samples.
     if isinstance(attack, ls.RevealedLabels | ls.RLG | ls.FeatureInversion | ls.RevealedFeatures):
         wide = ls.MLP((32,)).build(ls.Images(*SHAPE), 40, key=ls.Key(0))

@@ -71,6 +71,7 @@ from leakscope.attacks.transcripts.matching.matching import TranscriptMatching
 from leakscope.attacks.transcripts.matching.soft import SoftTranscript
 from leakscope.attacks.wrapped.assumed_lengths import AssumedLengths
 from leakscope.attacks.wrapped.at_rest import AtRest
+from leakscope.attacks.wrapped.pooled_head import PooledHead
 from leakscope.cli.rows import Family, Row, Trait
 from leakscope.core.feed import AbstractFeed, InputsOnly, Keywords, TeacherForced, WithLengths
 from leakscope.core.mechanism import AbstractMechanism
@@ -170,6 +171,8 @@ ROWS: tuple[Row, ...] = (
          "", T.CLAIMS_LABELS, T.SMALL),
     _row(_A, RevealedLabels, "every label of a batch from the output layer: replayed, proved, or not excluded (RLG)",
          "", T.CLAIMS_LABELS, T.SMALL),
+    _row(_A, PooledHead, "another attack, on a model whose last 1 x 1 convolution is taken for the dense layer it is",
+         "PooledHead(LabelSigns())", T.CLAIMS_LABELS, T.SMALL),
     _row(_A, RLG, "which labels occur, by the published linear programs; proves nothing, for comparison",
          "", T.CLAIMS_LABELS, T.NEEDS_BATCH_SIZE, T.SMALL),
     _row(_A, FeatureInversion, "images one by one, from the features that the output layer's gradient gives exactly",

@@ -152,7 +152,9 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
             return Attempt(repr(self), Outcome.DIVERGED, why)
         pieces = sum(len(one.outputs) for one in said)
         sentence = f"{pieces} pieces in {len(said)} sentences of a gradient of rank {read.space.rank}, in their order"
-        doubt = stuck[0] if stuck else _chosen(read, said) or _doubted(seen, read, said) or _untold(following, said)
+        doubt = (
+            stuck[0] if stuck else self._chosen(read, said) or _doubted(seen, read, said) or _untold(following, said)
+        )
         certificate = None
         if doubt is None:
             residuals = tuple(one.misfit for one in said)
@@ -164,14 +166,14 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
         )
         return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
 
-
-def _chosen(read: Heard, said: list[Sentence]) -> str | None:
-    """What there is to say of sentences that a beam chose; None where it chose none."""
-    chosen = sum(one.searched for one in said)
-    if not chosen:
-        return None
-    left, _ = _replayed(read, said, scaled=True)
-    return f"a beam chose {chosen} of the sentences, and all together give the gradient to {left:.0e}"
+    def _chosen(self, read: Heard, said: list[Sentence]) -> str | None:
+        """What there is to say of sentences that a beam chose; None where it chose none."""
+        chosen = sum(one.searched for one in said)
+        if not chosen:
+            return None
+        left, _ = _replayed(read, said, scaled=True)
+        beam = "a beam" if self.language is None else "a beam that knows a language"
+        return f"{beam} chose {chosen} of the sentences, and all together give the gradient to {left:.0e}"
 
 
 def _replayed(read: Heard, said: list[Sentence], *, scaled: bool) -> tuple[float, float]:
