@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import difflib
+import importlib.util
 import os
 import re
 import sys
 from importlib.machinery import PathFinder
 
+import leakscope
 from leakscope.cli.rows import Family
 from leakscope.cli.text import contents, files, ranges, spelling
 from leakscope.cli.text.index import row_named, rows
-from leakscope.cli.text.own_modules import finds, own_module
+from leakscope.cli.text.installed import modelless
+from leakscope.cli.text.own_modules import finds, own_module, own_names
 from leakscope.cli.text.signatures import signature
+from leakscope.cli.text.sources import source
 from leakscope.core.errors import BadInput, MissingExtra, UnknownName
 
 SUFFIX = ".py"
@@ -132,6 +137,9 @@ def _found(module: str, name: str, *, called: bool) -> None:
     row = row_named(name) if package == OWN else None
     if row is not None and row.family is Family.TARGETS:
         raise BadInput(f"{module}:{name} is one of leakscope's own; write {row.example}")
+    if package == OWN:
+        _ours(module, name, called=called)
+        return
     if called and package in PARTS and PathFinder.find_spec(package, [os.getcwd()]) is None:
         raise BadInput(
             f"{package} has parts of models, and none that is one; give a module of yours that puts them together, "
@@ -142,9 +150,48 @@ def _found(module: str, name: str, *, called: bool) -> None:
             f"no module {package!r} in the current directory or among the installed packages; "
             f"start leakscope in the folder that holds {package}.py, or install the package"
         )
+    if called and modelless(package):
+        raise BadInput(
+            f"{package} neither needs nor mentions torch, so it has no models; give a module of yours, such as "
+            "mymodel:Net for ./mymodel.py"
+        )
     # What is nested too deeply to be followed may still be imported.
     with contextlib.suppress(RecursionError):
         own_module(module, name, called=called)
+
+
+def _ours(module: str, name: str, *, called: bool) -> None:
+    """Raises `BadInput` where a module of leakscope has no such name, or its root has one that is no model."""
+    first = name.partition(".")[0]
+    if module == OWN:
+        known = {*leakscope.__all__, *(row.name for row in rows())}
+        if first in known and called:
+            raise BadInput(
+                f"{module}:{name} is no model; write one of leakscope's own as an expression, such as "
+                f"{spelling.example(Family.TARGETS)}"
+            )
+        there = first in known or first in vars(leakscope)
+    else:
+        try:
+            tree = source(module)
+        except ImportError:
+            raise BadInput(f"no module {module!r} in leakscope; write its own models as expressions: LeNet()") from None
+        names = own_names(tree)
+        known, there = names or set(), names is None or first in names
+    if not there and not _is_module(f"{module}.{first}"):
+        near = difflib.get_close_matches(first, sorted(known), n=1, cutoff=0.5)
+        row = row_named(near[0]) if near else None
+        write = row.example if row is not None and row.family is Family.TARGETS else near[0] if near else ""
+        hint = f"did you mean {write!r}?" if near else "its own models are listed by `leakscope list targets`"
+        raise BadInput(f"{module} has no {first!r}; {hint}")
+
+
+def _is_module(name: str) -> bool:
+    """Whether leakscope has a module of this name."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ImportError:
+        return False
 
 
 def _inner(tree: ast.expr) -> None:
