@@ -192,7 +192,6 @@ class Capture:
         if self.secret is not None and self.secret.resolve() == self.out.resolve():
             raise BadInput(f"--out and --secret are both {self.out}; the secret is to be kept apart from the update")
 
-
     def _check_fit(self, *, drawn: bool) -> None:
         """Raises `BadInput` where model and facts are surely not of these data. drawn: the examples are from --data."""
         given = None if self.private.data is None else fitting.source(self.private.data)

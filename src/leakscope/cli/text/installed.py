@@ -1,21 +1,22 @@
 """Whether an installed package can give a model: one that neither needs, imports nor mentions torch gives none.
 
-Nothing is imported. A wrong refusal is worse than a wait: nothing is said of a package that was installed from a folder,
-of one whose distribution has another name, and where a file cannot be read or there is too much to read.
+Nothing is imported. A wrong refusal is worse than a wait: nothing is said of a package that was installed from a
+folder, of one that no distribution names, and where a file cannot be read or there is too much to read.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from importlib.metadata import Distribution, PackageNotFoundError
 from importlib.machinery import PathFinder
+from importlib.metadata import Distribution, PackageNotFoundError
 from pathlib import Path
 
-MENTIONS = re.compile(rb"torch|timm|transformers|diffusers|keras|lpips|opacus|tensorflow", re.IGNORECASE)
+MENTIONS = re.compile(rb"torch|[\"'](?:timm|transformers|diffusers|keras|lpips|opacus)")
 """What is in the text of whoever makes a model, also where it is imported by its name as a text."""
 
 IMPORTS = re.compile(rb"^[ \t]*(?:from|import)[ \t]+([A-Za-z_]\w*)", re.MULTILINE)
@@ -73,19 +74,32 @@ def _needed(package: str) -> dict[str, Distribution] | None:
     asked = [package]
     while asked:
         name = asked.pop()
-        try:
-            one = importlib.metadata.distribution(name)
-        except PackageNotFoundError:
+        if name in found:
+            continue
+        one = _distribution(name)
+        if one is None:
             if name == package:
                 return None
-            continue
-        if name in found:
             continue
         found[name] = one
         for line in one.requires or ():
             said, needs = REQUIRED.match(line), "extra ==" not in line
             asked += [re.sub(r"[-.]+", "_", said[0]).lower()] if said and needs else []
     return found
+
+
+def _distribution(name: str) -> Distribution | None:
+    """The distribution of this name, or the one that brings a package of this name, as far as it says so."""
+    try:
+        return importlib.metadata.distribution(name)
+    except PackageNotFoundError:
+        return _by_package().get(name)
+
+
+@functools.cache
+def _by_package() -> dict[str, Distribution]:
+    found = ((one, (one.read_text("top_level.txt") or "").split()) for one in importlib.metadata.distributions())
+    return {name: one for one, names in found for name in names}
 
 
 def _code(distributions: Iterable[Distribution]) -> Iterator[Path | None]:

@@ -16,7 +16,8 @@ from leakscope.cli.rows import Family
 from leakscope.cli.text import contents, files, ranges, spelling
 from leakscope.cli.text.index import row_named, rows
 from leakscope.cli.text.installed import modelless
-from leakscope.cli.text.own_modules import finds, own_module, own_names
+from leakscope.cli.text.own_factories import bound
+from leakscope.cli.text.own_modules import finds, own_module
 from leakscope.cli.text.signatures import signature
 from leakscope.cli.text.sources import source
 from leakscope.core.errors import BadInput, MissingExtra, UnknownName
@@ -173,13 +174,14 @@ def _ours(module: str, name: str, *, called: bool) -> None:
         there = first in known or first in vars(leakscope)
     else:
         try:
-            tree = source(module)
+            body = source(module)
         except ImportError:
             raise BadInput(f"no module {module!r} in leakscope; write its own models as expressions: LeNet()") from None
-        names = own_names(tree)
-        known, there = names or set(), names is None or first in names
+        # Below its root leakscope has no name that its text does not bind.
+        known = {name for node in ast.walk(body) for name in bound(node) if name is not None}
+        there = first in known
     if not there and not _is_module(f"{module}.{first}"):
-        near = difflib.get_close_matches(first, sorted(known), n=1, cutoff=0.5)
+        near = difflib.get_close_matches(first, sorted(known), n=1)
         row = row_named(near[0]) if near else None
         write = row.example if row is not None and row.family is Family.TARGETS else near[0] if near else ""
         hint = f"did you mean {write!r}?" if near else "its own models are listed by `leakscope list targets`"

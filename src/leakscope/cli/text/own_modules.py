@@ -57,7 +57,7 @@ def own_module(module: str, name: str, *, called: bool = True) -> None:
     if inner is None or inner.spec.submodule_search_locations is not None:
         return
     # A package around it is run before and after it, and may give it names.
-    known, first = [own_names(one.tree) for one in found], name.partition(".")[0]
+    known, first = [_names(one.tree) for one in found], name.partition(".")[0]
     if any(names is None for names in known):
         return
     if not any(first in names for names in known if names is not None):
@@ -141,7 +141,7 @@ def _trusted(package: str) -> bool:
     return package in TRUSTED and PathFinder.find_spec(package, [os.getcwd()]) is None
 
 
-def own_names(tree: ast.Module) -> set[str] | None:
+def _names(tree: ast.Module) -> set[str] | None:
     """All names that stand anywhere in the text, also as a keyword or a string; None where it may have others."""
     found: set[str] = set()
     # Of every node, whatever it is for: a name too many costs an import, one too few would refuse a good model, and

@@ -180,7 +180,9 @@ class WrittenPlan:
             said = self.told if scene.told is None else scene.told
             self.sheet.tried(said.place, fitting.told, said.texts, inputs, None)
             if self.instead is None:
-                self.sheet.tried(key, lambda text, inputs=inputs: fitting.target(text, inputs, drawn=True), scene.target)
+                self.sheet.tried(
+                    key, lambda text, inputs=inputs: fitting.target(text, inputs, drawn=True), scene.target
+                )
                 continue
             try:
                 fitting.target(scene.target, inputs, drawn=True)
