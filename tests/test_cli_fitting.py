@@ -14,6 +14,7 @@ import leakscope as ls
 from leakscope.audit import affordable, telling
 from leakscope.cli import names
 from leakscope.cli.expressions import build
+from leakscope.cli.plan_keys import FACTS
 from leakscope.cli.rows import Family, Row, Trait
 from leakscope.cli.text import fitting, installed, models, ranges, spelling
 from leakscope.cli.text import plan as plans
@@ -113,7 +114,7 @@ PICTURES = Batch(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64))
 SPEECH = Batch(torch.zeros(2, 4, 26), torch.ones(2, 3, dtype=torch.int64), torch.tensor([4, 4]), torch.tensor([3, 3]))
 
 
-@pytest.mark.parametrize("name", [*spelling.FACTS])
+@pytest.mark.parametrize("name", [*FACTS])
 @pytest.mark.parametrize(("given", "batch"), [("Digits(size=8)", PICTURES), (SPOKEN, SPEECH)])
 def test_a_fact_is_refused_from_its_text_exactly_where_it_cannot_be_made(name: str, given: str, batch: Batch) -> None:
     inputs = fitting.source(given)
@@ -185,6 +186,9 @@ def test_leakscope_s_root_gives_no_model_by_its_path(name: str) -> None:
 def test_inner_modules_of_leakscope_are_read() -> None:
     models.findable("leakscope.targets.zoo.deepspeech:LSTM")
     models.findable("leakscope.targets:zoo")
+    for path in ("leakscope.targets:zooo", "leakscope.targets.zoo.lenet.inner:Net"):
+        with pytest.raises(BadInput, match=r"has no 'zooo'|no module 'leakscope.targets.zoo.lenet.inner'"):
+            models.findable(path)
     with pytest.raises(BadInput, match=r"leakscope.targets.zoo.lenet has no 'LeNte'; did you mean 'LeNet\(\)'"):
         models.findable("leakscope.targets.zoo.lenet:LeNte")
 
@@ -212,7 +216,7 @@ def installed_as(folder: Path, name: str, text: str, *, needs: str = "", **more:
         ("class Thing: pass\n", {"needs": "no_such_package>=1; extra == 'torch'"}, True),
         ("import torch\n", {}, False),
         ("def Thing(): return __import__('to' 'rch')\n# torch\n", {}, False),
-        ("def Thing():\n    import timm\n", {}, False),
+        ("def Thing():\n    return made('timm')\n", {}, False),
         ("class Thing: pass\n", {"needs": "torch>=2"}, False),
         ("class Thing: pass\n", {"needs": "other_made"}, False),
         ("import other_made\n", {}, False),

@@ -5,11 +5,10 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
-import importlib.util
 import os
 import re
 import sys
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 
 import leakscope
 from leakscope.cli.rows import Family
@@ -173,14 +172,13 @@ def _ours(module: str, name: str, *, called: bool) -> None:
             )
         there = first in known or first in vars(leakscope)
     else:
-        try:
-            body = source(module)
-        except ImportError:
-            raise BadInput(f"no module {module!r} in leakscope; write its own models as expressions: LeNet()") from None
+        if _spec(module) is None:
+            raise BadInput(f"no module {module!r} in leakscope; write its own models as expressions: LeNet()")
+        body = source(module)
         # Below its root leakscope has no name that its text does not bind.
         known = {name for node in ast.walk(body) for name in bound(node) if name is not None}
         there = first in known
-    if not there and not _is_module(f"{module}.{first}"):
+    if not there and _spec(f"{module}.{first}") is None:
         near = difflib.get_close_matches(first, sorted(known), n=1)
         row = row_named(near[0]) if near else None
         write = row.example if row is not None and row.family is Family.TARGETS else near[0] if near else ""
@@ -188,12 +186,16 @@ def _ours(module: str, name: str, *, called: bool) -> None:
         raise BadInput(f"{module} has no {first!r}; {hint}")
 
 
-def _is_module(name: str) -> bool:
-    """Whether leakscope has a module of this name."""
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ImportError:
-        return False
+def _spec(module: str) -> ModuleSpec | None:
+    """Where a module of leakscope is; None where there is none. `importlib` would run those around it, with torch."""
+    inner, found = list(leakscope.__path__), None
+    parts = module.split(".")
+    for place in range(1, len(parts)):
+        found = PathFinder.find_spec(".".join(parts[: place + 1]), inner)
+        if found is None:
+            return None
+        inner = list(found.submodule_search_locations or [])
+    return found
 
 
 def _inner(tree: ast.expr) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ast
 import builtins
-import contextlib
 import functools
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -206,11 +205,10 @@ def build(call: ast.Call, home: Home, domain: object) -> None:
 
     domain: an object with the attributes of the domain that are known. Weights are not drawn, and no class is counted.
 
-    >>> lenet = Home("leakscope.targets.zoo.lenet", "LeNet")
-    >>> build(ast.parse("LeNet()", mode="eval").body, lenet, type("Text", (), {"shape": (12,)}))
+    >>> vgg = Home("leakscope.targets.zoo.vgg", "VGGTiny")
+    >>> build(ast.parse("VGGTiny()", mode="eval").body, vgg, type("Small", (), {"shape": (1, 4, 4)}))
     Traceback (most recent call last):
-    leakscope.core.errors.BadInput: LeNet() takes images (channels, height, width), got inputs of shape (12,); \
-use MLP or Linear
+    leakscope.core.errors.BadInput: VGGTiny() halves pictures 3 times and takes at least 8 x 8, got 4 x 4
     """
     taken, (place, made) = signature(home), method(home, "build")
     if taken is None or made is None:
@@ -220,8 +218,12 @@ use MLP or Linear
     found, self = _compiled(place.module, made.body), _object(fields, ast.unparse(call))
     # `optional` imports what a model is made of, and classes judge more of the domain than is there.
     around = {name: one for name, one in found.around.items() if name != "optional" and not isinstance(one, _Maker)}
-    with contextlib.suppress(_Sure, *MISFITS):
+    try:
         _run(found, {**around, "self": self, "domain": domain, "classes": OPAQUE, "key": OPAQUE}, vars(self))
+    except BadInput:  # a `ValueError` too
+        raise
+    except (_Sure, *MISFITS):
+        return
 
 
 def _object(fields: Mapping[str, object], said: str = "") -> _Fields:
