@@ -131,7 +131,7 @@ def told(texts: Sequence[str], inputs: Inputs, count: int | None) -> None:
         said = ranges.attribute(tree, spelling.home(name, "fact"), VALUES[name], {})
         said = len(said) if isinstance(said, tuple) else said
         if isinstance(said, int) and said != count:
-            raise BadInput(f"{text} is of a batch of {said}, and {count} are drawn; tell what is true or nothing")
+            raise BadInput(f"told {text}, but the batch has {count}; tell what is true or nothing")
 
 
 def told_of_file(texts: Sequence[str], path: str) -> None:
