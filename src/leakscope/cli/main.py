@@ -141,7 +141,7 @@ def audit(  # noqa: PLR0913, one argument for each option
     With --shard, the exit code is 3 until the last part is done.
     """
     with _orderly():
-        written = reading.read(plan, instead=model).findable()
+        written = reading.read(plan, instead=model).findable().fitting()
         folder = out or Path("runs") / plan.stem
         part = None if shard is None else Shard.read(shard)
         files.room(folder, resume=resume, shared=part is not None)

@@ -53,6 +53,8 @@ class Trait(enum.Enum):
     DECODER = "for recognizers with a decoder"
     PATCHES = "for transformers on images"
     TEXT = "for text"
+    IMAGES = "for images"
+    FIXED = "for inputs of one size, with classes"
     CLAIMS_TOKENS = "claims tokens"
     CLAIMS_FEATURES = "claims what a layer was fed"
     READS_WEIGHTS = "reads released weights"

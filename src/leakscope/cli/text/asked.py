@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import final
 
 from leakscope.cli.rows import Family
-from leakscope.cli.text import contents, files, models, spelling
+from leakscope.cli.text import contents, files, fitting, models, spelling
 from leakscope.cli.text.data import data, drawn
 from leakscope.core.errors import BadInput
 
@@ -127,6 +127,12 @@ class Examined:
         spelling.expression(self.dataset, Family.DATASETS)
         if self.domain is not None:
             spelling.domain(self.domain)
+        if self.update is None:
+            inputs = fitting.source(self.dataset) if self.domain is None else fitting.domain(self.domain)
+            if inputs is not None and self.model is not None:
+                models.model(self.model)
+                fitting.affordable(inputs)
+                fitting.target(self.model, inputs, drawn=False)
         if self.model is None and self.update is None and (self.domain is not None or self.classes is not None):
             raise BadInput("--domain and --classes say what a model takes and tells apart; give --model too")
         if self.update is not None and (self.domain is not None or self.classes is not None):
@@ -180,10 +186,23 @@ class Capture:
             drawn(self.private.data, self.private.count or 1, domain=self.domain, classes=classes)
         spelling.expression(self.mechanism, Family.PROTOCOLS)
         _check_facts(self.tell, unknown=unknown)
+        self._check_fit(drawn=not self.elsewhere.given and self.private.batch is None)
         files.written(self.out, "--out")
         files.written(self.secret, "--secret")
         if self.secret is not None and self.secret.resolve() == self.out.resolve():
             raise BadInput(f"--out and --secret are both {self.out}; the secret is to be kept apart from the update")
+
+    def _check_fit(self, *, drawn: bool) -> None:
+        """Raises `BadInput` where model and facts are surely not of these data. drawn: the examples are from --data."""
+        given = None if self.private.data is None else fitting.source(self.private.data)
+        inputs = given if self.domain is None else fitting.domain(self.domain)
+        if inputs is not None:
+            fitting.affordable(inputs)
+            fitting.target(self.model.model, inputs, drawn=drawn)
+        if given is not None and drawn:
+            fitting.told(self.tell, given, self.private.count or 1)
+        if self.private.batch is not None:
+            fitting.told_of_file(self.tell, self.private.batch)
 
 
 def _check_facts(told: Sequence[str], *, unknown: bool) -> None:
@@ -311,3 +330,8 @@ class Training:
         if self.checkpoint.exists() and not self.resume:
             raise BadInput(f"{self.checkpoint} is there already; go on with --resume or remove it")
         data(self.data)
+        given = fitting.source(self.data)
+        if given is not None and given.kind != fitting.FRAMES:
+            raise BadInput(
+                f"{self.data} does not tell its speakers; use Spoken, LibriSpeech or a CSV with a column speaker"
+            )

@@ -120,6 +120,11 @@ def folder(path: Path, *, sized: bool) -> None:
         raise BadInput(f"the pictures of {path} can be of any size; say what the model takes, with --domain 3x32x32")
 
 
+def spoken(path: Path) -> bool:
+    """Whether a folder is read as recordings, whatever else is in it."""
+    return any(kind in {SPOKEN, *SOUNDS} for kind in _useful(path))
+
+
 def _useful(path: Path) -> Iterator[str]:
     for one in path.rglob("*"):
         kind = SPOKEN if one.name.endswith(SPOKEN) else one.suffix.lower()

@@ -7,11 +7,10 @@ import difflib
 from pathlib import Path
 
 from leakscope.cli.rows import Family
-from leakscope.cli.text import contents, ranges, spelling
+from leakscope.cli.text import contents, fitting, ranges, spelling
+from leakscope.cli.text.fitting import LIST as LIST
 from leakscope.cli.text.index import row_named, rows
 from leakscope.core.errors import BadInput
-
-LIST = ".csv"
 
 
 def data(text: str | None, *, sized: bool = True) -> None:
@@ -50,29 +49,23 @@ def drawn(text: str, count: int, *, domain: str | None, classes: int | None) -> 
     if not isinstance(tree, ast.Call):
         return
     home = spelling.home(ast.unparse(tree.func), spelling.SINGULAR[Family.DATASETS])
-    most, shape, told = (
-        ranges.attribute(tree, home, name, {"Images": _shape}) for name in ("most", "domain", "classes")
-    )
-    if isinstance(most, int) and count > most:
-        raise BadInput(f"{text.strip()} has at most {most} examples, cannot draw {count}")
-    wanted = None if domain is None else _shape_of(domain)
-    if isinstance(shape, tuple) and wanted is not None and shape != wanted:
-        have, takes = (" x ".join(map(str, one)) for one in (shape, wanted))
+    enough(text, count)
+    given, wanted = fitting.source(text), None if domain is None else fitting.domain(domain)
+    if given is not None and wanted is not None and fitting.differ(given, wanted):
+        have, takes = fitting.shown(given), fitting.shown(wanted)
         raise BadInput(f"the data are {have}, the model takes {takes}; make --domain and the data agree")
-    if isinstance(shape, tuple) and isinstance(told, int) and classes == 1 < told:
+    told = ranges.attribute(tree, home, "classes", {})
+    is_sized = given is not None and given.kind == fitting.IMAGES and given.sizes is not None
+    if is_sized and isinstance(told, int) and classes == 1 < told:
         # Its gradient is zero, whatever the input.
         raise BadInput(f"a model of 1 class tells nothing apart; give it as many classes as the data has: {told}")
 
 
-def _shape(channels: int, height: int, width: int) -> tuple[int, int, int]:
-    """What stands for `Images` where only the shape is asked for."""
-    return channels, height, width
-
-
-def _shape_of(domain: str) -> tuple[int, int, int] | None:
-    """The shape of images that --domain names; None of other domains."""
-    tree, images = spelling.domain(domain), spelling.DOMAINS["Images"]
-    if not isinstance(tree, ast.Call) or ast.unparse(tree.func) != images.name:
-        return None
-    sizes = [ranges.attribute(tree, images, name, {}) for name in ("channels", "height", "width")]
-    return (sizes[0], sizes[1], sizes[2]) if all(isinstance(one, int) for one in sizes) else None
+def enough(text: str, count: int) -> None:
+    """Raises `BadInput` where a source surely has fewer examples than `count`."""
+    tree = None if Path(text).exists() else ast.parse(text.strip(), mode="eval").body
+    if isinstance(tree, ast.Call):
+        home = spelling.home(ast.unparse(tree.func), spelling.SINGULAR[Family.DATASETS])
+        most = ranges.attribute(tree, home, "most", {})
+        if isinstance(most, int) and count > most:
+            raise BadInput(f"{text.strip()} has at most {most} examples, cannot draw {count}")

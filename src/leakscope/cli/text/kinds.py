@@ -10,6 +10,7 @@ from typing import final
 from leakscope.cli.text.signatures import base_names, defined, members, ours
 from leakscope.cli.text.sources import source
 from leakscope.core import file_limits
+from leakscope.core.arguments import LARGEST
 from leakscope.core.errors import BadInput
 from leakscope.homes import Home, homes
 
@@ -46,6 +47,26 @@ def judge(node: ast.Call, home: Home, given: dict[str, ast.expr], named: Named) 
                 f"{file_limits.shortened(ast.unparse(node))}: {name} takes {ast.unparse(annotation)}, "
                 f"got {file_limits.shortened(ast.unparse(value))}"
             )
+
+
+def spell_whole(home: Home, given: dict[str, ast.expr]) -> None:
+    """Write whole floats as whole numbers into the tree where the class at `home` declares these and no float.
+
+    As `range` and `count` take no 3e3, and a plan that says so means 3000. 2.5 stays what it is.
+    """
+    declared = _declared(home)
+    for name in given.keys() & declared.keys():
+        value = given[name]
+        inner = value.operand if isinstance(value, ast.UnaryOp) else value
+        if not (isinstance(inner, ast.Constant) and isinstance(inner.value, float) and inner.value.is_integer()):
+            continue
+        place, annotation = declared[name]
+        try:
+            kinds = list(_kinds(place.module, annotation))
+        except _Unsure:
+            continue
+        if "int" in kinds and "float" not in kinds and abs(inner.value) <= LARGEST:
+            inner.value = int(inner.value)
 
 
 def _fits(value: ast.expr, kinds: list[str | Home], named: Named) -> bool:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import difflib
 import os
 import re
 import sys
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 
+import leakscope
 from leakscope.cli.rows import Family
 from leakscope.cli.text import contents, files, ranges, spelling
 from leakscope.cli.text.index import row_named, rows
+from leakscope.cli.text.installed import modelless
+from leakscope.cli.text.own_factories import bound
 from leakscope.cli.text.own_modules import finds, own_module
 from leakscope.cli.text.signatures import signature
+from leakscope.cli.text.sources import source
 from leakscope.core.errors import BadInput, MissingExtra, UnknownName
 
 SUFFIX = ".py"
@@ -132,6 +137,9 @@ def _found(module: str, name: str, *, called: bool) -> None:
     row = row_named(name) if package == OWN else None
     if row is not None and row.family is Family.TARGETS:
         raise BadInput(f"{module}:{name} is one of leakscope's own; write {row.example}")
+    if package == OWN:
+        _ours(module, name, called=called)
+        return
     if called and package in PARTS and PathFinder.find_spec(package, [os.getcwd()]) is None:
         raise BadInput(
             f"{package} has parts of models, and none that is one; give a module of yours that puts them together, "
@@ -142,9 +150,52 @@ def _found(module: str, name: str, *, called: bool) -> None:
             f"no module {package!r} in the current directory or among the installed packages; "
             f"start leakscope in the folder that holds {package}.py, or install the package"
         )
+    if called and modelless(package):
+        raise BadInput(
+            f"{package} neither needs nor mentions torch, so it has no models; give a module of yours, such as "
+            "mymodel:Net for ./mymodel.py"
+        )
     # What is nested too deeply to be followed may still be imported.
     with contextlib.suppress(RecursionError):
         own_module(module, name, called=called)
+
+
+def _ours(module: str, name: str, *, called: bool) -> None:
+    """Raises `BadInput` where a module of leakscope has no such name, or its root has one that is no model."""
+    first = name.partition(".")[0]
+    if module == OWN:
+        known = {*leakscope.__all__, *(row.name for row in rows())}
+        if first in known and called:
+            raise BadInput(
+                f"{module}:{name} is no model; write one of leakscope's own as an expression, such as "
+                f"{spelling.example(Family.TARGETS)}"
+            )
+        there = first in known or first in vars(leakscope)
+    else:
+        if _spec(module) is None:
+            raise BadInput(f"no module {module!r} in leakscope; write its own models as expressions: LeNet()")
+        body = source(module)
+        # Below its root leakscope has no name that its text does not bind.
+        known = {name for node in ast.walk(body) for name in bound(node) if name is not None}
+        there = first in known
+    if not there and _spec(f"{module}.{first}") is None:
+        near = difflib.get_close_matches(first, sorted(known), n=1)
+        row = row_named(near[0]) if near else None
+        write = row.example if row is not None and row.family is Family.TARGETS else near[0] if near else ""
+        hint = f"did you mean {write!r}?" if near else "its own models are listed by `leakscope list targets`"
+        raise BadInput(f"{module} has no {first!r}; {hint}")
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    """Where a module of leakscope is; None where there is none. `importlib` would run those around it, with torch."""
+    inner, found = list(leakscope.__path__), None
+    parts = module.split(".")
+    for place in range(1, len(parts)):
+        found = PathFinder.find_spec(".".join(parts[: place + 1]), inner)
+        if found is None:
+            return None
+        inner = list(found.submodule_search_locations or [])
+    return found
 
 
 def _inner(tree: ast.expr) -> None:

@@ -12,7 +12,8 @@ from typing import Any, TypeVar, final
 
 from leakscope.cli.plan_keys import FIELDS
 from leakscope.cli.rows import Family
-from leakscope.cli.text import spelling
+from leakscope.cli.text import fitting, spelling
+from leakscope.cli.text.data import enough
 from leakscope.cli.text.models import findable, model
 from leakscope.core import file_limits
 from leakscope.core.arguments import LARGEST, is_number
@@ -162,6 +163,31 @@ class WrittenPlan:
                 raise BadInput(f"{scene.name}: {error}") from None
             except MissingExtra as error:
                 raise MissingExtra(f"{scene.name}: {error}") from None
+        return self
+
+    def fitting(self) -> WrittenPlan:
+        """The plan itself. Raises `BadPlan` or `BadInput` where all cells of a scene would fail alike.
+
+        Where target or facts are not of its data, or there are too few of them.
+        """
+        for scene in self.scenes:
+            inputs, key = fitting.source(scene.dataset), f"{scene.place}.target"
+            sizes = scene.batch_sizes or self.batch_sizes
+            self.sheet.tried(f"{scene.place}.batch_size", enough, scene.dataset, max(sizes))
+            if inputs is None:
+                continue
+            self.sheet.tried(f"{scene.place}.dataset", fitting.affordable, inputs)
+            said = self.told if scene.told is None else scene.told
+            self.sheet.tried(said.place, fitting.told, said.texts, inputs, None)
+            if self.instead is None:
+                self.sheet.tried(
+                    key, lambda text, inputs=inputs: fitting.target(text, inputs, drawn=True), scene.target
+                )
+                continue
+            try:
+                fitting.target(scene.target, inputs, drawn=True)
+            except BadInput as error:
+                raise BadInput(f"{scene.name}: {error}") from None
         return self
 
 

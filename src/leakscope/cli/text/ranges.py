@@ -92,6 +92,14 @@ class _Maker:
 class _Fields:
     """What `self` is in a check: the fields of the object, and nothing that it computes from them."""
 
+    __slots__ = ("__dict__", "_said")
+
+    def __init__(self, said: str) -> None:
+        self._said = said
+
+    def __repr__(self) -> str:
+        return self._said
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -168,7 +176,7 @@ def attribute(call: ast.Call, home: Home, name: str, instead: Mapping[str, objec
     fields = {one: bound[one] if one in bound else _shown(made.default) for one, made in taken.parameters.items()}
     if name in fields:
         return fields[name]
-    made = next((one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == name), None)
+    place, made = method(home, name)
     # A docstring, and what is returned: of more, the object itself has to be asked.
     if made is None or len(made.body) != 2 or not isinstance(made.body[1], ast.Return) or made.body[1].value is None:
         return OPAQUE
@@ -180,8 +188,47 @@ def attribute(call: ast.Call, home: Home, name: str, instead: Mapping[str, objec
         return OPAQUE
 
 
-def _object(fields: Mapping[str, object]) -> _Fields:
-    made = _Fields()
+def method(home: Home, name: str) -> tuple[Home, ast.FunctionDef | None]:
+    """The method or property of a class, its own or the first one above it, with the class that has it."""
+    place, node = defined(home)
+    if not isinstance(node, ast.ClassDef):
+        return place, None
+    for line in node.body:
+        if isinstance(line, ast.FunctionDef) and line.name == name:
+            return place, line
+    above = (method(Home(place.module, base), name) for base in base_names(node) if ours(Home(place.module, base)))
+    return next((one for one in above if one[1] is not None), (place, None))
+
+
+def build(call: ast.Call, home: Home, domain: object) -> None:
+    """Raises `BadInput` where `build` of the target at `home` surely refuses a domain, by its own statements.
+
+    domain: an object with the attributes of the domain that are known. Weights are not drawn, and no class is counted.
+
+    >>> vgg = Home("leakscope.targets.zoo.vgg", "VGGTiny")
+    >>> build(ast.parse("VGGTiny()", mode="eval").body, vgg, type("Small", (), {"shape": (1, 4, 4)}))
+    Traceback (most recent call last):
+    leakscope.core.errors.BadInput: VGGTiny() halves pictures 3 times and takes at least 8 x 8, got 4 x 4
+    """
+    taken, (place, made) = signature(home), method(home, "build")
+    if taken is None or made is None:
+        return
+    bound = taken.bind(*map(value, call.args), **{str(one.arg): value(one.value) for one in call.keywords}).arguments
+    fields = {one: bound[one] if one in bound else _shown(given.default) for one, given in taken.parameters.items()}
+    found, self = _compiled(place.module, made.body), _object(fields, ast.unparse(call))
+    # `optional` imports what a model is made of, and classes judge more of the domain than is there.
+    around = {name: one for name, one in found.around.items() if name != "optional" and not isinstance(one, _Maker)}
+    try:
+        _run(found, {**around, "self": self, "domain": domain, "classes": OPAQUE, "key": OPAQUE}, vars(self))
+    except BadInput:  # a `ValueError` too
+        raise
+    except (_Sure, *MISFITS):
+        return
+
+
+def _object(fields: Mapping[str, object], said: str = "") -> _Fields:
+    """said: what it is called in messages."""
+    made = _Fields(said)
     vars(made).update(fields)
     return made
 
@@ -260,6 +307,16 @@ def _around(home: Home, body: Iterable[ast.AST], within: frozenset[Home]) -> dic
     named = {name for line in body for name in _named(line)} - set(dir(builtins)) - {home.name}
     found = ((name, _resolved(Home(home.module, name), within)) for name in named)
     return {"isinstance": _isinstance, **{name: one for name, one in found if one is not None}}
+
+
+def constant(home: Home) -> Any:
+    """The number, text or tuple that a module of leakscope gives a name; None where its source does not tell.
+
+    >>> constant(Home("leakscope.datasets.draw", "PUBLIC_SHARE"))
+    0.5
+    """
+    found = _resolved(home)
+    return found if isinstance(found, bool | int | float | str | tuple | frozenset) else None
 
 
 @functools.cache

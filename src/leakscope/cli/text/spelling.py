@@ -271,6 +271,8 @@ def _judge_call(node: ast.Call, name: str, what: str) -> None:
             takes.bind(*node.args, **{str(keyword.arg): keyword.value for keyword in node.keywords})
     except TypeError as error:
         raise BadInput(f"{ast.unparse(node)}: {error}; it takes {name}{takes}") from None
+    if takes is not None:
+        kinds.spell_whole(place, takes.bind(*node.args, **{str(one.arg): one.value for one in node.keywords}).arguments)
     only_objects(node, place)
     values, given = members(place), [*node.args, *(keyword.value for keyword in node.keywords)]
     if values is not None and isinstance(given[0], ast.Constant) and given[0].value not in values.values():

@@ -107,6 +107,11 @@ class Spoken(AbstractSpeech):
         if self.seed < 0:
             raise BadInput(f"expected seed >= 0, got {self.seed}")
 
+    @property
+    def most(self) -> int:
+        """As many as were asked for."""
+        return self.speakers * self.each
+
     def utterances(self) -> tuple[Utterance, ...]:
         """Speaker after speaker."""
         return tuple(utterance for utterance, _ in _corpus(self))

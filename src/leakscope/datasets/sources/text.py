@@ -71,6 +71,11 @@ class Sentences(AbstractSource):
         """Described or not."""
         return 2
 
+    @property
+    def most(self) -> int:
+        """As many as were asked for."""
+        return self.count
+
     def load(self) -> Batch:
         """All examples."""
         return _sentences(self)
