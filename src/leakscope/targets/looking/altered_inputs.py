@@ -28,6 +28,8 @@ EXCHANGED = 4096
 """Texts with one token exchanged that are tried, of all claims together; all of them in small vocabularies."""
 TOGETHER = 512
 """Texts that are run at once."""
+SAME_VECTOR = 1e-9
+"""Largest relative change of vectors in float64 that is rounding."""
 SAME = 1e-4
 """Largest change, relative to the domain's range, that is none: a clamp to rounded ends of the range."""
 
@@ -89,6 +91,28 @@ def alters_tokens(target: Target, texts: Sequence[tuple[int, ...]], embedding: s
             for ids in torch.cat(several).to(target.device()).split(TOGETHER):
                 given = _fed(target, (name,), ids).get(name)
                 if given is None or given.shape != ids.shape or not torch.equal(given, ids):
+                    return True
+    except FORWARD_ERRORS:
+        return True
+    return False
+
+
+def alters_vectors(
+    domain: Text, texts: Sequence[tuple[int, ...]], fed: Callable[[Tensor], Tensor], table: Tensor
+) -> bool:
+    """Whether a layer is fed anything else than `table` (V, T, d) says of a token at its place, for some text.
+
+    The texts of `alters_tokens`. The table is of texts of one token only, so that what depends on the tokens beside
+    shows. fed: ids (N, T) to (N, T, d) float64. True as well where it fails. A test and no proof.
+    """
+    slack = SAME_VECTOR * float(table.abs().max())
+    try:
+        for ids in _exchanged(domain, texts):
+            for some in ids.split(TOGETHER):
+                wanted = table[some.to(table.device), torch.arange(some.shape[1], device=table.device)]
+                given = fed(some).to(wanted)
+                # Not `>`, which NaN would pass.
+                if given.shape != wanted.shape or not float((given - wanted).abs().max()) <= slack:
                     return True
     except FORWARD_ERRORS:
         return True
