@@ -191,9 +191,17 @@ def beside(ids: Tensor, before: int, token: int, other: int) -> Tensor:
     return found
 
 
+def pushed(ids: Tensor) -> Tensor:
+    """A 7 before a 9 becomes a 3."""
+    found = ids.clone()
+    found[:, :-1] = torch.where((ids[:, :-1] == 7) & (ids[:, 1:] == 9), 3, ids[:, :-1])
+    return found
+
+
 REPLACED: dict[str, Callable[[Tensor], Tensor]] = {
     "a token": lambda ids: torch.where(ids == 9, 13, ids),
     "a token beside another": lambda ids: beside(ids, 7, 9, 3),
+    "two tokens that stand together": lambda ids: torch.where(beside(ids, 7, 9, 0) == 0, 4, pushed(ids)),
     "capitals": lambda ids: torch.where(ids >= 20, ids - 12, ids),
 }
 

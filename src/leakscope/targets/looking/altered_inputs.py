@@ -66,9 +66,10 @@ def alters_tokens(target: Target, texts: Sequence[tuple[int, ...]], embedding: s
     """Whether the table that tokens are looked up in is given others for some text, as by code that replaces a word.
 
     The model is run on every token of the vocabulary, each in some text, on each claimed text with each of its tokens
-    exchanged for each other one (`EXCHANGED` of these at most, drawn evenly), and on the texts themselves. Whatever
-    becomes of another text the claimed one is among these where one word is replaced, or one word beside another. A
-    test and no proof. embedding: the table's parameter. False where it is no layer's, which nothing can listen to.
+    exchanged for each other one (`EXCHANGED` of these at most, drawn evenly), with two of them, as many again and
+    neighbors first, and on the texts themselves. Whatever becomes of another text the claimed one is among these where
+    one word is replaced, one word beside another, or two together. A test and no proof. embedding: the table's
+    parameter. False where it is no layer's, which nothing can listen to.
 
     >>> from leakscope import Text
     >>> class Replaces(torch.nn.Sequential):
@@ -136,6 +137,18 @@ def _exchanged(domain: Text, texts: Sequence[tuple[int, ...]]) -> Iterator[Tenso
         rows = text.repeat(len(chosen), 1)
         rows[torch.arange(len(chosen)), chosen % length] = 1 + chosen // length
         yield rows
+        # Two at once, as code has it that replaces two words that stand together: neighbors first.
+        for gap in range(1, length):
+            count = (length - gap) * (domain.vocabulary - 1) ** 2
+            few = count <= most
+            chosen = torch.arange(count) if few else torch.randint(count, (most,), generator=generator)
+            most -= len(chosen)
+            if not len(chosen):
+                break
+            rows, at, tokens = text.repeat(len(chosen), 1), torch.arange(len(chosen)), chosen // (length - gap)
+            rows[at, chosen % (length - gap)] = 1 + tokens % (domain.vocabulary - 1)
+            rows[at, chosen % (length - gap) + gap] = 1 + tokens // (domain.vocabulary - 1)
+            yield rows
 
 
 @final
