@@ -176,6 +176,14 @@ class ReplacingVectors(Replacing):
         return torch.where(kept, self.words(ids), self.words.weight[self.change(ids)])
 
 
+class ReplacingRows(Replacing):
+    """The same by a function, which nothing can listen to."""
+
+    def looked_up(self, ids: Tensor) -> Tensor:
+        """(B, T, 32)."""
+        return F.embedding(self.change(ids), self.words.weight)
+
+
 def beside(ids: Tensor, before: int, token: int, other: int) -> Tensor:
     """The token becomes the other where it follows `before`."""
     found = ids.clone()
@@ -183,16 +191,27 @@ def beside(ids: Tensor, before: int, token: int, other: int) -> Tensor:
     return found
 
 
+def pushed(ids: Tensor) -> Tensor:
+    """A 7 before a 9 becomes a 3."""
+    found = ids.clone()
+    found[:, :-1] = torch.where((ids[:, :-1] == 7) & (ids[:, 1:] == 9), 3, ids[:, :-1])
+    return found
+
+
 REPLACED: dict[str, Callable[[Tensor], Tensor]] = {
     "a token": lambda ids: torch.where(ids == 9, 13, ids),
     "a token beside another": lambda ids: beside(ids, 7, 9, 3),
+    "two tokens that stand together": lambda ids: torch.where(beside(ids, 7, 9, 0) == 0, 4, pushed(ids)),
     "capitals": lambda ids: torch.where(ids >= 20, ids - 12, ids),
 }
 
 
 @pytest.mark.parametrize("told", [True, False])
 @pytest.mark.parametrize(
-    ("kind", "change"), [(Replacing, one) for one in (*REPLACED, "none")] + [(ReplacingVectors, "a token")]
+    ("kind", "change"),
+    [(Replacing, one) for one in (*REPLACED, "none")]
+    + [(ReplacingVectors, "a token"), (ReplacingVectors, "a token beside another")]
+    + [(ReplacingRows, "a token"), (ReplacingRows, "a token beside another"), (ReplacingRows, "none")],
 )
 def test_no_text_is_proved_of_which_the_model_replaces_tokens(kind: type[Replacing], change: str, told: bool) -> None:
     with ls.Key(2).isolated():

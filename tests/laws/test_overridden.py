@@ -6,7 +6,9 @@ For every mechanism, optimizer and loss of the table, and everything of it that 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -202,6 +204,48 @@ def test_what_is_proved_behind_a_feed_that_derives_from_ours_is_right(feed: Any,
         if attempt.certificate is not None and any(attempt.certificate.proved):
             apart = torch.cdist(attempt.claim.values.flatten(1), batch.inputs.flatten(1))  # type: ignore[union-attr]
             assert float(apart.min(1).values.max()) < 1e-3
+
+
+def wrapped(part: Any) -> Any:
+    """As monitors and retries wrap a method: the names of the old one are copied."""
+    old = part.fget if isinstance(part, property) else part
+
+    @functools.wraps(old)
+    def new(self: Any, *given: Any, **more: Any) -> Any:
+        return old(self, *given, **more)
+
+    return property(new) if isinstance(part, property) else new
+
+
+WAYS: dict[str, Callable[[Any], Any]] = {
+    "a function": lambda part: property(lambda self: None) if isinstance(part, property) else lambda self, *given: None,
+    "one that takes the names of the old": wrapped,
+    "one with some arguments given": lambda part: functools.partialmethod(lambda *given: None),
+    "a cached property": lambda part: functools.cached_property(lambda self: None),
+    "a class method": lambda part: classmethod(lambda *given: None),
+    "a value": lambda part: 3,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("kind", "name", "made"),
+    [
+        (ls.FedSGD, "release", ls.FedSGD),
+        # Its fields are values of other classes of ours.
+        (ls.FedAvg, "release", lambda: ls.FedAvg(1, 0.1)),
+        (ls.FedAvg, "effect", lambda: ls.FedAvg(1, 0.1)),
+        (ls.GaussianNoise, "apply", lambda: ls.FedSGD() >> ls.GaussianNoise(1.0)),
+        (ClientSGD, "build", lambda: ls.FedAvg(1, 0.1, optimizer=ClientSGD())),
+        (ls.CrossEntropy, "__call__", None),
+    ],
+)
+def test_whatever_is_put_in_the_place_of_a_method_is_seen(
+    kind: Any, name: str, made: Any, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = kind() if made is None else made()
+    monkeypatch.setattr(kind, name, WAYS[way](inspect.getattr_static(kind, name)))
+    assert not acts_as(before, kind) if made is None else reading.doubt(before) is not None
 
 
 PATCHED = {

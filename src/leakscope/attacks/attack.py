@@ -353,7 +353,7 @@ class Ready(Generic[ClaimT]):
             return Attempt(repr(self.attack), Outcome.DIVERGED, str(error)), True
         # A stranger's code raises kinds of its own. A bug of ours must be seen, and a full disk put right: they pass.
         except Exception as error:
-            if not is_theirs(error):
+            if not is_theirs(error, type(self.attack).__module__):
                 raise
             return failed(self.attack, error), False
         return attempt, attempt.outcome is not Outcome.INTERRUPTED

@@ -46,9 +46,10 @@ CALLERS = (Heard.__call__.__code__, Clock.keep.__code__, Clock.saved.__code__)
 """Where an attack calls back, its caller's watch and checkpoint: a full disk there is nothing of the observation."""
 
 
-def is_theirs(error: BaseException) -> bool:
+def is_theirs(error: BaseException, attack: str = "leakscope") -> bool:
     """Whether an error is of the observation, of somebody else's model, loss, domain or mechanism.
 
+    attack: the module of the attack's class; what ends in an attack of somebody's own is a bug that its author must see.
     It is none of the caller's, whose watch and checkpoint an attack calls back, and no bug of ours. It is theirs where
     numbers and shapes do not go together, and where the innermost Python code is not of leakscope: that is a
     stranger's, or torch's that was called by it. What is left, such as a misspelled attribute in an attack, is ours.
@@ -59,8 +60,8 @@ def is_theirs(error: BaseException) -> bool:
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     if isinstance(error, OSError) or any(frame.f_code in CALLERS for frame in frames):
         return False
-    if isinstance(error, OF_NUMBERS):
-        return True
     # By the module's name: a file may lie anywhere, and a stranger's forward may have been compiled from a text.
-    module = str(frames[-1].f_globals.get("__name__", "")) if frames else ""
-    return module.partition(".")[0] != __name__.partition(".")[0]
+    module, ours = str(frames[-1].f_globals.get("__name__", "")) if frames else "", __name__.partition(".")[0]
+    if module == attack and attack.partition(".")[0] != ours:
+        return False
+    return isinstance(error, OF_NUMBERS) or module.partition(".")[0] != ours

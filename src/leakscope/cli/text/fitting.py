@@ -194,7 +194,10 @@ def _of_call(call: ast.Call) -> Inputs | None:
     _, made = ranges.method(home, "domain")
     kind = None if made is None or made.returns is None else ast.unparse(made.returns)
     if kind not in WORDS:
-        return None
+        # One that wraps another gives what that one does, and says so of no kind in particular.
+        inner = [one for one in (*call.args, *(each.value for each in call.keywords)) if isinstance(one, ast.Call)]
+        found = _of_call(inner[0]) if kind is not None and len(inner) == 1 else None
+        return None if found is None else Inputs(found.kind, found.sizes, ast.unparse(call))
     sizes = ranges.attribute(call, home, "domain", SIZES)
     return Inputs(kind, _whole(sizes) if isinstance(sizes, tuple) else None, ast.unparse(call))
 

@@ -10,7 +10,6 @@ import re
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 
-import leakscope
 from leakscope.cli.rows import Family
 from leakscope.cli.text import contents, files, ranges, spelling
 from leakscope.cli.text.index import row_named, rows
@@ -164,13 +163,13 @@ def _ours(module: str, name: str, *, called: bool) -> None:
     """Raises `BadInput` where a module of leakscope has no such name, or its root has one that is no model."""
     first = name.partition(".")[0]
     if module == OWN:
-        known = {*leakscope.__all__, *(row.name for row in rows())}
+        known = {*sys.modules[OWN].__all__, *(row.name for row in rows())}
         if first in known and called:
             raise BadInput(
                 f"{module}:{name} is no model; write one of leakscope's own as an expression, such as "
                 f"{spelling.example(Family.TARGETS)}"
             )
-        there = first in known or first in vars(leakscope)
+        there = first in known or first in vars(sys.modules[OWN])
     else:
         if _spec(module) is None:
             raise BadInput(f"no module {module!r} in leakscope; write its own models as expressions: LeNet()")
@@ -188,7 +187,7 @@ def _ours(module: str, name: str, *, called: bool) -> None:
 
 def _spec(module: str) -> ModuleSpec | None:
     """Where a module of leakscope is; None where there is none. `importlib` would run those around it, with torch."""
-    inner, found = list(leakscope.__path__), None
+    inner, found = list(sys.modules[OWN].__path__), None
     parts = module.split(".")
     for place in range(1, len(parts)):
         found = PathFinder.find_spec(".".join(parts[: place + 1]), inner)

@@ -28,6 +28,8 @@ EXCHANGED = 4096
 """Texts with one token exchanged that are tried, of all claims together; all of them in small vocabularies."""
 TOGETHER = 512
 """Texts that are run at once."""
+SAME_VECTOR = 1e-9
+"""Largest relative change of vectors in float64 that is rounding."""
 SAME = 1e-4
 """Largest change, relative to the domain's range, that is none: a clamp to rounded ends of the range."""
 
@@ -64,9 +66,10 @@ def alters_tokens(target: Target, texts: Sequence[tuple[int, ...]], embedding: s
     """Whether the table that tokens are looked up in is given others for some text, as by code that replaces a word.
 
     The model is run on every token of the vocabulary, each in some text, on each claimed text with each of its tokens
-    exchanged for each other one (`EXCHANGED` of these at most, drawn evenly), and on the texts themselves. Whatever
-    becomes of another text the claimed one is among these where one word is replaced, or one word beside another. A
-    test and no proof. embedding: the table's parameter. False where it is no layer's, which nothing can listen to.
+    exchanged for each other one (`EXCHANGED` of these at most, drawn evenly), with two of them, as many again and
+    neighbors first, and on the texts themselves. Whatever becomes of another text the claimed one is among these where
+    one word is replaced, one word beside another, or two together. A test and no proof. embedding: the table's
+    parameter. False where it is no layer's, which nothing can listen to.
 
     >>> from leakscope import Text
     >>> class Replaces(torch.nn.Sequential):
@@ -95,6 +98,28 @@ def alters_tokens(target: Target, texts: Sequence[tuple[int, ...]], embedding: s
     return False
 
 
+def alters_vectors(
+    domain: Text, texts: Sequence[tuple[int, ...]], fed: Callable[[Tensor], Tensor], table: Tensor
+) -> bool:
+    """Whether a layer is fed anything else than `table` (V, T, d) says of a token at its place, for some text.
+
+    The texts of `alters_tokens`. The table is of texts of one token only, so that what depends on the tokens beside
+    shows. fed: ids (N, T) to (N, T, d) float64. True as well where it fails. A test and no proof.
+    """
+    slack = SAME_VECTOR * float(table.abs().max())
+    try:
+        for ids in _exchanged(domain, texts):
+            for some in ids.split(TOGETHER):
+                wanted = table[some.to(table.device), torch.arange(some.shape[1], device=table.device)]
+                given = fed(some).to(wanted)
+                # Not `>`, which NaN would pass.
+                if given.shape != wanted.shape or not float((given - wanted).abs().max()) <= slack:
+                    return True
+    except FORWARD_ERRORS:
+        return True
+    return False
+
+
 def _exchanged(domain: Text, texts: Sequence[tuple[int, ...]]) -> Iterator[Tensor]:
     """Texts (N, T) of tokens 1 to V - 1, as `alters_tokens` says."""
     generator = Key(0).child("exchanged").generator()
@@ -112,6 +137,18 @@ def _exchanged(domain: Text, texts: Sequence[tuple[int, ...]]) -> Iterator[Tenso
         rows = text.repeat(len(chosen), 1)
         rows[torch.arange(len(chosen)), chosen % length] = 1 + chosen // length
         yield rows
+        # Two at once, as code has it that replaces two words that stand together: neighbors first.
+        for gap in range(1, length):
+            count = (length - gap) * (domain.vocabulary - 1) ** 2
+            few = count <= most
+            chosen = torch.arange(count) if few else torch.randint(count, (most,), generator=generator)
+            most -= len(chosen)
+            if not len(chosen):
+                break
+            rows, at, tokens = text.repeat(len(chosen), 1), torch.arange(len(chosen)), chosen // (length - gap)
+            rows[at, chosen % (length - gap)] = 1 + tokens % (domain.vocabulary - 1)
+            rows[at, chosen % (length - gap) + gap] = 1 + tokens // (domain.vocabulary - 1)
+            yield rows
 
 
 @final

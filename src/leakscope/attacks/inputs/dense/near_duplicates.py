@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import final
 
@@ -37,6 +36,10 @@ CAUTION = 4.0
 and a distance counts as the root of it."""
 SPARSE = 0.1
 """Share of the values that differ where only some do."""
+SINGLE = 128
+"""How many values are tried that differ alone."""
+MANY = 32
+"""How many pairs are tried at once, half as many as the examples behind a claim may be."""
 
 
 def hidden_distance(
@@ -47,8 +50,11 @@ def hidden_distance(
     Two inputs x + d and x - d of errors e + J d and e - J d give the gradient e x^T + (J d) d^T, which is that of their
     mean but for a residual of about |J d| |d|, the square of their distance: what rounding leaves of one example hides
     inputs at its root. How far that is depends on the model, which is run on such pairs, first at `STEP`: other
-    in all values, in a tenth of them, and as the claim is from itself moved by half. Not brighter and darker: examples
-    whose errors differ in size alone may have any mean of theirs, which is said with every such certificate.
+    in all values, in a tenth of them, in each single one (`SINGLE` of them at most), and as the claim is from itself
+    moved by half; and on `MANY` pairs at once, which differ from each other in all values, since what many examples
+    leave has many directions, each of them small. Not brighter and darker: examples whose errors differ in size alone
+    may have any mean of theirs, which is said with every such certificate. The distance is that of the nearest of them:
+    of many that are alike and a few others, the others are further off.
     residuals: of the layer's gradient, relative to it. units: (N, H), those whose rows each residual is of; all where
     None, and then it is relative to the whole batch, in which each example has its own part.
     """
@@ -86,46 +92,78 @@ class _Pairs:
 
     def left(self, step: Array) -> Array:
         """(N,) the least residual of pairs at the relative distance `step` (N,), in the units of the claim's own."""
-        count = len(self._values)
+        count, many = len(self._values), len(self._directions)
         left, sizes = np.full(count, math.inf), np.zeros(count)
-        for label, direction in itertools.product(self._labels.T, self._directions):
-            away = step[:, None] * self._sizes * direction
-            both = self._values + away, self._values - away
-            errors = [self._resting.slopes(given, labels=torch.from_numpy(label.copy())) for given in both]
-            for place in range(count):
-                kept = slice(None) if self._units is None else self._units[place]
-                pair = np.stack([each[place][kept] for each in errors])
-                first, second = _singular(pair, np.stack([given[place] for given in both]))
-                if self._units is not None:
-                    second = second / first if first > 0 else 0.0
+        away = (step[:, None] * self._sizes * self._directions).reshape(many * count, -1)
+        base = np.tile(self._values, (many, 1))
+        for label in self._labels.T:
+            labels = torch.from_numpy(np.tile(label, many))
+            above, below = (self._resting.slopes(given, labels=labels) for given in (base + away, base - away))
+            middle, half = ((above + sign * below).reshape(many, count, -1) / 2 for sign in (1, -1))
+            if self._units is not None:
+                middle, half = middle * self._units, half * self._units
+            moved = away.reshape(many, count, -1)
+            first, second = _singular(middle, half, self._values, moved)
+            cloud = _cloud(middle[:MANY].mean(0), half[:MANY], self._values, moved[:MANY])
+            for one in (*second, cloud):
                 # Of an input whose errors vanish nothing is in the update, and two of them leave nothing either.
-                left[place] = min(left[place], second)
-                sizes[place] = max(sizes[place], first)
+                own = one if self._units is None else one / np.maximum(first.max(0), 1e-300)
+                left = np.minimum(left, own)
+            sizes = np.maximum(sizes, first.max(0))
         if self._units is not None:
             return left
         # A clip makes the update smaller, and not what each example left.
         return np.asarray(left / max(self._whole, float(sizes.sum()) if self._clipped else 0.0, 1e-300))
 
 
-def _singular(errors: Array, inputs: Array) -> tuple[float, float]:
-    """The two singular values of sum_s e_s [x_s, 1]^T / 2 for two samples; errors: (2, H), inputs: (2, D)."""
-    extended = np.hstack([inputs, np.ones((2, 1))])
-    # E^T X with E^T = Q R and X^T = Q' R': the values are those of R R'^T.
-    left, right = np.linalg.qr(errors.T).R, np.linalg.qr(extended.T).R
-    found = np.linalg.svd(left @ right.T / 2, compute_uv=False)
-    return float(found[0]), float(found[1]) if len(found) > 1 else 0.0
+def _singular(middle: Array, half: Array, inputs: Array, away: Array) -> tuple[Array, Array]:
+    """The two singular values of e [x, 1]^T + f [d, 0]^T, (K, N) each, with e, f: (K, N, H), x: (N, D), d: (K, N, D).
+
+    The second is the area of both pairs over the first: as a root of the eigenvalues it would be rounding.
+    """
+    extended = np.concatenate([inputs, np.ones((len(inputs), 1))], 1)[None]
+    moved = np.concatenate([away, np.zeros((*away.shape[:2], 1))], 2)
+    one, other = np.linalg.norm(middle, axis=2), np.linalg.norm(extended, axis=2)
+    area = (
+        one * np.linalg.norm(_beside(half, middle), axis=2) * other * np.linalg.norm(_beside(moved, extended), axis=2)
+    )
+    total = (one * other) ** 2 + (np.linalg.norm(half, axis=2) * np.linalg.norm(moved, axis=2)) ** 2
+    total = total + 2 * (middle * half).sum(2) * (extended * moved).sum(2)
+    first = np.sqrt((total + np.sqrt(np.maximum(total**2 - 4 * area**2, 0))) / 2)
+    return first, area / np.maximum(first, 1e-300)
 
 
-def _directions(values: Array) -> list[Array]:
-    """What is added to each of (N, D) and taken from it, of length one each."""
+def _cloud(middle: Array, half: Array, inputs: Array, away: Array) -> Array:
+    """(N,) the size of mean_k f_k [d_k, 0]^T beside e and [x, 1], with e: (N, H), f: (K, N, H), x: (N, D)."""
+    extended = np.concatenate([inputs, np.ones((len(inputs), 1))], 1)[None]
+    f = _beside(half, middle[None]).swapaxes(0, 1)
+    d = _beside(np.concatenate([away, np.zeros((*away.shape[:2], 1))], 2), extended).swapaxes(0, 1)
+    # |sum f_k d_k^T|^2 is the sum over k, l of (f_k f_l) (d_k d_l).
+    squared = ((f @ f.swapaxes(1, 2)) * (d @ d.swapaxes(1, 2))).sum((1, 2))
+    return np.asarray(np.sqrt(np.maximum(squared, 0)) / half.shape[0])
+
+
+def _beside(given: Array, base: Array) -> Array:
+    """The part of `given` orthogonal to `base`, along the last axis."""
+    size = np.maximum((base * base).sum(-1, keepdims=True), 1e-300)
+    return np.asarray(given - (given * base).sum(-1, keepdims=True) / size * base)
+
+
+def _directions(values: Array) -> Array:
+    """(K, N, D) what is added to each of (N, D) and taken from it, of length one each; the first `MANY` are noise."""
     rng = Key(0).child("near duplicates").numpy()
-    noise = rng.standard_normal(values.shape)
+    count, size = values.shape
+    noise = rng.standard_normal((MANY, count, size))
     # The largest of as many random numbers: of a few values at least one.
     chosen = rng.random(values.shape)
     least = np.quantile(chosen, 1 - SPARSE, axis=1, keepdims=True, method="lower")
     some = rng.standard_normal(values.shape) * (chosen >= least)
-    moved = np.roll(values, values.shape[1] // 2, 1) - values
-    return [one / np.maximum(np.linalg.norm(one, axis=1, keepdims=True), 1e-300) for one in (noise, some, moved)]
+    moved = np.roll(values, size // 2, 1) - values
+    # Fewer of many claims, which are run together.
+    single = np.zeros((min(size, max(SINGLE // count, 8)), count, size))
+    single[np.arange(len(single)), :, rng.permutation(size)[: len(single)]] = 1
+    every = np.concatenate([noise, some[None], moved[None], single])
+    return np.asarray(every / np.maximum(np.linalg.norm(every, axis=2, keepdims=True), 1e-300))
 
 
 def _whole(seen: Observation, layer: DenseLayer, count: int) -> float:

@@ -41,7 +41,7 @@ from leakscope.mechanisms.reading import clipped, evenly, known_weights
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
-from leakscope.targets.looking.altered_inputs import alters_tokens
+from leakscope.targets.looking.altered_inputs import alters_tokens, alters_vectors
 from leakscope.targets.looking.token_entry import TokenEntry, token_entry
 from leakscope.targets.losses import NextToken
 
@@ -335,9 +335,12 @@ def _doubt(seen: Observation, found: Spanned, claimed: tuple[Said, ...]) -> str:
 
 def _altered(seen: Observation, found: Spanned, texts: Sequence[tuple[int, ...]]) -> str:
     """Why what the model looked up need not be the private tokens; empty where no look shows it."""
-    if found.entry.embedding is None or not alters_tokens(seen.target, texts, found.entry.embedding):
-        return ""
-    return "; no proof, since the model replaces tokens of some texts before it looks them up"
+    entry = found.entry
+    replaced = entry.embedding is not None and alters_tokens(seen.target, texts, entry.embedding)
+    # What replaces vectors, or looks up in a table that is no layer's, shows in what the attention is fed.
+    if replaced or alters_vectors(entry.domain, texts, lambda ids: entry.fed(entry.first, ids), found.inputs):
+        return "; no proof, since the model replaces tokens of some texts"
+    return ""
 
 
 def _bag_doubt(seen: Observation, found: Spanned, pairs: list[tuple[int, int]]) -> str:

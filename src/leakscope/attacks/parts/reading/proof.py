@@ -91,8 +91,8 @@ BLIND = (
 ALIKE = 0.1
 """Largest distance of a proved input, relative to it, from inputs of which it may be the mean; it is stated."""
 HIDDEN = (
-    "relative distance from the claim at which inputs whose mean it is would leave more than is left of the update; "
-    "that is: "
+    "relative distance from the claim at which the nearest of several inputs whose mean it is would leave more than is "
+    "left of the update; that is: "
 )
 """How a statement begins where how many examples there are is not told, or more than were found."""
 NEARLY = (
