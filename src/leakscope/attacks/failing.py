@@ -49,7 +49,7 @@ CALLERS = (Heard.__call__.__code__, Clock.keep.__code__, Clock.saved.__code__)
 def is_theirs(error: BaseException, attack: str = "leakscope") -> bool:
     """Whether an error is of the observation, of somebody else's model, loss, domain or mechanism.
 
-    attack: the module of the attack's class; what ends in an attack of somebody's own is a bug that its author must see.
+    attack: the module of the attack's class; what ends in an attack of somebody's own is a bug for its author to see.
     It is none of the caller's, whose watch and checkpoint an attack calls back, and no bug of ours. It is theirs where
     numbers and shapes do not go together, and where the innermost Python code is not of leakscope: that is a
     stranger's, or torch's that was called by it. What is left, such as a misspelled attribute in an attack, is ours.
@@ -62,6 +62,6 @@ def is_theirs(error: BaseException, attack: str = "leakscope") -> bool:
         return False
     # By the module's name: a file may lie anywhere, and a stranger's forward may have been compiled from a text.
     module, ours = str(frames[-1].f_globals.get("__name__", "")) if frames else "", __name__.partition(".")[0]
-    if module == attack and attack.partition(".")[0] != ours:
+    if module == attack and attack.partition(".")[0] != ours and not isinstance(error, MemoryError):
         return False
     return isinstance(error, OF_NUMBERS) or module.partition(".")[0] != ours
