@@ -128,7 +128,8 @@ class Combined(AbstractCorpus):
 def files_below(folder: Path, skip: Iterable[str], what: str) -> list[Path]:
     """The recordings below `folder` in the order of their paths, without those whose stem is in `skip`.
 
-    Hidden files are not looked at. Raises `BadInput` where there is no folder, no recording in it, or one of them twice.
+    Hidden files are not looked at. Raises `BadInput` where there is no folder, no recording in it, or one is there
+    twice.
     """
     if not folder.is_dir():
         raise BadInput(f"no folder {folder}; give that of {what}")

@@ -34,7 +34,7 @@ SILENT = "1076_MTI_SAD_XX"
 @final
 @dataclass(frozen=True)
 class CremaD(AbstractRecordedCorpus):
-    """`folder`/AudioWAV/AAAA_SSS_EEE_LL.wav, beside the tables of the published corpus (doi:10.1109/TAFFC.2014.2336244).
+    """`folder`/AudioWAV/AAAA_SSS_EEE_LL.wav, beside the published tables (doi:10.1109/TAFFC.2014.2336244).
 
     AAAA is the actor, SSS the sentence, EEE the emotion that was asked for, LL its level. votes: the label is the one
     that most who heard and saw it voted for (column MultiModalVote of processedResults/summaryTable.csv; a tie such as

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from leakscope.core.annotation import Annotation
-from leakscope.core.arguments import instance
+from leakscope.core.arguments import instance, member
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput, UnknownName
 from leakscope.datasets.draw import AbstractSource
@@ -28,7 +28,7 @@ FOUR = (Emotion.NEUTRAL, Emotion.HAPPY, Emotion.SAD, Emotion.ANGRY)
 @final
 @dataclass(frozen=True)
 class EmotionFeatures(AbstractSource):
-    """inputs (N, d): the normalized features of each recording of `corpus` in one of the `emotions`; its class is there.
+    """inputs (N, d): the normalized features of each recording of `corpus` in one of `emotions`, the classes.
 
     speakers: only these, by name; all where empty. Statistics of the normalization are of the recordings that are taken
     and no others. Annotations: `speaker`, `sex` (where the corpus tells it of all) and, of several corpora, `corpus`.
@@ -50,10 +50,10 @@ class EmotionFeatures(AbstractSource):
     def __post_init__(self) -> None:
         instance("corpus", self.corpus, AbstractCorpus, 'write for example Ravdess("RAVDESS")')
         instance("features", self.features, AbstractFeatures, "write for example OpenSmile()")
-        instance("normalization", self.normalization, Normalization, 'write for example Normalization("speaker")')
-        object.__setattr__(self, "emotions", tuple(self.emotions))
-        for one in self.emotions:
-            instance("each of the emotions", one, Emotion, 'write for example Emotion("happy")')
+        object.__setattr__(self, "normalization", member("normalization", self.normalization, Normalization))
+        instance("emotions", self.emotions, tuple, 'write for example (Emotion("happy"), Emotion("sad"))')
+        named = tuple(member("each of the emotions", one, Emotion) for one in self.emotions)
+        object.__setattr__(self, "emotions", named)
         if len(self.emotions) < 2 or len(set(self.emotions)) < len(self.emotions):
             raise BadInput(f"expected at least two different emotions, got {self.emotions}")
         instance("speakers", self.speakers, tuple, 'write for example ("01", "02")')

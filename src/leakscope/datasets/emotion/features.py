@@ -82,7 +82,7 @@ def _vector(files: dict[str, Path], folder: Path, name: str, size: int) -> Tenso
         raise BadInput(f"{path} is no array that can be read ({why}); write it with numpy.save") from None
     if held.ndim not in (1, 2) or held.shape[-1] != size or held.shape[0] == 0 or held.dtype.kind not in "fiu":
         raise BadInput(
-            f"{path} holds {held.shape} {held.dtype}, expected ({size},) or (frames, {size}) numbers; give the right width"
+            f"{path} holds {held.shape} {held.dtype}, expected ({size},) or (frames, {size}) numbers; set width"
         )
     file_limits.afford(f"the features in {path}", 8 * held.size, held=path.stat().st_size)
     vector = np.asarray(held, dtype=np.float64).reshape(-1, size).mean(0)

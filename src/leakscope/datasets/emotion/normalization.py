@@ -48,8 +48,9 @@ def normalized(values: Tensor, how: Normalization, *, speakers: Sequence[str], c
     """
     if how is Normalization.NONE:
         return values.clone()
-    owners = list(zip(corpora, speakers, strict=True)) if how is Normalization.SPEAKER else list(corpora)
-    places: dict[object, list[int]] = {}
+    per_speaker = how is Normalization.SPEAKER
+    owners = [f"{c}, {s}" if per_speaker else c for c, s in zip(corpora, speakers, strict=True)]
+    places: dict[str, list[int]] = {}
     for place, owner in enumerate(owners):
         places.setdefault(owner, []).append(place)
     # In float64: some features are of the order of 1e6, their deviations far below.
@@ -57,8 +58,8 @@ def normalized(values: Tensor, how: Normalization, *, speakers: Sequence[str], c
     for owner, rows in places.items():
         if len(rows) < 2:
             raise BadInput(
-                f"{owner!r} has a single recording, which normalization would turn into zeros; take more recordings, or "
-                "another normalization"
+                f"{owner!r} has a single recording, which normalization would turn into zeros; take more recordings, "
+                "or another normalization"
             )
         made[rows] = _of(wide[rows], how).to(made.dtype)
     return made

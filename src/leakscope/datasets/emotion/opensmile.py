@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from leakscope.core.arguments import member
 from leakscope.core.errors import BadInput, optional
 from leakscope.datasets.emotion.corpus import AbstractCorpus
 from leakscope.datasets.emotion.features import AbstractFeatures
@@ -58,7 +59,7 @@ class FeaturesHeader(container.Header):
 class OpenSmile(AbstractFeatures):
     """The functionals of a `FeatureSet` over the whole recording (Eyben et al. 2010, doi:10.1145/1873951.1874246).
 
-    cache: a folder that keeps each vector under a hash of feature set, openSMILE's version and the samples, so that what
+    cache: a folder that keeps each vector under a hash of feature set, openSMILE's version and samples, so that what
     was computed once is read; empty for none. A damaged file in it is computed anew. Raises `BadInput`, naming the
     recording, where a value is not finite; `MissingExtra` without the extra `emotion`.
 
@@ -70,10 +71,7 @@ class OpenSmile(AbstractFeatures):
     cache: str = ""
 
     def __post_init__(self) -> None:
-        known = [one.value for one in FeatureSet]
-        if not isinstance(self.kind, FeatureSet) and self.kind not in known:
-            raise BadInput(f"expected a feature set among {', '.join(known)}, got {self.kind!r}")
-        object.__setattr__(self, "kind", FeatureSet(self.kind))
+        object.__setattr__(self, "kind", member("kind", self.kind, FeatureSet))
         object.__setattr__(self, "cache", os.fspath(self.cache))
 
     @property
@@ -90,8 +88,8 @@ class OpenSmile(AbstractFeatures):
                 rows.append(torch.from_numpy(self._vector(corpus.sound(place))))
             except _NotFinite as error:
                 raise BadInput(
-                    f"openSMILE gives {known[place].name} of {known[place].corpus} {error} of {self.size} features that "
-                    "are not finite; leave it out with skip, or take another feature set"
+                    f"openSMILE gives {known[place].name} of {known[place].corpus} {error} of {self.size} features "
+                    "that are not finite; leave it out with skip, or take another feature set"
                 ) from None
         return torch.stack(rows)
 

@@ -1,4 +1,4 @@
-"""Emotional speech on demand: synthetic speakers whose pitch, pace and loudness follow the emotion, in three corpora."""
+"""Emotional speech on demand: synthetic speakers whose pitch, pace and loudness follow it, in three corpora."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch
 from scipy.signal import butter, fftconvolve, sosfilt
 from torch import Tensor
 
-from leakscope.core.arguments import count
-from leakscope.core.errors import BadInput
+from leakscope.core.arguments import count, member
 from leakscope.datasets.emotion.corpus import AbstractCorpus, Emotion, Recording
 from leakscope.datasets.sources.sentences import sentence
 from leakscope.datasets.sources.speaking import FEMALE, MALE, Voice, speak
 from leakscope.datasets.sources.speech import Sex
+from leakscope.domains.audio import Samples
 from leakscope.domains.speech import RATE
 from leakscope.numerics.rng import Key
 
@@ -109,10 +109,7 @@ class SpokenEmotions(AbstractCorpus):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        known = [one.value for one in Style]
-        if not isinstance(self.style, Style) and self.style not in known:
-            raise BadInput(f"expected a style among {', '.join(known)}, got {self.style!r}")
-        object.__setattr__(self, "style", Style(self.style))
+        object.__setattr__(self, "style", member("style", self.style, Style))
         count("speakers", self.speakers, high=MOST)
         count("each", self.each)
         count("seed", self.seed, low=0)
@@ -193,9 +190,7 @@ def _recorded(style: Style, by: Voice, prosody: Prosody, key: Key) -> Tensor:
     return (samples * 2**15).round().clamp(-(2**15), 2**15 - 1) / 2**15
 
 
-def _heard(
-    clean: np.ndarray[tuple[int], np.dtype[np.float64]], style: Style, random: np.random.Generator
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _heard(clean: Samples, style: Style, random: np.random.Generator) -> Samples:
     """What arrives at the microphone, of the same length."""
     if style is Style.TELEPHONE:
         band = butter(4, (300, 3400), "bandpass", fs=RATE, output="sos")
