@@ -419,7 +419,7 @@ ROWS: tuple[Row, ...] = (
          'Combined((Ravdess("data/ravdess"), EmoDB("data/emodb")))', T.NEEDS_FILES),
     _row(_X, Style, "of SpokenEmotions: STUDIO, TELEPHONE or ROOM", 'Style("studio")'),
     _row(_X, Emotion, "of EmotionFeatures: NEUTRAL, HAPPY, SAD, ANGRY, ...", 'Emotion("happy")'),
-    _row(_X, Normalization, "of EmotionFeatures: SPEAKER, CORPUS, RANGE or NONE", 'Normalization("speaker")'),
+    _row(_X, Normalization, "of EmotionFeatures: SPEAKER, CORPUS or RANGE", 'Normalization("speaker")'),
     _row(_X, OpenSmile, "features of speech: statistics by openSMILE", 'OpenSmile(cache="features")', T.NEEDS_EXTRA),
     _row(_X, FeatureSet, "of OpenSmile: EMOBASE, EGEMAPS or COMPARE", 'FeatureSet("emobase")'),
     _row(_X, FeatureFiles, "features of speech: a .npy file for each recording",

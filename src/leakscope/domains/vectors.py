@@ -16,26 +16,26 @@ from leakscope.core.errors import BadInput
 @final
 @dataclass(frozen=True)
 class Vectors(AbstractDomain):
-    """Vectors (size,) of real numbers, each from `low` to `high`; None on a side that has no end.
+    """Vectors (size,) of real numbers, each from `low` to `high`.
 
-    Nobody looks at one, so errors are measured in the units of the model. Raises `BadInput` on a size below 1 and
-    unless low < high.
+    Nobody looks at one, so errors are measured in the units of the model. The range is finite and has no default:
+    models are looked at with noise in it, and what counts as rounding in a proof is a share of it. Raises `BadInput` on
+    a size below 1, and unless low < high are finite.
 
     >>> import torch
-    >>> Vectors(988).shape, Vectors(2, 0, 1).bounds(torch.zeros(2))
+    >>> Vectors(988, -6, 6).shape, Vectors(2, 0, 1).bounds(torch.zeros(2))
     ((988,), (tensor(0.), tensor(1.)))
     """
 
     size: int
-    low: float | None = None
-    high: float | None = None
+    low: float
+    high: float
 
     def __post_init__(self) -> None:
         count("size", self.size)
         for name in ("low", "high"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, number(name, getattr(self, name), low=-math.inf))
-        if self.low is not None and self.high is not None and not self.low < self.high:
+            object.__setattr__(self, name, number(name, getattr(self, name), low=-math.inf))
+        if not self.low < self.high:
             raise BadInput(f"expected low < high, got {self.low} and {self.high}")
 
     @property
@@ -48,10 +48,8 @@ class Vectors(AbstractDomain):
         return inputs.is_floating_point() and tuple(inputs.shape[1:]) == self.shape
 
     def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """`low` and `high`, infinite where there is no end; each a scalar."""
-        low = -math.inf if self.low is None else self.low
-        high = math.inf if self.high is None else self.high
-        return like.new_tensor(low), like.new_tensor(high)
+        """`low` and `high`, each a scalar."""
+        return like.new_tensor(self.low), like.new_tensor(self.high)
 
     def to_display(self, inputs: Tensor) -> Tensor:
         """The numbers themselves."""

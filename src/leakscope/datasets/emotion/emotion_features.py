@@ -16,7 +16,7 @@ from leakscope.core.errors import BadInput, UnknownName
 from leakscope.datasets.draw import AbstractSource
 from leakscope.datasets.emotion.corpus import AbstractCorpus, Emotion, Recording
 from leakscope.datasets.emotion.features import AbstractFeatures
-from leakscope.datasets.emotion.normalization import Normalization, normalized
+from leakscope.datasets.emotion.normalization import Normalization, limits, normalized
 from leakscope.datasets.emotion.opensmile import OpenSmile
 from leakscope.datasets.sources.speech import Sex
 from leakscope.domains.vectors import Vectors
@@ -36,9 +36,9 @@ class EmotionFeatures(AbstractSource):
     Raises `BadInput` on an unknown speaker, on fewer than two or repeated emotions, on an emotion that none of the
     recordings has, and as corpus and features do.
 
-    >>> from leakscope.datasets.emotion.ravdess import Ravdess
-    >>> EmotionFeatures(Ravdess("RAVDESS")).domain
-    Vectors(size=988, low=None, high=None)
+    >>> from leakscope.datasets.emotion.spoken_emotions import SpokenEmotions
+    >>> EmotionFeatures(SpokenEmotions(speakers=4, each=2)).domain  # eight recordings of each speaker
+    Vectors(size=988, low=-3.0, high=3.0)
     """
 
     corpus: AbstractCorpus
@@ -60,10 +60,10 @@ class EmotionFeatures(AbstractSource):
 
     @property
     def domain(self) -> Vectors:
-        """Vectors as long as there are features; from 0 to 1 where they are normalized to their range."""
-        if self.normalization is Normalization.RANGE:
-            return Vectors(self.features.size, 0.0, 1.0)
-        return Vectors(self.features.size)
+        """Vectors as long as there are features, in the range that normalization leaves."""
+        taken = self.recordings()
+        ends = limits(self.normalization, speakers=_said(taken, "speaker"), corpora=_said(taken, "corpus"))
+        return Vectors(self.features.size, *ends)
 
     @property
     def classes(self) -> int:
@@ -93,14 +93,14 @@ def _loaded(source: EmotionFeatures) -> tuple[Batch, tuple[Annotation, ...]]:
     taken = source.recordings()
     everybody = _vectors(source.corpus, source.features, source.emotions)
     values = torch.stack([everybody[place] for place in _taken(source)])
-    names = [one.speaker for one in taken]
-    inputs = normalized(values, source.normalization, speakers=names, corpora=[one.corpus for one in taken])
+    names = _said(taken, "speaker")
+    inputs = normalized(values, source.normalization, speakers=names, corpora=_said(taken, "corpus"))
     labels = torch.tensor([source.emotions.index(one.emotion) for one in taken])
     found = [_annotation("speaker", names)]
     if all(one.sex is not Sex.UNKNOWN for one in taken):
         found.append(_annotation("sex", [one.sex.value for one in taken]))
     if len({one.corpus for one in taken}) > 1:
-        found.append(_annotation("corpus", [one.corpus for one in taken]))
+        found.append(_annotation("corpus", _said(taken, "corpus")))
     return Batch(inputs, labels).checked(), tuple(found)
 
 
@@ -129,6 +129,10 @@ def _taken(source: EmotionFeatures) -> list[int]:
             f"no recording of {source.corpus!r} that is taken is {lacking[0]}; give other emotions or speakers"
         )
     return taken
+
+
+def _said(taken: tuple[Recording, ...], what: str) -> list[str]:
+    return [getattr(one, what) for one in taken]
 
 
 def _annotation(name: str, said: list[str]) -> Annotation:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import final
 
@@ -21,8 +23,8 @@ class Normalization(enum.Enum):
 
     SPEAKER: (x - mean_s) / (std_s + 1e-5), what each client can do alone; takes out what all recordings of a speaker
     share, so most of what their mean says of the person. CORPUS: the same with mean_c and std_c, what clients have to
-    agree on. RANGE: (x - min_c) / (max_c - min_c), in [0, 1], 0 for what never changes. NONE: x. Deviations are those
-    of the population (divided by n).
+    agree on. RANGE: (x - min_c) / (max_c - min_c), in [0, 1], 0 for what never changes. Deviations are those of the
+    population (divided by n), so of n recordings none is further than sqrt(n - 1) from 0 (Samuelson 1968).
 
     >>> Normalization("speaker")
     Normalization.SPEAKER
@@ -31,7 +33,6 @@ class Normalization(enum.Enum):
     SPEAKER = "speaker"
     CORPUS = "corpus"
     RANGE = "range"
-    NONE = "none"
 
     def __repr__(self) -> str:
         return f"Normalization.{self.name}"
@@ -46,12 +47,8 @@ def normalized(values: Tensor, how: Normalization, *, speakers: Sequence[str], c
     tensor([[-1.],
             [ 1.]])
     """
-    if how is Normalization.NONE:
-        return values.clone()
-    per_speaker = how is Normalization.SPEAKER
-    owners = [f"{c}, {s}" if per_speaker else c for c, s in zip(corpora, speakers, strict=True)]
     places: dict[str, list[int]] = {}
-    for place, owner in enumerate(owners):
+    for place, owner in enumerate(_together(how, speakers, corpora)):
         places.setdefault(owner, []).append(place)
     # In float64: some features are of the order of 1e6, their deviations far below.
     wide, made = values.double(), torch.empty_like(values)
@@ -63,6 +60,25 @@ def normalized(values: Tensor, how: Normalization, *, speakers: Sequence[str], c
             )
         made[rows] = _of(wide[rows], how).to(made.dtype)
     return made
+
+
+def limits(how: Normalization, *, speakers: Sequence[str], corpora: Sequence[str]) -> tuple[float, float]:
+    """What no normalized value of these recordings lies beyond, whatever the features: -+ sqrt(n - 1) rounded outward.
+
+    >>> limits(Normalization.SPEAKER, speakers="aaab", corpora="cccc")
+    (-2.0, 2.0)
+    """
+    if how is Normalization.RANGE:
+        return 0.0, 1.0
+    most = max(Counter(_together(how, speakers, corpora)).values())
+    end = float(math.ceil(math.sqrt(most - 1)))
+    return -end, end
+
+
+def _together(how: Normalization, speakers: Sequence[str], corpora: Sequence[str]) -> list[str]:
+    """Equal for recordings whose statistics are taken together."""
+    own = how is Normalization.SPEAKER
+    return [f"{corpus}, {speaker}" if own else corpus for corpus, speaker in zip(corpora, speakers, strict=True)]
 
 
 def _of(rows: Tensor, how: Normalization) -> Tensor:
