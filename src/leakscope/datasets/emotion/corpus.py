@@ -116,13 +116,14 @@ class Combined(AbstractCorpus):
         return tuple(found)
 
     def sound(self, position: int) -> Tensor:
-        """Of the corpus that the recording is of."""
+        """Of the corpus that the recording is of. Raises `BadInput` beyond the last."""
+        before = 0
         for corpus in self.corpora:
-            count = len(corpus.recordings())
-            if position < count:
-                return corpus.sound(position)
-            position -= count
-        raise BadInput(f"{self!r} has no recording {position} beyond its last")
+            own = len(corpus.recordings())
+            if 0 <= position - before < own:
+                return corpus.sound(position - before)
+            before += own
+        raise BadInput(f"expected a recording from 0 to {before - 1}, got {position}")
 
 
 def files_below(folder: Path, skip: Iterable[str], what: str) -> list[Path]:
