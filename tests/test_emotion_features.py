@@ -179,6 +179,16 @@ def test_what_is_in_the_cache_is_not_computed_again(tmp_path: Path, monkeypatch:
     assert len(asked) == 1, "a damaged vector alone is computed anew"
 
 
+def test_the_cache_tells_recordings_apart_that_differ_in_one_sample(tmp_path: Path) -> None:
+    corpus = emodb(tmp_path / "emodb")
+    first, second = (Path(one.path) for one in corpus.recordings()[:2])
+    assert first.read_bytes() == second.read_bytes()
+    second.write_bytes(second.read_bytes()[:-1] + b"\1")
+    ls.OpenSmile(ls.FeatureSet.EGEMAPS, cache=str(tmp_path)).of(corpus, [0, 1, 0])
+    ls.OpenSmile(ls.FeatureSet.EMOBASE, cache=str(tmp_path)).of(corpus, [0])
+    assert [len(list((tmp_path / kind).iterdir())) for kind in ("eGeMAPSv02", "emobase")] == [2, 1]
+
+
 def test_a_recording_of_which_nothing_can_be_computed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opensmile, "_extractor", lambda kind: lambda *_: np.full(88, np.nan, np.float32))
     with pytest.raises(BadInput, match=r"openSMILE gives .* of spoken studio 88 of 88 features that are not finite"):
