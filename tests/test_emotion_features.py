@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from tests.test_emotion_corpora import emodb, ravdess
 
 import leakscope as ls
-from leakscope.core.errors import BadInput, UnknownName
+from leakscope.audit.telling import tell
+from leakscope.core.errors import BadInput, MissingExtra, UnknownName
 from leakscope.datasets import partition
 from leakscope.datasets.draw import AbstractSource
 from leakscope.datasets.emotion import opensmile
@@ -179,6 +181,12 @@ def test_what_is_in_the_cache_is_not_computed_again(tmp_path: Path, monkeypatch:
     assert len(asked) == 1, "a damaged vector alone is computed anew"
 
 
+def test_without_the_extra_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opensmile", None)
+    with pytest.raises(MissingExtra, match=r"needs the package opensmile, .*pip install 'leakscope\[emotion\]'"):
+        ls.OpenSmile(cache="nowhere").of(SPOKEN, [0])
+
+
 def test_the_cache_tells_recordings_apart_that_differ_in_one_sample(tmp_path: Path) -> None:
     corpus = emodb(tmp_path / "emodb")
     first, second = (Path(one.path) for one in corpus.recordings()[:2])
@@ -295,6 +303,17 @@ def test_folds_hold_owners_out_once_each() -> None:
         assert not {owners[at] for at in others.tolist()} & {owners[at] for at in held.tolist()}
     with pytest.raises(BadInput, match="4 owners cannot be held out in 5 folds"):
         partition.owner_folds(owners)
+
+
+def test_a_gallery_shows_the_sex_of_others_where_nobody_is_in_both_halves() -> None:
+    """One of speakers who are none of the private ones would make an attack fail that works."""
+    secret = FEATURES.draw(4, key=ls.Key(0))
+    target = ls.Linear().build(FEATURES.domain, FEATURES.classes, key=ls.Key(0))
+    (told,) = tell([ls.Gallery], target, secret.reveal(), source=FEATURES)
+    assert isinstance(told, ls.Gallery)
+    assert told.attribute == "sex"
+    assert told.members == {one.name: one.values for one in FEATURES.public_annotations()}["sex"]
+    assert told.examples.inputs.equal(FEATURES.public().inputs)
 
 
 def test_what_eight_recordings_say_is_recovered_from_one_gradient() -> None:
