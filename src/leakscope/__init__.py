@@ -113,6 +113,22 @@ if TYPE_CHECKING:
     from leakscope.core.secret import Secret as Secret
     from leakscope.core.target import CrossEntropy as CrossEntropy
     from leakscope.core.target import Target as Target
+    from leakscope.datasets.emotion.corpus import AbstractCorpus as AbstractCorpus
+    from leakscope.datasets.emotion.corpus import Combined as Combined
+    from leakscope.datasets.emotion.corpus import Emotion as Emotion
+    from leakscope.datasets.emotion.crema_d import CremaD as CremaD
+    from leakscope.datasets.emotion.emodb import EmoDB as EmoDB
+    from leakscope.datasets.emotion.emotion_features import EmotionFeatures as EmotionFeatures
+    from leakscope.datasets.emotion.features import AbstractFeatures as AbstractFeatures
+    from leakscope.datasets.emotion.features import FeatureFiles as FeatureFiles
+    from leakscope.datasets.emotion.iemocap import Iemocap as Iemocap
+    from leakscope.datasets.emotion.msp_improv import MspImprov as MspImprov
+    from leakscope.datasets.emotion.normalization import Normalization as Normalization
+    from leakscope.datasets.emotion.opensmile import FeatureSet as FeatureSet
+    from leakscope.datasets.emotion.opensmile import OpenSmile as OpenSmile
+    from leakscope.datasets.emotion.ravdess import Ravdess as Ravdess
+    from leakscope.datasets.emotion.spoken_emotions import SpokenEmotions as SpokenEmotions
+    from leakscope.datasets.emotion.spoken_emotions import Style as Style
     from leakscope.datasets.sources.balanced import Balanced as Balanced
     from leakscope.datasets.sources.cifar import Cifar10 as Cifar10
     from leakscope.datasets.sources.digits import Digits as Digits
@@ -131,6 +147,7 @@ if TYPE_CHECKING:
     from leakscope.domains.speech import Frames as Frames
     from leakscope.domains.text import Text as Text
     from leakscope.domains.text import Words as Words
+    from leakscope.domains.vectors import Vectors as Vectors
     from leakscope.domains.vision import Images as Images
     from leakscope.integrations.timm import Timm as Timm
     from leakscope.integrations.torchvision import Torchvision as Torchvision

@@ -23,7 +23,7 @@ from leakscope.datasets.draw import AbstractSource
 
 Source = AbstractSource | None
 
-SPEAKER = "speaker"
+SPEAKER, SEX = "speaker", "sex"
 """The annotation that galleries are made of."""
 
 
@@ -66,13 +66,18 @@ def _by_layer(target: Target, batch: Batch) -> tuple[tuple[str, LayerStatistics]
 
 
 def _gallery(target: Target, batch: Batch, source: Source) -> Fact:
-    """From the public half alone: the same speakers in other utterances."""
+    """From the public half alone: the same speakers in other utterances, or the sex of other speakers.
+
+    A gallery of speakers who are none of the private ones would make an attack fail that works.
+    """
     if source is None:
         raise BadInput("a Gallery is made of the public half of a data set, and this batch is of none; do not tell it")
+    asked = SPEAKER if source.owners() is None else SEX
     for one in source.public_annotations():
-        if one.name == SPEAKER:
-            return Gallery(SPEAKER, one.categories, one.values, source.public())
-    raise BadInput(f"{source!r} does not tell its speakers, so there is no Gallery; use LibriSpeech or Spoken")
+        if one.name == asked:
+            return Gallery(asked, one.categories, one.values, source.public())
+    said = "its speakers" if asked == SPEAKER else "the sex of its speakers, of whom none is in both halves"
+    raise BadInput(f"{source!r} does not tell {said}, so there is no Gallery; use LibriSpeech or Spoken")
 
 
 MAKERS: dict[type[Fact], Callable[[Target, Batch, Source], Fact]] = {

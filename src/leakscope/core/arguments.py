@@ -5,11 +5,15 @@ Plain because a description must rebuild from its repr, which `numpy.float64(0.1
 
 from __future__ import annotations
 
+import enum
 import math
 import numbers
 from collections.abc import Iterable
+from typing import TypeVar
 
 from leakscope.core.errors import BadInput
+
+MemberT = TypeVar("MemberT", bound=enum.Enum)
 
 LARGEST = 2**63 - 1
 """The largest whole number of 64 bits: what tensors, files and clocks count with."""
@@ -94,6 +98,19 @@ def flag(name: str, got: object) -> bool:
     if not isinstance(got, bool):
         raise BadInput(f"expected {name} to be True or False, got {got!r}")
     return got
+
+
+def member(name: str, got: object, kind: type[MemberT]) -> MemberT:
+    """`got` if it is one of this enumeration, or the one that has this value. Raises `BadInput` with all values.
+
+    >>> import enum
+    >>> member("by", "one", enum.Enum("By", {"ONE": "one"})).name
+    'ONE'
+    """
+    for one in kind:
+        if got is one or (type(got) is type(one.value) and got == one.value):
+            return one
+    raise BadInput(f"expected {name} to be one of {', '.join(str(one.value) for one in kind)}, got {_shown(got)}")
 
 
 def instance(name: str, got: object, kind: type, advice: str) -> None:

@@ -7,7 +7,10 @@ import hashlib
 from abc import ABC, abstractmethod
 from typing import final
 
+import numpy as np
 import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from leakscope.core.annotation import Annotation
@@ -28,8 +31,8 @@ class AbstractSource(ABC):
     """Labeled examples. Concrete sources are frozen dataclasses; loading is cached by the process.
 
     The split into a public and a private part is a fixed permutation of the examples, the same in every run;
-    examples with equal bytes are on the same side. Overlapping or derived examples are not recognized: a source
-    must not offer them.
+    examples with equal bytes are on the same side, and so are those of one owner where the source has `owners`.
+    Overlapping or derived examples are not recognized: a source must not offer them.
     """
 
     @property
@@ -57,6 +60,10 @@ class AbstractSource(ABC):
     def annotations(self) -> tuple[Annotation, ...]:
         """What is known of every example besides its label, in the order of `load`; nothing unless a source says so."""
         return ()
+
+    def owners(self) -> tuple[int, ...] | None:
+        """Whose each example is, in the order of `load`, where nobody may be on both sides of the split; else None."""
+        return None
 
     def fixed(self, count: int) -> Tensor | None:
         """The labels (count,) int64 of every private batch, in no order; None where they are drawn with the examples.
@@ -117,7 +124,10 @@ class AbstractSource(ABC):
         """The public part: for chance levels, shadow data and decoders. Raises `BadInput` when it is empty."""
         everything, (public, _) = self.load(), _split(self)
         if len(public) == 0:
-            raise BadInput(f"{self!r} has too few different examples for a public part; it needs at least 2")
+            raise BadInput(
+                f"{self!r} has too few different examples for a public part; it needs at least 2, of two owners where "
+                "it keeps those of one together"
+            )
         return everything.rows(public).trimmed()
 
     @final
@@ -145,6 +155,9 @@ def pool(source: AbstractSource) -> Pool:
 def _split(source: AbstractSource) -> tuple[Tensor, Tensor]:
     """Positions of the public and of the private examples."""
     groups = _groups(source.load().inputs)
+    owners = source.owners()
+    if owners is not None:
+        groups = _joined(groups, owners)
     count = int(groups.max()) + 1
     order = torch.randperm(count, generator=Key(0).child("public", "private").generator())
     rank = torch.empty_like(order)
@@ -160,3 +173,16 @@ def _groups(inputs: Tensor) -> Tensor:
     seen: dict[bytes, int] = {}
     digests = (hashlib.blake2b(row.contiguous().numpy().tobytes(), digest_size=16).digest() for row in inputs)
     return torch.tensor([seen.setdefault(digest, len(seen)) for digest in digests])
+
+
+def _joined(groups: Tensor, owners: tuple[int, ...]) -> Tensor:
+    """(N,) int64: equal where examples hang together, by a group or by an owner that they share, or over others."""
+    first, second = groups.numpy(), np.asarray(owners, dtype=np.int64)
+    if len(first) != len(second):
+        raise BadInput(f"expected the owner of each of {len(first)} examples, got {len(second)}")
+    size = int(first.max()) + 1
+    edges = (np.ones(len(first)), (first, size + second))
+    graph = coo_matrix(edges, shape=(size + int(second.max()) + 1,) * 2)
+    parts = connected_components(graph, directed=False)[1][first]
+    # Numbered anew, since an owner without an example is a part of its own.
+    return torch.from_numpy(np.unique(parts, return_inverse=True)[1].astype(np.int64))

@@ -35,6 +35,7 @@ EXTRAS = (
     ("opacus", "opacus", "steps of a running Opacus optimizer"),
     ("models", "timm", "--model timm:NAME and torchvision:NAME"),
     ("speech", "espeakng_loader", "synthetic speech, and sound files"),
+    ("emotion", "opensmile", "features of emotional speech"),
 )
 """Optional packages: extra, module, what it is for."""
 

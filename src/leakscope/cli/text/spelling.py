@@ -36,6 +36,7 @@ DOMAINS = {
     "Images": Home("leakscope.domains.vision", "Images"),
     "Frames": Home("leakscope.domains.speech", "Frames"),
     "Text": Home("leakscope.domains.text", "Text"),
+    "Vectors": Home("leakscope.domains.vectors", "Vectors"),
 }
 
 NOUNS = {**{name: Home("leakscope.core.facts", name) for name in (*FACTS, "LayerStatistics")}, **DOMAINS}

@@ -60,6 +60,10 @@ class Balanced(AbstractSource):
         """Those of the source."""
         return self.source.annotations()
 
+    def owners(self) -> tuple[int, ...] | None:
+        """As the source has it."""
+        return self.source.owners()
+
     def fixed(self, count: int) -> Tensor:
         """Each class count / classes times."""
         if count % self.classes:

@@ -53,6 +53,10 @@ class Scaled(AbstractSource):
         """Those of the source."""
         return self.source.classes
 
+    def owners(self) -> tuple[int, ...] | None:
+        """As the source has it."""
+        return self.source.owners()
+
     def fixed(self, count: int) -> Tensor | None:
         """As the source has it."""
         return self.source.fixed(count)
