@@ -76,7 +76,7 @@ def test_a_dense_target_is_refused_ids_and_recordings_that_are_drawn_and_may_be_
     inputs = fitting.source(given)
     assert inputs is not None
     fitting.target(text, inputs, drawn=False)
-    with pytest.raises(BadInput, match=r"takes images, and .* has (text|frames of speech)"):
+    with pytest.raises(BadInput, match=r"takes feature vectors or images, and .* has (text|frames of speech)"):
         fitting.target(text, inputs, drawn=True)
 
 

@@ -22,8 +22,8 @@ from leakscope.core import file_limits
 from leakscope.core.errors import BadInput
 from leakscope.homes import Home
 
-IMAGES, FRAMES, TEXT = spelling.DOMAINS
-WORDS = {IMAGES: "images", FRAMES: "frames of speech", TEXT: "text"}
+IMAGES, FRAMES, TEXT, VECTORS = spelling.DOMAINS
+WORDS = {IMAGES: "images", FRAMES: "frames of speech", TEXT: "text", VECTORS: "feature vectors"}
 """Kinds of inputs as messages call them."""
 
 TAKES = {Trait.IMAGES: IMAGES, Trait.SPEECH: FRAMES, Trait.TEXT: TEXT}
@@ -122,7 +122,8 @@ def told(texts: Sequence[str], inputs: Inputs, count: int | None) -> None:
     for text in texts:
         tree = spelling.fact(text)
         name = ast.unparse(tree.func if isinstance(tree, ast.Call) else tree)
-        if inputs.kind != FRAMES and name in (*SEQUENCES, "Gallery"):
+        # Whose a vector is can be told as well, but it has no length.
+        if (inputs.kind != FRAMES and name in SEQUENCES) or (inputs.kind in (IMAGES, TEXT) and name == "Gallery"):
             raise BadInput(f"{text} is of recordings, and {inputs.said} has {WORDS[inputs.kind]}; leave it out")
         if inputs.kind == FRAMES and name == "TrueLabels":
             raise BadInput(f"{text} is of classes, and {inputs.said} has transcripts; tell TrueTranscripts, or nothing")
@@ -152,7 +153,7 @@ def _judge(tree: ast.expr, inputs: Inputs, drawn: bool) -> None:
     said, home = file_limits.shortened(ast.unparse(tree)), Home(row.home, row.name)
     wanted = {kind for trait, kind in TAKES.items() if trait in row.traits}
     # A dense layer takes any numbers, but no ids of tokens; its classes are no transcripts, nor are lengths all alike.
-    wanted |= {IMAGES} if drawn and Trait.FIXED in row.traits else set()
+    wanted |= {IMAGES, VECTORS} if drawn and Trait.FIXED in row.traits else set()
     if wanted and inputs.kind not in wanted:
         takes = " or ".join(sorted(WORDS[one] for one in wanted))
         raise BadInput(
