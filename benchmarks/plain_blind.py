@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+import torch.nn.functional as F
 from plain_clients import Situation, gradient
 from plain_models import World, chance, whole
 from torch import Tensor, nn
@@ -108,14 +109,29 @@ def saturated(world: World) -> World:
     return declared(dataclasses.replace(world, labels=world.labels[:1].repeat(len(world.labels))))
 
 
+def _errors(world: World) -> Tensor:
+    """The errors of one example at all layers: gradients of biases, or else of the outputs of dense layers."""
+    of_biases = [slope for slope in gradient(world).values() if slope.dim() == 1]
+    if of_biases:
+        return torch.cat(of_biases)
+    outputs: list[Tensor] = []
+    dense = [one for one in world.net.modules() if isinstance(one, nn.Linear)]
+    hooks = [one.register_forward_hook(lambda _, __, given: outputs.append(given)) for one in dense]
+    with torch.enable_grad():
+        inputs = world.inputs.detach().requires_grad_(world.inputs.is_floating_point())
+        loss = F.cross_entropy(world.net(inputs), world.labels)
+    for hook in hooks:
+        hook.remove()
+    return torch.cat([slope.flatten() for slope in torch.autograd.grad(loss, outputs)])
+
+
 def alike(world: World) -> list[list[int]]:
     """The examples that have one error in each layer, in groups of two or more: the gradient is that of their mean."""
     singles = [
         dataclasses.replace(world, inputs=world.inputs[[row]], labels=world.labels[[row]])
         for row in range(len(world.inputs))
     ]
-    # Gradients of biases are the errors themselves.
-    errors = [torch.cat([v for v in gradient(one).values() if v.dim() == 1]) for one in singles]
+    errors = [_errors(one) for one in singles]
     groups = [
         [at for at, other in enumerate(errors) if float((own - other).norm()) <= SAME * float(own.norm())]
         for own in errors

@@ -216,7 +216,7 @@ def test_without_the_extra_an_audit_says_so_before_anything_is_run(name, tmp_pat
     ("name", "says"),
     [
         ("nothing_of_mine:Net", "colors: no module 'nothing_of_mine' in the current directory"),
-        ("torch.nn:Lniear", "did you mean 'Linear'"),
+        ("torch.nn:Lniear", "torch has parts of models, and none that is one"),
         ("LeNte()", "unknown target 'LeNte'; did you mean 'LeNet'"),
         ("MLP((8,), wdths=3)", "unknown argument of MLP 'wdths'; did you mean 'widths'"),
         ("timm:a b", "expected timm:NAME such as timm:resnet18"),

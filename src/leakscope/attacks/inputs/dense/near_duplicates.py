@@ -38,6 +38,8 @@ SPARSE = 0.1
 """Share of the values that differ where only some do."""
 SINGLE = 128
 """How many values are tried that differ alone."""
+AT_END = 1e-6
+"""Of the range, how near to an end of it a value counts as that: others at twice this distance would be its mean."""
 MANY = 32
 """How many pairs are tried at once, half as many as the examples behind a claim may be."""
 
@@ -84,7 +86,13 @@ class _Pairs:
     ) -> None:
         self._values = claim.values.detach().double().cpu().flatten(1).numpy()
         self._sizes = np.linalg.norm(self._values, axis=1, keepdims=True)
-        self._directions = _directions(self._values)
+        # A value at an end of its range is the mean of nothing but itself.
+        low, high = (
+            bound.double().cpu().expand(claim.values.shape).flatten(1).numpy() for bound in _bounds(seen, claim)
+        )
+        room, whole = np.minimum(self._values - low, high - self._values), high - low
+        # Not `>` of a range without end, which nothing is: there every value can differ.
+        self._directions = _directions(self._values, ~(np.isfinite(whole) & (room <= AT_END * whole)))
         self._labels, self._resting = labels, Resting(seen.target, layer)
         self._units = None if units is None else units.cpu().numpy()
         self._whole = 0.0 if units is not None else _whole(seen, layer, len(claim))
@@ -105,6 +113,9 @@ class _Pairs:
             moved = away.reshape(many, count, -1)
             first, second = _singular(middle, half, self._values, moved)
             cloud = _cloud(middle[:MANY].mean(0), half[:MANY], self._values, moved[:MANY])
+            # What has no room to differ is no pair.
+            second = np.where(self._directions.any(2), second, math.inf)
+            cloud = np.where(self._directions[:MANY].any((0, 2)), cloud, math.inf)
             for one in (*second, cloud):
                 # Of an input whose errors vanish nothing is in the update, and two of them leave nothing either.
                 own = one if self._units is None else one / np.maximum(first.max(0), 1e-300)
@@ -149,8 +160,15 @@ def _beside(given: Array, base: Array) -> Array:
     return np.asarray(given - (given * base).sum(-1, keepdims=True) / size * base)
 
 
-def _directions(values: Array) -> Array:
-    """(K, N, D) what is added to each of (N, D) and taken from it, of length one each; the first `MANY` are noise."""
+def _bounds(seen: Observation, claim: Inputs) -> tuple[Tensor, Tensor]:
+    return seen.target.domain.bounds(claim.values.detach())
+
+
+def _directions(values: Array, free: NDArray[np.bool_]) -> Array:
+    """(K, N, D) what is added to each of (N, D) and taken from it, of length one each; the first `MANY` are noise.
+
+    free: (N, D), the values that can be higher and lower; the others stay as they are.
+    """
     rng = Key(0).child("near duplicates").numpy()
     count, size = values.shape
     noise = rng.standard_normal((MANY, count, size))
@@ -162,7 +180,7 @@ def _directions(values: Array) -> Array:
     # Fewer of many claims, which are run together.
     single = np.zeros((min(size, max(SINGLE // count, 8)), count, size))
     single[np.arange(len(single)), :, rng.permutation(size)[: len(single)]] = 1
-    every = np.concatenate([noise, some[None], moved[None], single])
+    every = np.concatenate([noise, some[None], moved[None], single]) * free
     return np.asarray(every / np.maximum(np.linalg.norm(every, axis=2, keepdims=True), 1e-300))
 
 
