@@ -264,8 +264,12 @@ def _why_no_guesses(mechanism: AbstractMechanism, groups: Sized) -> Iterator[str
             if not _one_each(score, verdict, size):
                 yield f"{kind(score.metric)} of batches of several examples are another game"
             else:
-                what = f"guesses of {kind(score.metric)}"
-                yield _too_few(verdict.finished, what, guesses_needed(mechanism, chance=_chance(score, verdict)))
+                what, chance, count = f"guesses of {kind(score.metric)}", _chance(score, verdict), len(score.items)
+                few = _too_few(count, what, guesses_needed(mechanism, chance=chance))
+                if few or contradiction(mechanism, right=count, guesses=verdict.finished, chance=chance):
+                    yield few
+                else:
+                    yield f"{count} {what} are too few of {verdict.finished} trials, where one without counts as wrong"
 
 
 def _too_few(count: int, what: str, needed: int | None) -> str:

@@ -63,4 +63,5 @@ class Released:
         count("each", self.each)
         count("steps", self.steps)
         files.written(self.out, "--out")
+        files.apart(self.out, "--out", self.head, self.backbone.state)
         files.folder(self.report, "--report")
