@@ -175,7 +175,7 @@ def test_a_head_of_adam_is_read_where_adam_is_declared():
 
 
 def test_what_cannot_be_is_said_before_torch_is_asked():
-    save_file({"weight": torch.zeros(10, 40), "bias": torch.zeros(10)}, "wide.safetensors")
+    save_file({"weight": torch.ones(10, 40), "bias": torch.zeros(10)}, "wide.safetensors")
     save_file({"0.weight": torch.zeros(8, 48), "0.bias": torch.zeros(8), "2.weight": torch.zeros(10, 8),
                "2.bias": torch.zeros(10)}, "two.safetensors")  # fmt: skip
     usual = ("--backbone", "bodies_of_heads:body", "--public", "public", "--domain", "1x8x8")
@@ -224,6 +224,7 @@ def test_weights_that_no_training_leaves_are_said(changed, why):
         (("--training", "HeadTraining(32, 1e300, init_std=0.1)"), "at a rate of 1e+300"),
         (("--each", "1000000000000000"), "this machine has"),
         (("--out", "fit.safetensors"), "is a file that is read"),
+        (("--report", "public/page"), "whose folders are classes"),
     ],
 )
 def test_what_does_not_fit_the_head_ends_in_a_sentence(more, why):
@@ -237,7 +238,7 @@ def test_what_does_not_fit_the_head_ends_in_a_sentence(more, why):
 
 
 def test_pictures_of_other_classes_do_not_fit(tmp_path):
-    save_file({"weight": torch.zeros(9, 48), "bias": torch.zeros(9)}, "nine.safetensors")
+    save_file({"weight": torch.ones(9, 48), "bias": torch.zeros(9)}, "nine.safetensors")
     result = call("nine.safetensors", "--backbone", "bodies_of_heads:body", "--public", "public", "--domain", "1x8x8")
     assert result.exit_code == 2
     assert "10 classes, the head tells 9 apart" in result.output

@@ -44,11 +44,11 @@ def firsts(audited: Records, replaced: Records) -> tuple[list[float], list[float
     metric = primary(audited)
     if metric is None or metric in SHARES or not replaced:
         return [], []
-    sides = ((one, other) for one, other in zip(audited, replaced, strict=True) if one and other)
-    pairs = [(_first(metric, one), _first(metric, other)) for one, other in sides]
-    silent = min((score for pair in pairs for score in pair if score is not None), default=0.0) - 1.0
-    there, gone = ([silent if pair[side] is None else pair[side] for pair in pairs] for side in (0, 1))
-    return there, gone
+    sides = [(one, other) for one, other in zip(audited, replaced, strict=True) if one and other]
+    there = [_first(metric, one) for one, _ in sides]
+    gone = [_first(metric, other) for _, other in sides]
+    silent = min((score for score in (*there, *gone) if score is not None), default=0.0) - 1.0
+    return [silent if one is None else one for one in there], [silent if one is None else one for one in gone]
 
 
 def _first(metric: str, record: Record) -> float | None:
