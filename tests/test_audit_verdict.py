@@ -1,6 +1,7 @@
 """The three words, by the rule in `leakscope.audit.verdict`; records are made by hand, so that each clause is alone."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from tests.audit_toys import Crashes, Guesses, toy_plan
+from tests.audit_toys import Crashes, Guesses, Toy, toy_plan
 
 from leakscope.attacks.inputs.dense.linear import LinearLayer
 from leakscope.audit.engines.inline import Inline
@@ -16,6 +17,8 @@ from leakscope.audit.evidence import evidence, pooled
 from leakscope.audit.measures import ITEM_BAR, ITEM_GAIN, luck, recovered
 from leakscope.audit.run import run
 from leakscope.audit.verdict import Trials, judge
+from leakscope.core.attempt import Attempt, Outcome
+from leakscope.core.claim import Labels
 from leakscope.core.facts import BatchSize, TrueLabels
 from leakscope.datasets.sources.digits import Digits
 from leakscope.datasets.sources.faces import Faces
@@ -405,6 +408,30 @@ def test_the_three_words_come_out_of_a_real_audit(tmp_path):
     assert epsilons[bare] == (math.inf, 1e-5)
     # sensitivity 1 and standard deviation 10: the Gaussian mechanism of noise multiplier 10 (Balle and Wang 2018)
     assert 0.2 < epsilons[noisy][0] < 0.5
+
+
+@dataclass(frozen=True)
+class Echoes(Toy):
+    """Claims what it was told, and looks at nothing."""
+
+    needs = frozenset({TrueLabels})
+
+    def _attempt(self, seen, read, *, key, clock, watch):
+        return Attempt(repr(self), Outcome.CLAIMED, "told", Labels(torch.tensor(seen.told(TrueLabels).values)))
+
+
+def test_what_was_told_is_no_leak_when_it_is_claimed(tmp_path):
+    plan = toy_plan(attacks=(Echoes(),), told=(TrueLabels,), trials=9)
+    summary = run(plan, tmp_path, Inline())
+    assert summary.word is Word.INCONCLUSIVE
+    assert "the labels were told" in summary.groups[0].sentence
+    right = labels(*[[1.0]] * 9)
+    assert word(right, blind=right)[0] is Word.LEAKS
+    assert word(right, blind=right, labels_told=True)[0] is Word.INCONCLUSIVE
+    spoken = [claimed(score("character-error-rate", [0.0])) for _ in range(9)]
+    silent = [claimed(score("character-error-rate", [1.0])) for _ in range(9)]
+    assert word(spoken, blind=silent)[0] is Word.LEAKS
+    assert word(spoken, blind=silent, transcripts_told=True)[0] is Word.INCONCLUSIVE
 
 
 def test_told_labels_are_known_to_the_verdict(tmp_path):

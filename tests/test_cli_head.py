@@ -28,6 +28,16 @@ def body():
 
 def whole():
     return nn.Sequential(*body(), nn.Linear(48, 7))
+
+def bare():
+    return nn.Flatten()
+
+class Fails(nn.Linear):
+    def forward(self, given):
+        raise KeyError("inside")
+
+def fails():
+    return Fails(64, 48)
 """
 DIGITS = ls.Digits(size=8)
 FEW = ("--domain", "1x8x8", "--steps", "300", "--json")
@@ -165,7 +175,7 @@ def test_a_head_of_adam_is_read_where_adam_is_declared():
 
 
 def test_what_cannot_be_is_said_before_torch_is_asked():
-    save_file({"weight": torch.zeros(10, 40), "bias": torch.zeros(10)}, "wide.safetensors")
+    save_file({"weight": torch.ones(10, 40), "bias": torch.zeros(10)}, "wide.safetensors")
     save_file({"0.weight": torch.zeros(8, 48), "0.bias": torch.zeros(8), "2.weight": torch.zeros(10, 8),
                "2.bias": torch.zeros(10)}, "two.safetensors")  # fmt: skip
     usual = ("--backbone", "bodies_of_heads:body", "--public", "public", "--domain", "1x8x8")
@@ -182,8 +192,53 @@ def test_what_cannot_be_is_said_before_torch_is_asked():
         assert why in " ".join(result.output.split()), result.output
 
 
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        (lambda w: w * 0, "every weight"),
+        (lambda w: w * 1e30, "expected at most 1e+12"),
+        (lambda w: w.long(), "holds int64"),
+        (lambda w: w > 0, "holds bool"),
+        (lambda w: w * float("nan"), "not finite"),
+    ],
+)
+def test_weights_that_no_training_leaves_are_said(changed, why):
+    weight = 0.01 * torch.randn(10, 48, generator=torch.Generator().manual_seed(0))
+    save_file({"weight": changed(weight), "bias": torch.zeros(10)}, "no head.safetensors")
+    result = call(
+        "no head.safetensors", "--backbone", "bodies_of_heads:body", "--public", "public", "--domain", "1x8x8"
+    )
+    assert result.exit_code == 2
+    assert why in result.output
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (("--backbone", "bodies_of_heads:bare"), "has no parameters"),
+        (
+            ("--backbone", "bodies_of_heads:fails"),
+            "bodies_of_heads:fails cannot be run on 2 pictures of 1x8x8: KeyError",
+        ),
+        (("--domain", "3x8x8"), "cannot be run on 2 pictures of 3x8x8"),
+        (("--training", "HeadTraining(32, 1e300, init_std=0.1)"), "at a rate of 1e+300"),
+        (("--each", "1000000000000000"), "this machine has"),
+        (("--out", "fit.safetensors"), "is a file that is read"),
+        (("--report", "public/page"), "whose folders are classes"),
+    ],
+)
+def test_what_does_not_fit_the_head_ends_in_a_sentence(more, why):
+    save_file({"weight": 0.01 * torch.ones(10, 48), "bias": torch.zeros(10)}, "fit.safetensors")
+    before = Path("fit.safetensors").read_bytes()
+    usual = ("--backbone", "bodies_of_heads:body", "--public", "public", "--domain", "1x8x8")
+    result = call("fit.safetensors", *usual, *more)
+    assert result.exit_code == 2
+    assert why in " ".join(result.output.split()), result.output
+    assert Path("fit.safetensors").read_bytes() == before
+
+
 def test_pictures_of_other_classes_do_not_fit(tmp_path):
-    save_file({"weight": torch.zeros(9, 48), "bias": torch.zeros(9)}, "nine.safetensors")
+    save_file({"weight": torch.ones(9, 48), "bias": torch.zeros(9)}, "nine.safetensors")
     result = call("nine.safetensors", "--backbone", "bodies_of_heads:body", "--public", "public", "--domain", "1x8x8")
     assert result.exit_code == 2
     assert "10 classes, the head tells 9 apart" in result.output

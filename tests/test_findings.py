@@ -112,6 +112,33 @@ def test_an_attack_that_refuses_clears_nobody_and_spoils_nothing():
     assert joined(refused, verdict("B()", Word.NO_LEAK_FOUND, gain(cleared=True))).word is Word.NO_LEAK_FOUND
 
 
+def controlled(attack, *metrics):
+    """An attack that claims nothing here, and undefended something of these metrics, the one that decides first."""
+    scores = tuple(right(9, 10).model_copy(update={"metric": metric}) for metric in metrics)
+    return verdict(attack, Word.INCONCLUSIVE).model_copy(update={"undefended_scores": scores})
+
+
+def test_what_a_silent_attack_would_have_claimed_is_open():
+    """It crashes or refuses under the defense; that another one clears labels says nothing of inputs."""
+    labels = verdict("B()", Word.NO_LEAK_FOUND, gain(cleared=True))
+    found = joined(controlled("A()", "psnr", "label-accuracy"), labels)
+    assert found.word is Word.INCONCLUSIVE
+    assert "no attack was conclusive about inputs; A: said of A()" in found.sentence
+    inputs = verdict("C()", Word.NO_LEAK_FOUND, gain("psnr", cleared=True))
+    assert joined(controlled("A()", "psnr"), labels, inputs).word is Word.NO_LEAK_FOUND, "somebody else cleared them"
+    assert joined(controlled("A()", "label-accuracy"), inputs).word is Word.INCONCLUSIVE
+    assert joined(controlled("A()", "label-accuracy"), inputs, told=(TrueLabels,)).word is Word.NO_LEAK_FOUND
+
+
+def test_a_conclusive_attack_does_not_clear_what_a_stronger_one_gains():
+    weak = verdict("A()", Word.NO_LEAK_FOUND, gain(cleared=True))
+    found = joined(weak, verdict("B()", Word.INCONCLUSIVE, gain(luck=0.05, value=0.3)))
+    assert found.word is Word.INCONCLUSIVE
+    assert "B gains 0.3" in found.sentence
+    assert "as much as the smallest leak of interest, 0.2" in found.sentence
+    assert joined(weak, verdict("B()", Word.INCONCLUSIVE, gain(luck=0.3, value=0.1))).word is Word.NO_LEAK_FOUND
+
+
 # --- beside theory ----------------------------------------------------------------------------------------------------
 
 
@@ -180,6 +207,29 @@ def test_more_than_is_allowed_breaks_the_promise_loudly():
         update={"finished": 100}
     )
     assert not joined(batches, mechanism=Boasts()).broken, "three labels for each release: another game"
+
+
+def test_who_claims_only_what_is_sure_breaks_no_true_promise():
+    """Ten classes at the corners of the ball of radius 1 under noise of 1, which DPSGD(1.0, 1.0) promises."""
+    draws = np.random.default_rng(0)
+    true, sent = draws.integers(0, 10, 20000), draws.normal(size=(20000, 10))
+    sent[np.arange(20000), true] += 1
+    best = np.sort(sent, 1)
+    sure = best[:, -1] - best[:, -2] > 2
+    hits = int((sent.argmax(1) == true)[sure].sum())
+    assert contradiction(DPSGD(1.0, 1.0), right=hits, guesses=int(sure.sum()), chance=0.1), "more than of all"
+    chosen = verdict("A()", Word.LEAKS, gain(luck=1e-9), scores=(right(hits, int(sure.sum())),))
+    found = joined(chosen.model_copy(update={"finished": 20000}), mechanism=DPSGD(1.0, 1.0))
+    assert not found.broken
+    assert f"{sure.sum()} guesses of labels are too few of 20000 trials" in found.theory
+
+
+def test_two_labels_in_every_other_trial_are_another_game():
+    plan = toy_plan(mechanisms=(Boasts(),), attacks=(Guesses(),), batch_sizes=(2,))
+    halves = verdict("A()", Word.LEAKS, gain(luck=1e-9), scores=(right(137, 300),))
+    (found,) = findings(plan, [halves], Promises(1e-5))
+    assert not found.broken
+    assert "batches of several examples are another game" in found.theory
 
 
 def test_a_promise_that_nothing_could_break_was_not_tested():

@@ -8,11 +8,13 @@ import pytest
 import torch
 from scipy import stats
 from tests.audit_toys import Toy, toy_plan
+from tests.test_audit_verdict import claimed, failed, score
 
 from leakscope.attacks.inputs.dense.linear import LinearLayer
 from leakscope.audit.cell import replaced, set_up
 from leakscope.audit.engines.inline import Inline
 from leakscope.audit.plan import Scene
+from leakscope.audit.replaced import firsts
 from leakscope.audit.run import run
 from leakscope.audit.theory import _limits, broken_by_scores, scores_needed
 from leakscope.core.attempt import Attempt, Outcome
@@ -123,6 +125,26 @@ def test_scores_break_a_promise_and_luck_does_not():
     assert broken_by_scores(DPSGD(1.0, 20.0), present=noise[:200], absent=noise[200:]) is None
     assert broken_by_scores(FedSGD(), **apart) is None, "nothing is promised"
     assert broken_by_scores(DPSGD(1.0, 20.0), present=[], absent=[]) is None
+
+
+def test_a_side_without_a_claim_scores_less_than_any():
+    """An attack that claims only what is surely there or surely not: N(0, 1) and N(2, 1), as DPSGD(1.0, 1.0) allows."""
+    draws = np.random.default_rng(1)
+    sent = {"there": draws.normal(2, 1, 6000), "gone": draws.normal(0, 1, 6000)}
+
+    def records(side):
+        for value in sent[side]:
+            heard = score("psnr", [40.0 if value > 1 else 10.0])
+            yield claimed(heard) if abs(value - 1) > 1.5 else failed()
+
+    there, gone = firsts(list(records("there")), list(records("gone")))
+    assert len(there) == len(gone) == 6000
+    assert min(there) == min(gone) == 9.0
+    assert broken_by_scores(DPSGD(1.0, 1.0), present=there, absent=gone) is None
+    pairs = [(one, other) for one, other in zip(there, gone, strict=True) if min(one, other) > 9]
+    chosen = {"present": [one for one, _ in pairs], "absent": [other for _, other in pairs]}
+    assert broken_by_scores(DPSGD(1.0, 1.0), **chosen), "of those with both claims more than is allowed"
+    assert firsts([None, *records("there")], [None, *records("gone")])[0] == there, "what did not run is no trial"
 
 
 @pytest.mark.parametrize("multiplier", [1.0, 0.45])

@@ -9,7 +9,9 @@ Scand. J. Statist. 6, p. 65) holds the probability that any of them does to `evi
 
 **no leak found at this power**, if none leaks and, for each kind of thing that was claimed (inputs, labels, ...) at
 each batch size, at least one attack was conclusive: it can find such a leak undefended, and its interval excludes one
-here.
+here. What an attack that claims nothing here (it refuses, diverges, crashes) claims undefended is among these kinds:
+else it would clear by its silence. And no other attack may gain as much as the smallest leak of interest, beyond luck
+or not: a weak attack that is conclusive excludes nothing that a stronger one may have found.
 
 **inconclusive** otherwise.
 """
@@ -21,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from leakscope.audit.measures import LUCK, SHARES
+from leakscope.audit.measures import DECIDING, LUCK, SHARES
 from leakscope.audit.plan import Group, Plan
 from leakscope.audit.theory import (
     MOST_TRIALS,
@@ -33,9 +35,9 @@ from leakscope.audit.theory import (
     scores_needed,
     theory,
 )
-from leakscope.core.facts import TrueLabels
+from leakscope.core.facts import TrueLabels, TrueTranscripts
 from leakscope.core.mechanism import AbstractMechanism
-from leakscope.ledger.record import Finding, GainRecord, GroupVerdict, Word
+from leakscope.ledger.record import Finding, GainRecord, GroupVerdict, ScoreRecord, Word
 from leakscope.scoring.metrics.guesses import LabelAccuracy
 from leakscope.scoring.metrics.pieces import PieceError
 from leakscope.scoring.metrics.ranks import TopOne
@@ -59,6 +61,24 @@ class _Test:
     group: Group
     verdict: GroupVerdict
     gain: GainRecord
+
+
+@final
+@dataclass(frozen=True)
+class _Tests:
+    """Those of a finding: all, those that no luck explains, and those beyond luck.
+
+    silent: what attacks claim undefended that claim nothing here, with the batch size.
+    """
+
+    all: Sequence[_Test]
+    certain: Sequence[_Test]
+    beyond: Sequence[_Test]
+    silent: tuple[tuple[str, int], ...]
+
+
+Sized = Sequence[tuple[GroupVerdict, int]]
+"""Groups, each with the size of its batches."""
 
 
 @final
@@ -95,7 +115,7 @@ def findings(plan: Plan, verdicts: Sequence[GroupVerdict], promises: Promises) -
     for place, group in enumerate(groups):
         together.setdefault((group.scene.name, repr(group.mechanism)), []).append(place)
     found = (_finding(plan, groups, verdicts, places) for places in together.values())
-    return tuple(_beside(one, groups[one.groups[0]], verdicts, (promises, plan)) for one in found)
+    return tuple(_beside(one, [groups[place] for place in one.groups], verdicts, (promises, plan)) for one in found)
 
 
 def holm(lucks: Sequence[float]) -> tuple[float, ...]:
@@ -122,7 +142,9 @@ def _finding(plan: Plan, groups: Sequence[Group], verdicts: Sequence[GroupVerdic
     certain = [one for one in tests if one.gain.proven]
     beyond = [one for one, luck in zip(tests, corrected, strict=True) if luck <= LUCK]
     first, verdict = groups[places[0]], verdicts[places[0]]
-    word, attack, sentence = _joined(tests, certain, beyond, [verdicts[place] for place in places])
+    own = [verdicts[place] for place in places]
+    silent = _silenced(plan, [groups[place] for place in places], own)
+    word, attack, sentence = _joined(_Tests(tests, certain, beyond, silent), own)
     return Finding(
         scene=first.scene.name,
         target=verdict.target,
@@ -136,16 +158,19 @@ def _finding(plan: Plan, groups: Sequence[Group], verdicts: Sequence[GroupVerdic
     )
 
 
-def _beside(finding: Finding, group: Group, verdicts: Sequence[GroupVerdict], known: tuple[Promises, Plan]) -> Finding:
+def _beside(
+    finding: Finding, groups: Sequence[Group], verdicts: Sequence[GroupVerdict], known: tuple[Promises, Plan]
+) -> Finding:
     """The finding with what theory says; where more was found than it allows, the promise is broken, and that leaks."""
     promises, plan = known
-    own, mechanism = [verdicts[place] for place in finding.groups], group.mechanism
+    own, mechanism = [verdicts[place] for place in finding.groups], groups[0].mechanism
+    sized = list(zip(own, (group.batch_size for group in groups), strict=True))
     promised = promises.of(mechanism)
     # What an adversary was told is nothing that the release let out.
-    told = TrueLabels in plan.told_in(group.scene)
-    broken = "" if told else _broken(mechanism, own)
+    told = TrueLabels in plan.told_in(groups[0].scene)
+    broken = "" if told else _broken(mechanism, sized)
     said: dict[str, object] = {
-        "theory": _theory(finding, mechanism, promised, own) + _uncompared(mechanism, promised, own, told=told),
+        "theory": _theory(finding, mechanism, promised, own) + _uncompared(mechanism, promised, sized, told=told),
         "broken": broken,
     }
     if broken:
@@ -183,28 +208,38 @@ def _allowed(mechanism: AbstractMechanism, verdicts: Sequence[GroupVerdict]) -> 
     )
 
 
-def _broken(mechanism: AbstractMechanism, verdicts: Sequence[GroupVerdict]) -> str:
+def _broken(mechanism: AbstractMechanism, groups: Sized) -> str:
     """The first contradiction between what was found and the declared event; empty where there is none.
 
     Only where the game is the one that the event bounds: one guess of a label or a person about one example, released
-    alone (`theory.contradiction`).
+    alone (`theory.contradiction`). A trial without a claim is a guess that is not right: of the releases of which an
+    attack is sure more guesses are right than of all, and it is all that the event bounds.
     """
-    for verdict in verdicts:
+    for verdict, size in groups:
         if verdict.broken:
             return verdict.broken
         for score in verdict.scores:
-            # One item for each trial: batches of one. `_why_no_guesses` says of the others why they are left out.
-            if score.metric in SHARES and 0 < len(score.items) <= verdict.finished:
-                right = math.floor(math.fsum(score.items))
-                said = contradiction(mechanism, right=right, guesses=len(score.items), chance=score.chance)
+            # `_why_no_guesses` says of the others why they are left out.
+            if score.metric in SHARES and _one_each(score, verdict, size):
+                right, chance = math.floor(math.fsum(score.items)), _chance(score, verdict)
+                said = contradiction(mechanism, right=right, guesses=verdict.finished, chance=chance)
                 if said is not None:
                     return said
     return ""
 
 
-def _uncompared(
-    mechanism: AbstractMechanism, promised: Theory | None, verdicts: Sequence[GroupVerdict], *, told: bool
-) -> str:
+def _one_each(score: ScoreRecord, verdict: GroupVerdict, size: int) -> bool:
+    """Whether it is of one guess for each trial: two in every other one are as many."""
+    return size == 1 and 0 < len(score.items) <= verdict.finished
+
+
+def _chance(score: ScoreRecord, verdict: GroupVerdict) -> float:
+    """That of all trials where it is known, and not only of those in which something was claimed."""
+    blind = next((one for one in verdict.blind_scores if one.metric == score.metric), score)
+    return max(score.chance, blind.chance)
+
+
+def _uncompared(mechanism: AbstractMechanism, promised: Theory | None, groups: Sized, *, told: bool) -> str:
     """That nothing that was found could have broken the promise, and why; empty where something could.
 
     A promise that no result could have contradicted was not tested, and silence would look as if it had been kept.
@@ -213,24 +248,28 @@ def _uncompared(
         return ""
     if told:
         return "; not tested: the adversary was told labels, so that what was found is not the release's alone"
-    reasons = dict.fromkeys(_why_no_guesses(mechanism, verdicts))
+    reasons = dict.fromkeys(_why_no_guesses(mechanism, groups))
     reasons |= dict.fromkeys(
-        one.uncompared if one.replaced else "the replaced control was not run (replaced = true)" for one in verdicts
+        one.uncompared if one.replaced else "the replaced control was not run (replaced = true)" for one, _ in groups
     )
     return "" if "" in reasons else f"; not tested: no result could have broken this promise: {'; '.join(reasons)}"
 
 
-def _why_no_guesses(mechanism: AbstractMechanism, verdicts: Sequence[GroupVerdict]) -> Iterator[str]:
+def _why_no_guesses(mechanism: AbstractMechanism, groups: Sized) -> Iterator[str]:
     """For each score of labels or persons why it could not have been a `contradiction`; empty where it could."""
-    for verdict in verdicts:
+    for verdict, size in groups:
         for score in verdict.scores:
             if score.metric not in SHARES or not score.items:
                 continue
-            if len(score.items) > verdict.finished:
+            if not _one_each(score, verdict, size):
                 yield f"{kind(score.metric)} of batches of several examples are another game"
             else:
-                what = f"guesses of {kind(score.metric)}"
-                yield _too_few(len(score.items), what, guesses_needed(mechanism, chance=score.chance))
+                what, chance, count = f"guesses of {kind(score.metric)}", _chance(score, verdict), len(score.items)
+                few = _too_few(count, what, guesses_needed(mechanism, chance=chance))
+                if few or contradiction(mechanism, right=count, guesses=verdict.finished, chance=chance):
+                    yield few
+                else:
+                    yield f"{count} {what} are too few of {verdict.finished} trials, where one without counts as wrong"
 
 
 def _too_few(count: int, what: str, needed: int | None) -> str:
@@ -240,42 +279,65 @@ def _too_few(count: int, what: str, needed: int | None) -> str:
     return f"{count} {what} are too few, {takes}"
 
 
-def _joined(
-    tests: Sequence[_Test], certain: Sequence[_Test], beyond: Sequence[_Test], verdicts: Sequence[GroupVerdict]
-) -> tuple[Word, str, str]:
+def _silenced(plan: Plan, groups: Sequence[Group], verdicts: Sequence[GroupVerdict]) -> tuple[tuple[str, int], ...]:
+    """What is claimed undefended by the attacks that claim nothing here, but for what was told, with the batch size."""
+    found: dict[tuple[str, int], None] = {}
+    for group, verdict in zip(groups, verdicts, strict=True):
+        told = plan.told_in(group.scene)
+        known = {"labels"} if TrueLabels in told else set()
+        known |= {"transcripts", "pieces"} if TrueTranscripts in told else set()
+        # The metric that decides comes first (`evidence.pooled`).
+        for score in verdict.undefended_scores[:1]:
+            if not verdict.gains and score.metric in DECIDING and kind(score.metric) not in known:
+                found[kind(score.metric), group.batch_size] = None
+    return tuple(found)
+
+
+def _joined(tests: _Tests, verdicts: Sequence[GroupVerdict]) -> tuple[Word, str, str]:
     """The word, the attack that leaks most, and the sentence."""
-    leaking = [*certain, *(one for one in beyond if one not in certain)]
+    leaking = [*tests.certain, *(one for one in tests.beyond if one not in tests.certain)]
     if leaking:
         # What was proved comes first, then what gains most, counted in what would matter.
         best = max(leaking, key=lambda one: (one.gain.proven, one.gain.gain / one.gain.smallest))
         count = len({one.place for one in leaking})
         others = f"; {count} of {len(verdicts)} attacks leak" if count > 1 else ""
-        said = f"{_who(best.verdict)}: {best.verdict.sentence}{others}{_luck(best, tests)}"
+        said = f"{_who(best.verdict)}: {best.verdict.sentence}{others}{_luck(best, tests.all)}"
         return Word.LEAKS, best.verdict.attack, said
-    missed = [one for one in tests if one.gain.luck <= LUCK]
+    missed = [one for one in tests.all if one.gain.luck <= LUCK]
     if missed:
         least = min(missed, key=lambda one: one.gain.luck)
         said = (
             f"{_who(least.verdict)} looks like a leak, which luck does with a probability of {least.gain.luck:.1g}: "
-            f"not beyond it among {len(tests)} tests judged together (Holm); more trials would tell"
+            f"not beyond it among {len(tests.all)} tests judged together (Holm); more trials would tell"
         )
         return Word.INCONCLUSIVE, "", said
-    if tests and not _undecided(tests):
-        return Word.NO_LEAK_FOUND, "", _cleared(tests)
-    return Word.INCONCLUSIVE, "", _doubts(tests, verdicts)
+    if not tests.all or _undecided(tests):
+        return Word.INCONCLUSIVE, "", _doubts(tests, verdicts)
+    large = [one for one in tests.all if not one.gain.cleared and one.gain.gain >= one.gain.smallest]
+    if large:
+        return Word.INCONCLUSIVE, "", _large(max(large, key=lambda one: one.gain.gain / one.gain.smallest))
+    return Word.NO_LEAK_FOUND, "", _cleared(tests.all)
 
 
-def _undecided(tests: Sequence[_Test]) -> tuple[str, ...]:
+def _large(one: _Test) -> str:
+    """That an attack gains what would be a leak of interest were it beyond luck, while others are conclusive."""
+    gain = one.gain
+    return (
+        f"{_who(one.verdict)} gains {_number(gain.gain)} [{_number(gain.low)}, {_number(gain.high)}] in "
+        f"{kind(gain.metric)}: as much as the smallest leak of interest, {_number(gain.smallest)} {gain.unit}, though "
+        "luck may do it too; what other attacks exclude they exclude of themselves alone; more trials would tell"
+    )
+
+
+def _undecided(tests: _Tests) -> tuple[str, ...]:
     """The kinds of things, with their batch size where there are several, that no attack was conclusive about."""
-    sizes = {one.group.batch_size for one in tests}
-    asked: dict[tuple[str, int], bool] = {}
-    for one in tests:
+    asked = dict.fromkeys(tests.silent, False)
+    for one in tests.all:
         key = (kind(one.gain.metric), one.group.batch_size)
         asked[key] = asked.get(key, False) or one.gain.cleared
+    several = len({size for _, size in asked}) > 1
     return tuple(
-        f"{what} in batches of {size}" if len(sizes) > 1 else what
-        for (what, size), cleared in asked.items()
-        if not cleared
+        f"{what} in batches of {size}" if several else what for (what, size), cleared in asked.items() if not cleared
     )
 
 
@@ -295,14 +357,14 @@ def _cleared(tests: Sequence[_Test]) -> str:
     return "; ".join(said)
 
 
-def _doubts(tests: Sequence[_Test], verdicts: Sequence[GroupVerdict]) -> str:
+def _doubts(tests: _Tests, verdicts: Sequence[GroupVerdict]) -> str:
     """What is open, and why: the sentence of the first group that leaves it open, or the figures of what came along."""
     undecided = _undecided(tests)
     what = f"no attack was conclusive about {', '.join(undecided)}; " if undecided else ""
     doubtful = next((one for one in verdicts if one.word is not Word.NO_LEAK_FOUND), None)
     if doubtful is not None:
         return f"{what}{_who(doubtful)}: {doubtful.sentence}"
-    first = next(one for one in tests if not one.gain.cleared)
+    first = next(one for one in tests.all if not one.gain.cleared)
     more = "" if first.gain.needed is None else f"; about {first.gain.needed} trials like these would exclude it"
     return (
         f"{what}{_who(first.verdict)} gains {_number(first.gain.gain)} [{_number(first.gain.low)}, "

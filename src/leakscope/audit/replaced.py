@@ -37,12 +37,20 @@ def _better(score: ScoreRecord, replaced: Record) -> ScoreRecord:
 def firsts(audited: Records, replaced: Records) -> tuple[list[float], list[float]]:
     """Scores of the first example of each trial, more where more is known: from its release, and from the other one.
 
-    In decibels where they are errors. Of trials that both have claims, in the metric that decides about inputs; labels
-    tell nothing here, since they stay.
+    In decibels where they are errors. Of trials that ran on both sides, in the metric that decides about inputs; labels
+    tell nothing here, since they stay. A side without a claim scores less than every claim: to leave such trials out
+    would compare only releases of which the attack is sure, and no event bounds what is found in a choice of them.
     """
     metric = primary(audited)
     if metric is None or metric in SHARES or not replaced:
         return [], []
-    pairs = ((score_of(metric, one), score_of(metric, other)) for one, other in zip(audited, replaced, strict=True))
-    found = [(decibels(metric, a.items[:1])[0], decibels(metric, b.items[:1])[0]) for a, b in pairs if a and b]
-    return [there for there, _ in found], [gone for _, gone in found]
+    sides = [(one, other) for one, other in zip(audited, replaced, strict=True) if one and other]
+    there = [_first(metric, one) for one, _ in sides]
+    gone = [_first(metric, other) for _, other in sides]
+    silent = min((score for score in (*there, *gone) if score is not None), default=0.0) - 1.0
+    return [silent if one is None else one for one in there], [silent if one is None else one for one in gone]
+
+
+def _first(metric: str, record: Record) -> float | None:
+    score = score_of(metric, record)
+    return None if score is None else decibels(metric, score.items[:1])[0]

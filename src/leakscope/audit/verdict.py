@@ -22,6 +22,9 @@ the class tells is no leak of the example.
    most 1 % (`LUCK`): of a mean gain so far above 3 dB (inputs, transcripts), or of so many hits (labels, persons);
 4. the attack claims inputs, was not told the labels, and the labels that it claims along leak by 1 or 3.
 
+What the adversary was told leaks nothing when it is claimed again: a group that claims the labels or the transcripts
+that it was told is inconclusive, and has no say in the finding.
+
 **no leak found at this power**, if all of these hold. It is an equivalence test: what is not excluded is not cleared.
 
 1. it does not leak, and nothing that was proved is wrong;
@@ -68,7 +71,7 @@ from leakscope.audit.plan import Cell, Group, Plan
 from leakscope.audit.replaced import firsts, hardened
 from leakscope.audit.theory import broken_by_scores
 from leakscope.bounds.lower import lower_from_scores
-from leakscope.core.facts import TrueLabels
+from leakscope.core.facts import TrueLabels, TrueTranscripts
 from leakscope.ledger.record import Ending, GainRecord, GroupVerdict, Record, Summary, Word
 from leakscope.scoring.metrics.features import FeatureError
 from leakscope.scoring.metrics.guesses import LabelAccuracy, LabelSet
@@ -91,6 +94,7 @@ class Trials:
     undefended: Records
     blind: Records
     labels_told: bool = False
+    transcripts_told: bool = False
     own_control: bool = False
     smallest: Mapping[str, float] = field(default_factory=dict)
     replaced: Records = ()
@@ -113,6 +117,8 @@ def judge(trials: Trials) -> Judgment:
     """The word for a group and the sentence that gives its numbers, by the rule at the top of this module."""
     trials = dataclasses.replace(trials, blind=hardened(trials.blind, trials.replaced))
     metric = primary(trials.audited)
+    if metric is not None and (said := _told(trials, metric)):
+        return Judgment(Word.INCONCLUSIVE, _joined(said, _failures(trials.audited)))
     found = None if metric is None else evidence(metric, trials.audited, trials.blind)
     along = _labels_along(trials, metric)
     doubt = _doubt(trials, found)
@@ -163,6 +169,15 @@ def _gain(trials: Trials, found: Evidence, *, cleared: bool) -> GainRecord:
         cleared=cleared,
         needed=needed(found, least),
     )
+
+
+def _told(trials: Trials, metric: str) -> str:
+    """Why what decides says nothing of the release: it was told. Empty where it was not."""
+    if trials.labels_told and metric == LabelAccuracy.name:
+        return "the labels were told, so that whoever claims them shows nothing of what the release let out"
+    if trials.transcripts_told and metric in (CharacterErrorRate.name, PieceError.name):
+        return "the transcripts were told, so that whoever claims them shows nothing of what the release let out"
+    return ""
 
 
 def _labels_along(trials: Trials, metric: str | None) -> Evidence | None:
@@ -335,8 +350,19 @@ def _verdict(plan: Plan, group: Group, records: Mapping[str, Record], promises: 
 
     audited, undefended, blind = of(group.audited), of(group.undefended), of(group.blind)
     replaced = of(group.replaced)
-    told = TrueLabels in plan.told_in(group.scene)
-    judged = judge(Trials(audited, undefended, blind, told, group.own_control, dict(plan.smallest), replaced))
+    told = plan.told_in(group.scene)
+    judged = judge(
+        Trials(
+            audited,
+            undefended,
+            blind,
+            labels_told=TrueLabels in told,
+            transcripts_told=TrueTranscripts in told,
+            own_control=group.own_control,
+            smallest=dict(plan.smallest),
+            replaced=replaced,
+        )
+    )
     promised = promises.of(group.mechanism)
     return GroupVerdict(
         title=_title(plan, group),

@@ -13,7 +13,7 @@ from torch import Tensor
 from leakscope.attacks.inputs.heads.beside import Beside, beside
 from leakscope.attacks.inputs.heads.head_images import DecodedHead, HeadImages
 from leakscope.attacks.inputs.heads.inversion import fitted
-from leakscope.attacks.inputs.heads.plausible import Oddity, oddities
+from leakscope.attacks.inputs.heads.plausible import HEADS, Oddity, oddities
 from leakscope.attacks.inputs.heads.reading import Public, features_of, public, unclosed
 from leakscope.attacks.preparing import Setting
 from leakscope.audit.files import display, write_claim
@@ -25,6 +25,8 @@ from leakscope.cli.expressions import build, domain
 from leakscope.cli.models import brought, recipe
 from leakscope.cli.rows import Family
 from leakscope.cli.text.released import Released
+from leakscope.core import file_limits
+from leakscope.core.asking import asking
 from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Inputs
 from leakscope.core.domain import AbstractDomain
@@ -41,7 +43,7 @@ from leakscope.mechanisms.protocols.training import HeadTraining
 from leakscope.numerics.rng import Key
 from leakscope.report.page_head import HeadPage, write_head_page
 from leakscope.targets.files.foreign import read_foreign
-from leakscope.targets.files.released_head import ReleasedHead, released_head
+from leakscope.targets.files.released_head import LARGEST, ReleasedHead, released_head
 from leakscope.targets.looking.dense_ends import output_layer, probe_inputs
 from leakscope.targets.recipes.architecture import AbstractArchitecture
 from leakscope.targets.recipes.imported import Imported
@@ -50,6 +52,17 @@ from leakscope.targets.recipes.trained import Trained
 
 SOUGHT = HeadTraining(32, 0.01, 0.01)
 """A usual course of SGD, whose rates and first weights are fitted where none was declared; its 32 steps stay."""
+
+
+@final
+@dataclass(frozen=True)
+class Spelled:
+    """A model as it was written, for sentences."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
 
 
 @final
@@ -111,8 +124,19 @@ def _seen(order: Released) -> Seen:
     found = released_head(notes, whole.module.state_dict())
     probe = _probe(order, backbone, classes, whole, found.weight.shape[1])
     pool, names = _public(order, takes, len(found.weight))
+    _affordable(order, found)
     target = probe.build(takes, len(found.weight), key=Key(0))
     return Seen(probe, target, found, pool, names)
+
+
+def _affordable(order: Released, found: ReleasedHead) -> None:
+    """Raises `BadInput` where the heads that it is compared with take more examples than this machine holds."""
+    needed, there = HEADS * order.each * found.weight.numel() * found.weight.itemsize, file_limits.memory()
+    if needed > there:
+        raise BadInput(
+            f"--each {order.each}: the examples of {HEADS} heads to compare with take {file_limits.size(needed)}, this "
+            f"machine has {file_limits.size(there)} free; give how many examples of each class the head was trained on"
+        )
 
 
 def _backbone(order: Released, takes: AbstractDomain) -> tuple[AbstractArchitecture, int]:
@@ -121,8 +145,12 @@ def _backbone(order: Released, takes: AbstractDomain) -> tuple[AbstractArchitect
     classes = order.classes
     if isinstance(made, Imported) and classes is None:
         bare = made.module(Key(0)).eval()
-        with torch.no_grad():
-            classes = _returned(bare(probe_inputs(Target(bare, takes, 1), 2, key=Key(0))), order)
+        if next(bare.parameters(), None) is None:
+            raise BadInput(f"{order.backbone.model} has no parameters; give the network that the head was trained on")
+        # Their code, which may raise anything, most often as pictures of another size do.
+        with torch.no_grad(), asking(Spelled(order.backbone.model), f"be run on 2 pictures of {order.domain}"):
+            outputs = bare(probe_inputs(Target(bare, takes, 1), 2, key=Key(0)))
+        classes = _returned(outputs, order)
     brought(dataclasses.replace(order.backbone, state=None), takes, classes or 1)  # says what is not installed
     return (made if order.backbone.state is None else Trained(made, order.backbone.state)), classes or 1
 
@@ -173,6 +201,11 @@ def _declared(order: Released, seen: Seen) -> tuple[AbstractMechanism, tuple[str
     known = public(seen.target, mechanism, seen.pool, learned=True)
     if isinstance(known, Refusal):
         return mechanism, ()
+    if not max(known.training.rates) <= LARGEST:
+        raise BadInput(
+            f"--training {order.training}: no training ends well at a rate of {max(known.training.rates):.3g}; give "
+            f"at most {LARGEST:g}"
+        )
     if order.training is None:
         training = fitted(seen.head.weight, known.prior.mean_of(order.each), known.training)
         known = dataclasses.replace(known, training=training)

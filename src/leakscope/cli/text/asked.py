@@ -189,6 +189,9 @@ class Capture:
         self._check_fit(drawn=not self.elsewhere.given and self.private.batch is None)
         files.written(self.out, "--out")
         files.written(self.secret, "--secret")
+        given = (self.elsewhere.update, self.elsewhere.before, self.elsewhere.after, self.private.batch)
+        files.apart(self.out, "--out", self.model.state, *given)
+        files.apart(self.secret, "--secret", self.model.state, *given)
         if self.secret is not None and self.secret.resolve() == self.out.resolve():
             raise BadInput(f"--out and --secret are both {self.out}; the secret is to be kept apart from the update")
 
@@ -273,6 +276,7 @@ class Recovery:
         self.model.check()
         data(self.gallery)
         files.written(self.out, "--out")
+        files.apart(self.out, "--out", self.update, self.model.state)
         if self.report is not None:
             files.folder(self.report, "--report")
 

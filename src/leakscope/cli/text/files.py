@@ -144,6 +144,12 @@ def written(path: Path | None, option: str, suffixes: tuple[str, ...] = ("", REC
         raise BadInput(f"expected a file {wanted} for {option}, got {path.name}")
 
 
+def apart(path: Path | None, option: str, *read: str | Path | None) -> None:
+    """Raises `BadInput` where what is written to `path` would replace one of the files that are read."""
+    if path is not None and any(one is not None and Path(one).resolve() == path.resolve() for one in read):
+        raise BadInput(f"{option} {path} is a file that is read, which would be lost; choose another")
+
+
 def folder(path: Path, option: str) -> None:
     """Raises `BadInput` where `path` cannot be a folder."""
     blocked = next((one for one in (path, *path.parents) if one.exists() and not one.is_dir()), None)

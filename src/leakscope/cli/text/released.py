@@ -63,4 +63,10 @@ class Released:
         count("each", self.each)
         count("steps", self.steps)
         files.written(self.out, "--out")
+        files.apart(self.out, "--out", self.head, self.backbone.state)
         files.folder(self.report, "--report")
+        read = Path(self.public)
+        if read.is_dir() and self.report.resolve().is_relative_to(read.resolve()):
+            raise BadInput(
+                f"--report {self.report} is in {self.public}, whose folders are classes; choose another place for it"
+            )

@@ -16,6 +16,9 @@ from leakscope.targets.files.tensors import listed
 SAME = 1e-6
 """Relative difference between a tensor of the file and the backbone's own that is rounding of a file format."""
 
+LARGEST = 1e12
+"""Weights beyond which no training ended well, and whose squares and sums are soon beyond float32."""
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -76,6 +79,12 @@ def _layer(path: str, named: Named) -> tuple[Tensor, Tensor]:
             f"{path} has {listed(others)} beside {weights[0]}, expected its bias alone; a head without bias, or with "
             "more layers, is not attacked"
         )
+    for name, value in named.items():
+        if not value.is_floating_point():
+            raise BadInput(
+                f"{name} in {path} holds {str(value.dtype).removeprefix('torch.')}, expected real floating point "
+                "numbers; of a quantized head save the weights that it stands for"
+            )
     weight, bias = named[weights[0]].float(), named[biases[0]].float()
     if len(weight) != len(bias) or len(weight) < 2:
         raise BadInput(
@@ -84,4 +93,11 @@ def _layer(path: str, named: Named) -> tuple[Tensor, Tensor]:
         )
     if not bool(torch.isfinite(weight).all() and torch.isfinite(bias).all()):
         raise BadInput(f"the head in {path} holds values that are not finite; its training diverged")
+    size = float(weight.abs().max()) if weight.numel() else 1.0
+    if size == 0:
+        raise BadInput(f"every weight of the head in {path} is zero: it was not trained, or not saved")
+    if size > LARGEST:
+        raise BadInput(
+            f"the head in {path} has weights of {size:.2g}, expected at most {LARGEST:g}; its training diverged"
+        )
     return weight, bias
