@@ -886,3 +886,15 @@ def test_a_list_of_an_archive_that_cannot_be_read_is_damage(tmp_path):
     assert zipfile.is_zipfile(path)
     with pytest.raises(BadInput, match="cannot be read"):
         contents.tensors(str(path))
+
+
+def test_what_is_written_replaces_nothing_that_is_read(tmp_path: Path) -> None:
+    """By the file and not by its name: a link and a way around lead to the same one."""
+    read, link = tmp_path / "update.safetensors", tmp_path / "link.safetensors"
+    read.write_bytes(b"")
+    link.symlink_to(read)
+    for path in (read, link, tmp_path / "folder" / ".." / "update.safetensors"):
+        with pytest.raises(BadInput, match="is a file that is read, which would be lost"):
+            files.apart(path, "--out", None, str(read))
+    files.apart(tmp_path / "claim.safetensors", "--out", None, read)
+    files.apart(None, "--secret", read)
