@@ -178,3 +178,24 @@ def test_a_model_whose_size_cannot_be_looked_at_is_said_to_have_any() -> None:
     inputs = torch.rand(1, 1, 6, 6)
     given = seen(module, inputs, torch.tensor([1]), F.cross_entropy, ls.BatchSize(1))
     assert any_size(given, ls.Inputs(inputs, torch.tensor([1])))
+
+
+def test_no_class_is_absent_where_the_rows_do_not_sum_to_zero() -> None:
+    """Too many samples to come apart, and a loss that pulls the logits to zero: its errors are no p - y."""
+
+    def pulled(out: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(out, labels) + 0.05 * out.square().sum(1).mean()
+
+    found = 0
+    for seed in range(24):
+        classes, count = ((10, 5), (10, 6), (20, 9), (19, 9))[seed % 4]
+        module = net(seed, classes, nn.Tanh)
+        inputs, labels = torch.rand(count, 1, 6, 6), torch.randint(classes, (count,))
+        for loss in (F.cross_entropy, pulled):
+            given = seen(module, inputs, labels, loss, ls.BatchSize(count))
+            claim = ls.RevealedLabels().run(given, key=ls.Key(seed), budget=ls.Budget(seconds=2)).claim
+            absent = set() if claim is None or claim.absent is None else set(claim.absent.tolist())
+            assert not absent & set(labels.tolist())
+            assert not absent or loss is F.cross_entropy
+            found += len(absent)
+    assert found

@@ -206,6 +206,7 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
             and told == read.space.rank
             and whole
             and _unsure(seen, read)
+            and _balanced(read.output)
         ):
             absent = torch.from_numpy(np.flatnonzero(out.proved(read.space) & ~possible))
         sure = None
@@ -366,6 +367,12 @@ def _unsure(seen: Observation, read: Revealing) -> bool:
     return bool((scale > 0).all()) and float(read.space.values[-1]) > length
 
 
+def _balanced(output: OutputGradient) -> bool:
+    """Whether the classes' rows of dL/dW sum to zero, as softmax(W h + b) - q does for any q that sums to one."""
+    assert output.weight is not None
+    return bool(output.weight.sum(0).norm() <= BALANCE * output.weight.abs().sum(0).norm())
+
+
 def _proofs(signs: Signed, values: NDArray[np.int64], told: int) -> Certificate:
     # mean (p - y) of a label is about -1 / N, and smoothing makes -s / C of a class that is not there.
     least = SURE * told / len(signs.depth)
@@ -383,7 +390,7 @@ def _sentence(
     if out is not None and isinstance(read.space, RowSpace):
         parts.append(f"the row space of rank {read.space.rank} does not exclude {int((~out.absent).sum())}")
     if absent is not None:
-        parts.append(f"{len(absent)} proved absent")
+        parts.append(f"{len(absent)} proved absent, given the declared loss and one label for each example")
     if why is not None:
         parts.append(f"no label is proved: {why}")
     return "; ".join(parts)
