@@ -38,6 +38,10 @@ def permitted(plan: Plan, *, chosen: bool) -> Plan:
     scenes = [(scene.source, scene.attacks, () if chosen else scene.architecture) for scene in plan.scenes]
     for one in _imports((scenes, plan.attacks, plan.mechanisms, plan.metrics)):
         permit(one)
+    # Whoever chooses a model may take any package's, but nothing of torch is one that is no class: `torch:save` writes.
+    for one in _imports([scene.architecture for scene in plan.scenes] if chosen else ()):
+        if one.path.startswith(("torch.", "torch:")):
+            permit(one)
     return plan
 
 

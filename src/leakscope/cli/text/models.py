@@ -116,11 +116,6 @@ def findable(text: str) -> None:
     package = prefix.partition(".")[0]
     if not prefix:
         _inner(expression(text))
-    elif package in sys.stdlib_module_names and PathFinder.find_spec(package, [os.getcwd()]) is None:
-        raise BadInput(
-            f"{package} is part of Python, which has no models; give a module of yours, such as mymodel:Net for "
-            "./mymodel.py"
-        )
     elif prefix not in EXTRAS:
         _found(prefix, name, called=True)
     elif not finds(package):
@@ -133,6 +128,11 @@ def findable(text: str) -> None:
 def _found(module: str, name: str, *, called: bool) -> None:
     """Raises `BadInput` where there is no such module, or what it is to give is surely none. called: as it stands."""
     package = module.partition(".")[0]
+    if package in sys.stdlib_module_names and PathFinder.find_spec(package, [os.getcwd()]) is None:
+        raise BadInput(
+            f"{package} is part of Python, which has no models; give a module of yours, such as mymodel:Net for "
+            "./mymodel.py"
+        )
     row = row_named(name) if package == OWN else None
     if row is not None and row.family is Family.TARGETS:
         raise BadInput(f"{module}:{name} is one of leakscope's own; write {row.example}")
