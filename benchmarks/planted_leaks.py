@@ -310,11 +310,11 @@ DEFECT, COUNTED = "so none of its certificates counts here", "proved by its own 
 
 
 def faulty(seed: int, quick: bool) -> Iterator[Point]:
-    """Certificates of which half are wrong: the labels leak beyond luck, or by luck in another's update not at all."""
+    """Certificates of which a quarter are wrong: the labels leak beyond luck, or by luck in another's update not at all."""
     ten, two = ls.Digits(size=8), Parity()
-    said_by = {"trials": 16, "attacks": (Overconfident(0.5),)}
+    said_by = {"trials": 16, "attacks": (Overconfident(0.75),)}
     for again in range(1 if quick else 5):
-        said = f"certifies wrongly half of the time, 10 classes, {again}"
+        said = f"certifies wrongly a quarter of the time, 10 classes, {again}"
         yield Point(said, _plan(said, ls.FedSGD(), ten, _seed(seed, said), **said_by), True, faulty=True)
         said = f"certifies labels of other data, 2 classes, {again}"
         other = Pretends(World.OTHER_DATA, two)
