@@ -435,7 +435,11 @@ CASES = (
         f"{DIGITS} --model Fitted(LeNet(),Faces(size=8))", 2, "and Digits() has images of 1 x 32 x 32; use one source"
     ),
     Case(f"{DIGITS} --data Sentences()", 2, "LeNet() takes images, and Sentences() has text"),
-    Case(f"{DIGITS} --data Sentences() --model MLP()", 2, "MLP() takes feature vectors or images, and Sentences() has text"),
+    Case(
+        f"{DIGITS} --data Sentences() --model MLP()",
+        2,
+        "MLP() takes feature vectors or images, and Sentences() has text",
+    ),
     Case(f"{DIGITS} --data Sentences() --count 513", 2, "has at most 512 examples, cannot draw 513"),
     Case(f"{DIGITS} --data Spoken() --tell TrueLabels --model DeepSpeech()", 2, "Spoken() has transcripts"),
     Case(
