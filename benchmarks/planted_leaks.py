@@ -310,7 +310,7 @@ DEFECT, COUNTED = "so none of its certificates counts here", "proved by its own 
 
 
 def faulty(seed: int, quick: bool) -> Iterator[Point]:
-    """Certificates of which a quarter are wrong: the labels leak beyond luck, or by luck in another's update not at all."""
+    """Certificates of which a quarter are wrong: labels leak beyond luck, or by luck in another's update not at all."""
     ten, two = ls.Digits(size=8), Parity()
     said_by = {"trials": 16, "attacks": (Overconfident(0.75),)}
     for again in range(1 if quick else 5):
