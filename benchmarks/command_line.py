@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from leakscope.version import VERSION
+
 PLAN = """\
 title = "Faces behind one gradient"
 trials = 4
@@ -85,6 +87,8 @@ CHANGES = {
     "of speech": ('told = ["BatchSize"]', 'told = ["TrueTranscripts"]'),
     "endless": ("Faces()", "Digits(size=100000)"),
     "many": ("trials = 4", "batch_size = [1, 101]"),
+    "halves": ("trials = 4", "batch_size = [1, 51]"),
+    "other classes": ("LeNet()", "Fitted(LeNet(), Digits())"),
     "fraction": ("evaluations=300", "evaluations=2.5"),
     "whole": ("idlg(evaluations=300)", "idlg(evaluations=-3e3)"),
 }
@@ -204,6 +208,13 @@ def furnish(folder: Path) -> None:
     for name in ("update", "secret", "claim"):
         header = json.dumps({"__metadata__": {"leakscope": json.dumps({"kind": name})}}).encode()
         (folder / f"{name}.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    said = json.dumps({"leakscope": VERSION, "format": 1, "domain": "Images(1, 32, 32)", "classes": 10})
+    entry = json.dumps({"kind": "update", "checksum": "", "header": said})
+    header = json.dumps({"__metadata__": {"leakscope": entry}}).encode()
+    (folder / "images.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    none = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({"inputs": none, "labels": none}).encode()
+    (folder / "batch.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     for name, changed in (("cut", {}), ("later", {"format": 99}), ("unknown", {"fresh": 1})):
         said = json.dumps({"leakscope": "9.9.9", "format": 1, **changed})
         entry = json.dumps({"kind": "update", "checksum": "", "header": said})
@@ -346,6 +357,8 @@ CASES = (
     Case("audit of-speech.toml", 2, "line 3: told: TrueTranscripts is of recordings, and Faces() has images"),
     Case("audit endless.toml", 2, "a model for images of 1 x 100000 x 100000, as Digits(size=100000) has them, would"),
     Case("audit many.toml", 2, "Faces() has at most 100 examples, cannot draw 101"),
+    Case("audit halves.toml", 2, "Faces() has 50 private examples, cannot draw 51"),
+    Case("audit other-classes.toml", 2, "is fitted to 10 classes, and Faces() has 100"),
     Case("audit fraction.toml", 2, "idlg(evaluations=2.5): evaluations takes int, got 2.5"),
     Case("audit whole.toml", 2, "idlg(evaluations=-3000): expected evaluations >= 1"),
     Case("doctor --model leakscope:LeNte", 2, "leakscope has no 'LeNte'; did you mean 'LeNet()'"),
@@ -445,6 +458,16 @@ CASES = (
     Case(
         f"{DIGITS} --data Spoken() --model DeepSpeech(coefficients=13)", 2, "takes 13 coefficients, and Spoken() has 26"
     ),
+    Case(f"{DIGITS} --count 900", 2, "Digits() has 899 private examples, cannot draw 900"),
+    Case(f"{DIGITS} --data Digits(size=300)", 2, "1797 pictures of 300 x 300 would take 1.2 GiB"),
+    Case(f"{DIGITS} --data Faces() --model Fitted(LeNet(),Digits())", 2, "fitted to 10 classes, and Faces() has 100"),
+    Case(
+        "capture --model LeNet() --batch batch.safetensors --domain 1x8x8 --classes 10 --tell PublicStatistics --out u",
+        2,
+        "PublicStatistics is of the public half of a data set, and this batch is of none",
+    ),
+    Case("attack images.safetensors --model DeepSpeech()", 2, "frames of speech, and images.safetensors has images"),
+    Case("doctor --update images.safetensors --model TextEncoder()", 2, "text, and images.safetensors has images"),
     Case(f"{DIGITS} --data Digits(size=100000)", 2, "a model for images of 1 x 100000 x 100000"),
     Case(f"{CAPTURE} --out /proc/u.safetensors", 2, "cannot be written for --out"),
     Case(f"{CAPTURE} --state none.pt", 2, "no file none.pt"),

@@ -12,11 +12,12 @@ import torch
 
 import leakscope as ls
 from leakscope.audit import affordable, telling
+from leakscope.audit.files import Provenance, write_update
 from leakscope.cli import names
 from leakscope.cli.expressions import build
 from leakscope.cli.plan_keys import FACTS
 from leakscope.cli.rows import Family, Row, Trait
-from leakscope.cli.text import fitting, installed, models, ranges, spelling
+from leakscope.cli.text import data, fitting, installed, models, ranges, spelling
 from leakscope.cli.text import plan as plans
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput, BadPlan, LeakscopeError, MissingExtra
@@ -145,8 +146,8 @@ PLAN = 'title = "a"\nmechanisms = ["FedSGD()"]\n[[scene]]\ndataset = "{}"\ntarge
 
 
 def test_a_plan_is_refused_where_a_scene_cannot_be_and_read_all_the_same() -> None:
-    plans.parse(PLAN.format("Digits()", "LeNet()", 1797), "p").fitting()
-    for given in (("Digits()", "TextEncoder()", 1), ("Digits()", "LeNet()", 1798), ("Sentences()", "LeNet()", 1)):
+    plans.parse(PLAN.format("Digits()", "LeNet()", 899), "p").fitting()
+    for given in (("Digits()", "TextEncoder()", 1), ("Digits()", "LeNet()", 900), ("Sentences()", "LeNet()", 1)):
         written = plans.parse(PLAN.format(*given), "p")  # as `leakscope merge` and `report` have to read it
         with pytest.raises(BadPlan, match=r"p, line \d: scene\[0\]"):
             written.fitting()
@@ -234,3 +235,34 @@ def test_a_package_has_no_models_only_where_nothing_of_it_knows_torch(
     assert installed.modelless("made_here") is sure
     monkeypatch.chdir(tmp_path)  # what is in the current directory is the user's own
     assert not installed.modelless("made_here")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Digits(size=8)", "MnistSample()", "Faces()", "Faces(background=True)", "Synthetic((1, 2, 2), count=7)", SPOKEN],
+)
+def test_the_private_half_that_a_source_names_is_the_one_that_is_drawn_from(text: str) -> None:
+    source = build(text, Family.DATASETS)
+    assert source.most_private is not None
+    assert len(source.draw(source.most_private, key=ls.Key(0)).reveal()) == source.most_private
+    said = complaint(lambda: source.draw(source.most_private + 1, key=ls.Key(0)))
+    assert said is not None
+    # in the same words, and with the same number
+    early = complaint(lambda: data.enough(text, source.most_private + 1))
+    assert early is not None
+    assert said.partition(" has ")[2] == early.partition(" has ")[2]
+
+
+def test_an_update_says_what_its_model_takes(tmp_path: Path) -> None:
+    batch = ls.Digits(size=8).draw(1, key=ls.Key(0)).reveal()
+    target = ls.MLP((4,)).build(ls.Images(1, 8, 8), 10, key=ls.Key(0))
+    seen = ls.observe(target, batch, ls.FedSGD(), key=ls.Key(1))
+    path = tmp_path / "u.safetensors"
+    write_update(path, seen, Provenance("MLP((4,))"))
+    given = fitting.of_update(path)
+    assert given is not None
+    assert (given.kind, given.sizes) == ("Images", (1, 8, 8))
+    # whatever else is in it is the reader's to judge
+    for text in (b"", b"\x02\0\0\0\0\0\0\0{}", b"\x02\0\0\0\0\0\0\0[]", b"\xff" * 40):
+        path.write_bytes(text)
+        assert fitting.of_update(path) is None

@@ -722,7 +722,12 @@ def test_what_is_read_of_a_source_is_what_it_says(row: Row) -> None:
     call = ast.parse(row.example, mode="eval").body
     assert isinstance(call, ast.Call)
     made = build(row.example, Family.DATASETS)
-    for name, real in (("most", lambda: made.most), ("classes", lambda: made.classes), ("domain", lambda: made.domain)):
+    for name, real in (
+        ("most", lambda: made.most),
+        ("most_private", lambda: made.most_private),
+        ("classes", lambda: made.classes),
+        ("domain", lambda: made.domain),
+    ):
         read = ranges.attribute(call, home(row), name, {"Images": lambda *sizes: sizes})
         if not isinstance(read, ranges._Opaque) and read is not None:
             assert read == (real().shape if name == "domain" else real())
@@ -732,9 +737,10 @@ def test_what_is_read_of_a_source_is_what_it_says(row: Row) -> None:
 def test_no_more_examples_than_a_source_says(text: str) -> None:
     made = build(text, Family.DATASETS)
     assert len(made.load()) == made.most
-    data_text.drawn(text, made.most, domain=None, classes=None)
-    with pytest.raises(BadInput, match="cannot draw"):
-        data_text.drawn(text, made.most + 1, domain=None, classes=None)
+    data_text.drawn(text, made.most_private, domain=None, classes=None)
+    for count in (made.most_private + 1, made.most + 1):
+        with pytest.raises(BadInput, match="cannot draw"):
+            data_text.drawn(text, count, domain=None, classes=None)
 
 
 def test_only_data_of_another_shape_are_refused(tmp_path: Path) -> None:

@@ -50,6 +50,11 @@ class AbstractSource(ABC):
         """No more examples than these, public and private together; None where only loading tells."""
         return None
 
+    @property
+    def most_private(self) -> int | None:
+        """As many private examples; None where only loading tells, as equal ones are on one side of the split."""
+        return None
+
     @abstractmethod
     def load(self) -> Batch:
         """All examples in the domain's units, labels (N,) int64. Raises `BadInput` when the data is not there.

@@ -12,8 +12,11 @@ from typing import final
 
 from leakscope.cli.rows import Family
 from leakscope.cli.text import contents, files, fitting, models, spelling
-from leakscope.cli.text.data import data, drawn
+from leakscope.cli.text.data import data, drawn, pictures
 from leakscope.core.errors import BadInput
+
+OF_THE_PUBLIC = ("PublicStatistics", "Gallery")
+"""Facts whose values come from the public half of a source."""
 
 LOOKED_AT = "Photographs()"
 """What the doctor feeds a model unless it is told."""
@@ -143,6 +146,7 @@ class Examined:
             raise BadInput("an update is looked at beside its model; give --model as `leakscope capture` was given it")
         if self.update is not None:
             files.exchanged(self.update, files.Exchanged.UPDATE)
+            beside_update(self.model, self.update)
         elif self.state is not None:
             raise BadInput("--state is the weights that --update is relative to; give both or neither")
 
@@ -185,8 +189,10 @@ class Capture:
             classes = self.classes if models.is_own(self.model.model) else None
             drawn(self.private.data, self.private.count or 1, domain=self.domain, classes=classes)
         spelling.expression(self.mechanism, Family.PROTOCOLS)
-        _check_facts(self.tell, unknown=unknown)
+        _check_facts(self.tell, unknown=unknown, public=self.private.data is not None)
         self._check_fit(drawn=not self.elsewhere.given and self.private.batch is None)
+        if self.private.data is not None:
+            pictures(self.private.data)
         files.written(self.out, "--out")
         files.written(self.secret, "--secret")
         given = (self.elsewhere.update, self.elsewhere.before, self.elsewhere.after, self.private.batch)
@@ -208,13 +214,22 @@ class Capture:
             fitting.told_of_file(self.tell, self.private.batch)
 
 
-def _check_facts(told: Sequence[str], *, unknown: bool) -> None:
-    """unknown: the private examples are not there to take values from."""
+def beside_update(model: str | None, update: Path) -> None:
+    """Raises `BadInput` where a model surely takes other inputs than the file of an update says."""
+    given = fitting.of_update(update)
+    if given is not None and model is not None:
+        fitting.target(model, given, drawn=False)
+
+
+def _check_facts(told: Sequence[str], *, unknown: bool, public: bool) -> None:
+    """unknown: the private examples are not there to take values from. public: a source is, with its public half."""
     kinds = []
     for text in told:
         tree = spelling.fact(text)
         if isinstance(tree, ast.Name) and unknown:
             raise BadInput(f"--tell {text}: the examples are not known; write its value, such as BatchSize(4)")
+        if isinstance(tree, ast.Name) and not public and text.strip() in OF_THE_PUBLIC:
+            raise BadInput(f"--tell {text} is of the public half of a data set, and this batch is of none; give --data")
         kinds.append(ast.unparse(tree.func if isinstance(tree, ast.Call) else tree))
     spelling.once(kinds)
 
@@ -274,6 +289,7 @@ class Recovery:
         self.effort.check()
         files.exchanged(self.update, files.Exchanged.UPDATE)
         self.model.check()
+        beside_update(self.model.model, self.update)
         data(self.gallery)
         files.written(self.out, "--out")
         files.apart(self.out, "--out", self.update, self.model.state)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import ast
 import difflib
+import math
 from pathlib import Path
 
 from leakscope.cli.rows import Family
 from leakscope.cli.text import contents, fitting, ranges, spelling
 from leakscope.cli.text.fitting import LIST as LIST
 from leakscope.cli.text.index import row_named, rows
+from leakscope.core import file_limits
 from leakscope.core.errors import BadInput
+
+RESIZED = 8
+"""Bytes of a number of a picture that is made larger, as in `datasets.sources.images`: once and once within bounds."""
 
 
 def data(text: str | None, *, sized: bool = True) -> None:
@@ -66,6 +71,22 @@ def enough(text: str, count: int) -> None:
     tree = None if Path(text).exists() else ast.parse(text.strip(), mode="eval").body
     if isinstance(tree, ast.Call):
         home = spelling.home(ast.unparse(tree.func), spelling.SINGULAR[Family.DATASETS])
-        most = ranges.attribute(tree, home, "most", {})
+        most, private = (ranges.attribute(tree, home, name, {}) for name in ("most", "most_private"))
         if isinstance(most, int) and count > most:
             raise BadInput(f"{text.strip()} has at most {most} examples, cannot draw {count}")
+        if isinstance(private, int) and count > private:
+            raise BadInput(f"{text.strip()} has {private} private examples, cannot draw {count}")
+
+
+def pictures(text: str) -> None:
+    """Raises `BadInput` where the pictures of a source, all that it surely has, would take more than the limit."""
+    given = fitting.source(text)
+    if given is None or given.kind != fitting.IMAGES or given.sizes is None or Path(text).exists():
+        return
+    tree = ast.parse(text.strip(), mode="eval").body
+    assert isinstance(tree, ast.Call)
+    home = spelling.home(ast.unparse(tree.func), spelling.SINGULAR[Family.DATASETS])
+    most = ranges.attribute(tree, home, "most", {})
+    if isinstance(most, int):
+        said = f"{most} pictures of {' x '.join(map(str, given.sizes[1:]))}"
+        file_limits.afford(said, RESIZED * most * math.prod(given.sizes))

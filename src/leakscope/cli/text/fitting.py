@@ -7,9 +7,10 @@ what the statements of its `build` say. Of anything else nothing is said: models
 from __future__ import annotations
 
 import ast
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -19,7 +20,7 @@ from leakscope.cli.text.index import row_named
 from leakscope.cli.text.models import split
 from leakscope.cli.text.signatures import signature
 from leakscope.core import file_limits
-from leakscope.core.errors import BadInput
+from leakscope.core.errors import BadInput, LeakscopeError
 from leakscope.homes import Home
 
 IMAGES, FRAMES, TEXT, VECTORS = spelling.DOMAINS
@@ -41,6 +42,9 @@ COEFFICIENTS = "coefficients"
 EXAMPLE = Home("leakscope.audit.affordable", "EXAMPLE")
 """How much memory a number of one input may mean."""
 
+FITTED = "Fitted"
+"""The target that is trained on a source, for the classes of that source."""
+
 LIST = ".csv"
 """The suffix of a list of recordings."""
 
@@ -56,12 +60,13 @@ SEQUENCES = {"Lengths": "lengths", "TrueTranscripts": "label_lengths"}
 class Inputs:
     """What inputs are. kind: the name of their domain. sizes: as `SIZES` has them, None where they are not known.
 
-    said: the text that says so.
+    said: the text that says so. classes: how many the examples have, None where that does not show.
     """
 
     kind: str
     sizes: tuple[int, ...] | None
     said: str
+    classes: int | None = field(default=None, repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -95,6 +100,16 @@ def domain(text: str) -> Inputs:
     return Inputs(kind, _whole([ranges.attribute(tree, home, name, {}) for name in fields]), f"--domain {text}")
 
 
+def of_update(path: Path) -> Inputs | None:
+    """What the model of an update takes, as its file says; None where it does not say so, which its reader judges."""
+    try:
+        said = json.loads((contents.header(path) or {})["__metadata__"]["leakscope"])["header"]
+        found = domain(str(file_limits.parsed(said)["domain"]))
+    except (ValueError, KeyError, TypeError, RecursionError, LeakscopeError):
+        return None
+    return Inputs(found.kind, found.sizes, str(path))
+
+
 def affordable(inputs: Inputs) -> None:
     """Raises `BadInput` where one input is larger than any model of the limit takes, as `audit.affordable` does."""
     worth = ranges.constant(EXAMPLE)
@@ -114,7 +129,9 @@ def target(text: str, inputs: Inputs, *, drawn: bool) -> None:
     """
     prefix, name = split(text)
     if not prefix:
-        _judge(ast.parse(name, mode="eval").body, inputs, drawn)
+        tree = ast.parse(name, mode="eval").body
+        _judge(tree, inputs, drawn)
+        _of_as_many_classes(tree, inputs)
 
 
 def told(texts: Sequence[str], inputs: Inputs, count: int | None) -> None:
@@ -175,6 +192,24 @@ def _judge(tree: ast.expr, inputs: Inputs, drawn: bool) -> None:
             raise BadInput(f"{said} is made for {shown(other)}, and {inputs.said} has {shown(inputs)}; use one source")
 
 
+def _of_as_many_classes(tree: ast.expr, inputs: Inputs) -> None:
+    """Raises `BadInput` where a model is fitted to data of another number of classes than the audited ones.
+
+    Of the outermost model alone: a probe on a fitted body has classes of its own.
+    """
+    if not isinstance(tree, ast.Call) or ast.unparse(tree.func) != FITTED or inputs.classes is None:
+        return
+    given = [
+        _of_call(one) for one in (*tree.args, *(each.value for each in tree.keywords)) if isinstance(one, ast.Call)
+    ]
+    for one in given:
+        if one is not None and one.classes is not None and one.classes != inputs.classes:
+            raise BadInput(
+                f"{file_limits.shortened(ast.unparse(tree))} is fitted to {one.classes} classes, and {inputs.said} has "
+                f"{inputs.classes}; audit it on data of the same kind"
+            )
+
+
 def differ(one: Inputs, other: Inputs) -> bool:
     """Whether two are surely not the same, whatever their units."""
     return one.kind != other.kind or (None not in (one.sizes, other.sizes) and one.sizes != other.sizes)
@@ -198,9 +233,10 @@ def _of_call(call: ast.Call) -> Inputs | None:
         # One that wraps another gives what that one does, and says so of no kind in particular.
         inner = [one for one in (*call.args, *(each.value for each in call.keywords)) if isinstance(one, ast.Call)]
         found = _of_call(inner[0]) if kind is not None and len(inner) == 1 else None
-        return None if found is None else Inputs(found.kind, found.sizes, ast.unparse(call))
-    sizes = ranges.attribute(call, home, "domain", SIZES)
-    return Inputs(kind, _whole(sizes) if isinstance(sizes, tuple) else None, ast.unparse(call))
+        return None if found is None else Inputs(found.kind, found.sizes, ast.unparse(call), found.classes)
+    sizes, classes = ranges.attribute(call, home, "domain", SIZES), ranges.attribute(call, home, "classes", {})
+    known = classes if isinstance(classes, int) else None
+    return Inputs(kind, _whole(sizes) if isinstance(sizes, tuple) else None, ast.unparse(call), known)
 
 
 def _whole(sizes: Sequence[Any]) -> tuple[int, ...] | None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, final
 from leakscope.cli.plan_keys import FIELDS
 from leakscope.cli.rows import Family
 from leakscope.cli.text import fitting, spelling
-from leakscope.cli.text.data import enough
+from leakscope.cli.text.data import enough, pictures
 from leakscope.cli.text.models import findable, model
 from leakscope.core import file_limits
 from leakscope.core.arguments import LARGEST, is_number
@@ -177,6 +177,7 @@ class WrittenPlan:
             if inputs is None:
                 continue
             self.sheet.tried(f"{scene.place}.dataset", fitting.affordable, inputs)
+            self.sheet.tried(f"{scene.place}.dataset", pictures, scene.dataset)
             said = self.told if scene.told is None else scene.told
             self.sheet.tried(said.place, fitting.told, said.texts, inputs, None)
             if self.instead is None:

@@ -49,6 +49,11 @@ class Digits(AbstractSource):
         """All scans."""
         return 1797
 
+    @property
+    def most_private(self) -> int:
+        """The larger half: no two scans are equal."""
+        return 899
+
     def load(self) -> Batch:
         """All examples."""
         return _digits(self.size)
@@ -84,6 +89,11 @@ class MnistSample(AbstractSource):
     def most(self) -> int:
         """500 per digit."""
         return 5000
+
+    @property
+    def most_private(self) -> int:
+        """Half: no two images are equal."""
+        return 2500
 
     def load(self) -> Batch:
         """All examples."""

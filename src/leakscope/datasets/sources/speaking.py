@@ -112,6 +112,11 @@ class Spoken(AbstractSpeech):
         """As many as were asked for."""
         return self.speakers * self.each
 
+    @property
+    def most_private(self) -> int:
+        """The larger half: no utterance is said twice alike."""
+        return self.speakers * self.each - self.speakers * self.each // 2
+
     def utterances(self) -> tuple[Utterance, ...]:
         """Speaker after speaker."""
         return tuple(utterance for utterance, _ in _corpus(self))

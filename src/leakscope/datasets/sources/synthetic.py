@@ -60,6 +60,11 @@ class Synthetic(AbstractSource):
         """As many as were asked for."""
         return self.count
 
+    @property
+    def most_private(self) -> int:
+        """The larger half: drawn numbers do not repeat."""
+        return self.count - self.count // 2
+
     def load(self) -> Batch:
         """All examples."""
         return _synthetic(self)
