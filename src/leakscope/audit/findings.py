@@ -38,6 +38,7 @@ from leakscope.audit.theory import (
 from leakscope.core.facts import TrueLabels, TrueTranscripts
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.ledger.record import Finding, GainRecord, GroupVerdict, ScoreRecord, Word
+from leakscope.scoring.metrics.features import FeatureError
 from leakscope.scoring.metrics.guesses import LabelAccuracy
 from leakscope.scoring.metrics.pieces import PieceError
 from leakscope.scoring.metrics.ranks import TopOne
@@ -48,8 +49,10 @@ KINDS = {
     CharacterErrorRate.name: "transcripts",
     PieceError.name: "pieces",
     TopOne.name: "persons",
+    FeatureError.name: "features",
 }
-"""What is claimed where this metric decides; inputs for all others."""
+"""What is claimed where this metric decides; inputs for all others. What a deep layer was fed is no input: that nobody
+finds it says nothing of the pictures that the first layer was fed."""
 
 
 @final
@@ -280,16 +283,22 @@ def _too_few(count: int, what: str, needed: int | None) -> str:
 
 
 def _silenced(plan: Plan, groups: Sequence[Group], verdicts: Sequence[GroupVerdict]) -> tuple[tuple[str, int], ...]:
-    """What is claimed undefended by the attacks that claim nothing here, but for what was told, with the batch size."""
+    """What attacks claim undefended and not here, but for what was told, with the batch size.
+
+    Of the metrics that decide: one that claims pictures undefended, and here their labels alone, is silent about
+    pictures.
+    """
     found: dict[tuple[str, int], None] = {}
     for group, verdict in zip(groups, verdicts, strict=True):
         told = plan.told_in(group.scene)
         known = {"labels"} if TrueLabels in told else set()
         known |= {"transcripts", "pieces"} if TrueTranscripts in told else set()
-        # The metric that decides comes first (`evidence.pooled`).
-        for score in verdict.undefended_scores[:1]:
-            if not verdict.gains and score.metric in DECIDING and kind(score.metric) not in known:
-                found[kind(score.metric), group.batch_size] = None
+        known |= {kind(gain.metric) for gain in verdict.gains}
+        # As `verdict.judge` would: by the metric that decides, which comes first, and by labels that come along.
+        metrics = [score.metric for score in verdict.undefended_scores]
+        for metric in (*metrics[:1], *(one for one in metrics[1:] if one == LabelAccuracy.name)):
+            if metric in DECIDING and kind(metric) not in known:
+                found[kind(metric), group.batch_size] = None
     return tuple(found)
 
 
@@ -364,7 +373,9 @@ def _doubts(tests: _Tests, verdicts: Sequence[GroupVerdict]) -> str:
     doubtful = next((one for one in verdicts if one.word is not Word.NO_LEAK_FOUND), None)
     if doubtful is not None:
         return f"{what}{_who(doubtful)}: {doubtful.sentence}"
-    first = next(one for one in tests.all if not one.gain.cleared)
+    first = next((one for one in tests.all if not one.gain.cleared), None)
+    if first is None:
+        return f"{what}undefended an attack claims that, and here it does not: it excludes nothing of it"
     more = "" if first.gain.needed is None else f"; about {first.gain.needed} trials like these would exclude it"
     return (
         f"{what}{_who(first.verdict)} gains {_number(first.gain.gain)} [{_number(first.gain.low)}, "
