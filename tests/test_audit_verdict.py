@@ -310,6 +310,40 @@ def test_the_words_of_image_groups_at_their_boundary():
     assert words.count(Word.NO_LEAK_FOUND) <= groups * 0.025 + 3 * math.sqrt(groups * 0.025)
 
 
+def test_what_is_found_of_some_does_not_drown_in_what_is_lost_of_others():
+    """9 dB in every other picture, too little for one alone to be a leak, and 20 dB lost in the others."""
+    blind = images(*[12.0] * 40)
+    audited = images(*[21.0, -8.0] * 20)
+    assert evidence("psnr", audited, blind).interval.high < 3.0, "the mean alone excludes it"
+    found, sentence = word(audited, images(*[90.0] * 40), blind)
+    assert found is Word.INCONCLUSIVE
+    assert "-5.5 [" in sentence
+    assert "and 4.5 [" in sentence
+    assert "where what is worse than a guess counts as a guess" in sentence
+    within = [claimed(score("psnr", [21.0, -8.0] * 4)) for _ in range(8)]
+    many = [claimed(score("psnr", [value] * 8)) for value in [12.0] * 8]
+    assert word(within, images(*[90.0] * 8), many)[0] is Word.INCONCLUSIVE, "nor within a batch"
+    # Whoever loses everywhere, now more and now less, is still conclusive.
+    noise = images(*[10.0, -8.0] * 20)
+    assert word(noise, images(*[90.0] * 40), blind)[0] is Word.NO_LEAK_FOUND
+    gained = judge(Trials(audited, images(*[90.0] * 40), blind)).gains[0]
+    assert (gained.gain, gained.best) == (-5.5, 4.5)
+    assert gained.needed is None
+
+
+def test_labels_that_are_not_claimed_are_no_wrong_ones():
+    """Of ten labels of two classes six are claimed, and five of them right: as many as a guess finds of all ten."""
+    items = [1.0] * 5 + [0.0] * 5
+    sure = [claimed(score("label-accuracy", items, 0.5).model_copy(update={"claimed": 6}))] * 90
+    every, blind = labels(*[[1.0] * 10] * 90, chance=0.5), labels(*[[0.0] * 10] * 90)
+    found, sentence = word(sure, every, blind)
+    assert found is Word.INCONCLUSIVE
+    assert "label-accuracy 0.5 of 1, 0 [" in sentence
+    assert "and 0.2 [" in sentence
+    assert "where what is not claimed counts as a guess" in sentence
+    assert word(labels(*[items] * 90, chance=0.5), every, blind)[0] is Word.NO_LEAK_FOUND, "where all are claimed"
+
+
 def test_a_plan_says_what_the_smallest_leak_of_interest_is():
     mild = images(13.0, 14.1, 15.2, 13.4)  # about 1 dB above the blind guess
     assert word(mild, EXACT)[0] is Word.NO_LEAK_FOUND

@@ -163,6 +163,8 @@ def test_a_conclusive_attack_does_not_clear_what_a_stronger_one_gains():
     assert "B gains 0.3" in found.sentence
     assert "as much as the smallest leak of interest, 0.2" in found.sentence
     assert joined(weak, verdict("B()", Word.INCONCLUSIVE, gain(luck=0.3, value=0.1))).word is Word.NO_LEAK_FOUND
+    hidden = gain(luck=0.3, value=0.1).model_copy(update={"best": 0.3})
+    assert joined(weak, verdict("B()", Word.INCONCLUSIVE, hidden)).word is Word.INCONCLUSIVE
 
 
 # --- beside theory ----------------------------------------------------------------------------------------------------

@@ -322,9 +322,9 @@ def _joined(tests: _Tests, verdicts: Sequence[GroupVerdict]) -> tuple[Word, str,
         return Word.INCONCLUSIVE, "", said
     if not tests.all or _undecided(tests):
         return Word.INCONCLUSIVE, "", _doubts(tests, verdicts)
-    large = [one for one in tests.all if not one.gain.cleared and one.gain.gain >= one.gain.smallest]
+    large = [one for one in tests.all if not one.gain.cleared and _most(one.gain) >= one.gain.smallest]
     if large:
-        return Word.INCONCLUSIVE, "", _large(max(large, key=lambda one: one.gain.gain / one.gain.smallest))
+        return Word.INCONCLUSIVE, "", _large(max(large, key=lambda one: _most(one.gain) / one.gain.smallest))
     return Word.NO_LEAK_FOUND, "", _cleared(tests.all)
 
 
@@ -332,10 +332,15 @@ def _large(one: _Test) -> str:
     """That an attack gains what would be a leak of interest were it beyond luck, while others are conclusive."""
     gain = one.gain
     return (
-        f"{_who(one.verdict)} gains {_number(gain.gain)} [{_number(gain.low)}, {_number(gain.high)}] in "
+        f"{_who(one.verdict)} gains {_number(_most(gain))} [{_number(gain.low)}, {_number(gain.high)}] in "
         f"{kind(gain.metric)}: as much as the smallest leak of interest, {_number(gain.smallest)} {gain.unit}, though "
         "luck may do it too; what other attacks exclude they exclude of themselves alone; more trials would tell"
     )
+
+
+def _most(gain: GainRecord) -> float:
+    """The mean gain, or that of who never does worse than a guess."""
+    return gain.gain if gain.best is None else max(gain.gain, gain.best)
 
 
 def _undecided(tests: _Tests) -> tuple[str, ...]:

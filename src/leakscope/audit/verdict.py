@@ -53,7 +53,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from leakscope.audit.evidence import Evidence, evidence, excludes, leaks, needed, pooled, smallest
+from leakscope.audit.evidence import (
+    Evidence,
+    evidence,
+    excludes,
+    highest,
+    leaks,
+    most,
+    needed,
+    pooled,
+    smallest,
+)
 from leakscope.audit.findings import Promises, findings, kind
 from leakscope.audit.measures import (
     HEARD,
@@ -161,7 +171,8 @@ def _gain(trials: Trials, found: Evidence, *, cleared: bool) -> GainRecord:
         unit=found.gain_unit,
         gain=found.gain,
         low=None if found.interval is None else found.interval.low,
-        high=None if found.interval is None else found.interval.high,
+        high=highest(found),
+        best=most(found),
         smallest=least,
         luck=found.luck,
         # Right labels are always a matter of luck too, proved or not; how much of it, their `luck` says.
@@ -218,7 +229,8 @@ def _doubt(trials: Trials, found: Evidence | None) -> str | None:
             f"{control.gain_unit}: it cannot tell a leak of {_number(least)} from none"
         )
     if not excludes(found, least):
-        return f"{_against(found)}: a gain of {_number(least)} {found.gain_unit} is not excluded{_more(found, least)}"
+        said = f"a gain of {_number(least)} {found.gain_unit} is not excluded{_more(found, least)}"
+        return f"{_against(found)}{_hidden(found, least)}: {said}"
     return None
 
 
@@ -238,9 +250,20 @@ def _silent(found: Evidence) -> str:
     return ""
 
 
+def _hidden(found: Evidence, least: float) -> str:
+    """What the mean hides, where it alone would exclude a leak; empty otherwise."""
+    if found.interval is None or found.best is None or found.interval.high >= least:
+        return ""
+    what = "not claimed" if found.metric in SHARES else "worse than a guess"
+    return (
+        f", and {_number(found.best.value)} [{_number(found.best.low)}, {_number(found.best.high)}] where what is "
+        f"{what} counts as a guess"
+    )
+
+
 def _more(found: Evidence, least: float) -> str:
     """How many trials would exclude it, as far as that can be said."""
-    if found.gain >= least:
+    if most(found) >= least:
         return ", and no number of trials would exclude what was found"
     count = needed(found, least)
     return "" if count is None else f"; about {count} trials like these would exclude it"

@@ -189,7 +189,9 @@ class Record(_Strict):
 class GainRecord(_Strict):
     """What a group shows in one metric: the mean gain over the blind guess, and what that is evidence of.
 
-    unit: "dB" for inputs and all errors, of a share "of 1". low, high: its 95 % interval, None with too few trials.
+    unit: "dB" for inputs and all errors, of a share "of 1". low, high: its 95 % interval, None with too few trials; it
+    ends no lower than that of `best`. best: the mean gain where what is worse than a guess, or not claimed, counts as a
+    guess; None in records of earlier versions.
     smallest: the smallest leak of interest. luck: the probability that luck alone looks as much like a leak. proven:
     whether something was recovered that no luck explains. cleared: whether the group is *no leak found* in this
     metric. needed: about how many trials like these would exclude the smallest leak; None where no number would.
@@ -205,6 +207,7 @@ class GainRecord(_Strict):
     proven: bool
     cleared: bool
     needed: int | None = None
+    best: float | None = None
 
 
 @final
