@@ -1,6 +1,8 @@
 """The three words, by the rule in `leakscope.audit.verdict`; records are made by hand, so that each clause is alone."""
 
+import itertools
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +17,7 @@ from leakscope.attacks.inputs.dense.linear import LinearLayer
 from leakscope.audit.engines.inline import Inline
 from leakscope.audit.evidence import evidence, pooled
 from leakscope.audit.measures import ITEM_BAR, ITEM_GAIN, luck, recovered
+from leakscope.audit.renamed import renamed, renaming
 from leakscope.audit.run import run
 from leakscope.audit.verdict import Trials, judge
 from leakscope.core.attempt import Attempt, Outcome
@@ -24,7 +27,7 @@ from leakscope.datasets.sources.digits import Digits
 from leakscope.datasets.sources.faces import Faces
 from leakscope.datasets.sources.photographs import Photographs
 from leakscope.ledger.identity import identity
-from leakscope.ledger.record import CellSpec, CertificateRecord, Ending, Record, Role, ScoreRecord, Word
+from leakscope.ledger.record import CellSpec, CertificateRecord, Ending, RankingRecord, Record, Role, ScoreRecord, Word
 from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.mechanisms.defenses.noise import GaussianNoise
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
@@ -342,6 +345,66 @@ def test_labels_that_are_not_claimed_are_no_wrong_ones():
     assert "and 0.2 [" in sentence
     assert "where what is not claimed counts as a guess" in sentence
     assert word(labels(*[items] * 90, chance=0.5), every, blind)[0] is Word.NO_LEAK_FOUND, "where all are claimed"
+
+
+def named(claims, truths, chance):
+    """One label claimed in each trial, and the true one."""
+    return [
+        claimed(score("label-accuracy", [float(one == true)], chance)).model_copy(
+            update={"labels_claimed": (one,), "labels_true": (true,)}
+        )
+        for one, true in zip(claims, truths, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("classes", "trials"), [(2, 12), (2, 40), (10, 16), (10, 40)])
+def test_an_attack_that_always_names_another_label_clears_nothing(classes, trials):
+    """Behind a defense that negates, or exchanges rows, every claim is wrong, and tells the label."""
+    truths = np.random.default_rng(trials).integers(0, classes, trials)
+    right, blind = named(truths, truths, 1 / classes), named(truths, truths, 1 / classes)
+    found, sentence = word(named((truths + 1) % classes, truths, 1 / classes), right, blind)
+    assert found is Word.INCONCLUSIVE
+    assert "with another name for each that is claimed 100% would be right" in sentence
+    persons = [
+        claimed(score("top-1", [0.0], 1 / classes)).model_copy(
+            update={
+                "rankings": (
+                    RankingRecord(
+                        attribute="sex", true=str(one), best=(str((one + 1) % classes),), rank=2, candidates=classes
+                    ),
+                )
+            }
+        )
+        for one in truths
+    ]
+    assert renaming(persons, evidence("top-1", persons, persons), 0.2), "persons, and what is told of them"
+
+
+def test_who_names_labels_at_random_or_one_for_all_still_clears():
+    """At most one group in a hundred fails for that reason; with classes of nine in ten and one in ten, too."""
+    chance, groups = np.random.default_rng(0), 50
+    said = 0
+    for _ in range(groups):
+        truths, guesses = (chance.random(30) < 0.1).astype(int), (chance.random(30) < 0.3).astype(int)
+        for claims in (guesses, np.ones(30, int), np.zeros(30, int)):
+            side = named(claims, truths, 0.9)
+            said += bool(renaming(side, evidence("label-accuracy", side, side), 0.2))
+    assert said <= 3 * groups * 0.01 + 3 * math.sqrt(3 * groups * 0.01)
+    many = np.random.default_rng(1).integers(0, 10, (2, 24))
+    side = named(*many, 0.1)
+    assert not renaming(side, evidence("label-accuracy", side, side), 0.2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_best_map_of_names_is_the_best_of_all_maps(seed):
+    """Against trying every map of three names onto three, in batches of two."""
+    draws = np.random.default_rng(seed).integers(0, 3, (2, 6, 2)).tolist()
+    trials = list(zip(*draws, strict=True))
+
+    def hits(mapped):
+        return sum(len(list((Counter(mapped[c] for c in one) & Counter(true)).elements())) for one, true in trials)
+
+    assert renamed(trials)[0] == pytest.approx(max(map(hits, itertools.permutations(range(3)))) / 12)
 
 
 def test_a_plan_says_what_the_smallest_leak_of_interest_is():

@@ -78,6 +78,7 @@ from leakscope.audit.measures import (
     score_of,
 )
 from leakscope.audit.plan import Cell, Group, Plan
+from leakscope.audit.renamed import renaming
 from leakscope.audit.replaced import firsts, hardened
 from leakscope.audit.theory import broken_by_scores
 from leakscope.bounds.lower import lower_from_scores
@@ -231,7 +232,8 @@ def _doubt(trials: Trials, found: Evidence | None) -> str | None:
     if not excludes(found, least):
         said = f"a gain of {_number(least)} {found.gain_unit} is not excluded{_more(found, least)}"
         return f"{_against(found)}{_hidden(found, least)}: {said}"
-    return None
+    said = renaming(trials.audited, found, least)
+    return f"{_against(found)}; {said}" if said else None
 
 
 def _silent(found: Evidence) -> str:
