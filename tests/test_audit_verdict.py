@@ -17,11 +17,12 @@ from leakscope.attacks.inputs.dense.linear import LinearLayer
 from leakscope.audit.engines.inline import Inline
 from leakscope.audit.evidence import evidence, pooled
 from leakscope.audit.measures import ITEM_BAR, ITEM_GAIN, luck, recovered
+from leakscope.audit.plan import Scene
 from leakscope.audit.renamed import renamed, renaming
 from leakscope.audit.run import run
 from leakscope.audit.verdict import Trials, judge
 from leakscope.core.attempt import Attempt, Outcome
-from leakscope.core.claim import Labels
+from leakscope.core.claim import Features, Labels
 from leakscope.core.facts import BatchSize, TrueLabels
 from leakscope.datasets.sources.digits import Digits
 from leakscope.datasets.sources.faces import Faces
@@ -32,6 +33,10 @@ from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.mechanisms.defenses.noise import GaussianNoise
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.numerics.rng import Key
+from leakscope.report.withheld import together
+from leakscope.scoring.kinds.features import public_features
+from leakscope.scoring.metrics.features import FeatureError
+from leakscope.targets.zoo.mlp import MLP
 
 SPEC = CellSpec(
     role=Role.AUDITED, target="T", dataset="D", mechanism="M", attack="A", batch_size=1, told=(), metrics=(), trial=0,
@@ -529,6 +534,34 @@ def test_what_was_told_is_no_leak_when_it_is_claimed(tmp_path):
     silent = [claimed(score("character-error-rate", [1.0])) for _ in range(9)]
     assert word(spoken, blind=silent)[0] is Word.LEAKS
     assert word(spoken, blind=silent, transcripts_told=True)[0] is Word.INCONCLUSIVE
+
+
+@dataclass(frozen=True)
+class MeanOf(Toy):
+    """What a layer is fed for public examples, on average: the release is not looked at."""
+
+    layer: str
+
+    def _attempt(self, seen, read, *, key, clock, watch):
+        pool = public_features(seen.target, self.layer, Digits(8).public())
+        return Attempt(repr(self), Outcome.CLAIMED, "a mean", Features(self.layer, pool.mean(0, keepdim=True)))
+
+
+def test_features_are_held_against_a_guess_of_the_same_layer(tmp_path):
+    """The blind control guesses what the output layer is fed; what the first one is fed is harder, or easier."""
+    scene = Scene("digits", Digits(8), MLP((32, 32)))
+    attacks = (MeanOf("1"), MeanOf("6"))
+    plan = toy_plan(scenes=(scene,), attacks=attacks, trials=4, metrics=(FeatureError(),))
+    summary = run(plan, tmp_path, Inline())
+    first, last = (group.gains[0] for group in summary.groups)
+    assert abs(first.gain) < 1e-6
+    assert abs(last.gain) < 1e-6
+    assert first.best < 1e-6
+    (chance,) = (score.chance for score in summary.groups[0].scores if score.metric == "feature-error")
+    (control,) = (score.value for score in summary.groups[0].blind_scores if score.metric == "feature-error")
+    assert abs(20 * math.log10(control / chance)) > 2, "else the two layers are as easy, and nothing is tested"
+    (whole,) = together([score("feature-error", [0.5] * 8).model_copy(update={"blind": (0.6,) * 8})])
+    assert not whole.blind, "a redacted page says nothing of one example, of its blind guess neither"
 
 
 def test_told_labels_are_known_to_the_verdict(tmp_path):

@@ -28,9 +28,11 @@ from leakscope.audit.measures import (
     paired,
     primary,
     recovered,
+    score_of,
 )
 from leakscope.audit.proofs import certified, certified_luck, refuted
-from leakscope.ledger.record import Ending, ScoreRecord
+from leakscope.audit.replaced import hardened
+from leakscope.ledger.record import Ending, Record, ScoreRecord
 from leakscope.numerics import intervals
 from leakscope.numerics.intervals import Interval
 
@@ -101,8 +103,12 @@ class Evidence:
         return math.fsum(self.values) / len(self.values) if self.values else math.nan
 
 
-def evidence(metric: str, side: Records, blind: Records) -> Evidence | None:
-    """What `side` shows in `metric`; None when no trial scored it. Both hold one record (or None) per planned trial."""
+def evidence(metric: str, side: Records, blind: Records, replaced: Records = ()) -> Evidence | None:
+    """What `side` shows in `metric`; None when no trial scored it. Each holds one record (or None) per planned trial.
+
+    replaced: those of the replaced control, whose better scores count as blind ones (`replaced.hardened`).
+    """
+    blind = hardened(levelled(metric, side, blind), replaced)
     pairs = [paired(metric, one, other) for one, other in zip(side, blind, strict=True)]
     scored = [pair for pair in pairs if pair is not None]
     if not scored:
@@ -135,6 +141,19 @@ def evidence(metric: str, side: Records, blind: Records) -> Evidence | None:
         return dataclasses.replace(found, luck=least)
     found = dataclasses.replace(found, interval=_interval(found), luck=min(least, _luck(found)))
     return dataclasses.replace(found, best=_best(found))
+
+
+def levelled(metric: str, side: Records, blind: Records) -> list[Record | None]:
+    """The blind records, with what a blind guess of the very thing scores that the claim of `side` chose, if it did."""
+    return [_levelled(score_of(metric, one), other) for one, other in zip(side, blind, strict=True)]
+
+
+def _levelled(ours: ScoreRecord | None, blind: Record | None) -> Record | None:
+    if ours is None or blind is None or not ours.blind:
+        return blind
+    level = {"items": ours.blind, "value": ours.chance, "chance": ours.chance}
+    others = tuple(score for score in blind.scores if score.metric != ours.metric)
+    return blind.model_copy(update={"scores": (ours.model_copy(update=level), *others)})
 
 
 def mixed(trials: Sequence[Sequence[Hashable]]) -> float:
@@ -290,6 +309,7 @@ def _pool(scores: Sequence[ScoreRecord]) -> ScoreRecord:
         "high": estimate.high,
         "chance": math.fsum(score.chance * len(score.items) for score in scores) / count,
         "items": tuple(item for score in scores for item in score.items),
+        "blind": (),
         "exact": sum(score.exact for score in scores),
         "claimed": None if None in known else sum(one for one in known if one is not None),
     }

@@ -46,7 +46,6 @@ findings: leaks, then inconclusive, then no leak found.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -79,7 +78,7 @@ from leakscope.audit.measures import (
 )
 from leakscope.audit.plan import Cell, Group, Plan
 from leakscope.audit.renamed import renaming
-from leakscope.audit.replaced import firsts, hardened
+from leakscope.audit.replaced import firsts
 from leakscope.audit.theory import broken_by_scores
 from leakscope.bounds.lower import lower_from_scores
 from leakscope.core.facts import TrueLabels, TrueTranscripts
@@ -126,11 +125,10 @@ class Judgment:
 
 def judge(trials: Trials) -> Judgment:
     """The word for a group and the sentence that gives its numbers, by the rule at the top of this module."""
-    trials = dataclasses.replace(trials, blind=hardened(trials.blind, trials.replaced))
     metric = primary(trials.audited)
     if metric is not None and (said := _told(trials, metric)):
         return Judgment(Word.INCONCLUSIVE, _joined(said, _failures(trials.audited)))
-    found = None if metric is None else evidence(metric, trials.audited, trials.blind)
+    found = None if metric is None else evidence(metric, trials.audited, trials.blind, trials.replaced)
     along = _labels_along(trials, metric)
     doubt = _doubt(trials, found)
     gains = _gains(trials, found, doubt, along)
@@ -143,7 +141,7 @@ def judge(trials: Trials) -> Judgment:
     if found is None or doubt is not None or defect:
         # An attack whose proofs are wrong has no say in an all-clear either.
         return Judgment(Word.INCONCLUSIVE, _joined(doubt or "", defect), gains)
-    control = evidence(found.metric, trials.undefended, trials.blind)
+    control = evidence(found.metric, trials.undefended, trials.blind, trials.replaced)
     assert control is not None
     least = smallest(found.metric, trials.smallest)
     said = (
@@ -196,7 +194,7 @@ def _labels_along(trials: Trials, metric: str | None) -> Evidence | None:
     """What the labels show that an attack on inputs claims along, unless they were told."""
     if metric is None or metric == LabelAccuracy.name or trials.labels_told:
         return None
-    return evidence(LabelAccuracy.name, trials.audited, trials.blind)
+    return evidence(LabelAccuracy.name, trials.audited, trials.blind, trials.replaced)
 
 
 def _doubt(trials: Trials, found: Evidence | None) -> str | None:
@@ -221,7 +219,7 @@ def _doubt(trials: Trials, found: Evidence | None) -> str | None:
     if trials.own_control:
         return f"{_against(found)}; without any defense this attack does not reliably beat a blind guess here"
     least = smallest(found.metric, trials.smallest)
-    control = evidence(found.metric, trials.undefended, trials.blind)
+    control = evidence(found.metric, trials.undefended, trials.blind, trials.replaced)
     if control is None or not leaks(control):
         return f"{_against(found)}, but undefended the attack does not reliably beat it either: it cannot tell"
     if not control.gain > least:

@@ -74,7 +74,8 @@ class ScoreRecord(_Strict):
     low, high: an interval at 95 %, infinite where none follows: from a single item, or few that differ much. chance:
     what a guess that saw nothing scores. items: per example. exact: how many items were recovered to within rounding.
     claimed: for how many anything was claimed. worst: the least that can be scored, None where there is no such end.
-    Both None in records of earlier versions.
+    Both None in records of earlier versions. blind: per example, what the guess behind `chance` scores; kept where the
+    claim alone says what is guessed, such as which layer's features, so that no blind control can have guessed it.
     """
 
     metric: str
@@ -89,6 +90,7 @@ class ScoreRecord(_Strict):
     exact: int = 0
     claimed: int | None = None
     worst: float | None = None
+    blind: tuple[float, ...] = ()
 
     @property
     def ends(self) -> tuple[float | None, float | None]:
