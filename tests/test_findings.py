@@ -268,7 +268,7 @@ def test_a_promise_that_nothing_could_break_was_not_tested():
     few = verdict("A()", Word.NO_LEAK_FOUND, gain(cleared=True), scores=(right(1, 7),))
     assert "7 guesses of labels are too few, it takes about 8" in joined(few, mechanism=promising).theory
     assert "1000000 would not do" in joined(few, mechanism=DPSGD(1.0, 0.1)).theory
-    assert "adversary was told labels" in joined(hits, mechanism=promising, told=(TrueLabels,)).theory
+    assert "adversary was told TrueLabels" in joined(hits, mechanism=promising, told=(TrueLabels,)).theory
     batches = hits.model_copy(update={"finished": 100})
     assert "labels of batches of several examples are another game" in joined(batches, mechanism=promising).theory
     assert "replaced = true" in joined(few, mechanism=promising).theory

@@ -25,6 +25,7 @@ from typing import final
 
 from leakscope.audit.measures import DECIDING, LUCK, SHARES
 from leakscope.audit.plan import Group, Plan
+from leakscope.audit.telling import private_facts
 from leakscope.audit.theory import (
     MOST_TRIALS,
     Theory,
@@ -170,7 +171,7 @@ def _beside(
     sized = list(zip(own, (group.batch_size for group in groups), strict=True))
     promised = promises.of(mechanism)
     # What an adversary was told is nothing that the release let out.
-    told = TrueLabels in plan.told_in(groups[0].scene)
+    told = ", ".join(private_facts(plan.told_in(groups[0].scene)))
     broken = "" if told else _broken(mechanism, sized)
     said: dict[str, object] = {
         "theory": _theory(finding, mechanism, promised, own) + _uncompared(mechanism, promised, sized, told=told),
@@ -242,7 +243,7 @@ def _chance(score: ScoreRecord, verdict: GroupVerdict) -> float:
     return max(score.chance, blind.chance)
 
 
-def _uncompared(mechanism: AbstractMechanism, promised: Theory | None, groups: Sized, *, told: bool) -> str:
+def _uncompared(mechanism: AbstractMechanism, promised: Theory | None, groups: Sized, *, told: str) -> str:
     """That nothing that was found could have broken the promise, and why; empty where something could.
 
     A promise that no result could have contradicted was not tested, and silence would look as if it had been kept.
@@ -250,7 +251,7 @@ def _uncompared(mechanism: AbstractMechanism, promised: Theory | None, groups: S
     if promised is None or math.isinf(promised.epsilon):
         return ""
     if told:
-        return "; not tested: the adversary was told labels, so that what was found is not the release's alone"
+        return f"; not tested: the adversary was told {told}, so that what was found is not the release's alone"
     reasons = dict.fromkeys(_why_no_guesses(mechanism, groups))
     reasons |= dict.fromkeys(
         one.uncompared if one.replaced else "the replaced control was not run (replaced = true)" for one, _ in groups
