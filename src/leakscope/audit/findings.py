@@ -9,9 +9,9 @@ Scand. J. Statist. 6, p. 65) holds the probability that any of them does to `evi
 
 **no leak found at this power**, if none leaks and, for each kind of thing that was claimed (inputs, labels, ...) at
 each batch size, at least one attack was conclusive: it can find such a leak undefended, and its interval excludes one
-here. What an attack that claims nothing here (it refuses, diverges, crashes) claims undefended is among these kinds:
-else it would clear by its silence. And no other attack may gain as much as the smallest leak of interest, beyond luck
-or not: a weak attack that is conclusive excludes nothing that a stronger one may have found.
+here. What an attack claims undefended and not here (it refuses, diverges, crashes, or claims labels alone) is among
+these kinds: else it would clear by its silence. And no other attack may gain as much as the smallest leak of interest,
+beyond luck or not: a weak attack that is conclusive excludes nothing that a stronger one may have found.
 
 **inconclusive** otherwise.
 """

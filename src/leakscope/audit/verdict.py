@@ -34,8 +34,10 @@ that it was told is inconclusive, and has no say in the finding.
    labels it claims how often each occurs, since a set of them is understated by the metric that decides;
 3. the undefended control leaks by the same rule, and by more than the smallest leak of interest (`evidence.SMALLEST`,
    or the plan's): the attack can work here;
-4. the upper end of the 95 % interval of the mean gain is below the smallest leak of interest. This is the power. The
-   sentence says how many trials that would take where it is not.
+4. the upper end of the 95 % interval of the mean gain is below the smallest leak of interest, also where what is worse
+   than a guess, or not claimed, counts as a guess (`evidence.Evidence.best`). This is the power. The sentence says how
+   many trials that would take where it is not;
+5. claimed labels and persons do not tell the true ones under other names (`renamed`).
 
 **inconclusive** otherwise: the sentence says which of these failed. So a refusal, a divergence, a crash, a control that
 does not work, few trials or a wide interval never become an all-clear.
