@@ -385,6 +385,32 @@ def test_an_attack_that_always_names_another_label_clears_nothing(classes, trial
     assert renaming(persons, evidence("top-1", persons, persons), 0.2), "persons, and what is told of them"
 
 
+def test_one_name_for_all_is_no_leak_where_private_people_are_not_as_public_ones():
+    """Four of five private speakers are women and most public ones are men: "female" beats every blind guess."""
+    truths = ["f", "f", "f", "f", "m"] * 8
+
+    def persons(claims):
+        return [
+            claimed(score("top-1", [float(one == true)], 0.5)).model_copy(
+                update={"rankings": (RankingRecord(attribute="sex", true=true, best=(one,), rank=1, candidates=2),)}
+            )
+            for one, true in zip(claims, truths, strict=True)
+        ]
+
+    assert luck(0.8, 40, 0.5) < 1e-3, "against chance alone it would be one"
+    constant = persons(["f"] * 40)
+    assert evidence("top-1", constant, constant).luck > 0.3
+    assert word(constant, persons(truths), constant)[0] is Word.INCONCLUSIVE
+    assert word(persons(truths), blind=constant)[0] is Word.LEAKS
+    # Thirty of forty, and for some of them by what is seen.
+    better = persons(["f", "f", "f", "m", "m"] * 8)
+    assert word(better, persons(truths), constant)[0] is Word.LEAKS
+    ones = named([3] * 12, [3] * 9 + [1, 2, 5], 0.1)
+    assert evidence("label-accuracy", ones, ones).luck > 0.3, "of labels too"
+    few = named([3, 3, 1], [3, 3, 1], 0.1)
+    assert word(few, blind=few)[0] is Word.LEAKS, "who is right repeats as the truth does"
+
+
 def test_who_names_labels_at_random_or_one_for_all_still_clears():
     """At most one group in a hundred fails for that reason; with classes of nine in ten and one in ten, too."""
     chance, groups = np.random.default_rng(0), 50

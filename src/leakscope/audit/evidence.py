@@ -31,10 +31,13 @@ from leakscope.audit.measures import (
     score_of,
 )
 from leakscope.audit.proofs import certified, certified_luck, refuted
+from leakscope.audit.repeated import pairs as named
+from leakscope.audit.repeated import repeated
 from leakscope.audit.replaced import hardened
 from leakscope.ledger.record import Ending, Record, ScoreRecord
 from leakscope.numerics import intervals
 from leakscope.numerics.intervals import Interval
+from leakscope.scoring.metrics.ranks import TopOne
 
 
 @final
@@ -50,7 +53,8 @@ class Evidence:
     independent: as how many independent items they count for a guess that saw nothing (`mixed`).
     recovered, certified, refuted: see the functions of these names. claims: of each planned trial, of which share of
     its private items it claims anything. kept: the gains without what is lost (`kept`), in the order of `gains`. best:
-    of their mean, as `interval`: what is excluded lies above both.
+    of their mean, as `interval`: what is excluded lies above both. known: of shares, what claims name of the truths of
+    other trials (`repeated`): luck is no less than that.
     """
 
     metric: str
@@ -69,6 +73,7 @@ class Evidence:
     claims: tuple[float, ...] = ()
     kept: tuple[float, ...] = ()
     best: Interval | None = None
+    known: float = 0.0
 
     @property
     def proven(self) -> bool:
@@ -134,6 +139,7 @@ def evidence(metric: str, side: Records, blind: Records, replaced: Records = ())
         independent=_independent(side, pairs) if metric in SHARES else 1.0,
         claims=tuple(claimed(metric, one, other) for one, other in zip(side, blind, strict=True)),
         kept=tuple(0.0 if pair is None else kept(*pair) for pair in pairs),
+        known=repeated(named(side, persons=metric == TopOne.name)) if metric in SHARES else 0.0,
     )
     # A certificate of labels is held against luck over its own items, and so counts in fewer trials too.
     least = certified_luck(metric, side, blind) if found.certified and metric in SHARES else 1.0
@@ -236,7 +242,7 @@ def _luck(found: Evidence) -> float:
     if not found.better:
         return 1.0
     if found.metric in SHARES:
-        return luck(found.value, found.independent, found.chance)
+        return luck(found.value, found.independent, max(found.chance, found.known))
     return intervals.exceeds(found.gains, MARGIN)
 
 

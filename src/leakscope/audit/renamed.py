@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from leakscope.audit.evidence import Evidence
 from leakscope.audit.measures import LUCK, SHARES, Records
-from leakscope.ledger.record import Ending
+from leakscope.audit.repeated import Pair, pairs
 from leakscope.numerics import intervals
 from leakscope.numerics.assign import assign
 from leakscope.numerics.rng import Key
@@ -24,9 +24,6 @@ from leakscope.scoring.metrics.ranks import TopOne
 
 DRAWS: Final = 199
 """Over how many exchanges of truths between trials: a probability down to 1 / 200, half of `LUCK`."""
-
-Pair = tuple[Sequence[Hashable], Sequence[Hashable]]
-"""Of one trial: what was claimed, and what is true."""
 
 
 def renaming(side: Records, found: Evidence, least: float) -> str:
@@ -47,21 +44,6 @@ def renaming(side: Records, found: Evidence, least: float) -> str:
         f"but with another name for each that is claimed {share:.0%} would be right, which luck does with a "
         f"probability of {by_luck:.2g}: a defense that exchanges or negates hides labels from this attack alone"
     )
-
-
-def pairs(side: Records, *, persons: bool) -> list[Pair]:
-    """Claims and truths of the finished trials whose records tell both: of labels, or who or what somebody is."""
-    found: list[Pair] = []
-    for record in side:
-        if record is None or record.ending is not Ending.CLAIMED:
-            continue
-        if persons:
-            named = [(one.best[0], one.true) for one in record.rankings if one.best]
-            found.append(([claimed for claimed, _ in named], [true for _, true in named]))
-        else:
-            claimed = [label for label in record.labels_claimed if label >= 0]
-            found.append((claimed, list(record.labels_true)))
-    return [(claimed, true) for claimed, true in found if claimed and true]
 
 
 def renamed(trials: Sequence[Pair]) -> tuple[float, float]:
