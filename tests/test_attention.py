@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 import leakscope as ls
 from leakscope.targets.looking.patch_entry import patch_entry
@@ -190,6 +191,19 @@ def test_another_persons_transformer() -> None:
     assert decibel(attempt.claim.values, batch(SMALL).inputs) > 100
     span = ls.FirstAttention().run(observed(target, "0.self_attn.in_proj_weight"), key=ls.Key(2))
     assert decibel(span.claim.values, batch(SMALL).inputs) > 80
+
+
+@pytest.mark.parametrize("made", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_an_embedding_that_is_made_of_other_parameters(made) -> None:  # type: ignore[no-untyped-def]
+    """Its weight is no parameter, and nobody sends its gradient: the attention's and the places' remain."""
+    built = ls.ViT(patch=4, dim=96, depth=1).build(SMALL, 10, key=ls.Key(0))
+    embedding = next(one for one in built.module.modules() if isinstance(one, nn.Conv2d | nn.Linear))
+    made(embedding)
+    target = ls.Target(built.module, SMALL, 10)
+    seen = observed(target)
+    assert any("parametrizations" in name for name in seen.release.by_name)
+    attempt = ls.FirstAttention().run(seen, key=ls.Key(2))
+    assert decibel(attempt.claim.values, batch(SMALL).inputs) > 60
 
 
 def test_refusals_say_what_is_not_as_it_should_be() -> None:

@@ -1,6 +1,8 @@
 """The three words, by the rule in `leakscope.audit.verdict`; records are made by hand, so that each clause is alone."""
 
+import itertools
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,20 +17,26 @@ from leakscope.attacks.inputs.dense.linear import LinearLayer
 from leakscope.audit.engines.inline import Inline
 from leakscope.audit.evidence import evidence, pooled
 from leakscope.audit.measures import ITEM_BAR, ITEM_GAIN, luck, recovered
+from leakscope.audit.plan import Scene
+from leakscope.audit.renamed import renamed, renaming
 from leakscope.audit.run import run
 from leakscope.audit.verdict import Trials, judge
 from leakscope.core.attempt import Attempt, Outcome
-from leakscope.core.claim import Labels
+from leakscope.core.claim import Features, Labels
 from leakscope.core.facts import BatchSize, TrueLabels
 from leakscope.datasets.sources.digits import Digits
 from leakscope.datasets.sources.faces import Faces
 from leakscope.datasets.sources.photographs import Photographs
 from leakscope.ledger.identity import identity
-from leakscope.ledger.record import CellSpec, CertificateRecord, Ending, Record, Role, ScoreRecord, Word
+from leakscope.ledger.record import CellSpec, CertificateRecord, Ending, RankingRecord, Record, Role, ScoreRecord, Word
 from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.mechanisms.defenses.noise import GaussianNoise
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.numerics.rng import Key
+from leakscope.report.withheld import together
+from leakscope.scoring.kinds.features import public_features
+from leakscope.scoring.metrics.features import FeatureError
+from leakscope.targets.zoo.mlp import MLP
 
 SPEC = CellSpec(
     role=Role.AUDITED, target="T", dataset="D", mechanism="M", attack="A", batch_size=1, told=(), metrics=(), trial=0,
@@ -310,6 +318,126 @@ def test_the_words_of_image_groups_at_their_boundary():
     assert words.count(Word.NO_LEAK_FOUND) <= groups * 0.025 + 3 * math.sqrt(groups * 0.025)
 
 
+def test_what_is_found_of_some_does_not_drown_in_what_is_lost_of_others():
+    """9 dB in every other picture, too little for one alone to be a leak, and 20 dB lost in the others."""
+    blind = images(*[12.0] * 40)
+    audited = images(*[21.0, -8.0] * 20)
+    assert evidence("psnr", audited, blind).interval.high < 3.0, "the mean alone excludes it"
+    found, sentence = word(audited, images(*[90.0] * 40), blind)
+    assert found is Word.INCONCLUSIVE
+    assert "-5.5 [" in sentence
+    assert "and 4.5 [" in sentence
+    assert "where what is worse than a guess counts as a guess" in sentence
+    within = [claimed(score("psnr", [21.0, -8.0] * 4)) for _ in range(8)]
+    many = [claimed(score("psnr", [value] * 8)) for value in [12.0] * 8]
+    assert word(within, images(*[90.0] * 8), many)[0] is Word.INCONCLUSIVE, "nor within a batch"
+    # Whoever loses everywhere, now more and now less, is still conclusive.
+    noise = images(*[10.0, -8.0] * 20)
+    assert word(noise, images(*[90.0] * 40), blind)[0] is Word.NO_LEAK_FOUND
+    gained = judge(Trials(audited, images(*[90.0] * 40), blind)).gains[0]
+    assert (gained.gain, gained.best) == (-5.5, 4.5)
+    assert gained.needed is None
+
+
+def test_labels_that_are_not_claimed_are_no_wrong_ones():
+    """Of ten labels of two classes six are claimed, and five of them right: as many as a guess finds of all ten."""
+    items = [1.0] * 5 + [0.0] * 5
+    sure = [claimed(score("label-accuracy", items, 0.5).model_copy(update={"claimed": 6}))] * 90
+    every, blind = labels(*[[1.0] * 10] * 90, chance=0.5), labels(*[[0.0] * 10] * 90)
+    found, sentence = word(sure, every, blind)
+    assert found is Word.INCONCLUSIVE
+    assert "label-accuracy 0.5 of 1, 0 [" in sentence
+    assert "and 0.2 [" in sentence
+    assert "where what is not claimed counts as a guess" in sentence
+    assert word(labels(*[items] * 90, chance=0.5), every, blind)[0] is Word.NO_LEAK_FOUND, "where all are claimed"
+
+
+def named(claims, truths, chance):
+    """One label claimed in each trial, and the true one."""
+    return [
+        claimed(score("label-accuracy", [float(one == true)], chance)).model_copy(
+            update={"labels_claimed": (one,), "labels_true": (true,)}
+        )
+        for one, true in zip(claims, truths, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("classes", "trials"), [(2, 12), (2, 40), (10, 16), (10, 40)])
+def test_an_attack_that_always_names_another_label_clears_nothing(classes, trials):
+    """Behind a defense that negates, or exchanges rows, every claim is wrong, and tells the label."""
+    truths = np.random.default_rng(trials).integers(0, classes, trials)
+    right, blind = named(truths, truths, 1 / classes), named(truths, truths, 1 / classes)
+    found, sentence = word(named((truths + 1) % classes, truths, 1 / classes), right, blind)
+    assert found is Word.INCONCLUSIVE
+    assert "with another name for each that is claimed 100% would be right" in sentence
+    persons = [
+        claimed(score("top-1", [0.0], 1 / classes)).model_copy(
+            update={
+                "rankings": (
+                    RankingRecord(
+                        attribute="sex", true=str(one), best=(str((one + 1) % classes),), rank=2, candidates=classes
+                    ),
+                )
+            }
+        )
+        for one in truths
+    ]
+    assert renaming(persons, evidence("top-1", persons, persons), 0.2), "persons, and what is told of them"
+
+
+def test_one_name_for_all_is_no_leak_where_private_people_are_not_as_public_ones():
+    """Four of five private speakers are women and most public ones are men: "female" beats every blind guess."""
+    truths = ["f", "f", "f", "f", "m"] * 8
+
+    def persons(claims):
+        return [
+            claimed(score("top-1", [float(one == true)], 0.5)).model_copy(
+                update={"rankings": (RankingRecord(attribute="sex", true=true, best=(one,), rank=1, candidates=2),)}
+            )
+            for one, true in zip(claims, truths, strict=True)
+        ]
+
+    assert luck(0.8, 40, 0.5) < 1e-3, "against chance alone it would be one"
+    constant = persons(["f"] * 40)
+    assert evidence("top-1", constant, constant).luck > 0.3
+    assert word(constant, persons(truths), constant)[0] is Word.INCONCLUSIVE
+    assert word(persons(truths), blind=constant)[0] is Word.LEAKS
+    # Thirty of forty, and for some of them by what is seen.
+    better = persons(["f", "f", "f", "m", "m"] * 8)
+    assert word(better, persons(truths), constant)[0] is Word.LEAKS
+    ones = named([3] * 12, [3] * 9 + [1, 2, 5], 0.1)
+    assert evidence("label-accuracy", ones, ones).luck > 0.3, "of labels too"
+    few = named([3, 3, 1], [3, 3, 1], 0.1)
+    assert word(few, blind=few)[0] is Word.LEAKS, "who is right repeats as the truth does"
+
+
+def test_who_names_labels_at_random_or_one_for_all_still_clears():
+    """At most one group in a hundred fails for that reason; with classes of nine in ten and one in ten, too."""
+    chance, groups = np.random.default_rng(0), 50
+    said = 0
+    for _ in range(groups):
+        truths, guesses = (chance.random(30) < 0.1).astype(int), (chance.random(30) < 0.3).astype(int)
+        for claims in (guesses, np.ones(30, int), np.zeros(30, int)):
+            side = named(claims, truths, 0.9)
+            said += bool(renaming(side, evidence("label-accuracy", side, side), 0.2))
+    assert said <= 3 * groups * 0.01 + 3 * math.sqrt(3 * groups * 0.01)
+    many = np.random.default_rng(1).integers(0, 10, (2, 24))
+    side = named(*many, 0.1)
+    assert not renaming(side, evidence("label-accuracy", side, side), 0.2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_best_map_of_names_is_the_best_of_all_maps(seed):
+    """Against trying every map of three names onto three, in batches of two."""
+    draws = np.random.default_rng(seed).integers(0, 3, (2, 6, 2)).tolist()
+    trials = list(zip(*draws, strict=True))
+
+    def hits(mapped):
+        return sum(len(list((Counter(mapped[c] for c in one) & Counter(true)).elements())) for one, true in trials)
+
+    assert renamed(trials)[0] == pytest.approx(max(map(hits, itertools.permutations(range(3)))) / 12)
+
+
 def test_a_plan_says_what_the_smallest_leak_of_interest_is():
     mild = images(13.0, 14.1, 15.2, 13.4)  # about 1 dB above the blind guess
     assert word(mild, EXACT)[0] is Word.NO_LEAK_FOUND
@@ -432,6 +560,34 @@ def test_what_was_told_is_no_leak_when_it_is_claimed(tmp_path):
     silent = [claimed(score("character-error-rate", [1.0])) for _ in range(9)]
     assert word(spoken, blind=silent)[0] is Word.LEAKS
     assert word(spoken, blind=silent, transcripts_told=True)[0] is Word.INCONCLUSIVE
+
+
+@dataclass(frozen=True)
+class MeanOf(Toy):
+    """What a layer is fed for public examples, on average: the release is not looked at."""
+
+    layer: str
+
+    def _attempt(self, seen, read, *, key, clock, watch):
+        pool = public_features(seen.target, self.layer, Digits(8).public())
+        return Attempt(repr(self), Outcome.CLAIMED, "a mean", Features(self.layer, pool.mean(0, keepdim=True)))
+
+
+def test_features_are_held_against_a_guess_of_the_same_layer(tmp_path):
+    """The blind control guesses what the output layer is fed; what the first one is fed is harder, or easier."""
+    scene = Scene("digits", Digits(8), MLP((32, 32)))
+    attacks = (MeanOf("1"), MeanOf("6"))
+    plan = toy_plan(scenes=(scene,), attacks=attacks, trials=4, metrics=(FeatureError(),))
+    summary = run(plan, tmp_path, Inline())
+    first, last = (group.gains[0] for group in summary.groups)
+    assert abs(first.gain) < 1e-6
+    assert abs(last.gain) < 1e-6
+    assert first.best < 1e-6
+    (chance,) = (score.chance for score in summary.groups[0].scores if score.metric == "feature-error")
+    (control,) = (score.value for score in summary.groups[0].blind_scores if score.metric == "feature-error")
+    assert abs(20 * math.log10(control / chance)) > 2, "else the two layers are as easy, and nothing is tested"
+    (whole,) = together([score("feature-error", [0.5] * 8).model_copy(update={"blind": (0.6,) * 8})])
+    assert not whole.blind, "a redacted page says nothing of one example, of its blind guess neither"
 
 
 def test_told_labels_are_known_to_the_verdict(tmp_path):

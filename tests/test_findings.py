@@ -130,6 +130,32 @@ def test_what_a_silent_attack_would_have_claimed_is_open():
     assert joined(controlled("A()", "label-accuracy"), inputs, told=(TrueLabels,)).word is Word.NO_LEAK_FOUND
 
 
+def test_an_attack_that_claims_less_here_is_silent_about_the_rest():
+    """Pictures with their labels undefended, and labels alone here: that these are not found says nothing of those."""
+    less = controlled("A()", "psnr", "label-accuracy").model_copy(
+        update={"word": Word.NO_LEAK_FOUND, "gains": (gain(cleared=True),)}
+    )
+    found = joined(less)
+    assert found.word is Word.INCONCLUSIVE
+    assert found.sentence == (
+        "no attack was conclusive about inputs; undefended an attack claims that, and here it does not: it excludes "
+        "nothing of it"
+    )
+    inputs = verdict("C()", Word.NO_LEAK_FOUND, gain("psnr", cleared=True))
+    assert joined(less, inputs).word is Word.NO_LEAK_FOUND, "somebody else cleared them"
+    # The pictures alone: of the labels nothing is said any more.
+    pictures = less.model_copy(update={"gains": (gain("psnr", cleared=True),)})
+    assert "no attack was conclusive about labels" in joined(pictures).sentence
+
+
+def test_what_a_layer_was_fed_is_no_input():
+    features = verdict("A()", Word.NO_LEAK_FOUND, gain("feature-error", cleared=True))
+    assert joined(features).word is Word.NO_LEAK_FOUND
+    found = joined(features, verdict("B()", Word.INCONCLUSIVE, gain("psnr")))
+    assert found.word is Word.INCONCLUSIVE
+    assert "no attack was conclusive about inputs; B: said of B()" in found.sentence
+
+
 def test_a_conclusive_attack_does_not_clear_what_a_stronger_one_gains():
     weak = verdict("A()", Word.NO_LEAK_FOUND, gain(cleared=True))
     found = joined(weak, verdict("B()", Word.INCONCLUSIVE, gain(luck=0.05, value=0.3)))
@@ -137,6 +163,8 @@ def test_a_conclusive_attack_does_not_clear_what_a_stronger_one_gains():
     assert "B gains 0.3" in found.sentence
     assert "as much as the smallest leak of interest, 0.2" in found.sentence
     assert joined(weak, verdict("B()", Word.INCONCLUSIVE, gain(luck=0.3, value=0.1))).word is Word.NO_LEAK_FOUND
+    hidden = gain(luck=0.3, value=0.1).model_copy(update={"best": 0.3})
+    assert joined(weak, verdict("B()", Word.INCONCLUSIVE, hidden)).word is Word.INCONCLUSIVE
 
 
 # --- beside theory ----------------------------------------------------------------------------------------------------
@@ -240,7 +268,7 @@ def test_a_promise_that_nothing_could_break_was_not_tested():
     few = verdict("A()", Word.NO_LEAK_FOUND, gain(cleared=True), scores=(right(1, 7),))
     assert "7 guesses of labels are too few, it takes about 8" in joined(few, mechanism=promising).theory
     assert "1000000 would not do" in joined(few, mechanism=DPSGD(1.0, 0.1)).theory
-    assert "adversary was told labels" in joined(hits, mechanism=promising, told=(TrueLabels,)).theory
+    assert "adversary was told TrueLabels" in joined(hits, mechanism=promising, told=(TrueLabels,)).theory
     batches = hits.model_copy(update={"finished": 100})
     assert "labels of batches of several examples are another game" in joined(batches, mechanism=promising).theory
     assert "replaced = true" in joined(few, mechanism=promising).theory

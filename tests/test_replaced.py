@@ -9,6 +9,7 @@ import torch
 from scipy import stats
 from tests.audit_toys import Toy, toy_plan
 from tests.test_audit_verdict import claimed, failed, score
+from torch import nn
 
 from leakscope.attacks.inputs.dense.linear import LinearLayer
 from leakscope.audit.cell import replaced, set_up
@@ -20,7 +21,8 @@ from leakscope.audit.theory import _limits, broken_by_scores, scores_needed
 from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Inputs
 from leakscope.core.errors import BadInput
-from leakscope.core.facts import BatchSize, TrueLabels
+from leakscope.core.facts import BatchNormStatistics, BatchSize, TrueLabels
+from leakscope.core.target import Target
 from leakscope.datasets.sources.digits import Digits
 from leakscope.datasets.sources.synthetic import Synthetic
 from leakscope.ledger.record import Role, Word
@@ -30,6 +32,7 @@ from leakscope.mechanisms.protocols.dpsgd import DPSGD
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.numerics.rng import Key
 from leakscope.report.page_run import write_page
+from leakscope.targets.recipes.architecture import AbstractArchitecture
 from leakscope.targets.zoo.mlp import Linear
 
 
@@ -44,6 +47,27 @@ class Remembers(Toy):
         whole = Digits(size=8).load()
         known = torch.cat([whole.inputs[whole.labels == one].mean(0, keepdim=True) for one in labels])
         return Attempt(repr(self), Outcome.CLAIMED, "remembered", Inputs(known, labels))
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalized(AbstractArchitecture):
+    """Batch normalization of the picture itself, whose mean over a batch of one is that picture."""
+
+    def build(self, domain, classes, *, key):
+        with key.isolated():
+            net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, classes))
+        return Target(net, domain, classes, name=repr(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeats(Toy):
+    """Claims the statistics that it was told, and does not look at the release."""
+
+    needs = frozenset({BatchNormStatistics})
+
+    def _attempt(self, seen, read, *, key, clock, watch):
+        ((_, told),) = seen.told(BatchNormStatistics).by_layer
+        return Attempt(repr(self), Outcome.CLAIMED, "told", Inputs(torch.tensor(told.mean).reshape(1, 1, 8, 8)))
 
 
 DIGITS = Scene("digits", Digits(size=8), Linear())
@@ -202,3 +226,21 @@ def test_without_another_of_the_class_it_is_refused_with_advice():
 def test_the_control_of_undefended_cells_is_shared():
     plan = toy_plan(mechanisms=(FedSGD(),), replaced=True)
     assert {cell.role for cell in plan.cells()} == {Role.AUDITED, Role.BLIND, Role.REPLACED}
+
+
+def test_what_was_told_is_known_without_the_release(tmp_path):
+    """Statistics of the private batch show it whatever is sent, so that the mechanism neither leaks nor lies."""
+    plan = toy_plan(
+        scenes=(Scene("digits", Digits(size=8), Normalized()),),
+        mechanisms=(FedSGD() >> Clip(1.0) >> GaussianNoise(10.0),),
+        attacks=(Repeats(),),
+        told=(BatchSize, BatchNormStatistics),
+        trials=24,
+        replaced=True,
+    )
+    summary = run(plan, tmp_path, Inline())
+    (found,) = summary.findings
+    assert found.word is Word.INCONCLUSIVE
+    assert not found.broken
+    assert "not tested: the adversary was told BatchNormStatistics" in found.theory
+    assert [score.value for score in summary.groups[0].scores if score.metric == "psnr"] == [120.0]

@@ -46,9 +46,11 @@ def set_up(cell: Cell) -> Stage:
     secret = source.draw(cell.batch_size, key=key.child("secret", cell.trial))
     target = cell.scene.architecture.build(source.domain, source.classes, key=key.child("weights", cell.trial))
     batch = secret.reveal()
+    # Of the private batch also where another one is sent: what is told is known without the release, and an attack that
+    # reads the example off what it was told finds it here too.
+    facts = tell(cell.told, target, batch, source=source)
     if cell.role is Role.REPLACED:
         batch = replaced(batch, source, key=key.child("replaced", cell.trial))
-    facts = tell(cell.told, target, batch, source=source)
     # By the mechanism's repr: two mechanisms must not share their noise, or one could be subtracted from the other.
     noise = key.child("release", repr(cell.mechanism), cell.trial)
     seen = observe(target, batch, cell.mechanism, key=noise, tell=facts)

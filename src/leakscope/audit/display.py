@@ -21,6 +21,7 @@ from leakscope.scoring.kinds.kind import Paired, Ranked, Shown
 from leakscope.scoring.kinds.table import kind_of
 from leakscope.scoring.kinds.tokens import read_as, true_texts
 from leakscope.scoring.kinds.transcripts import spelled
+from leakscope.scoring.metrics.features import FeatureError
 from leakscope.scoring.referee import right
 from leakscope.scoring.score import Direction, Score
 
@@ -142,6 +143,8 @@ def _score(one: Score) -> ScoreRecord:
         exact=one.exact,
         claimed=one.claimed,
         worst=one.worst,
+        # What layer it is is the claim's choice, and the blind control guesses what the output layer was fed.
+        blind=one.blind if one.metric == FeatureError.name else (),
     )
 
 

@@ -22,15 +22,22 @@ from leakscope.audit.measures import (
     claimed,
     decibels,
     gain_of,
+    kept,
     luck,
+    mean,
     paired,
     primary,
     recovered,
+    score_of,
 )
 from leakscope.audit.proofs import certified, certified_luck, refuted
-from leakscope.ledger.record import Ending, ScoreRecord
+from leakscope.audit.repeated import pairs as named
+from leakscope.audit.repeated import repeated
+from leakscope.audit.replaced import hardened
+from leakscope.ledger.record import Ending, Record, ScoreRecord
 from leakscope.numerics import intervals
 from leakscope.numerics.intervals import Interval
+from leakscope.scoring.metrics.ranks import TopOne
 
 
 @final
@@ -45,7 +52,9 @@ class Evidence:
     hits; 1 where nothing speaks for a leak. values, blind: all items of the trials that have both, in `trials` ones.
     independent: as how many independent items they count for a guess that saw nothing (`mixed`).
     recovered, certified, refuted: see the functions of these names. claims: of each planned trial, of which share of
-    its private items it claims anything.
+    its private items it claims anything. kept: the gains without what is lost (`kept`), in the order of `gains`. best:
+    of their mean, as `interval`: what is excluded lies above both. known: of shares, what claims name of the truths of
+    other trials (`repeated`): luck is no less than that.
     """
 
     metric: str
@@ -62,6 +71,9 @@ class Evidence:
     trials: tuple[tuple[float, ...], ...] = ()
     independent: float = 1.0
     claims: tuple[float, ...] = ()
+    kept: tuple[float, ...] = ()
+    best: Interval | None = None
+    known: float = 0.0
 
     @property
     def proven(self) -> bool:
@@ -96,8 +108,12 @@ class Evidence:
         return math.fsum(self.values) / len(self.values) if self.values else math.nan
 
 
-def evidence(metric: str, side: Records, blind: Records) -> Evidence | None:
-    """What `side` shows in `metric`; None when no trial scored it. Both hold one record (or None) per planned trial."""
+def evidence(metric: str, side: Records, blind: Records, replaced: Records = ()) -> Evidence | None:
+    """What `side` shows in `metric`; None when no trial scored it. Each holds one record (or None) per planned trial.
+
+    replaced: those of the replaced control, whose better scores count as blind ones (`replaced.hardened`).
+    """
+    blind = hardened(levelled(metric, side, blind), replaced)
     pairs = [paired(metric, one, other) for one, other in zip(side, blind, strict=True)]
     scored = [pair for pair in pairs if pair is not None]
     if not scored:
@@ -122,12 +138,28 @@ def evidence(metric: str, side: Records, blind: Records) -> Evidence | None:
         trials=trials,
         independent=_independent(side, pairs) if metric in SHARES else 1.0,
         claims=tuple(claimed(metric, one, other) for one, other in zip(side, blind, strict=True)),
+        kept=tuple(0.0 if pair is None else kept(*pair) for pair in pairs),
+        known=repeated(named(side, persons=metric == TopOne.name)) if metric in SHARES else 0.0,
     )
     # A certificate of labels is held against luck over its own items, and so counts in fewer trials too.
     least = certified_luck(metric, side, blind) if found.certified and metric in SHARES else 1.0
     if len(gains) < TRIALS:
         return dataclasses.replace(found, luck=least)
-    return dataclasses.replace(found, interval=_interval(found), luck=min(least, _luck(found)))
+    found = dataclasses.replace(found, interval=_interval(found), luck=min(least, _luck(found)))
+    return dataclasses.replace(found, best=_best(found))
+
+
+def levelled(metric: str, side: Records, blind: Records) -> list[Record | None]:
+    """The blind records, with what a blind guess of the very thing scores that the claim of `side` chose, if it did."""
+    return [_levelled(score_of(metric, one), other) for one, other in zip(side, blind, strict=True)]
+
+
+def _levelled(ours: ScoreRecord | None, blind: Record | None) -> Record | None:
+    if ours is None or blind is None or not ours.blind:
+        return blind
+    level = {"items": ours.blind, "value": ours.chance, "chance": ours.chance}
+    others = tuple(score for score in blind.scores if score.metric != ours.metric)
+    return blind.model_copy(update={"scores": (ours.model_copy(update=level), *others)})
 
 
 def mixed(trials: Sequence[Sequence[Hashable]]) -> float:
@@ -186,11 +218,31 @@ def _interval(found: Evidence) -> Interval:
     return Interval(found.gain, min(low, found.gain), max(high, found.gain))
 
 
+def _best(found: Evidence) -> Interval:
+    """The interval of the mean of what is kept: no attack is worse than a guess for whoever may guess instead."""
+    assert found.interval is not None
+    if found.metric in SHARES:
+        # A label that is not claimed counts as wrong, and is right as often as a guess for whoever guesses it.
+        more = found.chance * (1 - mean(found.claims))
+        return Interval(found.gain + more, found.interval.low + more, found.interval.high + more)
+    return intervals.mean(found.kept).within(0.0, MOST_GAIN[found.metric])
+
+
+def most(found: Evidence) -> float:
+    """The largest of the two mean gains, of all and of what is kept."""
+    return found.gain if found.best is None else max(found.gain, found.best.value)
+
+
+def highest(found: Evidence) -> float | None:
+    """Where both intervals have ended; None with too few trials for one."""
+    return None if found.interval is None or found.best is None else max(found.interval.high, found.best.high)
+
+
 def _luck(found: Evidence) -> float:
     if not found.better:
         return 1.0
     if found.metric in SHARES:
-        return luck(found.value, found.independent, found.chance)
+        return luck(found.value, found.independent, max(found.chance, found.known))
     return intervals.exceeds(found.gains, MARGIN)
 
 
@@ -200,16 +252,17 @@ def smallest(metric: str, wanted: Mapping[str, float]) -> float:
 
 
 def excludes(found: Evidence, gain: float) -> bool:
-    """Whether a mean gain of this size or more is excluded: the upper end of the interval lies below it."""
-    return found.interval is not None and found.interval.high < gain
+    """Whether a mean gain of this size or more is excluded: the upper ends of both intervals lie below it."""
+    high = highest(found)
+    return high is not None and high < gain
 
 
 def needed(found: Evidence, gain: float) -> int | None:
     """How many trials like these would exclude a mean gain of this size; None where no number would.
 
-    As many as it takes for the interval around the same mean, with the same spread, to end below `gain`.
+    As many as it takes for the intervals around the same means, with the same spread, to end below `gain`.
     """
-    if found.interval is None or found.gain >= gain:
+    if found.interval is None or most(found) >= gain:
         return None
     end = _share_end(found) if found.metric in SHARES else _mean_end(found)
     count = len(found.gains)
@@ -224,13 +277,14 @@ def needed(found: Evidence, gain: float) -> int | None:
 def _share_end(found: Evidence) -> Callable[[int], float]:
     """Where the interval of the mean gain would end after so many trials of the same share."""
     per_trial = intervals.effective(found.trials) / len(found.trials)
-    return lambda count: intervals.binomial(found.value, per_trial * count).high - found.chance
+    more = most(found) - found.gain
+    return lambda count: intervals.binomial(found.value, per_trial * count).high - found.chance + more
 
 
 def _mean_end(found: Evidence) -> Callable[[int], float]:
     """The same for gains of the same mean, spread and skewness."""
-    of = intervals.moments(found.gains)
-    return lambda count: intervals.of_moments(of, count).high
+    both = intervals.moments(found.gains), intervals.moments(found.kept)
+    return lambda count: max(intervals.of_moments(of, count).high for of in both)
 
 
 def leaks(found: Evidence) -> bool:
@@ -261,6 +315,7 @@ def _pool(scores: Sequence[ScoreRecord]) -> ScoreRecord:
         "high": estimate.high,
         "chance": math.fsum(score.chance * len(score.items) for score in scores) / count,
         "items": tuple(item for score in scores for item in score.items),
+        "blind": (),
         "exact": sum(score.exact for score in scores),
         "claimed": None if None in known else sum(one for one in known if one is not None),
     }

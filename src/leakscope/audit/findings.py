@@ -9,9 +9,9 @@ Scand. J. Statist. 6, p. 65) holds the probability that any of them does to `evi
 
 **no leak found at this power**, if none leaks and, for each kind of thing that was claimed (inputs, labels, ...) at
 each batch size, at least one attack was conclusive: it can find such a leak undefended, and its interval excludes one
-here. What an attack that claims nothing here (it refuses, diverges, crashes) claims undefended is among these kinds:
-else it would clear by its silence. And no other attack may gain as much as the smallest leak of interest, beyond luck
-or not: a weak attack that is conclusive excludes nothing that a stronger one may have found.
+here. What an attack claims undefended and not here (it refuses, diverges, crashes, or claims labels alone) is among
+these kinds: else it would clear by its silence. And no other attack may gain as much as the smallest leak of interest,
+beyond luck or not: a weak attack that is conclusive excludes nothing that a stronger one may have found.
 
 **inconclusive** otherwise.
 """
@@ -25,6 +25,7 @@ from typing import final
 
 from leakscope.audit.measures import DECIDING, LUCK, SHARES
 from leakscope.audit.plan import Group, Plan
+from leakscope.audit.telling import private_facts
 from leakscope.audit.theory import (
     MOST_TRIALS,
     Theory,
@@ -38,6 +39,7 @@ from leakscope.audit.theory import (
 from leakscope.core.facts import TrueLabels, TrueTranscripts
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.ledger.record import Finding, GainRecord, GroupVerdict, ScoreRecord, Word
+from leakscope.scoring.metrics.features import FeatureError
 from leakscope.scoring.metrics.guesses import LabelAccuracy
 from leakscope.scoring.metrics.pieces import PieceError
 from leakscope.scoring.metrics.ranks import TopOne
@@ -48,8 +50,10 @@ KINDS = {
     CharacterErrorRate.name: "transcripts",
     PieceError.name: "pieces",
     TopOne.name: "persons",
+    FeatureError.name: "features",
 }
-"""What is claimed where this metric decides; inputs for all others."""
+"""What is claimed where this metric decides; inputs for all others. What a deep layer was fed is no input: that nobody
+finds it says nothing of the pictures that the first layer was fed."""
 
 
 @final
@@ -167,7 +171,7 @@ def _beside(
     sized = list(zip(own, (group.batch_size for group in groups), strict=True))
     promised = promises.of(mechanism)
     # What an adversary was told is nothing that the release let out.
-    told = TrueLabels in plan.told_in(groups[0].scene)
+    told = ", ".join(private_facts(plan.told_in(groups[0].scene)))
     broken = "" if told else _broken(mechanism, sized)
     said: dict[str, object] = {
         "theory": _theory(finding, mechanism, promised, own) + _uncompared(mechanism, promised, sized, told=told),
@@ -239,7 +243,7 @@ def _chance(score: ScoreRecord, verdict: GroupVerdict) -> float:
     return max(score.chance, blind.chance)
 
 
-def _uncompared(mechanism: AbstractMechanism, promised: Theory | None, groups: Sized, *, told: bool) -> str:
+def _uncompared(mechanism: AbstractMechanism, promised: Theory | None, groups: Sized, *, told: str) -> str:
     """That nothing that was found could have broken the promise, and why; empty where something could.
 
     A promise that no result could have contradicted was not tested, and silence would look as if it had been kept.
@@ -247,7 +251,7 @@ def _uncompared(mechanism: AbstractMechanism, promised: Theory | None, groups: S
     if promised is None or math.isinf(promised.epsilon):
         return ""
     if told:
-        return "; not tested: the adversary was told labels, so that what was found is not the release's alone"
+        return f"; not tested: the adversary was told {told}, so that what was found is not the release's alone"
     reasons = dict.fromkeys(_why_no_guesses(mechanism, groups))
     reasons |= dict.fromkeys(
         one.uncompared if one.replaced else "the replaced control was not run (replaced = true)" for one, _ in groups
@@ -280,16 +284,22 @@ def _too_few(count: int, what: str, needed: int | None) -> str:
 
 
 def _silenced(plan: Plan, groups: Sequence[Group], verdicts: Sequence[GroupVerdict]) -> tuple[tuple[str, int], ...]:
-    """What is claimed undefended by the attacks that claim nothing here, but for what was told, with the batch size."""
+    """What attacks claim undefended and not here, but for what was told, with the batch size.
+
+    Of the metrics that decide: one that claims pictures undefended, and here their labels alone, is silent about
+    pictures.
+    """
     found: dict[tuple[str, int], None] = {}
     for group, verdict in zip(groups, verdicts, strict=True):
         told = plan.told_in(group.scene)
         known = {"labels"} if TrueLabels in told else set()
         known |= {"transcripts", "pieces"} if TrueTranscripts in told else set()
-        # The metric that decides comes first (`evidence.pooled`).
-        for score in verdict.undefended_scores[:1]:
-            if not verdict.gains and score.metric in DECIDING and kind(score.metric) not in known:
-                found[kind(score.metric), group.batch_size] = None
+        known |= {kind(gain.metric) for gain in verdict.gains}
+        # As `verdict.judge` would: by the metric that decides, which comes first, and by labels that come along.
+        metrics = [score.metric for score in verdict.undefended_scores]
+        for metric in (*metrics[:1], *(one for one in metrics[1:] if one == LabelAccuracy.name)):
+            if metric in DECIDING and kind(metric) not in known:
+                found[kind(metric), group.batch_size] = None
     return tuple(found)
 
 
@@ -313,9 +323,9 @@ def _joined(tests: _Tests, verdicts: Sequence[GroupVerdict]) -> tuple[Word, str,
         return Word.INCONCLUSIVE, "", said
     if not tests.all or _undecided(tests):
         return Word.INCONCLUSIVE, "", _doubts(tests, verdicts)
-    large = [one for one in tests.all if not one.gain.cleared and one.gain.gain >= one.gain.smallest]
+    large = [one for one in tests.all if not one.gain.cleared and _most(one.gain) >= one.gain.smallest]
     if large:
-        return Word.INCONCLUSIVE, "", _large(max(large, key=lambda one: one.gain.gain / one.gain.smallest))
+        return Word.INCONCLUSIVE, "", _large(max(large, key=lambda one: _most(one.gain) / one.gain.smallest))
     return Word.NO_LEAK_FOUND, "", _cleared(tests.all)
 
 
@@ -323,10 +333,15 @@ def _large(one: _Test) -> str:
     """That an attack gains what would be a leak of interest were it beyond luck, while others are conclusive."""
     gain = one.gain
     return (
-        f"{_who(one.verdict)} gains {_number(gain.gain)} [{_number(gain.low)}, {_number(gain.high)}] in "
+        f"{_who(one.verdict)} gains {_number(_most(gain))} [{_number(gain.low)}, {_number(gain.high)}] in "
         f"{kind(gain.metric)}: as much as the smallest leak of interest, {_number(gain.smallest)} {gain.unit}, though "
         "luck may do it too; what other attacks exclude they exclude of themselves alone; more trials would tell"
     )
+
+
+def _most(gain: GainRecord) -> float:
+    """The mean gain, or that of who never does worse than a guess."""
+    return gain.gain if gain.best is None else max(gain.gain, gain.best)
 
 
 def _undecided(tests: _Tests) -> tuple[str, ...]:
@@ -364,7 +379,9 @@ def _doubts(tests: _Tests, verdicts: Sequence[GroupVerdict]) -> str:
     doubtful = next((one for one in verdicts if one.word is not Word.NO_LEAK_FOUND), None)
     if doubtful is not None:
         return f"{what}{_who(doubtful)}: {doubtful.sentence}"
-    first = next(one for one in tests.all if not one.gain.cleared)
+    first = next((one for one in tests.all if not one.gain.cleared), None)
+    if first is None:
+        return f"{what}undefended an attack claims that, and here it does not: it excludes nothing of it"
     more = "" if first.gain.needed is None else f"; about {first.gain.needed} trials like these would exclude it"
     return (
         f"{what}{_who(first.verdict)} gains {_number(first.gain.gain)} [{_number(first.gain.low)}, "

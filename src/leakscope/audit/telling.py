@@ -92,6 +92,20 @@ MAKERS: dict[type[Fact], Callable[[Target, Batch, Source], Fact]] = {
 """Every kind of fact that a plan can tell, with the function that makes it."""
 
 
+KNOWN_ANYWAY: frozenset[type[Fact]] = frozenset({BatchSize, PublicStatistics, Gallery})
+"""Of public data, or how many examples there are, which no promise hides. All others are of the private batch, and what
+is found with them need not have come out of the release."""
+
+
+def private_facts(told: Iterable[type[Fact]]) -> tuple[str, ...]:
+    """The names of those kinds that tell of the private batch.
+
+    >>> private_facts([BatchSize, TrueLabels])
+    ('TrueLabels',)
+    """
+    return tuple(kind.__name__ for kind in told if kind not in KNOWN_ANYWAY)
+
+
 def kind_named(name: str) -> type[Fact]:
     """The kind of fact with this name. Raises `UnknownName`.
 

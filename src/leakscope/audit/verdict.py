@@ -34,8 +34,10 @@ that it was told is inconclusive, and has no say in the finding.
    labels it claims how often each occurs, since a set of them is understated by the metric that decides;
 3. the undefended control leaks by the same rule, and by more than the smallest leak of interest (`evidence.SMALLEST`,
    or the plan's): the attack can work here;
-4. the upper end of the 95 % interval of the mean gain is below the smallest leak of interest. This is the power. The
-   sentence says how many trials that would take where it is not.
+4. the upper end of the 95 % interval of the mean gain is below the smallest leak of interest, also where what is worse
+   than a guess, or not claimed, counts as a guess (`evidence.Evidence.best`). This is the power. The sentence says how
+   many trials that would take where it is not;
+5. claimed labels and persons do not tell the true ones under other names (`renamed`).
 
 **inconclusive** otherwise: the sentence says which of these failed. So a refusal, a divergence, a crash, a control that
 does not work, few trials or a wide interval never become an all-clear.
@@ -46,14 +48,23 @@ findings: leaks, then inconclusive, then no leak found.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from leakscope.audit.evidence import Evidence, evidence, excludes, leaks, needed, pooled, smallest
+from leakscope.audit.evidence import (
+    Evidence,
+    evidence,
+    excludes,
+    highest,
+    leaks,
+    most,
+    needed,
+    pooled,
+    smallest,
+)
 from leakscope.audit.findings import Promises, findings, kind
 from leakscope.audit.measures import (
     HEARD,
@@ -68,7 +79,8 @@ from leakscope.audit.measures import (
     score_of,
 )
 from leakscope.audit.plan import Cell, Group, Plan
-from leakscope.audit.replaced import firsts, hardened
+from leakscope.audit.renamed import renaming
+from leakscope.audit.replaced import firsts
 from leakscope.audit.theory import broken_by_scores
 from leakscope.bounds.lower import lower_from_scores
 from leakscope.core.facts import TrueLabels, TrueTranscripts
@@ -115,11 +127,10 @@ class Judgment:
 
 def judge(trials: Trials) -> Judgment:
     """The word for a group and the sentence that gives its numbers, by the rule at the top of this module."""
-    trials = dataclasses.replace(trials, blind=hardened(trials.blind, trials.replaced))
     metric = primary(trials.audited)
     if metric is not None and (said := _told(trials, metric)):
         return Judgment(Word.INCONCLUSIVE, _joined(said, _failures(trials.audited)))
-    found = None if metric is None else evidence(metric, trials.audited, trials.blind)
+    found = None if metric is None else evidence(metric, trials.audited, trials.blind, trials.replaced)
     along = _labels_along(trials, metric)
     doubt = _doubt(trials, found)
     gains = _gains(trials, found, doubt, along)
@@ -132,7 +143,7 @@ def judge(trials: Trials) -> Judgment:
     if found is None or doubt is not None or defect:
         # An attack whose proofs are wrong has no say in an all-clear either.
         return Judgment(Word.INCONCLUSIVE, _joined(doubt or "", defect), gains)
-    control = evidence(found.metric, trials.undefended, trials.blind)
+    control = evidence(found.metric, trials.undefended, trials.blind, trials.replaced)
     assert control is not None
     least = smallest(found.metric, trials.smallest)
     said = (
@@ -161,7 +172,8 @@ def _gain(trials: Trials, found: Evidence, *, cleared: bool) -> GainRecord:
         unit=found.gain_unit,
         gain=found.gain,
         low=None if found.interval is None else found.interval.low,
-        high=None if found.interval is None else found.interval.high,
+        high=highest(found),
+        best=most(found),
         smallest=least,
         luck=found.luck,
         # Right labels are always a matter of luck too, proved or not; how much of it, their `luck` says.
@@ -184,7 +196,7 @@ def _labels_along(trials: Trials, metric: str | None) -> Evidence | None:
     """What the labels show that an attack on inputs claims along, unless they were told."""
     if metric is None or metric == LabelAccuracy.name or trials.labels_told:
         return None
-    return evidence(LabelAccuracy.name, trials.audited, trials.blind)
+    return evidence(LabelAccuracy.name, trials.audited, trials.blind, trials.replaced)
 
 
 def _doubt(trials: Trials, found: Evidence | None) -> str | None:
@@ -209,7 +221,7 @@ def _doubt(trials: Trials, found: Evidence | None) -> str | None:
     if trials.own_control:
         return f"{_against(found)}; without any defense this attack does not reliably beat a blind guess here"
     least = smallest(found.metric, trials.smallest)
-    control = evidence(found.metric, trials.undefended, trials.blind)
+    control = evidence(found.metric, trials.undefended, trials.blind, trials.replaced)
     if control is None or not leaks(control):
         return f"{_against(found)}, but undefended the attack does not reliably beat it either: it cannot tell"
     if not control.gain > least:
@@ -218,8 +230,10 @@ def _doubt(trials: Trials, found: Evidence | None) -> str | None:
             f"{control.gain_unit}: it cannot tell a leak of {_number(least)} from none"
         )
     if not excludes(found, least):
-        return f"{_against(found)}: a gain of {_number(least)} {found.gain_unit} is not excluded{_more(found, least)}"
-    return None
+        said = f"a gain of {_number(least)} {found.gain_unit} is not excluded{_more(found, least)}"
+        return f"{_against(found)}{_hidden(found, least)}: {said}"
+    said = renaming(trials.audited, found, least)
+    return f"{_against(found)}; {said}" if said else None
 
 
 def _silent(found: Evidence) -> str:
@@ -238,9 +252,20 @@ def _silent(found: Evidence) -> str:
     return ""
 
 
+def _hidden(found: Evidence, least: float) -> str:
+    """What the mean hides, where it alone would exclude a leak; empty otherwise."""
+    if found.interval is None or found.best is None or found.interval.high >= least:
+        return ""
+    what = "not claimed" if found.metric in SHARES else "worse than a guess"
+    return (
+        f", and {_number(found.best.value)} [{_number(found.best.low)}, {_number(found.best.high)}] where what is "
+        f"{what} counts as a guess"
+    )
+
+
 def _more(found: Evidence, least: float) -> str:
     """How many trials would exclude it, as far as that can be said."""
-    if found.gain >= least:
+    if most(found) >= least:
         return ", and no number of trials would exclude what was found"
     count = needed(found, least)
     return "" if count is None else f"; about {count} trials like these would exclude it"

@@ -74,7 +74,8 @@ class ScoreRecord(_Strict):
     low, high: an interval at 95 %, infinite where none follows: from a single item, or few that differ much. chance:
     what a guess that saw nothing scores. items: per example. exact: how many items were recovered to within rounding.
     claimed: for how many anything was claimed. worst: the least that can be scored, None where there is no such end.
-    Both None in records of earlier versions.
+    Both None in records of earlier versions. blind: per example, what the guess behind `chance` scores; kept where the
+    claim alone says what is guessed, such as which layer's features, so that no blind control can have guessed it.
     """
 
     metric: str
@@ -89,6 +90,7 @@ class ScoreRecord(_Strict):
     exact: int = 0
     claimed: int | None = None
     worst: float | None = None
+    blind: tuple[float, ...] = ()
 
     @property
     def ends(self) -> tuple[float | None, float | None]:
@@ -189,7 +191,9 @@ class Record(_Strict):
 class GainRecord(_Strict):
     """What a group shows in one metric: the mean gain over the blind guess, and what that is evidence of.
 
-    unit: "dB" for inputs and all errors, of a share "of 1". low, high: its 95 % interval, None with too few trials.
+    unit: "dB" for inputs and all errors, of a share "of 1". low, high: its 95 % interval, None with too few trials; it
+    ends no lower than that of `best`. best: the mean gain where what is worse than a guess, or not claimed, counts as a
+    guess; None in records of earlier versions.
     smallest: the smallest leak of interest. luck: the probability that luck alone looks as much like a leak. proven:
     whether something was recovered that no luck explains. cleared: whether the group is *no leak found* in this
     metric. needed: about how many trials like these would exclude the smallest leak; None where no number would.
@@ -205,6 +209,7 @@ class GainRecord(_Strict):
     proven: bool
     cleared: bool
     needed: int | None = None
+    best: float | None = None
 
 
 @final

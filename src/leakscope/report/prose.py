@@ -86,8 +86,9 @@ METHOD = (
     "the labels that come with claimed pictures leak and were not told. Errors of speech are read in decibels, "
     "−20 log₁₀ of the error.",
     "No leak is said to be found only if all of this holds: the group does not leak; every trial and every control "
-    "ended with a claim; the undefended control leaks by the same rule; and the interval of the mean gain ends below "
-    "the smallest leak of interest, which the plan states.",
+    "ended with a claim; the undefended control leaks by the same rule; the interval of the mean gain ends below the "
+    "smallest leak of interest, which the plan states, also where what is worse than a blind guess counts as one; and "
+    "no labels are told under other names.",
     "A finding joins all groups of one mechanism in one scene: it leaks if any of them does, where those that count on "
     "luck are judged together (Holm); no leak is found if none does and, for each kind of thing that was claimed, at "
     "least one attack was conclusive.",

@@ -76,7 +76,8 @@ class FirstAttention(AbstractAttack[tuple[PatchEntry, Solution], Inputs]):
         image = entry.image(solution.patches, seen.target.domain.shape)
         if not bool(torch.isfinite(image).all()):
             return Attempt(repr(self), Outcome.DIVERGED, "the equations have no finite solution")
-        like = seen.target.parameters()[entry.embedding]
+        # Of any parameter: an embedding with weight normalization is made of two others, and none itself.
+        like = next(iter(seen.target.parameters().values()))
         low, high = seen.target.domain.bounds(image)
         # Pixels lie in the range whatever rounding says; replayed and certified is the image as it is claimed.
         image = image.clamp(low, high).to(like)
