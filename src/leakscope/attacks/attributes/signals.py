@@ -289,12 +289,12 @@ class RowSpace(AbstractSignal):
 @final
 @dataclass(frozen=True)
 class RawUpdate(AbstractSignal):
-    """[dL/dW, dL/dc] / its norm, entry by entry, row after row. (H (D + 1),), or (H D,) without a bias.
+    """[dL/dW, dL/dc] / the root mean square of its entries, row after row. (H (D + 1),), or (H D,) without a bias.
 
-    What networks on updates are given (Feng et al. 2021, arXiv:2112.13416, section 3.3, there without the norm).
+    What networks on updates are given (Feng et al. 2021, arXiv:2112.13416, section 3.3, there not divided).
 
     >>> [round(one, 3) for one in RawUpdate().read(Sent(torch.tensor([[3.0]]), torch.tensor([4.0]))).tolist()]
-    [0.6, 0.8]
+    [0.849, 1.131]
     """
 
     layer: int = 1
@@ -305,7 +305,8 @@ class RawUpdate(AbstractSignal):
     def read(self, sent: Sent) -> Tensor:
         """By the equation."""
         rows = sent.weight if sent.bias is None else torch.cat([sent.weight, sent.bias[:, None]], 1)
-        return rows.flatten() / rows.norm().clamp(min=TINY)
+        # About one, whatever the size of the layer: half precision, in which many are kept, has few digits near zero.
+        return rows.flatten() / rows.square().mean().sqrt().clamp(min=TINY)
 
 
 def _biased(one: AbstractSignal, bias: Tensor | None) -> Tensor:
