@@ -160,8 +160,16 @@ if TYPE_CHECKING:
     from leakscope.mechanisms.defenses.prune import RandomDrop as RandomDrop
     from leakscope.mechanisms.defenses.quantize import Quantize as Quantize
     from leakscope.mechanisms.defenses.quantize import Sign as Sign
+    from leakscope.mechanisms.federated.federation import Federation as Federation
+    from leakscope.mechanisms.federated.federation import Played as Played
+    from leakscope.mechanisms.federated.federation import Sampling as Sampling
+    from leakscope.mechanisms.federated.round_files import RoundFiles as RoundFiles
+    from leakscope.mechanisms.federated.stores import RoundsInMemory as RoundsInMemory
+    from leakscope.mechanisms.federated.user_level import NoiseBy as NoiseBy
+    from leakscope.mechanisms.federated.user_level import UserLevel as UserLevel
     from leakscope.mechanisms.federation import mean_update as mean_update
     from leakscope.mechanisms.observe import observe as observe
+    from leakscope.mechanisms.population import Population as Population
     from leakscope.mechanisms.protocols.dpsgd import DPSGD as DPSGD
     from leakscope.mechanisms.protocols.fedavg import FedAvg as FedAvg
     from leakscope.mechanisms.protocols.fedsgd import FedSGD as FedSGD
@@ -207,6 +215,7 @@ if TYPE_CHECKING:
     from leakscope.targets.zoo.convnet import ConvNet as ConvNet
     from leakscope.targets.zoo.deepspeech import DeepSpeech as DeepSpeech
     from leakscope.targets.zoo.efficientnet import EfficientNetLite0 as EfficientNetLite0
+    from leakscope.targets.zoo.emotion_net import EmotionNet as EmotionNet
     from leakscope.targets.zoo.fit import Activation as Activation
     from leakscope.targets.zoo.lenet import LeNet as LeNet
     from leakscope.targets.zoo.listen_attend_spell import ListenAttendSpell as ListenAttendSpell

@@ -138,6 +138,7 @@ from leakscope.targets.zoo.efficientnet import EfficientNetLite0
 from leakscope.targets.zoo.fit import Activation
 from leakscope.targets.zoo.lenet import LeNet
 from leakscope.targets.zoo.listen_attend_spell import ListenAttendSpell
+from leakscope.targets.zoo.emotion_net import EmotionNet
 from leakscope.targets.zoo.mlp import MLP, Linear
 from leakscope.targets.zoo.resnet import ResNet20
 from leakscope.targets.zoo.text import TextDecoder, TextEncoder
@@ -290,6 +291,8 @@ ROWS: tuple[Row, ...] = (
     _row(_T, VGGTiny, "eight convolutions and three dense layers, to be trained on letters as a backbone", "",
          T.IMAGES),
     _row(_T, MLP, "dense layers", "MLP((256, 128))", T.SMALL, T.FIXED),
+    _row(_T, EmotionNet, "dense layers of 256 and 128 units with dropout that drops, for emotions from features", "",
+         T.SMALL, T.FIXED),
     _row(_T, Linear, "one dense layer: logistic regression", "", T.SMALL, T.FIXED),
     _row(_T, TextEncoder, "a transformer that classifies texts, at any size", "", T.TEXT),
     _row(_T, TextDecoder, "a causal transformer that predicts the next token, at any size", "", T.TEXT),
