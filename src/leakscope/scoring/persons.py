@@ -252,4 +252,5 @@ def _odds(scores: Floats, category: int) -> Floats:
     rest = np.logaddexp.reduce(np.delete(scores, category, axis=1), axis=1)
     # -inf - -inf is no number: nobody knows of an item for which everything is ruled out.
     with np.errstate(invalid="ignore"):
-        return np.nan_to_num(scores[:, category] - rest, nan=0.0, posinf=np.inf, neginf=-np.inf)
+        found: Floats = np.nan_to_num(scores[:, category] - rest, nan=0.0, posinf=np.inf, neginf=-np.inf)
+    return found

@@ -114,13 +114,14 @@ def signal(one: AbstractSignal, update: Named, weights: Named, layers: tuple[Den
         raise BadInput(f"{one!r} reads {lacking[0]}, which the update does not hold; read a layer that is shared")
     weight = update[layer.weight].detach().double().cpu()
     bias = update[layer.bias].detach().double().cpu() if layer.bias else None
-    found = one.read(Sent(weight, bias, _path(layer, weights, layers[one.layer :])))
+    found = one.read(Sent(weight, bias, through(layer, weights, layers[one.layer :])))
     if not bool(torch.isfinite(found).all()):
         raise BadInput(f"{one!r} reads numbers that are not finite; the update is empty or holds such")
     return found
 
 
-def _path(layer: Dense, weights: Named, behind: tuple[Dense, ...]) -> Tensor | None:
+def through(layer: Dense, weights: Named, behind: tuple[Dense, ...]) -> Tensor | None:
+    """(C, H) float64, the product of the weights `behind` a layer; None where they are no chain of dense layers."""
     path = torch.eye(layer.shape[0], dtype=torch.float64)
     for one in behind:
         if one.shape[1] != path.shape[0] or one.weight not in weights:
@@ -227,7 +228,8 @@ class ClassInputs(AbstractSignal):
         if sent.path is None:
             raise BadInput(f"{self!r} goes back through dense layers only, and others lie behind this one")
         by_class = sent.path @ sent.weight
-        return by_class.flatten() / by_class.norm().clamp(min=TINY)
+        found: Tensor = by_class.flatten() / by_class.norm().clamp(min=TINY)
+        return found
 
 
 @final
@@ -306,7 +308,8 @@ class RawUpdate(AbstractSignal):
         """By the equation."""
         rows = sent.weight if sent.bias is None else torch.cat([sent.weight, sent.bias[:, None]], 1)
         # About one, whatever the size of the layer: half precision, in which many are kept, has few digits near zero.
-        return rows.flatten() / rows.square().mean().sqrt().clamp(min=TINY)
+        found: Tensor = rows.flatten() / rows.square().mean().sqrt().clamp(min=TINY)
+        return found
 
 
 def _biased(one: AbstractSignal, bias: Tensor | None) -> Tensor:
@@ -322,4 +325,5 @@ def _rows(rows: Tensor, least: float) -> Tensor:
     sizes, left = torch.linalg.eigh(rows @ rows.T)
     kept = sizes > least**2 * sizes[-1].clamp(min=TINY)
     right = (left[:, kept].T @ rows) / sizes[kept].sqrt()[:, None]
-    return right.flip(0)
+    found: Tensor = right.flip(0)
+    return found
