@@ -135,10 +135,10 @@ from leakscope.targets.spelling import NextPiece, PiecesSoFar, Spelling, WordPie
 from leakscope.targets.zoo.convnet import ConvNet
 from leakscope.targets.zoo.deepspeech import DeepSpeech
 from leakscope.targets.zoo.efficientnet import EfficientNetLite0
+from leakscope.targets.zoo.emotion_net import EmotionNet
 from leakscope.targets.zoo.fit import Activation
 from leakscope.targets.zoo.lenet import LeNet
 from leakscope.targets.zoo.listen_attend_spell import ListenAttendSpell
-from leakscope.targets.zoo.emotion_net import EmotionNet
 from leakscope.targets.zoo.mlp import MLP, Linear
 from leakscope.targets.zoo.resnet import ResNet20
 from leakscope.targets.zoo.text import TextDecoder, TextEncoder

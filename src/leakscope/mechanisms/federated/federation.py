@@ -30,6 +30,8 @@ from leakscope.numerics import trees
 from leakscope.numerics.rng import Key, normal
 from leakscope.numerics.trees import Named
 
+Step = AbstractProtocol | Defended
+"""What a client does."""
 BESIDE = " + "
 """Between the names of clients whose mean is all that is seen."""
 
@@ -78,7 +80,7 @@ class Federation:
     2
     """
 
-    step: AbstractProtocol | Defended
+    step: Step
     rounds: int = 200
     fraction: float = 0.1
     sampling: Sampling = Sampling.FIXED
@@ -131,7 +133,7 @@ class Federation:
         drawn = torch.randperm(clients, generator=own.generator())[: self.present(clients)]
         return tuple(drawn.sort().values.tolist())
 
-    def sends(self, examples: int, clients: int) -> AbstractProtocol | Defended:
+    def sends(self, examples: int, clients: int) -> Step:
         """What a client with so many examples does, of so many clients: the mechanism of an `Observation` of it."""
         step = self.step
         used = examples if self.batch is None else min(examples, self.batch)
@@ -164,9 +166,7 @@ class Federation:
         sink = Dropped() if into is None else into
         at = sink.begin(self.cast(target, population, key=key))
         begun, weights = (0, target.parameters()) if at is None else at
-        history: list[Utility] = []
-        for turn in range(begun if isinstance(sink, AbstractStore) else 0):
-            self._judge(target, sink.load(turn, ()).weights, population, turn, history)
+        history = self._earlier(target, sink, population, begun)
         for turn in range(begun, self.rounds):
             self._judge(target, weights, population, turn, history)
             sent = self.play(target.at(weights), population, turn, key=key)
@@ -180,8 +180,10 @@ class Federation:
 
     def play(self, target: Target, population: Population, turn: int, *, key: Key) -> dict[str, Release]:
         """What each client of the round `turn` sends, by name, at the target's weights."""
-        jobs = {population.names[place]: self._job(population, place, turn, key=key)
-                for place in self.chosen(len(population), turn, key=key)}  # fmt: skip
+        places = self.chosen(len(population), turn, key=key)
+        # one object for all who do the same: it is looked at once
+        does = {n: self.sends(n, len(population)) for n in {len(population.clients[at]) for at in places}}
+        jobs = {population.names[at]: self._job(population, at, turn, does, key=key) for at in places}
         made = releases(target, list(jobs.values()))
         for one in made:
             if not isinstance(one, Gradient | Delta):
@@ -195,10 +197,10 @@ class Federation:
         owner = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         return Cast(owner, repr(self.step), population.names, population.sizes, shapes)
 
-    def _job(self, population: Population, place: int, turn: int, *, key: Key) -> Job:
+    def _job(self, population: Population, place: int, turn: int, does: Mapping[int, Step], *, key: Key) -> Job:
         own, name = population.clients[place], population.names[place]
         mine = key.child("round", turn).child("client", name)
-        return Job(self.sends(len(own), len(population)), self._used(own, mine), mine.child("release"))
+        return Job(does[len(own)], self._used(own, mine), mine.child("release"))
 
     def _used(self, own: Batch, key: Key) -> Batch:
         if self.batch is None or self.batch >= len(own):
@@ -261,8 +263,19 @@ class Federation:
         return mean_update([sent[name] for name in group], sizes)
 
     def _judge(self, target: Target, weights: Named, population: Population, turn: int, history: list[Utility]) -> None:
-        if self.evaluate_every and population.held is not None and turn % self.evaluate_every == 0:
+        if self._due(turn) and population.held is not None:
             history.append(utility(target, weights, population.held, number=turn))
+
+    def _earlier(self, target: Target, sink: AbstractSink, population: Population, begun: int) -> list[Utility]:
+        """What was seen before the round `begun`: no part of a store, as it follows from the weights that are there."""
+        history: list[Utility] = []
+        if isinstance(sink, AbstractStore):
+            for turn in filter(self._due, range(begun)):
+                self._judge(target, sink.load(turn, ()).weights, population, turn, history)
+        return history
+
+    def _due(self, turn: int) -> bool:
+        return self.evaluate_every > 0 and turn % self.evaluate_every == 0
 
     def _check_data(self, target: Target, population: Population) -> None:
         if self.present(len(population)) < self.secure:

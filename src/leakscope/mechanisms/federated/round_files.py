@@ -42,7 +42,7 @@ class RoundFiles(AbstractStore):
     """
 
     folder: Path
-    # Headers are small, and a client's rounds are looked for in all of them; files of a store never change their senders.
+    # Headers are small, and a client's rounds are looked for in all of them; who sent what in a round never changes.
     _seen: dict[int, RoundHeader] = field(default_factory=dict, init=False, repr=False)
     _casts: list[Cast] = field(default_factory=list, init=False, repr=False)
 
