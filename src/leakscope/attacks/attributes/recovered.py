@@ -158,7 +158,8 @@ def pulled(seen: Observation, rows: Tensor) -> Tensor:
     # dL/dW = d^T X, of as many independent rows as there are inputs
     errors = torch.linalg.lstsq(rows.T, update[layers[0].weight].double().cpu().T).solution
     # p - y is below zero for the true class alone, and P d_b a positive matrix times it where units are on
-    return (errors @ path.T).argmin(1)
+    found: Tensor = (errors @ path.T).argmin(1)
+    return found
 
 
 def different(rows: Tensor) -> Tensor:
