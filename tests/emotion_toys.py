@@ -19,6 +19,7 @@ from leakscope.mechanisms.population import Population
 CLASSES, SIZE, EACH = 3, 12, 24
 DOMAIN = Vectors(SIZE, -6, 6)
 NET = ls.MLP((24, 16))
+KEY, SEEN = ls.Key(0), ls.Key(5)
 
 
 @functools.cache
@@ -51,12 +52,12 @@ def federation(step, **changes):
     return Federation(step, **{"rounds": 5, "fraction": 1.0, "server_lr": 0.3, **changes})
 
 
-def taught(learner, mechanism, architecture=NET, key=ls.Key(0)):
+def taught(learner, mechanism, architecture=NET, key=KEY):
     setting = Setting(architecture, DOMAIN, CLASSES, mechanism)
     return learner.taught(learner.prepare(setting, key=key, clock=Budget().start()))
 
 
-def observed(pool, played, architecture=NET, key=ls.Key(5)):
+def observed(pool, played, architecture=NET, key=SEEN):
     """(name, category of the sex, observation of all rounds) of every speaker of the pool."""
     people = Population.of_owners(pool.batch, pool.annotations)
     target, store = architecture.build(DOMAIN, CLASSES, key=key), RoundsInMemory()

@@ -28,10 +28,11 @@ from leakscope.attacks.attributes.signals import (
 from leakscope.core.errors import BadInput, NoSuchLayer
 from leakscope.numerics.rng import Key
 
+KEY = Key(0)
 ALL = (MeanInput(), SignedMean(), ColumnEnergy(), SharedInput(), RowSpace(), RawUpdate(), ClassInputs())
 
 
-def seen(examples=5, key=Key(0), architecture=NET):
+def seen(examples=5, key=KEY, architecture=NET):
     """Target, batch, gradient by name, layers."""
     target = architecture.build(DOMAIN, CLASSES, key=key)
     batch = speakers(0).batch.rows(torch.arange(examples))
