@@ -68,8 +68,12 @@ def write_content(path: Path, kind: str, text: str, arrays: Arrays) -> None:
     """Write the file, whole or not at all, for its owner only; the same content is the same bytes."""
     # safetensors writes a strided view as if it were contiguous; ascontiguousarray would give a scalar a dimension
     plain = {name: np.asarray(value, order="C") for name, value in arrays.items()}
+    _write(path, kind, text, checksum(text, plain), plain)
+
+
+def _write(path: Path, kind: str, text: str, mark: str, plain: dict[str, NDArray[Any]]) -> None:
     # one entry: safetensors writes several in an order that differs from run to run
-    said = {"kind": kind, "checksum": checksum(text, plain), "header": text}
+    said = {"kind": kind, "checksum": mark, "header": text}
     write_atomically(path, save(plain, metadata={ENTRY: json.dumps(said)}))
 
 
@@ -193,24 +197,21 @@ def _header(path: Path, found: Content, kind: type[HeaderT]) -> HeaderT:
 class Parted(Header):
     """A file whose arrays belong to several parts, each read and checked by itself. marks: the checksum of each part.
 
-    An array is called after its part: "part/name".
+    An array is called after its part, "part/name". The checksum of the file is over the description, marks included.
     """
 
-    marks: dict[str, str]
+    marks: dict[str, str] = {}
 
 
 PartedT = TypeVar("PartedT", bound=Parted)
 
 
-def marked(parts: Mapping[str, Arrays]) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
-    """The checksum of each part, and all arrays under the names that `read_parts` looks for.
-
-    >>> marked({"a": {"w": np.zeros(1)}})[1]
-    {'a/w': array([0.])}
-    """
+def write_parts(path: Path, header: Parted, parts: Mapping[str, Arrays]) -> None:
+    """Write a file of the header's kind, whole or not at all; `marks` are filled in."""
     plain = {part: {name: np.asarray(value, order="C") for name, value in own.items()} for part, own in parts.items()}
+    text = header.model_copy(update={"marks": {part: checksum(part, own) for part, own in plain.items()}})
     arrays = {f"{part}/{name}": value for part, own in plain.items() for name, value in own.items()}
-    return {part: checksum(part, own) for part, own in plain.items()}, arrays
+    _write(path, header.kind, text.model_dump_json(), checksum(text.model_dump_json(), {}), arrays)
 
 
 def read_parts(
@@ -226,7 +227,9 @@ def read_parts(
     try:
         with safe_open(path, framework="numpy") as file:
             said = _said(file.metadata() or {})
-            if said is not None:
+            if said is not None and said[1] != checksum(said[2], {}):
+                damage = Damage(Fault.CHANGED)
+            elif said is not None:
                 header = _header(path, Content(said[0], said[2], {}), kind)
                 names = sorted(file.keys())
                 found = {part: _part(file, names, part) for part in wanted(header)}
