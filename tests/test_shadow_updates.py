@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.covariance import ledoit_wolf
 from tests.emotion_toys import CLASSES, DOMAIN, NET, federation, observed, speakers, taught
 
 import leakscope as ls
@@ -79,14 +79,20 @@ def test_the_logistic_decision_is_a_minimum_of_its_equation():
     assert not torch.allclose(run(Logistic(5.0), known)["weights"], state["weights"])
 
 
-def test_the_discriminant_is_that_of_scikit_learn_with_even_priors():
-    known = lessons(uneven=True)
+@pytest.mark.parametrize("size", [4, 60])
+def test_the_discriminant_is_bayes_rule_with_the_covariance_of_scikit_learn(size):
+    """Also of more numbers than updates; densely, by normal densities and scikit-learn's own shrunk covariance."""
+    known = lessons(size=size, uneven=True)
     state = run(Discriminant(), known)
-    model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=[0.5, 0.5])
-    model.fit(known.vectors.double().numpy(), known.members.numpy())
-    new = lessons(9).vectors
-    wanted = model.predict_log_proba(new.double().numpy())
-    assert np.allclose(Discriminant().probabilities(state, new).numpy(), wanted, atol=1e-4)
+    rows, members = known.vectors.double().numpy(), known.members.numpy()
+    means = np.stack([rows[members == g].mean(0) for g in (0, 1)])
+    covariance = ledoit_wolf(rows - means[members], assume_centered=True)[0]
+    new = lessons(9, size=size).vectors
+    densities = np.stack(
+        [stats.multivariate_normal.logpdf(new.double().numpy(), one, covariance) for one in means], axis=1
+    )
+    wanted = densities - np.logaddexp.reduce(densities, axis=1, keepdims=True)
+    assert np.allclose(Discriminant().probabilities(state, new).numpy(), wanted, atol=1e-3)
 
 
 def test_a_category_without_lessons_is_ruled_out_and_others_never():

@@ -50,6 +50,7 @@ class People:
     persons: Places
 
     def __init__(self, truth: ArrayLike, scores: ArrayLike, persons: ArrayLike | None = None) -> None:
+        # Copied: what was judged may not change under its judgment.
         known, said = np.asarray(truth), np.array(scores, dtype=np.float64)
         whose = np.arange(len(known)) if persons is None else np.asarray(persons)
         if known.ndim != 1 or not len(known) or whose.shape != known.shape or said.shape[:1] != known.shape:
@@ -68,7 +69,9 @@ class People:
             raise BadInput(f"expected categories 0 to {said.shape[1] - 1}, got {known.min()} to {known.max()}")
         object.__setattr__(self, "truth", known.astype(np.int64))
         object.__setattr__(self, "scores", said)
+        # Numbered from 0 on, whatever they were called: arrays are counted by them.
         object.__setattr__(self, "persons", np.unique(whose, return_inverse=True)[1].astype(np.int64))
+        # Shuffling categories over persons would mean nothing then.
         if len(set(zip(self.persons.tolist(), self.truth.tolist(), strict=True))) > self.count:
             raise BadInput("a person has items of two categories; an attribute of a person is the same in all of them")
 
@@ -91,6 +94,7 @@ class People:
         P(u | g) = log P(g | u) - log P(g) + const and an even prior, of which the scores of `leakscope`'s attacks are,
         the prior is a constant and drops out; one that is uneven would be counted n times.
         """
+        # In float64, and not by multiplying probabilities: sixty of them may be too small for one.
         total = np.zeros((self.count, self.scores.shape[1]))
         np.add.at(total, self.persons, self.scores)
         # All ruled out by one item or another: nothing is said of this person, which is an even score.
@@ -112,6 +116,7 @@ def uar(truth: Places, scores: Floats) -> float:
     0.75
     """
     best = scores == scores.max(1, keepdims=True)
+    # A share where scores tie: the first of equals is no claim.
     right = best[np.arange(len(truth)), truth] / best.sum(1)
     return float(np.mean([right[truth == category].mean() for category in np.unique(truth)]))
 
@@ -165,6 +170,7 @@ def log_loss(truth: Places, scores: Floats) -> float:
     >>> round(log_loss(np.array([1]), np.log([[0.5, 0.5]])), 4)
     0.6931
     """
+    # Scores need not be normalized: those of a claim are rounded to float32.
     norm = np.logaddexp.reduce(scores, axis=1)
     return float(np.mean(norm - scores[np.arange(len(truth)), truth]))
 
@@ -195,6 +201,7 @@ def interval(people: People, statistic: Statistic = uar, *, key: Key, level: flo
         raise BadInput(f"expected a level between 0 and 1, got {level}")
     value, categories = statistic(people.truth, people.scores), people.categories
     own = [np.flatnonzero(categories == category) for category in np.unique(categories)]
+    # Drawn again it is always that one.
     if min(map(len, own)) < 2:
         return Interval(value, -math.inf, math.inf)
     items = [np.flatnonzero(people.persons == person) for person in range(people.count)]
@@ -220,6 +227,7 @@ def luck(people: People, statistic: Statistic = uar, *, key: Key) -> float:
     categories = people.categories
     counts = [int(count) for count in np.bincount(categories) if count]
     total = math.factorial(people.count) // math.prod(math.factorial(count) for count in counts)
+    # Counted out where it can be: no seed decides then.
     if total <= EXACTLY:
         every = _labelings(categories)
         hits = sum(statistic(labels[people.persons], people.scores) >= least for labels in every)
@@ -232,6 +240,7 @@ def luck(people: People, statistic: Statistic = uar, *, key: Key) -> float:
 
 def _labelings(categories: Places) -> Iterator[Places]:
     """Every different order of these categories, once."""
+    # Combinations of places and not permutations of persons: of 6 and 6 there are 924, and not 479 million.
     names, counts = np.unique(categories, return_counts=True)
     yield from _placed(np.arange(len(categories)), names.tolist(), counts.tolist(), np.empty_like(categories))
 

@@ -23,7 +23,9 @@ FLOOR = 1e-5
 ROUNDS = 2000
 """Iterations of L-BFGS at most: some tens are enough."""
 WIDEST = 20_000
-"""Numbers of a signal up to which a covariance is estimated: it has as many rows, and takes 3 GB at this size."""
+"""Numbers of a signal beyond which it is learned of in float32: of a whole layer's update float64 is two gigabytes."""
+LEAST = 1e-6
+"""How far a covariance is shrunk at least, so that it has an inverse."""
 UNSURE = -1e4
 """Least log-probability of a category that was learned: one update rules nobody out, whatever its numbers are."""
 
@@ -127,27 +129,29 @@ class Logistic(AbstractDecision):
 @final
 @dataclass(frozen=True)
 class Discriminant(AbstractDecision):
-    """Linear discriminant analysis: v ~ N(mean_g, S) for each category, S shrunk by Ledoit and Wolf (2004).
+    """Linear discriminant analysis: v ~ N(m_g, S) for each category g, S shrunk by Ledoit and Wolf (2004).
 
-    log P(g | v) = v^T S^-1 mean_g - mean_g^T S^-1 mean_g / 2 - log sum, with the same prior for all categories. S is
-    of the updates about the mean of their category, shrunk to a multiple of one as far as its own error says. Raises
-    `BadInput` where a signal has more than 20 000 numbers.
+    log P(g | v) = v^T S^-1 m_g - m_g^T S^-1 m_g / 2 - log sum, with the same prior for all categories, m_g the mean
+    over updates. S = (1 - a) R^T R / N + a t I of the updates R (N, n) less the means of their categories, t the mean
+    of its diagonal, a by Ledoit and Wolf (doi:10.1016/S0047-259X(03)00096-4): as far as the error of R^T R / N says.
     """
 
     def learn(self, lessons: Lessons, shape: tuple[int, int], *, key: Key, clock: Clock, watch: Watch) -> State:
         """In closed form."""
         del shape, key, clock, watch
-        from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+        from sklearn.covariance import ledoit_wolf_shrinkage
 
-        # Before anything is allocated: the square of the number is.
-        if lessons.vectors.shape[1] > WIDEST:
-            raise BadInput(
-                f"no covariance is estimated of {lessons.vectors.shape[1]} numbers, of {WIDEST} at most; use Logistic()"
-            )
-        count = len(lessons.present)
-        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=np.full(count, 1 / count))
-        model.fit(_doubles(lessons.vectors), lessons.members.numpy())
-        return _linear(model.coef_, model.intercept_, lessons)
+        rows = lessons.vectors.double()
+        means = torch.stack([rows[lessons.members == category].mean(0) for category in lessons.present])
+        place = {category: at for at, category in enumerate(lessons.present)}
+        rest = rows - means[[place[int(member)] for member in lessons.members]]
+        share = max(float(ledoit_wolf_shrinkage(rest.numpy(), assume_centered=True)), LEAST)
+        floor = max(share * float(rest.square().sum()) / rest.numel(), FLOOR)
+        # (f I + U^T U)^-1 v = (v - U^T (f I + U U^T)^-1 U v) / f: as many equations as updates, and not as numbers
+        half = rest * ((1 - share) / len(rest)) ** 0.5
+        inner = floor * torch.eye(len(half), dtype=torch.float64) + half @ half.T
+        weights = (means - torch.linalg.solve(inner, half @ means.T).T @ half) / floor
+        return _linear(weights.numpy(), (-0.5 * (weights * means).sum(1)).numpy(), lessons)
 
     def probabilities(self, state: State, vectors: Tensor) -> Tensor:
         """By the equation."""

@@ -43,11 +43,12 @@ class Study:
 
 
 def learned(updates: Updates, study: Study) -> State:
-    """What is learned of all shadow updates, and what was learned of parts says of those left out.
+    """The state: what is learned of all shadow updates, and what was learned of parts says of those left out.
 
-    parts: per signal mean and deviation of its numbers and what the decision learned. repeats: how much updates of one
-    person repeat each other (`decide.correlation`). right, of: how many persons were named right who were left out,
-    by all of their updates together. Without folds repeats is 1 and the rest is absent.
+    It holds, of each signal, the mean and deviation of its numbers and what the decision learned ("parts"); how much
+    updates of one person repeat each other ("repeats", by `decide.correlation`); and of how many persons ("of") how
+    many were named right by all of their updates together who were left out ("right"). Without folds "repeats" is 1
+    and the last two are absent.
     Raises `BadInput` where there are fewer than two categories, or than two persons of one.
     """
     shares = _shares(updates)

@@ -120,7 +120,7 @@ class ShadowUpdates(AbstractLearner[Attribute]):
             layers = dense_layers(target)
             if turn < int(state["done"]):
                 continue
-            sink = _Reading(self.signals, federation, people, layers)
+            sink = Reading(self.signals, federation, people, layers)
             federation.run(target, people, key=key.child("shadow", turn), into=sink)
             vectors.append([torch.stack(own) for own in sink.vectors])
             persons += sink.persons
@@ -187,7 +187,7 @@ class AttributeOfUpdates(AbstractAttack[tuple[Tensor, ...], Attribute]):
 
 
 @final
-class _Reading(AbstractSink):
+class Reading(AbstractSink):
     """Reads each update as it comes and forgets it. vectors: of each signal, one of each update. persons: whose."""
 
     def __init__(
