@@ -13,6 +13,7 @@ interval of a bootstrap over speakers. What is judged are true features: the cei
 rate that is named follows both layers. A round counts where every vector is there to a relative 1e-4.
 "attack", "planted", "linkage", "counts", "network": a federation of speakers, attacked; see emotion_attacks.py.
 "network" trains the published network, for minutes, and is run only by name.
+"rounds": how fast a federation of speakers is played, and what its store takes (`emotion_rounds.py`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import emotion_attacks
+import emotion_rounds
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -38,7 +40,7 @@ DRAWS = 2000
 COUNTS = (8, 12, 16, 20)
 DROPOUTS = (0.0, 0.2, 0.4, 0.6)
 NEAR = 1e-4
-PARTS = ("data", "exact", "attack", "planted", "linkage", "counts", "network")
+PARTS = ("data", "exact", "rounds", "attack", "planted", "linkage", "counts", "network")
 
 
 def main() -> int:
@@ -63,6 +65,7 @@ def main() -> int:
         "linkage": lambda: emotion_attacks.linked(given, features, args.seed),
         "counts": lambda: emotion_attacks.counted(given, features, args.seed, each=2 if args.quick else 10),
         "network": lambda: emotion_attacks.networks(given, features, args.seed, epochs=4 if args.quick else 50),
+        "rounds": lambda: emotion_rounds.rounds(given, features, args.quick, args.seed),
     }
     wanted = (args.part,) if args.part else PARTS[:-1]
     for line, fine in itertools.chain.from_iterable(run() for name, run in parts.items() if name in wanted):

@@ -153,6 +153,7 @@ if TYPE_CHECKING:
     from leakscope.integrations.torchvision import Torchvision as Torchvision
     from leakscope.mechanisms.defenses.clip import Clip as Clip
     from leakscope.mechanisms.defenses.dropout import Dropout as Dropout
+    from leakscope.mechanisms.defenses.freeze import FreezeLayers as FreezeLayers
     from leakscope.mechanisms.defenses.inputs import InputNoise as InputNoise
     from leakscope.mechanisms.defenses.noise import GaussianNoise as GaussianNoise
     from leakscope.mechanisms.defenses.noise import LaplaceNoise as LaplaceNoise
@@ -170,6 +171,7 @@ if TYPE_CHECKING:
     from leakscope.mechanisms.federation import mean_update as mean_update
     from leakscope.mechanisms.observe import observe as observe
     from leakscope.mechanisms.population import Population as Population
+    from leakscope.mechanisms.protocols.batch_clipped import BatchClipped as BatchClipped
     from leakscope.mechanisms.protocols.dpsgd import DPSGD as DPSGD
     from leakscope.mechanisms.protocols.fedavg import FedAvg as FedAvg
     from leakscope.mechanisms.protocols.fedsgd import FedSGD as FedSGD

@@ -121,11 +121,13 @@ from leakscope.integrations.torchvision import Torchvision
 from leakscope.mechanisms.compose import AbstractDefense
 from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.mechanisms.defenses.dropout import Dropout
+from leakscope.mechanisms.defenses.freeze import FreezeLayers
 from leakscope.mechanisms.defenses.inputs import InputNoise
 from leakscope.mechanisms.defenses.noise import GaussianNoise, LaplaceNoise
 from leakscope.mechanisms.defenses.prune import Prune, RandomDrop
 from leakscope.mechanisms.defenses.quantize import Quantize, Sign
 from leakscope.mechanisms.federated.federation import Federation, Sampling
+from leakscope.mechanisms.protocols.batch_clipped import BatchClipped
 from leakscope.mechanisms.protocols.dpsgd import DPSGD
 from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
@@ -274,10 +276,14 @@ ROWS: tuple[Row, ...] = (
     _row(_D, Quantize, "rounds the update to a few bits", "Quantize(bits=4)"),
     _row(_D, Sign, "sends the signs of the update only"),
     _row(_D, Dropout, "runs the model in training mode with dropout", "Dropout(rate=0.5)", T.RANDOM),
+    _row(_D, FreezeLayers, "shares a part of the model only: some layers do not leave the client",
+         'FreezeLayers(("0",))'),
     _row(_D, InputNoise, "adds noise to the inputs before training", "InputNoise(0.1)", T.RANDOM),
     _row(_P, FedSGD, "the client sends the gradient of its mean loss"),
     _row(_P, FedAvg, "the client trains for some steps and sends the change of its weights",
          "FedAvg(steps=4, lr=0.1)", T.LOCAL_STEPS),
+    _row(_P, BatchClipped, "local training with clipped mini-batches and noise, once published as user-level privacy",
+         "BatchClipped(FedAvg(steps=4, lr=0.1))", T.RANDOM, T.LOCAL_STEPS),
     _row(_P, DPSGD, "the client clips each example's gradient and adds noise to their sum",
          "DPSGD(clip=1.0, noise_multiplier=1.0)", T.RANDOM, T.PRIVATE),
     _row(_P, HeadTraining, "a trained head is published: its weights, and no gradient",

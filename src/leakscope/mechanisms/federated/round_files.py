@@ -155,8 +155,9 @@ class RoundFiles(AbstractStore):
             raise BadInput(
                 f"{path} is round {header.number} of another federation or file; delete it and play it again"
             )
-        if len(set(header.senders)) < len(header.senders) or len(header.senders) > len(self.cast.clients):
-            raise BadInput(f"{path} names {len(header.senders)} senders, not all different or too many; delete it")
+        # a part for each sender and one for the weights: a list without end would be names without updates
+        if len(set(header.senders)) < len(header.senders) or len(header.marks) != len(header.senders) + 1:
+            raise BadInput(f"{path} names {len(header.senders)} senders for {len(header.marks) - 1} updates; delete it")
         return header
 
     def _path(self, number: int) -> Path:
