@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -364,3 +365,85 @@ def test_signals_of_several_layers_and_kinds_are_joined():
     assert len(attack.learned.state["parts"]) == 5
     _, _, seen = next(observed(speakers(2, by_class=1.0), played))
     assert attack.run(seen, key=KEY).claim is not None
+
+
+# The laws of attacks, which `tests/laws` crosses with all others: these two learn of a pool of persons.
+PLAYED = federation(ls.FedSGD(), rounds=2, batch=4)
+WIDE = ls.MLP((96, 16))
+FIELDS: dict[str, object] = {
+    "pool": speakers(7, by_class=1.0),
+    "federation": federation(ls.FedSGD(), rounds=3, batch=4),
+    "attribute": "speaker",
+    "owner": "sex",
+    "signals": (ColumnEnergy(),),
+    "decision": Discriminant(),
+    "shadows": 2,
+    "folds": 2,
+    "of": ls.LinearLayer(),
+    "draws": 3,
+    "strength": 1.0,
+}
+
+
+def made(kind, **changes):
+    """The attack, taught where it learns first."""
+    if kind is AttributeOfVectors:
+        return AttributeOfVectors(**{"pool": speakers(1, by_class=1.0), **changes})
+    settings_of = {"pool": speakers(1, by_class=1.0), "federation": PLAYED, "shadows": 1, "folds": 0, **changes}
+    return taught(ShadowUpdates(**settings_of), ls.FedSGD(), WIDE)
+
+
+def one_seen(place=0):
+    return list(observed(speakers(2, 4, by_class=1.0), PLAYED, WIDE))[place][2]
+
+
+def said(attempt):
+    claim = attempt.claim
+    return attempt.sentence, None if claim is None else (claim.values.tolist(), claim.scores.tolist())
+
+
+@pytest.mark.parametrize("kind", [ShadowUpdates, AttributeOfVectors])
+def test_the_claim_is_a_function_of_the_observation_and_nothing_is_touched(kind):
+    attack, one = made(kind), one_seen()
+    before, state = one.fingerprint(), torch.get_rng_state()
+    first = said(attack.run(one, key=KEY))
+    assert first == said(attack.run(one_seen(), key=KEY)) != said(attack.run(one_seen(1), key=KEY))
+    assert one.fingerprint() == before
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("kind", [ShadowUpdates, AttributeOfVectors])
+def test_every_field_speaks(kind):
+    one = one_seen()
+    plain = made(kind)
+    first = said(plain.run(one, key=KEY))
+    for field in dataclasses.fields(kind):
+        changed = made(kind, **{field.name: FIELDS[field.name]})
+        assert repr(changed) != repr(plain)
+        assert said(changed.run(one, key=KEY)) != first, f"{field.name} does nothing"
+
+
+@pytest.mark.parametrize("kind", [ShadowUpdates, AttributeOfVectors])
+def test_released_weights_and_foreign_numbers_are_refused(kind):
+    attack, one = made(kind), one_seen()
+    weights = ls.Observation(one.target, ls.Weights(one.target.parameters()), ls.FedSGD())
+    assert "Weights" in attack.run(weights, key=KEY).sentence
+    for change in (lambda value: value * torch.nan, lambda value: value[:-1]):
+        odd = ls.Gradient({name: change(value) for name, value in one.rounds[0].release.by_name.items()})
+        attempt = attack.run(ls.Observation(one.target, odd, ls.FedSGD()), key=KEY)
+        assert attempt.outcome is Outcome.REFUSED
+
+
+def test_who_has_learned_nothing_says_so():
+    attempt = ShadowUpdates(speakers(1), PLAYED).run(one_seen(), key=KEY)
+    assert "learned nothing" in attempt.sentence
+
+
+def test_no_numbers_of_a_private_round_reach_what_is_learned():
+    """The law of preparing: the setting has neither source nor weights, and what is learned is a function of it."""
+    learner = ShadowUpdates(speakers(1), PLAYED, shadows=1, folds=0)
+    setting = Setting(WIDE, DOMAIN, CLASSES, ls.FedSGD())
+    one = learner.prepare(setting, key=KEY, clock=Budget().start())
+    list(observed(speakers(2), PLAYED, WIDE))
+    other = learner.prepare(setting, key=KEY, clock=Budget().start())
+    assert torch.equal(one.state["parts"][0]["learned"]["weights"], other.state["parts"][0]["learned"]["weights"])

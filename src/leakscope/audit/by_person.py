@@ -3,8 +3,8 @@
 Trials of one speaker are right or wrong together, and counting them apart would make luck look impossible: here a
 person is one trial. People are judged by UAR, whose chance is 1/G. It **leaks** where the attribute shuffled over the
 persons gives so much in at most 1 % of cases (`measures.LUCK`). It is **no leak found at this power** where it does
-not, the same attack leaks by the same rule on the control and gains more there than the smallest gain of interest, and the
-upper end of the 95 % interval excludes such a gain. Else it is **inconclusive**, and the sentence says why.
+not, the same attack leaks by the same rule on the control and gains more there than the smallest gain of interest, and
+the upper end of the 95 % interval excludes such a gain. Else it is **inconclusive**, and the sentence says why.
 """
 
 from __future__ import annotations

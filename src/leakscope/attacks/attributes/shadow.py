@@ -64,6 +64,8 @@ class ShadowUpdates(AbstractLearner[Attribute]):
     shadows: int = 2
     folds: int = 4
 
+    several: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         instance("pool", self.pool, Pool, "write pool(EmotionFeatures(SpokenEmotions()))")
         instance("federation", self.federation, Federation, "write Federation(FedSGD(), rounds=60)")
