@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
-from tests.emotion_toys import federation, observed, speakers, taught
+from tests.emotion_toys import CLASSES, DOMAIN, NET, federation, observed, speakers, taught
 
 import leakscope as ls
 from leakscope.attacks.attributes.linkage import likeness
 from leakscope.attacks.attributes.shadow import ShadowUpdates
 from leakscope.audit.by_person import interval, judged
-from leakscope.core.errors import BadInput
+from leakscope.audit.federated import Game, played
+from leakscope.core.errors import BadInput, UnknownName
 from leakscope.ledger.record import Word
+from leakscope.mechanisms.federated.round_files import RoundFiles
+from leakscope.mechanisms.population import Population
 from leakscope.numerics.rng import Key
 from leakscope.scoring import persons
 from leakscope.scoring.persons import People
@@ -79,15 +84,54 @@ def test_bad_input_of_a_verdict():
         judged(people(12), People([0, 1, 2], np.zeros((3, 3))), smallest=0.2, key=KEY)
 
 
+def test_a_person_of_whom_nothing_is_claimed_is_never_cleared():
+    found = judged(people(100, 200), people(24), smallest=0.2, key=KEY, silent=("ada: refused",))
+    assert found.word is Word.INCONCLUSIVE
+    assert "ada: refused" in found.sentence
+
+
+def game(public, step=None, **changes):
+    step = step or ls.FedSGD()
+    # Several first weights: of a net so small those of one say little about those of another.
+    learner = ShadowUpdates(public, federation(step, rounds=2), shadows=4, folds=0)
+    return Game(NET, DOMAIN, CLASSES, federation(step, rounds=2, **changes), learner)
+
+
+def private(pool):
+    return Population.of_owners(pool.batch, pool.annotations)
+
+
+def test_a_federation_is_played_and_every_client_attacked(tmp_path):
+    """The same from memory and from files; and what `observed` and `run` give by themselves."""
+    own = game(speakers(1, by_class=1.0))
+    found = played(own, private(speakers(2, by_class=1.0)), key=KEY)
+    assert found.people.count == len(found.names) == 12
+    assert not found.silent
+    assert persons.uar(found.people.truth, found.people.scores) >= 0.9
+    files = played(own, private(speakers(2, by_class=1.0)), key=KEY, store=RoundFiles(tmp_path / "rounds"))
+    assert np.array_equal(files.people.scores, found.people.scores)
+
+
+def test_who_never_took_part_is_left_out_and_who_refuses_is_told():
+    few = played(game(speakers(1), fraction=0.2), private(speakers(2)), key=KEY)
+    assert 2 <= few.people.count <= 4
+    with pytest.raises(BadInput, match="at least two public persons"):
+        played(game(speakers(1, 3)), private(speakers(2)), key=KEY)
+    with pytest.raises(BadInput, match="expected one row"):
+        played(dataclasses.replace(game(speakers(1)), attribute="speaker"), private(speakers(2)), key=KEY)
+    with pytest.raises(UnknownName, match="age"):
+        played(dataclasses.replace(game(speakers(1)), attribute="age"), private(speakers(2)), key=KEY)
+
+
 def claimed(seed, **made):
     """What is claimed of 64 private speakers after learning of 24 public ones of the same world."""
-    played = federation(ls.FedSGD(), rounds=2)
+    rounds = federation(ls.FedSGD(), rounds=2)
     attack = taught(
-        ShadowUpdates(speakers(2 * seed, 24, **made), played, shadows=1, folds=0), ls.FedSGD(), key=Key(seed)
+        ShadowUpdates(speakers(2 * seed, 24, **made), rounds, shadows=1, folds=0), ls.FedSGD(), key=Key(seed)
     )
     found = [
         (sex, attack.run(seen, key=KEY).claim.scores.numpy())
-        for _, sex, seen in observed(speakers(2 * seed + 1, 64, **made), played, key=Key(seed))
+        for _, sex, seen in observed(speakers(2 * seed + 1, 64, **made), rounds, key=Key(seed))
     ]
     return People([sex for sex, _ in found], np.concatenate([scores for _, scores in found]))
 
@@ -103,11 +147,11 @@ def test_worlds_without_a_leak_are_cleared_and_one_with_a_leak_is_not():
 
 def test_updates_of_one_client_are_more_alike_than_those_of_two():
     """Odd and even rounds of each speaker, as if under two names, against those of others."""
-    played = federation(ls.FedSGD(), rounds=6, batch=12)
-    attack = taught(ShadowUpdates(speakers(1, by_class=1.0), played, shadows=1, folds=0), ls.FedSGD())
+    rounds = federation(ls.FedSGD(), rounds=6, batch=12)
+    attack = taught(ShadowUpdates(speakers(1, by_class=1.0), rounds, shadows=1, folds=0), ls.FedSGD())
     halves = [
         [ls.Observation(seen.target, seen.rounds[side::2], seen.mechanism) for side in (0, 1)]
-        for _, _, seen in observed(speakers(2, 8, by_class=1.0), played)
+        for _, _, seen in observed(speakers(2, 8, by_class=1.0), rounds)
     ]
     table = torch.tensor([[likeness(attack, one[0], other[1]) for other in halves] for one in halves])
     same = torch.eye(8).bool().flatten().long().numpy()
@@ -119,8 +163,8 @@ def test_updates_of_one_client_are_more_alike_than_those_of_two():
 
 
 def test_what_is_refused_is_not_compared():
-    played = federation(ls.FedSGD(), rounds=1)
-    attack = taught(ShadowUpdates(speakers(1, 3), played, shadows=1, folds=0), ls.FedSGD())
-    _, _, seen = next(observed(speakers(2), played))
+    rounds = federation(ls.FedSGD(), rounds=1)
+    attack = taught(ShadowUpdates(speakers(1, 3), rounds, shadows=1, folds=0), ls.FedSGD())
+    _, _, seen = next(observed(speakers(2), rounds))
     with pytest.raises(BadInput, match="cannot be compared"):
         likeness(attack, seen, seen)

@@ -9,6 +9,7 @@ the upper end of the 95 % interval excludes such a gain. Else it is **inconclusi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -40,10 +41,13 @@ class PersonsVerdict:
     chance: float
 
 
-def judged(audited: People, control: People | None, *, smallest: float, key: Key) -> PersonsVerdict:
+def judged(
+    audited: People, control: People | None, *, smallest: float, key: Key, silent: Sequence[str] = ()
+) -> PersonsVerdict:
     """The word for an attack on `audited`, which worked or did not on `control`, a world that is known to leak.
 
-    smallest: the smallest gain of interest over chance, in (0, 1). Raises `BadInput` on another one, or where the two
+    smallest: the smallest gain of interest over chance, in (0, 1). silent: why nothing was claimed of others who sent
+    something: with any of them nothing is cleared. Raises `BadInput` on another one, or where the two
     are of other numbers of categories.
 
     >>> people = People(np.arange(24) % 2, np.eye(2)[np.arange(24) % 2])
@@ -64,7 +68,9 @@ def judged(audited: People, control: People | None, *, smallest: float, key: Key
     )
     if luck <= LUCK:
         return PersonsVerdict(Word.LEAKS, said, found, luck, chance)
-    doubt = _doubt(audited, found, control, chance, smallest, key)
+    # Who was not attacked may leak: refusals and crashes never become an all-clear.
+    doubt = f"of {len(silent)} more persons nothing was claimed ({silent[0]})" if silent else ""
+    doubt = doubt or _doubt(audited, found, control, chance, smallest, key)
     word = Word.INCONCLUSIVE if doubt else Word.NO_LEAK_FOUND
     return PersonsVerdict(word, f"{said}; {doubt or f'a gain of {smallest:g} is excluded'}", found, luck, chance)
 
