@@ -144,10 +144,29 @@ class Convolved(nn.Module):
         return self.out(torch.tanh(self.layer(x.unsqueeze(1))).flatten(1))
 
 
+def one_relu() -> nn.Module:
+    relu = nn.ReLU()
+    return nn.Sequential(nn.Linear(12, 5), relu, nn.Linear(5, 4), relu)
+
+
+def tied() -> nn.Module:
+    first, second = nn.Linear(12, 12), nn.Linear(12, 12)
+    second.weight = first.weight
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(12, 4))
+
+
+def twice() -> nn.Module:
+    layer = nn.Linear(12, 12)
+    return nn.Sequential(layer, nn.ReLU(), layer, nn.ReLU(), nn.Linear(12, 4))
+
+
 @pytest.mark.parametrize(
     "module",
     [
         hooked,
+        one_relu,
+        tied,
+        twice,
         Convolved,
         lambda: nn.Sequential(Doubled(12, 4)),
         lambda: nn.Sequential(nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 4)),

@@ -52,9 +52,11 @@ def releases(target: Target, jobs: Sequence[Job]) -> list[Release]:
         local, changed = None, _models(job.mechanism)
         if changed is not None:
             if changed not in runs:
+                # once for all: it copies the model
                 runs[changed] = _as_run(target, job.mechanism)
             local = _local(runs[changed], job) if dense_layers(runs[changed]) else None
         if local is None or changed is None:
+            # the definition itself: whatever is not known to be plain is played as it stands
             found[place] = job.mechanism.release(target, job.batch, key=job.key)
         else:
             groups.setdefault((changed, local.shape), []).append((place, local))
@@ -90,14 +92,21 @@ def _local(run: Target, job: Job) -> Local | None:
     if isinstance(mechanism, Defended):
         for place, one in enumerate(mechanism.defenses):
             if isinstance(one, AbstractInputDefense):
+                if _models(mechanism):
+                    # in `release` it sees the model as far as defenses before it have changed it
+                    return None
+                # by its place in the chain, as `release` names its draws
                 batch = one.apply(run, batch, key=key.child("defense", place))
         protocol, key = mechanism.protocol, key.child("protocol")
     else:
         protocol = mechanism
-    if batch.labels.dim() != 1 or batch.lengths is not None or not batch.inputs.is_floating_point():
+    # probabilities as labels, sequences, token ids, or numbers of another type than the weights: as `release` has it
+    weights = next(iter(run.parameters().values()))
+    if batch.labels.dim() != 1 or batch.lengths is not None or batch.inputs.dtype != weights.dtype:
         return None
     if acts_as(protocol, FedSGD):
         return Local(protocol, batch, key, [[None]])
+    # an optimizer of one's own may draw, or look across entries, and then clients cannot be stacked
     if acts_as(protocol, FedAvg) and any(
         acts_as(protocol.steps_by, one) for one in (ClientSGD, ClientAdam, ClientAdamW)
     ):
