@@ -104,9 +104,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     inside = together.together
 
-    def counting(target: ls.Target, members: Any) -> Any:
+    def counting(run: Any, members: Any) -> Any:
         found.append(len(members))
-        return inside(target, members)
+        return inside(run, members)
 
     monkeypatch.setattr(together, "together", counting)
     return found

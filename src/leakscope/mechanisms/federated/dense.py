@@ -60,6 +60,24 @@ class Layer:
     rate: float | None
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class DenseRun:
+    """A plain dense network, its layers, and the smoothing of its labels."""
+
+    target: Target
+    layers: tuple[Layer, ...]
+    smoothing: float
+
+
+def dense_run(target: Target) -> DenseRun | None:
+    """The network as `together` takes it; None for any other."""
+    layers = dense_layers(target)
+    if layers is None or not isinstance(target.loss, CrossEntropy):
+        return None
+    return DenseRun(target, layers, target.loss.smoothing)
+
+
 def dense_layers(target: Target) -> tuple[Layer, ...] | None:
     """The layers of a plain dense network in float32 or float64; None for anything else.
 
@@ -158,13 +176,10 @@ class _Net:
         return back, found
 
 
-def together(target: Target, members: Sequence[Local]) -> list[Release]:
-    """The releases of clients whose `Local.shape` is the same; the target's layers are `dense_layers`."""
-    layers = dense_layers(target)
-    assert layers is not None
-    assert isinstance(target.loss, CrossEntropy)
+def together(run: DenseRun, members: Sequence[Local]) -> list[Release]:
+    """The releases of clients whose `Local.shape` is the same."""
     draws = tuple(_Draws(one.key.child("model")) for one in members)
-    net, start = _Net(layers, target.classes, target.loss.smoothing, draws), target.parameters()
+    net, start = _Net(run.layers, run.target.classes, run.smoothing, draws), run.target.parameters()
     protocol, many = members[0].protocol, len(members)
     if isinstance(protocol, FedSGD):
         # nobody's weights move, so the clients share them and a pass is one product for all
