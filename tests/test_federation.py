@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from tests.tolerance import close, close_trees
 from torch import nn
 
 import leakscope as ls
+from leakscope.core.annotation import Annotation
 from leakscope.core.errors import BadInput
 from leakscope.domains.vectors import Vectors
 from leakscope.mechanisms.federated import together
@@ -100,9 +104,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     inside = together.together
 
-    def counting(target: ls.Target, members: Any) -> Any:
+    def counting(run: Any, members: Any) -> Any:
         found.append(len(members))
-        return inside(target, members)
+        return inside(run, members)
 
     monkeypatch.setattr(together, "together", counting)
     return found
@@ -144,10 +148,29 @@ class Convolved(nn.Module):
         return self.out(torch.tanh(self.layer(x.unsqueeze(1))).flatten(1))
 
 
+def one_relu() -> nn.Module:
+    relu = nn.ReLU()
+    return nn.Sequential(nn.Linear(12, 5), relu, nn.Linear(5, 4), relu)
+
+
+def tied() -> nn.Module:
+    first, second = nn.Linear(12, 12), nn.Linear(12, 12)
+    second.weight = first.weight
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(12, 4))
+
+
+def twice() -> nn.Module:
+    layer = nn.Linear(12, 12)
+    return nn.Sequential(layer, nn.ReLU(), layer, nn.ReLU(), nn.Linear(12, 4))
+
+
 @pytest.mark.parametrize(
     "module",
     [
         hooked,
+        one_relu,
+        tied,
+        twice,
         Convolved,
         lambda: nn.Sequential(Doubled(12, 4)),
         lambda: nn.Sequential(nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 4)),
@@ -398,3 +421,43 @@ def test_what_does_not_fit_together_is_said_before_anything_is_played() -> None:
 def test_a_training_that_diverges_says_so() -> None:
     with pytest.raises(BadInput, match="not finite after round"):
         ls.Federation(ls.FedSGD(), rounds=50, fraction=1.0, server_lr=1e30).run(network(), people(), key=ls.Key(0))
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+
+def examples() -> list[str]:
+    page = (Path(__file__).parents[1] / "docs" / "emotion.md").read_text(encoding="utf-8")
+    return [one for one in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "ls.Federation(" in one]
+
+
+def test_the_page_s_federation_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it stands but for the features, which take longer than a test may."""
+    monkeypatch.chdir(tmp_path)
+    made = people((12, 12, 12, 12))
+    spoken = SimpleNamespace(
+        load=lambda: ls.Batch(
+            torch.cat([one.inputs for one in made.clients]), torch.cat([one.labels for one in made.clients])
+        ),
+        annotations=lambda: (
+            Annotation("speaker", tuple(n for n in range(4) for _ in range(12)), ("ada", "ben", "cid", "dan")),
+            Annotation("sex", tuple(n % 2 for n in range(4) for _ in range(12)), ("female", "male")),
+        ),
+        domain=DOMAIN,
+        classes=4,
+    )
+    (line,) = re.findall(r"^source = .*$", examples()[0], flags=re.MULTILINE)
+    exec(examples()[0].replace(line, ""), {"source": spoken})
+    said = capsys.readouterr().out
+    assert "('female', 'male') Gradient(6 tensors" in said
+    assert len(list((tmp_path / "runs" / "speakers").glob("round-*.safetensors"))) == 20
+
+
+def test_the_page_s_figures_of_privacy_are_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("dp_accounting")
+    exec(examples()[1], {})
+    found = [float(line) for line in capsys.readouterr().out.split()]
+    said = [float(one) for one in re.findall(r"# who sees .*: ([\d.]+)$", examples()[1], flags=re.MULTILINE)]
+    assert [float(f"{one:.2g}") for one in found] == said

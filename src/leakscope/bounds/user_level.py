@@ -46,6 +46,7 @@ def models_epsilon(federation: Federation, *, clients: int, delta: float) -> flo
     if multiplier == 0 or federation.privacy is None:
         return math.inf
     dp = accounting()
+    # the sums of all rounds are what is composed; steps, weights and utilities are made of them
     poisson = federation.sampling is Sampling.POISSON
     if poisson and federation.privacy.by is NoiseBy.SERVER:
         once = dp.PoissonSampledDpEvent(federation.fraction, dp.GaussianDpEvent(multiplier))
@@ -54,6 +55,7 @@ def models_epsilon(federation: Federation, *, clients: int, delta: float) -> flo
         return updates_epsilon(federation, clients=clients, delta=delta)
     always = epsilon(dp.SelfComposedDpEvent(dp.GaussianDpEvent(multiplier), federation.rounds), delta=delta)
     present = federation.present(clients)
+    # everybody in every round: there is no draw to gain from, nor an event of that name
     if present == clients:
         return always
     half = dp.SampledWithoutReplacementDpEvent(clients, present, dp.GaussianDpEvent(multiplier / 2))

@@ -89,6 +89,7 @@ class Population:
         # the order of `by_owner`: owner after owner, each with all of its parts
         owners = [who.values[int(part[0])] for part in parts]
         names = [who.categories[one] + (f" {place % each}" if each > 1 else "") for place, one in enumerate(owners)]
+        # a set for each client: an annotation is the client's where all of them have one element
         kept = [(one, [{one.values[int(at)] for at in part} for part in parts]) for one in annotations if _several(one)]
         known = [
             Annotation(one.name, tuple(next(iter(own)) for own in values), one.categories)
@@ -140,6 +141,7 @@ class Population:
         for name, own in zip(self.names, self.clients, strict=True):
             mixed = torch.randperm(len(own), generator=key.child("held", name).generator())
             cut = min(round(share * len(own)), len(own) - 1)
+            # in the order in which they were: the first examples stay the first
             held.append(own.rows(mixed[:cut].sort().values) if cut else None)
             kept.append(own.rows(mixed[cut:].sort().values))
         found = [one for one in held if one is not None]

@@ -87,9 +87,11 @@ class FreezeLayers(AbstractUpdateDefense):
         return None
 
     def _frozen(self, name: str) -> bool:
+        # a whole name: "1" is a layer of "1.weight" and of no "11.weight"
         return any(name.removeprefix(layer).startswith(".") for layer in self.layers if name.startswith(layer))
 
     def _checked(self, update: Named, shared: list[str]) -> None:
+        # loud, since a misspelled layer would be shared and looked upon as safe
         if len(shared) == len(update):
             raise NoSuchLayer(f"none of the layers {self.layers} is in the update, which has {', '.join(update)}")
         if not shared:

@@ -43,6 +43,7 @@ class Local:
     @property
     def shape(self) -> tuple[object, ...]:
         """Equal for those that can be computed side by side: the same steps on as many examples."""
+        # the number of steps is that of the schedule, and not of the field, which epochs may have set
         plain = dataclasses.replace(self.protocol, steps=1) if isinstance(self.protocol, FedAvg) else self.protocol
         return repr(plain), len(self.schedule), _size(self), self.batch.inputs.shape[1:], self.batch.inputs.dtype
 
@@ -59,8 +60,26 @@ class Layer:
     rate: float | None
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class DenseRun:
+    """A plain dense network, its layers, and the smoothing of its labels."""
+
+    target: Target
+    layers: tuple[Layer, ...]
+    smoothing: float
+
+
+def dense_run(target: Target) -> DenseRun | None:
+    """The network as `together` takes it; None for any other."""
+    layers = dense_layers(target)
+    if layers is None or not isinstance(target.loss, CrossEntropy):
+        return None
+    return DenseRun(target, layers, target.loss.smoothing)
+
+
 def dense_layers(target: Target) -> tuple[Layer, ...] | None:
-    """The layers of a plain dense network; None for anything else.
+    """The layers of a plain dense network in float32 or float64; None for anything else.
 
     By exact classes: a layer that derives from one of these, or has a hook, may compute something else.
     """
@@ -69,19 +88,35 @@ def dense_layers(target: Target) -> tuple[Layer, ...] | None:
         return None
     if type(module) is not nn.Sequential or any(_hooked(one) for one in module.modules()):
         return None
-    layers: list[Layer] = []
-    inside = list(module.named_children())
+    # not `named_children`, which leaves out what stands there for the second time, as one ReLU for all layers does
+    inside = [(name, one) for name, one in module._modules.items() if one is not None]
     if inside and type(inside[0][1]) is nn.Flatten and (inside[0][1].start_dim, inside[0][1].end_dim) == (1, -1):
         inside = inside[1:]
+    elif len(target.domain.shape) != 1:
+        # a dense layer works along the last axis, and here everything is one
+        return None
+    layers = _chain(inside)
+    parameters = target.parameters()
+    # weights that two layers share have one name, and neither layer's gradient is theirs; a bias may be lacking
+    if layers is None or {n for one in layers for n in (one.weight, one.bias)} != parameters.keys():
+        return None
+    kinds = {value.dtype for value in parameters.values()}
+    # narrower types round every product, in an order that is each kernel's own
+    return layers if kinds in ({torch.float32}, {torch.float64}) else None
+
+
+def _chain(inside: list[tuple[str, nn.Module]]) -> tuple[Layer, ...] | None:
+    layers: list[Layer] = []
     # what may come next: a dense layer first; after it a ReLU; after that at most one dropout
     last: type[nn.Module] | None = None
     for name, one in inside:
         kind = type(one)
-        if kind is nn.Linear and last in (None, nn.ReLU, nn.Dropout) and isinstance(one.bias, Tensor):
+        if kind is nn.Linear and last in (None, nn.ReLU, nn.Dropout):
             layers.append(Layer(f"{name}.weight", f"{name}.bias", None))
         elif kind is nn.ReLU and last is nn.Linear:
             layers[-1] = dataclasses.replace(layers[-1], rate=0.0)
         elif isinstance(one, nn.Dropout) and kind is nn.Dropout and last is nn.ReLU:
+            # by the layer's own mode: somebody may have switched on one of them
             layers[-1] = dataclasses.replace(layers[-1], rate=float(one.p) if one.training else 0.0)
         else:
             return None
@@ -141,17 +176,16 @@ class _Net:
         return back, found
 
 
-def together(target: Target, members: Sequence[Local]) -> list[Release]:
-    """The releases of clients whose `Local.shape` is the same; the target's layers are `dense_layers`."""
-    layers = dense_layers(target)
-    assert layers is not None
-    assert isinstance(target.loss, CrossEntropy)
+def together(run: DenseRun, members: Sequence[Local]) -> list[Release]:
+    """The releases of clients whose `Local.shape` is the same."""
     draws = tuple(_Draws(one.key.child("model")) for one in members)
-    net, start = _Net(layers, target.classes, target.loss.smoothing, draws), target.parameters()
+    net, start = _Net(run.layers, run.target.classes, run.smoothing, draws), run.target.parameters()
     protocol, many = members[0].protocol, len(members)
     if isinstance(protocol, FedSGD):
+        # nobody's weights move, so the clients share them and a pass is one product for all
         slope = _gradient(net, start, *_fed(members, 0, 0))
         return [Gradient({name: slope[name][at] for name in start}) for at in range(many)]
+    # the products of n examples with all before them cost n^2 d / 2, forming the weights n d H for each step's batch
     if protocol.steps_by == PLAIN and protocol.seen(_size(members[0])) <= SPAN:
         after = _by_span(net, start, members, protocol)
     elif acts_as(protocol.steps_by, ClientAdam) or acts_as(protocol.steps_by, ClientAdamW):
@@ -200,6 +234,7 @@ def _by_adam(
     """Adam by torch's fused kernel, which reads and writes each number once; entry by entry, so over all clients."""
     own = {name: value.repeat(len(members), *([1] * value.dim())) for name, value in start.items()}
     parameters = {name: nn.Parameter(value) for name, value in own.items()}
+    # the only kernel that does not go over the weights ten times; a client's own, in `release`, is the usual one
     kind = torch.optim.Adam if isinstance(steps_by, ClientAdam) else torch.optim.AdamW
     optimizer = kind(
         parameters.values(), lr=protocol.lr, betas=steps_by.betas, eps=steps_by.eps,
@@ -244,6 +279,7 @@ def _gradient(net: _Net, weights: Named, fed: Tensor, labels: Tensor) -> dict[st
 def _affine(fed: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """fed (m, n, d) through one layer for all, or through each client's own."""
     if weight.dim() == 2:
+        # all clients' examples in one product, which is what a processor is fast at
         return F.linear(fed, weight, bias)
     return torch.baddbmm(bias.unsqueeze(1), fed, weight.transpose(1, 2))
 
@@ -255,6 +291,7 @@ def _fed(members: Sequence[Local], turn: int, place: int) -> tuple[Tensor, Tenso
 
 
 def _rows(batch: Batch, rows: Tensor | None) -> Batch:
+    # None is the whole batch: no copy of it
     return batch if rows is None else batch.rows(rows)
 
 

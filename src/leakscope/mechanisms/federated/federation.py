@@ -112,6 +112,7 @@ class Federation:
         local = protocol_of(self.step)
         if self.epochs is not None and not (isinstance(local, FedAvg) and local.batch_size is not None):
             raise BadInput(f"epochs={self.epochs} are local passes of FedAvg(..., batch_size=n), got {local!r}")
+        # a group of one would be seen as it is, so that rounds without enough clients would have to end without a step
         if self.secure > 1 and self.sampling is Sampling.POISSON:
             raise BadInput("with Poisson sampling a round may have fewer clients than are summed; sample FIXED")
         if self.privacy is None:
@@ -126,6 +127,7 @@ class Federation:
 
     def chosen(self, clients: int, turn: int, *, key: Key) -> tuple[int, ...]:
         """The places of those who take part in the round `turn`, rising; with Poisson sampling perhaps nobody."""
+        # by the round alone, as the original seeds it: who takes part does not depend on what was sent
         own = key.child("chosen", turn)
         if self.sampling is Sampling.POISSON:
             drawn = torch.rand(clients, generator=own.generator(), dtype=torch.float64) < self.fraction
@@ -139,6 +141,7 @@ class Federation:
         used = examples if self.batch is None else min(examples, self.batch)
         local = protocol_of(step)
         if self.epochs is not None and isinstance(local, FedAvg) and local.batch_size is not None:
+            # rounded up: a last step on few examples is a step, filled up from the front
             longer = replace(local, steps=self.epochs * math.ceil(used / local.batch_size))
             step = replace(step, protocol=longer) if isinstance(step, Defended) else longer
         return step if self.privacy is None else self.privacy.on(step, self.present(clients))
@@ -169,8 +172,10 @@ class Federation:
         history = self._earlier(target, sink, population, begun)
         for turn in range(begun, self.rounds):
             self._judge(target, weights, population, turn, history)
+            # the weights are copied into a target of their own: what is kept of a round is never written to
             sent = self.play(target.at(weights), population, turn, key=key)
             after = self._stepped(weights, sent, population, turn, key=key)
+            # behind the step: a round that diverged is not kept as if it had been sent on
             sink.keep(Sent(turn, weights, self._seen(sent, population)))
             weights = after
             loss = history[-1].loss if history else math.nan
@@ -192,6 +197,7 @@ class Federation:
 
     def cast(self, target: Target, population: Population, *, key: Key) -> Cast:
         """Who plays what: what a store compares before it goes on."""
+        # all that decides a number: what is played again must come out to the byte
         text = repr((self, target.fingerprint(), population.fingerprint(), key))
         shapes = {name: tuple(value.shape) for name, value in target.parameters().items()}
         owner = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -199,6 +205,7 @@ class Federation:
 
     def _job(self, population: Population, place: int, turn: int, does: Mapping[int, Step], *, key: Key) -> Job:
         own, name = population.clients[place], population.names[place]
+        # by name and not by place: the same speaker draws the same in a population of some of them
         mine = key.child("round", turn).child("client", name)
         return Job(does[len(own)], self._used(own, mine), mine.child("release"))
 
@@ -238,6 +245,7 @@ class Federation:
             return None
         if added > 0 and any(one.by_name.keys() != weights.keys() for one in many):
             raise BadInput("the server adds noise to whole updates, clients send a part; let the clients add it")
+        # not by who came: a divisor that follows one client's presence would say that it was there
         expected = self.present(len(population))
         own = key.child("round", turn).child("server")
         # zeros where nobody came: the noise is there all the same, or its absence would say that nobody did
@@ -283,6 +291,7 @@ class Federation:
                 f"a round has {self.present(len(population))} clients, of which secure={self.secure} are to be summed; "
                 "raise fraction"
             )
+        # before the first round: a bad client may come up in the last
         for name, own in zip(population.names, population.clients, strict=True):
             if not target.domain.fits(own.inputs):
                 raise BadInput(f"the data of {name!r} ({own!r}) do not fit the target's domain {target.domain}")

@@ -51,6 +51,7 @@ class RoundFiles(AbstractStore):
 
     def begin(self, cast: Cast) -> tuple[int, Named] | None:
         """The last round up to which none is missing or cut short. Raises `BadInput` in another's folder."""
+        # first of all: two federations in one folder would be mixed by the next round
         if (self.folder / CAST).exists():
             if self.cast.owner != cast.owner:
                 raise BadInput(
@@ -88,6 +89,7 @@ class RoundFiles(AbstractStore):
         kinds = {type(one) for one in sent.releases.values()}
         if len(kinds) > 1:
             raise BadInput(f"round {sent.number} has releases of several kinds; keep each kind in its own store")
+        # places and not names of clients: a name may be anything, also what would be another part's
         trees = {WEIGHTS: sent.weights, **{str(k): one.by_name for k, one in enumerate(sent.releases.values())}}
         for part, tree in trees.items():
             parts[part], short = as_arrays(tree)
@@ -112,6 +114,7 @@ class RoundFiles(AbstractStore):
     def numbers(self) -> tuple[int, ...]:
         """Of the files that are there."""
         found = [path.name.removeprefix("round-").removesuffix(".safetensors") for path in self._paths()]
+        # at most ten digits: a name of others may be a number of thousands
         return tuple(sorted(int(name) for name in found if name.isdecimal() and len(name) <= 10))
 
     def senders(self, number: int) -> tuple[str, ...]:
@@ -127,6 +130,7 @@ class RoundFiles(AbstractStore):
         lacking = [name for name in clients if name not in places]
         if lacking:
             raise BadInput(f"{lacking[0]!r} sent nothing in round {number}; who did: {', '.join(places)}")
+        # of a hundred updates in a file only these are read from the disk
         wanted = [WEIGHTS, *(places[name] for name in clients)]
         header, parts = container.read_parts(self._path(number), RoundHeader, lambda _: wanted)
         self._checked(number, header)
@@ -151,6 +155,7 @@ class RoundFiles(AbstractStore):
 
     def _checked(self, number: int, header: RoundHeader) -> RoundHeader:
         path = self._path(number)
+        # a file that was renamed, or copied from another folder, is whole and yet not this round
         if header.number != number or header.owner != self.cast.owner:
             raise BadInput(
                 f"{path} is round {header.number} of another federation or file; delete it and play it again"

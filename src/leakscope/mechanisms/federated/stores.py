@@ -102,6 +102,7 @@ class AbstractStore(AbstractSink):
     @final
     def each_of(self, client: str, *, only: Sequence[str] = ()) -> Iterator[Round]:
         """The same one after the other, so that a single one is in memory."""
+        # descriptions first, which are short: the rounds without this client are not read
         found = [number for number in self.numbers() if client in self.senders(number)]
         if not found:
             everybody = sorted({name for number in self.numbers() for name in self.senders(number)})
@@ -114,6 +115,7 @@ class AbstractStore(AbstractSink):
     def updates(self, *, only: Sequence[str] = ()) -> Iterator[tuple[str, Round]]:
         """Every (client, round), round after round; one round is in memory at a time."""
         for number in self.numbers():
+            # a round at once and not an update: the weights of a round are read once
             sent = self.load(number, self.senders(number))
             for client, release in sent.releases.items():
                 yield client, Round(number, _part(release, only), sent.weights)
@@ -124,6 +126,7 @@ class AbstractStore(AbstractSink):
 class RoundsInMemory(AbstractStore):
     """All rounds in memory: for small ones."""
 
+    # lists and dicts in a frozen value: what is stored grows, what the store is does not change
     _casts: list[Cast] = field(default_factory=list, init=False, repr=False)
     _kept: dict[int, Sent] = field(default_factory=dict, init=False, repr=False)
 

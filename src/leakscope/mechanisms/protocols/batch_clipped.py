@@ -108,10 +108,12 @@ class BatchClipped(AbstractProtocol):
                 for name, parameter in module.named_parameters():
                     if parameter.grad is not None:
                         parameter.grad = torch.stack([one[name] for one in slopes]).sum(0) * self._share
+                # here, before the optimizer: what the published code does, and what makes the clip bound nothing
                 torch.nn.utils.clip_grad_norm_(module.parameters(), self.clip)
                 optimizer.step()
         std = self.std(len(batch))
         after = {name: value.detach() for name, value in module.named_parameters()}
+        # on the weights, from their own keys: so it is in the change of them, as large as it is
         noisy = {name: value + std * normal(value, key.child("noise", name)) for name, value in after.items()}
         return Delta.between(target.parameters(), noisy)
 
