@@ -45,6 +45,7 @@ def test_who_is_named_right_beyond_luck_leaks_whatever_the_control_says():
     [
         (people(12), None, 0.3, "no control"),
         (people(12), people(13), 0.3, "cannot tell"),
+        (people(100, 200), people(6, 6), 0.2, "does not beat chance on the control"),
         (people(12), people(20), 0.4, "cannot tell a leak of 0.4"),
         (people(14), people(24), 0.2, "not excluded"),
         (people(2, 4), people(24), 0.4, "too few"),

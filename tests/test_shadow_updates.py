@@ -242,6 +242,19 @@ def test_the_step_that_is_attacked_is_the_one_that_is_played():
     assert deviations[1] > 1.5 * deviations[0]
 
 
+def test_each_round_is_read_at_the_weights_that_it_began_with():
+    """As if each were observed by itself, its target at these weights; far from the first ones it matters."""
+    played = federation(ls.FedSGD(), rounds=3, server_lr=3.0)
+    attack = taught(ShadowUpdates(speakers(1, by_class=1.0), played, shadows=1, folds=0), ls.FedSGD())
+    _, _, seen = next(observed(speakers(2, by_class=1.0), played))
+    each = torch.cat([attack.run(one, key=KEY).claim.scores for one in seen.each()])
+    whole = attack.run(seen, key=KEY).claim.scores[0]
+    assert torch.allclose(whole, together(each, 1.0), atol=1e-6)
+    rounds = [dataclasses.replace(one, weights=seen.target.parameters()) for one in seen.rounds]
+    lost = attack.run(ls.Observation(seen.target, rounds, seen.mechanism), key=KEY).claim.scores[0]
+    assert not torch.allclose(whole, lost, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -190,7 +190,7 @@ class AttributeOfUpdates(AbstractAttack[tuple[Tensor, ...], Attribute]):
 
 @final
 class Reading(AbstractSink):
-    """Reads each update as it comes and forgets it. vectors: of each signal, one of each update. persons: whose."""
+    """Reads each update as it comes and forgets it: a list of vectors for each signal, and whose each update is."""
 
     def __init__(
         self, signals: tuple[AbstractSignal, ...], federation: Federation, people: Population, layers: tuple[Dense, ...]

@@ -147,7 +147,7 @@ class Network(nn.Module):
 
 @final
 class _Training:
-    """One network on its way. best: the state of the best epoch so far."""
+    """One network on its way, and the state of its best epoch so far."""
 
     def __init__(
         self, how: UpdateNetwork, lessons: Lessons, shape: tuple[int, int], inside: Tensor, outside: Tensor, key: Key
