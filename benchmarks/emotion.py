@@ -11,7 +11,7 @@ other way round. UAR is the mean over both directions; of speakers, by the mean 
 interval of a bootstrap over speakers. What is judged are true features: the ceiling of attacks on single vectors.
 "exact": `LowRank` on the gradient of one speaker's recordings at a fresh network of 256 and 128 units; dropout of the
 rate that is named follows both layers. A round counts where every vector is there to a relative 1e-4.
-"attack", "planted", "linkage", "counts", "network": a federation of speakers, attacked; see emotion_attacks.py.
+"attack", "planted", "linkage", "counts", "privacy", "network": a federation of speakers, attacked; emotion_attacks.py.
 "network" trains the published network, for minutes, and is run only by name.
 "rounds": how fast a federation of speakers is played, and what its store takes (`emotion_rounds.py`).
 """
@@ -40,7 +40,7 @@ DRAWS = 2000
 COUNTS = (8, 12, 16, 20)
 DROPOUTS = (0.0, 0.2, 0.4, 0.6)
 NEAR = 1e-4
-PARTS = ("data", "exact", "rounds", "attack", "planted", "linkage", "counts", "network")
+PARTS = ("data", "exact", "rounds", "attack", "planted", "linkage", "counts", "privacy", "network")
 
 
 def main() -> int:
@@ -64,6 +64,7 @@ def main() -> int:
         "planted": lambda: emotion_attacks.planted(given, features, args.seed, worlds=5 if args.quick else 20),
         "linkage": lambda: emotion_attacks.linked(given, features, args.seed),
         "counts": lambda: emotion_attacks.counted(given, features, args.seed, each=2 if args.quick else 10),
+        "privacy": lambda: emotion_attacks.hidden(given, features, args.seed, quick=args.quick),
         "network": lambda: emotion_attacks.networks(given, features, args.seed, epochs=4 if args.quick else 50),
         "rounds": lambda: emotion_rounds.rounds(given, features, args.quick, args.seed),
     }

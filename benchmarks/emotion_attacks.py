@@ -31,10 +31,12 @@ from leakscope.attacks.attributes.signals import (
     dense_layers,
 )
 from leakscope.attacks.attributes.update_network import UpdateNetwork
+from leakscope.bounds.user_level import models_epsilon, updates_epsilon
 from leakscope.core.effort import Budget, unwatched
 from leakscope.core.pool import Pool
 from leakscope.mechanisms.federated.federation import Federation
 from leakscope.mechanisms.federated.stores import RoundsInMemory
+from leakscope.mechanisms.federated.utility import utility
 from leakscope.mechanisms.population import Population
 from leakscope.scoring import persons
 from leakscope.scoring.persons import People
@@ -187,6 +189,42 @@ def attacked(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, qui
         exact = [exactly(*pair, federations(2)["FedSGD"], key) for pair in directions(parts)]
         text, uar = told(exact, key)
         yield f"{how.value}, FedSGD, recovered vectors: {text}; expected as true ones", uar >= best_true
+
+
+def hidden(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, quick: bool) -> Iterator[tuple[str, bool]]:
+    """User-level privacy: attack and recognizer against the noise, of which each client adds its share, shadows too.
+
+    Twelve clients hide nobody well: epsilon says of the whole training what the attack finds of what a client sends.
+    """
+    parts = [ls.EmotionFeatures(given, features, ls.Normalization.CORPUS, speakers=half) for half in halves(given)]
+    for noise in (0.0, 0.1, 0.3, 1.0, 3.0):
+        privacy = ls.UserLevel(clip=0.5, noise_multiplier=noise)
+        rounds = 20 if quick else 60
+        federation = Federation(
+            ls.FedSGD(), rounds=rounds, fraction=FRACTION, batch=20, server_lr=0.1, weighted=False, privacy=privacy
+        )
+        found, uars, key = [], [], ls.Key(seed).child("hidden", str(noise))
+        for at, (public, private) in enumerate(directions(parts)):
+            own, people = key.child(at), population(public)
+            shadows = [
+                read(public, people, federation, (ClassInputs(),), own.child("shadow", turn)) for turn in range(2)
+            ]
+            theirs = read(private, population(private), federation, (ClassInputs(),), own.child("private"))
+            found.append(decided(joined(shadows), theirs, Logistic(), own))
+            held = population(private).held_out(0.2, key=own)
+            target = ls.EmotionNet().build(private.domain, private.classes, key=own.child("weights"))
+            trained = federation.run(target, held, key=own.child("useful")).weights
+            assert held.held is not None
+            uars.append(utility(target, trained, held.held).uar)
+        people_count = len(population(parts[0]))
+        delta = 0.5 / people_count
+        bound = models_epsilon(federation, clients=people_count, delta=delta)
+        own_bound = updates_epsilon(federation, clients=people_count, delta=delta, rounds=1)
+        yield (
+            f"noise {noise} of the clip: epsilon {bound:.3g} of the training, {own_bound:.3g} of one update (delta "
+            f"{delta:.3g}); sex {told(found, key)[0]}; emotion UAR {np.mean(uars):.3f}",
+            True,
+        )
 
 
 def directions(parts: Sequence[Half]) -> list[tuple[Half, Half]]:
