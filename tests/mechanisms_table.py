@@ -15,6 +15,7 @@ from leakscope.domains.vision import Images
 from leakscope.mechanisms.compose import AbstractDefense, AbstractProtocol
 from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.mechanisms.defenses.dropout import Dropout
+from leakscope.mechanisms.defenses.freeze import FreezeLayers
 from leakscope.mechanisms.defenses.inputs import InputNoise
 from leakscope.mechanisms.defenses.noise import GaussianNoise, LaplaceNoise
 from leakscope.mechanisms.defenses.prune import Prune, RandomDrop
@@ -28,8 +29,8 @@ from leakscope.numerics.rng import Key
 NAMES: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        Clip, DPSGD, Dropout, FedAvg, FedSGD, GaussianNoise, InputNoise, LaplaceNoise, Prune, Quantize, RandomDrop,
-        Sign,
+        Clip, DPSGD, Dropout, FedAvg, FedSGD, FreezeLayers, GaussianNoise, InputNoise, LaplaceNoise, Prune, Quantize,
+        RandomDrop, Sign,
     )
 }  # fmt: skip
 
@@ -112,6 +113,7 @@ DEFENSES = {
     "quantize": Row(Quantize(3), {"bits": 4, "stochastic": True}, smooth=False),
     "quantize_stochastic": Row(Quantize(3, stochastic=True), {"bits": 4, "stochastic": False}, off=Quantize(3)),
     "sign": Row(Sign(), smooth=False),
+    "freeze": Row(FreezeLayers(("0", "2")), {"layers": ("4", "5")}),
     "dropout": Row(Dropout(0.5), {"rate": 0.7}, off=Dropout(0.0), mean=False),
     "input_noise": Row(InputNoise(0.1), {"std": 0.2}, off=InputNoise(0.0), mean=False),
 }

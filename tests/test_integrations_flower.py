@@ -17,6 +17,7 @@ from leakscope.attacks.inputs.dense.linear import LinearLayer
 from leakscope.audit.files import fingerprint, read_claim, read_update
 from leakscope.cli.ending import Exit
 from leakscope.cli.main import app
+from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import BatchSize
 from leakscope.core.target import Target
@@ -24,6 +25,10 @@ from leakscope.domains.vision import Images
 from leakscope.integrations.federation import LOG, Arrays, Exchange, Setting, observe, record
 from leakscope.integrations.flower import watch
 from leakscope.mechanisms.defenses.clip import Clip
+from leakscope.mechanisms.federated.federation import Federation
+from leakscope.mechanisms.federated.round_files import RoundFiles
+from leakscope.mechanisms.federated.stores import RoundsInMemory
+from leakscope.mechanisms.population import Population
 from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
 from leakscope.numerics.rng import Key
@@ -418,3 +423,36 @@ def test_other_protocols_and_strategies_are_refused(tmp_path):
         setting(tmp_path, most=0)
     with pytest.raises(BadInput, match=r"expected a strategy of flwr\.serverapp\.strategy .* got FedAvg"):
         watch(FedAvg(steps=1, lr=1.0), setting(tmp_path))
+
+
+# --- the store of a federation --------------------------------------------------------------------------------------
+
+
+def test_flower_s_updates_are_those_of_a_federation_that_is_played_here(tmp_path):
+    """Flower's own server trains three clients for two rounds; a Federation of the same three leaves the same store."""
+    store = RoundFiles(tmp_path / "store")
+    watched = watch(older_strategy(), setting(tmp_path, most=3, store=store))
+    serve(watched.strategy)
+    assert [entry.sentence for entry in watched.entries if not entry.update] == []
+    people = Population(tuple(Batch(*private(n)) for n in range(3)), tuple(f"client-{n}" for n in range(3)))
+    played = RoundsInMemory()
+    Federation(FedAvg(steps=1, lr=LR), rounds=2, fraction=1.0).run(
+        Target(network(), PLACE, 4), people, key=Key(0), into=played
+    )
+    assert store.numbers() == (1, 2), "Flower counts from 1"
+    for name in people.names:
+        for one, other in zip(store.rounds_of(name), played.rounds_of(name), strict=True):
+            assert apart(one.weights, other.weights) < 1e-6
+            assert apart(one.release.by_name, other.release.by_name) < 1e-6
+    with pytest.raises(BadInput, match="the store has rounds already"):
+        setting(tmp_path, store=RoundFiles(tmp_path / "store"))
+
+
+def test_what_the_store_cannot_take_is_said_and_ends_nothing(tmp_path):
+    store = RoundFiles(tmp_path / "store")
+    watched = watch(older_strategy(), setting(tmp_path, store=store))
+    (tmp_path / "store" / "round-000001.safetensors").mkdir()
+    serve(watched.strategy)
+    assert [entry.sentence for entry in watched.entries if entry.sentence.startswith("the store lacks")] != []
+    assert lines(tmp_path) == [vars(entry) for entry in watched.entries]
+    assert 2 in store.numbers()

@@ -153,6 +153,7 @@ if TYPE_CHECKING:
     from leakscope.integrations.torchvision import Torchvision as Torchvision
     from leakscope.mechanisms.defenses.clip import Clip as Clip
     from leakscope.mechanisms.defenses.dropout import Dropout as Dropout
+    from leakscope.mechanisms.defenses.freeze import FreezeLayers as FreezeLayers
     from leakscope.mechanisms.defenses.inputs import InputNoise as InputNoise
     from leakscope.mechanisms.defenses.noise import GaussianNoise as GaussianNoise
     from leakscope.mechanisms.defenses.noise import LaplaceNoise as LaplaceNoise
@@ -160,8 +161,17 @@ if TYPE_CHECKING:
     from leakscope.mechanisms.defenses.prune import RandomDrop as RandomDrop
     from leakscope.mechanisms.defenses.quantize import Quantize as Quantize
     from leakscope.mechanisms.defenses.quantize import Sign as Sign
+    from leakscope.mechanisms.federated.federation import Federation as Federation
+    from leakscope.mechanisms.federated.federation import Played as Played
+    from leakscope.mechanisms.federated.federation import Sampling as Sampling
+    from leakscope.mechanisms.federated.round_files import RoundFiles as RoundFiles
+    from leakscope.mechanisms.federated.stores import RoundsInMemory as RoundsInMemory
+    from leakscope.mechanisms.federated.user_level import NoiseBy as NoiseBy
+    from leakscope.mechanisms.federated.user_level import UserLevel as UserLevel
     from leakscope.mechanisms.federation import mean_update as mean_update
     from leakscope.mechanisms.observe import observe as observe
+    from leakscope.mechanisms.population import Population as Population
+    from leakscope.mechanisms.protocols.batch_clipped import BatchClipped as BatchClipped
     from leakscope.mechanisms.protocols.dpsgd import DPSGD as DPSGD
     from leakscope.mechanisms.protocols.fedavg import FedAvg as FedAvg
     from leakscope.mechanisms.protocols.fedsgd import FedSGD as FedSGD
@@ -207,6 +217,7 @@ if TYPE_CHECKING:
     from leakscope.targets.zoo.convnet import ConvNet as ConvNet
     from leakscope.targets.zoo.deepspeech import DeepSpeech as DeepSpeech
     from leakscope.targets.zoo.efficientnet import EfficientNetLite0 as EfficientNetLite0
+    from leakscope.targets.zoo.emotion_net import EmotionNet as EmotionNet
     from leakscope.targets.zoo.fit import Activation as Activation
     from leakscope.targets.zoo.lenet import LeNet as LeNet
     from leakscope.targets.zoo.listen_attend_spell import ListenAttendSpell as ListenAttendSpell

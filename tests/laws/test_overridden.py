@@ -103,9 +103,9 @@ class ValueClipped(ClientSGD):  # type: ignore[misc]
 
 
 class OneOnly(ls.FedAvg):  # type: ignore[misc]
-    """Trains on the first example alone, by a private helper."""
+    """Trains on the first example alone, by a helper of the release."""
 
-    def _schedule(self, examples: int, order: Any) -> Any:
+    def schedule(self, examples: int, order: Any) -> Any:
         return [[torch.tensor([0])] for _ in range(self.steps)]
 
 

@@ -139,20 +139,21 @@ def _package(name: str) -> Any:
 def _after(accountant: Any, event: DpEvent) -> Any:
     try:
         # With next to no noise exponentials overflow to infinity, which is the right answer there and no warning.
-        with np.errstate(all="ignore"), _quiet():
+        with quietly():
             return accountant.compose(event)
     except OverflowError:
         return None
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without a warning for each Renyi order that is left out: of frequent samples 16, and the others bound as well."""
+def quietly() -> Iterator[None]:
+    """Without numpy's warnings, and without one for each Renyi order that is left out: the others bound as well."""
     log = logging.getLogger("absl")
     before = log.level
     log.setLevel(logging.ERROR)
     try:
-        yield
+        with np.errstate(all="ignore"):
+            yield
     finally:
         log.setLevel(before)
 

@@ -11,10 +11,24 @@ from typing import Any
 
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.attributes.classifier import AttributeClassifier
+from leakscope.attacks.attributes.decide import AbstractDecision, Discriminant, Logistic
 from leakscope.attacks.attributes.encoder import AbstractSpeakerEncoder, CepstralMoments
+from leakscope.attacks.attributes.recovered import AttributeOfVectors
 from leakscope.attacks.attributes.rescnn import ResCNN
 from leakscope.attacks.attributes.resemblyzer import Resemblyzer
+from leakscope.attacks.attributes.shadow import ShadowUpdates
+from leakscope.attacks.attributes.signals import (
+    AbstractSignal,
+    ClassInputs,
+    ColumnEnergy,
+    MeanInput,
+    RawUpdate,
+    RowSpace,
+    SharedInput,
+    SignedMean,
+)
 from leakscope.attacks.attributes.speaker import SpeakerIdentity
+from leakscope.attacks.attributes.update_network import UpdateNetwork
 from leakscope.attacks.inputs.dense.linear import LinearLayer
 from leakscope.attacks.inputs.dense.lowrank import LowRank
 from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames
@@ -107,10 +121,13 @@ from leakscope.integrations.torchvision import Torchvision
 from leakscope.mechanisms.compose import AbstractDefense
 from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.mechanisms.defenses.dropout import Dropout
+from leakscope.mechanisms.defenses.freeze import FreezeLayers
 from leakscope.mechanisms.defenses.inputs import InputNoise
 from leakscope.mechanisms.defenses.noise import GaussianNoise, LaplaceNoise
 from leakscope.mechanisms.defenses.prune import Prune, RandomDrop
 from leakscope.mechanisms.defenses.quantize import Quantize, Sign
+from leakscope.mechanisms.federated.federation import Federation, Sampling
+from leakscope.mechanisms.protocols.batch_clipped import BatchClipped
 from leakscope.mechanisms.protocols.dpsgd import DPSGD
 from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
@@ -135,6 +152,7 @@ from leakscope.targets.spelling import NextPiece, PiecesSoFar, Spelling, WordPie
 from leakscope.targets.zoo.convnet import ConvNet
 from leakscope.targets.zoo.deepspeech import DeepSpeech
 from leakscope.targets.zoo.efficientnet import EfficientNetLite0
+from leakscope.targets.zoo.emotion_net import EmotionNet
 from leakscope.targets.zoo.fit import Activation
 from leakscope.targets.zoo.lenet import LeNet
 from leakscope.targets.zoo.listen_attend_spell import ListenAttendSpell
@@ -211,6 +229,12 @@ ROWS: tuple[Row, ...] = (
          "SpeakerIdentity(encoder=CepstralMoments())", T.CLAIMS_ATTRIBUTES, T.NEEDS_GALLERY, T.SPEECH),
     _row(_A, AttributeClassifier, "what each person is like: a classifier of public examples, on recovered features",
          "", T.CLAIMS_ATTRIBUTES, T.NEEDS_GALLERY, T.SMALL),
+    _row(_A, ShadowUpdates, "what kind of person sends updates, by federations of public persons that are played",
+         'ShadowUpdates(pool(EmotionFeatures(SpokenEmotions(speakers=4, each=1), OpenSmile("eGeMAPSv02"))), '
+         'Federation(FedSGD(), rounds=60))', T.CLAIMS_ATTRIBUTES, T.NEEDS_PERSONS, T.NEEDS_EXTRA),
+    _row(_A, AttributeOfVectors, "what kind of person is behind recovered vectors, by the means of their classes",
+         'AttributeOfVectors(pool(EmotionFeatures(SpokenEmotions(speakers=4, each=1), OpenSmile("eGeMAPSv02"))))',
+         T.CLAIMS_ATTRIBUTES, T.NEEDS_PERSONS, T.NEEDS_EXTRA),
     _row(
         _A, hessian_free, "matches the last layer's gradient of speech by direct search (Hessian-free)",
         "hessian_free(search=DirectSearch(iterations=2000, shrink=Shrink(steps=50, smallest=0.01)))",
@@ -252,10 +276,14 @@ ROWS: tuple[Row, ...] = (
     _row(_D, Quantize, "rounds the update to a few bits", "Quantize(bits=4)"),
     _row(_D, Sign, "sends the signs of the update only"),
     _row(_D, Dropout, "runs the model in training mode with dropout", "Dropout(rate=0.5)", T.RANDOM),
+    _row(_D, FreezeLayers, "shares a part of the model only: some layers do not leave the client",
+         'FreezeLayers(("0",))'),
     _row(_D, InputNoise, "adds noise to the inputs before training", "InputNoise(0.1)", T.RANDOM),
     _row(_P, FedSGD, "the client sends the gradient of its mean loss"),
     _row(_P, FedAvg, "the client trains for some steps and sends the change of its weights",
          "FedAvg(steps=4, lr=0.1)", T.LOCAL_STEPS),
+    _row(_P, BatchClipped, "local training with clipped mini-batches and noise, once published as user-level privacy",
+         "BatchClipped(FedAvg(steps=4, lr=0.1))", T.RANDOM, T.LOCAL_STEPS),
     _row(_P, DPSGD, "the client clips each example's gradient and adds noise to their sum",
          "DPSGD(clip=1.0, noise_multiplier=1.0)", T.RANDOM, T.PRIVATE),
     _row(_P, HeadTraining, "a trained head is published: its weights, and no gradient",
@@ -290,6 +318,8 @@ ROWS: tuple[Row, ...] = (
     _row(_T, VGGTiny, "eight convolutions and three dense layers, to be trained on letters as a backbone", "",
          T.IMAGES),
     _row(_T, MLP, "dense layers", "MLP((256, 128))", T.SMALL, T.FIXED),
+    _row(_T, EmotionNet, "dense layers of 256 and 128 units with dropout that drops, for emotions from features", "",
+         T.SMALL, T.FIXED),
     _row(_T, Linear, "one dense layer: logistic regression", "", T.SMALL, T.FIXED),
     _row(_T, TextEncoder, "a transformer that classifies texts, at any size", "", T.TEXT),
     _row(_T, TextDecoder, "a causal transformer that predicts the next token, at any size", "", T.TEXT),
@@ -389,6 +419,16 @@ ROWS: tuple[Row, ...] = (
     _row(_X, Resemblyzer, "voices: the published LSTM encoder, through sound", "", T.NEEDS_EXTRA),
     _row(_X, ResCNN, "voices: Deep Speaker's network, trained by `leakscope train speaker`",
          'ResCNN("speakers.safetensors")', T.NEEDS_FILES),
+    _row(_X, ClassInputs, "signal of an update: what a layer was fed, summed class by class"),
+    _row(_X, MeanInput, "signal of an update: a mean of a layer's inputs, by its biases"),
+    _row(_X, SignedMean, "signal of an update: the same with each unit counted alike, for clients that use Adam"),
+    _row(_X, ColumnEnergy, "signal of an update: the energy that each input of a layer has in it"),
+    _row(_X, SharedInput, "signal of an update: what all inputs of a layer have in common, by its row space"),
+    _row(_X, RowSpace, "signal of an update: which inputs of a layer take part in its leading directions"),
+    _row(_X, RawUpdate, "signal of an update: a layer's update, entry by entry"),
+    _row(_X, Logistic, "decision: logistic regression on a signal"),
+    _row(_X, Discriminant, "decision: linear discriminant analysis with a shrunk covariance"),
+    _row(_X, UpdateNetwork, "decision: the published network on a layer's whole update"),
     _row(_X, Perceptrons, "of RLG: a round in which a perceptron has to tell a class from others",
          "Perceptrons(columns=1000, share=1.0)"),
     _row(_X, LinearPrograms, "of RLG: a round in which a linear program has to tell a class from others",
@@ -430,6 +470,8 @@ ROWS: tuple[Row, ...] = (
          'FeatureFiles("data/apc", 512)', T.NEEDS_FILES),
     _row(_X, pool, "the public part of a data set, for attacks that learn from it", "pool(Digits())"),
     _row(_X, Letters, "26 letters in the fonts of matplotlib, all public: data that a backbone is trained on"),
+    _row(_X, Federation, "who trains a model together, for how many rounds and how", "Federation(FedSGD(), rounds=60)"),
+    _row(_X, Sampling, "of Federation: FIXED or POISSON", 'Sampling("fixed")'),
     _row(_X, ContextWindow, "which dense layer is fed windows of frames",
          'ContextWindow("layer_1.weight", "layer_1.bias", features=26, left=9, right=9)'),
 )  # fmt: skip
@@ -475,6 +517,10 @@ KINDS: dict[Family, tuple[type, ...]] = {
         Emotion,
         Normalization,
         FeatureSet,
+        AbstractSignal,
+        AbstractDecision,
+        Federation,
+        Sampling,
     ),
 }
 """What an object of each family is an instance of."""

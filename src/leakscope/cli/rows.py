@@ -58,6 +58,7 @@ class Trait(enum.Enum):
     CLAIMS_TOKENS = "claims tokens"
     CLAIMS_FEATURES = "claims what a layer was fed"
     READS_WEIGHTS = "reads released weights"
+    NEEDS_PERSONS = "needs a pool of persons"
 
 
 @final

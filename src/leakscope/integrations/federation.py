@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from leakscope.core.release import Delta
 from leakscope.core.target import Target
 from leakscope.ledger.files import write_atomically
 from leakscope.ledger.folders import private_folder
+from leakscope.mechanisms.federated.stores import AbstractSink, AbstractStore, Cast, Sent
 from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.numerics.rng import Key
 from leakscope.targets.files.foreign import Foreign, ModelTensors, for_model, load_tensors
@@ -55,8 +57,9 @@ class Setting:
     `--model`, for the update files. nodes: whose updates; none means whoever comes first in order of the names. most:
     how many per round. facts: what the adversary is told besides. tell_size: also tell the number of examples behind
     the update, where the client reports how many it has, as every weighted mean needs. attacks: what is tried at once,
-    each within `budget`; they hold up the round.
-    Raises `BadInput` where the mechanism does not send a change of weights.
+    each within `budget`; they hold up the round. store: takes the chosen updates of every round as well, an empty one
+    such as `RoundFiles(folder)`; what is read of it is what a federation played here would have left.
+    Raises `BadInput` where the mechanism does not send a change of weights, and on a store with rounds in it.
     """
 
     target: Target
@@ -70,6 +73,7 @@ class Setting:
     attacks: tuple[AbstractAttack[Any, Any], ...] = ()
     budget: Budget | None = None
     key: Key = dataclasses.field(default_factory=lambda: Key(0))
+    store: AbstractSink | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", Path(self.folder))
@@ -81,6 +85,18 @@ class Setting:
                 f"the clients of a federation send weights, but {self.mechanism!r} sends something else; declare "
                 "FedAvg(steps=..., lr=...), with steps=1 for a single step"
             )
+        if self.store is not None:
+            self._begin(self.store)
+
+    def _begin(self, store: AbstractSink) -> None:
+        shapes = {name: tuple(value.shape) for name, value in self.target.parameters().items()}
+        # who will be there is not known yet; names and shapes are what every round is compared with
+        said = repr((self.mechanism, self.target.name, shapes))
+        owner = hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
+        begun = store.begin(Cast(owner, repr(self.mechanism), (), (), shapes))
+        # a training elsewhere does not go on from here: its rounds would stand among those of another
+        if begun is not None or (isinstance(store, AbstractStore) and store.numbers()):
+            raise BadInput("the store has rounds already; give an empty one, such as RoundFiles of a new folder")
 
 
 @final
@@ -165,6 +181,27 @@ def record(setting: Setting, one: Exchange) -> Entry:
         entry = dataclasses.replace(entry, sentence=f"{before}{first_line(error)}")
     log(setting.folder, entry)
     return entry
+
+
+def keep(setting: Setting, exchanges: Sequence[Exchange]) -> Entry | None:
+    """Hand the updates of one round on to the store; what hinders it is an entry of no node, which is logged."""
+    if setting.store is None or not exchanges:
+        return None
+    number = exchanges[0].round
+    try:
+        seen = {str(one.node): observe(setting, one)[0] for one in exchanges}
+        begun = {fingerprint(one.target) for one in seen.values()}
+        if len(begun) > 1:
+            raise BadInput(
+                f"clients began round {number} with {len(begun)} different weights, of which a store has one"
+            )
+        weights = next(iter(seen.values())).target.parameters()
+        setting.store.keep(Sent(number, weights, {node: one.release for node, one in seen.items()}))
+    except FAILURES as error:
+        entry = Entry(number, "", f"the store lacks this round: {first_line(error)}")
+        log(setting.folder, entry)
+        return entry
+    return None
 
 
 def _said(seen: Observation) -> str:

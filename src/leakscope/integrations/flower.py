@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 from leakscope.core.errors import BadInput, first_line, optional
-from leakscope.integrations.federation import FAILURES, Arrays, Entry, Exchange, Node, Setting, log, record
+from leakscope.integrations.federation import FAILURES, Arrays, Entry, Exchange, Node, Setting, keep, log, record
 
 if TYPE_CHECKING:
     from flwr.app import Message
@@ -79,20 +79,22 @@ class _Rounds:
             chosen = sorted((n for n, answer in returned.items() if not answer.failure), key=str)[: self.setting.most]
             if not chosen:
                 self._note(number, "", "no client returned anything in this round")
-        for node in chosen:
-            self._one(number, node, returned.get(node))
+        taken = [one for node in chosen if (one := self._one(number, node, returned.get(node))) is not None]
+        unkept = keep(self.setting, taken)
+        self.entries += [] if unkept is None else [unkept]
         self.sent = {}
 
-    def _one(self, number: int, node: Node, answer: _Answer | None) -> None:
+    def _one(self, number: int, node: Node, answer: _Answer | None) -> Exchange | None:
         if answer is None or answer.failure:
             self._note(number, node, answer.failure if answer else "it returned nothing")
-            return
+            return None
         try:
             exchange = Exchange(number, node, _arrays(self.sent[node]), _arrays(answer.content), answer.examples)
         except FAILURES as error:
             self._note(number, node, f"its weights cannot be read: {first_line(error)}")
-            return
+            return None
         self.entries.append(record(self.setting, exchange))
+        return exchange
 
     def _note(self, number: int, node: Node, sentence: str) -> None:
         entry = Entry(number, node, sentence)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, final
@@ -68,8 +68,12 @@ def write_content(path: Path, kind: str, text: str, arrays: Arrays) -> None:
     """Write the file, whole or not at all, for its owner only; the same content is the same bytes."""
     # safetensors writes a strided view as if it were contiguous; ascontiguousarray would give a scalar a dimension
     plain = {name: np.asarray(value, order="C") for name, value in arrays.items()}
+    _write(path, kind, text, checksum(text, plain), plain)
+
+
+def _write(path: Path, kind: str, text: str, mark: str, plain: dict[str, NDArray[Any]]) -> None:
     # one entry: safetensors writes several in an order that differs from run to run
-    said = {"kind": kind, "checksum": checksum(text, plain), "header": text}
+    said = {"kind": kind, "checksum": mark, "header": text}
     write_atomically(path, save(plain, metadata={ENTRY: json.dumps(said)}))
 
 
@@ -162,6 +166,11 @@ def read(path: Path, kind: type[HeaderT], *, hint: str = "") -> tuple[HeaderT, d
     found = read_content(path)
     if isinstance(found, Damage):
         raise BadInput(_complaint(path, found, kind, hint))
+    return _header(path, found, kind), found.arrays
+
+
+def _header(path: Path, found: Content, kind: type[HeaderT]) -> HeaderT:
+    """The description, checked. Raises as `read`."""
     if found.kind != kind.kind:
         article = "an" if found.kind[:1] in "ue" else "a"
         raise BadInput(f"{path.name} is {article} {found.kind}, expected {kind.wanted}")
@@ -182,7 +191,62 @@ def read(path: Path, kind: type[HeaderT], *, hint: str = "") -> tuple[HeaderT, d
             f"{path} has format {header.format}, this leakscope reads {FORMAT}; "
             f"{file_limits.written_by(header.leakscope)}"
         )
-    return header, found.arrays
+    return header
+
+
+class Parted(Header):
+    """A file whose arrays belong to several parts, each read and checked by itself. marks: the checksum of each part.
+
+    An array is called after its part, "part/name". The checksum of the file is over the description, marks included.
+    """
+
+    marks: dict[str, str] = {}
+
+
+PartedT = TypeVar("PartedT", bound=Parted)
+
+
+def write_parts(path: Path, header: Parted, parts: Mapping[str, Arrays]) -> None:
+    """Write a file of the header's kind, whole or not at all; `marks` are filled in."""
+    plain = {part: {name: np.asarray(value, order="C") for name, value in own.items()} for part, own in parts.items()}
+    text = header.model_copy(update={"marks": {part: checksum(part, own) for part, own in plain.items()}})
+    arrays = {f"{part}/{name}": value for part, own in plain.items() for name, value in own.items()}
+    _write(path, header.kind, text.model_dump_json(), checksum(text.model_dump_json(), {}), arrays)
+
+
+def read_parts(
+    path: Path, kind: type[PartedT], wanted: Callable[[PartedT], Collection[str]]
+) -> tuple[PartedT, dict[str, dict[str, NDArray[Any]]]]:
+    """The description and the arrays of the parts that `wanted` names of it; no others are read from the disk.
+
+    Raises as `read`, and where a part is not there or not what its mark says.
+    """
+    if not path.is_file():
+        raise BadInput(f"no file {path}; expected {kind.wanted}")
+    damage = Damage(Fault.FOREIGN)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            said = _said(file.metadata() or {})
+            if said is not None and said[1] != checksum(said[2], {}):
+                damage = Damage(Fault.CHANGED)
+            elif said is not None:
+                header = _header(path, Content(said[0], said[2], {}), kind)
+                names = sorted(file.keys())
+                found = {part: _part(file, names, part) for part in wanted(header)}
+                odd = [part for part, own in found.items() if checksum(part, own) != header.marks.get(part)]
+                if not odd:
+                    return header, found
+                damage = Damage(Fault.CHANGED)
+    except BadInput:
+        raise
+    except _UNREADABLE as error:
+        damage = Damage(Fault.UNREADABLE, str(error))
+    raise BadInput(_complaint(path, damage, kind, ""))
+
+
+def _part(file: Any, names: Sequence[str], part: str) -> dict[str, NDArray[Any]]:
+    start = f"{part}/"
+    return {name.removeprefix(start): file.get_tensor(name) for name in names if name.startswith(start)}
 
 
 def _complaint(path: Path, damage: Damage, kind: type[Header], hint: str) -> str:

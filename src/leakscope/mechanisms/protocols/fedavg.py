@@ -78,7 +78,7 @@ class FedAvg(AbstractProtocol):
             raise BadInput(f"momentum={self.momentum} beside {self.optimizer!r}; say it there, as ClientSGD(momentum)")
         if self.accumulate > 1 and self.batch_size is None:
             raise BadInput(f"accumulate={self.accumulate} needs batch_size, the examples of one micro-batch")
-        unfit = self._steps_by.unfit(lr=self.lr)
+        unfit = self.steps_by.unfit(lr=self.lr)
         if unfit is not None:
             raise BadInput(unfit)
 
@@ -94,9 +94,9 @@ class FedAvg(AbstractProtocol):
 
         Micro-batches, summed or not, are one more sum. One plain step is -lr times a gradient at the known weights.
         """
-        effect = self._steps_by.effect(lr=self.lr)
+        effect = self.steps_by.effect(lr=self.lr)
         # One with a memory or a decay may not have begun afresh, and of Adam no sizes are left.
-        plain = self.steps == 1 and self._steps_by == PLAIN
+        plain = self.steps == 1 and self.steps_by == PLAIN
         return replace(effect, known_weights=Answer.YES) if plain else effect
 
     def noise(self, examples: int | None) -> float | None:
@@ -138,8 +138,8 @@ class FedAvg(AbstractProtocol):
         with key.child("model").isolated(), torch.enable_grad():
             module = own_module(target)
             # torch's own optimizer, and not the recursion of `replay`: a law compares the two
-            optimizer = self._steps_by.build(module.parameters(), lr=self.lr)
-            for parts in self._schedule(len(batch), order):
+            optimizer = self.steps_by.build(module.parameters(), lr=self.lr)
+            for parts in self.schedule(len(batch), order):
                 slopes = [client_gradient(module, target, _part(batch, rows)) for rows in parts]
                 # `client_gradient` left in .grad the gradients of the last micro-batch: enough where it is the only one
                 for name, parameter in module.named_parameters() if len(parts) > 1 else ():
@@ -161,13 +161,13 @@ class FedAvg(AbstractProtocol):
         share = 1.0 if self.summed else 1 / self.accumulate
         with quiet(target):
             # a parameter that the loss does not reach has no gradient, and torch's optimizers do not decay it
-            trained = reached(target, batch) if self._steps_by.decays else frozenset(start)
-            for parts in self._schedule(len(batch), None):
+            trained = reached(target, batch) if self.steps_by.decays else frozenset(start)
+            for parts in self.schedule(len(batch), None):
                 # g(w_(k-1)) with w_(k-1) = w_0 + moved
                 weights = trees.over(torch.add, start, moved)
                 slopes = [replayed_gradient(target, weights, _part(batch, rows)) for rows in parts]
                 slope = {n: share * sum_of(slopes, n) for n in start} if len(slopes) > 1 else slopes[0]
-                change, moments = self._steps_by.step(slope, weights, moments, lr=self.lr)
+                change, moments = self.steps_by.step(slope, weights, moments, lr=self.lr)
                 moved = {name: moved[name] + change[name] if name in trained else moved[name] for name in start}
         return Delta(moved)
 
@@ -195,27 +195,28 @@ class FedAvg(AbstractProtocol):
         gradient = self.as_gradient(release)
         if self.effect.adds_weights is not Answer.YES:
             return gradient
-        course = self._steps_by.course(steps=self.steps, lr=self.lr)
+        course = self.steps_by.course(steps=self.steps, lr=self.lr)
         share = (1 - course.kept) / (self.lr * self._travel())
         # A change of buffers is no change of weights: nothing decays them.
         moved = {name for name, value in release.by_name.items() if name in weights and bool((value != 0).any())}
         return Gradient({n: v - share * weights[n].to(v) if n in moved else v for n, v in gradient.by_name.items()})
 
     @property
-    def _steps_by(self) -> AbstractOptimizer:
+    def steps_by(self) -> AbstractOptimizer:
+        """The optimizer in effect: `momentum` is short for one."""
         return ClientSGD(momentum=self.momentum) if self.momentum > 0 else self.optimizer
 
     def _travel(self) -> float:
         """S of `as_gradient`."""
-        travel = self._steps_by.course(steps=self.steps, lr=self.lr).travel
+        travel = self.steps_by.course(steps=self.steps, lr=self.lr).travel
         # Of a sum of micro-batches the mean gradient is one part; steps of Adam have their size whatever the sum.
         scaled = self.summed and self.effect.bends is Answer.NO
         return travel * self.accumulate if scaled else travel
 
-    def _schedule(self, examples: int, order: Key | None) -> list[list[Tensor | None]]:
-        """The rows of each micro-batch of each step; None is the whole batch. `order` permutes the examples anew in
+    def schedule(self, examples: int, order: Key | None) -> list[list[Tensor | None]]:
+        """The rows of each micro-batch of each step; None is the whole batch.
 
-        each pass.
+        examples: how many there are. order: permutes them anew in each pass; None leaves them as they are.
         """
         size = examples if self.batch_size is None else min(self.batch_size, examples)
         if size == examples:

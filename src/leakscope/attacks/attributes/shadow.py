@@ -1,0 +1,224 @@
+"""What kind of person sends these updates: learned from federations of public persons, played by the adversary."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from leakscope.attacks import citations
+from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.attributes.decide import AbstractDecision, Logistic, together
+from leakscope.attacks.attributes.experts import Study, Updates, judged, learned
+from leakscope.attacks.attributes.signals import AbstractSignal, ClassInputs, Dense, dense_layers, signal
+from leakscope.attacks.preparing import AbstractLearner, Learned, Setting
+from leakscope.core.arguments import count, instance
+from leakscope.core.asking import gradient_of
+from leakscope.core.attempt import Attempt, Outcome
+from leakscope.core.claim import Attribute, Scale
+from leakscope.core.effort import Clock, Progress, State, Watch
+from leakscope.core.errors import BadInput, LeakscopeError
+from leakscope.core.mechanism import AbstractStep
+from leakscope.core.observation import Observation
+from leakscope.core.pool import Pool
+from leakscope.core.refusal import Refusal
+from leakscope.mechanisms.compose import AbstractProtocol, Defended
+from leakscope.mechanisms.federated.federation import Federation
+from leakscope.mechanisms.federated.stores import AbstractSink, Cast, Sent
+from leakscope.mechanisms.population import Population
+from leakscope.numerics.rng import Key
+
+HALF = 2**16
+"""Numbers of a signal beyond which it is kept in half precision until it is learned from: a thousand updates of a layer
+of 256 x 988 are half a gigabyte then."""
+
+
+@final
+@dataclass(frozen=True)
+class ShadowUpdates(AbstractLearner[Attribute]):
+    """log P(attribute | updates) by what the updates of public persons say, in federations that the adversary plays.
+
+    pool: public examples whose annotations tell `owner` and `attribute`; each owner is a client, and has one attribute.
+    federation: how it is played; its `step` is exchanged for the mechanism that is attacked, defenses and noise
+    included, so that what is learned is of updates as they are sent: an adaptive attack. signals: what is read of each
+    update. decision: how a category is learned of a signal, normalized by its mean and deviation (+ 1e-5) over shadow
+    updates. shadows: federations, each from first weights of its own. folds: parts of the public persons who are left
+    out in turn, to see how often the attack is right about somebody new, and how much updates of one person repeat
+    each other; 0 for neither, which then counts all updates of a person as one.
+    Several signals are joined by `experts.judged`, several updates of the observed client by `decide.together`.
+    Feng et al. 2021 (arXiv:2112.13416), section 3.3, whose network on the update of a layer is `UpdateNetwork` on
+    `RawUpdate()`; `ClassInputs` with logistic regression is this project's.
+    Raises `BadInput` on no signals, on shadows < 1 and on a single fold.
+    """
+
+    pool: Pool
+    federation: Federation
+    attribute: str = "sex"
+    owner: str = "speaker"
+    signals: tuple[AbstractSignal, ...] = (ClassInputs(),)
+    decision: AbstractDecision = field(default_factory=Logistic)
+    shadows: int = 2
+    folds: int = 4
+
+    several: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        instance("pool", self.pool, Pool, "write pool(EmotionFeatures(SpokenEmotions()))")
+        instance("federation", self.federation, Federation, "write Federation(FedSGD(), rounds=60)")
+        instance("decision", self.decision, AbstractDecision, "write Logistic()")
+        for name in ("attribute", "owner"):
+            instance(name, getattr(self, name), str, "name an annotation of the pool")
+        object.__setattr__(self, "signals", tuple(self.signals))
+        if not self.signals:
+            raise BadInput("expected at least one signal, such as ClassInputs()")
+        for one in self.signals:
+            instance("each signal", one, AbstractSignal, "write ClassInputs()")
+        object.__setattr__(self, "shadows", count("shadows", self.shadows))
+        if count("folds", self.folds, low=0) == 1:
+            raise BadInput("one fold would leave everybody out; give at least 2, or 0 for none")
+
+    @property
+    def citation(self) -> str:
+        """Feng et al. 2021."""
+        return citations.EMOTION
+
+    def taught(self, learned: Learned) -> AttributeOfUpdates:
+        """The attack with what was learned."""
+        return AttributeOfUpdates(self, learned)
+
+    def _prepare(self, setting: Setting, *, key: Key, clock: Clock, watch: Watch) -> State:
+        try:
+            people, federation = self._people(), self._played(setting)
+            known = people.annotation(self.attribute)
+            played = self._shadows(setting, people, federation, key=key, clock=clock, watch=watch)
+            members = torch.tensor(known.values)[played.persons]
+            updates = Updates(played.vectors, played.shapes, members, played.persons, len(known.categories))
+            study = Study(self.decision, self.folds, key.child("study"), clock, watch)
+            return learned(updates, study) | {"categories": list(known.categories)}
+        except LeakscopeError as error:
+            # an audit that plans this attack beside others gets its reason with each trial
+            return {"unfit": str(error)}
+
+    def _people(self) -> Population:
+        return Population.of_owners(self.pool.batch, self.pool.annotations, owner=self.owner)
+
+    def _played(self, setting: Setting) -> Federation:
+        if not isinstance(setting.mechanism, AbstractProtocol | Defended):
+            raise BadInput(f"{setting.mechanism!r} is nothing that clients of a federation send round after round")
+        return dataclasses.replace(self.federation, step=setting.mechanism)
+
+    def _shadows(
+        self, setting: Setting, people: Population, federation: Federation, *, key: Key, clock: Clock, watch: Watch
+    ) -> Played:
+        state = clock.saved() or {"done": 0, "vectors": [], "persons": []}
+        vectors, persons = list(state["vectors"]), list(state["persons"])
+        layers: tuple[Dense, ...] = ()
+        for turn in range(self.shadows):
+            target = setting.architecture.build(setting.domain, setting.classes, key=key.child("weights", turn))
+            layers = dense_layers(target)
+            if turn < int(state["done"]):
+                continue
+            sink = Reading(self.signals, federation, people, layers)
+            federation.run(target, people, key=key.child("shadow", turn), into=sink)
+            vectors.append([torch.stack(own) for own in sink.vectors])
+            persons += sink.persons
+            clock.keep(_kept(turn + 1, vectors, persons))
+            watch(Progress((turn + 1) / (self.shadows + 1), 0.0, f"played {turn + 1} of {self.shadows} federations"))
+        joined = tuple(torch.cat([turn[place] for turn in vectors]) for place in range(len(self.signals)))
+        return Played(joined, tuple(layers[one.layer - 1].shape for one in self.signals), torch.tensor(persons))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Played:
+    """What the signals read of all shadow federations: (N, n_k) for each, the shape of its layer, and whose (N,)."""
+
+    vectors: tuple[Tensor, ...]
+    shapes: tuple[tuple[int, int], ...]
+    persons: Tensor
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class AttributeOfUpdates(AbstractAttack[tuple[Tensor, ...], Attribute]):
+    """What `ShadowUpdates` teaches: the signals and what was learned of them. Made by `ShadowUpdates.taught`."""
+
+    learner: ShadowUpdates
+    learned: Learned
+
+    several: ClassVar[bool] = True
+
+    def __repr__(self) -> str:
+        return repr(self.learner)
+
+    @property
+    def citation(self) -> str:
+        """The learner's."""
+        return self.learner.citation
+
+    def _read(self, seen: Observation) -> tuple[Tensor, ...] | Refusal:
+        state = self.learned.state
+        if "unfit" in state:
+            return Refusal(str(state["unfit"]))
+        layers, own = dense_layers(seen.target), seen.target.parameters()
+        rows = []
+        for one in seen.rounds:
+            # Of the weights that the client started from: a later round is at others.
+            weights = one.weights or own
+            update = gradient_of(seen.step, one.release, weights).by_name
+            rows.append([signal(each, update, weights, layers).float() for each in self.learner.signals])
+        return tuple(torch.stack([row[place] for row in rows]) for place in range(len(self.learner.signals)))
+
+    def _attempt(
+        self, seen: Observation, read: tuple[Tensor, ...], *, key: Key, clock: Clock, watch: Watch
+    ) -> Attempt[Attribute]:
+        del key, clock, watch  # nothing is drawn, and it is over at once
+        state, name = self.learned.state, self.learner.attribute
+        scores = together(judged(self.learner.decision, state, read), float(state["repeats"]))
+        best = int(scores.argmax())
+        claim = Attribute(name, torch.tensor([best]), scores=scores[None], scale=Scale.LOG_PROBABILITY)
+        count = len(seen.rounds)
+        said = f"{name!r} by {count} update{'s' if count > 1 else ''}: {state['categories'][best]!r}"
+        if "of" in state:
+            said += f"; learned of {state['of']} public persons, of whom {state['right']} are named right when left out"
+        return Attempt(repr(self), Outcome.CLAIMED, said, claim)
+
+
+@final
+class Reading(AbstractSink):
+    """Reads each update as it comes and forgets it: a list of vectors for each signal, and whose each update is."""
+
+    def __init__(
+        self, signals: tuple[AbstractSignal, ...], federation: Federation, people: Population, layers: tuple[Dense, ...]
+    ) -> None:
+        self.signals, self.people, self.layers = signals, people, layers
+        self.steps = [federation.sends(size, len(people)) for size in people.sizes]
+        self.vectors: list[list[Tensor]] = [[] for _ in signals]
+        self.persons: list[int] = []
+
+    def begin(self, cast: Cast) -> None:
+        """From the start."""
+        del cast
+
+    def keep(self, sent: Sent) -> None:
+        """Raises `BadInput` where the release is of several clients, or of something that is no gradient."""
+        for name, release in sent.releases.items():
+            if name not in self.people.names:
+                raise BadInput(f"the update of {name} is of several persons together, none of whom it is an example of")
+            place = self.people.names.index(name)
+            step = self.steps[place]
+            if not isinstance(step, AbstractStep):
+                raise BadInput(f"what {step!r} releases cannot be read as a gradient")
+            update = gradient_of(step, release, sent.weights).by_name
+            for own, one in zip(self.vectors, self.signals, strict=True):
+                found = signal(one, update, sent.weights, self.layers)
+                own.append(found.half() if len(found) > HALF else found.float())
+            self.persons.append(place)
+
+
+def _kept(done: int, vectors: list[list[Tensor]], persons: list[int]) -> Callable[[], State]:
+    return lambda: {"done": done, "vectors": vectors, "persons": persons}

@@ -1,0 +1,114 @@
+"""A word for what was claimed of persons, each judged by all of their updates: the rule of `verdict`, at their level.
+
+Trials of one speaker are right or wrong together, and counting them apart would make luck look impossible: here a
+person is one trial. People are judged by UAR, whose chance is 1/G. It **leaks** where the attribute shuffled over the
+persons gives so much in at most 1 % of cases (`measures.LUCK`). It is **no leak found at this power** where it does
+not, the same attack leaks by the same rule on the control and gains more there than the smallest gain of interest, and
+the upper end of the 95 % interval excludes such a gain. Else it is **inconclusive**, and the sentence says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from leakscope.audit.measures import LUCK
+from leakscope.core.arguments import number
+from leakscope.core.errors import BadInput
+from leakscope.ledger.record import Word
+from leakscope.numerics import intervals
+from leakscope.numerics.intervals import Interval
+from leakscope.numerics.rng import Key
+from leakscope.scoring import persons
+from leakscope.scoring.persons import People
+
+FEWEST = 3
+"""Persons of each category, below which nothing is excluded."""
+
+
+@final
+@dataclass(frozen=True)
+class PersonsVerdict:
+    """uar: with its interval, the wider of two (`interval`). luck: of the shuffled persons. chance: 1/G."""
+
+    word: Word
+    sentence: str
+    uar: Interval
+    luck: float
+    chance: float
+
+
+def judged(
+    audited: People, control: People | None, *, smallest: float, key: Key, silent: Sequence[str] = ()
+) -> PersonsVerdict:
+    """The word for an attack on `audited`, which worked or did not on `control`, a world that is known to leak.
+
+    smallest: the smallest gain of interest over chance, in (0, 1). silent: why nothing was claimed of others who sent
+    something: with any of them nothing is cleared. Raises `BadInput` on another one, or where the two
+    are of other numbers of categories.
+
+    >>> people = People(np.arange(24) % 2, np.eye(2)[np.arange(24) % 2])
+    >>> judged(people, None, smallest=0.2, key=Key(0)).word
+    <Word.LEAKS: 'leaks'>
+    """
+    smallest = number("smallest", smallest, low=0, high=1, low_open=True, high_open=True)
+    if control is not None and control.scores.shape[1] != audited.scores.shape[1]:
+        raise BadInput(
+            f"the control has {control.scores.shape[1]} categories, what is audited {audited.scores.shape[1]}; "
+            "ask both the same"
+        )
+    audited, chance = audited.fused(), 1 / audited.scores.shape[1]
+    found, luck = interval(audited, key=key), persons.luck(audited, key=key)
+    said = (
+        f"UAR {found.value:.3f} [{found.low:.3f}, {found.high:.3f}] of {audited.count} persons, chance {chance:.3f}, "
+        f"by luck {luck:.2g}"
+    )
+    if luck <= LUCK:
+        return PersonsVerdict(Word.LEAKS, said, found, luck, chance)
+    # Who was not attacked may leak: refusals and crashes never become an all-clear.
+    doubt = f"of {len(silent)} more persons nothing was claimed ({silent[0]})" if silent else ""
+    doubt = doubt or _doubt(audited, found, control, chance, smallest, key)
+    word = Word.INCONCLUSIVE if doubt else Word.NO_LEAK_FOUND
+    return PersonsVerdict(word, f"{said}; {doubt or f'a gain of {smallest:g} is excluded'}", found, luck, chance)
+
+
+def interval(people: People, *, key: Key) -> Interval:
+    """95 % of the UAR of persons: the hull of a bootstrap over persons, and of binomial intervals of each category.
+
+    A bootstrap of persons who are all right, or all alike, is a point, and would exclude everything else. The ends of
+    the categories' intervals, each at 1 - 0.05 / G, hold all recalls together at 95 %, and so their mean.
+    """
+    drawn = persons.interval(people, key=key)
+    level = 1 - 0.05 / people.scores.shape[1]
+    # Of scores that tie each category counts by a share, as in UAR.
+    best = people.scores == people.scores.max(1, keepdims=True)
+    right = best[np.arange(people.count), people.truth] / best.sum(1)
+    own = [right[people.truth == category] for category in np.unique(people.truth)]
+    each = [intervals.binomial(float(one.mean()), float(len(one)), level=level) for one in own]
+    low, high = float(np.mean([one.low for one in each])), float(np.mean([one.high for one in each]))
+    return Interval(drawn.value, min(drawn.low, low), max(drawn.high, high)).within(0.0, 1.0)
+
+
+def _doubt(audited: People, found: Interval, control: People | None, chance: float, smallest: float, key: Key) -> str:
+    """Why nothing is cleared; empty where it is."""
+    fewest = min(int(count) for count in np.bincount(audited.truth, minlength=audited.scores.shape[1]))
+    if fewest < FEWEST:
+        return f"{fewest} persons of one category are too few to exclude anything, {FEWEST} are needed"
+    if control is None:
+        return "no control, so that nobody knows whether this attack can work here at all"
+    control = control.fused()
+    reached, luck = persons.uar(control.truth, control.scores), persons.luck(control, key=key.child("control"))
+    if luck > LUCK:
+        return (
+            f"the attack does not beat chance on the control either ({reached:.3f}, by luck {luck:.2g}): it cannot tell"
+        )
+    if not reached - chance > smallest:
+        return (
+            f"on the control the attack gains {reached - chance:.3f}, and cannot tell a leak of {smallest:g} from none"
+        )
+    if not found.high - chance < smallest:
+        return f"a gain of {smallest:g} is not excluded, which more persons would do"
+    return ""

@@ -1,0 +1,116 @@
+"""An attack on a whole federation: played with private clients, each of whom is attacked by all that it sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.preparing import AbstractLearner, Setting
+from leakscope.core.arguments import instance
+from leakscope.core.attempt import Outcome
+from leakscope.core.claim import Attribute, Scale
+from leakscope.core.domain import AbstractDomain
+from leakscope.core.effort import Budget, Watch, unwatched
+from leakscope.core.errors import BadInput
+from leakscope.core.observation import Observation
+from leakscope.mechanisms.compose import AbstractProtocol, Defended
+from leakscope.mechanisms.federated.federation import Federation
+from leakscope.mechanisms.federated.stores import AbstractStore, RoundsInMemory
+from leakscope.mechanisms.population import Population
+from leakscope.numerics.rng import Key
+from leakscope.scoring.persons import People
+from leakscope.targets.recipes.architecture import AbstractArchitecture
+
+
+@final
+@dataclass(frozen=True)
+class Game:
+    """What everybody knows: which model on which data, how it is trained, how it is attacked, and what is asked.
+
+    architecture, domain, classes: of the model. federation: how the private clients train it. attack: on what one
+    client sent; a learner is prepared once, before anything private is played. attribute: what it claims of each.
+    Raises `BadInput` on what is no attack.
+    """
+
+    architecture: AbstractArchitecture
+    domain: AbstractDomain
+    classes: int
+    federation: Federation
+    attack: AbstractAttack[object, Attribute]
+    attribute: str = "sex"
+
+    def __post_init__(self) -> None:
+        instance("architecture", self.architecture, AbstractArchitecture, "write EmotionNet()")
+        instance("federation", self.federation, Federation, "write Federation(FedSGD(), rounds=60)")
+        instance("attack", self.attack, AbstractAttack, "write ShadowUpdates(pool(...), federation)")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Claims:
+    """people: of every client of whom something was claimed, truth and scores. names: theirs, in that order.
+
+    silent: a sentence for each client who sent something and of whom nothing was claimed. Whoever never took part has
+    sent nothing, and is in neither.
+    """
+
+    people: People
+    names: tuple[str, ...]
+    silent: tuple[str, ...] = ()
+
+
+def played(
+    game: Game, private: Population, *, key: Key, store: AbstractStore | None = None, watch: Watch = unwatched
+) -> Claims:
+    """Play the federation of the private clients, then attack each by all of its rounds.
+
+    store: where the rounds lie, such as `RoundFiles(folder)`, which keeps memory flat; in memory where none is given.
+    Raises `BadInput` where the population does not tell the attribute, where what is claimed is another one or has no
+    log-probabilities, where nothing is claimed of anybody, and as `Federation.run`.
+    """
+    truth = private.annotation(game.attribute)
+    # First, and of the setting alone: what is learned cannot depend on a private update.
+    attack = game.attack
+    if isinstance(attack, AbstractLearner):
+        setting = Setting(game.architecture, game.domain, game.classes, _sent_by_all(game.federation, len(private)))
+        attack = attack.taught(attack.prepare(setting, key=key.child("prepare"), clock=Budget().start(), watch=watch))
+    target = game.architecture.build(game.domain, game.classes, key=key.child("weights"))
+    rounds = RoundsInMemory() if store is None else store
+    game.federation.run(target, private, key=key.child("private"), into=rounds, watch=watch)
+    sent = {name for number in rounds.numbers() for name in rounds.senders(number)}
+    values, scores, names, silent = [], [], [], []
+    for name, size, value in zip(private.names, private.sizes, truth.values, strict=True):
+        if name not in sent:
+            continue
+        mechanism = game.federation.sends(size, len(private))
+        seen = Observation(target, rounds.rounds_of(name), mechanism)
+        attempt = attack.run(seen, key=key.child("attack", name))
+        if attempt.outcome is not Outcome.CLAIMED or attempt.claim is None:
+            silent.append(f"{name}: {attempt.sentence}")
+            continue
+        scores.append(_scores(attempt.claim, game.attribute, len(truth.categories)))
+        values.append(value)
+        names.append(name)
+    if not values:
+        raise BadInput(f"nothing was claimed of any client; the first: {silent[0] if silent else 'nobody took part'}")
+    return Claims(People(values, np.stack(scores)), tuple(names), tuple(silent))
+
+
+def _sent_by_all(federation: Federation, clients: int) -> AbstractProtocol | Defended:
+    """What each client does, its share of the noise included, which the adversary knows and learns with."""
+    step, privacy = federation.step, federation.privacy
+    return step if privacy is None else privacy.on(step, federation.present(clients))
+
+
+def _scores(claim: Attribute, attribute: str, categories: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """(G,) log-probabilities of the one client."""
+    fine = claim.name == attribute and claim.scores is not None and claim.scale is Scale.LOG_PROBABILITY
+    if not fine or claim.scores is None or tuple(claim.scores.shape) != (1, categories):
+        raise BadInput(
+            f"expected one row of log-probabilities of {categories} categories of {attribute!r}, got a claim about "
+            f"{claim.name!r}; use an attack that claims the attribute of a client, such as ShadowUpdates"
+        )
+    return np.asarray(claim.scores[0].double().numpy())

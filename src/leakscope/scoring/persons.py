@@ -1,0 +1,265 @@
+"""Statistics of claims about persons, of whom the persons are what was drawn, and not their updates.
+
+Sixty updates of one speaker are right or wrong together: an interval over updates is too short by several times. So
+whoever is drawn again, held out or given another label here is a person, with all that is known of them. NumPy and
+SciPy only, no torch, so that a report can be written without it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from leakscope.core.errors import BadInput
+from leakscope.numerics.intervals import Interval
+from leakscope.numerics.rng import Key
+
+Floats = NDArray[np.float64]
+Places = NDArray[np.int64]
+
+DRAWS = 2000
+"""Samples of persons, and random labelings: the end of a 95 % interval then moves by a tenth of its length at most."""
+EXACTLY = 20_000
+"""Labelings up to which all are looked at, which are those of 16 persons of two categories and no tie in sizes."""
+ROUNDING = 1e-9
+"""Statistics of two labelings that differ by less are equal: else a tie would be counted on one side by rounding."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class People:
+    """What was claimed of persons, and what is true. Arrays are copied, checked, and not written to again.
+
+    truth: (N,) the category of each item, 0 .. G - 1, the same for all items of a person. scores: (N, G) the logarithm
+    of each category's probability, -inf allowed. persons: (N,) whose each item is; None where each is another person.
+    Raises `BadInput` on other shapes, on a person of two categories, and on scores that are NaN or +inf.
+
+    >>> People([0, 0, 1], np.log([[0.7, 0.3], [0.6, 0.4], [0.2, 0.8]]), [5, 5, 9]).count
+    2
+    """
+
+    truth: Places
+    scores: Floats
+    persons: Places
+
+    def __init__(self, truth: ArrayLike, scores: ArrayLike, persons: ArrayLike | None = None) -> None:
+        # Copied: what was judged may not change under its judgment.
+        known, said = np.asarray(truth), np.array(scores, dtype=np.float64)
+        whose = np.arange(len(known)) if persons is None else np.asarray(persons)
+        if known.ndim != 1 or not len(known) or whose.shape != known.shape or said.shape[:1] != known.shape:
+            raise BadInput(
+                f"expected a category, a row of scores and a person for each item, got {known.shape}, {said.shape} and "
+                f"{whose.shape}"
+            )
+        if said.ndim != 2 or said.shape[1] < 2:
+            raise BadInput(f"expected scores (N, G) of at least 2 categories, got {said.shape}")
+        if bool((np.isnan(said) | (said == np.inf)).any()):
+            raise BadInput("scores must be numbers below infinity; leave out what was not claimed, and say so")
+        for what, given in (("categories", known), ("persons", whose)):
+            if given.dtype.kind not in "iu":
+                raise BadInput(f"expected {what} as whole numbers, got {given.dtype}; number them from 0")
+        if int(known.min()) < 0 or int(known.max()) >= said.shape[1]:
+            raise BadInput(f"expected categories 0 to {said.shape[1] - 1}, got {known.min()} to {known.max()}")
+        object.__setattr__(self, "truth", known.astype(np.int64))
+        object.__setattr__(self, "scores", said)
+        # Numbered from 0 on, whatever they were called: arrays are counted by them.
+        object.__setattr__(self, "persons", np.unique(whose, return_inverse=True)[1].astype(np.int64))
+        # Shuffling categories over persons would mean nothing then.
+        if len(set(zip(self.persons.tolist(), self.truth.tolist(), strict=True))) > self.count:
+            raise BadInput("a person has items of two categories; an attribute of a person is the same in all of them")
+
+    @property
+    def count(self) -> int:
+        """How many different persons there are."""
+        return int(self.persons.max()) + 1
+
+    @property
+    def categories(self) -> Places:
+        """(P,) of each person."""
+        found = np.empty(self.count, dtype=np.int64)
+        found[self.persons] = self.truth
+        return found
+
+    def fused(self) -> People:
+        """One item for each person: the scores of their items added up, and brought to probabilities again.
+
+        log P(g | u_1 .. u_n) = sum_i log P(u_i | g) + const for updates that are independent given g. With log
+        P(u | g) = log P(g | u) - log P(g) + const and an even prior, of which the scores of `leakscope`'s attacks are,
+        the prior is a constant and drops out; one that is uneven would be counted n times.
+        """
+        # In float64, and not by multiplying probabilities: sixty of them may be too small for one.
+        total = np.zeros((self.count, self.scores.shape[1]))
+        np.add.at(total, self.persons, self.scores)
+        # All ruled out by one item or another: nothing is said of this person, which is an even score.
+        total[np.isneginf(total).all(1)] = 0.0
+        return People(self.categories, total - np.logaddexp.reduce(total, axis=1, keepdims=True))
+
+
+Statistic = Callable[[Places, Floats], float]
+"""Of the truth (N,) and the scores (N, G): one number."""
+
+
+def uar(truth: Places, scores: Floats) -> float:
+    """mean_g P(claimed g | true g) over the categories that occur: unweighted average recall, in [0, 1], chance 1/G.
+
+    truth: (N,). scores: (N, G). The claimed category has the largest score; of k that tie each is claimed by 1/k, so
+    that who prefers nobody is at chance. Balanced accuracy elsewhere (scikit-learn's `balanced_accuracy_score`).
+
+    >>> uar(np.array([0, 0, 1]), np.array([[2.0, 1.0], [0.0, 1.0], [0.0, 1.0]]))
+    0.75
+    """
+    best = scores == scores.max(1, keepdims=True)
+    # A share where scores tie: the first of equals is no claim.
+    right = best[np.arange(len(truth)), truth] / best.sum(1)
+    return float(np.mean([right[truth == category].mean() for category in np.unique(truth)]))
+
+
+def auc(truth: Places, scores: Floats) -> float:
+    """Mean over categories g of P(s(a) > s(b)) + P(s(a) = s(b)) / 2 for a of g and b of another, in [0, 1], chance .5.
+
+    s is the log-odds of g against the rest, so the area under the curve of each category against all others; of two
+    categories both are the same. Categories that do not occur, or alone, are left out; .5 where none is left.
+
+    >>> auc(np.array([0, 0, 1]), np.log([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5]]))
+    0.5
+    """
+    found = []
+    for category in np.unique(truth):
+        own = truth == category
+        if own.all():
+            continue
+        ranks = stats.rankdata(_odds(scores, int(category)))
+        # The statistic of Mann and Whitney over the number of pairs; ranks of ties are their mean.
+        above = ranks[own].sum() - own.sum() * (own.sum() + 1) / 2
+        found.append(above / (own.sum() * (~own).sum()))
+    return float(np.mean(found)) if found else 0.5
+
+
+def caught(truth: Places, scores: Floats, *, category: int = 1, false: float = 0.01) -> float:
+    """P(claimed | true) where at most a share `false` of the others is claimed: TPR at a low FPR, in [0, 1].
+
+    What is found with hardly any false alarm (Carlini et al. 2022, arXiv:2112.03570, section 2.2). Of M others the
+    least share that can be told is 1/M: with fewer than 1/false of them none may be claimed.
+
+    >>> scores = np.log([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.5, 0.5]])
+    >>> caught(np.array([0, 0, 1, 1]), scores), caught(np.array([0, 0, 1, 1]), scores, false=0.5)
+    (0.5, 1.0)
+    """
+    odds, own = _odds(scores, category), truth == category
+    if not own.any() or own.all():
+        return 0.0
+    others = np.sort(odds[~own])[::-1]
+    # Claimed is what lies above the first of the others that may not be: never as many false alarms as would be too
+    # many, also where several of them tie.
+    allowed = math.floor(false * len(others) + ROUNDING)
+    return 1.0 if allowed >= len(others) else float((odds[own] > others[allowed]).mean())
+
+
+def log_loss(truth: Places, scores: Floats) -> float:
+    """-mean log P(true category), in nats, >= 0: the score that honest probabilities make least; log G knows nothing.
+
+    Infinite where a true category was ruled out.
+
+    >>> round(log_loss(np.array([1]), np.log([[0.5, 0.5]])), 4)
+    0.6931
+    """
+    # Scores need not be normalized: those of a claim are rounded to float32.
+    norm = np.logaddexp.reduce(scores, axis=1)
+    return float(np.mean(norm - scores[np.arange(len(truth)), truth]))
+
+
+def accuracy_by_chance(shares: ArrayLike) -> float:
+    """max_g share_g: how often who knows only the prior names a category right. shares: (G,) counts or probabilities.
+
+    Of UAR the chance is 1/G, whatever the prior.
+
+    >>> accuracy_by_chance([30, 10])
+    0.75
+    """
+    given = np.asarray(shares, dtype=np.float64)
+    if given.ndim != 1 or not np.isfinite(given).all() or (given < 0).any() or not given.sum() > 0:
+        raise BadInput(f"expected shares >= 0 with a sum above 0, got {shares!r}")
+    return float(given.max() / given.sum())
+
+
+def interval(people: People, statistic: Statistic = uar, *, key: Key, level: float = 0.95) -> Interval:
+    """The statistic, with the percentile interval of `DRAWS` samples of persons, each with all of their items.
+
+    Clustered bootstrap (Field and Welsh 2007, doi:10.1111/j.1467-9868.2007.00593.x), drawn within each category, so
+    that no sample lacks one. A category of one person varies in nothing: with fewer than two in any, (-inf, inf). Where
+    all samples are the same, as all 12 of 12 right, the interval is a point, which promises more than persons can:
+    use `intervals.binomial` of the persons who are named right beside it. Raises `BadInput` unless 0 < level < 1.
+    """
+    if not 0 < level < 1:
+        raise BadInput(f"expected a level between 0 and 1, got {level}")
+    value, categories = statistic(people.truth, people.scores), people.categories
+    own = [np.flatnonzero(categories == category) for category in np.unique(categories)]
+    # Drawn again it is always that one.
+    if min(map(len, own)) < 2:
+        return Interval(value, -math.inf, math.inf)
+    items = [np.flatnonzero(people.persons == person) for person in range(people.count)]
+    random, found = key.child("bootstrap").numpy(), np.empty(DRAWS)
+    for draw in range(DRAWS):
+        drawn = np.concatenate([random.choice(places, len(places)) for places in own])
+        rows = np.concatenate([items[person] for person in drawn])
+        found[draw] = statistic(people.truth[rows], people.scores[rows])
+    low, high = np.quantile(found, ((1 - level) / 2, (1 + level) / 2))
+    # Percentiles of a skewed statistic may lie on one side of it.
+    return Interval(value, min(float(low), value), max(float(high), value))
+
+
+def luck(people: People, statistic: Statistic = uar, *, key: Key) -> float:
+    """The p-value of the statistic under categories that are shuffled over persons: P(as large or larger), in (0, 1].
+
+    All labelings with as many persons of each category are looked at where there are at most `EXACTLY`, which is
+    exact; else (1 + hits) / (1 + draws) of `DRAWS` random ones, which is valid at any number (Phipson and Smyth 2010,
+    doi:10.2202/1544-6115.1585). The least that it can be is one over the number of labelings: 1/924 of 6 and 6.
+    For a statistic of which less is better give its negative.
+    """
+    least = statistic(people.truth, people.scores) - ROUNDING
+    categories = people.categories
+    counts = [int(count) for count in np.bincount(categories) if count]
+    total = math.factorial(people.count) // math.prod(math.factorial(count) for count in counts)
+    # Counted out where it can be: no seed decides then.
+    if total <= EXACTLY:
+        every = _labelings(categories)
+        hits = sum(statistic(labels[people.persons], people.scores) >= least for labels in every)
+        return hits / total
+    random = key.child("permutation").numpy()
+    drawn = (random.permutation(categories)[people.persons] for _ in range(DRAWS))
+    hits = sum(statistic(labels, people.scores) >= least for labels in drawn)
+    return (1 + hits) / (1 + DRAWS)
+
+
+def _labelings(categories: Places) -> Iterator[Places]:
+    """Every different order of these categories, once."""
+    # Combinations of places and not permutations of persons: of 6 and 6 there are 924, and not 479 million.
+    names, counts = np.unique(categories, return_counts=True)
+    yield from _placed(np.arange(len(categories)), names.tolist(), counts.tolist(), np.empty_like(categories))
+
+
+def _placed(free: Places, names: Sequence[int], counts: Sequence[int], labels: Places) -> Iterator[Places]:
+    if len(names) == 1:
+        made = labels.copy()
+        made[free] = names[0]
+        yield made
+        return
+    for chosen in itertools.combinations(range(len(free)), counts[0]):
+        labels[free[list(chosen)]] = names[0]
+        yield from _placed(np.delete(free, chosen), names[1:], counts[1:], labels)
+
+
+def _odds(scores: Floats, category: int) -> Floats:
+    """(N,) log P(category) - log P(another)."""
+    rest = np.logaddexp.reduce(np.delete(scores, category, axis=1), axis=1)
+    # -inf - -inf is no number: nobody knows of an item for which everything is ruled out.
+    with np.errstate(invalid="ignore"):
+        found: Floats = np.nan_to_num(scores[:, category] - rest, nan=0.0, posinf=np.inf, neginf=-np.inf)
+    return found

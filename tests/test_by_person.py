@@ -1,0 +1,171 @@
+"""The word for persons: by hand, and on worlds with and without a leak."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from tests.emotion_toys import CLASSES, DOMAIN, NET, federation, observed, speakers, taught
+
+import leakscope as ls
+from leakscope.attacks.attributes.linkage import likeness
+from leakscope.attacks.attributes.shadow import ShadowUpdates
+from leakscope.audit.by_person import interval, judged
+from leakscope.audit.federated import Game, played
+from leakscope.core.errors import BadInput, UnknownName
+from leakscope.ledger.record import Word
+from leakscope.mechanisms.federated.round_files import RoundFiles
+from leakscope.mechanisms.population import Population
+from leakscope.numerics.rng import Key
+from leakscope.scoring import persons
+from leakscope.scoring.persons import People
+
+KEY = Key(0)
+
+
+def people(right, count=24):
+    """So many of `count` persons, half of each category, are named right."""
+    truth = np.arange(count) % 2
+    hit = np.arange(count) < right
+    return People(truth, np.eye(2)[np.where(hit, truth, 1 - truth)])
+
+
+def test_who_is_named_right_beyond_luck_leaks_whatever_the_control_says():
+    for control in (None, people(12)):
+        found = judged(people(22), control, smallest=0.2, key=KEY)
+        assert found.word is Word.LEAKS
+        assert found.luck <= 0.01
+        assert "24 persons" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("audited", "control", "smallest", "said"),
+    [
+        (people(12), None, 0.3, "no control"),
+        (people(12), people(13), 0.3, "cannot tell"),
+        (people(100, 200), people(6, 6), 0.2, "does not beat chance on the control"),
+        (people(12), people(20), 0.4, "cannot tell a leak of 0.4"),
+        (people(14), people(24), 0.2, "not excluded"),
+        (people(2, 4), people(24), 0.4, "too few"),
+    ],
+)
+def test_what_is_not_excluded_is_not_cleared(audited, control, smallest, said):
+    found = judged(audited, control, smallest=smallest, key=KEY)
+    assert found.word is Word.INCONCLUSIVE
+    assert said in found.sentence
+
+
+def test_many_persons_at_chance_beside_a_control_that_leaks_are_cleared():
+    found = judged(people(100, 200), people(24), smallest=0.2, key=KEY)
+    assert found.word is Word.NO_LEAK_FOUND
+    assert found.uar.high < 0.7
+
+
+def test_updates_of_a_person_are_one_trial():
+    """Sixty right updates of each of four persons leak nothing yet: they are named right by luck one time in six."""
+    truth = np.repeat([0, 0, 1, 1], 60)
+    found = judged(People(truth, np.eye(2)[truth], np.repeat([0, 1, 2, 3], 60)), None, smallest=0.2, key=KEY)
+    assert found.word is Word.INCONCLUSIVE
+    assert found.luck == pytest.approx(1 / 6)
+
+
+def test_an_interval_of_persons_who_are_all_right_is_no_point():
+    """12 and 12 of 12: each recall is above .025 / 2 ** (1 / 12) by Clopper and Pearson, and the hull reaches there."""
+    found = interval(people(24), key=KEY)
+    assert found.high == 1.0
+    assert found.low == pytest.approx(0.0125 ** (1 / 12))
+
+
+def test_bad_input_of_a_verdict():
+    with pytest.raises(BadInput, match="smallest"):
+        judged(people(12), None, smallest=0.0, key=KEY)
+    with pytest.raises(BadInput, match="3 categories"):
+        judged(people(12), People([0, 1, 2], np.zeros((3, 3))), smallest=0.2, key=KEY)
+
+
+def test_a_person_of_whom_nothing_is_claimed_is_never_cleared():
+    found = judged(people(100, 200), people(24), smallest=0.2, key=KEY, silent=("ada: refused",))
+    assert found.word is Word.INCONCLUSIVE
+    assert "ada: refused" in found.sentence
+
+
+def game(public, step=None, **changes):
+    step = step or ls.FedSGD()
+    # Several first weights: of a net so small those of one say little about those of another.
+    learner = ShadowUpdates(public, federation(step, rounds=2), shadows=4, folds=0)
+    return Game(NET, DOMAIN, CLASSES, federation(step, rounds=2, **changes), learner)
+
+
+def private(pool):
+    return Population.of_owners(pool.batch, pool.annotations)
+
+
+def test_a_federation_is_played_and_every_client_attacked(tmp_path):
+    """The same from memory and from files; and what `observed` and `run` give by themselves."""
+    own = game(speakers(1, by_class=1.0))
+    found = played(own, private(speakers(2, by_class=1.0)), key=KEY)
+    assert found.people.count == len(found.names) == 12
+    assert not found.silent
+    assert persons.uar(found.people.truth, found.people.scores) >= 0.9
+    files = played(own, private(speakers(2, by_class=1.0)), key=KEY, store=RoundFiles(tmp_path / "rounds"))
+    assert np.array_equal(files.people.scores, found.people.scores)
+
+
+def test_who_never_took_part_is_left_out_and_who_refuses_is_told():
+    few = played(game(speakers(1), fraction=0.2), private(speakers(2)), key=KEY)
+    assert 2 <= few.people.count <= 4
+    with pytest.raises(BadInput, match="at least two public persons"):
+        played(game(speakers(1, 3)), private(speakers(2)), key=KEY)
+    with pytest.raises(BadInput, match="expected one row"):
+        played(dataclasses.replace(game(speakers(1)), attribute="speaker"), private(speakers(2)), key=KEY)
+    with pytest.raises(UnknownName, match="age"):
+        played(dataclasses.replace(game(speakers(1)), attribute="age"), private(speakers(2)), key=KEY)
+
+
+def claimed(seed, **made):
+    """What is claimed of 64 private speakers after learning of 24 public ones of the same world."""
+    rounds = federation(ls.FedSGD(), rounds=2)
+    attack = taught(
+        ShadowUpdates(speakers(2 * seed, 24, **made), rounds, shadows=1, folds=0), ls.FedSGD(), key=Key(seed)
+    )
+    found = [
+        (sex, attack.run(seen, key=KEY).claim.scores.numpy())
+        for _, sex, seen in observed(speakers(2 * seed + 1, 64, **made), rounds, key=Key(seed))
+    ]
+    return People([sex for sex, _ in found], np.concatenate([scores for _, scores in found]))
+
+
+def test_worlds_without_a_leak_are_cleared_and_one_with_a_leak_is_not():
+    # Of twenty seeds, all were; each costs a second.
+    control = claimed(1000, by_class=1.0)
+    words = [judged(claimed(seed), control, smallest=0.35, key=Key(seed)).word for seed in range(6)]
+    assert words.count(Word.NO_LEAK_FOUND) >= 5
+    assert Word.LEAKS not in words
+    assert judged(control, control, smallest=0.35, key=KEY).word is Word.LEAKS
+
+
+def test_updates_of_one_client_are_more_alike_than_those_of_two():
+    """Odd and even rounds of each speaker, as if under two names, against those of others."""
+    rounds = federation(ls.FedSGD(), rounds=6, batch=12)
+    attack = taught(ShadowUpdates(speakers(1, by_class=1.0), rounds, shadows=1, folds=0), ls.FedSGD())
+    halves = [
+        [ls.Observation(seen.target, seen.rounds[side::2], seen.mechanism) for side in (0, 1)]
+        for _, _, seen in observed(speakers(2, 8, by_class=1.0), rounds)
+    ]
+    table = torch.tensor([[likeness(attack, one[0], other[1]) for other in halves] for one in halves])
+    same = torch.eye(8).bool().flatten().long().numpy()
+    scores = table.flatten().double().numpy()
+    assert persons.auc(same, np.stack([-scores, scores], 1)) > 0.9
+    assert bool((table.abs() <= 1 + 1e-9).all())
+    itself = likeness(attack, halves[0][0], halves[0][0])
+    assert itself == pytest.approx(1.0)
+
+
+def test_what_is_refused_is_not_compared():
+    rounds = federation(ls.FedSGD(), rounds=1)
+    attack = taught(ShadowUpdates(speakers(1, 3), rounds, shadows=1, folds=0), ls.FedSGD())
+    _, _, seen = next(observed(speakers(2), rounds))
+    with pytest.raises(BadInput, match="cannot be compared"):
+        likeness(attack, seen, seen)

@@ -1,0 +1,186 @@
+"""Statistics over persons, against scikit-learn, SciPy and counting by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn import metrics
+
+from leakscope.core.errors import BadInput
+from leakscope.numerics.rng import Key
+from leakscope.scoring import persons
+from leakscope.scoring.persons import People
+
+KEY = Key(0)
+
+
+def drawn(count, categories, seed, *, strength=1.0, ties=False):
+    """Truth and scores that know something of it."""
+    random = np.random.default_rng(seed)
+    truth = np.concatenate([np.arange(categories), random.integers(0, categories, count - categories)])
+    scores = random.standard_normal((count, categories)) + strength * np.eye(categories)[truth]
+    return truth, (np.round(scores) if ties else scores)
+
+
+@settings(max_examples=40, deadline=None)
+@given(count=st.integers(6, 40), categories=st.integers(2, 4), seed=st.integers(0, 10**6))
+def test_uar_and_log_loss_are_those_of_scikit_learn(count, categories, seed):
+    truth, scores = drawn(count, categories, seed)
+    assert persons.uar(truth, scores) == pytest.approx(metrics.balanced_accuracy_score(truth, scores.argmax(1)))
+    chances = np.exp(scores - np.logaddexp.reduce(scores, axis=1, keepdims=True))
+    wanted = metrics.log_loss(truth, chances, labels=range(categories))
+    assert persons.log_loss(truth, scores) == pytest.approx(wanted)
+
+
+@settings(max_examples=40, deadline=None)
+@given(count=st.integers(4, 40), seed=st.integers(0, 10**6), ties=st.booleans())
+def test_auc_is_that_of_scikit_learn(count, seed, ties):
+    truth, scores = drawn(count, 2, seed, ties=ties)
+    assert persons.auc(truth, scores) == pytest.approx(metrics.roc_auc_score(truth, scores[:, 1] - scores[:, 0]))
+
+
+def test_auc_of_several_categories_is_the_mean_of_each_against_the_rest():
+    truth, scores = drawn(30, 3, 1)
+    odds = [scores[:, g] - np.logaddexp(*np.delete(scores, g, 1).T) for g in range(3)]
+    wanted = np.mean([metrics.roc_auc_score(truth == g, odds[g]) for g in range(3)])
+    assert persons.auc(truth, scores) == pytest.approx(wanted)
+    assert persons.auc(np.zeros(5, dtype=int), scores[:5]) == 0.5
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(4, 30),
+    seed=st.integers(0, 10**6),
+    ties=st.booleans(),
+    false=st.sampled_from((0.0, 0.1, 0.5, 1.0)),
+)
+def test_what_is_caught_is_the_best_threshold_of_the_curve(count, seed, ties, false):
+    truth, scores = drawn(count, 2, seed, ties=ties)
+    fpr, tpr, _ = metrics.roc_curve(truth, scores[:, 1] - scores[:, 0], drop_intermediate=False)
+    assert persons.caught(truth, scores, false=false) == pytest.approx(tpr[fpr <= false + 1e-9].max())
+
+
+def test_nobody_is_caught_where_all_or_none_are_of_the_category():
+    scores = np.zeros((3, 2))
+    assert persons.caught(np.array([1, 1, 1]), scores) == persons.caught(np.array([0, 0, 0]), scores) == 0.0
+
+
+def test_who_prefers_nobody_is_at_chance():
+    truth = np.array([0, 0, 0, 1])
+    assert persons.uar(truth, np.zeros((4, 2))) == 0.5 == persons.auc(truth, np.zeros((4, 2)))
+    assert persons.accuracy_by_chance([3, 1]) == 0.75
+
+
+def test_updates_of_a_person_are_added_up_as_bayes_rule_says():
+    """Against the product of likelihoods, with an even prior."""
+    random = np.random.default_rng(3)
+    likelihood = random.uniform(0.1, 1.0, (7, 3))
+    posterior = np.log(likelihood / likelihood.sum(1, keepdims=True))
+    whose = np.array([4, 4, 4, 9, 9, 2, 2])
+    found = People([0, 0, 0, 1, 1, 2, 2], posterior, whose).fused()
+    wanted = np.stack([likelihood[whose == one].prod(0) for one in (2, 4, 9)])
+    assert np.allclose(np.exp(found.scores), wanted / wanted.sum(1, keepdims=True))
+    assert found.truth.tolist() == [2, 0, 1]
+
+
+def test_what_is_ruled_out_stays_so_and_nothing_left_is_even():
+    found = People([0, 0], [[-math.inf, 0.0], [0.0, -math.inf]], [0, 0]).fused()
+    assert np.allclose(np.exp(found.scores), 0.5)
+    assert People([0, 0], [[-math.inf, 0.0], [-1.0, -1.0]], [0, 0]).fused().scores[0, 0] == -math.inf
+
+
+def test_luck_of_few_persons_is_counted_out():
+    """Every labeling, by hand: 3 and 3 persons, and the p-value of SciPy's exact rank test, whose statistic AUC is."""
+    truth, scores = drawn(6, 2, 5)
+    truth = np.array([0, 1, 0, 1, 0, 1])
+    people = People(truth, scores)
+    labelings = [np.isin(np.arange(6), own).astype(int) for own in itertools.combinations(range(6), 3)]
+    least = persons.uar(truth, scores)
+    assert persons.luck(people, key=KEY) == np.mean([persons.uar(one, scores) >= least - 1e-9 for one in labelings])
+    odds = scores[:, 1] - scores[:, 0]
+    wanted = stats.mannwhitneyu(odds[truth == 1], odds[truth == 0], alternative="greater", method="exact").pvalue
+    assert persons.luck(people, persons.auc, key=KEY) == pytest.approx(wanted)
+
+
+def test_luck_of_many_persons_is_drawn_and_never_zero():
+    truth = np.arange(40) % 2
+    sure = People(truth, np.eye(2)[truth])
+    assert persons.luck(sure, key=KEY) == 1 / (1 + persons.DRAWS)
+    blind = persons.luck(People(truth, np.random.default_rng(1).standard_normal((40, 2))), key=KEY)
+    assert blind > 0.05
+
+
+def test_categories_are_shuffled_over_persons_and_not_over_updates():
+    """Of two persons there are two labelings: whatever their thousand updates say, luck is a half."""
+    truth = np.repeat([0, 1], 500)
+    assert persons.luck(People(truth, np.eye(2)[truth], truth), key=KEY) == 0.5
+    three = np.repeat([0, 0, 1], 100)
+    assert persons.luck(People(three, np.eye(2)[three], np.repeat([0, 1, 2], 100)), key=KEY) == pytest.approx(1 / 3)
+
+
+def test_luck_is_uniform_where_nothing_is_known():
+    """At most 5 % of 200 worlds without a leak are below 0.05, but for what chance allows (binomial, one in 10 000)."""
+    below = 0
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        whose = np.repeat(np.arange(8), 3)
+        truth = np.repeat(random.permutation([0, 1] * 4), 3)
+        people = People(truth, np.repeat(random.standard_normal((8, 2)), 3, 0) + random.standard_normal((24, 2)), whose)
+        below += persons.luck(people.fused(), key=KEY) <= 0.05
+    assert below <= stats.binom.ppf(1 - 1e-4, 200, 0.05)
+
+
+def test_an_interval_over_persons_is_wider_than_one_over_updates():
+    """Ten updates of each person are the same: the interval has to be that of the persons alone."""
+    truth, scores = drawn(16, 2, 2, strength=0.7)
+    alone = persons.interval(People(truth, scores), key=KEY)
+    repeated = People(np.repeat(truth, 10), np.repeat(scores, 10, 0), np.repeat(np.arange(16), 10))
+    assert persons.interval(repeated, key=KEY) == alone
+    blind_to_persons = persons.interval(People(repeated.truth, repeated.scores), key=KEY)
+    assert alone.high - alone.low > 2 * (blind_to_persons.high - blind_to_persons.low)
+
+
+def test_an_interval_is_that_of_two_binomials():
+    """Of persons drawn again, those who are right are binomial in each category: the interval without drawing."""
+    truth = np.repeat([0, 1], 12)
+    right = np.array([True] * 9 + [False] * 3 + [True] * 7 + [False] * 5)
+    found = persons.interval(People(truth, np.eye(2)[np.where(right, truth, 1 - truth)]), key=KEY)
+    sums = np.convolve(*(stats.binom.pmf(np.arange(13), 12, hits / 12) for hits in (9, 7)))
+    low, high = (int(np.searchsorted(sums.cumsum(), end)) / 24 for end in (0.025, 0.975))
+    assert found.value == pytest.approx(16 / 24)
+    assert abs(found.low - low) <= 1 / 24 + 1e-9
+    assert abs(found.high - high) <= 1 / 24 + 1e-9
+
+
+def test_a_category_of_one_person_has_no_interval():
+    found = persons.interval(People([0, 0, 1], np.zeros((3, 2))), key=KEY)
+    assert (found.low, found.high) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: People([], np.zeros((0, 2))), "expected a category"),
+        (lambda: People([0, 1], np.zeros((3, 2))), "expected a category"),
+        (lambda: People([0, 1], np.zeros((2, 1))), "at least 2 categories"),
+        (lambda: People([0, 2], np.zeros((2, 2))), "expected categories 0 to 1"),
+        (lambda: People([0, -1], np.zeros((2, 2))), "expected categories 0 to 1"),
+        (lambda: People([0.0, 1.0], np.zeros((2, 2))), "whole numbers"),
+        (lambda: People([0, 1], [[0.0, math.nan], [0.0, 0.0]]), "below infinity"),
+        (lambda: People([0, 1], [[0.0, math.inf], [0.0, 0.0]]), "below infinity"),
+        (lambda: People([0, 1], np.zeros((2, 2)), [3, 3]), "two categories"),
+        (lambda: People([0, 1], np.zeros((2, 2)), [3]), "a person for each item"),
+        (lambda: persons.interval(People([0, 1], np.zeros((2, 2))), key=KEY, level=1.0), "between 0 and 1"),
+        (lambda: persons.accuracy_by_chance([0, 0]), "expected shares"),
+        (lambda: persons.accuracy_by_chance([-1, 2]), "expected shares"),
+    ],
+)
+def test_bad_input_says_what_is_wrong(made, said):
+    with pytest.raises(BadInput, match=said):
+        made()
