@@ -19,7 +19,7 @@ or not: a weak attack that is conclusive excludes nothing that a stronger one ma
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -32,10 +32,11 @@ from leakscope.audit.theory import (
     guesses_needed,
     largest_power,
     largest_share,
+    replaced_epsilon,
     scores_needed,
     theory,
 )
-from leakscope.core.facts import TrueLabels, TrueTranscripts
+from leakscope.core.facts import BatchNormStatistics, Fact, TrueLabels, TrueTranscripts
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.ledger.record import Finding, GainRecord, GroupVerdict, ScoreRecord, Word
 from leakscope.scoring.metrics.guesses import LabelAccuracy
@@ -79,6 +80,9 @@ class _Tests:
 
 Sized = Sequence[tuple[GroupVerdict, int]]
 """Groups, each with the size of its batches."""
+
+Told = Collection[type[Fact]]
+"""The kinds of facts that the adversary of a scene is told."""
 
 
 @final
@@ -166,11 +170,10 @@ def _beside(
     own, mechanism = [verdicts[place] for place in finding.groups], groups[0].mechanism
     sized = list(zip(own, (group.batch_size for group in groups), strict=True))
     promised = promises.of(mechanism)
-    # What an adversary was told is nothing that the release let out.
-    told = TrueLabels in plan.told_in(groups[0].scene)
-    broken = "" if told else _broken(mechanism, sized)
+    told = plan.told_in(groups[0].scene)
+    broken = _broken(mechanism, sized, told)
     said: dict[str, object] = {
-        "theory": _theory(finding, mechanism, promised, own) + _uncompared(mechanism, promised, sized, told=told),
+        "theory": _theory(finding, mechanism, promised, own, told) + _uncompared(mechanism, promised, sized, told),
         "broken": broken,
     }
     if broken:
@@ -179,7 +182,11 @@ def _beside(
 
 
 def _theory(
-    finding: Finding, mechanism: AbstractMechanism, promised: Theory | None, verdicts: Sequence[GroupVerdict]
+    finding: Finding,
+    mechanism: AbstractMechanism,
+    promised: Theory | None,
+    verdicts: Sequence[GroupVerdict],
+    told: Told,
 ) -> str:
     if promised is None:
         return ""
@@ -190,12 +197,27 @@ def _theory(
     said = f"theory: epsilon {promised.epsilon:.3g} at delta {promised.delta:g} for one release{hidden}"
     if promised.training_epsilon < promised.epsilon:
         said += f" ({promised.training_epsilon:.3g} for a round of training where nobody knows who takes part)"
-    return said + _allowed(mechanism, verdicts)
+    return said + _allowed(mechanism, verdicts, told) + _observed(mechanism, verdicts, promised.delta)
 
 
-def _allowed(mechanism: AbstractMechanism, verdicts: Sequence[GroupVerdict]) -> str:
+def _observed(mechanism: AbstractMechanism, verdicts: Sequence[GroupVerdict], delta: float) -> str:
+    """What the replaced control has shown of epsilon, and what the event allows; empty where it was not run."""
+    shown = [one.observed_epsilon for one in verdicts if one.observed_epsilon is not None]
+    if not shown:
+        return ""
+    allowed = replaced_epsilon(mechanism, delta=delta)
+    most = "" if allowed is None or math.isinf(allowed) else f"; theory allows {allowed:.3g}"
+    return (
+        f"; an example and another in its place were told apart as by an epsilon of at least {max(shown):.3g} "
+        f"(95 % confidence{most})"
+    )
+
+
+def _allowed(mechanism: AbstractMechanism, verdicts: Sequence[GroupVerdict], told: Told) -> str:
     """What share of right guesses that allows, beside the share that was found."""
-    shares = [score for verdict in verdicts for score in verdict.scores if score.metric in SHARES]
+    # Of labels that were told, none is a guess.
+    known = {LabelAccuracy.name} if TrueLabels in told else set()
+    shares = [score for verdict in verdicts for score in verdict.scores if score.metric in SHARES.keys() - known]
     if not shares:
         power = largest_power(mechanism, fpr=0.01)
         return "" if power is None else f"; it allows tests with up to {power:.0%} true at 1 % false positives"
@@ -208,17 +230,18 @@ def _allowed(mechanism: AbstractMechanism, verdicts: Sequence[GroupVerdict]) -> 
     )
 
 
-def _broken(mechanism: AbstractMechanism, groups: Sized) -> str:
+def _broken(mechanism: AbstractMechanism, groups: Sized, told: Told) -> str:
     """The first contradiction between what was found and the declared event; empty where there is none.
 
-    Only where the game is the one that the event bounds: one guess of a label or a person about one example, released
-    alone (`theory.contradiction`). A trial without a claim is a guess that is not right: of the releases of which an
-    attack is sure more guesses are right than of all, and it is all that the event bounds.
+    Only where the game is the one that the event bounds: the replaced control, or one guess of a label or a person
+    about one example, released alone (`theory.contradiction`). A trial without a claim is a guess that is not right: of
+    the releases of which an attack is sure more guesses are right than of all, and it is all that the event bounds.
     """
     for verdict, size in groups:
-        if verdict.broken:
+        if verdict.broken and not _tells_which(told):
             return verdict.broken
-        for score in verdict.scores:
+        # What an adversary was told is nothing that the release let out.
+        for score in () if _tells_labels(told) else verdict.scores:
             # `_why_no_guesses` says of the others why they are left out.
             if score.metric in SHARES and _one_each(score, verdict, size):
                 right, chance = math.floor(math.fsum(score.items)), _chance(score, verdict)
@@ -226,6 +249,18 @@ def _broken(mechanism: AbstractMechanism, groups: Sized) -> str:
                 if said is not None:
                     return said
     return ""
+
+
+def _tells_labels(told: Told) -> bool:
+    return TrueLabels in told or BatchNormStatistics in told
+
+
+def _tells_which(told: Told) -> bool:
+    """Whether something besides the release says if it holds the example or the other one in its place.
+
+    Labels and sizes do not: the other one is of the same class. Statistics of the batch do.
+    """
+    return BatchNormStatistics in told
 
 
 def _one_each(score: ScoreRecord, verdict: GroupVerdict, size: int) -> bool:
@@ -239,19 +274,24 @@ def _chance(score: ScoreRecord, verdict: GroupVerdict) -> float:
     return max(score.chance, blind.chance)
 
 
-def _uncompared(mechanism: AbstractMechanism, promised: Theory | None, groups: Sized, *, told: bool) -> str:
+def _uncompared(mechanism: AbstractMechanism, promised: Theory | None, groups: Sized, told: Told) -> str:
     """That nothing that was found could have broken the promise, and why; empty where something could.
 
     A promise that no result could have contradicted was not tested, and silence would look as if it had been kept.
     """
     if promised is None or math.isinf(promised.epsilon):
         return ""
-    if told:
-        return "; not tested: the adversary was told labels, so that what was found is not the release's alone"
-    reasons = dict.fromkeys(_why_no_guesses(mechanism, groups))
-    reasons |= dict.fromkeys(
-        one.uncompared if one.replaced else "the replaced control was not run (replaced = true)" for one, _ in groups
-    )
+    if _tells_labels(told):
+        reasons = {"the adversary was told labels or statistics, so that no guess of them is the release's alone": None}
+    else:
+        reasons = dict.fromkeys(_why_no_guesses(mechanism, groups))
+    if _tells_which(told):
+        reasons["statistics of the batch are told, which say which example it holds"] = None
+    else:
+        reasons |= dict.fromkeys(
+            one.uncompared if one.replaced else "the replaced control was not run (replaced = true)"
+            for one, _ in groups
+        )
     return "" if "" in reasons else f"; not tested: no result could have broken this promise: {'; '.join(reasons)}"
 
 
