@@ -13,6 +13,7 @@ from leakscope.attacks.inputs.heads import decoder, head_images, regression
 from leakscope.attacks.inputs.heads.reading import Public, features_of, public
 from leakscope.attacks.parts.search.state_file import StateFile
 from leakscope.attacks.preparing import Setting
+from leakscope.audit.telling import lineup
 from leakscope.core.effort import Budget, unwatched
 from leakscope.core.pool import Pool
 from leakscope.targets.looking.dense_ends import output_layer
@@ -45,9 +46,9 @@ def private(each=1, seed=0):
 
 def seen(mechanism=TRAINING, each=1, seed=0, model=None, tell=True):
     model = model or target()
-    return ls.observe(
-        model, private(each, seed), mechanism, key=ls.Key(seed), tell=[ls.BatchSize(10 * each)] if tell else []
-    )
+    batch = private(each, seed)
+    facts = [ls.BatchSize(10 * each), lineup(batch, DIGITS)[0]] if tell else []
+    return ls.observe(model, batch, mechanism, key=ls.Key(seed), tell=facts)
 
 
 def prepared(learner, mechanism=TRAINING, architecture=PROBE):

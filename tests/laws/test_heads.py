@@ -92,7 +92,7 @@ def test_the_claim_is_a_function_of_the_observation_and_nothing_is_touched(row: 
 
 @pytest.mark.parametrize("row", HEADS, ids=lambda row: row.name)
 def test_every_field_speaks(row: Row) -> None:
-    one, others = seen(), {"pool": ls.pool(ls.Digits(size=8)), "fit": True, "each": 2, "steps": 9}
+    one, others = seen(), {"pool": ls.pool(ls.Digits(size=8)), "fit": True, "each": 2, "steps": 9, "heads": 64}
     half = others["pool"].batch
     others["pool"] = dataclasses.replace(others["pool"], batch=half.rows(torch.arange(400)), origin="")
     first = built(row).run(one, key=ls.Key(1))

@@ -8,9 +8,10 @@ from typing import final
 import torch
 
 from leakscope.audit.plan import Cell
-from leakscope.audit.telling import tell
+from leakscope.audit.telling import lineup, tell
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
+from leakscope.core.facts import Suspects
 from leakscope.core.observation import Observation
 from leakscope.core.secret import Secret
 from leakscope.core.target import Target
@@ -46,6 +47,8 @@ def set_up(cell: Cell) -> Stage:
     secret = source.draw(cell.batch_size, key=key.child("secret", cell.trial))
     target = cell.scene.architecture.build(source.domain, source.classes, key=key.child("weights", cell.trial))
     batch = secret.reveal()
+    if Suspects in cell.told:
+        secret = Secret(batch, (*secret.annotations, lineup(batch, source)[1]))
     if cell.role is Role.REPLACED:
         batch = replaced(batch, source, key=key.child("replaced", cell.trial))
     facts = tell(cell.told, target, batch, source=source)

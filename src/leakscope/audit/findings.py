@@ -36,7 +36,7 @@ from leakscope.audit.theory import (
     scores_needed,
     theory,
 )
-from leakscope.core.facts import BatchNormStatistics, Fact, TrueLabels, TrueTranscripts
+from leakscope.core.facts import BatchNormStatistics, Fact, Gallery, Suspects, TrueLabels, TrueTranscripts
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.ledger.record import Finding, GainRecord, GroupVerdict, ScoreRecord, Word
 from leakscope.scoring.metrics.guesses import LabelAccuracy
@@ -233,17 +233,17 @@ def _allowed(mechanism: AbstractMechanism, verdicts: Sequence[GroupVerdict], tol
 def _broken(mechanism: AbstractMechanism, groups: Sized, told: Told) -> str:
     """The first contradiction between what was found and the declared event; empty where there is none.
 
-    Only where the game is the one that the event bounds: the replaced control, or one guess of a label or a person
-    about one example, released alone (`theory.contradiction`). A trial without a claim is a guess that is not right: of
-    the releases of which an attack is sure more guesses are right than of all, and it is all that the event bounds.
+    Only where the game is the one that the event bounds: the replaced control, one guess which of two suspects is in,
+    or of a label or a person about one example, released alone (`theory.contradiction`). A trial without a claim is a
+    guess that is not right: of the releases of which an attack is sure more guesses are right than of all, and it is
+    all that the event bounds.
     """
     for verdict, size in groups:
         if verdict.broken and not _tells_which(told):
             return verdict.broken
-        # What an adversary was told is nothing that the release let out.
-        for score in () if _tells_labels(told) else verdict.scores:
+        for score in verdict.scores:
             # `_why_no_guesses` says of the others why they are left out.
-            if score.metric in SHARES and _one_each(score, verdict, size):
+            if score.metric in SHARES and not _another_game(score, size, told) and _one_each(score, verdict):
                 right, chance = math.floor(math.fsum(score.items)), _chance(score, verdict)
                 said = contradiction(mechanism, right=right, guesses=verdict.finished, chance=chance)
                 if said is not None:
@@ -251,21 +251,26 @@ def _broken(mechanism: AbstractMechanism, groups: Sized, told: Told) -> str:
     return ""
 
 
-def _tells_labels(told: Told) -> bool:
-    return TrueLabels in told or BatchNormStatistics in told
+def _another_game(score: ScoreRecord, size: int, told: Told) -> str:
+    """Why these guesses are not of what one example brought into the release; empty where they are."""
+    # Which of two suspects it is: one question of one example, whatever else is in the batch and is known of it.
+    member = score.metric == TopOne.name and Suspects in told and Gallery not in told
+    if BatchNormStatistics in told or (TrueLabels in told and not member):
+        return "the adversary was told labels or statistics, so that no guess of them is the release's alone"
+    return "" if member or size == 1 else f"{kind(score.metric)} of batches of several examples are another game"
 
 
 def _tells_which(told: Told) -> bool:
     """Whether something besides the release says if it holds the example or the other one in its place.
 
-    Labels and sizes do not: the other one is of the same class. Statistics of the batch do.
+    Labels and sizes do not: the other one is of the same class. Statistics of the batch do, and suspects.
     """
-    return BatchNormStatistics in told
+    return BatchNormStatistics in told or Suspects in told
 
 
-def _one_each(score: ScoreRecord, verdict: GroupVerdict, size: int) -> bool:
+def _one_each(score: ScoreRecord, verdict: GroupVerdict) -> bool:
     """Whether it is of one guess for each trial: two in every other one are as many."""
-    return size == 1 and 0 < len(score.items) <= verdict.finished
+    return 0 < len(score.items) <= verdict.finished
 
 
 def _chance(score: ScoreRecord, verdict: GroupVerdict) -> float:
@@ -281,12 +286,9 @@ def _uncompared(mechanism: AbstractMechanism, promised: Theory | None, groups: S
     """
     if promised is None or math.isinf(promised.epsilon):
         return ""
-    if _tells_labels(told):
-        reasons = {"the adversary was told labels or statistics, so that no guess of them is the release's alone": None}
-    else:
-        reasons = dict.fromkeys(_why_no_guesses(mechanism, groups))
+    reasons = dict.fromkeys(_why_no_guesses(mechanism, groups, told))
     if _tells_which(told):
-        reasons["statistics of the batch are told, which say which example it holds"] = None
+        reasons["what is told of the batch says which example it holds"] = None
     else:
         reasons |= dict.fromkeys(
             one.uncompared if one.replaced else "the replaced control was not run (replaced = true)"
@@ -295,14 +297,17 @@ def _uncompared(mechanism: AbstractMechanism, promised: Theory | None, groups: S
     return "" if "" in reasons else f"; not tested: no result could have broken this promise: {'; '.join(reasons)}"
 
 
-def _why_no_guesses(mechanism: AbstractMechanism, groups: Sized) -> Iterator[str]:
+def _why_no_guesses(mechanism: AbstractMechanism, groups: Sized, told: Told) -> Iterator[str]:
     """For each score of labels or persons why it could not have been a `contradiction`; empty where it could."""
     for verdict, size in groups:
         for score in verdict.scores:
             if score.metric not in SHARES or not score.items:
                 continue
-            if not _one_each(score, verdict, size):
-                yield f"{kind(score.metric)} of batches of several examples are another game"
+            why = _another_game(score, size, told)
+            if not why and not _one_each(score, verdict):
+                why = f"{kind(score.metric)} of batches of several examples are another game"
+            if why:
+                yield why
             else:
                 what, chance, count = f"guesses of {kind(score.metric)}", _chance(score, verdict), len(score.items)
                 few = _too_few(count, what, guesses_needed(mechanism, chance=chance))

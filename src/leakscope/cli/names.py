@@ -12,6 +12,7 @@ from typing import Any
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.attributes.classifier import AttributeClassifier
 from leakscope.attacks.attributes.encoder import AbstractSpeakerEncoder, CepstralMoments
+from leakscope.attacks.attributes.head_membership import HeadMembership
 from leakscope.attacks.attributes.rescnn import ResCNN
 from leakscope.attacks.attributes.resemblyzer import Resemblyzer
 from leakscope.attacks.attributes.speaker import SpeakerIdentity
@@ -193,6 +194,8 @@ ROWS: tuple[Row, ...] = (
          "", T.CLAIMS_FEATURES, T.SMALL),
     _row(_A, HeadFeatures, "what a released classifier head was trained on, in the features of its public backbone",
          "HeadFeatures(pool(Digits()))", T.CLAIMS_FEATURES, T.READS_WEIGHTS, T.NEEDS_BATCH_SIZE),
+    _row(_A, HeadMembership, "which of two suspects a released classifier head was trained on, by likelihood ratio",
+         "HeadMembership(pool(Digits()))", T.CLAIMS_ATTRIBUTES, T.READS_WEIGHTS, T.NEEDS_BATCH_SIZE),
     _row(_A, HeadImages, "pictures that a released classifier head was trained on, by a decoder of public pictures",
          "HeadImages(pool(Digits()))", T.CLAIMS_INPUTS, T.READS_WEIGHTS, T.NEEDS_BATCH_SIZE),
     _row(_A, LabelCounts, "how often each label occurs, in closed form (iLRG)",
