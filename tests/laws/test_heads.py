@@ -55,7 +55,7 @@ def test_it_runs_where_it_applies_and_refuses_by_name_what_it_was_not_told(row: 
 def test_updates_and_several_rounds_are_refused(row: Row) -> None:
     attack, model = built(row), target()
     for mechanism in (ls.FedSGD(), ls.FedAvg(2, 0.1), ls.FedSGD() >> ls.Clip(1.0)):
-        update = ls.observe(model, private(), mechanism, key=ls.Key(0), tell=[ls.BatchSize(10)])
+        update = ls.observe(model, private(), mechanism, key=ls.Key(0), tell=seen().facts)
         refusal = attack.refusal(update)
         assert refusal is not None
         assert "reads a Weights" in refusal.sentence

@@ -126,7 +126,7 @@ from leakscope.scoring.metrics.speech import CharacterErrorRate, CharacterSetErr
 from leakscope.scoring.metrics.tokens import ExactText, TokenError, TokenOrder, TokenOverlap
 from leakscope.scoring.metrics.vision import LPIPS, MSE, PSNR, SSIM
 from leakscope.targets.looking.context_window import ContextWindow
-from leakscope.targets.losses import CTC, BinaryCrossEntropy, NextToken, Reduction, SquaredError
+from leakscope.targets.losses import CTC, BinaryCrossEntropy, NextToken, OneLogit, Reduction, SquaredError
 from leakscope.targets.recipes.architecture import AbstractArchitecture
 from leakscope.targets.recipes.fitted import Fitted
 from leakscope.targets.recipes.imported import Imported
@@ -403,6 +403,7 @@ ROWS: tuple[Row, ...] = (
     _row(_X, Reduction, "of a CTC loss: SUM or MEAN over the labels", 'Reduction("sum")'),
     _row(_X, CrossEntropy, "loss: of classes or probabilities"),
     _row(_X, BinaryCrossEntropy, "loss: of several labels at once"),
+    _row(_X, OneLogit, "loss: of two classes by one logit, whose positive examples may count more"),
     _row(_X, SquaredError, "loss: of real numbers"),
     _row(_X, CTC, "loss: of transcripts, one output per frame", "CTC(blank=28)"),
     _row(_X, NextToken, "loss: of the next token, at every token"),

@@ -78,6 +78,8 @@ class HeadMembership(AbstractAttack[SeenHead, Attribute]):
         found = read_head(seen, self.pool, learned=True)
         if isinstance(found, Refusal):
             return found
+        if found.weights.shape[1] == 1 and acts_as(seen.mechanism, PrivateHeadTraining):
+            return Refusal("heads of one logit are trained with noise one at a time, which takes too long for hundreds")
         suspects = seen.told(Suspects).examples
         if not seen.target.domain.fits(suspects.inputs) or int(suspects.labels[0]) >= seen.target.classes:
             return Refusal(f"the suspects are no inputs of {seen.target.domain} with one of its classes")
@@ -140,7 +142,7 @@ def _trained(
 ) -> Heads:
     if acts_as(mechanism, PrivateHeadTraining):
         return train_private(mechanism, *examples, start, key=key)
-    return train(read.public.training, *examples, start)
+    return train(read.public.training, *examples, start, positive_weight=read.public.positive_weight)
 
 
 def _along(features: Tensor, read: SeenHead) -> Tensor:
@@ -148,7 +150,7 @@ def _along(features: Tensor, read: SeenHead) -> Tensor:
     prior = read.public.prior
     difference = (features[0] - features[1]) @ prior.axes
     # What the other examples bring along an axis, and what is secret or noise, which is the same along all axes.
-    held = (read.weights[0] - read.weights[0].mean(0)) @ prior.axes
+    held = read.weights[0] @ prior.axes
     floor = held.square().mean(0).sort().values[: max(1, held.shape[1] // 8)].mean()
     signal = held.square().mean() / prior.variances.mean()
     spread = prior.variances * signal / max(1, read.weights.shape[1]) + floor

@@ -81,6 +81,8 @@ class HeadImages(AbstractLearner[Inputs]):
         if isinstance(known, Refusal):
             # an audit that plans this attack beside others gets its reason with each trial
             return {"unfit": known.sentence}
+        if known.layer.outputs == 1:
+            return {"unfit": "a decoder is learned for heads with a row for each class; HeadFeatures reads one logit"}
         if known.training.init_std is None:
             return {"unfit": "a decoder is learned for secret first weights, these are the target's own; give init_std"}
         try:
