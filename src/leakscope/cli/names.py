@@ -23,6 +23,7 @@ from leakscope.attacks.inputs.frames.long.long_frames import LongFrames
 from leakscope.attacks.inputs.frames.probable.frame_likelihood import FrameLikelihood
 from leakscope.attacks.inputs.heads.head_features import HeadFeatures
 from leakscope.attacks.inputs.heads.head_images import HeadImages
+from leakscope.attacks.inputs.heads.head_reconstructor import HeadReconstructor
 from leakscope.attacks.inputs.layer_by_layer.revealed_features import RevealedFeatures
 from leakscope.attacks.inputs.layered.recursive import Recursive
 from leakscope.attacks.inputs.matching.feature_inversion import FeatureInversion
@@ -194,6 +195,8 @@ ROWS: tuple[Row, ...] = (
          "", T.CLAIMS_FEATURES, T.SMALL),
     _row(_A, HeadFeatures, "what a released classifier head was trained on, in the features of its public backbone",
          "HeadFeatures(pool(Digits()))", T.CLAIMS_FEATURES, T.READS_WEIGHTS, T.NEEDS_BATCH_SIZE),
+    _row(_A, HeadReconstructor, "pictures behind a released head, by a generator of shadow heads' weights (published)",
+         "HeadReconstructor(pool(Digits()))", T.CLAIMS_INPUTS, T.READS_WEIGHTS, T.NEEDS_BATCH_SIZE),
     _row(_A, HeadMembership, "which of two suspects a released classifier head was trained on, by likelihood ratio",
          "HeadMembership(pool(Digits()))", T.CLAIMS_ATTRIBUTES, T.READS_WEIGHTS, T.NEEDS_BATCH_SIZE),
     _row(_A, HeadImages, "pictures that a released classifier head was trained on, by a decoder of public pictures",

@@ -48,8 +48,8 @@ class LinearProbe(AbstractArchitecture):
     whole: nothing is cut off: phi(x) is what the backbone returns, a vector of `backbone_classes` numbers.
     hidden: >= 1, the width of a layer with ReLU before the last, W2 relu(W1 scale phi(x) + b1) + b2; None for none.
     positive_weight: > 0, and the head has one logit for two classes, trained by `OneLogit`; None: a row for each.
-    Raises `BadInput` on other values and on one logit for other than two classes, `NoSuchLayer` for a backbone without a
-    dense output layer that one vector of each example is fed to.
+    Raises `BadInput` on other values and on one logit for other than two classes, `NoSuchLayer` for a backbone without
+    a dense output layer that one vector of each example is fed to.
 
     >>> from leakscope.domains.vision import Images
     >>> from leakscope.targets.zoo.mlp import MLP
