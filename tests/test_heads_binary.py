@@ -18,7 +18,7 @@ from leakscope.audit.telling import lineup
 from leakscope.core.errors import BadInput
 from leakscope.core.pool import Pool
 from leakscope.datasets.draw import AbstractSource
-from leakscope.mechanisms.heads.together import Heads, first, train
+from leakscope.mechanisms.heads.together import CHUNK, Heads, first, together, train
 from leakscope.targets.looking.dense_ends import output_layer
 from leakscope.targets.losses import OneLogit
 
@@ -164,3 +164,27 @@ def test_impossible_heads_are_refused(change: dict[str, float]) -> None:
         BINARY.build(DIGITS.domain, 10, key=ls.Key(0))
     with pytest.raises(BadInput, match="give a head of one output"):
         OneLogit()(torch.zeros(2, 2), private())
+
+
+def test_with_more_examples_than_features_it_is_the_release_too() -> None:
+    """There the dual form would need a kernel of all examples with each other."""
+    training = ls.HeadTraining(5, 0.1, optimizer=ls.ClientSGD(momentum=0.5, weight_decay=0.01))
+    x = torch.randn(1, 2000, 6, generator=ls.Key(0).generator())
+    labels = (torch.arange(2000) % 3).unsqueeze(0)
+    with ls.Key(1).isolated():
+        head = torch.nn.Linear(6, 3)
+    start = Heads((head.weight.detach().unsqueeze(0).clone(),), (head.bias.detach().unsqueeze(0).clone(),))
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.1, momentum=0.5, weight_decay=0.01)
+    for _ in range(5):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(head(x[0]), labels[0]).backward()
+        optimizer.step()
+    found = train(training, x, labels, start)
+    assert torch.allclose(found.weights[0][0], head.weight.detach(), atol=1e-5)
+    assert torch.allclose(found.biases[0][0], head.bias.detach(), atol=1e-5)
+
+
+def test_so_many_examples_leave_few_heads_at_a_time() -> None:
+    assert together(10, 256) == together(40, 1280) == CHUNK
+    assert together(10_000, 256) * 10_000 * 256 <= 2**25
+    assert together(10**9, 10**9) == 1

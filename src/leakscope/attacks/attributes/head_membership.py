@@ -26,7 +26,7 @@ from leakscope.core.pool import Pool
 from leakscope.core.refusal import Refusal
 from leakscope.core.release import AbstractRelease, Weights
 from leakscope.mechanisms.heads.private import train_private
-from leakscope.mechanisms.heads.together import CHUNK, Heads, first, sets, train
+from leakscope.mechanisms.heads.together import Heads, first, sets, together, train
 from leakscope.mechanisms.protocols.training import PrivateHeadTraining
 from leakscope.numerics.rng import Key
 
@@ -117,8 +117,9 @@ class HeadMembership(AbstractAttack[SeenHead, Attribute]):
         """What is read off heads that were trained with the first suspect, and off those with the second."""
         labels = self.pool.batch.labels
         drawn = sets(labels, read.each, key=key.child("sets"))
-        for place, begin in enumerate(range(0, self.heads, CHUNK)):
-            rows = torch.stack(list(itertools.islice(drawn, min(CHUNK, self.heads - begin))))
+        chunk = together(read.each * int(labels.max() + 1), company.shape[1])
+        for place, begin in enumerate(range(0, self.heads, chunk)):
+            rows = torch.stack(list(itertools.islice(drawn, min(chunk, self.heads - begin))))
             sides = []
             for suspect in asked.features:
                 examples = company[rows]
