@@ -61,13 +61,14 @@ class Scene:
     features: Tensor
     pictures: Tensor
     key: ls.Key
+    training: ls.HeadTraining = TRAINING
 
     def inverted(self, features: Tensor, key: ls.Key) -> Tensor:
         """What is estimated from heads that are trained on these features, each from first weights of its own."""
         many, _, wide = features.shape
-        start = first(TRAINING, (wide, CLASSES), many, key=key)
-        heads = train(TRAINING, features, torch.arange(CLASSES).expand(many, -1), start)
-        return invert(heads.weights[0], self.known.prior, TRAINING, floor=self.known.floor)
+        start = first(self.training, (wide, CLASSES), many, key=key)
+        heads = train(self.training, features, torch.arange(CLASSES).expand(many, -1), start)
+        return invert(heads.weights[0], self.known.prior, self.training, floor=self.known.floor)
 
     def estimates(self) -> Tensor:
         """Of the private features, from the heads that are attacked."""
@@ -237,12 +238,12 @@ def share(own: Tensor, others: Tensor) -> Tensor:
 def same(scene: Scene) -> str:
     """The whole road for one head: a batch of pictures, a module that is trained, an attack that reads the release."""
     batch = ls.Batch(scene.pictures[0], torch.arange(CLASSES))
-    seen = ls.observe(scene.target, batch, TRAINING, key=scene.key.child("one"), tell=[ls.BatchSize(CLASSES)])
+    seen = ls.observe(scene.target, batch, scene.training, key=scene.key.child("one"), tell=[ls.BatchSize(CLASSES)])
     attempt = scene.attack.run(seen, key=scene.key)
     if attempt.claim is None:
         return attempt.sentence
     weights = seen.release.by_name["head.weight"].unsqueeze(0)
-    features = invert(weights, scene.known.prior, TRAINING, floor=scene.known.floor)
+    features = invert(weights, scene.known.prior, scene.training, floor=scene.known.floor)
     wanted = scene.attack.decoded(features[0], torch.arange(CLASSES), scene.target)
     return "equal" if torch.allclose(attempt.claim.values, wanted, atol=1e-5) else "not equal"
 
@@ -255,6 +256,9 @@ def strip(scene: Scene, ways: dict[str, Way], path: Path) -> None:
         for way in ways.values():
             made = [way(estimates[head, one][None], true[head, one][None], one) for one in range(CLASSES)]
             rows.append(torch.cat(made))
-        blocks += [row.unflatten(1, scene.pictures.shape[-2:]).permute(1, 0, 2).flatten(1) for row in rows]
-    image = Image.fromarray((torch.cat(blocks).clamp(0, 1) * 255).round().byte().numpy())
+        # (C, channels, h, w) side by side: (h, C w, channels)
+        wide = [row.unflatten(1, scene.pictures.shape[2:]).permute(2, 0, 3, 1).flatten(1, 2) for row in rows]
+        blocks += wide
+    pixels = (torch.cat(blocks).clamp(0, 1) * 255).round().byte().numpy()
+    image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
     image.resize((2 * image.width, 2 * image.height)).save(path)

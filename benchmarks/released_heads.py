@@ -30,6 +30,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 
+import head_photos
 import head_pictures
 import torch
 import torch.nn.functional as F
@@ -79,18 +80,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--part", choices=["bounds", "speed", "pictures"], help="all by default")
-    parser.add_argument("--data", help="the folder with MNIST's training files")
+    parser.add_argument("--part", choices=["bounds", "speed", "pictures", "photos"], help="all by default")
+    parser.add_argument("--data", help="the folder with MNIST's training files, of --part photos with CIFAR-10")
     parser.add_argument("--cache", help="a folder for the backbone's weights")
     parser.add_argument("--pictures", help="a PNG file to draw into")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.part == "photos" and args.data is None:
+        parser.error("--part photos needs --data DIR, the folder with CIFAR-10's pictures")
     key, good = ls.Key(args.seed), True
     parts: dict[str, Callable[[], Iterator[tuple[str, bool]]]] = {
         "bounds": lambda: itertools.chain(epsilons(), powers(), noises(args.quick)),
         "speed": lambda: itertools.chain(speed(args.quick, key), agreement(key), law(args.quick, key)),
         "pictures": lambda: iter(head_pictures.lines(args.data, args.quick, key, args.cache, args.pictures)),
     }
+    if args.part == "photos":
+        parts = {"photos": lambda: iter(head_photos.lines(args.data, args.quick, key, args.pictures))}
     for line, fine in itertools.chain.from_iterable(run() for name, run in parts.items() if args.part in (None, name)):
         print(("ok    " if fine else "BELOW ") + line, flush=True)
         good &= fine

@@ -18,7 +18,7 @@ from leakscope.audit.engines.inline import Inline
 from leakscope.audit.findings import Promises, findings, holm
 from leakscope.audit.run import run
 from leakscope.audit.theory import contradiction, guesses_needed
-from leakscope.core.facts import BatchSize, TrueLabels
+from leakscope.core.facts import BatchNormStatistics, BatchSize, Suspects, TrueLabels
 from leakscope.core.mechanism import Adjacency
 from leakscope.core.release import Gradient
 from leakscope.ledger.record import GainRecord, GroupVerdict, ScoreRecord, Word
@@ -231,6 +231,12 @@ def test_more_than_is_allowed_breaks_the_promise_loudly():
         verdict("A()", Word.LEAKS, gain(luck=1e-9), scores=(right(137, 300),)), mechanism=Boasts(), told=(TrueLabels,)
     )
     assert not told.broken, "what was told is nothing that the release let out"
+    told_apart = verdict("A()", Word.LEAKS, gain(luck=1e-9)).model_copy(update={"broken": "an attack tells them apart"})
+    for facts in ((TrueLabels, BatchSize), (BatchNormStatistics,)):
+        same_on_both_sides = joined(told_apart, mechanism=Boasts(), told=facts)
+        assert same_on_both_sides.broken == "an attack tells them apart"
+    other_on_each_side = joined(told_apart, mechanism=Boasts(), told=(Suspects,))
+    assert not other_on_each_side.broken, "one of the suspects is in what is sent"
     batches = verdict("A()", Word.LEAKS, gain(luck=1e-9), scores=(right(137, 300),)).model_copy(
         update={"finished": 100}
     )

@@ -95,3 +95,11 @@ def test_a_pretrained_body_differs_from_a_fresh_one_and_its_head_is_fresh() -> N
     assert float(alike[together].mean()) > float(alike[apart].mean()) + 0.1
     with pytest.raises(ls.BadInput, match="3 channels"):
         ls.EfficientNetLite0().build(DIGITS.domain, 10, key=ls.Key(0))
+    # what is enlarged inside is what was enlarged before, also where it was too small
+    small = ls.Images(3, 16, 16)
+    enlarging = ls.EfficientNetLite0(size=64).build(small, 10, key=ls.Key(0))
+    shrunk = torch.nn.functional.avg_pool2d(batch.inputs[:2], 4)
+    given = torch.nn.functional.interpolate(shrunk, (64, 64), mode="bicubic", align_corners=False)
+    assert torch.allclose(enlarging.module(shrunk), target.module(given), atol=1e-5)
+    with pytest.raises(ls.BadInput, match="size"):
+        ls.EfficientNetLite0(size=31)

@@ -9,12 +9,14 @@ import torch
 from sklearn.linear_model import Ridge
 
 import leakscope as ls
-from leakscope.attacks.inputs.heads import decoder, head_images, regression
+from leakscope.attacks.inputs.heads import decoder, head_images, plausible, regression
 from leakscope.attacks.inputs.heads.reading import Public, features_of, public
 from leakscope.attacks.parts.search.state_file import StateFile
 from leakscope.attacks.preparing import Setting
+from leakscope.audit.telling import lineup
 from leakscope.core.effort import Budget, unwatched
 from leakscope.core.pool import Pool
+from leakscope.mechanisms.heads import together
 from leakscope.targets.looking.dense_ends import output_layer
 from leakscope.targets.recipes.fitted import Fitted
 
@@ -45,9 +47,9 @@ def private(each=1, seed=0):
 
 def seen(mechanism=TRAINING, each=1, seed=0, model=None, tell=True):
     model = model or target()
-    return ls.observe(
-        model, private(each, seed), mechanism, key=ls.Key(seed), tell=[ls.BatchSize(10 * each)] if tell else []
-    )
+    batch = private(each, seed)
+    facts = [ls.BatchSize(10 * each), lineup(batch, DIGITS)[0]] if tell else []
+    return ls.observe(model, batch, mechanism, key=ls.Key(seed), tell=facts)
 
 
 def prepared(learner, mechanism=TRAINING, architecture=PROBE):
@@ -288,3 +290,23 @@ def test_a_fresh_decoder_is_ridge_regression_within_classes(count):
             found[rows] += predicted(rows, left)
     wanted = means + torch.from_numpy(found)
     assert torch.allclose(one(of.estimates, of.classes).flatten(1).double(), wanted, atol=1e-4)
+
+
+def test_every_part_of_learning_gives_signs_of_life_that_rise(monkeypatch):
+    """Heads of many examples take an hour before the decoder begins: nobody waits that long for a bar to move."""
+    monkeypatch.setattr(together, "ROOM", 48 * 30 * 50)
+    said = []
+    setting = Setting(PROBE, DIGITS.domain, 10, TRAINING)
+    learner = ls.HeadImages(DIGITS.pool(), each=3, steps=4)
+    learner.prepare(setting, key=ls.Key(5), clock=Budget().start(), watch=said.append)
+    heads = [one.fraction for one in said if one.note == "trains public heads"]
+    assert len(heads) == 6, "a sign for each fifty of 300"
+    fractions = [one.fraction for one in said]
+    assert fractions == sorted(fractions)
+    assert 0 < fractions[0] < heads[-1] < fractions[-1] == 1.0
+    of_comparison = []
+    known = public(target(), TRAINING, DIGITS.pool())
+    head = seen(each=3).release.by_name
+    weight, bias = head["head.weight"], head["head.bias"]
+    plausible.oddities(weight, bias, known.prior, TRAINING, 3, key=KEY, watch=of_comparison.append)
+    assert [one.fraction for one in of_comparison] == [0.25, 0.5, 0.75, 1.0]

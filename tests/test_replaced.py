@@ -242,5 +242,6 @@ def test_what_was_told_is_known_without_the_release(tmp_path):
     (found,) = summary.findings
     assert found.word is Word.INCONCLUSIVE
     assert not found.broken
-    assert "not tested: the adversary was told BatchNormStatistics" in found.theory
+    # Told the same on both sides, so that the promise is tested, and kept.
+    assert "told apart as by an epsilon of at least 0 (95 % confidence" in found.theory
     assert [score.value for score in summary.groups[0].scores if score.metric == "psnr"] == [120.0]

@@ -131,6 +131,7 @@ SPEECH = "audits score images so far; frames get their row together with their m
 UNLISTED = {
     "leakscope.attacks.inputs.heads.head_images.DecodedHead": "what HeadImages teaches; nobody writes it",
     "leakscope.attacks.attributes.shadow.AttributeOfUpdates": "what ShadowUpdates teaches; nobody writes it",
+    "leakscope.attacks.inputs.heads.head_reconstructor.ReconstructedHead": "what HeadReconstructor teaches",
     "leakscope.audit.blind.BlindGuess": "the audit's own control; to plan it would compare it with itself",
     "leakscope.mechanisms.compose.Defended": "written as `protocol >> defense`",
     "leakscope.datasets.sources.scaled.Scaled": "written as `input_range` in a plan",

@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from leakscope.bounds.accounting import deltas
-from leakscope.bounds.upper import largest_power, largest_share
+from leakscope.bounds.accounting import deltas, epsilon
+from leakscope.bounds.upper import largest_power, largest_share, replaced_epsilon
 from leakscope.core.errors import BadInput
 
 
@@ -136,3 +136,17 @@ def test_the_best_guess_among_directions_is_below_the_share(noise: float, prior:
     if len(prior) == 2:
         # the reference, what is sent without either, lies in the middle: the bound of one step is reached
         assert share == pytest.approx(bound, abs=0.005)
+
+
+@pytest.mark.parametrize("multiplier", [1.0, 4.0])
+def test_of_another_in_its_place_it_is_that_of_twice_the_distance(multiplier: float) -> None:
+    """N(0, s^2) and N(2, s^2): the closed form of half the multiplier, never below it."""
+    exact = epsilon(GaussianDpEvent(multiplier / 2), delta=1e-5)
+    assert exact - 1e-3 <= replaced_epsilon(GaussianDpEvent(multiplier), delta=1e-5) <= exact + 0.1
+
+
+def test_what_is_not_private_has_no_epsilon_of_replacing() -> None:
+    assert replaced_epsilon(NonPrivateDpEvent(), delta=1e-5) == math.inf
+    assert 0 <= replaced_epsilon(NoOpDpEvent(), delta=1e-5) <= 0.05
+    with pytest.raises(BadInput, match="delta"):
+        replaced_epsilon(NoOpDpEvent(), delta=0.0)

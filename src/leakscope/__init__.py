@@ -103,6 +103,7 @@ if TYPE_CHECKING:
     from leakscope.core.facts import LayerStatistics as LayerStatistics
     from leakscope.core.facts import Lengths as Lengths
     from leakscope.core.facts import PublicStatistics as PublicStatistics
+    from leakscope.core.facts import Suspects as Suspects
     from leakscope.core.facts import TrueLabels as TrueLabels
     from leakscope.core.facts import TrueTranscripts as TrueTranscripts
     from leakscope.core.observation import Observation as Observation

@@ -14,7 +14,7 @@ from tests.test_heads_attacks import PROBE, TRAINING, private, seen, target
 
 import leakscope as ls
 from leakscope.attacks.attack import Attack
-from leakscope.attacks.inputs.heads import decoder, head_images
+from leakscope.attacks.inputs.heads import decoder, head_images, head_reconstructor
 from leakscope.attacks.preparing import AbstractLearner, Setting
 from leakscope.cli.names import Family, Row, Trait, rows
 from leakscope.core.effort import Budget
@@ -28,6 +28,7 @@ DOMAIN = ls.Images(1, 8, 8)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_images, "HEADS", 30)
     monkeypatch.setattr(head_images, "PICTURES", 1)
+    monkeypatch.setattr(head_reconstructor, "COUNTED", 64)
     monkeypatch.setattr(decoder, "WIDTH", 32)
 
 
@@ -36,7 +37,8 @@ def built(row: Row, **changes: Any) -> Attack[Any]:
     attack = eval(row.example.replace("Digits()", "Digits(size=8)"), PUBLIC)
     if not isinstance(attack, AbstractLearner):
         return dataclasses.replace(attack, **changes)
-    learner = dataclasses.replace(attack, **{"steps": 5, **changes})
+    small = {"width": 2} if isinstance(attack, ls.HeadReconstructor) else {}
+    learner = dataclasses.replace(attack, **{"steps": 5, **small, **changes})
     setting = Setting(PROBE, DOMAIN, 10, TRAINING)
     return learner.taught(learner.prepare(setting, key=ls.Key(3), clock=Budget().start()))
 
@@ -55,7 +57,7 @@ def test_it_runs_where_it_applies_and_refuses_by_name_what_it_was_not_told(row: 
 def test_updates_and_several_rounds_are_refused(row: Row) -> None:
     attack, model = built(row), target()
     for mechanism in (ls.FedSGD(), ls.FedAvg(2, 0.1), ls.FedSGD() >> ls.Clip(1.0)):
-        update = ls.observe(model, private(), mechanism, key=ls.Key(0), tell=[ls.BatchSize(10)])
+        update = ls.observe(model, private(), mechanism, key=ls.Key(0), tell=seen().facts)
         refusal = attack.refusal(update)
         assert refusal is not None
         assert "reads a Weights" in refusal.sentence
@@ -92,7 +94,19 @@ def test_the_claim_is_a_function_of_the_observation_and_nothing_is_touched(row: 
 
 @pytest.mark.parametrize("row", HEADS, ids=lambda row: row.name)
 def test_every_field_speaks(row: Row) -> None:
-    one, others = seen(), {"pool": ls.pool(ls.Digits(size=8)), "fit": True, "each": 2, "steps": 9}
+    one, others = (
+        seen(),
+        {
+            "pool": ls.pool(ls.Digits(size=8)),
+            "fit": True,
+            "each": 2,
+            "steps": 9,
+            "heads": 64,
+            "width": 3,
+            "conditional": False,
+            "rate": 0.01,
+        },
+    )
     half = others["pool"].batch
     others["pool"] = dataclasses.replace(others["pool"], batch=half.rows(torch.arange(400)), origin="")
     first = built(row).run(one, key=ls.Key(1))

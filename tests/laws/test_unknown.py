@@ -401,7 +401,7 @@ def test_released_weights_are_refused_with_a_sentence(row: Any, mechanism: Any) 
 def test_the_attacks_that_read_released_weights_are_named() -> None:
     """Nobody else does: the law above is crossed with all others."""
     reading = {row.name for row in rows(Family.ATTACKS) if Trait.READS_WEIGHTS in row.traits}
-    assert reading == {"HeadFeatures", "HeadImages"}
+    assert reading == {"HeadFeatures", "HeadImages", "HeadMembership", "HeadReconstructor"}
     assert all(built(row).reads == {Weights} for row in rows(Family.ATTACKS) if row.name in reading)
     assert not any(Weights in built(row).reads for row in ATTACKS)
 

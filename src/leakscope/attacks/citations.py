@@ -126,6 +126,15 @@ EMOTION = """@article{feng2021attribute,
   year = {2021}
 }"""
 
+LIKELIHOOD_RATIO = """@inproceedings{carlini2022membership,
+  title = {Membership Inference Attacks From First Principles},
+  author = {Carlini, Nicholas and Chien, Steve and Nasr, Milad and Song, Shuang and Terzis, Andreas and
+    Tram\\`er, Florian},
+  booktitle = {IEEE Symposium on Security and Privacy},
+  year = {2022},
+  note = {arXiv:2112.03570}
+}"""
+
 INFORMED = """@inproceedings{balle2022reconstructing,
   title = {Reconstructing Training Data with Informed Adversaries},
   author = {Balle, Borja and Cherubin, Giovanni and Hayes, Jamie},

@@ -10,7 +10,7 @@ from leakscope.core.attempt import Attempt, Cost, Outcome
 from leakscope.core.claim import AbstractClaim
 from leakscope.core.effort import Clock, Watch
 from leakscope.core.errors import BadInput
-from leakscope.core.facts import Gallery
+from leakscope.core.facts import MEMBER, Gallery, Suspects
 from leakscope.core.observation import Observation
 from leakscope.core.release import AbstractRelease, Delta, Gradient, Weights
 from leakscope.datasets.draw import AbstractSource
@@ -66,6 +66,7 @@ class BlindGuess(AbstractAttack[None, AbstractClaim]):
         """
         gallery = seen.told(Gallery) if seen.knows(Gallery) else None
         labels = self.source.fixed(self.count)
-        outsider = Outsider(self.source.public(), self.count, gallery, seen.target, labels)
+        asked = MEMBER if seen.knows(Suspects) else None
+        outsider = Outsider(self.source.public(), self.count, gallery, seen.target, labels, asked)
         made = (kind.control(outsider, key=key) for kind in KINDS)
         return tuple(claim for claim in made if claim is not None)

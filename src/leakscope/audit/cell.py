@@ -8,9 +8,10 @@ from typing import final
 import torch
 
 from leakscope.audit.plan import Cell
-from leakscope.audit.telling import tell
+from leakscope.audit.telling import lineup, tell
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
+from leakscope.core.facts import Suspects
 from leakscope.core.observation import Observation
 from leakscope.core.secret import Secret
 from leakscope.core.target import Target
@@ -46,14 +47,15 @@ def set_up(cell: Cell) -> Stage:
     secret = source.draw(cell.batch_size, key=key.child("secret", cell.trial))
     target = cell.scene.architecture.build(source.domain, source.classes, key=key.child("weights", cell.trial))
     batch = secret.reveal()
+    if Suspects in cell.told:
+        secret = Secret(batch, (*secret.annotations, lineup(batch, source)[1]))
     # Of the private batch also where another one is sent: what is told is known without the release, and an attack that
-    # reads the example off what it was told finds it here too.
-    facts = tell(cell.told, target, batch, source=source)
-    if cell.role is Role.REPLACED:
-        batch = replaced(batch, source, key=key.child("replaced", cell.trial))
+    # reads the example off what it was told finds it here too. But of two suspects one has to be in what is sent.
+    sent = replaced(batch, source, key=key.child("replaced", cell.trial)) if cell.role is Role.REPLACED else batch
+    facts = tell(cell.told, target, sent if Suspects in cell.told else batch, source=source)
     # By the mechanism's repr: two mechanisms must not share their noise, or one could be subtracted from the other.
     noise = key.child("release", repr(cell.mechanism), cell.trial)
-    seen = observe(target, batch, cell.mechanism, key=noise, tell=facts)
+    seen = observe(target, sent, cell.mechanism, key=noise, tell=facts)
     return Stage(secret, target, seen, Client(target, cell.mechanism, noise))
 
 

@@ -16,7 +16,7 @@ from leakscope.audit.telling import MAKERS
 from leakscope.core.asking import undefended_of
 from leakscope.core.effort import Budget
 from leakscope.core.errors import BadPlan
-from leakscope.core.facts import Fact, Gallery, TrueLabels
+from leakscope.core.facts import Fact, Gallery, Suspects, TrueLabels
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.datasets.draw import AbstractSource
 from leakscope.domains.speech import Frames
@@ -198,7 +198,8 @@ class Plan:
             known = {metric.name for metric in fitting}
             return (*fitting, *(metric for metric in TEXT_METRICS if metric.name not in known))
         if not isinstance(scene.source.domain, Frames):
-            return self.metrics
+            asked = Suspects in self.told_in(scene) and TopOne() not in self.metrics
+            return (*self.metrics, TopOne()) if asked else self.metrics
         kinds = (AbstractSequenceMetric, AbstractTranscriptMetric, AbstractRankMetric, PieceError)
         chosen = tuple(metric for metric in self.metrics if isinstance(metric, kinds))
         always = (*SPEECH_METRICS, *(PERSON_METRICS if Gallery in self.told_in(scene) else ()))

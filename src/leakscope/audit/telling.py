@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import torch
+
 from leakscope.attacks.parts.priors.statistics import layer_statistics
+from leakscope.core.annotation import Annotation, Per
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput, UnknownName
 from leakscope.core.facts import (
+    MEMBER,
     BatchNormStatistics,
     BatchSize,
     Fact,
@@ -15,16 +19,21 @@ from leakscope.core.facts import (
     LayerStatistics,
     Lengths,
     PublicStatistics,
+    Suspects,
     TrueLabels,
     TrueTranscripts,
 )
 from leakscope.core.target import Target
 from leakscope.datasets.draw import AbstractSource
+from leakscope.numerics.rng import Key
 
 Source = AbstractSource | None
 
 SPEAKER, SEX = "speaker", "sex"
 """The annotation that galleries are made of."""
+
+PLACES = ("the first", "the second")
+"""Which of two `Suspects` it is."""
 
 
 def _batch_size(target: Target, batch: Batch, source: Source) -> Fact:
@@ -80,6 +89,31 @@ def _gallery(target: Target, batch: Batch, source: Source) -> Fact:
     raise BadInput(f"{source!r} does not tell {said}, so there is no Gallery; use LibriSpeech or Spoken")
 
 
+def _suspects(target: Target, batch: Batch, source: Source) -> Fact:
+    return lineup(batch, source)[0]
+
+
+def lineup(batch: Batch, source: Source) -> tuple[Suspects, Annotation]:
+    """The first example of the batch beside another private one of its class, in random order, and which it is.
+
+    The draw is a function of the batch, which whoever is told of it has not seen. Raises `BadInput` without another.
+    """
+    if source is None:
+        raise BadInput(
+            "Suspects are drawn from where the batch is from, and this batch is of no data set; leave it out"
+        )
+    if batch.labels.dim() != 1 or batch.labels.is_floating_point() or batch.lengths is not None:
+        raise BadInput("expected examples of one length, each of one class, for Suspects; leave the fact out")
+    key, label = Key(0).child("suspects", batch.fingerprint()), int(batch.labels[0])
+    other = source.alike(label, besides=batch, key=key)
+    if other is None:
+        raise BadInput(f"{source!r} has no other private example of class {label}; leave Suspects out")
+    place = int(torch.randint(2, (), generator=key.child("place").generator()))
+    pair = [batch.inputs[:1], other.to(batch.inputs)]
+    examples = Batch(torch.cat(pair if place == 0 else pair[::-1]), batch.labels[:1].repeat(2))
+    return Suspects(examples), Annotation(MEMBER, (place,), PLACES, Per.OWNER)
+
+
 MAKERS: dict[type[Fact], Callable[[Target, Batch, Source], Fact]] = {
     BatchSize: _batch_size,
     TrueLabels: _labels,
@@ -88,6 +122,7 @@ MAKERS: dict[type[Fact], Callable[[Target, Batch, Source], Fact]] = {
     Lengths: _lengths,
     TrueTranscripts: _transcripts,
     Gallery: _gallery,
+    Suspects: _suspects,
 }
 """Every kind of fact that a plan can tell, with the function that makes it."""
 

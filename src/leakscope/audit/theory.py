@@ -83,6 +83,18 @@ def largest_share(mechanism: AbstractMechanism, *, chance: float) -> float | Non
     return _most(mechanism, "chance", chance)
 
 
+def replaced_epsilon(mechanism: AbstractMechanism, *, delta: float) -> float | None:
+    """The epsilon of one contribution in place of another, which is what the replaced control can show at most.
+
+    In [0, inf]; at most about twice that of one that is there or not. None as for `theory`.
+    """
+    try:
+        with asking(mechanism, "say what it promises"):
+            return upper.replaced_epsilon(_event(mechanism), delta=delta)
+    except (MissingExtra, BadInput):
+        return None
+
+
 def contradiction(
     mechanism: AbstractMechanism, *, right: int, guesses: int, chance: float, delta: float = 1e-5
 ) -> str | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from leakscope.bounds.trade_off import Question, trade_off
 from leakscope.core.arguments import flag, number
@@ -11,6 +14,9 @@ from leakscope.core.errors import BadInput
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
+
+FINE, LEAST = 0.05, 200.0
+"""Of rates of false positives on a grid: the logarithm of the ratio of neighbors, and minus that of the smallest."""
 
 
 def largest_power(event: DpEvent, *, fpr: float, replaced: bool = False, question: Question = Question.EITHER) -> float:
@@ -55,6 +61,28 @@ def power_curve(
         return curve.power(once) if twice else once
 
     return power
+
+
+def replaced_epsilon(event: DpEvent, *, delta: float) -> float:
+    """An e for which what is sent with a contribution, or another in its place, is (e, delta)-private; in [0, inf].
+
+    Of `power_curve(event, replaced=True)` the least e with power(a) <= exp(e) a + delta for every rate a, rounded up by
+    at most `FINE`; infinite where a test of rates below exp(-`LEAST`) is not excluded. It is what an epsilon that was
+    observed beside the replaced control has to stay below. delta: in (0, 1]. Raises as `largest_power`.
+
+    >>> from dp_accounting import GaussianDpEvent, NonPrivateDpEvent
+    >>> round(replaced_epsilon(GaussianDpEvent(2.0), delta=1e-5), 1), replaced_epsilon(NonPrivateDpEvent(), delta=0.1)
+    (4.4, inf)
+    """
+    lost = number("delta", delta, low=0, high=1, low_open=True)
+    power = power_curve(event, replaced=True)
+    rates = np.exp(-np.arange(0.0, LEAST, FINE))
+    above = np.array([power(float(rate)) for rate in rates]) - lost
+    if above[-1] > 0:
+        return math.inf
+    # Between two rates the power is at most that of the larger, and the rate at least the smaller.
+    ratios = above[:-1].clip(min=0) / rates[1:]
+    return math.log(max(1.0, float(ratios.max())))
 
 
 def largest_advantage(event: DpEvent) -> float:

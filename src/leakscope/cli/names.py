@@ -13,6 +13,7 @@ from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.attributes.classifier import AttributeClassifier
 from leakscope.attacks.attributes.decide import AbstractDecision, Discriminant, Logistic
 from leakscope.attacks.attributes.encoder import AbstractSpeakerEncoder, CepstralMoments
+from leakscope.attacks.attributes.head_membership import HeadMembership
 from leakscope.attacks.attributes.recovered import AttributeOfVectors
 from leakscope.attacks.attributes.rescnn import ResCNN
 from leakscope.attacks.attributes.resemblyzer import Resemblyzer
@@ -36,6 +37,7 @@ from leakscope.attacks.inputs.frames.long.long_frames import LongFrames
 from leakscope.attacks.inputs.frames.probable.frame_likelihood import FrameLikelihood
 from leakscope.attacks.inputs.heads.head_features import HeadFeatures
 from leakscope.attacks.inputs.heads.head_images import HeadImages
+from leakscope.attacks.inputs.heads.head_reconstructor import HeadReconstructor
 from leakscope.attacks.inputs.layer_by_layer.revealed_features import RevealedFeatures
 from leakscope.attacks.inputs.layered.recursive import Recursive
 from leakscope.attacks.inputs.matching.feature_inversion import FeatureInversion
@@ -142,7 +144,7 @@ from leakscope.scoring.metrics.speech import CharacterErrorRate, CharacterSetErr
 from leakscope.scoring.metrics.tokens import ExactText, TokenError, TokenOrder, TokenOverlap
 from leakscope.scoring.metrics.vision import LPIPS, MSE, PSNR, SSIM
 from leakscope.targets.looking.context_window import ContextWindow
-from leakscope.targets.losses import CTC, BinaryCrossEntropy, NextToken, Reduction, SquaredError
+from leakscope.targets.losses import CTC, BinaryCrossEntropy, NextToken, OneLogit, Reduction, SquaredError
 from leakscope.targets.recipes.architecture import AbstractArchitecture
 from leakscope.targets.recipes.fitted import Fitted
 from leakscope.targets.recipes.imported import Imported
@@ -211,6 +213,10 @@ ROWS: tuple[Row, ...] = (
          "", T.CLAIMS_FEATURES, T.SMALL),
     _row(_A, HeadFeatures, "what a released classifier head was trained on, in the features of its public backbone",
          "HeadFeatures(pool(Digits()))", T.CLAIMS_FEATURES, T.READS_WEIGHTS, T.NEEDS_BATCH_SIZE),
+    _row(_A, HeadReconstructor, "pictures behind a released head, by a generator of shadow heads' weights (published)",
+         "HeadReconstructor(pool(Digits()))", T.CLAIMS_INPUTS, T.READS_WEIGHTS, T.NEEDS_BATCH_SIZE),
+    _row(_A, HeadMembership, "which of two suspects a released classifier head was trained on, by likelihood ratio",
+         "HeadMembership(pool(Digits()))", T.CLAIMS_ATTRIBUTES, T.READS_WEIGHTS, T.NEEDS_BATCH_SIZE),
     _row(_A, HeadImages, "pictures that a released classifier head was trained on, by a decoder of public pictures",
          "HeadImages(pool(Digits()))", T.CLAIMS_INPUTS, T.READS_WEIGHTS, T.NEEDS_BATCH_SIZE),
     _row(_A, LabelCounts, "how often each label occurs, in closed form (iLRG)",
@@ -440,6 +446,7 @@ ROWS: tuple[Row, ...] = (
     _row(_X, Reduction, "of a CTC loss: SUM or MEAN over the labels", 'Reduction("sum")'),
     _row(_X, CrossEntropy, "loss: of classes or probabilities"),
     _row(_X, BinaryCrossEntropy, "loss: of several labels at once"),
+    _row(_X, OneLogit, "loss: of two classes by one logit, whose positive examples may count more"),
     _row(_X, SquaredError, "loss: of real numbers"),
     _row(_X, CTC, "loss: of transcripts, one output per frame", "CTC(blank=28)"),
     _row(_X, NextToken, "loss: of the next token, at every token"),

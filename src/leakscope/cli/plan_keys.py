@@ -10,7 +10,10 @@ import sys
 from dataclasses import dataclass
 from typing import final
 
-FACTS = ("BatchSize", "TrueLabels", "BatchNormStatistics", "PublicStatistics", "Lengths", "TrueTranscripts", "Gallery")
+FACTS = (
+    "BatchSize", "TrueLabels", "BatchNormStatistics", "PublicStatistics", "Lengths", "TrueTranscripts", "Gallery",
+    "Suspects",
+)  # fmt: skip
 """The facts that can be told; a test compares them with `audit.telling.MAKERS`."""
 
 

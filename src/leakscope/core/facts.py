@@ -211,6 +211,40 @@ class Gallery(Fact):
         return f"Gallery({self.attribute!r}, {len(self.categories)} categories, fingerprint={self.fingerprint()[:12]})"
 
 
+MEMBER = "member"
+"""What is asked of `Suspects`, as attributes are named."""
+
+
+@final
+@dataclass(frozen=True, eq=False, repr=False)
+class Suspects(Fact):
+    """Two examples of one class, of which exactly one is behind the release: which one is what is to be found out.
+
+    examples: both, as a batch of two with the same label. Printed with the hash of its content. Raises `BadInput` on
+    others. The one that is not is drawn from where the private ones are from, and the order by a fair coin, so that
+    nobody who has not seen the release is right more often than half of the time.
+    """
+
+    examples: Batch
+
+    def __post_init__(self) -> None:
+        instance("examples", self.examples, Batch, "give a batch of two examples of one class")
+        labels = self.examples.labels
+        if labels.shape != (2,) or labels.is_floating_point() or bool(labels[0] != labels[1]):
+            raise BadInput(
+                f"expected two suspects of one class, got labels {labels.tolist()}; give examples of the same"
+            )
+
+    def contradiction(self, batch: Batch) -> str | None:
+        """Whether not exactly one of them is in the batch."""
+        inside = set(_digests(batch))
+        found = sum(digest in inside for digest in _digests(self.examples))
+        return None if found == 1 else f"told two Suspects, of which {found} are in the batch; one has to be"
+
+    def __repr__(self) -> str:
+        return f"Suspects(of class {int(self.examples.labels[0])}, fingerprint={self.examples.fingerprint()[:12]})"
+
+
 def _digests(batch: Batch) -> Iterator[bytes]:
     lengths = [batch.inputs.shape[1]] * len(batch) if batch.lengths is None else batch.lengths.tolist()
     for row, length in zip(batch.inputs, lengths, strict=True):

@@ -43,6 +43,10 @@ class AbstractLoss(ABC):
         """
         del batch, classes
 
+    def outputs(self, classes: int) -> int:
+        """How many numbers it reads of each example; one for each class unless a loss says otherwise."""
+        return classes
+
     def labeled(self, inputs: Tensor, classes: int) -> Batch:
         """`inputs` (B, *shape) with labels that `check` lets pass, always the same: for a look at a model.
 
@@ -218,7 +222,7 @@ class Target:
     def loss_of(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The scalar training loss of what the model returned. Raises `BadInput` unless it has one output per class."""
         # Fewer classes than outputs would be a loss over a part of them, more an index error far from its reason.
-        if outputs.dim() > 1 and outputs.shape[-1] != self.classes:
+        if outputs.dim() > 1 and outputs.shape[-1] != self.loss.outputs(self.classes):
             raise BadInput(
                 f"the model gives {outputs.shape[-1]} outputs, the target has {self.classes} classes; declare as many "
                 "classes as there are outputs"

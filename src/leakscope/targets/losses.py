@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from leakscope.core import labels
+from leakscope.core.arguments import number
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput
 from leakscope.core.target import AbstractLoss
@@ -173,6 +174,47 @@ class BinaryCrossEntropy(AbstractLoss):
     def labeled(self, inputs: Tensor, classes: int) -> Batch:
         """Every other label, beginning with the second for the first example."""
         return Batch(inputs, (_table(inputs, classes) % 2).to(torch.get_default_dtype()))
+
+
+@final
+@dataclass(frozen=True)
+class OneLogit(AbstractLoss):
+    """mean_b w_b (log(1 + exp(z_b)) - y_b z_b), w_b = positive_weight where y_b = 1, 1 elsewhere: two classes, in nats.
+
+    outputs z: (B, 1), the logit of class 1. labels y: (B,) int64, 0 or 1. positive_weight: > 0; above 1 where class 1
+    is the rare one. Raises `BadInput` on other shapes and weights.
+
+    >>> loss = OneLogit(3.0)(torch.zeros(2, 1), Batch(torch.zeros(2, 3), torch.tensor([0, 1])))
+    >>> round(loss.exp().item(), 4)
+    4.0
+    """
+
+    positive_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        weight = number("positive_weight", self.positive_weight, low=0, low_open=True)
+        object.__setattr__(self, "positive_weight", weight)
+
+    def __call__(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The scalar loss."""
+        if outputs.shape != (len(batch), 1) or batch.labels.shape != (len(batch),):
+            raise BadInput(
+                f"{self!r} takes logits ({len(batch)}, 1) and labels ({len(batch)},), got {tuple(outputs.shape)} and "
+                f"{tuple(batch.labels.shape)}; give a head of one output"
+            )
+        weight = torch.tensor(self.positive_weight, dtype=outputs.dtype, device=outputs.device)
+        true = batch.labels.to(outputs.dtype)
+        return F.binary_cross_entropy_with_logits(outputs[:, 0], true, pos_weight=weight)
+
+    def check(self, batch: Batch, classes: int) -> None:
+        """Labels 0 and 1 of a target of two classes."""
+        if classes != 2:
+            raise BadInput(f"{self!r} tells 2 classes apart, the target has {classes}; use CrossEntropy()")
+        labels.class_indices(batch, classes)
+
+    def outputs(self, classes: int) -> int:
+        """One, for two classes."""
+        return 1 if classes == 2 else classes
 
 
 @final

@@ -13,7 +13,7 @@ from torch import Tensor
 from leakscope.attacks.inputs.heads.beside import Beside, beside
 from leakscope.attacks.inputs.heads.head_images import DecodedHead, HeadImages
 from leakscope.attacks.inputs.heads.inversion import fitted
-from leakscope.attacks.inputs.heads.plausible import HEADS, Oddity, oddities
+from leakscope.attacks.inputs.heads.plausible import Oddity, oddities
 from leakscope.attacks.inputs.heads.reading import Public, features_of, public, unclosed
 from leakscope.attacks.preparing import Setting
 from leakscope.audit.files import display, write_claim
@@ -124,18 +124,25 @@ def _seen(order: Released) -> Seen:
     found = released_head(notes, whole.module.state_dict())
     probe = _probe(order, backbone, classes, whole, found.weight.shape[1])
     pool, names = _public(order, takes, len(found.weight))
-    _affordable(order, found)
+    _affordable(order, found, pool)
     target = probe.build(takes, len(found.weight), key=Key(0))
     return Seen(probe, target, found, pool, names)
 
 
-def _affordable(order: Released, found: ReleasedHead) -> None:
+def _affordable(order: Released, found: ReleasedHead, pool: Pool) -> None:
     """Raises `BadInput` where the heads that it is compared with take more examples than this machine holds."""
-    needed, there = HEADS * order.each * found.weight.numel() * found.weight.itemsize, file_limits.memory()
+    # the examples of one head, their noise and their products
+    needed, there = 4 * order.each * found.weight.numel() * found.weight.itemsize, file_limits.memory()
     if needed > there:
         raise BadInput(
-            f"--each {order.each}: the examples of {HEADS} heads to compare with take {file_limits.size(needed)}, this "
+            f"--each {order.each}: the examples of a head to compare with take {file_limits.size(needed)}, this "
             f"machine has {file_limits.size(there)} free; give how many examples of each class the head was trained on"
+        )
+    fewest = int(torch.bincount(pool.batch.labels).min())
+    if fewest < order.each:
+        raise BadInput(
+            f"--each {order.each}: heads to learn from need as many public pictures of each class, and the smallest "
+            f"has {fewest}; give more, or how many examples of each class the head was trained on"
         )
 
 
@@ -229,8 +236,9 @@ def _odd(order: Released, seen: Seen, mechanism: AbstractMechanism, known: Publi
     """None of trainings without closed form, whose numbers are not known."""
     if known.training.init_std is None or unclosed(mechanism) is not None:
         return ()
-    key = Key(order.seed).child("plausible")
-    return oddities(seen.head.weight, seen.head.bias, known.prior, known.training, order.each, key=key)
+    key, head = Key(order.seed).child("plausible"), seen.head
+    with console.watching("trains heads to compare with") as watch:
+        return oddities(head.weight, head.bias, known.prior, known.training, order.each, key=key, watch=watch)
 
 
 def _attempted(
@@ -244,7 +252,7 @@ def _attempted(
     if seen.head.tuned:
         return _refused(learner, seen), observed, None
     setting = Setting(seen.probe, seen.target.domain, classes, mechanism)
-    with console.watching("learns to decode features") as watch:
+    with console.watching("trains public heads, and learns to decode features") as watch:
         ready = Shelf().ready(learner, setting, seed=order.seed, watch=watch).attack
     attempt = ready.run(observed, key=Key(order.seed).child("attack"))
     if attempt.claim is None or not isinstance(ready, DecodedHead):

@@ -20,6 +20,8 @@ from leakscope.numerics.trees import Named
 
 CHUNK = 256
 """Heads at a time: enough that a step is one large product, few enough that ten examples' kernels stay in the cache."""
+ROOM = 2**25
+"""Numbers of the examples behind the heads of one chunk: 128 MiB. A thousand examples of a class leave a few heads."""
 
 
 @final
@@ -64,14 +66,25 @@ def train(
 
     features: (m, N, d). labels: (m, N) int64. Several outputs are logits of classes with cross-entropy; one output is
     the logit of class 1 with binary cross-entropy, whose positive examples count `positive_weight` times. Layers are
-    joined by ReLU. One layer and SGD take the dual form, anything else closed gradients.
+    joined by ReLU. One layer and SGD take the dual form while there are no more examples than features, since its
+    kernel is N x N; anything else closed gradients.
     Raises `BadInput` on shapes or labels that do not fit.
     """
     positive_weight = number("positive_weight", positive_weight, low=0, low_open=True)
     hot = told(features, labels, start)
-    if len(start.weights) == 1 and acts_as(training.optimizer, ClientSGD):
+    _, size, wide = features.shape
+    if len(start.weights) == 1 and size <= wide and acts_as(training.optimizer, ClientSGD):
         return _dual(training, features, hot, start, positive_weight)
     return _direct(training, features, hot, start, positive_weight)
+
+
+def together(size: int, wide: int) -> int:
+    """How many heads on `size` examples of `wide` features are trained at a time, at most `CHUNK`.
+
+    >>> together(10, 256), together(10_000, 256)
+    (256, 13)
+    """
+    return max(1, min(CHUNK, ROOM // (size * wide)))
 
 
 def sets(labels: Tensor, each: int, *, key: Key) -> Iterator[Tensor]:
@@ -99,14 +112,15 @@ def sets(labels: Tensor, each: int, *, key: Key) -> Iterator[Tensor]:
 def streamed(
     training: HeadTraining, features: Tensor, labels: Tensor, each: int, many: int, *, key: Key
 ) -> Iterator[tuple[Tensor, Heads]]:
-    """`many` linear heads on sets of a public pool, `CHUNK` at a time: the sets' indices (m, N), and the heads.
+    """`many` linear heads on sets of a public pool, some at a time: the sets' indices (m, N), and the heads.
 
     features: (n, d), labels: (n,). Nothing is kept: a chunk is a function of the key and of its place, so that whoever
     needs the heads again trains them again, which costs less than reading them from a disk.
     """
     drawn, classes = sets(labels, each, key=key.child("sets")), int(labels.max()) + 1
-    for place, begin in enumerate(range(0, many, CHUNK)):
-        rows = torch.stack([next(drawn) for _ in range(min(CHUNK, many - begin))])
+    chunk = together(classes * each, features.shape[1])
+    for place, begin in enumerate(range(0, many, chunk)):
+        rows = torch.stack([next(drawn) for _ in range(min(chunk, many - begin))])
         start = first(training, (features.shape[1], classes), len(rows), key=key.child("start", place))
         yield rows, train(training, features[rows], labels[rows], start)
 

@@ -289,8 +289,10 @@ class PrivateAttributes(AbstractKind[Attribute, Annotation, AbstractRankMetric])
         return Shown(rankings=tuple(found))
 
     def control(self, outsider: Outsider, *, key: Key) -> Attribute | None:
-        """A ranking that prefers nobody of those who are in the lineup; without one nothing."""
+        """A ranking that prefers nobody of those who are in the lineup, or of two suspects; without any nothing."""
         del key
+        if outsider.suspected is not None:
+            return Attribute(outsider.suspected, torch.zeros(1, dtype=torch.int64), scores=torch.zeros(1, 2))
         lineup = outsider.gallery
         if lineup is None:
             return None

@@ -120,6 +120,7 @@ class Outsider:
     model, which everybody knows.
 
     labels: those of the private examples (count,) where the source fixes them, so that they are public; else None.
+    suspected: what is asked of two suspects, where they are told.
     """
 
     public: Batch
@@ -127,6 +128,7 @@ class Outsider:
     gallery: Gallery | None = None
     target: Target | None = None
     labels: Tensor | None = None
+    suspected: str | None = None
 
 
 class AbstractKind(ABC, Generic[ClaimT, TruthT, MetricT]):

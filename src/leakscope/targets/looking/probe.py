@@ -24,7 +24,7 @@ def probed(target: Target, inputs: Tensor, *, key: Key) -> Tensor | Refusal:
         return Refusal(str(error))  # of the feed, which says itself what was returned and what to name
     except FORWARD_ERRORS as error:
         return Refusal(f"the model fails on inputs of shape {tuple(inputs.shape)}: {first_line(error)}")
-    wanted = (len(inputs), target.classes)
+    wanted = (len(inputs), target.loss.outputs(target.classes))
     # cross-entropy wants one row per example; other losses read one per frame, token or example
     if acts_as(target.loss, CrossEntropy):
         fits, per_step = tuple(outputs.shape) == wanted, outputs.dim() == 3

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from leakscope.core.arguments import count, instance, number
 from leakscope.core.domain import AbstractDomain
-from leakscope.core.errors import NoSuchLayer
+from leakscope.core.errors import BadInput, NoSuchLayer
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import output_layer
+from leakscope.targets.losses import OneLogit
 from leakscope.targets.recipes.architecture import AbstractArchitecture
 from leakscope.targets.restricted import only
 
@@ -25,7 +26,7 @@ HEAD = "head"
 class _Probe(nn.Module):
     """The backbone's features times a constant, and the head on them."""
 
-    def __init__(self, body: nn.Module, head: nn.Linear, scale: float) -> None:
+    def __init__(self, body: nn.Module, head: nn.Module, scale: float) -> None:
         nn.Module.__init__(self)
         self.body, self.head, self.scale = body, head, scale
 
@@ -45,7 +46,10 @@ class LinearProbe(AbstractArchitecture):
     backbone_classes: of the task that the backbone was trained for; its own output layer is cut off.
     scale: > 0, a public constant; the rates that suit a head depend on the size of its features.
     whole: nothing is cut off: phi(x) is what the backbone returns, a vector of `backbone_classes` numbers.
-    Raises `NoSuchLayer` for a backbone without a dense output layer that one vector of each example is fed to.
+    hidden: >= 1, the width of a layer with ReLU before the last, W2 relu(W1 scale phi(x) + b1) + b2; None for none.
+    positive_weight: > 0, and the head has one logit for two classes, trained by `OneLogit`; None: a row for each.
+    Raises `BadInput` on other values and on one logit for other than two classes, `NoSuchLayer` for a backbone without
+    a dense output layer that one vector of each example is fed to.
 
     >>> from leakscope.domains.vision import Images
     >>> from leakscope.targets.zoo.mlp import MLP
@@ -58,12 +62,18 @@ class LinearProbe(AbstractArchitecture):
     backbone_classes: int
     scale: float = 1.0
     whole: bool = False
+    hidden: int | None = None
+    positive_weight: float | None = None
 
     def __post_init__(self) -> None:
         instance("backbone", self.backbone, AbstractArchitecture, "give a target such as VGGTiny()")
         object.__setattr__(self, "backbone_classes", count("backbone_classes", self.backbone_classes))
         object.__setattr__(self, "scale", number("scale", self.scale, low=0, low_open=True))
         instance("whole", self.whole, bool, "write True or False")
+        if self.hidden is not None:
+            object.__setattr__(self, "hidden", count("hidden", self.hidden))
+        if self.positive_weight is not None:
+            object.__setattr__(self, "positive_weight", OneLogit(self.positive_weight).positive_weight)
 
     def build(self, domain: AbstractDomain, classes: int, *, key: Key) -> Target:
         """The target. Raises what the backbone raises."""
@@ -71,10 +81,22 @@ class LinearProbe(AbstractArchitecture):
         body, features = copy.deepcopy(public.module), self.backbone_classes
         if not self.whole:
             features = self._cut(public, body)
+        loss = public.loss if self.positive_weight is None else OneLogit(self.positive_weight)
+        if self.positive_weight is not None and classes != 2:
+            raise BadInput(
+                f"{self!r} has one logit, which tells 2 classes apart, not {classes}; leave positive_weight out"
+            )
         with key.isolated():
-            head = nn.Linear(features, classes)
-        whole = dataclasses.replace(public, module=_Probe(body, head, self.scale), classes=classes, name=repr(self))
-        return only(whole, [f"{HEAD}.weight", f"{HEAD}.bias"])
+            head = self._head(features, classes)
+        made = _Probe(body, head, self.scale)
+        whole = dataclasses.replace(public, module=made, classes=classes, name=repr(self), loss=loss)
+        return only(whole, [f"{HEAD}.{name}" for name, _ in head.named_parameters()])
+
+    def _head(self, features: int, classes: int) -> nn.Module:
+        outputs = classes if self.positive_weight is None else 1
+        if self.hidden is None:
+            return nn.Linear(features, outputs)
+        return nn.Sequential(nn.Linear(features, self.hidden), nn.ReLU(), nn.Linear(self.hidden, outputs))
 
     def _cut(self, public: Target, body: nn.Module) -> int:
         """Take the output layer off `body`; returns how many features it was fed."""

@@ -51,7 +51,12 @@ class HeadFeatures(AbstractAttack[SeenHead, Features]):
         return citations.INFORMED
 
     def _read(self, seen: Observation) -> SeenHead | Refusal:
-        return read_head(seen, self.pool)
+        found = read_head(seen, self.pool)
+        if isinstance(found, SeenHead) and self.fit and found.weights.shape[1] == 1:
+            return Refusal(
+                "the rates of one logit are not fitted: its one row has one size for rates and examples; declare"
+            )
+        return found
 
     def _attempt(self, seen: Observation, read: SeenHead, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Features]:
         del key, clock, watch  # nothing is drawn, and it is over at once
@@ -61,7 +66,8 @@ class HeadFeatures(AbstractAttack[SeenHead, Features]):
             training, start = fitted(read.weights[0], prior, training), None
             found = f"rates that sum to {sum(training.rates):.3g}, init_std {training.init_std:.3g}"
             said = f"{said}, of which fitted: {found}"
-        values = invert(read.weights, prior, training, start=start, floor=read.public.floor)[0]
+        weight = read.public.positive_weight
+        values = invert(read.weights, prior, training, start=start, floor=read.public.floor, positive_weight=weight)[0]
         if not bool(torch.isfinite(values).all()):
             return Attempt(repr(self), Outcome.DIVERGED, "the features are not finite: the declared training diverges")
         claim = Features(read.public.layer.name, values, torch.arange(len(values)))
@@ -70,6 +76,8 @@ class HeadFeatures(AbstractAttack[SeenHead, Features]):
 
 def many(read: SeenHead) -> str:
     """What is claimed, in words: with several examples of a class their mean is determined, and no one of them."""
+    if read.weights.shape[1] == 1:
+        return "prior-assisted: of one example of each class one logit holds the difference, and not their sum,"
     if read.each == 1:
         return "the example of each class,"
     return (

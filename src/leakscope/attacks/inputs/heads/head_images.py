@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -21,7 +23,7 @@ from leakscope.attacks.preparing import AbstractLearner, Learned, Setting
 from leakscope.core.arguments import count, instance
 from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Inputs
-from leakscope.core.effort import Clock, State, Watch
+from leakscope.core.effort import Clock, Progress, State, Watch
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import BatchSize, Fact
 from leakscope.core.mechanism import AbstractMechanism
@@ -30,6 +32,7 @@ from leakscope.core.pool import Pool
 from leakscope.core.refusal import Refusal
 from leakscope.core.release import AbstractRelease, Weights
 from leakscope.core.target import Target
+from leakscope.mechanisms.heads.together import Heads
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 
@@ -81,19 +84,24 @@ class HeadImages(AbstractLearner[Inputs]):
         if isinstance(known, Refusal):
             # an audit that plans this attack beside others gets its reason with each trial
             return {"unfit": known.sentence}
+        if known.layer.outputs == 1:
+            return {"unfit": "a decoder is learned for heads with a row for each class; HeadFeatures reads one logit"}
         if known.training.init_std is None:
             return {"unfit": "a decoder is learned for secret first weights, these are the target's own; give init_std"}
         try:
-            lessons, reading = self._lessons(target, setting.mechanism, known, key)
+            share = _share(self, known, target)
+            lessons, reading = self._lessons(target, setting.mechanism, known, key, _part(watch, 0.0, share))
         except BadInput as error:
             return {"unfit": str(error)}
-        found = decoder.taught(lessons, key=key.child("decoder"), clock=clock, watch=watch, steps=self.steps)
+        found = decoder.taught(
+            lessons, key=key.child("decoder"), clock=clock, watch=_part(watch, share, 1.0), steps=self.steps
+        )
         limits = (lessons.low, lessons.high)
         learned = {} if reading is None else {"reading": reading.state}
         return {"backbone": backbone(target), "limits": limits, "decoder": found.state_dict(), **learned}
 
     def _lessons(
-        self, target: Target, mechanism: AbstractMechanism, known: Public, key: Key
+        self, target: Target, mechanism: AbstractMechanism, known: Public, key: Key, watch: Watch
     ) -> tuple[decoder.Lessons, Reading | None]:
         """Estimates of public features from heads that were trained on them, beside their pictures.
 
@@ -102,14 +110,18 @@ class HeadImages(AbstractLearner[Inputs]):
         pictures, labels = enlarged(self.pool, key.child("copies").generator())
         features = features_of(target, known.layer, pictures)
         prior, classes, reading = known.prior.mean_of(self.each), target.classes, None
+        passes = 1 if unclosed(mechanism) is None else 2
         if unclosed(mechanism) is not None:
             # other heads than those of the lessons, whose errors would be too small
-            others = made(mechanism, features, labels, self.each, HEADS, key=key.child("reading"))
+            others = self._watched(
+                made(mechanism, features, labels, self.each, HEADS, key=key.child("reading")), _part(watch, 0.0, 0.5)
+            )
             reading = Reading.learned(
                 (heads.weights[0], features[rows].unflatten(1, (classes, self.each)).mean(2)) for rows, heads in others
             )
         estimates, places = [], []
-        for rows, heads in made(mechanism, features, labels, self.each, HEADS, key=key.child("heads")):
+        stream = made(mechanism, features, labels, self.each, HEADS, key=key.child("heads"))
+        for rows, heads in self._watched(stream, _part(watch, 1 - 1 / passes, 1.0)):
             if reading is None:
                 found = invert(heads.weights[0], prior, known.training, floor=known.floor)
             else:
@@ -122,6 +134,28 @@ class HeadImages(AbstractLearner[Inputs]):
         different = int(torch.bincount(labels, minlength=classes).min())
         lessons = decoder.Lessons(torch.cat(estimates), labels[where], classes, pictures[where], low, high, different)
         return lessons, reading
+
+    def _watched(self, stream: Iterator[tuple[Tensor, Heads]], watch: Watch) -> Iterator[tuple[Tensor, Heads]]:
+        """The same, with a sign of life for each chunk: a thousand examples of a class take an hour."""
+        done = 0
+        for rows, heads in stream:
+            yield rows, heads
+            done += len(rows)
+            watch(Progress(min(1.0, done / HEADS), math.nan, "trains public heads"))
+
+
+def _part(watch: Watch, low: float, high: float) -> Watch:
+    """A watcher of what is from `low` to `high` of the whole."""
+    return lambda said: watch(dataclasses.replace(said, fraction=low + (high - low) * said.fraction))
+
+
+def _share(learner: HeadImages, known: Public, target: Target) -> float:
+    """About which part of the time goes into public heads, by counting products; the rest is the decoder's."""
+    wide, pixels = known.layer.features, math.prod(target.domain.shape)
+    size = target.classes * learner.each
+    heads = HEADS * len(known.training.rates) * size * target.classes * 2 * min(size, 2 * wide)
+    network = wide * decoder.WIDTH + decoder.WIDTH**2 + (wide + decoder.WIDTH) * pixels
+    return heads / (heads + 6 * learner.steps * decoder.BATCH * network)
 
 
 @final

@@ -36,6 +36,7 @@ def invert(
     *,
     start: tuple[Tensor, Tensor] | None = None,
     floor: bool = True,
+    positive_weight: float = 1.0,
 ) -> Tensor:
     """The posterior mean of X (m, C, d), example c of class c, given the heads' weights (m, C, d).
 
@@ -48,14 +49,17 @@ def invert(
     Both are repeated, from the class means on. The rows of A sum to 0: one direction v of the examples, A^T v = 0, is
     in no weight. Where features cannot be negative (`floor`) they are moved along it, see `floored`.
     start: weight (C, d) and bias (C,) of the first head where it is known (`init_std` None). Derived here.
+    Of one logit for two classes, weights (m, 1, d), A has one column: the one direction of the two examples that it
+    holds, mostly their difference, is found, and the other is the prior's, or the floor's.
+    positive_weight: of `OneLogit`.
     """
-    start = start or _nothing(prior)
-    features = prior.means.expand_as(weights)
+    start = start or _nothing(prior, weights.shape[1])
+    features = prior.means.expand(len(weights), -1, -1)
     # of the squared norm of an example, what is beside that of its mean: the kernel is quadratic in X
-    beside = prior.variances.sum().expand(weights.shape[:2])
+    beside = prior.variances.sum().expand(features.shape[:2])
     most, alive = weights.new_full((len(weights),), -math.inf), torch.ones(len(weights), dtype=torch.bool)
     for _ in range(ROUNDS):
-        fit = explained(weights, features, beside, prior, training, start)
+        fit = explained(weights, features, beside, prior, training, start, positive_weight)
         likelihood = fit.likelihood()
         alive &= likelihood >= most - FALL * weights[0].numel()
         most = torch.maximum(most, likelihood)
@@ -89,8 +93,12 @@ class Explained:
     def features(self, prior: FeaturePrior) -> tuple[Tensor, Tensor]:
         """The posterior mean (m, C, d) and, summed over the features, the variance around it (m, C)."""
         gain = self.sizes.unsqueeze(2) * prior.variances / self.expected
-        mean = prior.means + self.left @ (gain * self.rest) @ prior.axes.T
-        return mean, (self.left.square() @ (self.noise**2 * prior.variances / self.expected)).sum(2)
+        seen = self.left[:, :, : self.sizes.shape[1]]
+        mean = prior.means + seen @ (gain * self.rest) @ prior.axes.T
+        around = (seen.square() @ (self.noise**2 * prior.variances / self.expected)).sum(2)
+        # of one logit: what no weight holds keeps the prior's variance
+        unseen = self.left[:, :, self.sizes.shape[1] :].square().sum(2)
+        return mean, around + unseen * prior.variances.sum()
 
 
 def explained(
@@ -100,21 +108,24 @@ def explained(
     prior: FeaturePrior,
     training: HeadTraining,
     start: tuple[Tensor, Tensor],
+    positive_weight: float = 1.0,
 ) -> Explained:
     """The heads as training explains them, whose kernel is that of `features` with `beside` on its diagonal."""
     first, bias = start
-    hot = torch.eye(weights.shape[1], dtype=weights.dtype).expand(len(weights), -1, -1)
+    hot = torch.eye(features.shape[1], dtype=weights.dtype).expand(len(weights), -1, -1)
+    if weights.shape[1] == 1:
+        hot = hot[:, :, 1:]
     kernel = features @ features.transpose(1, 2) + torch.diag_embed(beside) + 1
-    kept, pulled = coefficients(training, kernel, features @ first.T + bias, hot)
+    kept, pulled = coefficients(training, kernel, features @ first.T + bias, hot, positive_weight=positive_weight)
     noise = max((training.init_std or 0.0) * abs(kept), ROUNDING * float(weights.abs().max()))
     left, sizes, right = torch.linalg.svd(pulled)
     rest = right @ ((weights - kept * first - pulled.transpose(1, 2) @ prior.means) @ prior.axes)
     return Explained(rest, sizes.square().unsqueeze(2) * prior.variances + noise**2, left, sizes, noise)
 
 
-def _nothing(prior: FeaturePrior) -> tuple[Tensor, Tensor]:
+def _nothing(prior: FeaturePrior, outputs: int) -> tuple[Tensor, Tensor]:
     """The mean of secret first weights."""
-    return torch.zeros_like(prior.means), torch.zeros_like(prior.means[:, 0])
+    return prior.means.new_zeros(outputs, prior.means.shape[1]), prior.means.new_zeros(outputs)
 
 
 def floored(features: Tensor, direction: Tensor, prior: FeaturePrior) -> Tensor:
@@ -152,7 +163,7 @@ def fitted(weights: Tensor, prior: FeaturePrior, training: HeadTraining) -> Head
         return dataclasses.replace(training, lr=training.lr * times, last_lr=last, init_std=math.exp(at[1]))
 
     def unlikely(at: NDArray[np.float64]) -> float:
-        fit = explained(weights.unsqueeze(0), features, beside, prior, changed(at), _nothing(prior))
+        fit = explained(weights.unsqueeze(0), features, beside, prior, changed(at), _nothing(prior, len(weights)))
         return -float(fit.likelihood())
 
     begun = np.array([math.log(factor), math.log(std)])

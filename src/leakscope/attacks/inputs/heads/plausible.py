@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from leakscope.attacks.inputs.heads.inversion import explained
 from leakscope.attacks.inputs.heads.prior import FeaturePrior
-from leakscope.mechanisms.heads.together import first, train
+from leakscope.core.effort import Progress, Watch, unwatched
+from leakscope.mechanisms.heads.together import Heads, first, together, train
 from leakscope.mechanisms.protocols.training import HeadTraining
 from leakscope.numerics.rng import Key
 
@@ -35,7 +37,14 @@ class Oddity:
 
 
 def oddities(
-    weight: Tensor, bias: Tensor, prior: FeaturePrior, training: HeadTraining, each: int, *, key: Key
+    weight: Tensor,
+    bias: Tensor,
+    prior: FeaturePrior,
+    training: HeadTraining,
+    each: int,
+    *,
+    key: Key,
+    watch: Watch = unwatched,
 ) -> tuple[Oddity, ...]:
     """What of a head (C, d), (C,) no head of `training` on features of the prior has; the farthest first.
 
@@ -44,22 +53,32 @@ def oddities(
     of it; the weights' sum over classes, which SGD leaves as it was drawn (softmax gradients sum to 0), and the
     biases'. Adam, another backbone, one that was trained along and other data all move some of them.
     """
-    classes, wide = weight.shape
-    # means of `each` examples would do for the weights, not for the kernel's diagonal
-    drawn = torch.randn(HEADS, classes, each, wide, generator=key.child("features").generator())
-    features = prior.means.unsqueeze(1) + (drawn * prior.variances.sqrt()) @ prior.axes.T
-    labels = torch.arange(classes).repeat_interleave(each).expand(HEADS, -1)
-    start = first(training, (wide, classes), HEADS, key=key.child("start"))
-    heads = train(training, features.flatten(1, 2), labels, start)
     mean = prior.mean_of(each)
     own = _numbers(weight.unsqueeze(0), bias.unsqueeze(0), mean, prior, training)
-    others = _numbers(heads.weights[0], heads.biases[0], mean, prior, training)
+    parts, chunk = [], together(len(weight) * each, weight.shape[1])
+    for place, begin in enumerate(range(0, HEADS, chunk)):
+        many = min(chunk, HEADS - begin)
+        heads = _drawn(prior, training, each, many, key=key if place == 0 else key.child("chunk", place))
+        parts.append(_numbers(heads.weights[0], heads.biases[0], mean, prior, training))
+        watch(Progress((begin + many) / HEADS, math.nan, "trains heads to compare with"))
+    others = {name: torch.cat([part[name] for part in parts]) for name in own}
     found = []
     for name, value in own.items():
         # a floor of a hundredth: a normal prior is no law of real features to the last percent
         spread = max(float(others[name].std()), 0.1 if name.startswith("what") else 0.01)
         found.append(Oddity(name, (float(value) - float(others[name].mean())) / spread))
     return tuple(sorted((one for one in found if abs(one.deviations) > FAR), key=lambda one: -abs(one.deviations)))
+
+
+def _drawn(prior: FeaturePrior, training: HeadTraining, each: int, many: int, *, key: Key) -> Heads:
+    """Heads on features of the prior."""
+    classes, wide = prior.means.shape
+    # means of `each` examples would do for the weights, not for the kernel's diagonal
+    drawn = torch.randn(many, classes, each, wide, generator=key.child("features").generator())
+    features = prior.means.unsqueeze(1) + (drawn * prior.variances.sqrt()) @ prior.axes.T
+    labels = torch.arange(classes).repeat_interleave(each).expand(many, -1)
+    start = first(training, (wide, classes), many, key=key.child("start"))
+    return train(training, features.flatten(1, 2), labels, start)
 
 
 def _numbers(

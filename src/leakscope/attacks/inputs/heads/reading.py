@@ -23,6 +23,7 @@ from leakscope.mechanisms.protocols.training import HeadTraining, PrivateHeadTra
 from leakscope.targets.looking.dense_ends import DenseLayer, output_layer
 from leakscope.targets.looking.nonnegative import fed_nonnegative
 from leakscope.targets.looking.tape import recorded
+from leakscope.targets.losses import OneLogit
 
 CHUNK = 500
 """Pictures that the backbone is run on at a time."""
@@ -33,19 +34,22 @@ CHUNK = 500
 class Public:
     """What anybody knows: how the head was trained, which layer it is, and its prior from the public pool.
 
-    floor: whether its features cannot be negative, by the functions that made them.
+    floor: whether its features cannot be negative, by the functions that made them. positive_weight: of class 1, where
+    one logit tells two classes apart; 1 otherwise.
     """
 
     training: HeadTraining
     layer: DenseLayer
     prior: FeaturePrior
     floor: bool
+    positive_weight: float = 1.0
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class SeenHead:
-    """weights: (1, C, d). each: examples of each class. start: the first head where it is known, None where secret."""
+    """weights: (1, C, d), or (1, 1, d) of one logit. each: examples of each class. start: the first head where it is
+    known, None where it is secret."""
 
     public: Public
     weights: Tensor
@@ -68,17 +72,29 @@ def public(target: Target, mechanism: AbstractMechanism, pool: Pool, *, learned:
         return Refusal(f"{why}; HeadImages learns to read such heads")
     layer = output_layer(target)
     others = sorted(target.parameters().keys() - {layer.weight, layer.bias})
+    if others and _of_layers(target, layer.weight, others):
+        return Refusal(
+            f"the head has layers before {layer.weight}: each of their {_width(target, layer.weight)} rows is a sum of "
+            "the examples whose unit was open, by weights that were trained along, so that no closed form tells one "
+            "example from another; audit a head of one layer"
+        )
     if others:
         return Refusal(
             f"{others[0]} and {len(others) - 1} more parameters are trained beside the head, so its features are not "
             "those of a public backbone; audit heads on a frozen one (LinearProbe)"
         )
-    if layer.bias is None or target.loss != CrossEntropy():
-        return Refusal("heads are attacked that have a bias and are trained by cross-entropy without label smoothing")
+    one = isinstance(target.loss, OneLogit) and layer.outputs == 1
+    if layer.bias is None or not (one or target.loss == CrossEntropy()):
+        return Refusal(
+            "heads are attacked that have a bias and are trained by cross-entropy without label smoothing, or by "
+            "OneLogit"
+        )
     try:
         if not target.domain.fits(pool.batch.inputs):
             return Refusal(f"the pool {pool!r} holds no inputs of {target.domain}")
-        return Public(training, layer, _prior(_Known(target.fingerprint(), pool, target)), _floor(target, layer))
+        prior = _prior(_Known(target.fingerprint(), pool, target))
+        weight = target.loss.positive_weight if isinstance(target.loss, OneLogit) else 1.0
+        return Public(training, layer, prior, _floor(target, layer), weight)
     except BadInput as error:
         return Refusal(str(error))
 
@@ -88,7 +104,7 @@ def read_head(seen: Observation, public_pool: Pool, *, learned: bool = False) ->
     known = public(seen.target, seen.mechanism, public_pool, learned=learned)
     if isinstance(known, Refusal):
         return known
-    each = _each(seen, known.layer.outputs)
+    each = _each(seen, seen.target.classes)
     if isinstance(each, Refusal):
         return each
     weights = seen.release.by_name.get(known.layer.weight)
@@ -121,6 +137,16 @@ def unclosed(mechanism: AbstractMechanism) -> str | None:
     if not acts_as(mechanism.optimizer, ClientSGD):
         return f"{mechanism.optimizer!r} divides entry by entry: the head is in no span of examples"
     return None
+
+
+def _of_layers(target: Target, last: str, others: list[str]) -> bool:
+    """Whether all that is trained besides is in the same part of the model as the last layer: a head of layers."""
+    place = last.rpartition(".")[0].rpartition(".")[0]
+    return bool(place) and all(name.startswith(f"{place}.") for name in others)
+
+
+def _width(target: Target, last: str) -> int:
+    return int(target.parameters()[last].shape[1])
 
 
 def _each(seen: Observation, classes: int) -> int | Refusal:

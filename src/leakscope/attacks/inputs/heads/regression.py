@@ -13,7 +13,7 @@ from leakscope.core.effort import State
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.core.overriding import acts_as
 from leakscope.mechanisms.heads.private import train_private
-from leakscope.mechanisms.heads.together import CHUNK, Heads, first, sets, streamed
+from leakscope.mechanisms.heads.together import Heads, first, sets, streamed, together
 from leakscope.mechanisms.protocols.training import HeadTraining, PrivateHeadTraining
 from leakscope.numerics.rng import Key
 
@@ -30,8 +30,9 @@ def made(
         return
     assert isinstance(mechanism, PrivateHeadTraining)
     drawn, classes = sets(labels, each, key=key.child("sets")), int(labels.max()) + 1
-    for place, begin in enumerate(range(0, many, CHUNK)):
-        rows = torch.stack([next(drawn) for _ in range(min(CHUNK, many - begin))])
+    chunk = together(classes * each, features.shape[1])
+    for place, begin in enumerate(range(0, many, chunk)):
+        rows = torch.stack([next(drawn) for _ in range(min(chunk, many - begin))])
         start = first(mechanism.training, (features.shape[1], classes), len(rows), key=key.child("start", place))
         own = key.child("course", place)
         yield rows, train_private(mechanism, features[rows], labels[rows], start, key=own)

@@ -1,0 +1,131 @@
+"""Which of two suspects a head was trained on: right where one was, at chance where none was, and in a whole audit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from scipy import stats
+from tests.audit_toys import toy_plan
+from tests.test_heads_attacks import DIGITS, PROBE, TRAINING, target
+
+import leakscope as ls
+from leakscope.attacks.attributes.head_membership import _odds
+from leakscope.audit.engines.inline import Inline
+from leakscope.audit.plan import Scene
+from leakscope.audit.run import run
+from leakscope.audit.telling import lineup
+from leakscope.core.errors import BadInput
+from leakscope.core.facts import MEMBER, BatchSize, Suspects, TrueLabels
+from leakscope.core.mechanism import AbstractMechanism
+from leakscope.ledger.record import Word
+
+SOURCE = ls.Balanced(DIGITS)
+ATTACK = ls.HeadMembership(DIGITS.pool(), heads=64)
+MODEL = target()
+
+
+def trial(mechanism: AbstractMechanism, seed: int, *, member: bool = True, each: int = 1) -> tuple[bool, float]:
+    """Whether the attack is right, and how sure it is. Not member: the head is of neither of the two."""
+    key = ls.Key(seed).child("trial")
+    batch = SOURCE.draw(10 * each, key=key).reveal()
+    suspects, which = lineup(batch, SOURCE)
+    used = batch
+    if not member:
+        both = ls.Batch(torch.cat([batch.inputs, suspects.examples.inputs]), torch.zeros(10 * each + 2).long())
+        third = SOURCE.alike(int(batch.labels[0]), besides=both, key=key)
+        assert third is not None
+        used = batch.with_inputs(torch.cat([third, batch.inputs[1:]]))
+    seen = ls.observe(MODEL, used, mechanism, key=key.child("release"), tell=[BatchSize(10 * each)])
+    told = ls.Observation(seen.target, seen.release, mechanism, (*seen.facts, suspects))
+    attempt = ATTACK.run(told, key=key.child("attack"))
+    assert isinstance(attempt.claim, ls.Attribute), attempt.sentence
+    return int(attempt.claim.values[0]) == which.values[0], float(attempt.claim.confidence[0])
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "each", "least"),
+    [
+        (TRAINING, 1, 10),
+        (TRAINING, 3, 8),
+        (ls.HeadTraining(16, 0.01, 0.002, optimizer=ls.ClientAdam()), 1, 10),
+        (ls.HeadTraining(16, 0.01), 1, 10),
+        (ls.PrivateHeadTraining(ls.HeadTraining(32, 0.05, 0.002), ls.DPSGD(4.0, 0.05, expected=5, rate=0.5)), 1, 8),
+    ],
+    ids=["sgd", "three of each", "adam", "known start", "little noise"],
+)
+def test_the_member_is_named(mechanism: AbstractMechanism, each: int, least: int) -> None:
+    """By luck 8 of 10 have a probability of 5 %, 10 of 10 of 0.1 %."""
+    assert sum(trial(mechanism, seed, each=each)[0] for seed in range(10)) >= least
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "member"), [(TRAINING, False), (ls.HeadTraining(32, 0.01, 5.0), True)], ids=["neither", "hidden"]
+)
+def test_it_is_at_chance_where_the_head_holds_neither_or_nothing(mechanism: AbstractMechanism, member: bool) -> None:
+    """40 trials: beyond these limits once in ten thousand times."""
+    right = sum(trial(mechanism, seed, member=member)[0] for seed in range(40))
+    low, high = stats.binom.interval(0.9999, 40, 0.5)
+    assert low <= right <= high
+
+
+def test_how_sure_it_is_is_how_often_it_is_right() -> None:
+    found = [trial(ls.HeadTraining(32, 0.01, 0.05), seed) for seed in range(60)]
+    share, sure = (sum(float(one[place]) for one in found) / len(found) for place in (0, 1))
+    assert 0.6 < share < 0.97
+    assert abs(share - sure) < 0.19, "three deviations of sixty coins"
+
+
+def test_the_odds_are_those_of_two_normal_laws() -> None:
+    stream = ls.Key(3).generator()
+    mix = torch.randn(4, 4, generator=stream, dtype=torch.float64)
+    noise = torch.randn(2, 20000, 4, generator=stream, dtype=torch.float64) @ mix
+    apart = torch.tensor([0.5, 0.0, -1.0, 0.3], dtype=torch.float64)
+    point = torch.tensor([[0.2, 0.1, -0.4, 0.3]], dtype=torch.float64)
+    odds = _odds(point, noise[0], noise[1] + apart)
+    one, other = (stats.multivariate_normal(mean, mix.T @ mix) for mean in (torch.zeros(4), apart))
+    exact = one.logpdf(point[0].numpy()) - other.logpdf(point[0].numpy())
+    assert float(odds[0, 0] - odds[0, 1]) == pytest.approx(exact, abs=0.05)
+
+
+def test_through_an_audit(tmp_path: Any) -> None:
+    plan = toy_plan(
+        scenes=(Scene("head", SOURCE, PROBE),), mechanisms=(TRAINING,), attacks=(ATTACK,), batch_sizes=(10,),
+        told=(BatchSize, TrueLabels, Suspects), metrics=(), trials=9,
+    )  # fmt: skip
+    (found,), (group,) = (lambda summary: (summary.findings, summary.groups))(run(plan, tmp_path, Inline()))
+    assert found.word is Word.LEAKS
+    (top,) = [one for one in group.scores if one.metric == "top-1"]
+    assert (top.value, top.chance) == (1.0, 0.5)
+    (blind,) = [one for one in group.blind_scores if one.metric == "top-1"]
+    assert blind.value == 0.5
+
+
+@pytest.mark.parametrize(
+    ("suspects", "inside"),
+    [([0, 0], 2), ([1, 2], 0)],
+)
+def test_suspects_of_whom_not_exactly_one_is_there_are_a_lie(suspects: list[int], inside: int) -> None:
+    batch = ls.Batch(torch.zeros(1, 2), torch.tensor([0]))
+    told = Suspects(ls.Batch(torch.tensor(suspects).float().unsqueeze(1).expand(2, 2), torch.zeros(2).long()))
+    assert f"of which {inside} are in the batch" in str(told.contradiction(batch))
+
+
+def test_suspects_of_two_classes_or_of_no_source_are_refused() -> None:
+    with pytest.raises(BadInput, match="two suspects of one class"):
+        Suspects(ls.Batch(torch.zeros(2, 2), torch.tensor([0, 1])))
+    with pytest.raises(BadInput, match="this batch is of no data set"):
+        lineup(ls.Batch(torch.zeros(1, 2), torch.tensor([0])), None)
+
+
+def test_the_order_of_suspects_is_a_fair_coin_and_the_annotation_is_true() -> None:
+    places = []
+    for seed in range(60):
+        batch = SOURCE.draw(10, key=ls.Key(seed)).reveal()
+        suspects, which = lineup(batch, SOURCE)
+        assert torch.equal(suspects.examples.inputs[which.values[0]], batch.inputs[0])
+        assert not (batch.inputs == suspects.examples.inputs[1 - which.values[0]]).flatten(1).all(1).any()
+        assert which.name == MEMBER
+        places.append(which.values[0])
+    assert 15 <= sum(places) <= 45
