@@ -22,6 +22,7 @@ same, made anew for each head, as it has to be, which is in its seconds (skipped
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import itertools
 import math
@@ -32,6 +33,7 @@ from collections.abc import Callable, Iterator
 
 import head_photos
 import head_pictures
+import own_heads
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -80,7 +82,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--part", choices=["bounds", "speed", "pictures", "photos"], help="all by default")
+    parser.add_argument(
+        "--part", choices=["bounds", "speed", "pictures", *own_heads.PARTS, "photos"], help="all by default"
+    )
     parser.add_argument("--data", help="the folder with MNIST's training files, of --part photos with CIFAR-10")
     parser.add_argument("--cache", help="a folder for the backbone's weights")
     parser.add_argument("--pictures", help="a PNG file to draw into")
@@ -94,12 +98,18 @@ def main() -> int:
         "speed": lambda: itertools.chain(speed(args.quick, key), agreement(key), law(args.quick, key)),
         "pictures": lambda: iter(head_pictures.lines(args.data, args.quick, key, args.cache, args.pictures)),
     }
+    for name, lines in own_heads.PARTS.items():
+        parts[name] = functools.partial(_lines, lines, args.quick, key.child(name))
     if args.part == "photos":
         parts = {"photos": lambda: iter(head_photos.lines(args.data, args.quick, key, args.pictures))}
     for line, fine in itertools.chain.from_iterable(run() for name, run in parts.items() if args.part in (None, name)):
         print(("ok    " if fine else "BELOW ") + line, flush=True)
         good &= fine
     return 0 if good else 1
+
+
+def _lines(part: own_heads.Part, quick: bool, key: ls.Key) -> Iterator[tuple[str, bool]]:
+    return iter(part(quick, key))
 
 
 def private_head(multiplier: float, steps: int) -> object:
