@@ -67,8 +67,7 @@ LOCAL = {
 }
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("training", "smoothing"), [(True, 0.0), (False, 0.1)])
 @pytest.mark.parametrize("step", LOCAL.values(), ids=LOCAL)
 def test_side_by_side_is_one_by_one(step: Any, training: bool, smoothing: float) -> None:
     """In float64, where nothing hides: the same draws, the same steps, the same defenses."""
@@ -97,6 +96,30 @@ def test_side_by_side_is_one_by_one_in_single_precision(step: Any) -> None:
         for name, value in made.by_name.items():
             assert value.dtype == torch.float32
             assert float((value - wanted[name]).norm()) <= 1e-3 * float(wanted[name].norm()) + 1e-6 * max(size, 1e-2)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.integers(1, 6), max_size=3),
+    st.lists(st.integers(1, 7), min_size=1, max_size=4),
+    st.integers(1, 4),
+    st.one_of(st.none(), st.integers(1, 8)),
+    st.integers(1, 3),
+    st.sampled_from([ls.ClientSGD(), ls.ClientSGD(momentum=0.9), ls.ClientSGD(weight_decay=0.01)]),
+)
+def test_side_by_side_is_one_by_one_for_any_sizes(
+    widths: list[int], sizes: list[int], steps: int, batch: int | None, parts: int, optimizer: ls.ClientSGD
+) -> None:
+    """Any depth down to none, any width down to one unit, any local batch, above the number of examples too."""
+    local = ls.FedAvg(steps, 0.2, batch_size=batch, accumulate=parts if batch else 1, optimizer=optimizer, shuffle=True)
+    target = ls.MLP(tuple(widths), dropout=0.5, training=True).build(DOMAIN, 4, key=ls.Key(0))
+    target = ls.Target(target.module.double(), DOMAIN, 4, training=True)
+    for step in (ls.FedSGD(), local):
+        jobs = [
+            Job(step, own, ls.Key(place)) for place, own in enumerate(people(tuple(sizes), dtype=torch.float64).clients)
+        ]
+        for job, made in zip(jobs, releases(target, jobs), strict=True):
+            close_trees(made.by_name, step.release(target, job.batch, key=job.key).by_name)
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -296,6 +319,39 @@ def test_populations_of_any_size(sizes: list[int], federation: ls.Federation, fr
         assert all(bool(torch.isfinite(value).all()) for value in one.release.by_name.values())
     if federation.sampling is ls.Sampling.FIXED:
         assert [len(store.senders(turn)) for turn in store.numbers()] == [max(1, round(fraction * len(sizes)))] * 2
+
+
+CHANGED = {
+    "step": ls.FedAvg(2, 0.1, batch_size=3) >> ls.Clip(1e-3),
+    "rounds": 3,
+    "fraction": 1.0,
+    "sampling": ls.Sampling.POISSON,
+    "batch": 2,
+    "shuffle": False,
+    "epochs": 2,
+    "server_lr": 0.5,
+    "weighted": False,
+    "privacy": ls.UserLevel(1e-3, 0.0),
+    "secure": 2,
+    "evaluate_every": 1,
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(ls.Federation)])
+def test_every_field_speaks(name: str) -> None:
+    """What is seen, what is trained, or what is told of it changes with each of them; and so does who it is of."""
+    plain = ls.Federation(ls.FedAvg(2, 0.1, batch_size=3), rounds=2, fraction=0.5, batch=5, weighted=name != "privacy")
+    population = people((7, 9, 5, 12, 3, 7)).held_out(0.3, key=ls.Key(0))
+
+    def said(federation: ls.Federation) -> tuple[str, str]:
+        store = ls.RoundsInMemory()
+        played = federation.run(network(), population, key=ls.Key(0), into=store)
+        seen = [(who, one.number, one.release.fingerprint()) for who, one in store.updates()]
+        return repr((seen, ls.Weights(played.weights).fingerprint(), played.history)), store.cast.owner
+
+    before, after = said(plain), said(dataclasses.replace(plain, **{name: CHANGED[name]}))
+    assert before[0] != after[0]
+    assert before[1] != after[1]
 
 
 def test_epochs_follow_from_how_many_examples_a_client_has() -> None:
