@@ -67,8 +67,7 @@ LOCAL = {
 }
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("training", "smoothing"), [(True, 0.0), (False, 0.1)])
 @pytest.mark.parametrize("step", LOCAL.values(), ids=LOCAL)
 def test_side_by_side_is_one_by_one(step: Any, training: bool, smoothing: float) -> None:
     """In float64, where nothing hides: the same draws, the same steps, the same defenses."""
@@ -296,6 +295,39 @@ def test_populations_of_any_size(sizes: list[int], federation: ls.Federation, fr
         assert all(bool(torch.isfinite(value).all()) for value in one.release.by_name.values())
     if federation.sampling is ls.Sampling.FIXED:
         assert [len(store.senders(turn)) for turn in store.numbers()] == [max(1, round(fraction * len(sizes)))] * 2
+
+
+CHANGED = {
+    "step": ls.FedAvg(2, 0.1, batch_size=3) >> ls.Clip(1e-3),
+    "rounds": 3,
+    "fraction": 1.0,
+    "sampling": ls.Sampling.POISSON,
+    "batch": 2,
+    "shuffle": False,
+    "epochs": 2,
+    "server_lr": 0.5,
+    "weighted": False,
+    "privacy": ls.UserLevel(1e-3, 0.0),
+    "secure": 2,
+    "evaluate_every": 1,
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(ls.Federation)])
+def test_every_field_speaks(name: str) -> None:
+    """What is seen, what is trained, or what is told of it changes with each of them; and so does who it is of."""
+    plain = ls.Federation(ls.FedAvg(2, 0.1, batch_size=3), rounds=2, fraction=0.5, batch=5, weighted=name != "privacy")
+    population = people((7, 9, 5, 12, 3, 7)).held_out(0.3, key=ls.Key(0))
+
+    def said(federation: ls.Federation) -> tuple[str, str]:
+        store = ls.RoundsInMemory()
+        played = federation.run(network(), population, key=ls.Key(0), into=store)
+        seen = [(who, one.number, one.release.fingerprint()) for who, one in store.updates()]
+        return repr((seen, ls.Weights(played.weights).fingerprint(), played.history)), store.cast.owner
+
+    before, after = said(plain), said(dataclasses.replace(plain, **{name: CHANGED[name]}))
+    assert before[0] != after[0]
+    assert before[1] != after[1]
 
 
 def test_epochs_follow_from_how_many_examples_a_client_has() -> None:

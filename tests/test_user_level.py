@@ -275,3 +275,23 @@ def test_no_clip_of_its_mini_batches_bounds_the_update() -> None:
     # a clip of the update does
     bounded = (local >> ls.Clip(1e-4)).release(model(), own, key=ls.Key(0)).by_name
     assert float(trees.norm(bounded)) <= 1e-4 * (1 + 1e-5)
+
+
+def test_what_is_proved_of_a_part_of_the_model_is_true() -> None:
+    target = ls.MLP((24, 12)).build(Vectors(20, -6, 6), 4, key=ls.Key(0))
+    own = ls.Batch(torch.randn(5, 20, generator=ls.Key(1).generator()), torch.tensor([0, 1, 2, 2, 3]))
+
+    def attacked(attack: Any, layers: tuple[str, ...]) -> Any:
+        mechanism = ls.FedSGD() >> ls.FreezeLayers(layers)
+        seen = ls.observe(target, own, mechanism, key=ls.Key(0), tell=[ls.BatchSize(5)])
+        return attack.run(seen, key=ls.Key(0))
+
+    found = attacked(ls.LinearLayer(), ("4", "7"))
+    assert found.certificate is not None
+    assert found.certificate.proved == (True,)
+    assert float(torch.cdist(found.claim.values, own.inputs).min()) < 1e-4
+    for attack in (ls.LinearLayer(), ls.LowRank()):
+        assert attacked(attack, ("1",)).sentence == "the release lacks 1.weight and 1.bias"
+    counted = attacked(ls.LabelCounts(), ("1", "4"))
+    assert sorted(counted.claim.values.tolist()) == [0, 1, 2, 2, 3]
+    assert attacked(ls.LabelCounts(), ("7",)).claim is None

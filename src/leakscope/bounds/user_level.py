@@ -30,6 +30,8 @@ def models_epsilon(federation: Federation, *, clients: int, delta: float) -> flo
     - Poisson sampling, noise by the clients: of how many come nothing is sure but the client itself, whose own noise is
       z C / sqrt(m). Nothing is gained by sampling; let the server add the noise, or sample a fixed number.
 
+    Noise by the clients adds up only as long as all of them add theirs. Utilities on examples that were held out of the
+    clients' own are not covered: those examples are in no update, and what is printed of them is not noisy.
     clients: N, of the population. delta: in (0, 1 / N), since with probability delta anything may be revealed, so that
     at 1 / N it may be somebody's everything. Raises `BadInput` on another delta, `MissingExtra` without dp-accounting.
 

@@ -127,6 +127,7 @@ from leakscope.mechanisms.defenses.noise import GaussianNoise, LaplaceNoise
 from leakscope.mechanisms.defenses.prune import Prune, RandomDrop
 from leakscope.mechanisms.defenses.quantize import Quantize, Sign
 from leakscope.mechanisms.federated.federation import Federation, Sampling
+from leakscope.mechanisms.federated.user_level import NoiseBy, UserLevel
 from leakscope.mechanisms.protocols.batch_clipped import BatchClipped
 from leakscope.mechanisms.protocols.dpsgd import DPSGD
 from leakscope.mechanisms.protocols.fedavg import FedAvg
@@ -380,6 +381,9 @@ ROWS: tuple[Row, ...] = (
          "ClientSGD(momentum=0.9, weight_decay=0.0005)"),
     _row(_X, ClientAdam, "optimizer of FedAvg: Adam"),
     _row(_X, ClientAdamW, "optimizer of FedAvg: Adam with decoupled weight decay"),
+    _row(_X, UserLevel, "privacy of Federation: the whole update of a client is clipped, and noise added",
+         "UserLevel(clip=1.0, noise_multiplier=1.0)"),
+    _row(_X, NoiseBy, "of UserLevel: CLIENTS or SERVER add the noise", 'NoiseBy("clients")'),
     _row(_X, TotalVariation, "prior: neighboring pixels are alike"),
     _row(_X, Range, "prior: values lie in the domain's range"),
     _row(_X, Energy, "prior: values are small"),
@@ -491,6 +495,8 @@ KINDS: dict[Family, tuple[type, ...]] = {
         AbstractSearch,
         AbstractLabeling,
         AbstractOptimizer,
+        UserLevel,
+        NoiseBy,
         Shrink,
         Scales,
         Limit,

@@ -5,12 +5,11 @@ from __future__ import annotations
 import enum
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import final
 
 import torch
-from torch import Tensor
 
 from leakscope.core.arguments import count, flag, instance, member, number
 from leakscope.core.batch import Batch
@@ -19,21 +18,18 @@ from leakscope.core.errors import BadInput
 from leakscope.core.release import Delta, Gradient, Release
 from leakscope.core.target import Target
 from leakscope.mechanisms.compose import AbstractProtocol, Defended, protocol_of
+from leakscope.mechanisms.federated.server import Server
 from leakscope.mechanisms.federated.stores import AbstractSink, AbstractStore, Cast, Dropped, Sent
 from leakscope.mechanisms.federated.together import Job, releases
 from leakscope.mechanisms.federated.user_level import UserLevel
 from leakscope.mechanisms.federated.utility import Utility, utility
-from leakscope.mechanisms.federation import mean_update
 from leakscope.mechanisms.population import Population
 from leakscope.mechanisms.protocols.fedavg import FedAvg
-from leakscope.numerics import trees
-from leakscope.numerics.rng import Key, normal
+from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 
 Step = AbstractProtocol | Defended
 """What a client does."""
-BESIDE = " + "
-"""Between the names of clients whose mean is all that is seen."""
 
 
 @final
@@ -169,18 +165,20 @@ class Federation:
         sink = Dropped() if into is None else into
         at = sink.begin(self.cast(target, population, key=key))
         begun, weights = (0, target.parameters()) if at is None else at
+        server = self._server(population, key)
         history = self._earlier(target, sink, population, begun)
         for turn in range(begun, self.rounds):
-            self._judge(target, weights, population, turn, history)
             # the weights are copied into a target of their own: what is kept of a round is never written to
-            sent = self.play(target.at(weights), population, turn, key=key)
-            after = self._stepped(weights, sent, population, turn, key=key)
+            present = target.at(weights)
+            history += self._judged(present, population, turn)
+            sent = self.play(present, population, turn, key=key)
+            after = server.step(weights, sent, turn=turn)
             # behind the step: a round that diverged is not kept as if it had been sent on
-            sink.keep(Sent(turn, weights, self._seen(sent, population)))
+            sink.keep(Sent(turn, weights, server.seen(sent)))
             weights = after
             loss = history[-1].loss if history else math.nan
             watch(Progress((turn + 1) / self.rounds, loss, f"round {turn + 1} of {self.rounds}"))
-        self._judge(target, weights, population, self.rounds, history)
+        history += self._judged(target.at(weights), population, self.rounds)
         return Played(weights, tuple(history))
 
     def play(self, target: Target, population: Population, turn: int, *, key: Key) -> dict[str, Release]:
@@ -216,71 +214,31 @@ class Federation:
             return own.rows(torch.arange(self.batch))
         return own.rows(torch.randperm(len(own), generator=key.child("batch").generator())[: self.batch])
 
-    def _stepped(
-        self, weights: Named, sent: Mapping[str, Release], population: Population, turn: int, *, key: Key
-    ) -> dict[str, Tensor]:
-        """The global weights after the round."""
-        after = dict(weights)
-        move = self._move(sent, weights, population, turn, key=key)
-        if move is None:
-            return after
-        # a gradient points uphill, a change of weights is one already
-        sign = -1.0 if isinstance(move, Gradient) else 1.0
-        for name, value in move.by_name.items():
-            after[name] = weights[name] + sign * self.server_lr * value.to(weights[name])
-        if not trees.finite(after):
-            raise BadInput(f"the weights are not finite after round {turn}: training diverged; lower server_lr or lr")
-        return after
+    def _server(self, population: Population, key: Key) -> Server:
+        used = {
+            name: size if self.batch is None else min(size, self.batch)
+            for name, size in zip(population.names, population.sizes, strict=True)
+        }
+        return Server(
+            lr=self.server_lr,
+            sizes=used if self.weighted else None,
+            expected=self.present(len(population)),
+            secure=self.secure,
+            privacy=self.privacy,
+            key=key,
+        )
 
-    def _move(
-        self, sent: Mapping[str, Release], weights: Named, population: Population, turn: int, *, key: Key
-    ) -> Release | None:
-        """The mean update; None where nobody took part and nobody adds noise."""
-        many = list(sent.values())
-        if self.privacy is None:
-            sizes = [self._size(population, name) for name in sent] if self.weighted else None
-            return mean_update(many, sizes) if many else None
-        added = self.privacy.added
-        if not many and added == 0:
-            return None
-        if added > 0 and any(one.by_name.keys() != weights.keys() for one in many):
-            raise BadInput("the server adds noise to whole updates, clients send a part; let the clients add it")
-        # not by who came: a divisor that follows one client's presence would say that it was there
-        expected = self.present(len(population))
-        own = key.child("round", turn).child("server")
-        # zeros where nobody came: the noise is there all the same, or its absence would say that nobody did
-        kind, names = (type(many[0]), many[0].by_name) if many else (Delta, weights)
-        total = {name: sum((one.by_name[name] for one in many), torch.zeros_like(like)) for name, like in names.items()}
-        if added > 0:
-            total = {name: value + added * normal(value, own.child(name)) for name, value in total.items()}
-        return kind(trees.scale(total, 1 / expected))
-
-    def _size(self, population: Population, name: str) -> int:
-        own = len(population.of(name))
-        return own if self.batch is None else min(own, self.batch)
-
-    def _seen(self, sent: Mapping[str, Release], population: Population) -> dict[str, Release]:
-        """What anybody sees: each update, or with secure aggregation the means of `secure` of them."""
-        if self.secure == 1:
-            return dict(sent)
-        groups = _groups(list(sent), self.secure)
-        return {BESIDE.join(group): self._mean(sent, group, population) for group in groups}
-
-    def _mean(self, sent: Mapping[str, Release], group: Sequence[str], population: Population) -> Release:
-        sizes = [self._size(population, name) for name in group] if self.weighted else None
-        return mean_update([sent[name] for name in group], sizes)
-
-    def _judge(self, target: Target, weights: Named, population: Population, turn: int, history: list[Utility]) -> None:
-        if self._due(turn) and population.held is not None:
-            history.append(utility(target, weights, population.held, number=turn))
+    def _judged(self, at: Target, population: Population, turn: int) -> list[Utility]:
+        """How good the model is before the round `turn`, where somebody wants to know."""
+        held = population.held if self._due(turn) else None
+        return [] if held is None else [utility(at, at.parameters(), held, number=turn)]
 
     def _earlier(self, target: Target, sink: AbstractSink, population: Population, begun: int) -> list[Utility]:
         """What was seen before the round `begun`: no part of a store, as it follows from the weights that are there."""
-        history: list[Utility] = []
-        if isinstance(sink, AbstractStore):
-            for turn in filter(self._due, range(begun)):
-                self._judge(target, sink.load(turn, ()).weights, population, turn, history)
-        return history
+        if not isinstance(sink, AbstractStore):
+            return []
+        before = ((turn, sink.load(turn, ()).weights) for turn in range(begun) if self._due(turn))
+        return [one for turn, weights in before for one in self._judged(target.at(weights), population, turn)]
 
     def _due(self, turn: int) -> bool:
         return self.evaluate_every > 0 and turn % self.evaluate_every == 0
@@ -297,13 +255,3 @@ class Federation:
                 raise BadInput(f"the data of {name!r} ({own!r}) do not fit the target's domain {target.domain}")
             target.loss.check(own, target.classes)
             own.checked()
-
-
-def _groups(names: Sequence[str], least: int) -> list[list[str]]:
-    """Runs of `least` or more: nobody is left over alone.
-
-    >>> _groups("abcdefg", 3)
-    [['a', 'b', 'c', 'd'], ['e', 'f', 'g']]
-    """
-    parts = torch.arange(len(names)).tensor_split(max(1, len(names) // least))
-    return [[names[int(at)] for at in part] for part in parts]
