@@ -140,8 +140,8 @@ def claimed(seed, **made):
 def test_worlds_without_a_leak_are_cleared_and_one_with_a_leak_is_not():
     # Of twenty seeds, all were; each costs a second.
     control = claimed(1000, by_class=1.0)
-    words = [judged(claimed(seed), control, smallest=0.35, key=Key(seed)).word for seed in range(6)]
-    assert words.count(Word.NO_LEAK_FOUND) >= 5
+    words = [judged(claimed(seed), control, smallest=0.35, key=Key(seed)).word for seed in range(4)]
+    assert words.count(Word.NO_LEAK_FOUND) >= 3
     assert Word.LEAKS not in words
     assert judged(control, control, smallest=0.35, key=KEY).word is Word.LEAKS
 

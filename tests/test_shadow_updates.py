@@ -153,6 +153,13 @@ def test_folds_leave_persons_out_and_not_updates():
     assert sum(right) < 6 * 12 * 0.7
 
 
+def test_two_persons_of_a_category_are_learned_from_and_none_is_left_out():
+    known = lessons(people=4)
+    updates = Updates((known.vectors,), ((1, 1),), known.members, known.persons, 2)
+    state = learned(updates, study(Logistic(), 4))
+    assert ("of" in state, state["repeats"]) == (False, 1.0)
+
+
 def test_signals_are_joined_by_the_parameters_of_their_layers():
     known = lessons()
     updates = Updates((known.vectors, known.vectors[:, :2]), ((3, 1), (1, 1)), known.members, known.persons, 2)

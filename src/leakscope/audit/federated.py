@@ -7,7 +7,7 @@ from typing import final
 
 import numpy as np
 
-from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.attack import AbstractAttack, Attack
 from leakscope.attacks.preparing import AbstractLearner, Setting
 from leakscope.core.arguments import instance
 from leakscope.core.attempt import Outcome
@@ -39,7 +39,7 @@ class Game:
     domain: AbstractDomain
     classes: int
     federation: Federation
-    attack: AbstractAttack[object, Attribute]
+    attack: Attack[Attribute]
     attribute: str = "sex"
 
     def __post_init__(self) -> None:

@@ -45,11 +45,10 @@ class Lessons:
     categories: int
 
     def __post_init__(self) -> None:
-        alone = [c for c in self.present if len(self.persons[self.members == c].unique()) < 2]
-        if len(self.present) < 2 or alone:
+        if len(self.present) < 2 or self.fewest < 2:
             raise BadInput(
                 f"categories are told apart by at least two public persons of each, got {len(self.present)} categories"
-                + (f", number {alone[0]} with one person" if alone else "")
+                + (", one of them with a single person" if self.fewest < 2 else "")
             )
 
     @property
@@ -57,6 +56,11 @@ class Lessons:
         """The categories that occur, rising."""
         found: list[int] = self.members.unique().tolist()
         return found
+
+    @property
+    def fewest(self) -> int:
+        """Persons of the category that has least of them."""
+        return min(len(self.persons[self.members == one].unique()) for one in self.present)
 
     @property
     def weight(self) -> Tensor:
@@ -77,7 +81,7 @@ class Lessons:
 
     def folds(self, most: int) -> list[list[int]]:
         """Persons held out together: at most `most` parts, in each as many of every category as can be."""
-        parts = min(most, *(len(self.persons[self.members == c].unique()) for c in self.present))
+        parts = min(most, self.fewest)
         held: list[list[int]] = [[] for _ in range(parts)]
         for category in self.present:
             for place, person in enumerate(self.persons[self.members == category].unique().tolist()):

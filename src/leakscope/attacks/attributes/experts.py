@@ -47,8 +47,8 @@ def learned(updates: Updates, study: Study) -> State:
 
     It holds, of each signal, the mean and deviation of its numbers and what the decision learned ("parts"); how much
     updates of one person repeat each other ("repeats", by `decide.correlation`); and of how many persons ("of") how
-    many were named right by all of their updates together who were left out ("right"). Without folds "repeats" is 1
-    and the last two are absent.
+    many were named right by all of their updates together who were left out ("right"). Without folds, or with
+    two persons of a category, "repeats" is 1 and the last two are absent.
     Raises `BadInput` where there are fewer than two categories, or than two persons of one.
     """
     shares = _shares(updates)
@@ -61,7 +61,8 @@ def learned(updates: Updates, study: Study) -> State:
         "shares": shares,
         "repeats": 1.0,
     }
-    if not study.folds:
+    # Of two persons of a category, one alone would be left to learn from.
+    if not study.folds or everybody[0].fewest < 3:
         return state
     outside = torch.full((len(updates.persons), updates.categories), torch.nan, dtype=torch.float64)
     for turn, held in enumerate(everybody[0].folds(study.folds)):

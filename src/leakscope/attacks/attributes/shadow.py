@@ -61,7 +61,7 @@ class ShadowUpdates(AbstractLearner[Attribute]):
     owner: str = "speaker"
     signals: tuple[AbstractSignal, ...] = (ClassInputs(),)
     decision: AbstractDecision = field(default_factory=Logistic)
-    shadows: int = 2
+    shadows: int = 5
     folds: int = 4
 
     several: ClassVar[bool] = True

@@ -12,13 +12,14 @@ class Subject(enum.StrEnum):
 
     IMAGES = "images"
     SPEECH = "speech"
+    EMOTION = "emotion"
 
     @property
     def plan(self) -> str:
-        """Its file in `cli/plans`."""
-        return {Subject.IMAGES: "demo.toml", Subject.SPEECH: "speech.toml"}[self]
+        """Its file in `cli/plans`; empty for a federation, which is played and not planned."""
+        return {Subject.IMAGES: "demo.toml", Subject.SPEECH: "speech.toml", Subject.EMOTION: ""}[self]
 
     @property
     def folder(self) -> str:
         """Where it is run by default, below `runs`."""
-        return {Subject.IMAGES: "demo", Subject.SPEECH: "demo-speech"}[self]
+        return {Subject.IMAGES: "demo", Subject.SPEECH: "demo-speech", Subject.EMOTION: "demo-emotion"}[self]
