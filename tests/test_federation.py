@@ -98,6 +98,30 @@ def test_side_by_side_is_one_by_one_in_single_precision(step: Any) -> None:
             assert float((value - wanted[name]).norm()) <= 1e-3 * float(wanted[name].norm()) + 1e-6 * max(size, 1e-2)
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.integers(1, 6), max_size=3),
+    st.lists(st.integers(1, 7), min_size=1, max_size=4),
+    st.integers(1, 4),
+    st.one_of(st.none(), st.integers(1, 8)),
+    st.integers(1, 3),
+    st.sampled_from([ls.ClientSGD(), ls.ClientSGD(momentum=0.9), ls.ClientSGD(weight_decay=0.01)]),
+)
+def test_side_by_side_is_one_by_one_for_any_sizes(
+    widths: list[int], sizes: list[int], steps: int, batch: int | None, parts: int, optimizer: ls.ClientSGD
+) -> None:
+    """Any depth down to none, any width down to one unit, any local batch, above the number of examples too."""
+    local = ls.FedAvg(steps, 0.2, batch_size=batch, accumulate=parts if batch else 1, optimizer=optimizer, shuffle=True)
+    target = ls.MLP(tuple(widths), dropout=0.5, training=True).build(DOMAIN, 4, key=ls.Key(0))
+    target = ls.Target(target.module.double(), DOMAIN, 4, training=True)
+    for step in (ls.FedSGD(), local):
+        jobs = [
+            Job(step, own, ls.Key(place)) for place, own in enumerate(people(tuple(sizes), dtype=torch.float64).clients)
+        ]
+        for job, made in zip(jobs, releases(target, jobs), strict=True):
+            close_trees(made.by_name, step.release(target, job.batch, key=job.key).by_name)
+
+
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many clients were computed side by side, call by call."""
     found: list[int] = []
