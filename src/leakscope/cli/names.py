@@ -237,11 +237,11 @@ ROWS: tuple[Row, ...] = (
     _row(_A, AttributeClassifier, "what each person is like: a classifier of public examples, on recovered features",
          "", T.CLAIMS_ATTRIBUTES, T.NEEDS_GALLERY, T.SMALL),
     _row(_A, ShadowUpdates, "what kind of person sends updates, by federations of public persons that are played",
-         'ShadowUpdates(pool(EmotionFeatures(SpokenEmotions(speakers=4, each=1), OpenSmile("eGeMAPSv02"))), '
-         'Federation(FedSGD(), rounds=60))', T.CLAIMS_ATTRIBUTES, T.NEEDS_PERSONS, T.NEEDS_EXTRA),
+         'ShadowUpdates(attribute="sex", pool=pool(EmotionFeatures(SpokenEmotions(each=1), OpenSmile("eGeMAPSv02"))), '
+         'federation=Federation(FedSGD(), rounds=60))', T.CLAIMS_ATTRIBUTES, T.NEEDS_PERSONS, T.NEEDS_EXTRA),
     _row(_A, AttributeOfVectors, "what kind of person is behind recovered vectors, by the means of their classes",
-         'AttributeOfVectors(pool(EmotionFeatures(SpokenEmotions(speakers=4, each=1), OpenSmile("eGeMAPSv02"))))',
-         T.CLAIMS_ATTRIBUTES, T.NEEDS_PERSONS, T.NEEDS_EXTRA),
+         'AttributeOfVectors(attribute="sex", pool=pool(EmotionFeatures(SpokenEmotions(each=1), '
+         'OpenSmile("eGeMAPSv02"))))', T.CLAIMS_ATTRIBUTES, T.NEEDS_PERSONS, T.NEEDS_EXTRA),
     _row(
         _A, hessian_free, "matches the last layer's gradient of speech by direct search (Hessian-free)",
         "hessian_free(search=DirectSearch(iterations=2000, shrink=Shrink(steps=50, smallest=0.01)))",
