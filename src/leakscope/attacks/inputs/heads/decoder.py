@@ -19,8 +19,8 @@ WIDTH, BATCH, RATE = 512, 256, 2e-3
 
 RIDGE, RIDGES = 1e-3, (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Of the variance of a feature: what keeps features that are nearly the same apart in the linear part. Chosen among
-several by pictures that are held out: with twice as many pictures as features the least one fits noise, with two hundred
-times as many it is best."""
+several by pictures that are held out: with twice as many pictures as features the least one fits noise, with two
+hundred times as many it is best."""
 HELD, TRIED = 10, 2000
 """One picture in so many is held out, and so many estimates of those are tried."""
 OWN, MOST = 4, 10**8
