@@ -1,6 +1,6 @@
 """Photographs from released heads: CIFAR-10 on a backbone of ImageNet (a part of `released_heads.py`, which says how).
 
-The folder has `cifar10-train-2000-per-class.tar.gz`, or the `train/CLASS/*.jpg` that it unpacks to; the first 325 of
+The folder has `cifar10-train-2000-per-class.tar.gz`, or the `train/CLASS/*.jpg` that it unpacks to; the first 625 of
 each class are used, of which 25 are private. The backbone is the packaged EfficientNet-Lite0 on pictures of 64 x 64,
 its 1280 features scaled to a mean norm of 10; heads are of one picture of each class (48 steps, decay 1e-4, init_std
 0.0002, as published). What is found is counted as in `head_pictures`, beside the same baselines. ImageNet's network
@@ -33,7 +33,7 @@ from leakscope.targets.looking.dense_ends import DenseLayer, output_layer
 
 TRAINING = ls.HeadTraining(48, 0.01, 0.0002, optimizer=ls.ClientSGD(weight_decay=1e-4))
 DOMAIN, SIZE, ARCHIVE = ls.Images(3, 32, 32), 64, "cifar10-train-2000-per-class.tar.gz"
-HEADS, STEPS, EACH, POOL, NULLS = 1200, 200, 25, 300, 300
+HEADS, STEPS, EACH, POOL, NULLS = 1200, 100, 25, 600, 300
 """Public heads behind the decoder, its steps, private and public pictures of each class, heads of the control: what
 three minutes of one core pay for. 12 000 heads of 1280 features would take 5 GB."""
 QUICK_HEADS, QUICK_STEPS, QUICK_EACH, QUICK_POOL, QUICK_NULLS = 200, 40, 5, 40, 50

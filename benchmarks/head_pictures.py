@@ -152,7 +152,16 @@ def of_true_features(learner: ls.HeadImages, target: ls.Target, known: Public, k
     """The same network, trained as long on as many pictures, and fed what no head blurs."""
     pictures, labels = enlarged(learner.pool, key.child("copies").generator())
     features = features_of(target, known.layer, pictures)
-    lessons = decoder.Lessons(features, labels, CLASSES, pictures, 0.0, 1.0, int(torch.bincount(labels).min()))
+    lessons = decoder.Lessons(
+        features,
+        labels,
+        CLASSES,
+        pictures,
+        0.0,
+        1.0,
+        int(torch.bincount(labels).min()),
+        torch.arange(len(labels)) % len(learner.pool),
+    )
     return decoder.taught(lessons, key=key, clock=Budget().start(), watch=unwatched, steps=learner.steps)
 
 

@@ -87,7 +87,8 @@ def test_every_plan_of_heads_can_be_planned(path):
     plan = read(path)
     for group in plan.groups():
         # one size is asked of the draw, of the decoder and of the batch
-        assert group.batch_size == 10 * getattr(group.attack, "each", group.batch_size // 10)
+        classes = group.scene.source.classes
+        assert group.batch_size == classes * getattr(group.attack, "each", group.batch_size // classes)
         assert group.scene.source.fixed(group.batch_size) is not None
         assert group.replaced
         assert all(cell.identity for cell in group.audited)

@@ -310,3 +310,23 @@ def test_every_part_of_learning_gives_signs_of_life_that_rise(monkeypatch):
     weight, bias = head["head.weight"], head["head.bias"]
     plausible.oddities(weight, bias, known.prior, TRAINING, 3, key=KEY, watch=of_comparison.append)
     assert [one.fraction for one in of_comparison] == [0.25, 0.5, 0.75, 1.0]
+
+
+@pytest.mark.parametrize(("count", "noise"), [(600, 0.05), (60, 3.0)], ids=["many pictures", "few and noisy"])
+def test_the_ridge_is_the_one_that_serves_pictures_that_it_has_not_seen(count, noise):
+    """Of more features than pictures the least ridge is worse than the mean; what a tenth of them chooses is not."""
+    stream = ls.Key(4).generator()
+    slope = torch.randn(80, 12, generator=stream)
+    z = torch.randn(2 * count, 80, generator=stream)
+    x = z @ slope + noise * 9 * torch.randn(2 * count, 12, generator=stream)
+    chosen = decoder._strength(z[:count], x[:count], torch.arange(count))
+
+    def error(strength):
+        found = decoder._ridge(z[:count], x[:count], strength)
+        return float((z[count:] @ found - x[count:]).square().sum())
+
+    errors = [error(one) for one in decoder.RIDGES]
+    assert error(chosen) < 1.1 * min(errors)
+    assert decoder._strength(z, x, None) == decoder.RIDGE
+    if noise > 1:
+        assert errors[0] > 1.5 * error(chosen)

@@ -17,8 +17,12 @@ from leakscope.numerics.rng import Key
 WIDTH, BATCH, RATE = 512, 256, 2e-3
 """Of the hidden layers, and of the training by Adam, whose rate rises for a tenth of the steps and falls to zero."""
 
-RIDGE = 1e-3
-"""Of the variance of a feature: what keeps features that are nearly the same apart in the linear part."""
+RIDGE, RIDGES = 1e-3, (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Of the variance of a feature: what keeps features that are nearly the same apart in the linear part. Chosen among
+several by pictures that are held out: with twice as many pictures as features the least one fits noise, with two
+hundred times as many it is best."""
+HELD, TRIED = 10, 2000
+"""One picture in so many is held out, and so many estimates of those are tried."""
 OWN, MOST = 4, 10**8
 """A class has a linear part of its own from so many pictures for each feature on, if all have so many numbers at most.
 
@@ -31,7 +35,8 @@ whole network does on a common one."""
 class Lessons:
     """What is learned from: estimates (n, d), classes (n,) int64 below `many`, pictures (n, *shape) in [low, high].
 
-    different: pictures of the smallest class, each counted once however many estimates there are of it.
+    different: pictures of the smallest class, each counted once however many estimates there are of it. which: (n,)
+    int64, the number of the picture that each estimate is of, the same for its copies; None: `RIDGE` is taken unasked.
     """
 
     estimates: Tensor
@@ -41,6 +46,7 @@ class Lessons:
     low: float
     high: float
     different: int
+    which: Tensor | None = None
 
 
 @final
@@ -114,16 +120,31 @@ def fresh(lessons: Lessons, *, key: Key) -> Decoder:
     # a feature that no picture has is 0 in all of them
     decoder.deviation.copy_(torch.where(deviation > 0, deviation, 1.0))
     scaled, rest = scaled / decoder.deviation, pixels - decoder.picture[lessons.classes]
-    common = _ridge(scaled, rest)
+    strength = _strength(scaled, rest, lessons.which)
+    common = _ridge(scaled, rest, strength)
     decoder.slope.copy_(common.expand_as(decoder.slope))
     for one in range(lessons.many if own else 0):
         rows = lessons.classes == one
-        decoder.slope[one] += _ridge(scaled[rows], rest[rows] - scaled[rows] @ common)
+        decoder.slope[one] += _ridge(scaled[rows], rest[rows] - scaled[rows] @ common, strength)
     return decoder
 
 
-def _ridge(scaled: Tensor, wanted: Tensor) -> Tensor:
-    kernel = scaled.T @ scaled + RIDGE * len(scaled) * torch.eye(scaled.shape[1])
+def _strength(scaled: Tensor, wanted: Tensor, which: Tensor | None) -> float:
+    """That of `RIDGES` with the least squared error on pictures that were held out."""
+    held = torch.zeros(len(scaled), dtype=torch.bool) if which is None else which % HELD == 0
+    if not bool(held.any()) or bool(held.all()):
+        return RIDGE
+    given, tried = scaled[~held], scaled[held][:TRIED]
+    # once for all strengths: they share their axes
+    values, axes = torch.linalg.eigh(given.T @ given / len(given))
+    slope, along = axes.T @ (given.T @ wanted[~held]) / len(given), tried @ axes
+    true = wanted[held][:TRIED]
+    errors = [float((along / (values.clamp_min(0) + one) @ slope - true).square().sum()) for one in RIDGES]
+    return RIDGES[errors.index(min(errors))]
+
+
+def _ridge(scaled: Tensor, wanted: Tensor, strength: float) -> Tensor:
+    kernel = scaled.T @ scaled + strength * len(scaled) * torch.eye(scaled.shape[1])
     solved: Tensor = torch.linalg.solve(kernel, scaled.T @ wanted)
     return solved
 

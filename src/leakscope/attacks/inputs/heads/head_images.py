@@ -132,7 +132,11 @@ class HeadImages(AbstractLearner[Inputs]):
         low, high = (float(bound.flatten()[0]) for bound in target.domain.bounds(pictures[:1]))
         where = torch.cat(places)
         different = int(torch.bincount(labels, minlength=classes).min())
-        lessons = decoder.Lessons(torch.cat(estimates), labels[where], classes, pictures[where], low, high, different)
+        # copies of a picture stand a whole pool behind it
+        which = where % len(self.pool)
+        lessons = decoder.Lessons(
+            torch.cat(estimates), labels[where], classes, pictures[where], low, high, different, which
+        )
         return lessons, reading
 
     def _watched(self, stream: Iterator[tuple[Tensor, Heads]], watch: Watch) -> Iterator[tuple[Tensor, Heads]]:
