@@ -236,11 +236,8 @@ def _declared() -> dict[str, Home]:
 _HOMES = _declared()
 
 __all__ = [
-    "AttentionContexts",
-    "RelaxedWords",
-    "SoftmaxInputs",
-    "SpeechFrames",
     "__version__",
+    *sorted(_HOMES),
 ]
 
 

@@ -29,28 +29,33 @@ from leakscope.core.observation import Observation
 from leakscope.core.pieces import Pieces
 from leakscope.core.refusal import Refusal
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import bends, clipped, known_weights, rounds, signs
+from leakscope.mechanisms.reading import bends, clipped, known_weights, noise, rounds, signs
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 from leakscope.targets.spelling import NextPiece
 from leakscope.targets.zoo.listen_attend_spell import Listener, Speller
 
-MOST_PIECES = 2000
-"""A length beyond which no sentence is searched: the decoder is run over each piece of each at every step."""
+MOST_PIECES = 64
+"""Pieces of a sentence beyond which it has to be told that it is one: so many are of several utterances."""
+LONGEST = 2000
+"""Pieces beyond which no sentence is searched: the decoder is run over each piece of each at every step."""
+
+BETTER = 0.95
+"""Of the distance of a shorter sentence, below which a longer one is taken instead."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Legible:
     """What is matched. names: of the output layer's weight and bias in `sent`, the bias only where it was sent.
-    pieces: (k,) those that are tried at each place. lengths: of sentences, without the end. scaled: whether the update
-    may be a multiple of the gradient."""
+    pieces: (k,) those that are tried at each place. least: length of the shortest sentence that it may be, without the
+    end. scaled: whether the update may be a multiple of the gradient."""
 
     model: Recognizer
     names: tuple[str, str]
     sent: Named
     pieces: Tensor
-    lengths: tuple[int, ...]
+    least: int
     scaled: bool
 
 
@@ -73,8 +78,9 @@ class RelaxedWords(AbstractAttack[Legible, Transcripts | Pieces]):
     inputs h themselves (`SoftmaxInputs`: no order, so that a bag is claimed), the frames (`SpeechFrames`). Claims the
     largest z_i of the restart with the least distance, without a certificate.
 
-    length: L, pieces without the end; None takes the rank of dL/dW less one, where a rank stands out, and up to
-    `longer` more, of which the least distance decides. bag: whether only pieces are tried that the decoder was fed, if
+    length: L, pieces without the end. None tries one after the other until `longer` in a row were not a twentieth
+    better, from the least that is known: as many as were fed by the embedding's gradient, or one less than directions
+    of dL/dW stand out of declared noise or of rounding. bag: whether only pieces are tried that the decoder was fed, if
     the embedding's gradient says which. restarts: run together. steps: of Adam at most, whose rate falls from `lr` to
     `least_lr` in a geometric series over `decay_steps` from `decay_start` on; it ends earlier where of the last
     `unchanged` transcripts of the best restart more than the share `most` are the present one.
@@ -89,7 +95,7 @@ class RelaxedWords(AbstractAttack[Legible, Transcripts | Pieces]):
     of: AbstractUnheard = field(default_factory=AttentionContexts)
     distance: AbstractDistance = field(default_factory=lambda: OnSupport(Squared()))
     length: int | None = None
-    longer: int = 1
+    longer: int = 2
     bag: bool = True
     restarts: int = 8
     steps: int = 600
@@ -102,7 +108,7 @@ class RelaxedWords(AbstractAttack[Legible, Transcripts | Pieces]):
 
     def __post_init__(self) -> None:
         if self.length is not None:
-            object.__setattr__(self, "length", count("length", self.length, low=0, high=MOST_PIECES))
+            object.__setattr__(self, "length", count("length", self.length, low=0, high=LONGEST))
         for name in ("restarts", "steps", "decay_steps", "unchanged"):
             object.__setattr__(self, name, count(name, getattr(self, name), low=1))
         for name in ("longer", "decay_start"):
@@ -119,7 +125,6 @@ class RelaxedWords(AbstractAttack[Legible, Transcripts | Pieces]):
         return "\n\n".join(part for part in (citations.RLG, self.distance.citation) if part)
 
     def _read(self, seen: Observation) -> Legible | Refusal:
-        target = seen.target
         found = recognizer(seen)
         if isinstance(found, Refusal):
             return found
@@ -137,29 +142,39 @@ class RelaxedWords(AbstractAttack[Legible, Transcripts | Pieces]):
             return Refusal(what)
         names = [weight, *([bias] if bias in gradient and bias not in still else [])]
         sent = {one: gradient[one].detach().float().cpu() for one in names}
-        lengths = self._lengths(sent[weight])
-        if isinstance(lengths, str):
-            return Refusal(lengths)
         # What is cut off or rounded away may be the row of a piece that was fed: then all pieces are tried.
         whole = bends(seen.mechanism) is rounds(seen.mechanism) is Answer.NO
-        fed = fed_pieces(seen, f"{name}.embedding.weight") if self.bag and whole else None
-        tried = np.arange(model.end) if fed is None or not fed[:-1].any() else np.flatnonzero(fed[:-1])
+        fed = fed_pieces(seen, f"{name}.embedding.weight") if whole else None
+        least = self._least(seen, weight, None if fed is None else int(fed[:-1].sum()))
+        if isinstance(least, str):
+            return Refusal(f"{least}; give the length of the sentence in pieces, as in RelaxedWords(length=12)")
+        tried = np.arange(model.end) if fed is None or not self.bag or not fed[:-1].any() else np.flatnonzero(fed[:-1])
         as_it_is = known_weights(seen.mechanism) is Answer.YES and signs(seen.mechanism) is Answer.NO
         scaled = not as_it_is or clipped(seen) is not Answer.NO
-        assert target.classes == model.end + 1
-        return Legible(model, (weight, bias), sent, torch.from_numpy(tried), lengths, scaled)
+        return Legible(model, (weight, bias), sent, torch.from_numpy(tried), least, scaled)
 
-    def _lengths(self, gradient: Tensor) -> tuple[int, ...] | str:
-        """The lengths that are tried, or why none is known."""
+    def _least(self, seen: Observation, weight: str, fed: int | None) -> int | str:
+        """The length that is tried first, or why none is known."""
         if self.length is not None:
-            return (self.length,)
+            return self.length
+        least = self._counted(seen, weight) if fed is None else fed
+        if not isinstance(least, str) and least > MOST_PIECES:
+            return f"{least} pieces and more are those of several utterances"
+        return least
+
+    def _counted(self, seen: Observation, weight: str) -> int | str:
+        """One less than directions of dL/dW stand out."""
+        if bends(seen.mechanism) is not Answer.NO:
+            return "entries were cut off or turned into signs, so that directions of the gradient do not count pieces"
+        gradient = seen.gradient().by_name[weight].double().cpu()
+        added = noise(seen, weight)
+        if added:
+            # The largest singular value of noise alone (Marchenko-Pastur), and a tenth for chance.
+            edge = 1.1 * added * sum(math.sqrt(side) for side in gradient.shape)
+            return max(int((torch.linalg.svdvals(gradient) > edge).sum()) - 1, 0)
         # A fixed key: whether an attack refuses may not depend on the trial's.
-        space = row_space(gradient.double().numpy().T, Key(0).child("rows").numpy())
-        if isinstance(space, str):
-            return f"{space}; give the length of the sentence in pieces, as in RelaxedWords(length=12)"
-        # One direction for each step, unless one is hidden: never more than there were steps.
-        least = space.rank - 1
-        return tuple(range(least, min(least + self.longer, MOST_PIECES) + 1))
+        space = row_space(gradient.numpy().T, Key(0).child("rows").numpy())
+        return space if isinstance(space, str) else space.rank - 1
 
     def _attempt(
         self, seen: Observation, read: Legible, *, key: Key, clock: Clock, watch: Watch
@@ -169,7 +184,8 @@ class RelaxedWords(AbstractAttack[Legible, Transcripts | Pieces]):
         kept.resume(clock.saved())
         outcome = Outcome.CLAIMED
         try:
-            for length in read.lengths[len(kept.found) :]:
+            while not self._longest(kept):
+                length = read.least + len(kept.found)
                 # Before a length: within it, the key draws again what it drew.
                 clock.keep(kept.state)
                 search = _Search(self, read, length, key.child("start", length))
@@ -184,13 +200,13 @@ class RelaxedWords(AbstractAttack[Legible, Transcripts | Pieces]):
             outcome = Outcome.INTERRUPTED
         cost = Cost(evaluations=kept.evaluations)
         trace = Trace(tuple(at for at, _ in kept.trace), tuple(loss for _, loss in kept.trace))
-        best = min(kept.found, key=lambda one: one.distance, default=Matched((), math.inf))
+        best = kept.best()
         if not math.isfinite(best.distance):
             return Attempt(repr(self), Outcome.DIVERGED, "no restart has a finite distance", cost=cost, trace=trace)
-        tried = " or ".join(str(length) for length in read.lengths[: len(kept.found)])
+        longest = read.least + len(kept.found) - 1
         sentence = (
-            f"{len(best.outputs)} pieces (of {tried}) with {len(read.pieces)} tried for each, at a distance of "
-            f"{best.distance:.3g}; taken for one utterance, and no proof"
+            f"{len(best.outputs)} pieces of {len(read.pieces)} at a distance of {best.distance:.3g}, lengths from "
+            f"{read.least} to {longest} tried; taken for one utterance, and no proof"
         )
         claim: Transcripts | Pieces
         if self.of.ordered:
@@ -202,6 +218,13 @@ class RelaxedWords(AbstractAttack[Legible, Transcripts | Pieces]):
             sentence += "; no order, on which nothing here depends"
         return Attempt(repr(self), outcome, sentence, claim, cost=cost, trace=trace)
 
+    def _longest(self, kept: _Kept) -> bool:
+        """Whether no longer sentence is tried."""
+        tried, best = len(kept.found), kept.best()
+        if self.length is not None or not tried or best not in kept.found:
+            return tried > 0
+        return tried > MOST_PIECES or tried - 1 - kept.found.index(best) >= self.longer
+
     def rate(self, step: int) -> float:
         """Of Adam at a step.
 
@@ -209,7 +232,7 @@ class RelaxedWords(AbstractAttack[Legible, Transcripts | Pieces]):
         [0.1, 0.1, 0.032, 0.01, 0.01]
         """
         way = min(max((step - self.decay_start) / self.decay_steps, 0.0), 1.0)
-        return self.lr * (self.least_lr / self.lr) ** way
+        return float(self.lr * (self.least_lr / self.lr) ** way)
 
 
 def recognizer(seen: Observation) -> tuple[str, Recognizer] | Refusal:
@@ -221,7 +244,8 @@ def recognizer(seen: Observation) -> tuple[str, Recognizer] | Refusal:
         return Refusal(f"runs the decoder of ListenAttendSpell, got {target.name} trained with {target.loss!r}")
     name, speller = spellers[0]
     # Copies: an attack changes nothing of the target, and the search runs in one kind of number.
-    speller, listener = (copy.deepcopy(one).float().cpu().requires_grad_(False) for one in (speller, listeners[0]))
+    speller = copy.deepcopy(speller).float().cpu().requires_grad_(False)
+    listener = copy.deepcopy(listeners[0]).float().cpu().requires_grad_(False)
     width = target.domain.shape[-1]
     frames = max(seen.told(Lengths).values) if seen.knows(Lengths) else 0
     spread = spread_of(listener, width, Key(0).child("noise"))
@@ -236,6 +260,13 @@ class _Kept:
     found: list[Matched] = field(default_factory=list)
     evaluations: int = 0
     trace: list[tuple[int, float]] = field(default_factory=list)
+
+    def best(self) -> Matched:
+        """The shortest that no longer one is a twentieth better than: more numbers always fit a little better."""
+        best = Matched((), math.inf)
+        for one in self.found:
+            best = one if one.distance < BETTER * best.distance else best
+        return best
 
     def state(self) -> State:
         """For a checkpoint."""
@@ -280,7 +311,7 @@ class _Search:
                 adam.step()
             adam.zero_grad()
             each = self.distances()
-            each.sum().backward()  # type: ignore[no-untyped-call]
+            each.sum().backward()
             self.each, best = each.detach(), self.best()
             kept.evaluations += attack.restarts
             kept.trace.append((kept.evaluations, best.distance))

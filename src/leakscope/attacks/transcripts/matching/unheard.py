@@ -21,8 +21,8 @@ SILENCE = 80
 @final
 @dataclass(frozen=True, eq=False)
 class Recognizer:
-    """The known model, on the CPU. end: the output that ends a sentence and begins one. frames, width: of the utterance,
-    (T, F); T is 0 where no length was told. spread: standard deviation of the listener's states."""
+    """The known model, on the CPU. end: the output that ends a sentence and begins one. frames, width: (T, F) of the
+    utterance; T is 0 where no length was told. spread: standard deviation of the listener's states."""
 
     listener: Listener
     speller: Speller
