@@ -185,7 +185,6 @@ if TYPE_CHECKING:
     from leakscope.scoring.metrics.ranks import TopFive as TopFive
     from leakscope.scoring.metrics.ranks import TopOne as TopOne
     from leakscope.scoring.metrics.speech import CharacterErrorRate as CharacterErrorRate
-    from leakscope.scoring.metrics.speech import CharacterSetError as CharacterSetError
     from leakscope.scoring.metrics.speech import FrameError as FrameError
     from leakscope.scoring.metrics.speech import WordErrorRate as WordErrorRate
     from leakscope.scoring.metrics.tokens import ExactText as ExactText

@@ -123,7 +123,7 @@ from leakscope.scoring.metrics.guesses import LabelAccuracy, LabelSet
 from leakscope.scoring.metrics.metric import AbstractMetric
 from leakscope.scoring.metrics.pieces import PieceError
 from leakscope.scoring.metrics.ranks import ReciprocalRank, TopFive, TopOne
-from leakscope.scoring.metrics.speech import CharacterErrorRate, CharacterSetError, FrameError, WordErrorRate
+from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError, WordErrorRate
 from leakscope.scoring.metrics.tokens import ExactText, TokenError, TokenOrder, TokenOverlap
 from leakscope.scoring.metrics.vision import LPIPS, MSE, PSNR, SSIM
 from leakscope.targets.looking.context_window import ContextWindow
@@ -276,7 +276,6 @@ ROWS: tuple[Row, ...] = (
     _row(_M, FrameError, "mean absolute error of MFCC; verdicts on frames are read from it", "", T.SPEECH),
     _row(_M, CharacterErrorRate, "edits per character; verdicts on transcripts are read from it", "", T.SPEECH),
     _row(_M, WordErrorRate, "edits per word", "", T.SPEECH),
-    _row(_M, CharacterSetError, "which characters were missed or made up, where only bags are claimed", "", T.SPEECH),
     _row(_M, PieceError, "pieces that were missed or made up; verdicts on bags of them are read from it", "", T.SPEECH),
     _row(_M, FeatureError, "relative error of what a layer was fed; verdicts on features are read from it"),
     _row(_M, FeaturesFound, "the share of samples whose features are right to a thousandth"),
