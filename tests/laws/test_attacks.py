@@ -69,8 +69,12 @@ def shortened(attack: Attack[Any], steps: int = 12) -> Attack[Any]:
         return dataclasses.replace(attack, iterations=3 if steps == 12 else 3 * steps, width=20)
     if isinstance(attack, ls.TranscriptMatching):
         return dataclasses.replace(attack, rounds=2 if steps == 12 else steps)
-    if isinstance(attack, ls.RelaxedWords) and steps > 12:
-        return dataclasses.replace(attack, steps=3 * steps, decay_steps=3 * steps, unchanged=300)
+    if isinstance(attack, ls.RelaxedWords):
+        short = {"restarts": 4, "unchanged": 5} if steps == 12 else {"decay_steps": 3 * steps}
+        return dataclasses.replace(attack, steps=20 if steps == 12 else 3 * steps, **short)
+    if isinstance(attack, ls.SpokenWords):
+        assert attack.matching is not None
+        return dataclasses.replace(attack, matching=shortened(attack.matching, steps))
     if isinstance(attack, ls.Auto):
         return ls.Auto(evaluations=5 * steps)
     if isinstance(attack, ls.FeatureInversion):

@@ -70,7 +70,12 @@ from leakscope.attacks.transcripts.exact.spoken_words import SpokenWords
 from leakscope.attacks.transcripts.matching.matching import TranscriptMatching
 from leakscope.attacks.transcripts.matching.relaxed_words import RelaxedWords
 from leakscope.attacks.transcripts.matching.soft import SoftTranscript
-from leakscope.attacks.transcripts.matching.unheard import AttentionContexts, SoftmaxInputs, SpeechFrames
+from leakscope.attacks.transcripts.matching.unheard import (
+    AbstractUnheard,
+    AttentionContexts,
+    SoftmaxInputs,
+    SpeechFrames,
+)
 from leakscope.attacks.wrapped.assumed_lengths import AssumedLengths
 from leakscope.attacks.wrapped.at_rest import AtRest
 from leakscope.attacks.wrapped.pooled_head import PooledHead
@@ -241,9 +246,9 @@ ROWS: tuple[Row, ...] = (
         T.CLAIMS_INPUTS, T.SEARCH, T.NEEDS_BATCH_SIZE, T.NEEDS_TRANSCRIPTS, T.SPEECH,
     ),
     _row(_A, SpokenWords, "what was said to a recognizer with a decoder, from its output layer's gradient alone",
-         "SpokenWords(matching=RelaxedWords(steps=20))", T.CLAIMS_TRANSCRIPTS, T.SPEECH, T.DECODER),
+         "", T.CLAIMS_TRANSCRIPTS, T.SPEECH, T.DECODER),
     _row(_A, RelaxedWords, "what was said to a recognizer with a decoder, by matching with relaxed pieces (RLG)",
-         "RelaxedWords(restarts=4, steps=20, unchanged=5)", T.CLAIMS_TRANSCRIPTS, T.SPEECH, T.DECODER),
+         "", T.CLAIMS_TRANSCRIPTS, T.SPEECH, T.DECODER),
     _row(_A, SoftTranscript, "what was said, by direct search on logits whose likeliest strings count by their weight",
          "SoftTranscript(iterations=500)", T.CLAIMS_TRANSCRIPTS, T.SPEECH),
     _row(_A, TranscriptMatching, "what was said, by matching the gradient with frames that another attack gives",
@@ -465,6 +470,7 @@ KINDS: dict[Family, tuple[type, ...]] = {
         AbstractSpeakerEncoder,
         Patience,
         Perceptrons,
+        AbstractUnheard,
         LinearPrograms,
         Activation,
         Reduction,

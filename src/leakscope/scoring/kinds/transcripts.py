@@ -138,6 +138,7 @@ class PrivateTranscripts(AbstractKind[Transcripts, tuple[Said, ...], AbstractTra
     ) -> Sequence[AbstractGuess[Transcripts]]:
         """Constants, the public mode among them; random public transcripts; uniform characters."""
         public, count = () if case.public is None else case.public.transcripts(), len(at.truth)
+        # Constants even where nobody knows public speech: to say nothing at all is always open.
         constants = constant_transcripts(public) if public else ((),)
         found: list[AbstractGuess[Transcripts]] = [Constant(Transcripts((said,) * count)) for said in constants]
         return [*found, *([RandomTranscripts(public, count), UniformCharacters(public, count)] if public else [])]
@@ -156,6 +157,7 @@ class PrivateTranscripts(AbstractKind[Transcripts, tuple[Said, ...], AbstractTra
     def right(self, claim: Transcripts, truth: tuple[Said, ...], tolerances: Sequence[float]) -> tuple[bool, ...]:
         """Whether it was said, to the character."""
         del tolerances
+        # Wherever it stands: a claim says that it was said, and not by whom.
         return tuple(one in truth for one in claim.labels)
 
     def claimed(self, at: Comparison[Transcripts, tuple[Said, ...]]) -> int:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack, Ready
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
+from leakscope.attacks.parts.reading.fed_pieces import fed_pieces
 from leakscope.attacks.parts.reading.proof import assumed, bent, miscounted, strange
 from leakscope.attacks.parts.reading.trained import NOT_TRAINED, idle
 from leakscope.attacks.transcripts.exact.decoder_beam import Beam, Language
 from leakscope.attacks.transcripts.exact.decoder_order import APART, PLACED, TOLD, Following, Sentence
-from leakscope.attacks.transcripts.exact.said_pieces import Bag, fed_pieces, said_pieces
+from leakscope.attacks.transcripts.exact.said_pieces import Bag, said_pieces
 from leakscope.attacks.transcripts.matching.relaxed_words import RelaxedWords
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Transcripts

@@ -16,8 +16,8 @@ from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.labels.rows.row_space import row_space
 from leakscope.attacks.parts.distance.distances import AbstractDistance, OnSupport, Squared
+from leakscope.attacks.parts.reading.fed_pieces import fed_pieces
 from leakscope.attacks.parts.reading.trained import NOT_TRAINED, idle
-from leakscope.attacks.transcripts.exact.said_pieces import fed_pieces
 from leakscope.attacks.transcripts.matching.unheard import AbstractUnheard, AttentionContexts, Recognizer, spread_of
 from leakscope.core.arguments import count, number
 from leakscope.core.attempt import Attempt, Cost, Outcome, Trace
