@@ -147,6 +147,22 @@ def few_words(target: ls.Target, batches: list[ls.Batch], name: str, seed: int) 
         yield from measured(target, few, f"{name}, 1 to 5 words", (0.5, 0.5), seed)
 
 
+def matched(target: ls.Target, batches: list[ls.Batch], name: str, least: float, seed: int) -> Iterator[Point]:
+    """Behind noise that hides all rows: what `RelaxedWords` finds, told how many pieces a sentence has."""
+    good, seconds, errors = 0, [], []
+    for turn, batch in enumerate(batches):
+        seen = ls.observe(target, batch, ls.FedSGD() >> ls.GaussianNoise(1e-3), key=ls.Key(seed).child("noise", turn))
+        assert ls.SpokenWords(matching=None).run(seen, key=ls.Key(seed)).claim is None
+        length = sum(pieces(target, batch.transcripts()).values())
+        start = time.process_time()
+        attempt = ls.RelaxedWords(length=length).run(seen, key=ls.Key(seed).child(turn))
+        seconds.append(time.process_time() - start)
+        good += attempt.claim is not None and attempt.claim.labels == batch.transcripts()
+        errors.append(ls.score(attempt.claim, batch)["character-error-rate"].value)
+    also = f"median {np.median(seconds):.1f} s, mean character error rate {np.mean(errors):.3f}"
+    yield Point(f"{name}: behind noise of 1e-3, matched", least, good, len(batches), also)
+
+
 def points(seed: int, quick: bool) -> Iterator[Point]:
     """All of them."""
     chosen = scale(seed, quick)
@@ -165,6 +181,8 @@ def points(seed: int, quick: bool) -> Iterator[Point]:
         name = f"{epochs} epochs ({trained:.0f} s, p {p:.2f}), single utterances"
         yield from measured(target, single, name, (0.95 if epochs == 0 else least, least), seed)
         yield from few_words(target, single, f"{epochs} epochs", seed)
+        if epochs:
+            yield from matched(target, single[: 3 if quick else 20], f"{epochs} epochs", 1 / 3, seed)
         # The rows of the embedding that moved are those that were fed, however well a model is trained.
         least_bags = 0.9
         for mechanism, sent in ((ls.FedSGD(), "a gradient"), (ls.FedAvg(steps=4, lr=0.1), "4 local steps")):

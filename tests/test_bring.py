@@ -661,7 +661,6 @@ def test_numbers_and_kinds_survive_the_file(tmp_path):
         ls.Attribute("speaker", torch.tensor([1]), scores=torch.tensor([[-torch.inf, 0.5]])),
         ls.Transcripts(((1, 2), (), (3,))),
         ls.Labels(torch.tensor([0, 2]), distinct=True),
-        ls.Transcripts(((1, 2), (), (3,)), bag=True),
         ls.Tokens(((1, 2),), bag=True),
         ls.Attribute("sex", torch.tensor([1]), scores=torch.tensor([[0.2, 0.8]]).log(), scale=ls.Scale.LOG_PROBABILITY),
     ],

@@ -25,11 +25,9 @@ from leakscope.datasets.draw import AbstractSource
 from leakscope.ledger.record import AnswerRecord, CellSpec, Ending, Record, Role
 from leakscope.report.redact import Veil
 from leakscope.report.sections import answers
-from leakscope.scoring.case import Case
 from leakscope.scoring.kinds.attributes import told_apart
 from leakscope.scoring.kinds.labels import LabelTruth, UniformLabel
 from leakscope.scoring.kinds.table import KINDS, kind_named, kind_of
-from leakscope.scoring.kinds.transcripts import PrivateTranscripts
 from leakscope.scoring.metrics.guesses import LabelCounts, LabelPresence
 from leakscope.scoring.referee import applies
 
@@ -180,7 +178,6 @@ def test_annotations_are_per_example_or_per_owner(tmp_path: Path) -> None:
         ),
         (lambda: ls.Labels(torch.tensor([2, 1]), distinct=True), "in rising order"),
         (lambda: ls.Labels(torch.tensor([1, 1]), distinct=True), "in rising order"),
-        (lambda: ls.Transcripts(((1, 2), (2, 2)), bag=True), "different indices in rising order"),
     ],
 )
 def test_claims_say_what_they_are(make: object, says: str) -> None:
@@ -277,30 +274,6 @@ def test_transcripts_come_without_their_filling() -> None:
     assert spoken("abc", "d").transcripts() == ((1, 2, 3), (4,))
     with pytest.raises(ls.BadInput, match="no transcripts"):
         labeled(1).transcripts()
-
-
-def test_one_bag_per_utterance_is_paired_and_one_of_the_batch_is_held_against_each() -> None:
-    batch, public = spoken("abab", "cd"), spoken("xyz", "xx", "ac")
-    bags = ls.score(ls.Transcripts(((3, 4, 5), (1, 2)), bag=True), batch, public=public)
-    assert bags.pairing.partners == (1, 0)
-    assert bags["character-set-error"].items == pytest.approx((0.0, 1 - 4 / 5))
-    assert [score.metric for score in bags] == ["character-set-error"]
-    # a, b, c of one, d is missing, and e is nobody's: it counts against each, the others' letters against none.
-    whole = ls.score(ls.Transcripts(((1, 2, 3, 5),), bag=True), batch, public=public)["character-set-error"]
-    assert whole.items == pytest.approx((1 - 4 / 5, 1 - 2 / 4))
-    perfect = ls.score(ls.Transcripts(((1, 2, 3, 4),), bag=True), batch, public=public)["character-set-error"]
-    assert (perfect.value, perfect.exact) == (0.0, 2)
-    # By hand: of the bags that are guessed, (1, 3) is that of "ac", and shares one letter with each.
-    assert bags["character-set-error"].chance == pytest.approx(1 - 2 / 4)
-
-
-def test_bags_and_strings_have_metrics_of_their_own() -> None:
-    string, bag = ls.Transcripts(((2, 1),)), ls.Transcripts(((1, 2),), bag=True)
-    assert not applies(ls.CharacterErrorRate(), bag)
-    assert not applies(ls.WordErrorRate(), bag)
-    assert not applies(ls.CharacterSetError(), string)
-    shown = PrivateTranscripts().shown(bag, Case(spoken("ab", "bc")))
-    assert [(one.true, one.claimed) for one in shown.answers] == [("ab", "ab"), ("bc", "ab")]
 
 
 def test_random_public_speech_is_a_guess_and_where_it_repeats_the_secret_chance_knows() -> None:

@@ -180,8 +180,6 @@ def spoken(row: names.Row) -> tuple[ls.Batch, ls.Inputs | ls.Transcripts, ls.Inp
     lengths, frames = torch.tensor([3, 5]), torch.rand(2, 5, 4, generator=ls.Key(0).generator())
     labels = torch.tensor([[3, 0, 1, 2], [4, 4, 0, 0]])
     batch = ls.Batch(frames, labels, lengths, torch.tensor([4, 2]))
-    if row.build is ls.CharacterSetError:
-        return batch, ls.Transcripts(((4,), (0, 1, 2, 3)), bag=True), ls.Transcripts(((4, 5), (0, 2, 3)), bag=True)
     if row.build is ls.FrameError:
         return batch, ls.Inputs(frames, lengths=lengths), ls.Inputs(1 - frames, lengths=lengths)
     return batch, ls.Transcripts(((4, 4), (3, 0, 1, 2))), ls.Transcripts(((4, 5), (3, 0, 2, 2)))

@@ -77,6 +77,10 @@ if TYPE_CHECKING:
     from leakscope.attacks.portfolio.auto import Auto as Auto
     from leakscope.attacks.transcripts.exact.ctc import CtcTranscript as CtcTranscript
     from leakscope.attacks.transcripts.exact.spoken_words import SpokenWords as SpokenWords
+    from leakscope.attacks.transcripts.matching.relaxed_words import RelaxedWords as RelaxedWords
+    from leakscope.attacks.transcripts.matching.unheard import AttentionContexts as AttentionContexts
+    from leakscope.attacks.transcripts.matching.unheard import SoftmaxInputs as SoftmaxInputs
+    from leakscope.attacks.transcripts.matching.unheard import SpeechFrames as SpeechFrames
     from leakscope.bounds.accounting import epsilon as epsilon
     from leakscope.core.annotation import Annotation as Annotation
     from leakscope.core.annotation import Per as Per
@@ -192,7 +196,6 @@ if TYPE_CHECKING:
     from leakscope.scoring.metrics.ranks import TopFive as TopFive
     from leakscope.scoring.metrics.ranks import TopOne as TopOne
     from leakscope.scoring.metrics.speech import CharacterErrorRate as CharacterErrorRate
-    from leakscope.scoring.metrics.speech import CharacterSetError as CharacterSetError
     from leakscope.scoring.metrics.speech import FrameError as FrameError
     from leakscope.scoring.metrics.speech import WordErrorRate as WordErrorRate
     from leakscope.scoring.metrics.tokens import ExactText as ExactText

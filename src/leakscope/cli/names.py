@@ -84,7 +84,14 @@ from leakscope.attacks.portfolio.auto import Auto
 from leakscope.attacks.transcripts.exact.ctc import CtcTranscript
 from leakscope.attacks.transcripts.exact.spoken_words import SpokenWords
 from leakscope.attacks.transcripts.matching.matching import TranscriptMatching
+from leakscope.attacks.transcripts.matching.relaxed_words import RelaxedWords
 from leakscope.attacks.transcripts.matching.soft import SoftTranscript
+from leakscope.attacks.transcripts.matching.unheard import (
+    AbstractUnheard,
+    AttentionContexts,
+    SoftmaxInputs,
+    SpeechFrames,
+)
 from leakscope.attacks.wrapped.assumed_lengths import AssumedLengths
 from leakscope.attacks.wrapped.at_rest import AtRest
 from leakscope.attacks.wrapped.pooled_head import PooledHead
@@ -141,7 +148,7 @@ from leakscope.scoring.metrics.guesses import LabelAccuracy, LabelSet
 from leakscope.scoring.metrics.metric import AbstractMetric
 from leakscope.scoring.metrics.pieces import PieceError
 from leakscope.scoring.metrics.ranks import ReciprocalRank, TopFive, TopOne
-from leakscope.scoring.metrics.speech import CharacterErrorRate, CharacterSetError, FrameError, WordErrorRate
+from leakscope.scoring.metrics.speech import CharacterErrorRate, FrameError, WordErrorRate
 from leakscope.scoring.metrics.tokens import ExactText, TokenError, TokenOrder, TokenOverlap
 from leakscope.scoring.metrics.vision import LPIPS, MSE, PSNR, SSIM
 from leakscope.targets.looking.context_window import ContextWindow
@@ -271,6 +278,8 @@ ROWS: tuple[Row, ...] = (
     ),
     _row(_A, SpokenWords, "what was said to a recognizer with a decoder, from its output layer's gradient alone",
          "", T.CLAIMS_TRANSCRIPTS, T.SPEECH, T.DECODER),
+    _row(_A, RelaxedWords, "what was said to a recognizer with a decoder, by matching with relaxed pieces (RLG)",
+         "", T.CLAIMS_TRANSCRIPTS, T.SPEECH, T.DECODER),
     _row(_A, SoftTranscript, "what was said, by direct search on logits whose likeliest strings count by their weight",
          "SoftTranscript(iterations=500)", T.CLAIMS_TRANSCRIPTS, T.SPEECH),
     _row(_A, TranscriptMatching, "what was said, by matching the gradient with frames that another attack gives",
@@ -307,7 +316,6 @@ ROWS: tuple[Row, ...] = (
     _row(_M, FrameError, "mean absolute error of MFCC; verdicts on frames are read from it", "", T.SPEECH),
     _row(_M, CharacterErrorRate, "edits per character; verdicts on transcripts are read from it", "", T.SPEECH),
     _row(_M, WordErrorRate, "edits per word", "", T.SPEECH),
-    _row(_M, CharacterSetError, "which characters were missed or made up, where only bags are claimed", "", T.SPEECH),
     _row(_M, PieceError, "pieces that were missed or made up; verdicts on bags of them are read from it", "", T.SPEECH),
     _row(_M, FeatureError, "relative error of what a layer was fed; verdicts on features are read from it"),
     _row(_M, FeaturesFound, "the share of samples whose features are right to a thousandth"),
@@ -443,6 +451,9 @@ ROWS: tuple[Row, ...] = (
          "Perceptrons(columns=1000, share=1.0)"),
     _row(_X, LinearPrograms, "of RLG: a round in which a linear program has to tell a class from others",
          "LinearPrograms(columns=5000, epsilon=1e-8)"),
+    _row(_X, AttentionContexts, "of RelaxedWords: what stands for the speech is what was attended to, step by step"),
+    _row(_X, SoftmaxInputs, "of RelaxedWords: what stands for the speech is what the output layer is fed; a bag"),
+    _row(_X, SpeechFrames, "of RelaxedWords: the frames themselves are searched, through the whole model"),
     _row(_X, Guessed, "labels: a random transcript"),
     _row(_X, Listed, "labels: the best transcript of a list, tried again and again", 'Listed(("yes", "no"))'),
     _row(_X, Edits, "labels: the transcript is searched along, a character at a time or by a beam"),
@@ -514,6 +525,7 @@ KINDS: dict[Family, tuple[type, ...]] = {
         AbstractSpeakerEncoder,
         Patience,
         Perceptrons,
+        AbstractUnheard,
         LinearPrograms,
         Activation,
         Reduction,

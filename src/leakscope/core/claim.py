@@ -221,19 +221,12 @@ class Attribute(AbstractClaim):
 @final
 @dataclass(frozen=True, eq=False)
 class Transcripts(AbstractClaim):
-    """Asserts: "These are the private transcripts." labels: one tuple of alphabet indices per item, in any order.
-
-    bag: each is only the set of characters that occur, sorted, each once; a single one is of the whole batch.
-    Raises `BadInput` on a bag that is none.
-    """
+    """Asserts: "These are the private transcripts." labels: one tuple of alphabet indices per item, in any order."""
 
     labels: tuple[tuple[int, ...], ...]
     confidence: Tensor | None = None
-    bag: bool = False
 
     def __post_init__(self) -> None:
-        if self.bag and not all(_rising(one) for one in self.labels):
-            raise BadInput("a bag of characters holds different indices in rising order")
         object.__setattr__(self, "confidence", _confidence(self.confidence, len(self.labels)))
 
     def __len__(self) -> int:

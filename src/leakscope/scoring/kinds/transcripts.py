@@ -1,4 +1,4 @@
-"""Claims of transcripts: paired by their edits, or as bags of characters, and guessed blindly."""
+"""Claims of transcripts: paired by their edits, and guessed blindly."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from leakscope.numerics.edits import edits
 from leakscope.numerics.rng import Key
 from leakscope.scoring.case import Case
 from leakscope.scoring.chance import AbstractGuess, Constant, keys
-from leakscope.scoring.kinds.kind import AbstractKind, Answer, Comparison, Judged, Outsider, Shown, filled
+from leakscope.scoring.kinds.kind import AbstractKind, Comparison, Judged, Outsider, Shown, filled
 from leakscope.scoring.metrics.metric import AbstractMetric, AbstractTranscriptMetric
-from leakscope.scoring.metrics.speech import CharacterErrorRate, CharacterSetError, WordErrorRate
+from leakscope.scoring.metrics.speech import CharacterErrorRate, WordErrorRate
 from leakscope.scoring.pairing import Pairing, assigned
 
 POOL = 24
@@ -83,18 +83,6 @@ def constant_transcripts(public: tuple[Said, ...]) -> tuple[Said, ...]:
     return (), nearest, frequent
 
 
-def constant_bags(public: tuple[Said, ...]) -> tuple[Said, ...]:
-    """The same as bags: nothing; the characters of each of `POOL` public transcripts; the 1, 2, 3, ... most frequent.
-
-    >>> constant_bags(((1, 2, 2), (1, 2)))
-    ((), (1, 2), (2,))
-    """
-    ranks = [character for character, _ in Counter(c for said in public for c in said).most_common()]
-    frequent = [tuple(sorted(ranks[:size])) for size in range(len(ranks) + 1)]
-    # Many public transcripts have the same characters; dict keeps the first of each, in order.
-    return tuple(dict.fromkeys([(), *(tuple(sorted(set(said))) for said in public[:POOL]), *frequent]))
-
-
 def spelled(said: Said) -> str:
     """As text. A claim may hold what is no character, such as the blank: a report shows it rather than fails."""
     return "".join(ENGLISH.characters[i] if 0 <= i < ENGLISH.blank else "\N{REPLACEMENT CHARACTER}" for i in said)
@@ -103,15 +91,15 @@ def spelled(said: Said) -> str:
 @final
 @dataclass(frozen=True)
 class PrivateTranscripts(AbstractKind[Transcripts, tuple[Said, ...], AbstractTranscriptMetric]):
-    """What was said, as strings or as bags of characters."""
+    """What was said."""
 
     claims: ClassVar[type[AbstractClaim]] = Transcripts
-    default: ClassVar[tuple[AbstractMetric, ...]] = (CharacterErrorRate(), WordErrorRate(), CharacterSetError())
+    default: ClassVar[tuple[AbstractMetric, ...]] = (CharacterErrorRate(), WordErrorRate())
 
     @property
     def examples(self) -> tuple[Transcripts, ...]:
-        """One transcript, and a bag."""
-        return (Transcripts(((1,),)), Transcripts(((1,),), bag=True))
+        """One transcript."""
+        return (Transcripts(((1,),)),)
 
     def holds(self, claim: AbstractClaim) -> bool:
         """Transcripts."""
@@ -134,11 +122,9 @@ class PrivateTranscripts(AbstractKind[Transcripts, tuple[Said, ...], AbstractTra
         return batch.transcripts()
 
     def pair(self, claim: Transcripts, truth: tuple[Said, ...]) -> Pairing:
-        """Pairs with the lowest total `CharacterErrorRate`, bags `CharacterSetError`; one bag is for every item."""
-        if _of_batch(claim):
-            return Pairing((0,) * len(truth))
+        """Pairs with the lowest total `CharacterErrorRate`."""
         # By characters for words as well: words are few, and most pairings would cost the same.
-        metric = CharacterSetError() if claim.bag else CharacterErrorRate()
+        metric = CharacterErrorRate()
 
         def costs(rows: list[int], columns: list[int]) -> ArrayLike:
             return [[metric.items([claim.labels[row]], [truth[i]])[0] for i in columns] for row in rows]
@@ -150,15 +136,9 @@ class PrivateTranscripts(AbstractKind[Transcripts, tuple[Said, ...], AbstractTra
     def guesses(
         self, at: Comparison[Transcripts, tuple[Said, ...]], case: Case
     ) -> Sequence[AbstractGuess[Transcripts]]:
-        """Constants, the public mode among them; random public transcripts; uniform characters. Of bags, bags."""
-        # Strings for strings and bags for bags: a guess has to be judged by the metric of the claim.
+        """Constants, the public mode among them; random public transcripts; uniform characters."""
         public, count = () if case.public is None else case.public.transcripts(), len(at.truth)
-        if at.claim.bag:
-            # A bag of the batch is guessed as one bag: repeated for each item, what others say would count as wrong.
-            times = 1 if _of_batch(at.claim) else count
-            return [
-                Constant(Transcripts((bag,) * times, bag=True)) for bag in (constant_bags(public) if public else ((),))
-            ]
+        # Constants even where nobody knows public speech: to say nothing at all is always open.
         constants = constant_transcripts(public) if public else ((),)
         found: list[AbstractGuess[Transcripts]] = [Constant(Transcripts((said,) * count)) for said in constants]
         return [*found, *([RandomTranscripts(public, count), UniformCharacters(public, count)] if public else [])]
@@ -169,34 +149,26 @@ class PrivateTranscripts(AbstractKind[Transcripts, tuple[Said, ...], AbstractTra
         """The metric of each pair; a transcript without a claim scores the blind guess."""
         places, partners = at.pairing.known()
         said, true = [at.claim.labels[i] for i in partners], [at.truth[i] for i in places]
-        if _of_batch(at.claim):
-            said = [_without_others(one, own, at.truth) for one, own in zip(said, true, strict=True)]
-        # Exact is the string itself; of bags, which have no order to be wrong, a perfect score.
         values = metric.items(said, true)
-        exact = sum(value == metric.perfect for value in values) if metric.bags else sum(map(_equal, said, true))
+        # Exact is the string itself: words can be right where spaces are not.
+        exact = sum(map(_equal, said, true))
         return Judged(filled(blind, places, values), exact)
 
     def right(self, claim: Transcripts, truth: tuple[Said, ...], tolerances: Sequence[float]) -> tuple[bool, ...]:
-        """Whether it was said, to the character; of bags whether the characters are those of one, or of all."""
+        """Whether it was said, to the character."""
         del tolerances
-        if _of_batch(claim):
-            return (set(claim.labels[0]) == {character for said in truth for character in said},)
-        known = [tuple(sorted(set(said))) for said in truth] if claim.bag else truth
-        return tuple(one in known for one in claim.labels)
+        # Wherever it stands: a claim says that it was said, and not by whom.
+        return tuple(one in truth for one in claim.labels)
 
     def claimed(self, at: Comparison[Transcripts, tuple[Said, ...]]) -> int:
         """Those with a character."""
         return sum(len(at.claim.labels[partner]) > 0 for partner in at.pairing.known()[1])
 
     def shown(self, claim: Transcripts, case: Case) -> Shown:
-        """The claimed text for each private one, empty where nothing was claimed; bags as the characters in them."""
+        """The claimed text for each private one, empty where nothing was claimed."""
         at = self.compared(claim, case)
         found = [None if place is None else claim.labels[place] for place in at.pairing.partners]
-        if not claim.bag:
-            return Shown(transcripts=tuple("" if said is None else spelled(said) for said in found))
-        pairs = zip(at.truth, found, strict=True)
-        said = ((spelled(own), None if bag is None else spelled(bag)) for own, bag in pairs)
-        return Shown(answers=tuple(Answer("which characters were said", *one) for one in said))
+        return Shown(transcripts=tuple("" if said is None else spelled(said) for said in found))
 
     def control(self, outsider: Outsider, *, key: Key) -> Transcripts | None:
         """The public transcript that is nearest to the others, for every item."""
@@ -204,18 +176,6 @@ class PrivateTranscripts(AbstractKind[Transcripts, tuple[Said, ...], AbstractTra
         if outsider.public.lengths is None:
             return None
         return Transcripts((constant_transcripts(outsider.public.transcripts())[1],) * outsider.count)
-
-
-def _of_batch(claim: Transcripts) -> bool:
-    """Whether it is one bag for the whole batch."""
-    return claim.bag and len(claim) == 1
-
-
-def _without_others(bag: Said, own: Said, all_said: Sequence[Said]) -> Said:
-    """The bag without what only other transcripts say: rightly claimed, but not of this one."""
-    # True of somebody, so no mistake; and of somebody else, so no success here.
-    others = {character for said in all_said for character in said} - set(own)
-    return tuple(character for character in bag if character not in others)
 
 
 def _equal(one: Said, other: Said) -> bool:

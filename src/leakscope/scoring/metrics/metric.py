@@ -99,13 +99,7 @@ class AbstractSequenceMetric(AbstractMetric):
 
 
 class AbstractTranscriptMetric(AbstractMetric):
-    """Compares one claimed transcript with the private one that it was paired with.
-
-    bags: whether it compares sets of characters rather than their order; it judges the one or the other.
-    """
-
-    # Never both: a string is also a bag, and would have the score of a weaker claim beside its own.
-    bags: ClassVar[bool] = False
+    """Compares one claimed transcript with the private one that it was paired with."""
 
     @abstractmethod
     def items(self, claimed: Sequence[tuple[int, ...]], true: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
@@ -113,12 +107,9 @@ class AbstractTranscriptMetric(AbstractMetric):
 
     @final
     def refusal(self, claim: AbstractClaim) -> str | None:
-        """Anything but transcripts, and bags of characters where their order is compared."""
+        """Anything but transcripts."""
         if not isinstance(claim, Transcripts):
             return f"{self.name} compares transcripts, but the claim is {type(claim).__name__}"
-        if claim.bag is not self.bags:
-            wanted, got = ("sets", "an order") if self.bags else ("an order", "a bag")
-            return f"{self.name} compares {wanted} of characters, but the claim is {got} of them"
         return None
 
 

@@ -71,35 +71,6 @@ class CharacterErrorRate(AbstractTranscriptMetric):
 
 @final
 @dataclass(frozen=True)
-class CharacterSetError(AbstractTranscriptMetric):
-    """1 - 2 P R / (P + R): R the share of a transcript's different characters that are claimed, P of claimed ones true.
-
-    In [0, 1]; 0 only where every character is claimed and no other. Judges bags (`Transcripts.bag`) only. Of the bag of
-    a whole batch the referee leaves out, for each transcript, what only the others say: it is right there.
-
-    >>> CharacterSetError().items([(1, 2, 3)], [(3, 1, 3)])
-    (0.19999999999999996,)
-    """
-
-    name: ClassVar[str] = "character-set-error"
-    unit: ClassVar[str] = "of 1"
-    direction: ClassVar[Direction] = Direction.LOWER
-    bags: ClassVar[bool] = True
-
-    @property
-    def perfect(self) -> float:
-        """No error: 0."""
-        return 0.0
-
-    def items(self, claimed: Sequence[tuple[int, ...]], true: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
-        """The error of each pair; two empty ones agree."""
-        pairs = [(set(left), set(right)) for left, right in zip(claimed, true, strict=True)]
-        # 2 P R / (P + R) = 2 hits / (claimed + true)
-        return tuple(1 - 2 * len(one & other) / (len(one) + len(other)) if one | other else 0.0 for one, other in pairs)
-
-
-@final
-@dataclass(frozen=True)
 class WordErrorRate(AbstractTranscriptMetric):
     """edits(words of claimed, words of true) / max(1, words of true); 0 for the truth, 1 for an empty claim.
 

@@ -134,12 +134,24 @@ class Speller(nn.Module):
 
     def step(self, token: Tensor, context: Tensor, before: State) -> tuple[Tensor, State]:
         """r_i (B, decoded) and the states after, from the token (B,) and the context (B, 2 hidden) before."""
-        x, after = self.embedding(token), []
+        return self.fed(self.embedding(token), context, before)
+
+    def fed(self, x: Tensor, context: Tensor, before: State) -> tuple[Tensor, State]:
+        """The same from what the token is embedded as (B, embedded), which need not be of one token alone."""
+        after = []
         for cell, state in zip(self.cells, before, strict=True):
             state = cell(torch.cat([x, context], 1), state)
             x = state[0]
             after.append(state)
         return x, tuple(after)
+
+    def attended(self, reached: Tensor, keys: Tensor, states: Tensor, real: Tensor) -> Tensor:
+        """The context (B, 2 hidden) of r_i (B, decoded) among states (B, T, 2 hidden) with keys K s_j + k."""
+        scores = self.score(torch.tanh(keys + self.query(reached).unsqueeze(1))).squeeze(2)
+        # the lowest number and not minus infinity, whose derivatives are not numbers
+        scores = torch.where(real, scores, torch.finfo(scores.dtype).min)
+        context: Tensor = (torch.softmax(scores, 1).unsqueeze(2) * states).sum(1)
+        return context
 
     def forward(self, states: Tensor, real: Tensor, tokens: Tensor) -> Tensor:
         """States (B, T, 2 hidden), which are real (B, T), tokens (B, L) to logits (B, L, classes)."""
@@ -148,10 +160,7 @@ class Speller(nn.Module):
         fed = []
         for token in tokens.unbind(1):
             reached, memory = self.step(token, context, memory)
-            scores = self.score(torch.tanh(keys + self.query(reached).unsqueeze(1))).squeeze(2)
-            # the lowest number and not minus infinity, whose derivatives are not numbers
-            scores = torch.where(real, scores, torch.finfo(scores.dtype).min)
-            context = (torch.softmax(scores, 1).unsqueeze(2) * states).sum(1)
+            context = self.attended(reached, keys, states, real)
             fed.append(torch.cat([reached, context], 1))
         logits: Tensor = self.output(torch.stack(fed, 1))
         return logits

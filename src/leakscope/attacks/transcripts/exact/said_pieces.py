@@ -13,12 +13,13 @@ from leakscope.attacks.labels.rows.behind_noise import LEVEL, Fallen, fallen
 from leakscope.attacks.labels.rows.excluded import excluded
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
 from leakscope.attacks.labels.rows.signed import Signed, signed
+from leakscope.attacks.parts.reading.fed_pieces import fed_pieces
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient
 from leakscope.attacks.parts.reading.trained import NOT_TRAINED, idle
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import bends, keeps_inputs, keeps_zeros, rounds, runs_layers
+from leakscope.mechanisms.reading import bends, keeps_zeros, rounds
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import DenseLayer
 from leakscope.targets.zoo.listen_attend_spell import Speller
@@ -96,18 +97,3 @@ def said_pieces(seen: Observation, layer: str, embedding: str, speller: Speller)
         why = f" and {space}" if isinstance(space, str) else ""
         return Refusal(f"no sign of {bias} is sure, no noise is declared to test against{why}")
     return Bag(fed, signs, tests, space)
-
-
-def fed_pieces(seen: Observation, embedding: str) -> Mask | None:
-    """(C,) the pieces that the decoder was fed: only a lookup writes to a row of dL/dE, in any step.
-
-    Melis et al. 2019, section 3.2. The end is among them, which begins each sentence. None where no table was sent, or
-    zeros need not have stayed zero.
-    """
-    sent = seen.gradient().by_name
-    if embedding not in sent or embedding in idle(sent) or keeps_zeros(seen.mechanism) is not Answer.YES:
-        return None
-    if keeps_inputs(seen.mechanism) is not Answer.YES or runs_layers(seen.mechanism) is not Answer.YES:
-        return None
-    found: Mask = (sent[embedding] != 0).any(1).cpu().numpy()
-    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
@@ -10,13 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from leakscope.attacks import citations
-from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.attack import AbstractAttack, Ready
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
+from leakscope.attacks.parts.reading.fed_pieces import fed_pieces
 from leakscope.attacks.parts.reading.proof import assumed, bent, miscounted, strange
 from leakscope.attacks.parts.reading.trained import NOT_TRAINED, idle
 from leakscope.attacks.transcripts.exact.decoder_beam import Beam, Language
 from leakscope.attacks.transcripts.exact.decoder_order import APART, PLACED, TOLD, Following, Sentence
-from leakscope.attacks.transcripts.exact.said_pieces import Bag, fed_pieces, said_pieces
+from leakscope.attacks.transcripts.exact.said_pieces import Bag, said_pieces
+from leakscope.attacks.transcripts.matching.relaxed_words import RelaxedWords
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Transcripts
 from leakscope.core.effort import Clock, Progress, Watch
@@ -27,7 +29,7 @@ from leakscope.core.refusal import Refusal
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import bends, clipped, known_weights
 from leakscope.numerics.rng import Key
-from leakscope.targets.spelling import NextPiece, PublicTexts
+from leakscope.targets.spelling import NextPiece, PublicTexts, Spelling
 from leakscope.targets.zoo.listen_attend_spell import Speller
 
 WHOLE = 1e-3
@@ -50,8 +52,17 @@ class Heard:
 
 
 @final
+@dataclass(frozen=True, eq=False)
+class Weak:
+    """Why the rows cannot be followed, and the matching that is ready in their place."""
+
+    why: str
+    ready: Ready[Transcripts | Pieces]
+
+
+@final
 @dataclass(frozen=True)
-class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
+class SpokenWords(AbstractAttack[Heard | Bag | Weak, Transcripts | Pieces]):
     """The pieces of every sentence in their order, from dL/dW of the output layer of `ListenAttendSpell`.
 
     The decoder is run from its start: what it reaches says where among the features in the gradient the context lies,
@@ -64,6 +75,8 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
     that the decoder was fed. language: public transcripts, whose pairs of pieces the beam weighs as well. What it chose
     is never proved; the sentence says how well it replays.
 
+    matching: what is tried where the rows say nothing, be they bent, noisy, or of weights that moved, or be the first
+    piece hidden; it takes the update for that of one utterance, and proves nothing. None refuses or stops there.
     With several proportional positions, or more than min(features, outputs) of them, it refuses: letters alone suffice
     for two dozen positions at most, word pieces for hundreds.
     The certificate is the largest residual of a sentence's steps; it is given where every sentence ends, all together
@@ -81,6 +94,7 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
     order: bool = True
     beam: int = 8
     language: PublicTexts | None = None
+    matching: RelaxedWords | None = field(default_factory=RelaxedWords)
 
     def __post_init__(self) -> None:
         if self.beam < 0:
@@ -91,7 +105,7 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
         """Dang et al. 2021."""
         return citations.RLG
 
-    def _read(self, seen: Observation) -> Heard | Bag | Refusal:
+    def _read(self, seen: Observation) -> Heard | Bag | Weak | Refusal:
         target = seen.target
         spellers = [(name, one) for name, one in target.module.named_modules() if isinstance(one, Speller)]
         if not isinstance(target.loss, NextPiece) or len(spellers) != 1:
@@ -99,19 +113,15 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
         name, speller = spellers[0]
         if not self.order:
             return said_pieces(seen, f"{name}.output", f"{name}.embedding.weight", speller)
-        if known_weights(seen.mechanism) is not Answer.YES:
-            return Refusal("needs a gradient at the known weights: after a local step, features are those of others")
-        if bends(seen.mechanism) is not Answer.NO:
-            return Refusal("needs the rows of the gradient, and the mechanism changes entries one by one")
         weight, sent = f"{name}.output.weight", seen.gradient().by_name
         if weight not in sent or weight in idle(sent):
             what = f"the gradient of {weight} {NOT_TRAINED}" if weight in sent else f"the release lacks {weight}"
             return Refusal(what)
         gradient = sent[weight].detach().double().cpu().numpy()
-        # A fixed key: whether an attack refuses may not depend on the trial's.
-        space = row_space(gradient.T, Key(0).child("rows").numpy())
+        space = _rows(seen, gradient)
         if isinstance(space, str):
-            return Refusal(space)
+            ready = None if self.matching is None else self.matching.ready(seen)
+            return Weak(space, ready) if isinstance(ready, Ready) else Refusal(space)
         if space.rank > speller.decoded:
             return Refusal(f"{space.rank} pieces are more than the {speller.decoded} units of the decoder can place")
         fed = fed_pieces(seen, f"{name}.embedding.weight")
@@ -120,17 +130,14 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
         return Heard(speller, gradient, space, allowed)
 
     def _attempt(
-        self, seen: Observation, read: Heard | Bag, *, key: Key, clock: Clock, watch: Watch
+        self, seen: Observation, read: Heard | Bag | Weak, *, key: Key, clock: Clock, watch: Watch
     ) -> Attempt[Transcripts | Pieces]:
         assert isinstance(seen.target.loss, NextPiece)
         spelling = seen.target.loss.spelling
         if isinstance(read, Bag):
-            outputs, by = read.read(lambda: clock.exhausted(0))
-            bag = sorted(spelling.read((one,)) for one in outputs if one != spelling.end)
-            if not bag:
-                return Attempt(repr(self), Outcome.DIVERGED, f"no piece stands out: {by}")
-            what = f"{len(bag)} pieces, {by}; no order, and no proof that they are all"
-            return Attempt(repr(self), Outcome.CLAIMED, what, Pieces(tuple(bag)))
+            return self._bag(read, spelling, clock)
+        if isinstance(read, Weak):
+            return self._matched(read.why, read.ready.within(key=key.child("matching"), clock=clock, watch=watch))
         steps = 0
 
         def stop() -> bool:
@@ -149,7 +156,10 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
         stuck = [one.stuck for one in found if one.stuck]
         if not said:
             why = stuck[0] if stuck else "the first pieces of several sentences were not told apart"
-            return Attempt(repr(self), Outcome.DIVERGED, why)
+            if self.matching is None or following.several > 1 or clock.exhausted(steps):
+                return Attempt(repr(self), Outcome.DIVERGED, why)
+            within = self.matching.within(seen, key=key.child("matching"), clock=clock, watch=watch)
+            return self._matched(why, within)
         pieces = sum(len(one.outputs) for one in said)
         sentence = f"{pieces} pieces in {len(said)} sentences of a gradient of rank {read.space.rank}, in their order"
         doubt = (
@@ -166,6 +176,22 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
         )
         return Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate)
 
+    def _bag(self, read: Bag, spelling: Spelling, clock: Clock) -> Attempt[Transcripts | Pieces]:
+        """Which pieces were said, without an order."""
+        outputs, by = read.read(lambda: clock.exhausted(0))
+        bag = sorted(spelling.read((one,)) for one in outputs if one != spelling.end)
+        if not bag:
+            return Attempt(repr(self), Outcome.DIVERGED, f"no piece stands out: {by}")
+        what = f"{len(bag)} pieces, {by}; no order, and no proof that they are all"
+        return Attempt(repr(self), Outcome.CLAIMED, what, Pieces(tuple(bag)))
+
+    def _matched(self, why: str, found: Attempt[Transcripts | Pieces]) -> Attempt[Transcripts | Pieces]:
+        """What matching claims in place of the rows, and why it was asked."""
+        # A refusal of the matching is no refusal here: the rows were followed, and led nowhere.
+        outcome = Outcome.DIVERGED if found.outcome is Outcome.REFUSED else found.outcome
+        sentence = f"{why}; by matching instead: {found.sentence}"
+        return Attempt(repr(self), outcome, sentence, found.claim, cost=found.cost, trace=found.trace)
+
     def _chosen(self, read: Heard, said: list[Sentence]) -> str | None:
         """What there is to say of sentences that a beam chose; None where it chose none."""
         chosen = sum(one.searched for one in said)
@@ -174,6 +200,16 @@ class SpokenWords(AbstractAttack[Heard | Bag, Transcripts | Pieces]):
         left, _ = _replayed(read, said, scaled=True)
         beam = "a beam" if self.language is None else "a beam that knows a language"
         return f"{beam} chose {chosen} of the sentences, and all together give the gradient to {left:.0e}"
+
+
+def _rows(seen: Observation, gradient: np.ndarray[tuple[int, int], np.dtype[np.float64]]) -> RowSpace | str:
+    """The space of the gradient's rows, or why they are not those of pieces at the known weights."""
+    if known_weights(seen.mechanism) is not Answer.YES:
+        return "needs a gradient at the known weights: after a local step, features are those of others"
+    if bends(seen.mechanism) is not Answer.NO:
+        return "needs the rows of the gradient, and the mechanism changes entries one by one"
+    # A fixed key: whether an attack refuses may not depend on the trial's.
+    return row_space(gradient.T, Key(0).child("rows").numpy())
 
 
 def _replayed(read: Heard, said: list[Sentence], *, scaled: bool) -> tuple[float, float]:
