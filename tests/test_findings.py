@@ -15,7 +15,8 @@ from tests.audit_toys import Guesses, Refuses, toy_plan
 from leakscope.attacks.inputs.dense.linear import LinearLayer
 from leakscope.attacks.labels.signs import LabelSigns
 from leakscope.audit.engines.inline import Inline
-from leakscope.audit.findings import Promises, findings, holm
+from leakscope.audit.findings import findings, holm
+from leakscope.audit.promises import Promises
 from leakscope.audit.run import run
 from leakscope.audit.theory import contradiction, guesses_needed
 from leakscope.core.facts import BatchNormStatistics, BatchSize, Suspects, TrueLabels

@@ -19,42 +19,16 @@ beyond luck or not: a weak attack that is conclusive excludes nothing that a str
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from leakscope.audit.measures import DECIDING, LUCK, SHARES
+from leakscope.audit.measures import DECIDING, LUCK, kind
 from leakscope.audit.plan import Group, Plan
-from leakscope.audit.telling import private_facts
-from leakscope.audit.theory import (
-    MOST_TRIALS,
-    Theory,
-    contradiction,
-    guesses_needed,
-    largest_power,
-    largest_share,
-    replaced_epsilon,
-    scores_needed,
-    theory,
-)
-from leakscope.core.facts import Fact, Gallery, Suspects, TrueLabels, TrueTranscripts
-from leakscope.core.mechanism import AbstractMechanism
-from leakscope.ledger.record import Finding, GainRecord, GroupVerdict, ScoreRecord, Word
-from leakscope.scoring.metrics.features import FeatureError
+from leakscope.audit.promises import Promises, beside
+from leakscope.core.facts import TrueLabels, TrueTranscripts
+from leakscope.ledger.record import Finding, GainRecord, GroupVerdict, Word
 from leakscope.scoring.metrics.guesses import LabelAccuracy
-from leakscope.scoring.metrics.pieces import PieceError
-from leakscope.scoring.metrics.ranks import TopOne
-from leakscope.scoring.metrics.speech import CharacterErrorRate
-
-KINDS = {
-    LabelAccuracy.name: "labels",
-    CharacterErrorRate.name: "transcripts",
-    PieceError.name: "pieces",
-    TopOne.name: "persons",
-    FeatureError.name: "features",
-}
-"""What is claimed where this metric decides; inputs for all others. What a deep layer was fed is no input: that nobody
-finds it says nothing of the pictures that the first layer was fed."""
 
 
 @final
@@ -82,40 +56,6 @@ class _Tests:
     silent: tuple[tuple[str, int], ...]
 
 
-Sized = Sequence[tuple[GroupVerdict, int]]
-"""Groups, each with the size of its batches."""
-
-Told = Collection[type[Fact]]
-"""The kinds of facts that the adversary of a scene is told."""
-
-
-@final
-class Promises:
-    """What theory says of the mechanisms of a plan, each computed once: it takes half a second."""
-
-    def __init__(self, delta: float) -> None:
-        self._delta = delta
-        self._known: dict[str, Theory | None] = {}
-        self._needed: dict[str, int | None] = {}
-
-    def of(self, mechanism: AbstractMechanism) -> Theory | None:
-        """The promises of this mechanism; None where they cannot be computed."""
-        name = repr(mechanism)
-        if name not in self._known:
-            self._known[name] = theory(mechanism, delta=self._delta)
-        return self._known[name]
-
-    def too_few(self, mechanism: AbstractMechanism, trials: int) -> str:
-        """Why scores of so many trials cannot break the promise, however good they are; empty where they could."""
-        promised = self.of(mechanism)
-        if promised is None or math.isinf(promised.epsilon):
-            return ""
-        name = repr(mechanism)
-        if name not in self._needed:
-            self._needed[name] = scores_needed(mechanism)
-        return _too_few(trials, "trials of the replaced control", self._needed[name])
-
-
 def findings(plan: Plan, verdicts: Sequence[GroupVerdict], promises: Promises) -> tuple[Finding, ...]:
     """One for each mechanism in each scene, in the plan's order. verdicts: of `plan.groups()`, in that order."""
     together: dict[tuple[str, str], list[int]] = {}
@@ -123,7 +63,7 @@ def findings(plan: Plan, verdicts: Sequence[GroupVerdict], promises: Promises) -
     for place, group in enumerate(groups):
         together.setdefault((group.scene.name, repr(group.mechanism)), []).append(place)
     found = (_finding(plan, groups, verdicts, places) for places in together.values())
-    return tuple(_beside(one, [groups[place] for place in one.groups], verdicts, (promises, plan)) for one in found)
+    return tuple(beside(one, [groups[place] for place in one.groups], verdicts, (promises, plan)) for one in found)
 
 
 def holm(lucks: Sequence[float]) -> tuple[float, ...]:
@@ -164,171 +104,6 @@ def _finding(plan: Plan, groups: Sequence[Group], verdicts: Sequence[GroupVerdic
         attack=attack,
         luck=0.0 if certain else min(corrected, default=1.0),
     )
-
-
-def _beside(
-    finding: Finding, groups: Sequence[Group], verdicts: Sequence[GroupVerdict], known: tuple[Promises, Plan]
-) -> Finding:
-    """The finding with what theory says; where more was found than it allows, the promise is broken, and that leaks."""
-    promises, plan = known
-    own, mechanism = [verdicts[place] for place in finding.groups], groups[0].mechanism
-    sized = list(zip(own, (group.batch_size for group in groups), strict=True))
-    promised = promises.of(mechanism)
-    told = plan.told_in(groups[0].scene)
-    broken = _broken(mechanism, sized, told)
-    said: dict[str, object] = {
-        "theory": _theory(finding, mechanism, promised, own, told) + _uncompared(mechanism, promised, sized, told),
-        "broken": broken,
-    }
-    if broken:
-        said |= {"word": Word.LEAKS, "sentence": f"the mechanism breaks its promise: {broken}; {finding.sentence}"}
-    return finding.model_copy(update=said)
-
-
-def _theory(
-    finding: Finding,
-    mechanism: AbstractMechanism,
-    promised: Theory | None,
-    verdicts: Sequence[GroupVerdict],
-    told: Told,
-) -> str:
-    if promised is None:
-        return ""
-    if math.isinf(promised.epsilon):
-        # A leak needs no bound beside it; of anything else it is what a reader has to know.
-        return "" if finding.word is Word.LEAKS else "theory allows more: nothing bounds what other attacks may find"
-    hidden = "" if promised.adjacency is None else f", which hides {promised.adjacency.value}"
-    said = f"theory: epsilon {promised.epsilon:.3g} at delta {promised.delta:g} for one release{hidden}"
-    if promised.training_epsilon < promised.epsilon:
-        said += f" ({promised.training_epsilon:.3g} for a round of training where nobody knows who takes part)"
-    return said + _allowed(mechanism, verdicts, told) + _observed(mechanism, verdicts, promised.delta, told)
-
-
-def _observed(mechanism: AbstractMechanism, verdicts: Sequence[GroupVerdict], delta: float, told: Told) -> str:
-    """What the replaced control has shown of epsilon, and what the event allows; empty where it was not run."""
-    shown = [one.observed_epsilon for one in verdicts if one.observed_epsilon is not None]
-    if not shown or _tells_which(told):
-        return ""
-    allowed = replaced_epsilon(mechanism, delta=delta)
-    most = "" if allowed is None or math.isinf(allowed) else f"; theory allows {allowed:.3g}"
-    return (
-        f"; an example and another in its place were told apart as by an epsilon of at least {max(shown):.3g} "
-        f"(95 % confidence{most})"
-    )
-
-
-def _allowed(mechanism: AbstractMechanism, verdicts: Sequence[GroupVerdict], told: Told) -> str:
-    """What share of right guesses that allows, beside the share that was found."""
-    # Of labels that were told, none is a guess.
-    known = {LabelAccuracy.name} if TrueLabels in told else set()
-    shares = [score for verdict in verdicts for score in verdict.scores if score.metric in SHARES.keys() - known]
-    if not shares:
-        power = largest_power(mechanism, fpr=0.01)
-        return "" if power is None else f"; it allows tests with up to {power:.0%} true at 1 % false positives"
-    found = max(shares, key=lambda score: score.value)
-    most = largest_share(mechanism, chance=found.chance)
-    if most is None or most <= found.value:
-        return ""
-    return (
-        f"; theory allows more than was found: {most:.0%} of {kind(found.metric)} right, found were {found.value:.0%}"
-    )
-
-
-def _broken(mechanism: AbstractMechanism, groups: Sized, told: Told) -> str:
-    """The first contradiction between what was found and the declared event; empty where there is none.
-
-    Only where the game is the one that the event bounds: the replaced control, one guess which of two suspects is in,
-    or of a label or a person about one example, released alone (`theory.contradiction`). A trial without a claim is a
-    guess that is not right: of the releases of which an attack is sure more guesses are right than of all, and it is
-    all that the event bounds.
-    """
-    for verdict, size in groups:
-        if verdict.broken and not _tells_which(told):
-            return verdict.broken
-        for score in verdict.scores:
-            # `_why_no_guesses` says of the others why they are left out.
-            if score.metric in SHARES and not _another_game(score, size, told) and _one_each(score, verdict):
-                right, chance = math.floor(math.fsum(score.items)), _chance(score, verdict)
-                said = contradiction(mechanism, right=right, guesses=verdict.finished, chance=chance)
-                if said is not None:
-                    return said
-    return ""
-
-
-def _another_game(score: ScoreRecord, size: int, told: Told) -> str:
-    """Why these guesses are not of what one example brought into the release; empty where they are."""
-    # Which of two suspects it is: one question of one example, whatever else is in the batch and is known of it.
-    member = score.metric == TopOne.name and Suspects in told and Gallery not in told
-    # The suspects are of one class, so that labels do not tell them apart.
-    known = private_facts(one for one in told if not (member and one in (Suspects, TrueLabels)))
-    if known:
-        return f"the adversary was told {', '.join(known)}, so that what was found is not the release's alone"
-    return "" if member or size == 1 else f"{kind(score.metric)} of batches of several examples are another game"
-
-
-def _tells_which(told: Told) -> bool:
-    """Whether something besides the release says if it holds the example or the other one in its place.
-
-    Suspects do: one of them is in what is sent. All other facts are of the private batch on both sides (`cell.set_up`),
-    and what an adversary knows besides, a promise holds against.
-    """
-    return Suspects in told
-
-
-def _one_each(score: ScoreRecord, verdict: GroupVerdict) -> bool:
-    """Whether it is of one guess for each trial: two in every other one are as many."""
-    return 0 < len(score.items) <= verdict.finished
-
-
-def _chance(score: ScoreRecord, verdict: GroupVerdict) -> float:
-    """That of all trials where it is known, and not only of those in which something was claimed."""
-    blind = next((one for one in verdict.blind_scores if one.metric == score.metric), score)
-    return max(score.chance, blind.chance)
-
-
-def _uncompared(mechanism: AbstractMechanism, promised: Theory | None, groups: Sized, told: Told) -> str:
-    """That nothing that was found could have broken the promise, and why; empty where something could.
-
-    A promise that no result could have contradicted was not tested, and silence would look as if it had been kept.
-    """
-    if promised is None or math.isinf(promised.epsilon):
-        return ""
-    reasons = dict.fromkeys(_why_no_guesses(mechanism, groups, told))
-    if _tells_which(told):
-        reasons["what is told of the batch says which example it holds"] = None
-    else:
-        reasons |= dict.fromkeys(
-            one.uncompared if one.replaced else "the replaced control was not run (replaced = true)"
-            for one, _ in groups
-        )
-    return "" if "" in reasons else f"; not tested: no result could have broken this promise: {'; '.join(reasons)}"
-
-
-def _why_no_guesses(mechanism: AbstractMechanism, groups: Sized, told: Told) -> Iterator[str]:
-    """For each score of labels or persons why it could not have been a `contradiction`; empty where it could."""
-    for verdict, size in groups:
-        for score in verdict.scores:
-            if score.metric not in SHARES or not score.items:
-                continue
-            why = _another_game(score, size, told)
-            if not why and not _one_each(score, verdict):
-                why = f"{kind(score.metric)} of batches of several examples are another game"
-            if why:
-                yield why
-            else:
-                what, chance, count = f"guesses of {kind(score.metric)}", _chance(score, verdict), len(score.items)
-                few = _too_few(count, what, guesses_needed(mechanism, chance=chance))
-                if few or contradiction(mechanism, right=count, guesses=verdict.finished, chance=chance):
-                    yield few
-                else:
-                    yield f"{count} {what} are too few of {verdict.finished} trials, where one without counts as wrong"
-
-
-def _too_few(count: int, what: str, needed: int | None) -> str:
-    if needed is not None and needed <= count:
-        return ""
-    takes = f"{MOST_TRIALS} would not do" if needed is None else f"it takes about {needed}"
-    return f"{count} {what} are too few, {takes}"
 
 
 def _silenced(plan: Plan, groups: Sequence[Group], verdicts: Sequence[GroupVerdict]) -> tuple[tuple[str, int], ...]:
@@ -442,15 +217,6 @@ def _luck(best: _Test, tests: Sequence[_Test]) -> str:
     if best.gain.proven or len(tests) == 1:
         return ""
     return f"; beyond luck at {LUCK:.0%} among {len(tests)} tests judged together (Holm)"
-
-
-def kind(metric: str) -> str:
-    """What is claimed where this metric decides.
-
-    >>> kind("psnr"), kind("label-accuracy")
-    ('inputs', 'labels')
-    """
-    return KINDS.get(metric, "inputs")
 
 
 def _who(verdict: GroupVerdict) -> str:

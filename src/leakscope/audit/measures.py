@@ -60,6 +60,16 @@ DECIDING = (
 )  # fmt: skip
 """The metrics that verdicts are read from; the first of them that was scored decides."""
 
+KINDS = {
+    LabelAccuracy.name: "labels",
+    CharacterErrorRate.name: "transcripts",
+    PieceError.name: "pieces",
+    TopOne.name: "persons",
+    FeatureError.name: "features",
+}
+"""What is claimed where this metric decides; inputs for all others. What a deep layer was fed is no input: that nobody
+finds it says nothing of the pictures that the first layer was fed."""
+
 LUCK = 0.01
 """The largest accepted probability that luck alone looks as much like a leak, over all that is judged together."""
 
@@ -205,3 +215,12 @@ def claimed(metric: str, one: Record | None, other: Record | None) -> float:
 def mean(items: Sequence[float]) -> float:
     """The mean of one or more, rounded once."""
     return math.fsum(items) / len(items)
+
+
+def kind(metric: str) -> str:
+    """What is claimed where this metric decides.
+
+    >>> kind("psnr"), kind("label-accuracy")
+    ('inputs', 'labels')
+    """
+    return KINDS.get(metric, "inputs")

@@ -65,7 +65,7 @@ from leakscope.audit.evidence import (
     pooled,
     smallest,
 )
-from leakscope.audit.findings import Promises, findings, kind
+from leakscope.audit.findings import findings
 from leakscope.audit.measures import (
     HEARD,
     ITEM_BAR,
@@ -74,11 +74,13 @@ from leakscope.audit.measures import (
     TRIALS,
     WORST_FIRST,
     Records,
+    kind,
     mean,
     primary,
     score_of,
 )
 from leakscope.audit.plan import Cell, Group, Plan
+from leakscope.audit.promises import Promises
 from leakscope.audit.renamed import renaming
 from leakscope.audit.replaced import firsts
 from leakscope.audit.theory import broken_by_scores

@@ -27,7 +27,8 @@ PUBLIC = re.compile(
     rf"epsilon {_NUMBER}(?: at delta {_NUMBER})?|\({_NUMBER} for a round of training|in batches of \d+"
     rf"|theory allows more than was found: {_NUMBER}%|with up to {_NUMBER}% true at {_NUMBER} % false positives"
 )
-"""What sentences say of the plan and of the mechanism, in the words of `audit.findings`: it stands on the page anyway.
+"""What sentences say of the plan and of the mechanism, as `audit.findings` and `audit.promises`
+have it: it stands on the page anyway.
 What was observed stands in other words, and is masked."""
 SINGLE = re.compile(r"\(best [^()]*\)")
 """What the verdict's sentence on recovered items says of the best one: the score of one example (`verdict._leak`)."""
