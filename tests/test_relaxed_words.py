@@ -20,7 +20,7 @@ from leakscope.core.effort import State
 from leakscope.core.refusal import Refusal
 from leakscope.targets.looking.tape import recorded
 
-QUICK = ls.RelaxedWords(steps=150, decay_steps=150, unchanged=60)
+QUICK = ls.RelaxedWords(restarts=8, steps=150, decay_steps=150, unchanged=60)
 NOISY = ls.FedSGD() >> ls.GaussianNoise(3e-5)
 UNHEARD = [ls.AttentionContexts(), ls.SoftmaxInputs(), ls.SpeechFrames()]
 
@@ -125,6 +125,20 @@ def test_it_stops_where_the_transcript_stays() -> None:
     assert spent[101, 0.1] == 200
 
 
+def test_the_worse_half_of_the_restarts_is_dropped() -> None:
+    """Every two steps, down to four; those that stay are those at the least distance."""
+    seen = observed(1, ls.FedSGD())
+    attack = ls.RelaxedWords(length=2, restarts=17, steps=8, halve=2)
+    assert attack.run(seen, key=ls.Key(1)).cost.evaluations == 2 * (17 + 8 + 4 + 4)
+    assert dataclasses.replace(attack, halve=0).run(seen, key=ls.Key(1)).cost.evaluations == 8 * 17
+    here = search(attack, seen, 2)
+    here.each = here.distances().detach()
+    least = here.scores[here.each.argsort()[:8]].detach()
+    assert here._halved(2)
+    assert torch.equal(here.scores, least)
+    assert here.free.requires_grad
+
+
 def test_lengths_are_tried_until_longer_ones_are_no_better() -> None:
     attack = ls.RelaxedWords(steps=2, longer=3, restarts=1)
     kept = _Kept()
@@ -193,9 +207,7 @@ def test_other_models_and_parts_of_an_update_are_refused() -> None:
 
 
 @settings(deadline=None, max_examples=30)
-@given(
-    st.sampled_from(["lr", "least_lr", "most", "restarts", "steps", "decay_steps", "unchanged", "longer"]), st.data()
-)
+@given(st.sampled_from(["lr", "least_lr", "most", "restarts", "halve", "steps", "unchanged", "longer"]), st.data())
 def test_numbers_out_of_range_are_refused(name: str, data: st.DataObject) -> None:
     wrong = data.draw(st.sampled_from([-1, float("nan"), float("inf"), "3", None, -0.5]))
     with pytest.raises(ls.BadInput):

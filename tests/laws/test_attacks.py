@@ -72,8 +72,9 @@ def shortened(attack: Attack[Any], steps: int = 12) -> Attack[Any]:
     if isinstance(attack, ls.TranscriptMatching):
         return dataclasses.replace(attack, rounds=2 if steps == 12 else steps)
     if isinstance(attack, ls.RelaxedWords):
-        short = {"restarts": 4, "unchanged": 5} if steps == 12 else {"decay_steps": 3 * steps}
-        return dataclasses.replace(attack, steps=20 if steps == 12 else 3 * steps, **short)
+        steps = 15 if steps == 12 else 3 * steps
+        unchanged = 9 if steps == 15 else 300
+        return dataclasses.replace(attack, restarts=8, halve=2, steps=steps, decay_steps=steps, unchanged=unchanged)
     if isinstance(attack, ls.SpokenWords):
         assert attack.matching is not None
         return dataclasses.replace(attack, matching=shortened(attack.matching, steps))
@@ -320,7 +321,8 @@ OTHER: dict[str, Any] = {
     "matching": None,
     "length": 3,
     "least_lr": 0.05,
-    "decay_start": 15,
+    "most": 1.0,
+    "decay_start": 5,
     "decay_steps": 10,
 }
 

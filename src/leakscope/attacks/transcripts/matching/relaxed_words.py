@@ -40,6 +40,8 @@ MOST_PIECES = 64
 LONGEST = 2000
 """Pieces beyond which no sentence is searched: the decoder is run over each piece of each at every step."""
 
+LEFT = 4
+"""Restarts of which none is dropped. Most end at a wrong order, and after some dozen steps their distance says so."""
 BETTER = 0.95
 """Of the distance of a shorter sentence, below which a longer one is taken instead."""
 
@@ -81,7 +83,8 @@ class RelaxedWords(AbstractAttack[Legible, Transcripts | Pieces]):
     length: L, pieces without the end. None tries one after the other until `longer` in a row were not a twentieth
     better, from the least that is known: as many as were fed by the embedding's gradient, or one less than directions
     of dL/dW stand out of declared noise or of rounding. bag: whether only pieces are tried that the decoder was fed, if
-    the embedding's gradient says which. restarts: run together. steps: of Adam at most, whose rate falls from `lr` to
+    the embedding's gradient says which. restarts: run together; after every `halve` steps (0: never)
+    the half at the larger distance is dropped, down to `LEFT`. steps: of Adam at most, whose rate falls from `lr` to
     `least_lr` in a geometric series over `decay_steps` from `decay_start` on; it ends earlier where of the last
     `unchanged` transcripts of the best restart more than the share `most` are the present one.
     Where a mechanism may have scaled the update, the candidate is scaled to fit.
@@ -97,7 +100,8 @@ class RelaxedWords(AbstractAttack[Legible, Transcripts | Pieces]):
     length: int | None = None
     longer: int = 2
     bag: bool = True
-    restarts: int = 8
+    restarts: int = 32
+    halve: int = 40
     steps: int = 600
     lr: float = 0.1
     least_lr: float = 0.01
@@ -111,7 +115,7 @@ class RelaxedWords(AbstractAttack[Legible, Transcripts | Pieces]):
             object.__setattr__(self, "length", count("length", self.length, low=0, high=LONGEST))
         for name in ("restarts", "steps", "decay_steps", "unchanged"):
             object.__setattr__(self, name, count(name, getattr(self, name), low=1))
-        for name in ("longer", "decay_start"):
+        for name in ("longer", "decay_start", "halve"):
             object.__setattr__(self, name, count(name, getattr(self, name), low=0, high=10**9))
         for name in ("lr", "least_lr"):
             object.__setattr__(self, name, number(name, getattr(self, name), low=0, low_open=True))
@@ -305,20 +309,34 @@ class _Search:
         for step in range(attack.steps):
             if step and clock.exhausted(kept.evaluations):
                 return
-            if step:
+            if self._halved(step):
+                # From rest: moments of Adam are forgotten in some steps anyway.
+                adam = torch.optim.Adam([self.free, self.scores], lr=attack.lr)
+            elif step:
                 # Before the distances and not after them: `best` reads the numbers that they are of.
                 adam.param_groups[0]["lr"] = attack.rate(step)
                 adam.step()
             adam.zero_grad()
             each = self.distances()
             each.sum().backward()
-            self.each, best = each.detach(), self.best()
-            kept.evaluations += attack.restarts
+            self.each = each.detach()
+            best = self.best()
+            kept.evaluations += len(each)
             kept.trace.append((kept.evaluations, best.distance))
             watch(Progress(step / attack.steps, best.distance, f"{self.length} pieces", kept.evaluations))
             latest.append(best.outputs)
             if self._settled(latest) or not math.isfinite(best.distance):
                 return
+
+    def _halved(self, step: int) -> bool:
+        """Whether the worse half of the restarts has gone."""
+        count, often = len(self.each), self.attack.halve
+        if not often or not step or step % often or count <= LEFT:
+            return False
+        order = torch.nan_to_num(self.each, nan=math.inf).argsort(stable=True)[: max(LEFT, count // 2)]
+        self.free, self.scores = (one.detach()[order].requires_grad_() for one in (self.free, self.scores))
+        self.each = self.each[order]
+        return True
 
     def _settled(self, latest: deque[tuple[int, ...]]) -> bool:
         """The published rule: of the latest transcripts nearly all are alike, and as the present one."""
