@@ -30,6 +30,7 @@ from leakscope.numerics.rng import Key
 
 KEY = Key(0)
 ALL = (MeanInput(), SignedMean(), ColumnEnergy(), SharedInput(), RowSpace(), RawUpdate(), ClassInputs())
+KINDS = tuple(dict.fromkeys(type(one) for one in ALL))
 
 
 def seen(examples=5, key=KEY, architecture=NET):
@@ -181,7 +182,7 @@ def test_a_layer_without_a_bias_and_one_without_a_path_refuse():
         ClassInputs().read(Sent(torch.ones(2, 2).double()))
 
 
-@pytest.mark.parametrize(("kind", "layer"), itertools.product(dict.fromkeys(type(one) for one in ALL), (0, -1, 1.5, True)))
+@pytest.mark.parametrize(("kind", "layer"), itertools.product(KINDS, (0, -1, 1.5, True)))
 def test_layers_are_numbered_from_one(kind, layer):
     with pytest.raises(BadInput, match="layer"):
         kind(layer)
