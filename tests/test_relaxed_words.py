@@ -99,6 +99,17 @@ def test_inputs_of_the_output_layer_give_a_bag() -> None:
     assert "no order" in attempt.sentence
 
 
+def test_after_local_steps_as_many_pieces_are_taken_as_were_fed() -> None:
+    """Distances of longer sentences say nothing there; where nobody knows what was fed, the length is to be told."""
+    seen = observed(1, ls.FedAvg(steps=2, lr=0.1))
+    attempt = ls.RelaxedWords(steps=2).run(seen, key=ls.Key(1))
+    assert "lengths from 2 to 2 tried" in attempt.sentence
+    output = ls.Delta({name: seen.release.by_name[name] for name in OUTPUT})
+    refusal = QUICK.refusal(ls.Observation(seen.target, output, seen.mechanism))
+    assert refusal is not None
+    assert "give the length" in refusal.sentence
+
+
 def test_only_what_was_fed_is_tried() -> None:
     """Of a gradient whose zeros say it; behind pruning, which cuts rows off, and without `bag` all pieces are tried."""
     short = ls.RelaxedWords(length=2, steps=1)
@@ -142,10 +153,11 @@ def test_the_worse_half_of_the_restarts_is_dropped() -> None:
 def test_lengths_are_tried_until_longer_ones_are_no_better() -> None:
     attack = ls.RelaxedWords(steps=2, longer=3, restarts=1)
     kept = _Kept()
-    assert not attack._longest(kept)
+    assert not attack._longest(kept, False)
     for distance, ends in ((0.5, False), (0.2, False), (0.199, False), (0.3, False), (0.4, True)):
         kept.found.append(dataclasses.replace(search(attack, observed(1, ls.FedSGD()), 0).best(), distance=distance))
-        assert attack._longest(kept) is ends
+        assert attack._longest(kept, False) is ends
+        assert attack._longest(kept, True)
     assert kept.best().distance == 0.2
 
 

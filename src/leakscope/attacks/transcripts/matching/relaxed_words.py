@@ -51,7 +51,8 @@ BETTER = 0.95
 class Legible:
     """What is matched. names: of the output layer's weight and bias in `sent`, the bias only where it was sent.
     pieces: (k,) those that are tried at each place. least: length of the shortest sentence that it may be, without the
-    end. scaled: whether the update may be a multiple of the gradient."""
+    end. scaled: whether the update may be a multiple of the gradient. moved: whether it is of weights that
+    nobody knows."""
 
     model: Recognizer
     names: tuple[str, str]
@@ -59,6 +60,7 @@ class Legible:
     pieces: Tensor
     least: int
     scaled: bool
+    moved: bool
 
 
 @final
@@ -82,11 +84,13 @@ class RelaxedWords(AbstractAttack[Legible, Transcripts | Pieces]):
 
     length: L, pieces without the end. None tries one after the other until `longer` in a row were not a twentieth
     better, from the least that is known: as many as were fed by the embedding's gradient, or one less than directions
-    of dL/dW stand out of declared noise or of rounding. bag: whether only pieces are tried that the decoder was fed, if
-    the embedding's gradient says which. restarts: run together; after every `halve` steps (0: never)
-    the half at the larger distance is dropped, down to `LEFT`. steps: of Adam at most, whose rate falls from `lr` to
-    `least_lr` in a geometric series over `decay_steps` from `decay_start` on; it ends earlier where of the last
-    `unchanged` transcripts of the best restart more than the share `most` are the present one.
+    of dL/dW stand out of declared noise or of rounding. After local steps, whose weights moved, a longer sentence
+    always fits better: then as many pieces are taken as were fed, as if none was said twice.
+    bag: whether only pieces are tried that the decoder was fed, if the embedding's gradient says which. restarts: run
+    together; after every `halve` steps (0: never) the half at the larger distance is dropped, down to `LEFT`. steps: of
+    Adam at most, whose rate falls from `lr` to `least_lr` in a geometric series over `decay_steps` from `decay_start`
+    on; it ends earlier where of the last `unchanged` transcripts of the best restart more than the share `most` are the
+    present one.
     Where a mechanism may have scaled the update, the candidate is scaled to fit.
     The published search, which reads L from the client's own notes, and starts at one-hot z without a softmax:
     RelaxedWords(length=L, restarts=1, steps=100000, lr=0.05, least_lr=0.005, decay_start=4000, decay_steps=4000,
@@ -153,9 +157,9 @@ class RelaxedWords(AbstractAttack[Legible, Transcripts | Pieces]):
         if isinstance(least, str):
             return Refusal(f"{least}; give the length of the sentence in pieces, as in RelaxedWords(length=12)")
         tried = np.arange(model.end) if fed is None or not self.bag or not fed[:-1].any() else np.flatnonzero(fed[:-1])
-        as_it_is = known_weights(seen.mechanism) is Answer.YES and signs(seen.mechanism) is Answer.NO
-        scaled = not as_it_is or clipped(seen) is not Answer.NO
-        return Legible(model, (weight, bias), sent, torch.from_numpy(tried), least, scaled)
+        moved = known_weights(seen.mechanism) is not Answer.YES
+        scaled = moved or signs(seen.mechanism) is not Answer.NO or clipped(seen) is not Answer.NO
+        return Legible(model, (weight, bias), sent, torch.from_numpy(tried), least, scaled, moved)
 
     def _least(self, seen: Observation, weight: str, fed: int | None) -> int | str:
         """The length that is tried first, or why none is known."""
@@ -170,6 +174,8 @@ class RelaxedWords(AbstractAttack[Legible, Transcripts | Pieces]):
         """One less than directions of dL/dW stand out."""
         if bends(seen.mechanism) is not Answer.NO:
             return "entries were cut off or turned into signs, so that directions of the gradient do not count pieces"
+        if known_weights(seen.mechanism) is not Answer.YES:
+            return "weights moved from step to step, so that directions of the update do not count pieces"
         gradient = seen.gradient().by_name[weight].double().cpu()
         added = noise(seen, weight)
         if added:
@@ -188,7 +194,7 @@ class RelaxedWords(AbstractAttack[Legible, Transcripts | Pieces]):
         kept.resume(clock.saved())
         outcome = Outcome.CLAIMED
         try:
-            while not self._longest(kept):
+            while not self._longest(kept, read.moved):
                 length = read.least + len(kept.found)
                 # Before a length: within it, the key draws again what it drew.
                 clock.keep(kept.state)
@@ -222,10 +228,10 @@ class RelaxedWords(AbstractAttack[Legible, Transcripts | Pieces]):
             sentence += "; no order, on which nothing here depends"
         return Attempt(repr(self), outcome, sentence, claim, cost=cost, trace=trace)
 
-    def _longest(self, kept: _Kept) -> bool:
+    def _longest(self, kept: _Kept, moved: bool) -> bool:
         """Whether no longer sentence is tried."""
         tried, best = len(kept.found), kept.best()
-        if self.length is not None or not tried or best not in kept.found:
+        if self.length is not None or moved or not tried or best not in kept.found:
             return tried > 0
         return tried > MOST_PIECES or tried - 1 - kept.found.index(best) >= self.longer
 
