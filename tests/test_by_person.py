@@ -11,9 +11,11 @@ from tests.emotion_toys import CLASSES, DOMAIN, NET, federation, observed, speak
 
 import leakscope as ls
 from leakscope.attacks.attributes.linkage import likeness
+from leakscope.attacks.attributes.recovered import AttributeOfVectors
 from leakscope.attacks.attributes.shadow import ShadowUpdates
 from leakscope.audit.by_person import interval, judged
 from leakscope.audit.federated import Game, played
+from leakscope.core.annotation import Annotation
 from leakscope.core.errors import BadInput, UnknownName
 from leakscope.ledger.record import Word
 from leakscope.mechanisms.federated.round_files import RoundFiles
@@ -49,6 +51,8 @@ def test_who_is_named_right_beyond_luck_leaks_whatever_the_control_says():
         (people(12), people(20), 0.4, "cannot tell a leak of 0.4"),
         (people(14), people(24), 0.2, "not excluded"),
         (people(2, 4), people(24), 0.4, "too few"),
+        (people(0), people(24), 0.2, "turned round"),
+        (people(4), people(24), 0.4, "turned round"),
     ],
 )
 def test_what_is_not_excluded_is_not_cleared(audited, control, smallest, said):
@@ -118,10 +122,53 @@ def test_who_never_took_part_is_left_out_and_who_refuses_is_told():
     assert 2 <= few.people.count <= 4
     with pytest.raises(BadInput, match="at least two public persons"):
         played(game(speakers(1, 3)), private(speakers(2)), key=KEY)
+    people, age = private(speakers(2)), Annotation("age", (0, 1) * 6, ("old", "young"))
+    aged = dataclasses.replace(people, annotations=(*people.annotations, age))
     with pytest.raises(BadInput, match="expected one row"):
-        played(dataclasses.replace(game(speakers(1)), attribute="speaker"), private(speakers(2)), key=KEY)
+        played(dataclasses.replace(game(speakers(1)), attribute="age"), aged, key=KEY)
     with pytest.raises(UnknownName, match="age"):
         played(dataclasses.replace(game(speakers(1)), attribute="age"), private(speakers(2)), key=KEY)
+
+
+def test_clients_of_one_person_are_one_trial():
+    """Divided in three, twelve speakers are 36 clients and twelve persons, to whom one attribute belongs each."""
+    pool = speakers(2, by_class=1.0)
+    parts = Population.of_owners(pool.batch, pool.annotations, each=3, key=KEY)
+    found = played(game(speakers(1, by_class=1.0)), parts, key=KEY)
+    assert len(found.names) == len(found.people.truth) == 36
+    assert found.people.count == 12
+    apart = played(dataclasses.replace(game(speakers(1, by_class=1.0)), owner=None), parts, key=KEY)
+    assert apart.people.count == 36
+    nameless = dataclasses.replace(parts, annotations=(parts.annotation("sex"),))
+    with pytest.raises(UnknownName, match="speaker"):
+        played(game(speakers(1)), nameless, key=KEY)
+
+
+def test_public_and_private_people_are_others():
+    with pytest.raises(BadInput, match=r"2-00.* public and private"):
+        played(game(speakers(2)), private(speakers(2)), key=KEY)
+    pool, own = speakers(2), speakers(3)
+    # Under other names: the same examples.
+    renamed = dataclasses.replace(pool, annotations=own.annotations)
+    with pytest.raises(BadInput, match="example"):
+        played(game(speakers(2)), private(renamed), key=KEY)
+    # Also of an attack that has learned already, and of one that recovers vectors.
+    for attack in (
+        taught(ShadowUpdates(pool, federation(ls.FedSGD(), rounds=1), shadows=1, folds=0), ls.FedSGD()),
+        AttributeOfVectors(pool),
+    ):
+        with pytest.raises(BadInput, match="public and private"):
+            played(dataclasses.replace(game(pool), attack=attack), private(pool), key=KEY)
+
+
+def test_categories_of_another_order_or_name_are_refused():
+    """By place they would be compared as if they were the same: a perfect attack would be wrong of everybody."""
+    pool = speakers(2, by_class=1.0)
+    sex = pool.annotation("sex")
+    turned = Annotation("sex", tuple(1 - one for one in sex.values), sex.categories[::-1])
+    people = private(dataclasses.replace(pool, annotations=(pool.annotation("speaker"), turned)))
+    with pytest.raises(BadInput, match=r"'male', 'female'.*'female', 'male'"):
+        played(game(speakers(1, by_class=1.0)), people, key=KEY)
 
 
 def claimed(seed, **made):

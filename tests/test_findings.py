@@ -244,6 +244,24 @@ def test_more_than_is_allowed_breaks_the_promise_loudly():
     assert not joined(batches, mechanism=Boasts()).broken, "three labels for each release: another game"
 
 
+@dataclass(frozen=True)
+class Accuses(Guesses):
+    """Names one of two suspects."""
+
+    needs = frozenset({Suspects})
+
+
+def test_only_who_asks_for_suspects_answers_which_of_them_it_is():
+    """Who names the sex of whoever owns four examples, while suspects are told to another attack, breaks no promise of
+    one example: all four show it."""
+    named = right(299, 300, chance=0.5).model_copy(update={"metric": "top-1"})
+    for attack, broken in ((Guesses(), False), (Accuses(), True)):
+        plan = toy_plan(mechanisms=(Boasts(),), attacks=(attack,), told=(Suspects,), batch_sizes=(4,))
+        (found,) = findings(plan, [verdict("A()", Word.LEAKS, gain(luck=1e-9), scores=(named,))], Promises(1e-5))
+        assert bool(found.broken) is broken
+        assert ("told Suspects" in found.theory) is not broken
+
+
 def test_who_claims_only_what_is_sure_breaks_no_true_promise():
     """Ten classes at the corners of the ball of radius 1 under noise of 1, which DPSGD(1.0, 1.0) promises."""
     draws = np.random.default_rng(0)

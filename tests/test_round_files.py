@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -234,6 +235,9 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
     wanted = said(played(tmp_path))
     for name in ("round-x.safetensors", "round-.safetensors", "round-99999999999999999999.safetensors", "notes.txt"):
         (tmp_path / name).write_text("mine")
+    # The same round under another spelling of its number, which would count twice.
+    for number in ("1", "0000001", "00000\u0661"):
+        shutil.copy(tmp_path / "round-000001.safetensors", tmp_path / f"round-{number}.safetensors")
     assert said(ls.RoundFiles(tmp_path)) == wanted
 
 

@@ -249,6 +249,18 @@ def test_the_step_that_is_attacked_is_the_one_that_is_played():
     assert deviations[1] > 1.5 * deviations[0]
 
 
+def test_shadows_are_clipped_and_noised_once():
+    """The mechanism that is attacked has user-level privacy already, also where the shadow federation has the same."""
+    privacy = ls.UserLevel(0.5, 0.3)
+    mechanism = privacy.on(ls.FedSGD(), 12)
+    plain, private = (
+        ShadowUpdates(speakers(1), federation(ls.FedSGD(), rounds=2, weighted=False, privacy=one), shadows=1, folds=0)
+        for one in (None, privacy)
+    )
+    once, twice = (taught(one, mechanism).learned.state["parts"][0] for one in (plain, private))
+    assert torch.equal(once["deviation"], twice["deviation"])
+
+
 def test_each_round_is_read_at_the_weights_that_it_began_with():
     """As if each were observed by itself, its target at these weights; far from the first ones it matters."""
     played = federation(ls.FedSGD(), rounds=3, server_lr=3.0)

@@ -99,6 +99,17 @@ def test_poisson_rounds_with_noise_by_the_clients_gain_nothing_by_sampling() -> 
     assert models_epsilon(lonely, clients=90, delta=DELTA) == updates_epsilon(lonely, clients=90, delta=DELTA)
 
 
+@pytest.mark.parametrize("by", list(ls.NoiseBy))
+def test_an_epsilon_of_examples_is_none_of_clients(by: ls.NoiseBy) -> None:
+    """Whatever clients do for their examples, what hides a client is its clip and its noise alone."""
+    step = ls.DPSGD(1.0, 50.0, rate=0.01)
+    for sampling in ls.Sampling:
+        plain = dataclasses.replace(SHARED, sampling=sampling, privacy=ls.UserLevel(0.5, 1.2, by))
+        noisy = dataclasses.replace(plain, step=step)
+        for epsilon in (models_epsilon, updates_epsilon):
+            assert epsilon(noisy, clients=90, delta=DELTA) == epsilon(plain, clients=90, delta=DELTA)
+
+
 def test_more_noise_and_fewer_rounds_cost_less() -> None:
     def spent(multiplier: float, rounds: int) -> float:
         federation = dataclasses.replace(SHARED, rounds=rounds, privacy=ls.UserLevel(1.0, multiplier))

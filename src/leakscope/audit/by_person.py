@@ -4,7 +4,8 @@ Trials of one speaker are right or wrong together, and counting them apart would
 person is one trial. People are judged by UAR, whose chance is 1/G. It **leaks** where the attribute shuffled over the
 persons gives so much in at most 1 % of cases (`measures.LUCK`). It is **no leak found at this power** where it does
 not, the same attack leaks by the same rule on the control and gains more there than the smallest gain of interest, and
-the upper end of the 95 % interval excludes such a gain. Else it is **inconclusive**, and the sentence says why.
+the upper end of the 95 % interval excludes such a gain; nor is the attack wrong so often that luck gives as much in at
+most 1 % of cases. Else it is **inconclusive**, and the sentence says why.
 """
 
 from __future__ import annotations
@@ -99,6 +100,13 @@ def _doubt(audited: People, found: Interval, control: People | None, chance: flo
         return f"{fewest} persons of one category are too few to exclude anything, {FEWEST} are needed"
     if control is None:
         return "no control, so that nobody knows whether this attack can work here at all"
+    turned = persons.luck(audited, lambda truth, scores: -persons.uar(truth, scores), key=key.child("turned"))
+    if turned <= LUCK:
+        # No leak by this attack as it stands, but who knows that it errs knows the attribute.
+        return (
+            f"the attack is wrong more often than luck would be ({turned:.2g}): turned round it tells the attribute, "
+            "as one does that learned of people who are otherwise"
+        )
     control = control.fused()
     reached, luck = persons.uar(control.truth, control.scores), persons.luck(control, key=key.child("control"))
     if luck > LUCK:

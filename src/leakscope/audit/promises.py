@@ -26,8 +26,8 @@ from leakscope.ledger.record import Finding, GroupVerdict, ScoreRecord, Word
 from leakscope.scoring.metrics.guesses import LabelAccuracy
 from leakscope.scoring.metrics.ranks import TopOne
 
-Sized = Sequence[tuple[GroupVerdict, int]]
-"""Groups, each with the size of its batches."""
+Judged = Sequence[tuple[GroupVerdict, Group]]
+"""What was found of groups, each with what was planned: the size of its batches, what its attack asks to be told."""
 
 Told = Collection[type[Fact]]
 """The kinds of facts that the adversary of a scene is told."""
@@ -66,12 +66,12 @@ def beside(
     """The finding with what theory says; where more was found than it allows, the promise is broken, and that leaks."""
     promises, plan = known
     own, mechanism = [verdicts[place] for place in finding.groups], groups[0].mechanism
-    sized = list(zip(own, (group.batch_size for group in groups), strict=True))
+    judged = list(zip(own, groups, strict=True))
     promised = promises.of(mechanism)
     told = plan.told_in(groups[0].scene)
-    broken = _broken(mechanism, sized, told)
+    broken = _broken(mechanism, judged, told)
     said: dict[str, object] = {
-        "theory": _theory(finding, mechanism, promised, own, told) + _uncompared(mechanism, promised, sized, told),
+        "theory": _theory(finding, mechanism, promised, own, told) + _uncompared(mechanism, promised, judged, told),
         "broken": broken,
     }
     if broken:
@@ -128,7 +128,7 @@ def _allowed(mechanism: AbstractMechanism, verdicts: Sequence[GroupVerdict], tol
     )
 
 
-def _broken(mechanism: AbstractMechanism, groups: Sized, told: Told) -> str:
+def _broken(mechanism: AbstractMechanism, groups: Judged, told: Told) -> str:
     """The first contradiction between what was found and the declared event; empty where there is none.
 
     Only where the game is the one that the event bounds: the replaced control, one guess which of two suspects is in,
@@ -136,12 +136,12 @@ def _broken(mechanism: AbstractMechanism, groups: Sized, told: Told) -> str:
     guess that is not right: of the releases of which an attack is sure more guesses are right than of all, and it is
     all that the event bounds.
     """
-    for verdict, size in groups:
+    for verdict, group in groups:
         if verdict.broken and not _tells_which(told):
             return verdict.broken
         for score in verdict.scores:
             # `_why_no_guesses` says of the others why they are left out.
-            if score.metric in SHARES and not _another_game(score, size, told) and _one_each(score, verdict):
+            if score.metric in SHARES and not _another_game(score, group, told) and _one_each(score, verdict):
                 right, chance = math.floor(math.fsum(score.items)), _chance(score, verdict)
                 said = contradiction(mechanism, right=right, guesses=verdict.finished, chance=chance)
                 if said is not None:
@@ -149,15 +149,18 @@ def _broken(mechanism: AbstractMechanism, groups: Sized, told: Told) -> str:
     return ""
 
 
-def _another_game(score: ScoreRecord, size: int, told: Told) -> str:
+def _another_game(score: ScoreRecord, group: Group, told: Told) -> str:
     """Why these guesses are not of what one example brought into the release; empty where they are."""
-    # Which of two suspects it is: one question of one example, whatever else is in the batch and is known of it.
-    member = score.metric == TopOne.name and Suspects in told and Gallery not in told
+    # Which of two suspects it is: one question of one example, whatever else is in the batch and is known of it. Of an
+    # attack that does not ask for them a person is named by all of the batch, although suspects are told to others.
+    asked = Suspects in told and Suspects in group.attack.needs
+    member = asked and score.metric == TopOne.name and Gallery not in told
     # The suspects are of one class, so that labels do not tell them apart.
     known = private_facts(one for one in told if not (member and one in (Suspects, TrueLabels)))
     if known:
         return f"the adversary was told {', '.join(known)}, so that what was found is not the release's alone"
-    return "" if member or size == 1 else f"{kind(score.metric)} of batches of several examples are another game"
+    alone = member or group.batch_size == 1
+    return "" if alone else f"{kind(score.metric)} of batches of several examples are another game"
 
 
 def _tells_which(told: Told) -> bool:
@@ -180,7 +183,7 @@ def _chance(score: ScoreRecord, verdict: GroupVerdict) -> float:
     return max(score.chance, blind.chance)
 
 
-def _uncompared(mechanism: AbstractMechanism, promised: Theory | None, groups: Sized, told: Told) -> str:
+def _uncompared(mechanism: AbstractMechanism, promised: Theory | None, groups: Judged, told: Told) -> str:
     """That nothing that was found could have broken the promise, and why; empty where something could.
 
     A promise that no result could have contradicted was not tested, and silence would look as if it had been kept.
@@ -198,13 +201,13 @@ def _uncompared(mechanism: AbstractMechanism, promised: Theory | None, groups: S
     return "" if "" in reasons else f"; not tested: no result could have broken this promise: {'; '.join(reasons)}"
 
 
-def _why_no_guesses(mechanism: AbstractMechanism, groups: Sized, told: Told) -> Iterator[str]:
+def _why_no_guesses(mechanism: AbstractMechanism, groups: Judged, told: Told) -> Iterator[str]:
     """For each score of labels or persons why it could not have been a `contradiction`; empty where it could."""
-    for verdict, size in groups:
+    for verdict, group in groups:
         for score in verdict.scores:
             if score.metric not in SHARES or not score.items:
                 continue
-            why = _another_game(score, size, told)
+            why = _another_game(score, group, told)
             if not why and not _one_each(score, verdict):
                 why = f"{kind(score.metric)} of batches of several examples are another game"
             if why:

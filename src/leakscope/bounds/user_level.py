@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from leakscope.bounds.accounting import epsilon, quietly
 from leakscope.core.arguments import count, instance, number
 from leakscope.core.errors import BadInput, optional
-from leakscope.mechanisms.compose import accounting, protocol_of
+from leakscope.core.mechanism import Adjacency
+from leakscope.mechanisms.compose import Defended, accounting, protocol_of
 from leakscope.mechanisms.federated.federation import Federation, Sampling
 from leakscope.mechanisms.federated.user_level import NoiseBy
 from leakscope.mechanisms.protocols.batch_clipped import BOUNDS_NOTHING, BatchClipped
+from leakscope.mechanisms.protocols.fedsgd import FedSGD
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -78,8 +81,12 @@ def updates_epsilon(federation: Federation, *, clients: int, delta: float, round
     if _multiplier(federation, clients, delta) == 0:
         return math.inf
     turns = federation.rounds if rounds is None else count("rounds", rounds, high=federation.rounds)
+    sent = federation.sends(1, clients)
+    if isinstance(sent, Defended) and sent.adjacency is not Adjacency.CLIENT:
+        # a protocol that hides examples answers for itself alone: here only what hides the client counts
+        sent = replace(sent, protocol=FedSGD())
     # the chain itself knows its clip and its noise, whatever protocol stands before them
-    return epsilon(federation.sends(1, clients).event(rounds=turns), delta=delta)
+    return epsilon(sent.event(rounds=turns), delta=delta)
 
 
 def _multiplier(federation: Federation, clients: int, delta: float) -> float:

@@ -29,6 +29,7 @@ from leakscope.core.refusal import Refusal
 from leakscope.mechanisms.compose import AbstractProtocol, Defended
 from leakscope.mechanisms.federated.federation import Federation
 from leakscope.mechanisms.federated.stores import AbstractSink, Cast, Sent
+from leakscope.mechanisms.federated.user_level import NoiseBy
 from leakscope.mechanisms.population import Population
 from leakscope.numerics.rng import Key
 
@@ -109,7 +110,11 @@ class ShadowUpdates(AbstractLearner[Attribute]):
     def _played(self, setting: Setting) -> Federation:
         if not isinstance(setting.mechanism, AbstractProtocol | Defended):
             raise BadInput(f"{setting.mechanism!r} is nothing that clients of a federation send round after round")
-        return dataclasses.replace(self.federation, step=setting.mechanism)
+        # clip and share of the noise are in what is attacked: a second time, shadows would be shorter and noisier than
+        # what they are to explain; what the server adds is in nothing that a client sends
+        privacy = self.federation.privacy
+        kept = privacy if privacy is not None and privacy.by is NoiseBy.SERVER else None
+        return dataclasses.replace(self.federation, step=setting.mechanism, privacy=kept)
 
     def _shadows(
         self, setting: Setting, people: Population, federation: Federation, *, key: Key, clock: Clock, watch: Watch

@@ -113,9 +113,12 @@ class RoundFiles(AbstractStore):
 
     def numbers(self) -> tuple[int, ...]:
         """Of the files that are there."""
-        found = [path.name.removeprefix("round-").removesuffix(".safetensors") for path in self._paths()]
+        names = {path.name for path in self._paths()}
+        found = [name.removeprefix("round-").removesuffix(".safetensors") for name in names]
         # at most ten digits: a name of others may be a number of thousands
-        return tuple(sorted(int(name) for name in found if name.isdecimal() and len(name) <= 10))
+        numbers = {int(name) for name in found if name.isdecimal() and len(name) <= 10}
+        # in its own spelling: "round-1" beside "round-000001" would be a round twice
+        return tuple(sorted(number for number in numbers if self._path(number).name in names))
 
     def senders(self, number: int) -> tuple[str, ...]:
         """Of whom there are releases in this round."""
