@@ -276,7 +276,9 @@ def test_facts_are_true_and_named():
     facts = {type(fact): fact for fact in tell((BatchSize, TrueLabels, BatchNormStatistics), target, batch)}
     assert facts.keys() == {BatchSize, TrueLabels, BatchNormStatistics}
     for kind in MAKERS.keys() - facts.keys():  # facts about speech, and about public data that nobody named
-        with pytest.raises(BadInput, match=r"there are no|is made of|come from the public half"):
+        with pytest.raises(
+            BadInput, match=r"there are no|is made of|come from the public half|are drawn from where the batch is from"
+        ):
             tell([kind], target, batch)
     assert all(fact.contradiction(batch) is None for fact in facts.values())
     ((name, statistics),) = facts[BatchNormStatistics].by_layer

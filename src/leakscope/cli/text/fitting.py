@@ -144,6 +144,8 @@ def told(texts: Sequence[str], inputs: Inputs, count: int | None) -> None:
             raise BadInput(f"{text} is of recordings, and {inputs.said} has {WORDS[inputs.kind]}; leave it out")
         if inputs.kind == FRAMES and name == "TrueLabels":
             raise BadInput(f"{text} is of classes, and {inputs.said} has transcripts; tell TrueTranscripts, or nothing")
+        if inputs.kind == FRAMES and name == "Suspects":
+            raise BadInput(f"{text} are two examples of one class, and {inputs.said} has transcripts; leave it out")
         if count is None or name not in VALUES or not isinstance(tree, ast.Call):
             continue
         said = ranges.attribute(tree, spelling.home(name, "fact"), VALUES[name], {})

@@ -19,7 +19,7 @@ def rows(family: Family | None = None) -> tuple[Row, ...]:
     """The rows of a family, or all, in the table's order: those of `names.rows`.
 
     >>> [row.name for row in rows(Family.PROTOCOLS)]
-    ['FedSGD', 'FedAvg', 'DPSGD', 'HeadTraining', 'PrivateHeadTraining']
+    ['FedSGD', 'FedAvg', 'BatchClipped', 'DPSGD', 'HeadTraining', 'PrivateHeadTraining']
     """
     return tuple(row for row in _table() if family is None or row.family is family)
 
