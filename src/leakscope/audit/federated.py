@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from leakscope.attacks.attack import AbstractAttack, Attack
@@ -164,7 +165,8 @@ def _check_pool(game: Game, pool: Pool, private: Population) -> None:
 
 
 def _content(row: Tensor) -> bytes:
-    return row.detach().cpu().contiguous().numpy().tobytes()
+    # by bytes: NumPy has no bfloat16
+    return row.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _scores(claim: Attribute, attribute: str, categories: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
