@@ -130,6 +130,15 @@ def test_who_never_took_part_is_left_out_and_who_refuses_is_told():
         played(dataclasses.replace(game(speakers(1)), attribute="age"), private(speakers(2)), key=KEY)
 
 
+def test_means_of_several_clients_are_of_nobody():
+    people = private(speakers(2))
+    # A client that is called as a mean of two others is.
+    names = (*people.names[:-1], f"{people.names[0]} + {people.names[1]}")
+    own = dataclasses.replace(game(speakers(1), secure=2), owner=None)
+    with pytest.raises(BadInput, match=r"secure=2 .* means"):
+        played(own, dataclasses.replace(people, names=names), key=KEY)
+
+
 def test_clients_of_one_person_are_one_trial():
     """Divided in three, twelve speakers are 36 clients and twelve persons, to whom one attribute belongs each."""
     pool = speakers(2, by_class=1.0)

@@ -471,6 +471,11 @@ def test_what_does_not_fit_together_is_said_before_anything_is_played() -> None:
     refused("labels", population=ls.Population((ls.Batch(bad.inputs, torch.tensor([0, 1, 4])),)))
     refused("not finite", population=ls.Population((ls.Batch(bad.inputs * math.inf, bad.labels),)))
     refused("raise fraction", dataclasses.replace(plain, secure=2))
+    secure, named = dataclasses.replace(plain, secure=2, fraction=1.0), people()
+    # The means of the first two and of the next two would both be called "a + b + c".
+    mixed = dataclasses.replace(named, names=("a", "b + c", "a + b", "c", "d", "e"))
+    with pytest.raises(BadInput, match=r"'b \+ c'; rename it"):
+        secure.run(network(), mixed, key=ls.Key(0))
     assert store.numbers() == ()
 
 

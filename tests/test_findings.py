@@ -244,6 +244,16 @@ def test_more_than_is_allowed_breaks_the_promise_loudly():
     assert not joined(batches, mechanism=Boasts()).broken, "three labels for each release: another game"
 
 
+def test_a_bound_on_one_example_stands_beside_no_guesses_of_another_game():
+    """Of four examples each is in the release, and what an event allows of one is no limit for the labels of all."""
+    guesses = verdict("A()", Word.INCONCLUSIVE, gain(), scores=(right(30, 300),))
+    for size, compared in ((1, True), (4, False)):
+        plan = toy_plan(mechanisms=(DPSGD(1.0, 1.0),), attacks=(Guesses(),), told=(BatchSize,), batch_sizes=(size,))
+        (found,) = findings(plan, [guesses], Promises(1e-5))
+        assert ("theory allows more than was found" in found.theory) is compared
+        assert ("true at 1 % false positives" in found.theory) is not compared
+
+
 @dataclass(frozen=True)
 class Accuses(Guesses):
     """Names one of two suspects."""

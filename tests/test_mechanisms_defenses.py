@@ -92,6 +92,16 @@ def test_rounding_to_the_nearest_can_really_double_a_norm():
     assert 1.99 < grown < 2
 
 
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1.0, 1e30])
+def test_no_size_of_numbers_passes_a_clip(size: float, order: int):
+    """Squares of 1e-30 are zero in float32, and those of 1e30 infinite."""
+    update = {"a": torch.full((3, 4), size), "b": torch.full((10,), -size)}
+    sent = Clip(size, order).apply(update, key=Key(0))
+    whole = torch.cat([value.flatten().double() for value in sent.values()])
+    assert float(torch.linalg.vector_norm(whole, ord=order)) == pytest.approx(size, rel=1e-6, abs=0)
+
+
 def test_the_whole_update_is_clipped_together():
     update = {"a": torch.tensor([3.0]), "b": torch.tensor([4.0])}
     close_trees(Clip(1.0).apply(update, key=Key(0)), {"a": torch.tensor([0.6]), "b": torch.tensor([0.8])})

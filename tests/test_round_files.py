@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import struct
@@ -229,6 +230,21 @@ def test_a_header_that_promises_more_than_is_there_costs_nothing(tmp_path: Path)
     (tmp_path / "round-000000.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
     with pytest.raises(BadInput, match="cut short"):
         ls.RoundFiles(tmp_path).senders(0)
+
+
+def test_who_began_at_the_same_time_is_not_taken_for_the_other(tmp_path: Path) -> None:
+    """Two federations find an empty folder, and each writes its cast: the rounds of the one are none of the other's."""
+    casts = [dataclasses.replace(ADAM, rounds=rounds).cast(model(), people(), key=ls.Key(0)) for rounds in (6, 7)]
+    one, other = ls.RoundFiles(tmp_path), ls.RoundFiles(tmp_path)
+    one.begin(casts[0])
+    (tmp_path / "federation.safetensors").unlink()
+    other.begin(casts[1])
+    weights = model().parameters()
+    one.keep(Sent(0, weights, {"ada": ls.Delta(weights)}))
+    assert one.cast == casts[0]
+    for store in (other, ls.RoundFiles(tmp_path)):
+        with pytest.raises(BadInput, match="another federation"):
+            store.load(0, ("ada",))
 
 
 def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:

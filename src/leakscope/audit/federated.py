@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from leakscope.attacks.attack import AbstractAttack, Attack
@@ -75,12 +76,19 @@ def played(
     """Play the federation of the private clients, then attack each by all of its rounds.
 
     store: where the rounds lie, such as `RoundFiles(folder)`, which keeps memory flat; in memory where none is given.
-    Raises `UnknownName` where the population does not tell the attribute or the owner. Raises `BadInput` where a pool
-    of the attack has other categories of the attribute, or one of the private people; where what is claimed is another
-    attribute or has no log-probabilities, where nothing is claimed of anybody, and as `Federation.run`.
+    Raises `UnknownName` where the population does not tell the attribute or the owner. Raises `BadInput` on secure > 1;
+    where a pool of the attack has other categories of the attribute, or one of the private people; where what is
+    claimed is another attribute or has no log-probabilities, where nothing is claimed of anybody, and as
+    `Federation.run`.
     """
     truth = private.annotation(game.attribute)
     persons = range(len(private)) if game.owner is None else private.annotation(game.owner).values
+    if game.federation.secure > 1:
+        # not by whether names are found: a client may be called as a mean is
+        raise BadInput(
+            f"with secure={game.federation.secure} only means of clients are seen, whose attribute is nobody's; attack "
+            "them by themselves, or audit secure=1"
+        )
     for pool in _pools(game.attack):
         _check_pool(game, pool, private)
     # First, and of the setting alone: what is learned cannot depend on a private update.
@@ -157,7 +165,8 @@ def _check_pool(game: Game, pool: Pool, private: Population) -> None:
 
 
 def _content(row: Tensor) -> bytes:
-    return row.detach().cpu().contiguous().numpy().tobytes()
+    # by bytes: NumPy has no bfloat16
+    return row.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _scores(claim: Attribute, attribute: str, categories: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -23,7 +23,6 @@ from leakscope.audit.theory import (
 from leakscope.core.facts import Fact, Gallery, Suspects, TrueLabels
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.ledger.record import Finding, GroupVerdict, ScoreRecord, Word
-from leakscope.scoring.metrics.guesses import LabelAccuracy
 from leakscope.scoring.metrics.ranks import TopOne
 
 Judged = Sequence[tuple[GroupVerdict, Group]]
@@ -65,13 +64,13 @@ def beside(
 ) -> Finding:
     """The finding with what theory says; where more was found than it allows, the promise is broken, and that leaks."""
     promises, plan = known
-    own, mechanism = [verdicts[place] for place in finding.groups], groups[0].mechanism
-    judged = list(zip(own, groups, strict=True))
+    mechanism = groups[0].mechanism
+    judged = list(zip((verdicts[place] for place in finding.groups), groups, strict=True))
     promised = promises.of(mechanism)
     told = plan.told_in(groups[0].scene)
     broken = _broken(mechanism, judged, told)
     said: dict[str, object] = {
-        "theory": _theory(finding, mechanism, promised, own, told) + _uncompared(mechanism, promised, judged, told),
+        "theory": _theory(finding, promised, judged, told) + _uncompared(mechanism, promised, judged, told),
         "broken": broken,
     }
     if broken:
@@ -81,9 +80,8 @@ def beside(
 
 def _theory(
     finding: Finding,
-    mechanism: AbstractMechanism,
     promised: Theory | None,
-    verdicts: Sequence[GroupVerdict],
+    judged: Judged,
     told: Told,
 ) -> str:
     if promised is None:
@@ -95,15 +93,15 @@ def _theory(
     said = f"theory: epsilon {promised.epsilon:.3g} at delta {promised.delta:g} for one release{hidden}"
     if promised.training_epsilon < promised.epsilon:
         said += f" ({promised.training_epsilon:.3g} for a round of training where nobody knows who takes part)"
-    return said + _allowed(mechanism, verdicts, told) + _observed(mechanism, verdicts, promised.delta, told)
+    return said + _allowed(judged, told) + _observed(judged, promised.delta, told)
 
 
-def _observed(mechanism: AbstractMechanism, verdicts: Sequence[GroupVerdict], delta: float, told: Told) -> str:
+def _observed(judged: Judged, delta: float, told: Told) -> str:
     """What the replaced control has shown of epsilon, and what the event allows; empty where it was not run."""
-    shown = [one.observed_epsilon for one in verdicts if one.observed_epsilon is not None]
+    shown = [one.observed_epsilon for one, _ in judged if one.observed_epsilon is not None]
     if not shown or _tells_which(told):
         return ""
-    allowed = replaced_epsilon(mechanism, delta=delta)
+    allowed = replaced_epsilon(judged[0][1].mechanism, delta=delta)
     most = "" if allowed is None or math.isinf(allowed) else f"; theory allows {allowed:.3g}"
     return (
         f"; an example and another in its place were told apart as by an epsilon of at least {max(shown):.3g} "
@@ -111,11 +109,16 @@ def _observed(mechanism: AbstractMechanism, verdicts: Sequence[GroupVerdict], de
     )
 
 
-def _allowed(mechanism: AbstractMechanism, verdicts: Sequence[GroupVerdict], told: Told) -> str:
+def _allowed(judged: Judged, told: Told) -> str:
     """What share of right guesses that allows, beside the share that was found."""
-    # Of labels that were told, none is a guess.
-    known = {LabelAccuracy.name} if TrueLabels in told else set()
-    shares = [score for verdict in verdicts for score in verdict.scores if score.metric in SHARES.keys() - known]
+    mechanism = judged[0][1].mechanism
+    # Of one example alone: what is known of several, or was told, may be right as often as it likes.
+    shares = [
+        score
+        for verdict, group in judged
+        for score in verdict.scores
+        if score.metric in SHARES and not _another_game(score, group, told)
+    ]
     if not shares:
         power = largest_power(mechanism, fpr=0.01)
         return "" if power is None else f"; it allows tests with up to {power:.0%} true at 1 % false positives"

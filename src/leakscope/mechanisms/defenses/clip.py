@@ -44,7 +44,10 @@ class Clip(AbstractUpdateDefense):
     def apply(self, update: Named, *, key: Key) -> dict[str, Tensor]:
         """The norm of the tensors' norms decides whether the update is scaled, as clients do it."""
         del key
-        per_tensor = [float(torch.linalg.vector_norm(value, ord=self.order)) for value in update.values()]
+        # In float64: in float32 the squares of numbers below 1e-23 are zero, and what is not short would pass as short.
+        per_tensor = [
+            float(torch.linalg.vector_norm(value, ord=self.order, dtype=_wide(value))) for value in update.values()
+        ]
         # ||u||_2 = hypot of the tensors' norms, ||u||_1 = their sum: another route than the concatenation of `replay`
         total = math.hypot(*per_tensor) if self.order == 2 else math.fsum(per_tensor)
         return trees.scale(update, self.norm / total) if total > self.norm else trees.detached(update)
@@ -85,3 +88,7 @@ class Clip(AbstractUpdateDefense):
         """None: no noise."""
         del before
         return None
+
+
+def _wide(value: Tensor) -> torch.dtype:
+    return torch.complex128 if value.is_complex() else torch.float64

@@ -18,7 +18,7 @@ from leakscope.core.errors import BadInput
 from leakscope.core.release import Delta, Gradient, Release
 from leakscope.core.target import Target
 from leakscope.mechanisms.compose import AbstractProtocol, Defended, protocol_of
-from leakscope.mechanisms.federated.server import Server
+from leakscope.mechanisms.federated.server import BESIDE, Server
 from leakscope.mechanisms.federated.stores import AbstractSink, AbstractStore, Cast, Dropped, Sent
 from leakscope.mechanisms.federated.together import Job, releases
 from leakscope.mechanisms.federated.user_level import UserLevel
@@ -249,6 +249,10 @@ class Federation:
                 f"a round has {self.present(len(population))} clients, of which secure={self.secure} are to be summed; "
                 "raise fraction"
             )
+        mixed = [name for name in population.names if BESIDE in name]
+        if self.secure > 1 and mixed:
+            # two groups could be called alike, and the mean of one would take the place of the other's
+            raise BadInput(f"means of clients are named by {BESIDE!r}, which is in the name {mixed[0]!r}; rename it")
         # before the first round: a bad client may come up in the last
         for name, own in zip(population.names, population.clients, strict=True):
             if not target.domain.fits(own.inputs):

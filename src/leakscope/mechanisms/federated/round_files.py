@@ -64,6 +64,10 @@ class RoundFiles(AbstractStore):
                 shapes=dict(cast.shapes),
             )  # fmt: skip
             container.write(self.folder / CAST, header, {})
+            # What was in the folder before, and is not any more, says nothing.
+            self._seen.clear()
+        # Of this federation, whatever another process has made of the file since: rounds are called after it.
+        self._casts[:] = [cast]
         last: int | None = None
         for number in self.numbers():
             if number != (0 if last is None else last + 1) or not self._whole(number):
