@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import final
 
 import numpy as np
@@ -76,7 +76,9 @@ class SpokenWords(AbstractAttack[Heard | Bag | Weak, Transcripts | Pieces]):
     is never proved; the sentence says how well it replays.
 
     matching: what is tried where the rows say nothing, be they bent, noisy, or of weights that moved, or be the first
-    piece hidden; it takes the update for that of one utterance, and proves nothing. None refuses or stops there.
+    piece hidden, such as RelaxedWords(); it takes the update for that of one utterance, and proves nothing. None
+    refuses or stops there. An audit asks it as an attack beside this one: undefended, rows are followed, which says nothing of
+    what matching can do where they are gone, and its failure would be taken for protection.
     With several proportional positions, or more than min(features, outputs) of them, it refuses: letters alone suffice
     for two dozen positions at most, word pieces for hundreds.
     The certificate is the largest residual of a sentence's steps; it is given where every sentence ends, all together
@@ -94,7 +96,7 @@ class SpokenWords(AbstractAttack[Heard | Bag | Weak, Transcripts | Pieces]):
     order: bool = True
     beam: int = 8
     language: PublicTexts | None = None
-    matching: RelaxedWords | None = field(default_factory=RelaxedWords)
+    matching: RelaxedWords | None = None
 
     def __post_init__(self) -> None:
         if self.beam < 0:
