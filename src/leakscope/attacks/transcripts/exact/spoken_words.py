@@ -75,10 +75,10 @@ class SpokenWords(AbstractAttack[Heard | Bag | Weak, Transcripts | Pieces]):
     that the decoder was fed. language: public transcripts, whose pairs of pieces the beam weighs as well. What it chose
     is never proved; the sentence says how well it replays.
 
-    matching: what is tried where the rows say nothing, be they bent, noisy, or of weights that moved, or be the first
-    piece hidden, such as RelaxedWords(); it takes the update for that of one utterance, and proves nothing. None
-    refuses or stops there. An audit asks it as an attack beside this one: undefended, rows are followed, which says nothing of
-    what matching can do where they are gone, and its failure would be taken for protection.
+    matching: what is tried where the rows say nothing, be they bent, noisy, or of weights that moved, or be the
+    first piece hidden, such as RelaxedWords(); it takes the update for that of one utterance, and proves nothing.
+    None refuses or stops there. An audit asks it as an attack beside this one: undefended, rows are followed, which
+    says nothing of what matching can do where they are gone, and its failure would be taken for protection.
     With several proportional positions, or more than min(features, outputs) of them, it refuses: letters alone suffice
     for two dozen positions at most, word pieces for hundreds.
     The certificate is the largest residual of a sentence's steps; it is given where every sentence ends, all together
