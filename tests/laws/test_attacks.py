@@ -75,8 +75,7 @@ def shortened(attack: Attack[Any], steps: int = 12) -> Attack[Any]:
         steps = 15 if steps == 12 else 3 * steps
         unchanged = 9 if steps == 15 else 300
         return dataclasses.replace(attack, restarts=8, halve=2, steps=steps, decay_steps=steps, unchanged=unchanged)
-    if isinstance(attack, ls.SpokenWords):
-        assert attack.matching is not None
+    if isinstance(attack, ls.SpokenWords) and attack.matching is not None:
         return dataclasses.replace(attack, matching=shortened(attack.matching, steps))
     if isinstance(attack, ls.Auto):
         return ls.Auto(evaluations=5 * steps)
@@ -318,7 +317,7 @@ OTHER: dict[str, Any] = {
     "layers": 1,
     "beam": 0,
     "language": test_spoken_words.Texts(((1, 2),)),
-    "matching": None,
+    "matching": ls.RelaxedWords(restarts=8, halve=2, steps=15, decay_steps=15, unchanged=9),
     "length": 3,
     "least_lr": 0.05,
     "most": 1.0,
