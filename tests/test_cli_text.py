@@ -77,13 +77,19 @@ def test_a_row_imports_what_it_names() -> None:
 
 def test_a_new_row_is_read_without_a_second_list(monkeypatch: pytest.MonkeyPatch) -> None:
     """The source alone: one import, one row."""
-    text = (
-        "from leakscope.a import Old\nfrom leakscope.b import Fresh, Older as Aged\n"
-        "_A, _D, _P, _M, _T, _S, _X = Family\n"
-        "ROWS: tuple[Row, ...] = (_row(_A, Old, 'old'), _row(_D, Fresh, 'a ' 'b', 'Fresh(1)', T.RANDOM, T.SMALL),\n"
-        "    _row(_X, Aged, 'x', '', T.TEXT))"
-    )
-    monkeypatch.setattr(index, "source", lambda module: ast.parse(text))
+    texts = {
+        "leakscope.cli.names": (
+            "from leakscope.a import Old\nfrom leakscope.b import Fresh\n"
+            "_A, _D, _P, _M, _T, _S, _X = Family\n"
+            "ROWS: tuple[Row, ...] = (row(_A, Old, 'old'), row(_D, Fresh, 'a ' 'b', 'Fresh(1)', T.RANDOM, T.SMALL),\n"
+            "    *PARTS)"
+        ),
+        "leakscope.cli.parts": (
+            "from leakscope.b import Older as Aged\n_X = Family.PARTS\n"
+            "PARTS: tuple[Row, ...] = (row(_X, Aged, 'x', '', T.TEXT),)"
+        ),
+    }
+    monkeypatch.setattr(index, "source", lambda module: ast.parse(texts[module]))
     assert index._table.__wrapped__() == (
         Row("Old", Family.ATTACKS, "leakscope.a", "old", "Old()"),
         Row("Fresh", Family.DEFENSES, "leakscope.b", "a b", "Fresh(1)", frozenset({Trait.RANDOM, Trait.SMALL})),

@@ -44,7 +44,7 @@ CHOSEN = (
 
 def install(root: Path) -> set[str]:
     """Write every block of CONTRIBUTING.md to where it says. Returns the files that are new or changed."""
-    touched, rows = set(), {"src/leakscope/cli/names.py": "_row(_D, Clip,", "src/leakscope/scoring/kinds/table.py": ")"}
+    touched, rows = set(), {"src/leakscope/cli/names.py": "row(_D, Clip,", "src/leakscope/scoring/kinds/table.py": ")"}
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     for language, body in re.findall(r"^```(python|markdown)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
         first, _, rest = body.partition("\n")

@@ -1,4 +1,4 @@
-"""What theory says beside a finding, and whether what was found breaks the promise of a mechanism's event."""
+"""Which results may be held against a mechanism's promise, and the line of theory beside its finding (`theory`)."""
 
 from __future__ import annotations
 

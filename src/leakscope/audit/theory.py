@@ -1,4 +1,4 @@
-"""What the accountant says of the game that an audit plays, and whether what was seen can be squared with it."""
+"""What the accountant says of the game that an audit plays, and the sentence where more was seen than it allows."""
 
 from __future__ import annotations
 

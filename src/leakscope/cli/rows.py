@@ -89,6 +89,16 @@ class Row:
         return f"docs/cards/{self.name}.md" if self.family in WITH_CARDS else ""
 
 
+def row(family: Family, build: Callable[..., Any], summary: str, example: str = "", *traits: Trait) -> Row:
+    """The row of a class or function, under its own name.
+
+    >>> row(Family.PARTS, Row, "a row").home
+    'leakscope.cli.rows'
+    """
+    name = build.__name__
+    return Row(name, family, build.__module__, summary, example or f"{name}()", frozenset(traits))
+
+
 def family(name: str) -> Family:
     """The family with this name. Raises `UnknownName`.
 

@@ -1,7 +1,7 @@
-"""How much memory a file of other people may ask for, and how its texts are read: the one place for both. No torch.
+"""The limit on what files and plans may promise, sizes in archives and JSON first; what a file holds its reader reads.
 
-A file of a few bytes can name any number, and promise to unpack to any size. What it holds may be read; what it only
-promises may cost no more than a limit, which whoever trusts the file can raise.
+No torch. A file of a few bytes can name any number, and promise to unpack to any size. What it holds may be read; what
+it only promises may cost no more than a limit, which whoever trusts the file can raise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What may stand where data are asked for, as far as that shows in the text and on the disk."""
+"""What may stand where data are asked for: folders, files, names of data sets, judged by text and disk alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of the one table, read off the source of `cli/names.py` without importing what it imports.
+"""The rows of the one table, read off the sources of `cli/names.py` and `cli/parts.py` without importing what they do.
 
 There is no second list that could fall behind: a row that is added there is found here, and a test compares the two.
 """
@@ -12,7 +12,8 @@ from leakscope.cli.rows import Family, Row, Trait
 from leakscope.cli.text.sources import source
 from leakscope.homes import Home, homes
 
-TABLE = "leakscope.cli.names"
+TABLES = (("leakscope.cli.names", "ROWS"), ("leakscope.cli.parts", "PARTS"))
+"""Where the rows are, in their order: those of parts are the last."""
 
 
 def rows(family: Family | None = None) -> tuple[Row, ...]:
@@ -35,22 +36,28 @@ def row_named(name: str) -> Row | None:
 
 @functools.cache
 def _table() -> tuple[Row, ...]:
-    body = source(TABLE).body
+    return tuple(one for module, name in TABLES for one in _rows(source(module).body, name))
+
+
+def _rows(body: list[ast.stmt], name: str) -> list[Row]:
+    """Those that are written out; `*PARTS` in the table of names is read where it is from."""
     known, short = homes(body), _short(body)
-    (table,) = (node for node in body if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "ROWS")
+    (table,) = (node for node in body if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name)
     assert isinstance(table.value, ast.Tuple)
-    return tuple(_row(line, known, short) for line in table.value.elts)
+    return [_row(line, known, short) for line in table.value.elts if not isinstance(line, ast.Starred)]
 
 
 def _short(body: list[ast.stmt]) -> dict[str, Family]:
-    """What `_A, _D, ... = Family` calls the families: the members, in their order."""
-    (line,) = (node for node in body if isinstance(node, ast.Assign) and ast.unparse(node.value) == Family.__name__)
+    """What `_A, _D, ... = Family` calls the families, in the order of its members, or `_X = Family.PARTS` one."""
+    (line,) = (one for one in body if isinstance(one, ast.Assign) and Family.__name__ in ast.unparse(one.value))
+    if isinstance(line.value, ast.Attribute):
+        return {ast.unparse(line.targets[0]): Family[line.value.attr]}
     assert isinstance(line.targets[0], ast.Tuple)
     return {ast.unparse(name): one for name, one in zip(line.targets[0].elts, Family, strict=True)}
 
 
 def _row(node: ast.expr, known: dict[str, Home], short: dict[str, Family]) -> Row:
-    """`_row(FAMILY, BUILD, summary, example, *traits)`, as `names._row` understands it."""
+    """`row(FAMILY, BUILD, summary, example, *traits)`, as `rows.row` understands it."""
     assert isinstance(node, ast.Call)
     family, build, *texts = node.args[:4]
     summary, example = (*(ast.literal_eval(text) for text in texts), "")[:2]

@@ -1,4 +1,4 @@
-"""Files of tensors that other programs wrote: safetensors, .npz and torch's own, without running what is in them."""
+"""Tensor files of strangers (safetensors, .npz, torch's own), read within the memory limit and without running them."""
 
 from __future__ import annotations
 
