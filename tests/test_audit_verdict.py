@@ -16,7 +16,7 @@ from tests.audit_toys import Crashes, Guesses, Toy, toy_plan
 from leakscope.attacks.inputs.dense.linear import LinearLayer
 from leakscope.audit.engines.inline import Inline
 from leakscope.audit.evidence import evidence, pooled
-from leakscope.audit.measures import ITEM_BAR, ITEM_GAIN, luck, recovered
+from leakscope.audit.measures import ITEM_BAR, ITEM_GAIN, LUCK, luck, recovered
 from leakscope.audit.plan import Scene
 from leakscope.audit.renamed import renamed, renaming
 from leakscope.audit.run import run
@@ -409,6 +409,20 @@ def test_one_name_for_all_is_no_leak_where_private_people_are_not_as_public_ones
     assert evidence("label-accuracy", ones, ones).luck > 0.3, "of labels too"
     few = named([3, 3, 1], [3, 3, 1], 0.1)
     assert word(few, blind=few)[0] is Word.LEAKS, "who is right repeats as the truth does"
+
+
+@pytest.mark.parametrize(("share", "named_share", "trials"), [(0.9, 0.85, 100), (0.8, 0.75, 48), (0.95, 0.9, 12)])
+def test_who_mostly_names_what_most_private_ones_are_has_seen_nothing(share, named_share, trials):
+    """Claims vary more than what is true, so that they repeat themselves less; and who is right is still a leak."""
+    chance, groups, false, found = np.random.default_rng(11), 60, 0, 0
+    for _ in range(groups):
+        truths = (chance.random(trials) < share).astype(int)
+        side = named((chance.random(trials) < named_share).astype(int), truths, 0.5)
+        false += evidence("label-accuracy", side, side).luck <= LUCK
+        fair = (chance.random(trials) < 0.5).astype(int)
+        found += evidence("label-accuracy", named(fair, fair, 0.5), named(1 - fair, fair, 0.5)).luck <= LUCK
+    assert false <= 3, "one in a hundred, and three of sixty have a probability of 0.02 by chance"
+    assert found >= groups - 2
 
 
 def test_who_names_labels_at_random_or_one_for_all_still_clears():

@@ -253,6 +253,16 @@ def test_the_private_half_that_a_source_names_is_the_one_that_is_drawn_from(text
     assert said.partition(" has ")[2] == early.partition(" has ")[2]
 
 
+@pytest.mark.parametrize("text", ["Digits(size=1)", "MnistSample(size=1)", "Synthetic((1, 1, 1), count=20000)"])
+def test_pictures_of_one_number_repeat_and_no_half_of_them_is_promised(text: str) -> None:
+    source = build(text, Family.DATASETS)
+    inputs = source.load().inputs
+    # equal ones are on one side of the split, so that the private half may be the larger one: only drawing tells
+    assert len(inputs.unique()) < len(inputs)
+    assert source.most_private is None
+    assert complaint(lambda: data.enough(text, len(inputs) // 2 + 1)) is None
+
+
 def test_an_update_says_what_its_model_takes(tmp_path: Path) -> None:
     batch = ls.Digits(size=8).draw(1, key=ls.Key(0)).reveal()
     target = ls.MLP((4,)).build(ls.Images(1, 8, 8), 10, key=ls.Key(0))

@@ -515,7 +515,10 @@ def test_the_plans_of_the_repository_are_well_written(path: Path) -> None:
     ("content", "says"),
     [
         (b"\xff\xfe", "is not text in UTF-8"),
-        (b"a = " + b"[" * 5000, "not TOML"),
+        (b"a = " + b"[" * 5000, "brackets are nested more than 50 deep"),
+        (b"a = " + b"[{b = " * 40, "brackets are nested more than 50 deep"),
+        # closed in strings, so that counting does not see it
+        (b"a = " + b'["]", ' * 5000, "not TOML: maximum recursion depth"),
         (b'title = " "\n[[scene]]\ndataset = "Faces()"\ntarget = "LeNet()"\n', "the plan needs a title"),
         (b'title = "a"\n', "the plan needs at least one scene"),
     ],

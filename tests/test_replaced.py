@@ -1,6 +1,8 @@
 """The replaced control: what an attack scores on a release that never saw the example, but another of its class."""
 
 import dataclasses
+import hashlib
+import json
 import math
 
 import numpy as np
@@ -25,6 +27,7 @@ from leakscope.core.facts import BatchNormStatistics, BatchSize, TrueLabels
 from leakscope.core.target import Target
 from leakscope.datasets.sources.digits import Digits
 from leakscope.datasets.sources.synthetic import Synthetic
+from leakscope.ledger.identity import VERSION, identity
 from leakscope.ledger.record import Role, Word
 from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.mechanisms.defenses.noise import GaussianNoise
@@ -113,6 +116,19 @@ def test_it_is_another_run_and_all_others_keep_their_names():
     names = {cell.identity for cell in plain.cells()}
     assert names < {cell.identity for cell in with_it.cells()}
     assert len(with_it.cells()) == len(names) + with_it.trials
+
+
+def test_records_of_before_facts_were_told_of_the_private_batch_are_of_other_cells():
+    """A run that is resumed would take them for its own, and mix two questions in one interval."""
+    (cell, *_) = cells(toy_plan(scenes=(DIGITS,), replaced=True, told=(BatchSize,)), Role.REPLACED)
+
+    def before(spec):
+        said = {**spec.model_dump(mode="json", exclude={"role"}), "replaced": True, "metrics": sorted(spec.metrics)}
+        return hashlib.blake2b(json.dumps([VERSION, said], sort_keys=True).encode(), digest_size=10).hexdigest()
+
+    untold = cell.spec.model_copy(update={"told": ()})
+    assert cell.identity != before(cell.spec)
+    assert identity(untold) == before(untold), "of nothing told there is nothing to mix"
 
 
 def test_what_the_class_tells_is_no_leak_of_the_example(tmp_path):

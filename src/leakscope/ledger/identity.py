@@ -40,6 +40,8 @@ def identity(spec: CellSpec) -> str:
     if spec.role is Role.REPLACED:
         # The one role that says what is run: the release is of other data. Named only there, so that all other cells
         # keep the identities that they had before there was this control.
-        said["replaced"] = True
+        # What is told is of the private batch since 2026-11: before, facts told it of the one that is sent, which is
+        # another question, and a run that is resumed must not mix the two.
+        said["replaced"] = "told of the private batch" if spec.told else True
     text = json.dumps([VERSION, said], sort_keys=True, ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import tomllib
@@ -24,6 +25,9 @@ CELL = 16_384
 
 DEVICES = ("cpu", "cuda")
 """What a machine may have, as far as leakscope looks (`audit.resources.devices`)."""
+
+NESTED = 50
+"""Deeper brackets are nobody's plan, and are refused before anything reads them."""
 
 Built = TypeVar("Built")
 ATTACK = "attack"
@@ -206,6 +210,8 @@ def read(path: Path, *, instead: str | None = None) -> WrittenPlan:
 
 def parse(text: str, name: str, *, instead: str | None = None) -> WrittenPlan:
     """The plan in `text`; `name` is what messages call the file. Raises `BadPlan`, of a bad `instead` `BadInput`."""
+    if _nested(text) > NESTED:
+        raise BadPlan(f"{name}: not TOML: brackets are nested more than {NESTED} deep; a plan needs two")
     try:
         said = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a ValueError also of numbers that Python does not read
@@ -213,6 +219,18 @@ def parse(text: str, name: str, *, instead: str | None = None) -> WrittenPlan:
     if instead is not None:
         model(instead)
     return _Reader(Sheet(name, text), instead).plan(said)
+
+
+def _nested(text: str) -> int:
+    """How deep the brackets of a text are nested at most, those in strings counted too.
+
+    Looked at first: at the depth where reading stops, whatever is freed just then fails as well, and says so beside us.
+
+    >>> _nested("a = [[1], [2, [3]]]")
+    3
+    """
+    steps = ((mark in "[{") - (mark in "]}") for mark in text if mark in "[]{}")
+    return max(itertools.accumulate(steps), default=0)
 
 
 @final

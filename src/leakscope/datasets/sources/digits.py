@@ -50,9 +50,9 @@ class Digits(AbstractSource):
         return 1797
 
     @property
-    def most_private(self) -> int:
-        """The larger half: no two scans are equal."""
-        return 899
+    def most_private(self) -> int | None:
+        """The larger half: no two scans are equal, but as single numbers some are."""
+        return 899 if self.size > 1 else None
 
     def load(self) -> Batch:
         """All examples."""
@@ -91,9 +91,9 @@ class MnistSample(AbstractSource):
         return 5000
 
     @property
-    def most_private(self) -> int:
-        """Half: no two images are equal."""
-        return 2500
+    def most_private(self) -> int | None:
+        """Half: no two images are equal, but as single numbers some are."""
+        return 2500 if self.size > 1 else None
 
     def load(self) -> Batch:
         """All examples."""

@@ -61,9 +61,9 @@ class Synthetic(AbstractSource):
         return self.count
 
     @property
-    def most_private(self) -> int:
-        """The larger half: drawn numbers do not repeat."""
-        return self.count - self.count // 2
+    def most_private(self) -> int | None:
+        """The larger half: pictures of several numbers do not repeat; single ones do, of 24 bits each."""
+        return self.count - self.count // 2 if self.shape != (1, 1, 1) else None
 
     def load(self) -> Batch:
         """All examples."""
