@@ -115,8 +115,11 @@ def _spoken(title: str, pause: float) -> Watch:
         now = time.monotonic()
         if now - last >= pause:
             last = now
-            left = f", {(now - started) * (1 - said.fraction) / said.fraction:.0f} s to go" if said.fraction else ""
-            say(f"{title}: {100 * said.fraction:.0f} %, {_loss(said.loss)}{left}")
+            parts = [f"{100 * said.fraction:.0f} %", _loss(said.loss)]
+            # Before a hundredth is done what is extrapolated is mostly the start: days for minutes.
+            if said.fraction >= 0.01:
+                parts.append(f"{(now - started) * (1 - said.fraction) / said.fraction:.0f} s to go")
+            say(f"{title}: {', '.join(filter(None, parts))}")
 
     return watch
 
