@@ -223,8 +223,8 @@ def _declared(order: Released, seen: Seen) -> tuple[AbstractMechanism, tuple[str
     such = "such a" if order.training is None else "the declared"
     notes += [
         f"this is no head that {such} training makes on this backbone: {one} what it is in heads that are; attacked "
-        "all the same, but momentum, Adam, another or a fine-tuned backbone, other first biases or other rates may be behind "
-        "it, and then the pictures are the public's"
+        "all the same, but momentum, Adam, another or a fine-tuned backbone, other first biases or other rates may be "
+        "behind it, and then the pictures are the public's"
         for one in _odd(order, seen, mechanism, known)[:3]
     ]
     if order.each > 1:
