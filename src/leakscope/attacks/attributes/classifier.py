@@ -120,7 +120,7 @@ class AttributeClassifier(AbstractAttack[Ready[Any], Attribute]):
 
 
 def fed(seen: Observation, layer: str, examples: Batch) -> Tensor:
-    """(P, d) float64: what the layer is given for each example, in the model's own mode, so that dropout falls alike."""
+    """(P, d) float64: what a layer is given for each example, in the model's own mode, so that dropout falls alike."""
     batch = dataclasses.replace(examples, inputs=examples.inputs.double())
     given = batch.inputs if examples.lengths is None else batch
     return given_to(Doubled.of(seen.target), layer, given).double().cpu()
