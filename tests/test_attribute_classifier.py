@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import final
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import leakscope as ls
-from leakscope.attacks.attributes.classifier import classified
+from leakscope.attacks.attributes.classifier import _unlike, classified
+from leakscope.core.feed import WithLengths
 
 DIGITS = ls.Digits(size=16)
 NAMES = tuple("0123456789")
@@ -121,3 +124,94 @@ def test_one_example_of_each_category_is_enough_and_nothing_is_said_of_new_ones(
 def test_a_strength_that_is_none_is_refused(strength: float) -> None:
     with pytest.raises(ls.BadInput, match="strength"):
         ls.AttributeClassifier(strength=strength)
+
+
+def test_examples_of_one_person_are_weighed_together_by_bayes_rule() -> None:
+    """Two normal laws: the log-odds of several draws of one are the sum of theirs (Fisher), to one claim."""
+    random = np.random.default_rng(3)
+    mean = np.array([0.4, -0.3, 0.2])
+    members = random.integers(2, size=4000)
+    rows = random.standard_normal((4000, 3)) + np.where(members[:, None] == 1, mean, -mean)
+    with ls.Key(4).isolated():
+        net = nn.Sequential(nn.Flatten(), nn.Linear(3, 30))
+    public = ls.Batch(torch.from_numpy(rows).float().reshape(-1, 1, 1, 3), torch.zeros(4000, dtype=torch.int64))
+    lineup = ls.Gallery("kind", ("a", "b"), tuple(members.tolist()), public)
+    own = torch.from_numpy(random.standard_normal((6, 3)) + mean).float()
+    batch = ls.Batch(own.reshape(-1, 1, 1, 3), torch.arange(6))
+    # Any numbers may be inputs, so that they are those of the two laws.
+    domain = ls.Images(1, 1, 3, mean=(0.5,), std=(0.05,))
+    seen = ls.observe(ls.Target(net, domain, 30), batch, ls.FedSGD(), key=ls.Key(1), tell=[lineup])
+    attack = ls.AttributeClassifier(strength=100.0, together=True)
+    claim, said = attack.named(seen, ls.Features("1", own))
+    assert claim.scores is not None
+    odds = float(claim.scores[0, 1] - claim.scores[0, 0])
+    assert odds == pytest.approx(float(2 * own.double().numpy().sum(0) @ mean), abs=1.0)
+    assert len(claim) == 1
+    assert float(claim.scores.exp().sum()) == pytest.approx(1)
+    assert "of 6 examples together" in said
+    each, _ = ls.AttributeClassifier(strength=100.0).named(seen, ls.Features("1", own))
+    assert each.scores is not None
+    assert len(each) == 6
+    assert odds == pytest.approx(float((each.scores[:, 1] - each.scores[:, 0]).sum()), abs=1e-6)
+
+
+@final
+class Keywords(nn.Module):
+    """What an utterance is: means over its own frames, dense layers, many words to choose from."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.frame, self.hidden, self.words = nn.Linear(5, 48), nn.Linear(48, 40), nn.Linear(40, 60)
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        inside = (torch.arange(frames.shape[1])[None] < lengths[:, None])[..., None]
+        mean = (torch.relu(self.frame(frames)) * inside).sum(1) / lengths[:, None]
+        words: Tensor = self.words(torch.relu(self.hidden(mean)))
+        return words
+
+
+def voices(person: int, count: int, seed: int, frames: int = 30) -> Tensor:
+    """Frames around a point of the person's own."""
+    center = torch.randn(5, generator=ls.Key(person).child("voice").generator())
+    draw = ls.Key(seed).child("said", person).generator()
+    return center + torch.randn(count, frames, 5, generator=draw)
+
+
+def test_a_voice_is_named_by_the_features_of_utterances_whatever_their_lengths() -> None:
+    with ls.Key(8).isolated():
+        net = Keywords()
+    target = ls.Target(net, ls.Frames(5), 60, feed=WithLengths())
+    shown = torch.cat([voices(person, 6, 2) for person in range(5)])
+    lengths = torch.tensor([30 - place % 12 for place in range(30)])
+    # What lies behind an utterance's end is no part of it.
+    shown[torch.arange(30)[None] >= lengths[:, None]] = 50.0
+    words = torch.zeros(30, 1, dtype=torch.int64)
+    public = ls.Batch(shown, words, lengths, torch.ones(30, dtype=torch.int64))
+    lineup = ls.Gallery("speaker", tuple("abcde"), tuple(place // 6 for place in range(30)), public)
+    spoken = [3, 0, 2, 2]
+    secret = ls.Batch(
+        torch.cat([voices(one, 1, 40 + at) for at, one in enumerate(spoken)]), torch.tensor([5, 9, 31, 50])
+    )
+    seen = ls.observe(target, secret, ls.FedSGD(), key=ls.Key(1), tell=[lineup])
+    attempt = ls.AttributeClassifier().run(seen, key=ls.Key(0))
+    assert isinstance(attempt.claim, ls.Attribute), attempt.sentence
+    assert sorted(attempt.claim.values.tolist()) == sorted(spoken)
+    alone = ls.Batch(voices(4, 5, 60), torch.tensor([5, 9, 31, 50, 2]))
+    seen = ls.observe(target, alone, ls.FedSGD(), key=ls.Key(1), tell=[lineup])
+    attempt = ls.AttributeClassifier(together=True).run(seen, key=ls.Key(0))
+    assert isinstance(attempt.claim, ls.Attribute), attempt.sentence
+    assert attempt.claim.values.tolist() == [4]
+
+
+def test_utterances_themselves_are_left_to_who_compares_voices() -> None:
+    seen, _ = update(conv(100), 100, 2, 9)
+    sound = ls.Inputs(torch.zeros(2, 4, 3), lengths=torch.tensor([4, 3]))
+    why = _unlike(seen, sound)
+    assert why is not None
+    assert "SpeakerIdentity" in why
+    other = ls.Features("5", torch.zeros(2, 7))
+    why = _unlike(seen, other)
+    assert why is not None
+    assert "one vector of 7" in why
+    with pytest.raises(ls.BadInput, match="together"):
+        ls.AttributeClassifier(together=3)  # type: ignore[arg-type]

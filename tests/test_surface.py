@@ -130,6 +130,7 @@ def test_the_table_has_each_name_once_and_each_row_a_summary() -> None:
 SPEECH = "audits score images so far; frames get their row together with their metric"
 UNLISTED = {
     "leakscope.attacks.inputs.heads.head_images.DecodedHead": "what HeadImages teaches; nobody writes it",
+    "leakscope.attacks.inputs.layer_by_layer.feature_images.DecodedFeatures": "what FeatureImages teaches",
     "leakscope.attacks.attributes.shadow.AttributeOfUpdates": "what ShadowUpdates teaches; nobody writes it",
     "leakscope.attacks.inputs.heads.head_reconstructor.ReconstructedHead": "what HeadReconstructor teaches",
     "leakscope.audit.blind.BlindGuess": "the audit's own control; to plan it would compare it with itself",

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from leakscope.attacks.inputs.frames.probable.frame_likelihood import FrameLikelihood as FrameLikelihood
     from leakscope.attacks.inputs.heads.head_features import HeadFeatures as HeadFeatures
     from leakscope.attacks.inputs.heads.head_images import HeadImages as HeadImages
+    from leakscope.attacks.inputs.layer_by_layer.feature_images import FeatureImages as FeatureImages
+    from leakscope.attacks.inputs.layer_by_layer.feature_neighbors import FeatureNeighbors as FeatureNeighbors
     from leakscope.attacks.inputs.layer_by_layer.revealed_features import RevealedFeatures as RevealedFeatures
     from leakscope.attacks.inputs.layered.recursive import Recursive as Recursive
     from leakscope.attacks.inputs.matching.feature_inversion import FeatureInversion as FeatureInversion

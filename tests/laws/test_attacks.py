@@ -23,8 +23,8 @@ from leakscope.core.refusal import Refusal
 
 ROOT = Path(__file__).parents[2]
 SHAPE = (1, 8, 8)
-# Attacks on released heads, and those that learn of persons, have the same laws beside their toys.
-APART = {Trait.READS_WEIGHTS, Trait.NEEDS_PERSONS}
+# Attacks on released heads, and those that learn of persons or pictures, have the same laws beside their toys.
+APART = {Trait.READS_WEIGHTS, Trait.NEEDS_PERSONS, Trait.LEARNS}
 ATTACKS = [row for row in rows(Family.ATTACKS) if not APART & row.traits]
 """Those that read an update; the laws of those that read a released model are in `test_heads`."""
 PUBLIC: dict[str, Any] = {name: getattr(ls, name) for name in ls.__all__} | vocabulary()

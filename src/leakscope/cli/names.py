@@ -24,6 +24,8 @@ from leakscope.attacks.inputs.frames.probable.frame_likelihood import FrameLikel
 from leakscope.attacks.inputs.heads.head_features import HeadFeatures
 from leakscope.attacks.inputs.heads.head_images import HeadImages
 from leakscope.attacks.inputs.heads.head_reconstructor import HeadReconstructor
+from leakscope.attacks.inputs.layer_by_layer.feature_images import FeatureImages
+from leakscope.attacks.inputs.layer_by_layer.feature_neighbors import FeatureNeighbors
 from leakscope.attacks.inputs.layer_by_layer.revealed_features import RevealedFeatures
 from leakscope.attacks.inputs.layered.recursive import Recursive
 from leakscope.attacks.inputs.matching.feature_inversion import FeatureInversion
@@ -149,6 +151,10 @@ ROWS: tuple[Row, ...] = (
         "FeatureInversion(steps=600)", T.CLAIMS_INPUTS, T.SEARCH, T.SMALL),
     row(_A, RevealedFeatures, "what the dense layers were fed, sample by sample, from the output layer down; proved",
         "", T.CLAIMS_FEATURES, T.SMALL),
+    row(_A, FeatureImages, "pictures from what dense layers were fed, by a decoder of public pictures; prior-assisted",
+        "FeatureImages(pool(Digits()))", T.CLAIMS_INPUTS, T.LEARNS),
+    row(_A, FeatureNeighbors, "the public pictures nearest to what dense layers were fed: a baseline of FeatureImages",
+        "FeatureNeighbors(pool(Digits()))", T.CLAIMS_INPUTS, T.LEARNS),
     row(_A, HeadFeatures, "what a released classifier head was trained on, in the features of its public backbone",
         "HeadFeatures(pool(Digits()))", T.CLAIMS_FEATURES, T.READS_WEIGHTS, T.NEEDS_BATCH_SIZE),
     row(_A, HeadReconstructor, "pictures behind a released head, by a generator of shadow heads' weights (published)",

@@ -59,6 +59,7 @@ class Trait(enum.Enum):
     CLAIMS_FEATURES = "claims what a layer was fed"
     READS_WEIGHTS = "reads released weights"
     NEEDS_PERSONS = "needs a pool of persons"
+    LEARNS = "needs a pool of pictures"
 
 
 @final

@@ -35,6 +35,11 @@ def unwatched(progress: Progress) -> None:
     del progress
 
 
+def part_of(watch: Watch, low: float, high: float) -> Watch:
+    """A watcher of what is from `low` to `high` of the whole that `watch` sees."""
+    return lambda said: watch(dataclasses.replace(said, fraction=low + (high - low) * said.fraction))
+
+
 State = dict[str, Any]
 """What a search needs to go on: tensors, numbers, texts and None, in dicts with text keys and in lists."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
@@ -14,8 +15,9 @@ from torch import Tensor
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack, Attack, Ready
 from leakscope.attacks.inputs.layer_by_layer.revealed_features import RevealedFeatures
-from leakscope.core.arguments import number
+from leakscope.core.arguments import instance, number
 from leakscope.core.attempt import Attempt, Outcome
+from leakscope.core.batch import Batch
 from leakscope.core.claim import Attribute, Features, Inputs, Scale
 from leakscope.core.effort import Clock, Watch
 from leakscope.core.errors import BadInput
@@ -44,13 +46,17 @@ class AttributeClassifier(AbstractAttack[Ready[Any], Attribute]):
     make all categories count alike. What this can read, whoever sees the true features can read; the sentence says how
     often it is right about public examples that it did not learn from.
     Claims for each example its most probable category and the log-probabilities of all, -inf for those without a public
-    example. strength: > 0, how freely it learns. Raises `BadInput` on another one, and on what is no attack.
+    example. Utterances are read where the model makes one row of each, as a classifier of keywords does.
+    together: the batch is one person's, as in a federation of people: one claim, log prod_s P(g | v_s) over
+    the examples recovered, normalized, since all categories count alike beforehand.
+    strength: > 0, how freely it learns. Raises `BadInput` on another one, and on what is no attack.
     The two steps, recover and classify, are those of Feng et al. 2021 (arXiv:2112.13416), where the classifier reads
     the gradient itself.
     """
 
     of: Attack[Features] | Attack[Inputs] = field(default_factory=lambda: RevealedFeatures(1))
     strength: float = 0.1
+    together: bool = False
 
     needs: ClassVar[frozenset[type[Fact]]] = frozenset({Gallery})
 
@@ -58,6 +64,7 @@ class AttributeClassifier(AbstractAttack[Ready[Any], Attribute]):
         if not isinstance(self.of, AbstractAttack):
             raise BadInput(f"expected an attack that recovers features or inputs, got {self.of!r}")
         object.__setattr__(self, "strength", number("strength", self.strength, low=0, low_open=True))
+        instance("together", self.together, bool, "write True or False")
 
     @property
     def citation(self) -> str:
@@ -66,8 +73,6 @@ class AttributeClassifier(AbstractAttack[Ready[Any], Attribute]):
 
     def _read(self, seen: Observation) -> Ready[Any] | Refusal:
         gallery = seen.told(Gallery)
-        if gallery.examples.lengths is not None:
-            return Refusal("compares one vector for each example; voices in utterances are compared by SpeakerIdentity")
         if not seen.target.domain.fits(gallery.examples.inputs):
             return Refusal(f"the gallery holds examples that do not fit the target's domain {seen.target.domain}")
         if len(set(gallery.members)) < 2:
@@ -83,33 +88,68 @@ class AttributeClassifier(AbstractAttack[Ready[Any], Attribute]):
             outcome = inner.outcome if claim is None else Outcome.DIVERGED
             sentence = inner.sentence if claim is None else f"{self.of!r} claims nothing that a classifier could read"
             return Attempt(repr(self), outcome, sentence, cost=inner.cost, steps=inner.steps)
-        named, said = self.named(seen, claim)
         steps = (*inner.steps, inner.sentence)
+        why = _unlike(seen, claim)
+        if why is not None:
+            return Attempt(repr(self), Outcome.DIVERGED, why, cost=inner.cost, steps=steps)
+        named, said = self.named(seen, claim)
         return Attempt(repr(self), inner.outcome, said, named, cost=inner.cost, trace=inner.trace, steps=steps)
 
     def named(self, seen: Observation, claim: Features | Inputs) -> tuple[Attribute, str]:
         """The claim about recovered rows, and a sentence about it. The true ones give the ceiling."""
         gallery = seen.told(Gallery)
         if isinstance(claim, Features):
-            public, what = fed(seen, claim.layer, gallery.examples.inputs), f"what {claim.layer} was fed"
+            public, what = fed(seen, claim.layer, gallery.examples), f"what {claim.layer} was fed"
         else:
             public, what = gallery.examples.inputs.double(), "the inputs"
         rows, own = public.flatten(1).numpy(), claim.values.double().flatten(1).numpy()
         members = np.array(gallery.members)
         scores = torch.full((len(own), len(gallery.categories)), -torch.inf, dtype=torch.float64)
         categories, found, right = classified(rows, members, own, self.strength)
+        if self.together:
+            found, scores = _together(found), scores[:1]
         scores[:, categories.tolist()] = torch.from_numpy(found)
         held = "" if right is None else f", where it names {right:.0%} of those left out of it"
         sentence = (
             f"{gallery.attribute!r} by {what}: logistic regression on {len(rows)} public examples of "
             f"{len(categories)} categories{held}"
         )
+        if self.together:
+            sentence += f"; of {len(own)} examples together, taken for one person's"
         return Attribute(gallery.attribute, scores.argmax(1), scores=scores, scale=Scale.LOG_PROBABILITY), sentence
 
 
-def fed(seen: Observation, layer: str, inputs: Tensor) -> Tensor:
-    """(P, d) float64: what this layer is given for each input, in the model's own mode, so that dropout falls alike."""
-    return given_to(Doubled.of(seen.target), layer, inputs.double()).double().cpu()
+def fed(seen: Observation, layer: str, examples: Batch) -> Tensor:
+    """(P, d) float64: what a layer is given for each example, in the model's own mode, so that dropout falls alike."""
+    batch = dataclasses.replace(examples, inputs=examples.inputs.double())
+    given = batch.inputs if examples.lengths is None else batch
+    return given_to(Doubled.of(seen.target), layer, given).double().cpu()
+
+
+def _unlike(seen: Observation, claim: Features | Inputs) -> str | None:
+    """Why the gallery has no vectors to compare the recovered ones with; None where it has."""
+    examples = seen.told(Gallery).examples
+    if isinstance(claim, Inputs):
+        utterances = claim.lengths is not None or examples.lengths is not None
+        return "voices in utterances are compared by SpeakerIdentity, not frame by frame" if utterances else None
+    wide = fed(seen, claim.layer, examples.rows(torch.arange(1)).trimmed())
+    if wide.shape == (1, claim.values.shape[1]):
+        return None
+    return (
+        f"{claim.layer} is fed {tuple(wide.shape)} for one public example, and one vector of {claim.values.shape[1]} "
+        "numbers is compared: the model makes several rows of each"
+    )
+
+
+def _together(found: Array) -> Array:
+    """(1, K) log-probabilities of one person from (N, K) of each example, under categories that are alike beforehand.
+
+    >>> np.exp(_together(np.log([[0.8, 0.2], [0.5, 0.5]]))).round(3).tolist()
+    [[0.8, 0.2]]
+    """
+    total = found.sum(0, keepdims=True)
+    total = total - total.max()
+    return np.asarray(total - np.log(np.exp(total).sum()))
 
 
 def classified(rows: Array, members: NDArray[np.int64], own: Array, strength: float) -> tuple[Any, Array, float | None]:

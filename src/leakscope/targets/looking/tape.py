@@ -16,6 +16,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from leakscope.core.batch import Batch
 from leakscope.core.target import Target
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
@@ -236,8 +237,8 @@ class Doubled:
         """The copy of this target's model."""
         return cls(target, copy.deepcopy(target.module).double().requires_grad_(True))
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """The logits of `inputs` (B, *shape)."""
+    def __call__(self, inputs: Tensor | Batch) -> Tensor:
+        """The logits of `inputs` (B, *shape), or of a batch in float64."""
         return self.target.through(self.module, inputs)
 
 
@@ -253,7 +254,7 @@ def running(target: Target) -> Iterator[tuple[Doubled, list[Call]]]:
         yield model, calls
 
 
-def given_to(model: Doubled, name: str, inputs: Tensor, *, turn: int = 0) -> Tensor:
+def given_to(model: Doubled, name: str, inputs: Tensor | Batch, *, turn: int = 0) -> Tensor:
     """What the layer `name` is given in its call number `turn`, from 0; the rest of the model is not run."""
     seen: list[Tensor] = []
 

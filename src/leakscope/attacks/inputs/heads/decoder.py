@@ -21,13 +21,21 @@ RIDGE, RIDGES = 1e-3, (1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Of the variance of a feature: what keeps features that are nearly the same apart in the linear part. Chosen among
 several by pictures that are held out: with twice as many pictures as features the least one fits noise, with two
 hundred times as many it is best."""
+PART = 2000
+"""Estimates whose products are summed at a time."""
 HELD, TRIED = 10, 2000
 """One picture in so many is held out, and so many estimates of those are tried."""
+EXACT = (1e-6, 1e-5, 1e-4, *RIDGES)
+"""The same where estimates are exact: what hardly varies is then no noise, and tells as much."""
 OWN, MOST = 4, 10**8
 """A class has a linear part of its own from so many pictures for each feature on, if all have so many numbers at most.
 
 The classes differ in what their features say of a picture: on digits, parts of their own leave as much error as the
 whole network does on a common one."""
+
+
+Size = tuple[int, tuple[int, ...]]
+"""How many classes, and the shape of a picture."""
 
 
 @final
@@ -37,6 +45,7 @@ class Lessons:
 
     different: pictures of the smallest class, each counted once however many estimates there are of it. which: (n,)
     int64, the number of the picture that each estimate is of, the same for its copies; None: `RIDGE` is taken unasked.
+    ridges: the strengths that are tried on pictures that are held out.
     """
 
     estimates: Tensor
@@ -47,6 +56,7 @@ class Lessons:
     high: float
     different: int
     which: Tensor | None = None
+    ridges: tuple[float, ...] = RIDGES
 
 
 @final
@@ -102,6 +112,21 @@ class Decoder(nn.Module):
         return found
 
 
+def decoded(state: State, limits: tuple[float, float], estimates: Tensor, classes: Tensor, size: Size) -> Tensor:
+    """(n, *shape): the pictures that a decoder of this state makes of estimates (n, d) of (n,) classes.
+
+    size: how many classes there are, and the shape of a picture.
+    """
+    many, shape = size
+    # its layers draw first weights from the global stream, which is given back
+    with Key(0).isolated():
+        network = Decoder(estimates.shape[1], many, shape, limits, own=len(state["slope"]) > 1)
+    network.load_state_dict(state)
+    with torch.no_grad():
+        pictures: Tensor = network(estimates, classes)
+    return pictures
+
+
 def fresh(lessons: Lessons, *, key: Key) -> Decoder:
     """A decoder that is linear so far, by ridge regression within classes; its layers are drawn from `key`.
 
@@ -120,7 +145,7 @@ def fresh(lessons: Lessons, *, key: Key) -> Decoder:
     # a feature that no picture has is 0 in all of them
     decoder.deviation.copy_(torch.where(deviation > 0, deviation, 1.0))
     scaled, rest = scaled / decoder.deviation, pixels - decoder.picture[lessons.classes]
-    strength = _strength(scaled, rest, lessons.which)
+    strength = _strength(scaled, rest, lessons)
     common = _ridge(scaled, rest, strength)
     decoder.slope.copy_(common.expand_as(decoder.slope))
     for one in range(lessons.many if own else 0):
@@ -129,24 +154,34 @@ def fresh(lessons: Lessons, *, key: Key) -> Decoder:
     return decoder
 
 
-def _strength(scaled: Tensor, wanted: Tensor, which: Tensor | None) -> float:
-    """That of `RIDGES` with the least squared error on pictures that were held out."""
+def _strength(scaled: Tensor, wanted: Tensor, lessons: Lessons) -> float:
+    """That of `lessons.ridges` with the least squared error on pictures that were held out."""
+    which = lessons.which
     held = torch.zeros(len(scaled), dtype=torch.bool) if which is None else which % HELD == 0
     if not bool(held.any()) or bool(held.all()):
         return RIDGE
     given, tried = scaled[~held], scaled[held][:TRIED]
     # once for all strengths: they share their axes
-    values, axes = torch.linalg.eigh(given.T @ given / len(given))
-    slope, along = axes.T @ (given.T @ wanted[~held]) / len(given), tried @ axes
+    values, axes = torch.linalg.eigh(_products(given, given) / len(given))
+    slope, along = axes.T @ _products(given, wanted[~held]) / len(given), tried.to(axes) @ axes
     true = wanted[held][:TRIED]
-    errors = [float((along / (values.clamp_min(0) + one) @ slope - true).square().sum()) for one in RIDGES]
-    return RIDGES[errors.index(min(errors))]
+    errors = [float((along / (values.clamp_min(0) + one) @ slope - true).square().sum()) for one in lessons.ridges]
+    return lessons.ridges[errors.index(min(errors))]
 
 
 def _ridge(scaled: Tensor, wanted: Tensor, strength: float) -> Tensor:
-    kernel = scaled.T @ scaled + strength * len(scaled) * torch.eye(scaled.shape[1])
-    solved: Tensor = torch.linalg.solve(kernel, scaled.T @ wanted)
-    return solved
+    kernel = _products(scaled, scaled)
+    kernel.diagonal().add_(strength * len(scaled))
+    return torch.linalg.solve(kernel, _products(scaled, wanted)).to(scaled)
+
+
+def _products(one: Tensor, other: Tensor) -> Tensor:
+    """one^T other, (n, d) and (n, k), in float64: the least eigenvalues are below float32's rounding of the sums."""
+    total = one.new_zeros(one.shape[1], other.shape[1], dtype=torch.float64)
+    # In parts, so that no float64 copy of all features is made.
+    for mine, theirs in zip(one.split(PART), other.split(PART), strict=True):
+        total += mine.double().T @ theirs.double()
+    return total
 
 
 def taught(lessons: Lessons, *, key: Key, clock: Clock, watch: Watch, steps: int) -> Decoder:
@@ -159,6 +194,9 @@ def taught(lessons: Lessons, *, key: Key, clock: Clock, watch: Watch, steps: int
     begun = _restore(decoder, optimizer, clock.saved())
     span = lessons.high - lessons.low
     for step in range(begun, steps):
+        if clock.exhausted(0):
+            # What was solved for and learned so far: an attempt's seconds end it, preparing has no end.
+            break
         # of the step alone, so that a life that goes on draws what one life would have
         rows = torch.randint(len(lessons.estimates), (BATCH,), generator=key.child("step", step).generator())
         for group in optimizer.param_groups:

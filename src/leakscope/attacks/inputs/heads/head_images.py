@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from leakscope.attacks.preparing import AbstractLearner, Learned, Setting
 from leakscope.core.arguments import count, instance
 from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Inputs
-from leakscope.core.effort import Clock, Progress, State, Watch
+from leakscope.core.effort import Clock, Progress, State, Watch, part_of
 from leakscope.core.errors import BadInput
 from leakscope.core.facts import BatchSize, Fact
 from leakscope.core.mechanism import AbstractMechanism
@@ -90,11 +89,11 @@ class HeadImages(AbstractLearner[Inputs]):
             return {"unfit": "a decoder is learned for secret first weights, these are the target's own; give init_std"}
         try:
             share = _share(self, known, target)
-            lessons, reading = self._lessons(target, setting.mechanism, known, key, _part(watch, 0.0, share))
+            lessons, reading = self._lessons(target, setting.mechanism, known, key, part_of(watch, 0.0, share))
         except BadInput as error:
             return {"unfit": str(error)}
         found = decoder.taught(
-            lessons, key=key.child("decoder"), clock=clock, watch=_part(watch, share, 1.0), steps=self.steps
+            lessons, key=key.child("decoder"), clock=clock, watch=part_of(watch, share, 1.0), steps=self.steps
         )
         limits = (lessons.low, lessons.high)
         learned = {} if reading is None else {"reading": reading.state}
@@ -114,14 +113,14 @@ class HeadImages(AbstractLearner[Inputs]):
         if unclosed(mechanism) is not None:
             # other heads than those of the lessons, whose errors would be too small
             others = self._watched(
-                made(mechanism, features, labels, self.each, HEADS, key=key.child("reading")), _part(watch, 0.0, 0.5)
+                made(mechanism, features, labels, self.each, HEADS, key=key.child("reading")), part_of(watch, 0.0, 0.5)
             )
             reading = Reading.learned(
                 (heads.weights[0], features[rows].unflatten(1, (classes, self.each)).mean(2)) for rows, heads in others
             )
         estimates, places = [], []
         stream = made(mechanism, features, labels, self.each, HEADS, key=key.child("heads"))
-        for rows, heads in self._watched(stream, _part(watch, 1 - 1 / passes, 1.0)):
+        for rows, heads in self._watched(stream, part_of(watch, 1 - 1 / passes, 1.0)):
             if reading is None:
                 found = invert(heads.weights[0], prior, known.training, floor=known.floor)
             else:
@@ -146,11 +145,6 @@ class HeadImages(AbstractLearner[Inputs]):
             yield rows, heads
             done += len(rows)
             watch(Progress(min(1.0, done / HEADS), math.nan, "trains public heads"))
-
-
-def _part(watch: Watch, low: float, high: float) -> Watch:
-    """A watcher of what is from `low` to `high` of the whole."""
-    return lambda said: watch(dataclasses.replace(said, fraction=low + (high - low) * said.fraction))
 
 
 def _share(learner: HeadImages, known: Public, target: Target) -> float:
@@ -189,19 +183,8 @@ class DecodedHead(AbstractAttack[SeenHead, Inputs]):
         """
         state = self.learned.state
         low, high = state["limits"]
-        # its layers draw first weights from the global stream, which is given back
-        with Key(0).isolated():
-            network = decoder.Decoder(
-                features.shape[1],
-                target.classes,
-                target.domain.shape,
-                (float(low), float(high)),
-                own=len(state["decoder"]["slope"]) > 1,
-            )
-        network.load_state_dict(state["decoder"])
-        with torch.no_grad():
-            pictures: Tensor = network(features, classes)
-        return pictures
+        size = (target.classes, target.domain.shape)
+        return decoder.decoded(state["decoder"], (float(low), float(high)), features, classes, size)
 
     def estimated(self, seen: Observation) -> Tensor:
         """(C, d): the features that are decoded, what a public neighbor is near to. Raises `BadInput` if it refuses."""
@@ -247,12 +230,12 @@ def backbone(target: Target) -> str:
     return trees.fingerprint(target.buffers())
 
 
-def enlarged(pool: Pool, stream: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Pictures and labels of the pool, and of a small pool changed copies besides."""
+def enlarged(pool: Pool, stream: torch.Generator, least: int | None = None) -> tuple[Tensor, Tensor]:
+    """Pictures and labels of the pool, and of one below `least` (`PICTURES`) changed copies besides."""
     pictures, labels = pool.batch.inputs, pool.batch.labels
     if pictures.dim() != 4:
         raise BadInput(f"expected pictures (n, channels, height, width) in {pool!r}, got {tuple(pictures.shape)}")
-    copies = max(0, math.ceil(PICTURES / len(pictures)) - 1)
+    copies = max(0, math.ceil((PICTURES if least is None else least) / len(pictures)) - 1)
     moved = [_moved(pictures, stream) for _ in range(copies)]
     return torch.cat([pictures, *moved]), labels.repeat(copies + 1)
 

@@ -20,6 +20,7 @@ from leakscope.core.refusal import Refusal
 from leakscope.core.target import CrossEntropy, Target
 from leakscope.mechanisms.protocols.optimizers import ClientSGD
 from leakscope.mechanisms.protocols.training import HeadTraining, PrivateHeadTraining
+from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import DenseLayer, output_layer
 from leakscope.targets.looking.nonnegative import fed_nonnegative
 from leakscope.targets.looking.tape import recorded
@@ -119,14 +120,24 @@ def read_head(seen: Observation, public_pool: Pool, *, learned: bool = False) ->
 
 def features_of(target: Target, layer: DenseLayer, inputs: Tensor) -> Tensor:
     """(n, d): what the head is fed for each input. Raises `NoSuchLayer` where that is not one row each."""
-    rows: list[Tensor] = []
-    for part in inputs.split(CHUNK):
-        with recorded(target.module, [layer.name]) as calls, torch.no_grad():
-            target.outputs(target.parameters(), part)
-        rows.append(calls[-1].given)
-    found = torch.cat(rows)
-    if found.shape != (len(inputs), layer.features):
+    found = rows_fed(target, layer.name, inputs)
+    if found.shape[1] != layer.features:
         raise NoSuchLayer(f"{layer.name!r} is fed {tuple(found.shape)} for {len(inputs)} examples, no row each")
+    return found
+
+
+def rows_fed(target: Target, layer: str, inputs: Tensor) -> Tensor:
+    """(n, d): what a layer is fed for each input, in the model's own mode. Raises `NoSuchLayer` as `features_of`."""
+    rows: list[Tensor] = []
+    # Dropout, where the model is run with it, draws from the global stream, which is given back.
+    with Key(0).child("fed").isolated(), torch.no_grad():
+        for part in inputs.split(CHUNK):
+            with recorded(target.module, [layer]) as calls:
+                target.outputs(target.parameters(), part)
+            rows.append(calls[-1].given)
+    found = torch.cat(rows)
+    if found.dim() != 2 or len(found) != len(inputs):
+        raise NoSuchLayer(f"{layer!r} is fed {tuple(found.shape)} for {len(inputs)} examples, no row each")
     return found
 
 
