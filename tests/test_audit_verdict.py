@@ -192,6 +192,24 @@ def test_a_certificate_counts_where_the_score_confirms_it():
     assert word(lucky, blind=labels([0.0]))[0] is Word.INCONCLUSIVE, "a guess of one in ten is no proof"
 
 
+def test_a_certified_label_of_a_client_with_one_class_is_one_piece_of_luck():
+    """Eight examples of one class, of two: whoever guesses the class is right eight times."""
+
+    def side(*truths):
+        return [
+            claimed(score("label-accuracy", [1.0] * 8, 0.5), certificate=certificate(True)).model_copy(
+                update={"labels_true": tuple(one), "labels_claimed": tuple(one)}
+            )
+            for one in truths
+        ]
+
+    blind = labels([0.0] * 8)
+    assert evidence("label-accuracy", side([1] * 8), blind).certified == 0
+    assert evidence("label-accuracy", side(range(8)), blind).certified == 1
+    many = side(*[[trial % 2] * 8 for trial in range(8)])
+    assert evidence("label-accuracy", many, blind * 8).certified == 8, "eight times one piece"
+
+
 def test_a_certified_claim_that_is_wrong_voids_the_others_and_is_reported():
     right = claimed(score("label-accuracy", [1.0, 1.0, 1.0], 0.1), certificate=certificate(True))
     wrong = claimed(score("label-accuracy", [0.0, 0.0, 0.0], 0.1), certificate=certificate(True))

@@ -9,7 +9,7 @@ from typing import final
 
 from leakscope.audit.measures import FLOORS, LUCK, MARGIN, NOTHING, SHARES, Records, decibels, luck, mean, paired
 from leakscope.core.attempt import Certificate
-from leakscope.ledger.record import CertificateRecord, ScoreRecord
+from leakscope.ledger.record import CertificateRecord, Record, ScoreRecord
 from leakscope.scoring.metrics.features import FeatureError
 from leakscope.scoring.metrics.speech import FrameError
 from leakscope.scoring.proved import FEATURES, FRAMES, least_psnr
@@ -98,14 +98,21 @@ def certified(metric: str, side: Records, blind: Records) -> int:
 def certified_luck(metric: str, side: Records, blind: Records) -> float:
     """The probability of so many right labels by luck, over all trials with a certificate.
 
-    Together and not trial by trial: of two classes one label is right by luck every other time.
+    Together and not trial by trial: of two classes one label is right by luck every other time. And labels of one name
+    in a batch are one piece of luck: of a client that has one class whoever guesses it is right of all examples.
     """
-    scores = [ours for _, ours, _ in _holding(metric, side, blind)]
-    items = [item for score in scores for item in score.items]
+    certain = [(one, pair[1]) for one, pair in _proofs_of(metric, side, blind) if pair[0].holds]
+    items = [item for _, score in certain for item in score.items]
     if not items:
         return 1.0
-    chance = math.fsum(score.chance * len(score.items) for score in scores) / len(items)
-    return luck(mean(items), len(items), chance)
+    count = math.fsum(_names(one, len(score.items)) for one, score in certain)
+    chance = math.fsum(score.chance * len(score.items) for _, score in certain) / len(items)
+    return luck(mean(items), count, chance)
+
+
+def _names(record: Record, items: int) -> int:
+    """How many different labels are in the batch of a trial; of a record that does not say, as many as items."""
+    return len(set(record.labels_true)) if len(record.labels_true) == items else items
 
 
 def refuted(metric: str, side: Records, blind: Records) -> int:
@@ -121,10 +128,16 @@ def _holding(metric: str, side: Records, blind: Records) -> list[tuple[Proof, Sc
 
 
 def _proofs(metric: str, side: Records, blind: Records) -> list[tuple[Proof, ScoreRecord, ScoreRecord]]:
-    """Of each trial with a certificate: what it proves, the score, and the blind control's."""
+    return [proof for _, proof in _proofs_of(metric, side, blind)]
+
+
+def _proofs_of(
+    metric: str, side: Records, blind: Records
+) -> list[tuple[Record, tuple[Proof, ScoreRecord, ScoreRecord]]]:
+    """Of each trial with a certificate: its record; what it proves, the score, and the blind control's."""
     found = []
     for one, other in zip(side, blind, strict=True):
         pair = paired(metric, one, other)
         if one is not None and pair is not None and one.certificate is not None:
-            found.append((Proof.of(one.certificate), *pair))
+            found.append((one, (Proof.of(one.certificate), *pair)))
     return found
