@@ -27,6 +27,8 @@ from tests.audit_toys import (
 )
 
 from leakscope.attacks.inputs.dense.linear import LinearLayer
+from leakscope.attacks.portfolio.auto import Auto
+from leakscope.attacks.wrapped.at_rest import AtRest
 from leakscope.audit import cell as cell_module
 from leakscope.audit import telling, work
 from leakscope.audit.blind import BlindGuess
@@ -82,7 +84,22 @@ def test_a_control_that_is_not_audited_is_planned_as_one():
     assert {role: [c.role for c in cells].count(role) for role in Role} == {
         **dict.fromkeys(Role, 3),
         Role.REPLACED: 0,  # only where a plan asks for it
+        Role.REMAINING: 0,  # only of attacks that go several ways
     }
+
+
+def test_of_an_attack_that_solves_or_searches_the_search_alone_is_a_control_as_well():
+    """Undefended a dense layer is solved; that says nothing of the search that is left behind noise."""
+    plan = toy_plan(mechanisms=(FedSGD(), FedSGD() >> Clip(1.0)), attacks=(Auto(), AtRest(Auto()), LinearLayer()))
+    alone = Auto(exact=False)
+    for group in plan.groups():
+        several = not isinstance(group.attack, LinearLayer)
+        assert len(group.remaining) == (3 if several and not group.own_control else 0)
+        for cell in group.remaining:
+            assert (cell.mechanism, cell.role) == (FedSGD(), Role.REMAINING)
+            assert cell.attack == (alone if isinstance(group.attack, Auto) else AtRest(alone))
+    assert alone.remaining is None
+    assert {cell.identity for group in plan.groups() for cell in group.remaining} <= {c.identity for c in plan.cells()}
 
 
 def test_scenes_override_what_the_plan_says():

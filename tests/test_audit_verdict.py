@@ -88,6 +88,22 @@ def word(audited, undefended=None, blind=BLIND, **more):
     return judged.word, judged.sentence
 
 
+def test_what_a_defense_leaves_of_an_attack_has_to_work_undefended_too():
+    """An exact attack that noise closes is no control of the search behind it."""
+    assert word(NOISE, EXACT)[0] is Word.NO_LEAK_FOUND
+    found, sentence = word(NOISE, EXACT, remaining=NOISE)
+    assert found is Word.INCONCLUSIVE
+    assert "undefended the part of the attack that defenses leave does not reliably beat it either" in sentence
+    found, sentence = word(NOISE, EXACT, remaining=images(40.0, 41.0, 39.0, 42.0))
+    assert found is Word.NO_LEAK_FOUND
+    assert "gains 79.1 dB, and 27.6 by the part of it that defenses leave" in sentence
+    refused = [failed(Ending.REFUSED), *EXACT[1:]]
+    found, sentence = word(NOISE, EXACT, remaining=refused)
+    assert found is Word.INCONCLUSIVE
+    assert "control, the part that defenses leave: 1 of 4 trials without a claim" in sentence
+    assert word(EXACT, EXACT, remaining=NOISE)[0] is Word.LEAKS, "what is found is found"
+
+
 def test_a_clear_recovery_leaks_and_the_sentence_gives_the_numbers():
     found, sentence = word(EXACT)
     assert found is Word.LEAKS

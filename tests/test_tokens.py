@@ -15,7 +15,7 @@ import leakscope as ls
 from leakscope.attacks.inputs.text.ordering import context_of, prefixes
 from leakscope.attacks.inputs.text.row_span import covered, dimensions, row_span_of, strangers
 from leakscope.audit.plan import Plan, Scene
-from leakscope.audit.verdict import summarize
+from leakscope.audit.summary import summarize
 from leakscope.audit.work import run_cell
 from leakscope.datasets.sources.text import WORDS
 from leakscope.domains.text import padded, sequences_of

@@ -8,7 +8,7 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar, final
+from typing import Any, ClassVar, Generic, TypeVar, cast, final
 
 import torch
 
@@ -84,6 +84,21 @@ class AbstractAttack(ABC, Generic[ReadT, ClaimT]):
     @abstractmethod
     def _attempt(self, seen: Observation, read: ReadT, *, key: Key, clock: Clock, watch: Watch) -> Attempt[ClaimT]:
         """The attack itself. Draws only from `key`, stops when `clock` says so, never changes `seen`."""
+
+    @property
+    def remaining(self) -> Attack[Any] | None:
+        """What a defense may leave of it, undefended the control of what it does there; None for an attack of one way.
+
+        One that solves undefended and searches behind a defense would otherwise be shown to work by what is closed
+        there: a search that finds nothing anywhere would clear the defense. Of attacks around attacks the inner ones'.
+        """
+        whole: Any = self
+        for field in dataclasses.fields(whole) if dataclasses.is_dataclass(whole) else ():
+            inner = getattr(whole, field.name)
+            left = inner.remaining if isinstance(inner, AbstractAttack) else None
+            if left is not None:
+                return cast(Attack[Any], dataclasses.replace(whole, **{field.name: left}))
+        return None
 
     @final
     def ready(self, seen: Observation) -> Ready[ClaimT] | Refusal:

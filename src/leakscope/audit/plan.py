@@ -131,6 +131,7 @@ class Group:
     undefended: tuple[Cell, ...]
     blind: tuple[Cell, ...]
     replaced: tuple[Cell, ...] = ()
+    remaining: tuple[Cell, ...] = ()
 
     def cells(self, role: Role) -> tuple[Cell, ...]:
         """The trials that play this role."""
@@ -139,6 +140,7 @@ class Group:
             Role.UNDEFENDED: self.undefended,
             Role.BLIND: self.blind,
             Role.REPLACED: self.replaced,
+            Role.REMAINING: self.remaining,
         }[role]
 
     @property
@@ -293,6 +295,8 @@ class Plan:
         # The blind guess never reads the release: on the undefended mechanism one cell serves all mechanisms.
         open_protocol = undefended_of(mechanism)
         blind = BlindGuess(scene.source, size)
+        # An attack that solves undefended and searches behind a defense is shown to work by the search alone.
+        left = attack.remaining if mechanism != open_protocol else None
         return Group(
             scene=scene,
             mechanism=mechanism,
@@ -302,4 +306,5 @@ class Plan:
             undefended=trials(Role.UNDEFENDED, open_protocol, attack),
             blind=trials(Role.BLIND, open_protocol, blind),
             replaced=trials(Role.REPLACED, mechanism, attack) if self.replaced else (),
+            remaining=() if left is None else trials(Role.REMAINING, open_protocol, left),
         )

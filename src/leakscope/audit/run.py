@@ -17,7 +17,7 @@ import torch
 from leakscope.audit.engines.engine import AbstractEngine, Event, Finished, Listen, Noticed, silent
 from leakscope.audit.plan import Cell, Plan
 from leakscope.audit.shard import Shard
-from leakscope.audit.verdict import summarize
+from leakscope.audit.summary import summarize
 from leakscope.core.errors import BadInput, BadPlan, DamagedRecord
 from leakscope.ledger.lock import is_lock, one_at_a_time, sole_runner
 from leakscope.ledger.record import CellSpec, Record, Summary

@@ -33,7 +33,8 @@ that it was told is inconclusive, and has no say in the finding.
    (`measures.HEARD`): what is not claimed scores as a guess, so that an attack that abstains would clear everything; of
    labels it claims how often each occurs, since a set of them is understated by the metric that decides;
 3. the undefended control leaks by the same rule, and by more than the smallest leak of interest (`evidence.SMALLEST`,
-   or the plan's): the attack can work here;
+   or the plan's): the attack can work here. So does, of an attack that solves undefended and searches behind a defense,
+   the search alone (`AbstractAttack.remaining`);
 4. the upper end of the 95 % interval of the mean gain is below the smallest leak of interest, also where what is worse
    than a guess, or not claimed, counts as a guess (`evidence.Evidence.best`). This is the power. The sentence says how
    many trials that would take where it is not;
@@ -52,7 +53,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import final
 
 from leakscope.audit.evidence import (
     Evidence,
@@ -62,31 +63,22 @@ from leakscope.audit.evidence import (
     leaks,
     most,
     needed,
-    pooled,
     smallest,
 )
-from leakscope.audit.findings import findings
 from leakscope.audit.measures import (
     HEARD,
     ITEM_BAR,
     NOTHING,
     SHARES,
     TRIALS,
-    WORST_FIRST,
     Records,
     kind,
     mean,
     primary,
     score_of,
 )
-from leakscope.audit.plan import Cell, Group, Plan
-from leakscope.audit.promises import Promises
 from leakscope.audit.renamed import renaming
-from leakscope.audit.replaced import firsts
-from leakscope.audit.theory import broken_by_scores
-from leakscope.bounds.lower import lower_from_scores
-from leakscope.core.facts import TrueLabels, TrueTranscripts
-from leakscope.ledger.record import Ending, GainRecord, GroupVerdict, Record, Summary, Word
+from leakscope.ledger.record import Ending, GainRecord, Word
 from leakscope.scoring.metrics.features import FeatureError
 from leakscope.scoring.metrics.guesses import LabelAccuracy, LabelSet
 from leakscope.scoring.metrics.pieces import PieceError
@@ -112,6 +104,7 @@ class Trials:
     own_control: bool = False
     smallest: Mapping[str, float] = field(default_factory=dict)
     replaced: Records = ()
+    remaining: Records = ()
 
 
 @final
@@ -152,6 +145,10 @@ def judge(trials: Trials) -> Judgment:
         f"{_against(found)}, over {len(found.gains)} trials: a gain of {_number(least)} {found.gain_unit} is excluded; "
         f"undefended, the same attack gains {_number(control.gain)} {control.gain_unit}"
     )
+    if trials.remaining:
+        left = evidence(found.metric, trials.remaining, trials.blind, trials.replaced)
+        assert left is not None
+        said += f", and {_number(left.gain)} by the part of it that defenses leave"
     return Judgment(Word.NO_LEAK_FOUND, said, gains)
 
 
@@ -203,7 +200,12 @@ def _labels_along(trials: Trials, metric: str | None) -> Evidence | None:
 
 def _doubt(trials: Trials, found: Evidence | None) -> str | None:
     """The first condition of "no leak found" that fails, in a sentence; None when all hold."""
-    for side, what in ((trials.audited, ""), (trials.blind, "blind control: "), (trials.undefended, "control: ")):
+    for side, what in (
+        (trials.audited, ""),
+        (trials.blind, "blind control: "),
+        (trials.undefended, "control: "),
+        (trials.remaining, "control, the part that defenses leave: "),
+    ):
         failures = _failures(side)
         if failures:
             return _joined(f"{what}{failures}", "" if found is None else _against(found))
@@ -223,19 +225,32 @@ def _doubt(trials: Trials, found: Evidence | None) -> str | None:
     if trials.own_control:
         return f"{_against(found)}; without any defense this attack does not reliably beat a blind guess here"
     least = smallest(found.metric, trials.smallest)
-    control = evidence(found.metric, trials.undefended, trials.blind, trials.replaced)
-    if control is None or not leaks(control):
-        return f"{_against(found)}, but undefended the attack does not reliably beat it either: it cannot tell"
-    if not control.gain > least:
-        return (
-            f"{_against(found)}, but undefended the attack gains no more than {_number(control.gain)} "
-            f"{control.gain_unit}: it cannot tell a leak of {_number(least)} from none"
-        )
+    said = _unable(trials, trials.undefended, found, "the attack")
+    if not said and trials.remaining:
+        said = _unable(trials, trials.remaining, found, "the part of the attack that defenses leave")
+    if said:
+        return said
     if not excludes(found, least):
         said = f"a gain of {_number(least)} {found.gain_unit} is not excluded{_more(found, least)}"
         return f"{_against(found)}{_hidden(found, least)}: {said}"
     said = renaming(trials.audited, found, least)
     return f"{_against(found)}; {said}" if said else None
+
+
+def _unable(trials: Trials, control: Records, found: Evidence, who: str) -> str:
+    """Why `who` cannot tell, as `control` shows undefended; empty where it can."""
+    least, shown = (
+        smallest(found.metric, trials.smallest),
+        evidence(found.metric, control, trials.blind, trials.replaced),
+    )
+    if shown is None or not leaks(shown):
+        return f"{_against(found)}, but undefended {who} does not reliably beat it either: it cannot tell"
+    if not shown.gain > least:
+        return (
+            f"{_against(found)}, but undefended {who} gains no more than {_number(shown.gain)} "
+            f"{shown.gain_unit}: it cannot tell a leak of {_number(least)} from none"
+        )
+    return ""
 
 
 def _silent(found: Evidence) -> str:
@@ -339,97 +354,3 @@ def _joined(*parts: str) -> str:
 
 def _number(value: float) -> str:
     return "0" if abs(value) < NOTHING else f"{value:.3g}"
-
-
-def summarize(plan: Plan, records: Mapping[str, Record]) -> Summary:
-    """The verdicts of all groups and of the whole. What only the runner knows (`versions`, `machine`, ...) is empty."""
-    promises = Promises(plan.delta)
-    groups = tuple(_verdict(plan, group, records, promises) for group in plan.groups())
-    found = findings(plan, groups, promises)
-    counts = Counter(one.word for one in found)
-    word = next(word for word in WORST_FIRST if counts[word])
-    said = ", ".join(f"{word.value}: {counts[word]}" for word in WORST_FIRST if counts[word])
-    planned = {cell.identity for cell in plan.cells()}
-    attacks = [cell.attack for cell in plan.cells() if cell.identity in records]
-    return Summary(
-        title=plan.title,
-        word=word,
-        sentence=f"{said} (of {len(found)} mechanisms, each in its scene)",
-        groups=groups,
-        planned=len(planned),
-        finished=len(planned & records.keys()),
-        seconds=math.fsum(record.seconds for record in records.values()),
-        findings=found,
-        # by fingerprint: every trial that used a learned state names what it took, and it was learned once
-        preparing_seconds=math.fsum({one.prepared: one.preparing_seconds for one in records.values()}.values()),
-        seed=plan.seed,
-        versions={},
-        machine="",
-        command="",
-        started="",
-        citations=tuple(dict.fromkeys(attack.citation for attack in attacks if attack.citation)),
-    )
-
-
-def _verdict(plan: Plan, group: Group, records: Mapping[str, Record], promises: Promises) -> GroupVerdict:
-    def of(cells: tuple[Cell, ...]) -> list[Record | None]:
-        return [records.get(cell.identity) for cell in cells]
-
-    audited, undefended, blind = of(group.audited), of(group.undefended), of(group.blind)
-    replaced = of(group.replaced)
-    told = plan.told_in(group.scene)
-    judged = judge(
-        Trials(
-            audited,
-            undefended,
-            blind,
-            labels_told=TrueLabels in told,
-            transcripts_told=TrueTranscripts in told,
-            own_control=group.own_control,
-            smallest=dict(plan.smallest),
-            replaced=replaced,
-        )
-    )
-    promised = promises.of(group.mechanism)
-    return GroupVerdict(
-        title=_title(plan, group),
-        target=repr(group.scene.architecture),
-        dataset=repr(group.scene.source),
-        mechanism=plan.name(group.mechanism),
-        attack=plan.name(group.attack),
-        word=judged.word,
-        sentence=judged.sentence,
-        members=tuple(cell.identity for cell in group.audited),
-        undefended=tuple(cell.identity for cell in group.undefended),
-        blind=tuple(cell.identity for cell in group.blind),
-        planned=len(group.audited),
-        finished=sum(record is not None for record in audited),
-        scores=pooled(audited),
-        undefended_scores=pooled(undefended),
-        blind_scores=pooled(blind),
-        epsilon=None if promised is None else promised.epsilon,
-        training_epsilon=None if promised is None else promised.training_epsilon,
-        adjacency="" if promised is None or promised.adjacency is None else promised.adjacency.value,
-        delta=None if promised is None else plan.delta,
-        gains=judged.gains,
-        replaced=tuple(cell.identity for cell in group.replaced),
-        replaced_scores=pooled(replaced),
-        **_game(plan, group, firsts(audited, replaced), promises),
-    )
-
-
-def _game(plan: Plan, group: Group, scores: tuple[list[float], list[float]], promises: Promises) -> dict[str, Any]:
-    """What the replaced control shows of epsilon, as fields of the verdict; nothing where it was not run."""
-    present, absent = scores
-    if not group.replaced:
-        return {}
-    found: dict[str, Any] = {"uncompared": promises.too_few(group.mechanism, len(present))}
-    if len(present) < 2:
-        return found
-    said = broken_by_scores(group.mechanism, present=present, absent=absent)
-    return found | {"observed_epsilon": lower_from_scores(present, absent, delta=plan.delta), "broken": said or ""}
-
-
-def _title(plan: Plan, group: Group) -> str:
-    size = f" · batch of {group.batch_size}" if group.batch_size > 1 else ""
-    return f"{group.scene.name}{size} · {plan.name(group.mechanism)} · {plan.name(group.attack)}"

@@ -17,12 +17,13 @@ class _Strict(BaseModel):
 
 @final
 class Role(enum.Enum):
-    """Why a cell is run."""
+    """Why a cell is run. REMAINING: undefended, what defenses leave of an attack (`AbstractAttack.remaining`)."""
 
     AUDITED = "audited"
     UNDEFENDED = "undefended"
     BLIND = "blind"
     REPLACED = "replaced"
+    REMAINING = "remaining"
 
 
 @final
@@ -224,6 +225,7 @@ class GroupVerdict(_Strict):
     run; observed_epsilon: what it and the trials together show of epsilon, at 95 % confidence and `delta`. broken: how
     that contradicts the declared event, empty where it does not; uncompared: why it could not have contradicted it.
     gains: of the metric that decides and, where labels were claimed along, of these; empty in runs of version 0.1.
+    remaining: of the control that is what defenses leave of the attack, undefended; empty where that is the attack.
     """
 
     title: str
@@ -251,6 +253,7 @@ class GroupVerdict(_Strict):
     observed_epsilon: float | None = None
     broken: str = ""
     uncompared: str = ""
+    remaining: tuple[str, ...] = ()
 
 
 @final

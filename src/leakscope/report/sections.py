@@ -157,6 +157,7 @@ def _roles(group: GroupVerdict) -> tuple[tuple[str, str], ...]:
         ("undefended", group.undefended),
         ("blind", group.blind),
         ("replaced", group.replaced),
+        ("remaining", group.remaining),
     )
     seen: dict[str, str] = {}
     for role, identities in named:

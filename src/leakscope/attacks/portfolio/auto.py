@@ -29,6 +29,7 @@ from leakscope.attacks.parts.labeling.labeling import AbstractLabeling, Held, In
 from leakscope.attacks.parts.priors.images import total_variation
 from leakscope.attacks.parts.reading.trained import as_mean, as_trained
 from leakscope.attacks.portfolio.in_turn import Several
+from leakscope.core.arguments import instance
 from leakscope.core.asking import gradient_of, replay_of
 from leakscope.core.attempt import Attempt, Cost, Outcome
 from leakscope.core.batch import Batch
@@ -94,14 +95,23 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
 
     Everything shares one budget; without one, searches do `evaluations` gradient evaluations altogether. The steps of
     the attempt tell what each part did and why it refused. With a checkpoint, parts that had ended are not run again.
+
+    exact: whether step 1 is tried. Without it is what defenses leave that close it (`remaining`).
     """
 
     evaluations: int = 3000
+    exact: bool = True
     needs: ClassVar[frozenset[type[Fact]]] = frozenset()
 
     def __post_init__(self) -> None:
         if self.evaluations < 10:
             raise BadInput(f"expected evaluations >= 10, got {self.evaluations}")
+        instance("exact", self.exact, bool, "write exact=False for the searches alone")
+
+    @property
+    def remaining(self) -> Auto | None:
+        """The searches: no exact attack bears noise, and undefended one of them often ends the matter."""
+        return dataclasses.replace(self, exact=False) if self.exact else None
 
     @property
     def citation(self) -> str:
@@ -112,7 +122,8 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
     def _read(self, seen: Observation) -> tuple[Part, ...] | Refusal:
         if isinstance(seen.target.domain, Text):
             return Refusal("tokens are not searched for; EmbeddingSpan and EmbeddingRows solve for them")
-        attacks = (*EXACT, *NEARLY, *((ONE_BY_ONE,) if _one_by_one(seen) else ()))
+        # One by one needs the features that the output layer's rows give, which noise closes as well.
+        attacks = (*EXACT, *NEARLY, *((ONE_BY_ONE,) if _one_by_one(seen) else ())) if self.exact else NEARLY
         solving = tuple(Part(attack, attack.ready(seen)) for attack in attacks)
         if any(isinstance(part.ready, Ready) for part in solving):
             return solving

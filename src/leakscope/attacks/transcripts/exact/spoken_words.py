@@ -77,8 +77,8 @@ class SpokenWords(AbstractAttack[Heard | Bag | Weak, Transcripts | Pieces]):
 
     matching: what is tried where the rows say nothing, be they bent, noisy, or of weights that moved, or be the
     first piece hidden, such as RelaxedWords(); it takes the update for that of one utterance, and proves nothing.
-    None refuses or stops there. An audit asks it as an attack beside this one: undefended, rows are followed, which
-    says nothing of what matching can do where they are gone, and its failure would be taken for protection.
+    None refuses or stops there. Undefended, rows are followed, which says nothing of what matching can do where they
+    are gone, and its failure would be taken for protection: an audit runs the matching alone as well (`remaining`).
     With several proportional positions, or more than min(features, outputs) of them, it refuses: letters alone suffice
     for two dozen positions at most, word pieces for hundreds.
     The certificate is the largest residual of a sentence's steps; it is given where every sentence ends, all together
@@ -101,6 +101,11 @@ class SpokenWords(AbstractAttack[Heard | Bag | Weak, Transcripts | Pieces]):
     def __post_init__(self) -> None:
         if self.beam < 0:
             raise BadInput(f"expected beam >= 0, got {self.beam}; 0 stops where a piece is open")
+
+    @property
+    def remaining(self) -> RelaxedWords | None:
+        """The matching, if any: where rows are gone that is all there is."""
+        return self.matching if self.order else None
 
     @property
     def citation(self) -> str:
