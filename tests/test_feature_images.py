@@ -9,6 +9,7 @@ from typing import Any, final
 
 import pytest
 import torch
+from tests.audit_toys import toy_plan
 from torch import Tensor, nn
 
 import leakscope as ls
@@ -17,9 +18,15 @@ from leakscope.attacks.inputs.heads import decoder
 from leakscope.attacks.parts.search.staged import staged
 from leakscope.attacks.parts.search.state_file import StateFile
 from leakscope.attacks.preparing import Setting
+from leakscope.audit.plan import Scene
+from leakscope.audit.preparation import Shelf
+from leakscope.audit.work import attempt
+from leakscope.cli.expressions import build
+from leakscope.cli.rows import Family
 from leakscope.core.batch import Batch
 from leakscope.core.effort import Budget
 from leakscope.core.pool import Pool
+from leakscope.ledger.record import Role
 from leakscope.targets.recipes.architecture import AbstractArchitecture
 
 DIGITS = ls.Digits(size=8)
@@ -272,10 +279,21 @@ def test_exact_estimates_are_decoded_by_what_hardly_varies() -> None:
     assert worst(decoder.EXACT) < 0.1 < worst(decoder.RIDGES)
 
 
-def test_an_audit_plans_it_and_the_command_line_writes_it() -> None:
-    from leakscope.cli.expressions import build
-    from leakscope.cli.rows import Family
+def test_an_audit_learns_once_and_hands_it_to_its_trials(tmp_path: Path) -> None:
+    """A source of ten classes, two at a time: what is learned is kept, and named in each trial's record."""
+    attacks = (ls.FeatureImages(DIGITS.pool(), steps=2, pictures=1),)
+    plan = toy_plan(scenes=(Scene("digits", DIGITS, Fixed(), batch_sizes=(2,)),), attacks=attacks, trials=2)
+    cells = [cell for cell in plan.cells() if cell.role is Role.AUDITED]
+    records = [attempt(cell, shelf=Shelf(tmp_path)).record for cell in cells]
+    assert len({record.prepared for record in records}) == 1
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    for record in records:
+        assert record.sentence.startswith("prior-assisted: ")
+        assert "beforehand" in record.sentence
+        assert record.scores
 
+
+def test_the_command_line_writes_it() -> None:
     learner = build("FeatureImages(pool(Digits(size=8)), of=RevealedFeatures(1), steps=5)", Family.ATTACKS)
     names = {name: getattr(ls, name) for name in ls.__all__} | {"pool": lambda source: source.pool()}
     assert eval(repr(learner), names) == learner
