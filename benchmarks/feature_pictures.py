@@ -1,6 +1,6 @@
 """Pictures from revealed features: a decoder of public pictures beside the nearest public one, the mean and a search.
 
-    python benchmarks/feature_pictures.py --data DIR [--quick] [--seed 0] [--net NAME]
+    python benchmarks/feature_pictures.py --data DIR [--quick] [--seed 0] [--net NAME] [--steps 1000]
 
 DIR: an image folder with a subfolder for each class, such as the training pictures of CIFAR-10 unpacked. The first
 half of each class by file name is public, private batches are drawn from the other. Labels are random ones of 100
@@ -106,13 +106,12 @@ def interval(values: list[float], seed: int) -> tuple[float, float, float]:
     return float(own.mean()), float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
-def measured(
-    name: str, recipe: AbstractArchitecture, public: Tensor, private: Tensor, asked: argparse.Namespace
-) -> bool:
+def measured(name: str, recipe: AbstractArchitecture, data: tuple[Tensor, Tensor], asked: argparse.Namespace) -> bool:
     """All routes on the batches of one net; whether the decoder is above nearest and mean."""
+    public, private = data
     pool = Pool(ls.Batch(public, torch.zeros(len(public), dtype=torch.int64)))
     mean, right = public.mean(0), True
-    steps = 200 if asked.quick else 1000
+    steps = 200 if asked.quick else asked.steps
     depths = (None,) if asked.quick or isinstance(recipe, Body) else (None, 1)
     target = recipe.build(DOMAIN, CLASSES, key=ls.Key(0))
     routes: dict[str, Any] = {}
@@ -130,7 +129,7 @@ def measured(
         routes["FeatureInversion"] = ls.FeatureInversion()
     for count in (8,) if asked.quick else (8, 32):
         batches = []
-        for turn in range(1 if asked.quick else 32 // count + 1):
+        for turn in range(1 if asked.quick else 32 // count):
             place = 40 * turn if count < 32 else 200 + 40 * turn
             own = private[place : place + count]
             labels = torch.randint(CLASSES, (count,), generator=ls.Key(asked.seed).child(count, turn).generator())
@@ -165,13 +164,15 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--quick", action="store_true", help="one net, one batch, few steps")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=1000, help="of the decoder's training")
+    parser.add_argument("--public", type=int, default=8000, help="public pictures")
     nets = ("VGG-like, He", "VGG-like, torch's", "Lite0")
     parser.add_argument("--net", choices=nets, action="append")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     recipes = (Vgg(asked.seed, he=True), Vgg(asked.seed, he=False), Body(asked.seed))
     made: dict[str, AbstractArchitecture] = dict(zip(nets, recipes, strict=True))
-    data = pictures(asked.data, 1500 if asked.quick else 8000, asked.seed)
+    data = pictures(asked.data, 1500 if asked.quick else asked.public, asked.seed)
     right = [measured(name, made[name], data, asked) for name in asked.net or nets[: 1 if asked.quick else None]]
     return 0 if all(right) else 1
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -340,7 +341,49 @@ def language(seed: int, quick: bool) -> Iterator[Point]:
         yield Point(f"{name}: none certified wrongly", 1.0, float(wrong == 0))
 
 
-PARTS: dict[str, Callable[[int, bool], Iterator[Point]]] = {"depths": depths, "language": language, "lies": lies}
+def people(seed: int, quick: bool) -> Iterator[Point]:
+    """What a gallery of public examples says of revealed features: which digit it is, of a net that is asked otherwise.
+
+    Labels are random ones of 100 classes. "together": all eight examples show one digit, as one person's would.
+    """
+    digits, many = ls.Digits(size=16), 2 if quick else 12
+    public = digits.public().rows(torch.arange(400))
+    lineup = ls.Gallery("digit", tuple("0123456789"), tuple(public.labels.tolist()), public)
+    right, ceiling, alone, seconds = 0, 0, 0, list[float]()
+    for turn in range(many):
+        key = ls.Key(seed).child("people", turn)
+        with key.isolated():
+            net = nn.Sequential(
+                nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 128), nn.ReLU(),
+                nn.Linear(128, 100),
+            )  # fmt: skip
+        target, drawn = ls.Target(net, digits.domain, 100), digits.draw(200, key=key).reveal()
+        one = (drawn.labels == turn % 10).nonzero().flatten()[:8]
+        for rows, together in ((torch.arange(8), False), (one, True)):
+            secret = drawn.rows(rows)
+            labels = torch.randint(100, (len(rows),), generator=key.generator())
+            sent = pass_of(net, secret.inputs, labels)
+            seen = ls.Observation(target, ls.Gradient(sent.update), ls.FedSGD(), (lineup,))
+            began = time.process_time()
+            attack = ls.AttributeClassifier(together=together)
+            claim = attack.run(seen, key=ls.Key(seed)).claim
+            seconds.append(time.process_time() - began)
+            if together:
+                alone += isinstance(claim, ls.Attribute) and claim.values.tolist() == [turn % 10]
+                continue
+            true, _ = attack.named(seen, ls.Features("5", sent.fed["5"]))
+            wanted = Counter(secret.labels.tolist())
+            ceiling += (Counter(true.values.tolist()) & wanted).total()
+            right += (Counter(claim.values.tolist()) & wanted).total() if isinstance(claim, ls.Attribute) else 0
+    least = ceiling / (8 * many)
+    also = f"of true features {least:.3f}, chance 0.1 each; median {np.median(seconds):.2f} CPU s"
+    yield Point(f"which digit, of {8 * many} in batches of 8: named right", 0.99 * least, right / (8 * many), also)
+    yield Point(f"which digit, {many} batches of 8 of one together: named right", 0.9, alone / many, "chance 0.1")
+
+
+PARTS: dict[str, Callable[[int, bool], Iterator[Point]]] = {
+    "depths": depths, "language": language, "people": people, "lies": lies,
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

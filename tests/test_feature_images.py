@@ -9,6 +9,7 @@ from typing import Any, final
 
 import pytest
 import torch
+from tests.audit_toys import toy_plan
 from torch import Tensor, nn
 
 import leakscope as ls
@@ -17,21 +18,27 @@ from leakscope.attacks.inputs.heads import decoder
 from leakscope.attacks.parts.search.staged import staged
 from leakscope.attacks.parts.search.state_file import StateFile
 from leakscope.attacks.preparing import Setting
+from leakscope.audit.plan import Scene
+from leakscope.audit.preparation import Shelf
+from leakscope.audit.work import attempt
+from leakscope.cli.expressions import build
+from leakscope.cli.rows import Family
 from leakscope.core.batch import Batch
 from leakscope.core.effort import Budget
 from leakscope.core.pool import Pool
+from leakscope.ledger.record import Role
 from leakscope.targets.recipes.architecture import AbstractArchitecture
 
 DIGITS = ls.Digits(size=8)
 CLASSES = 40
 
 
-def net() -> nn.Sequential:
+def net(classes: int = CLASSES) -> nn.Sequential:
     """Three dense layers behind a convolution, whose map has more numbers than a picture."""
     with ls.Key(3).isolated():
         return nn.Sequential(
             nn.Conv2d(1, 6, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(96, 64), nn.ReLU(),
-            nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, CLASSES),
+            nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, classes),
         )  # fmt: skip
 
 
@@ -43,7 +50,7 @@ class Fixed(AbstractArchitecture):
     drawn: bool = False
 
     def build(self, domain: Any, classes: int, *, key: ls.Key) -> ls.Target:
-        module = net()
+        module = net(classes)
         if self.drawn:
             with torch.no_grad():
                 module[0].weight.mul_(1 + key.number() % 7 / 10)
@@ -179,8 +186,7 @@ def test_refusals_say_what_is_missing(made: Callable[[Pool], Attack[ls.Inputs]])
     fine = seen(batch)
     assert "features are not revealed: the weights moved" in sentence(whole, seen(batch, ls.FedAvg(2, 0.1)))
     assert "features are not revealed" in sentence(whole, seen(batch, ls.FedSGD() >> ls.Sign()))
-    with ls.Key(9).isolated():
-        ten = nn.Sequential(*net()[:-1], nn.Linear(48, 10))
+    ten = net(10)
     crowd = Batch(secret(5, 28).inputs, torch.arange(5))
     assert "too few for 5 samples" in sentence(whole, seen(crowd, model=ls.Target(ten, DIGITS.domain, 10)))
     few = whole.batch.rows(torch.arange(50))
@@ -272,10 +278,21 @@ def test_exact_estimates_are_decoded_by_what_hardly_varies() -> None:
     assert worst(decoder.EXACT) < 0.1 < worst(decoder.RIDGES)
 
 
-def test_an_audit_plans_it_and_the_command_line_writes_it() -> None:
-    from leakscope.cli.expressions import build
-    from leakscope.cli.rows import Family
+def test_an_audit_learns_once_and_hands_it_to_its_trials(tmp_path: Path) -> None:
+    """A source of ten classes, two at a time: what is learned is kept, and named in each trial's record."""
+    attacks = (ls.FeatureImages(DIGITS.pool(), steps=2, pictures=1),)
+    plan = toy_plan(scenes=(Scene("digits", DIGITS, Fixed(), batch_sizes=(2,)),), attacks=attacks, trials=2)
+    cells = [cell for cell in plan.cells() if cell.role is Role.AUDITED]
+    records = [attempt(cell, shelf=Shelf(tmp_path)).record for cell in cells]
+    assert len({record.prepared for record in records}) == 1
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    for record in records:
+        assert record.sentence.startswith("prior-assisted: ")
+        assert "beforehand" in record.sentence
+        assert record.scores
 
+
+def test_the_command_line_writes_it() -> None:
     learner = build("FeatureImages(pool(Digits(size=8)), of=RevealedFeatures(1), steps=5)", Family.ATTACKS)
     names = {name: getattr(ls, name) for name in ls.__all__} | {"pool": lambda source: source.pool()}
     assert eval(repr(learner), names) == learner

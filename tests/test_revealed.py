@@ -77,6 +77,24 @@ def test_rows_and_features_are_those_of_the_samples(smoothing: float) -> None:
         assert away.min() < 1e-6
 
 
+@pytest.mark.parametrize("seed", [10, 11])
+def test_unlikely_labels_beside_likely_classes_come_apart(seed: int) -> None:
+    """Logits to 50, labels at random: softmax is rounded as all logits are, and the unlikely label's own is small."""
+    random = np.random.default_rng([8, seed])
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 200))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.from_numpy(random.standard_normal((200, 64)) * 5))
+        net[1].bias.zero_()
+    inputs = 0.3 * torch.from_numpy(random.standard_normal((12, 64))).float().reshape(12, 1, 1, 64)
+    labels = torch.from_numpy(random.integers(200, size=12))
+    slopes = torch.autograd.grad(F.cross_entropy(net(inputs), labels), list(net.parameters()))
+    target = ls.Target(net, ls.Images(1, 1, 64, mean=(0.5,), std=(0.05,)), 200)
+    seen = ls.Observation(target, ls.Gradient({"1.weight": slopes[0], "1.bias": slopes[1]}), ls.FedSGD())
+    attempt = ls.RevealedLabels().run(seen, key=ls.Key(0))
+    assert Counter(attempt.claim.values.tolist()) == Counter(labels.tolist()), attempt.sentence
+    assert attempt.certified
+
+
 def test_equal_samples_are_one_row_of_half_the_share() -> None:
     random = np.random.default_rng(4)
     features, weight = np.abs(random.standard_normal((4, 40))), random.standard_normal((90, 40)) / 6

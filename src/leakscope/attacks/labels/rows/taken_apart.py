@@ -166,7 +166,10 @@ class Peeling:
             return False
         # `off` is in units of 1 - p_y, as all of rho. Of C coordinates of the row's own rounding one lies along it.
         own = RATIO * max(expected, misfit) * size * reach / math.sqrt(len(scaled))
-        if abs(off) * -error[label] > ONE * max(1.0, abs(float(self.known.slopes[label] @ point))) + own:
+        # All logits are rounded, and the shares of the likely classes with them, against which p_y - 1 is held; that of
+        # an unlikely label is small where those of others are not.
+        logits = float(np.abs(self.known.slopes @ point).max())
+        if abs(off) * -error[label] > ONE * max(1.0, logits) + own:
             return False
         spread = self.known.covariance(point, label, max(expected, misfit))
         vague = math.sqrt(max(float(dual @ spread @ dual), 0.0)) / parts
