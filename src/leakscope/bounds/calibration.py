@@ -81,7 +81,7 @@ def _least(risk: Callable[[float], float], most: float) -> float:
     while high > low * (1 + WIDTH):
         middle, turn = math.sqrt(low * high), turn + 1
         # every third time halved, whatever the curve: an accountant takes half a second, but has to be asked to the end
-        if turn % 3 and 0 < below and above < math.inf:
+        if turn % 3 and below > 0 and above < math.inf:
             middle = _interpolated((low, above), (high, below), most)
         found = risk(middle)
         if found <= most:

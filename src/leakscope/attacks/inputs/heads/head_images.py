@@ -17,7 +17,8 @@ from leakscope.attacks.attack import AbstractAttack, Asks
 from leakscope.attacks.inputs.heads import decoder
 from leakscope.attacks.inputs.heads.head_features import many
 from leakscope.attacks.inputs.heads.inversion import invert
-from leakscope.attacks.inputs.heads.reading import Public, SeenHead, features_of, public, read_head, unclosed
+from leakscope.attacks.inputs.heads.learning import UNFIT, backbone, read_learned, teachable
+from leakscope.attacks.inputs.heads.reading import Public, SeenHead, features_of, unclosed
 from leakscope.attacks.inputs.heads.regression import Reading, made
 from leakscope.attacks.preparing import AbstractLearner, Learned, Setting
 from leakscope.core.arguments import count, instance
@@ -33,7 +34,6 @@ from leakscope.core.refusal import Refusal
 from leakscope.core.release import AbstractRelease, Weights
 from leakscope.core.target import Target
 from leakscope.mechanisms.heads.together import Heads
-from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 
 HEADS = 12000
@@ -79,29 +79,27 @@ class HeadImages(AbstractLearner[Inputs]):
         return DecodedHead(self, learned)
 
     def _prepare(self, setting: Setting, *, key: Key, clock: Clock, watch: Watch) -> State:
-        target = setting.architecture.build(setting.domain, setting.classes, key=key.child("target"))
-        known = public(target, setting.mechanism, self.pool, learned=True)
-        if isinstance(known, Refusal):
-            # an audit that plans this attack beside others gets its reason with each trial
-            return {"unfit": known.sentence}
-        if known.layer.outputs == 1:
-            return {"unfit": "a decoder is learned for heads with a row for each class; HeadFeatures reads one logit"}
-        if known.training.init_std is None:
-            return {"unfit": "a decoder is learned for secret first weights, these are the target's own; give init_std"}
         try:
+            target, known, low, high = teachable(setting, self.pool, self.each, "a decoder", key=key)
             share = _share(self, known, target)
-            lessons, reading = self._lessons(target, setting.mechanism, known, key, _part(watch, 0.0, share))
+            watched = _part(watch, 0.0, share)
+            lessons, reading = self._lessons(target, setting.mechanism, known, key, watched, (low, high))
         except BadInput as error:
-            return {"unfit": str(error)}
+            return {UNFIT: str(error)}
         found = decoder.taught(
             lessons, key=key.child("decoder"), clock=clock, watch=_part(watch, share, 1.0), steps=self.steps
         )
-        limits = (lessons.low, lessons.high)
         learned = {} if reading is None else {"reading": reading.state}
-        return {"backbone": backbone(target), "limits": limits, "decoder": found.state_dict(), **learned}
+        return {"backbone": backbone(target), "limits": (low, high), "decoder": found.state_dict(), **learned}
 
     def _lessons(
-        self, target: Target, mechanism: AbstractMechanism, known: Public, key: Key, watch: Watch
+        self,
+        target: Target,
+        mechanism: AbstractMechanism,
+        known: Public,
+        key: Key,
+        watch: Watch,
+        limits: tuple[float, float],
     ) -> tuple[decoder.Lessons, Reading | None]:
         """Estimates of public features from heads that were trained on them, beside their pictures.
 
@@ -129,13 +127,12 @@ class HeadImages(AbstractLearner[Inputs]):
             # the mean of several examples is an estimate of each of them
             estimates.append(found.repeat_interleave(self.each, 1).flatten(0, 1))
             places.append(rows.flatten())
-        low, high = (float(bound.flatten()[0]) for bound in target.domain.bounds(pictures[:1]))
         where = torch.cat(places)
         different = int(torch.bincount(labels, minlength=classes).min())
         # copies of a picture stand a whole pool behind it
         which = where % len(self.pool)
         lessons = decoder.Lessons(
-            torch.cat(estimates), labels[where], classes, pictures[where], low, high, different, which
+            torch.cat(estimates), labels[where], classes, pictures[where], *limits, different, which
         )
         return lessons, reading
 
@@ -211,17 +208,7 @@ class DecodedHead(AbstractAttack[SeenHead, Inputs]):
         return self._estimate(read)
 
     def _read(self, seen: Observation) -> SeenHead | Refusal:
-        state = self.learned.state
-        if "unfit" in state:
-            return Refusal(str(state["unfit"]))
-        found = read_head(seen, self.learner.pool, learned=True)
-        if isinstance(found, Refusal):
-            return found
-        if found.each != self.learner.each:
-            return Refusal(f"has learned heads of {self.learner.each} examples of each class, this is of {found.each}")
-        if state["backbone"] != backbone(seen.target):
-            return Refusal("the backbone is another one than the decoder was trained for, or was fine-tuned since")
-        return found
+        return read_learned(seen, self.learned, self.learner.pool, self.learner.each, "decoder")
 
     def _attempt(self, seen: Observation, read: SeenHead, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
         del key, clock, watch  # nothing is drawn, and it is over at once
@@ -242,16 +229,9 @@ class DecodedHead(AbstractAttack[SeenHead, Inputs]):
         return invert(read.weights, prior, read.public.training, floor=read.public.floor)[0]
 
 
-def backbone(target: Target) -> str:
-    """A hash of all that makes features of inputs, and of nothing that is trained."""
-    return trees.fingerprint(target.buffers())
-
-
 def enlarged(pool: Pool, stream: torch.Generator) -> tuple[Tensor, Tensor]:
     """Pictures and labels of the pool, and of a small pool changed copies besides."""
     pictures, labels = pool.batch.inputs, pool.batch.labels
-    if pictures.dim() != 4:
-        raise BadInput(f"expected pictures (n, channels, height, width) in {pool!r}, got {tuple(pictures.shape)}")
     copies = max(0, math.ceil(PICTURES / len(pictures)) - 1)
     moved = [_moved(pictures, stream) for _ in range(copies)]
     return torch.cat([pictures, *moved]), labels.repeat(copies + 1)
