@@ -1,10 +1,11 @@
 """Photographs from released heads: CIFAR-10 on a backbone of ImageNet (a part of `released_heads.py`, which says how).
 
-The folder has `cifar10-train-2000-per-class.tar.gz`, or the `train/CLASS/*.jpg` that it unpacks to; of its 2 000 pictures
-of each class 1 200 are used, 100 of them as private ones. The backbone is the packaged EfficientNet-Lite0 on pictures of
-64 x 64, its 1280 features scaled to a mean norm of 10; heads are of one picture of each class (48 steps, decay 1e-4,
-init_std 0.0002, as published). What counts as found, and what stands beside it, says `head_scene.py`. ImageNet's network
-keeps what a picture shows, and little of how it looks: what a decoder makes of true features is the limit.
+The folder has `cifar10-train-2000-per-class.tar.gz`, or the `train/CLASS/*.jpg` that it unpacks to; of its 2 000
+pictures of each class 1 200 are used, 100 of them as private ones. The backbone is the packaged EfficientNet-Lite0 on
+pictures of 64 x 64, its 1280 features scaled to a mean norm of 10; heads are of one picture of each class (48 steps,
+decay 1e-4, init_std 0.0002, as published). What counts as found, and what stands beside it, says `head_scene.py`.
+ImageNet's network keeps what a picture shows, and little of how it looks: what a decoder makes of true features is the
+limit.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ def routes(scene: Scene) -> dict[str, Way]:
 @final
 @dataclass(frozen=True, eq=False)
 class Rates:
-    """Shares found of each way, mean over classes: of all heads, and of `RESAMPLES` resamples, the same for all ways."""
+    """Shares found of each way, mean over classes: of all heads, and of resamples of them, the same for all ways."""
 
     shares: dict[str, float]
     resampled: dict[str, Tensor]
