@@ -39,8 +39,6 @@ QUICK_HEADS, QUICK_STEPS, QUICK_EACH, QUICK_POOL, QUICK_NULLS = 200, 20, 5, 40, 
 def lines(data: str, quick: bool, key: ls.Key, pictures: str | None) -> Lines:
     """Every figure with what is expected of it."""
     begun = time.process_time()
-    # no copies: the backbone is most of the time
-    head_images.HEADS, head_images.PICTURES = QUICK_HEADS if quick else HEADS, 1
     for module in (head_images, reading):
         module.features_of = _once
     scene = prepared(data, quick, key)
@@ -64,7 +62,9 @@ def prepared(data: str, quick: bool, key: ls.Key) -> Scene:
     private, pool = split(batch, QUICK_EACH if quick else EACH, key.child("split"))
     # of 500, since three digits are kept
     probe = scaled(ls.LinearProbe(ls.EfficientNetLite0(size=SIZE), CLASSES), DOMAIN, pool.batch.inputs[:500])
-    learner = ls.HeadImages(pool, steps=QUICK_STEPS if quick else STEPS)
+    steps, heads = (QUICK_STEPS, QUICK_HEADS) if quick else (STEPS, HEADS)
+    # no copies: the backbone is most of the time
+    learner = ls.HeadImages(pool, steps=steps, heads=heads, pictures=1)
     return head_scene.prepared(probe, DOMAIN, learner, TRAINING, batch.inputs[private], key)
 
 

@@ -19,7 +19,6 @@ from head_scene import ATTACK, CLASSES, Lines, Scene, found, routes, scaled, spl
 from safetensors.torch import save_file
 
 import leakscope as ls
-from leakscope.attacks.inputs.heads import head_images
 from leakscope.numerics.arrays import as_arrays
 from leakscope.targets.recipes.architecture import AbstractArchitecture
 from leakscope.targets.recipes.trained import Trained
@@ -28,7 +27,7 @@ TRAINING = ls.HeadTraining(32, 0.01, 0.002, optimizer=ls.ClientSGD(weight_decay=
 DOMAIN, NULLS = ls.Images(1, 28, 28), 1000
 LETTERS = ls.Fitted(ls.VGGTiny(), ls.Letters(16000), epochs=4, batch_size=64)
 QUICK = ls.Fitted(ls.VGGTiny(), ls.Letters(1500), epochs=1, batch_size=64)
-QUICK_HEADS, QUICK_STEPS, QUICK_NULLS = 1800, 80, 200
+QUICK_HEADS, QUICK_STEPS, QUICK_PICTURES, QUICK_NULLS = 1600, 80, 8000, 200
 """Of --quick: the road is gone to its end, with about half of what is found."""
 
 
@@ -76,8 +75,7 @@ def prepared(data: str | None, quick: bool, key: ls.Key, cache: str | None) -> S
     private, pool = split(batch, 100 if data is None else 1000, key.child("split"))
     recipe = QUICK if quick else LETTERS
     probe = scaled(ls.LinearProbe(backbone(recipe, cache), recipe.data.classes), DOMAIN, pool.batch.inputs)
+    learner = ls.HeadImages(pool)
     if quick:
-        # no argument of the attack: whoever attacks wants as many as there is time for
-        head_images.HEADS = QUICK_HEADS
-    learner = ls.HeadImages(pool, steps=QUICK_STEPS) if quick else ls.HeadImages(pool)
+        learner = ls.HeadImages(pool, steps=QUICK_STEPS, heads=QUICK_HEADS, pictures=QUICK_PICTURES)
     return head_scene.prepared(probe, DOMAIN, learner, TRAINING, batch.inputs[private], key)

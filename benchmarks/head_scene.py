@@ -106,7 +106,7 @@ def prepared(
 
 def of_true_features(learner: ls.HeadImages, target: ls.Target, known: Public, key: ls.Key) -> decoder.Decoder:
     """The same network, trained as long on as many pictures, and fed what no head blurs."""
-    pictures, labels = enlarged(learner.pool, key.child("copies").generator())
+    pictures, labels = enlarged(learner.pool, learner.pictures, key.child("copies").generator())
     lessons = decoder.Lessons(
         reading.features_of(target, known.layer, pictures),
         labels,

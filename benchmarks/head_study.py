@@ -151,10 +151,10 @@ def main() -> int:
 
 def lines(data: str | None, quick: bool, key: ls.Key, cache: str | None) -> Lines:
     """The published noise by `released_heads.py`: what is found and shown, and what is allowed."""
-    scene = prepared(data, cache, 25 if quick else 200, key, QUICK if quick else LETTERS)
+    scene = prepared(data, cache, 15 if quick else 200, key, QUICK if quick else LETTERS)
     found: Lines = []
     for multiplier in PUBLISHED[-1:] if quick else PUBLISHED:
-        row = measured(scene, noisy(multiplier), 1, 800 if quick else TAUGHT)
+        row = measured(scene, noisy(multiplier), 1, 500 if quick else TAUGHT)
         one = row.private
         assert one is not None
         found.append((f"DP-SGD, multiplier {multiplier}, epsilon {one.epsilon:.3g}, accuracy {row.accuracy:.2f}, "

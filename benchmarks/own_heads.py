@@ -117,7 +117,7 @@ def _called(folder: Path, steps: int) -> tuple[int, str]:
 
 def membership(quick: bool, key: ls.Key) -> Lines:
     """Which of two suspects: right, TPR at a low FPR and epsilon beside what theory allows; at chance of nobody."""
-    trials, lines = (8 if quick else 300), []
+    trials, lines = (6 if quick else 300), []
     noisy = ls.HeadTraining(64, 0.01, 0.002, optimizer=ls.ClientSGD(weight_decay=1e-5))
     cells: list[tuple[str, ls.HeadTraining | ls.PrivateHeadTraining]] = [("no noise", TRAINING)]
     for multiplier in (1.82,) if quick else (0.435, 0.85, 1.82):
@@ -217,7 +217,7 @@ def _loop(training: ls.HeadTraining, heads: int, key: ls.Key) -> float:
 
 def published(quick: bool, key: ls.Key) -> Lines:
     """The generator of whole weights: its area under the ROC beside the replaced control, heads resampled."""
-    heads, steps = (60, 450) if quick else (200, 4000)
+    heads, steps = (60, 360) if quick else (200, 4000)
     learner = ls.HeadReconstructor(DIGITS.pool(), steps=steps, width=8, rate=3e-3)
     begun = time.process_time()
     learned = learner.prepare(Setting(PROBE, DIGITS.domain, 10, TRAINING), key=key, clock=Budget().start())

@@ -52,13 +52,16 @@ class HeadImages(AbstractLearner[Inputs]):
     A head depends on a picture through its features alone, so that E[picture | W] = E[E[picture | features] | W]: one
     network from features to pictures does what others learn on whole heads. It is trained on estimates that carry the
     inversion's own error: thousands of heads on sets of the public pool are trained in closed form and inverted.
-    pool: public pictures of all classes. each: examples of each class behind the attacked head, >= 1. steps: of D's
-    training. Raises `BadInput` on steps or each < 1.
+    pool: public pictures of all classes. each: examples of each class behind the attacked head. steps: of D's training.
+    heads: public ones that D learns from, `HEADS` where it is None. pictures: to how many a smaller pool is enlarged by
+    moved copies, `PICTURES` where it is None; the backbone is run on each. All >= 1, or `BadInput` is raised.
     """
 
     pool: Pool
     each: int = 1
     steps: int = 5000
+    heads: int | None = None
+    pictures: int | None = None
 
     needs: ClassVar[frozenset[type[Fact]]] = frozenset({BatchSize})
     reads: ClassVar[frozenset[type[AbstractRelease]]] = frozenset({Weights})
@@ -66,13 +69,21 @@ class HeadImages(AbstractLearner[Inputs]):
 
     def __post_init__(self) -> None:
         instance("pool", self.pool, Pool, "write pool(Digits())")
-        object.__setattr__(self, "each", count("each", self.each))
-        object.__setattr__(self, "steps", count("steps", self.steps))
+        for name in ("each", "steps"):
+            object.__setattr__(self, name, count(name, getattr(self, name)))
+        for name in ("heads", "pictures"):
+            given = getattr(self, name)
+            object.__setattr__(self, name, None if given is None else count(name, given))
 
     @property
     def citation(self) -> str:
         """Balle et al. 2022, whose reconstructor network reads whole models."""
         return citations.INFORMED
+
+    @property
+    def many(self) -> int:
+        """Public heads that are trained, and once more for a regression."""
+        return HEADS if self.heads is None else self.heads
 
     def taught(self, learned: Learned) -> DecodedHead:
         """The attack with its decoder."""
@@ -105,20 +116,19 @@ class HeadImages(AbstractLearner[Inputs]):
 
         Where the training has no closed form, also what a regression on as many other heads has learned of reading it.
         """
-        pictures, labels = enlarged(self.pool, key.child("copies").generator())
+        pictures, labels = enlarged(self.pool, self.pictures, key.child("copies").generator())
         features = features_of(target, known.layer, pictures)
         prior, classes, reading = known.prior.mean_of(self.each), target.classes, None
         passes = 1 if unclosed(mechanism) is None else 2
         if unclosed(mechanism) is not None:
             # other heads than those of the lessons, whose errors would be too small
-            others = self._watched(
-                made(mechanism, features, labels, self.each, HEADS, key=key.child("reading")), _part(watch, 0.0, 0.5)
-            )
+            others = made(mechanism, features, labels, self.each, self.many, key=key.child("reading"))
+            others = self._watched(others, _part(watch, 0.0, 0.5))
             reading = Reading.learned(
                 (heads.weights[0], features[rows].unflatten(1, (classes, self.each)).mean(2)) for rows, heads in others
             )
         estimates, places = [], []
-        stream = made(mechanism, features, labels, self.each, HEADS, key=key.child("heads"))
+        stream = made(mechanism, features, labels, self.each, self.many, key=key.child("heads"))
         for rows, heads in self._watched(stream, _part(watch, 1 - 1 / passes, 1.0)):
             if reading is None:
                 found = invert(heads.weights[0], prior, known.training, floor=known.floor)
@@ -142,7 +152,7 @@ class HeadImages(AbstractLearner[Inputs]):
         for rows, heads in stream:
             yield rows, heads
             done += len(rows)
-            watch(Progress(min(1.0, done / HEADS), math.nan, "trains public heads"))
+            watch(Progress(min(1.0, done / self.many), math.nan, "trains public heads"))
 
 
 def _part(watch: Watch, low: float, high: float) -> Watch:
@@ -154,7 +164,7 @@ def _share(learner: HeadImages, known: Public, target: Target) -> float:
     """About which part of the time goes into public heads, by counting products; the rest is the decoder's."""
     wide, pixels = known.layer.features, math.prod(target.domain.shape)
     size = target.classes * learner.each
-    heads = HEADS * len(known.training.rates) * size * target.classes * 2 * min(size, 2 * wide)
+    heads = learner.many * len(known.training.rates) * size * target.classes * 2 * min(size, 2 * wide)
     network = wide * decoder.WIDTH + decoder.WIDTH**2 + (wide + decoder.WIDTH) * pixels
     return heads / (heads + 6 * learner.steps * decoder.BATCH * network)
 
@@ -218,7 +228,7 @@ class DecodedHead(AbstractAttack[SeenHead, Inputs]):
         classes = torch.arange(len(found))
         claim = Inputs(self.decoded(found, classes, seen.target), classes)
         why = unclosed(seen.mechanism)
-        how = "" if why is None else f" read by a regression on {HEADS} public heads, as {why};"
+        how = "" if why is None else f" read by a regression on {self.learner.many} public heads, as {why};"
         said = f"{many(read)}{how} decoded by what {len(self.learner.pool)} public pictures taught"
         return Attempt(repr(self), Outcome.CLAIMED, said, claim)
 
@@ -229,10 +239,10 @@ class DecodedHead(AbstractAttack[SeenHead, Inputs]):
         return invert(read.weights, prior, read.public.training, floor=read.public.floor)[0]
 
 
-def enlarged(pool: Pool, stream: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Pictures and labels of the pool, and of a small pool changed copies besides."""
+def enlarged(pool: Pool, wanted: int | None, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Pictures and labels of the pool, and of one that is smaller than `wanted` (`PICTURES`) moved copies besides."""
     pictures, labels = pool.batch.inputs, pool.batch.labels
-    copies = max(0, math.ceil(PICTURES / len(pictures)) - 1)
+    copies = max(0, math.ceil((PICTURES if wanted is None else wanted) / len(pictures)) - 1)
     moved = [_moved(pictures, stream) for _ in range(copies)]
     return torch.cat([pictures, *moved]), labels.repeat(copies + 1)
 
