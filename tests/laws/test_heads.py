@@ -105,6 +105,9 @@ def test_every_field_speaks(row: Row) -> None:
             "width": 3,
             "conditional": False,
             "rate": 0.01,
+            "look": ls.VGGTiny(),
+            "bfloat16": True,
+            "pictures": 4000,
         },
     )
     half = others["pool"].batch

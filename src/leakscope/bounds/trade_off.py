@@ -32,6 +32,7 @@ _SIDE = np.concatenate([np.geomspace(1e-6, 1.0, 8000, endpoint=False), np.linspa
 PLACES = np.concatenate([-_SIDE[::-1], [0.0], _SIDE])
 """The e at which lines are drawn: dense near 0, where the lowest ones lie if there is much noise. Any set of them is a
 bound; of this one the lowest is within 1e-5 of the lowest of all, and 1e-4 where losses have atoms (Laplace)."""
+_RATIOS = np.exp(PLACES)
 LEAST = 0.1
 """The epsilon below which the grid of one way round is not made finer."""
 
@@ -69,7 +70,7 @@ class TradeOff:
         fpr: in [0, 1]. Raises `BadInput` on another.
         """
         rate = number("fpr", fpr, low=0, high=1)
-        lowest = float((np.exp(PLACES) * rate + self.divergences).min())
+        lowest = float((_RATIOS * rate + self.divergences).min())
         # A test that ignores the release has TPR = FPR, so nothing below that is a bound; only rounding could go there.
         return min(1.0, max(rate, lowest))
 

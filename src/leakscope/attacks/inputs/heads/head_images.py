@@ -16,7 +16,8 @@ from leakscope.attacks.attack import AbstractAttack, Asks
 from leakscope.attacks.inputs.heads import decoder
 from leakscope.attacks.inputs.heads.head_features import many
 from leakscope.attacks.inputs.heads.inversion import invert
-from leakscope.attacks.inputs.heads.reading import Public, SeenHead, features_of, public, read_head, unclosed
+from leakscope.attacks.inputs.heads.learning import UNFIT, backbone, read_learned, teachable
+from leakscope.attacks.inputs.heads.reading import Public, SeenHead, features_of, unclosed
 from leakscope.attacks.inputs.heads.regression import Reading, made
 from leakscope.attacks.preparing import AbstractLearner, Learned, Setting
 from leakscope.core.arguments import count, instance
@@ -32,7 +33,6 @@ from leakscope.core.refusal import Refusal
 from leakscope.core.release import AbstractRelease, Weights
 from leakscope.core.target import Target
 from leakscope.mechanisms.heads.together import Heads
-from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 
 HEADS = 12000
@@ -51,13 +51,16 @@ class HeadImages(AbstractLearner[Inputs]):
     A head depends on a picture through its features alone, so that E[picture | W] = E[E[picture | features] | W]: one
     network from features to pictures does what others learn on whole heads. It is trained on estimates that carry the
     inversion's own error: thousands of heads on sets of the public pool are trained in closed form and inverted.
-    pool: public pictures of all classes. each: examples of each class behind the attacked head, >= 1. steps: of D's
-    training. Raises `BadInput` on steps or each < 1.
+    pool: public pictures of all classes. each: examples of each class behind the attacked head. steps: of D's training.
+    heads: public ones that D learns from, `HEADS` where it is None. pictures: to how many a smaller pool is enlarged by
+    moved copies, `PICTURES` where it is None; the backbone is run on each. All >= 1, or `BadInput` is raised.
     """
 
     pool: Pool
     each: int = 1
     steps: int = 5000
+    heads: int | None = None
+    pictures: int | None = None
 
     needs: ClassVar[frozenset[type[Fact]]] = frozenset({BatchSize})
     reads: ClassVar[frozenset[type[AbstractRelease]]] = frozenset({Weights})
@@ -65,61 +68,66 @@ class HeadImages(AbstractLearner[Inputs]):
 
     def __post_init__(self) -> None:
         instance("pool", self.pool, Pool, "write pool(Digits())")
-        object.__setattr__(self, "each", count("each", self.each))
-        object.__setattr__(self, "steps", count("steps", self.steps))
+        for name in ("each", "steps"):
+            object.__setattr__(self, name, count(name, getattr(self, name)))
+        for name in ("heads", "pictures"):
+            given = getattr(self, name)
+            object.__setattr__(self, name, None if given is None else count(name, given))
 
     @property
     def citation(self) -> str:
         """Balle et al. 2022, whose reconstructor network reads whole models."""
         return citations.INFORMED
 
+    @property
+    def many(self) -> int:
+        """Public heads that are trained, and once more for a regression."""
+        return HEADS if self.heads is None else self.heads
+
     def taught(self, learned: Learned) -> DecodedHead:
         """The attack with its decoder."""
         return DecodedHead(self, learned)
 
     def _prepare(self, setting: Setting, *, key: Key, clock: Clock, watch: Watch) -> State:
-        target = setting.architecture.build(setting.domain, setting.classes, key=key.child("target"))
-        known = public(target, setting.mechanism, self.pool, learned=True)
-        if isinstance(known, Refusal):
-            # an audit that plans this attack beside others gets its reason with each trial
-            return {"unfit": known.sentence}
-        if known.layer.outputs == 1:
-            return {"unfit": "a decoder is learned for heads with a row for each class; HeadFeatures reads one logit"}
-        if known.training.init_std is None:
-            return {"unfit": "a decoder is learned for secret first weights, these are the target's own; give init_std"}
         try:
+            target, known, low, high = teachable(setting, self.pool, self.each, "a decoder", key=key)
             share = _share(self, known, target)
-            lessons, reading = self._lessons(target, setting.mechanism, known, key, part_of(watch, 0.0, share))
+            watched = part_of(watch, 0.0, share)
+            lessons, reading = self._lessons(target, setting.mechanism, known, key, watched, (low, high))
         except BadInput as error:
-            return {"unfit": str(error)}
+            return {UNFIT: str(error)}
         found = decoder.taught(
             lessons, key=key.child("decoder"), clock=clock, watch=part_of(watch, share, 1.0), steps=self.steps
         )
-        limits = (lessons.low, lessons.high)
         learned = {} if reading is None else {"reading": reading.state}
-        return {"backbone": backbone(target), "limits": limits, "decoder": found.state_dict(), **learned}
+        return {"backbone": backbone(target), "limits": (low, high), "decoder": found.state_dict(), **learned}
 
     def _lessons(
-        self, target: Target, mechanism: AbstractMechanism, known: Public, key: Key, watch: Watch
+        self,
+        target: Target,
+        mechanism: AbstractMechanism,
+        known: Public,
+        key: Key,
+        watch: Watch,
+        limits: tuple[float, float],
     ) -> tuple[decoder.Lessons, Reading | None]:
         """Estimates of public features from heads that were trained on them, beside their pictures.
 
         Where the training has no closed form, also what a regression on as many other heads has learned of reading it.
         """
-        pictures, labels = enlarged(self.pool, key.child("copies").generator())
+        pictures, labels = enlarged(self.pool, self.pictures, key.child("copies").generator())
         features = features_of(target, known.layer, pictures)
         prior, classes, reading = known.prior.mean_of(self.each), target.classes, None
         passes = 1 if unclosed(mechanism) is None else 2
         if unclosed(mechanism) is not None:
             # other heads than those of the lessons, whose errors would be too small
-            others = self._watched(
-                made(mechanism, features, labels, self.each, HEADS, key=key.child("reading")), part_of(watch, 0.0, 0.5)
-            )
+            others = made(mechanism, features, labels, self.each, self.many, key=key.child("reading"))
+            others = self._watched(others, part_of(watch, 0.0, 0.5))
             reading = Reading.learned(
                 (heads.weights[0], features[rows].unflatten(1, (classes, self.each)).mean(2)) for rows, heads in others
             )
         estimates, places = [], []
-        stream = made(mechanism, features, labels, self.each, HEADS, key=key.child("heads"))
+        stream = made(mechanism, features, labels, self.each, self.many, key=key.child("heads"))
         for rows, heads in self._watched(stream, part_of(watch, 1 - 1 / passes, 1.0)):
             if reading is None:
                 found = invert(heads.weights[0], prior, known.training, floor=known.floor)
@@ -128,13 +136,12 @@ class HeadImages(AbstractLearner[Inputs]):
             # the mean of several examples is an estimate of each of them
             estimates.append(found.repeat_interleave(self.each, 1).flatten(0, 1))
             places.append(rows.flatten())
-        low, high = (float(bound.flatten()[0]) for bound in target.domain.bounds(pictures[:1]))
         where = torch.cat(places)
         different = int(torch.bincount(labels, minlength=classes).min())
         # copies of a picture stand a whole pool behind it
         which = where % len(self.pool)
         lessons = decoder.Lessons(
-            torch.cat(estimates), labels[where], classes, pictures[where], low, high, different, which
+            torch.cat(estimates), labels[where], classes, pictures[where], *limits, different, which
         )
         return lessons, reading
 
@@ -144,14 +151,14 @@ class HeadImages(AbstractLearner[Inputs]):
         for rows, heads in stream:
             yield rows, heads
             done += len(rows)
-            watch(Progress(min(1.0, done / HEADS), math.nan, "trains public heads"))
+            watch(Progress(min(1.0, done / self.many), math.nan, "trains public heads"))
 
 
 def _share(learner: HeadImages, known: Public, target: Target) -> float:
     """About which part of the time goes into public heads, by counting products; the rest is the decoder's."""
     wide, pixels = known.layer.features, math.prod(target.domain.shape)
     size = target.classes * learner.each
-    heads = HEADS * len(known.training.rates) * size * target.classes * 2 * min(size, 2 * wide)
+    heads = learner.many * len(known.training.rates) * size * target.classes * 2 * min(size, 2 * wide)
     network = wide * decoder.WIDTH + decoder.WIDTH**2 + (wide + decoder.WIDTH) * pixels
     return heads / (heads + 6 * learner.steps * decoder.BATCH * network)
 
@@ -194,17 +201,7 @@ class DecodedHead(AbstractAttack[SeenHead, Inputs]):
         return self._estimate(read)
 
     def _read(self, seen: Observation) -> SeenHead | Refusal:
-        state = self.learned.state
-        if "unfit" in state:
-            return Refusal(str(state["unfit"]))
-        found = read_head(seen, self.learner.pool, learned=True)
-        if isinstance(found, Refusal):
-            return found
-        if found.each != self.learner.each:
-            return Refusal(f"has learned heads of {self.learner.each} examples of each class, this is of {found.each}")
-        if state["backbone"] != backbone(seen.target):
-            return Refusal("the backbone is another one than the decoder was trained for, or was fine-tuned since")
-        return found
+        return read_learned(seen, self.learned, self.learner.pool, self.learner.each, "decoder")
 
     def _attempt(self, seen: Observation, read: SeenHead, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
         del key, clock, watch  # nothing is drawn, and it is over at once
@@ -214,7 +211,7 @@ class DecodedHead(AbstractAttack[SeenHead, Inputs]):
         classes = torch.arange(len(found))
         claim = Inputs(self.decoded(found, classes, seen.target), classes)
         why = unclosed(seen.mechanism)
-        how = "" if why is None else f" read by a regression on {HEADS} public heads, as {why};"
+        how = "" if why is None else f" read by a regression on {self.learner.many} public heads, as {why};"
         said = f"{many(read)}{how} decoded by what {len(self.learner.pool)} public pictures taught"
         return Attempt(repr(self), Outcome.CLAIMED, said, claim)
 
@@ -225,17 +222,12 @@ class DecodedHead(AbstractAttack[SeenHead, Inputs]):
         return invert(read.weights, prior, read.public.training, floor=read.public.floor)[0]
 
 
-def backbone(target: Target) -> str:
-    """A hash of all that makes features of inputs, and of nothing that is trained."""
-    return trees.fingerprint(target.buffers())
-
-
-def enlarged(pool: Pool, stream: torch.Generator, least: int | None = None) -> tuple[Tensor, Tensor]:
-    """Pictures and labels of the pool, and of one below `least` (`PICTURES`) changed copies besides."""
+def enlarged(pool: Pool, wanted: int | None, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Pictures and labels of the pool, and of one that is smaller than `wanted` (`PICTURES`) moved copies besides."""
     pictures, labels = pool.batch.inputs, pool.batch.labels
     if pictures.dim() != 4:
         raise BadInput(f"expected pictures (n, channels, height, width) in {pool!r}, got {tuple(pictures.shape)}")
-    copies = max(0, math.ceil((PICTURES if least is None else least) / len(pictures)) - 1)
+    copies = max(0, math.ceil((PICTURES if wanted is None else wanted) / len(pictures)) - 1)
     moved = [_moved(pictures, stream) for _ in range(copies)]
     return torch.cat([pictures, *moved]), labels.repeat(copies + 1)
 

@@ -12,15 +12,17 @@ from torch import Tensor
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack, Asks
 from leakscope.attacks.inputs.heads import reconstructor
-from leakscope.attacks.inputs.heads.head_images import backbone
-from leakscope.attacks.inputs.heads.reading import Public, SeenHead, features_of, public, read_head
-from leakscope.attacks.inputs.heads.reconstructor import Generator, Statistics
+from leakscope.attacks.inputs.heads.learning import UNFIT, backbone, read_learned, teachable
+from leakscope.attacks.inputs.heads.perceptual import Perceptual
+from leakscope.attacks.inputs.heads.reading import SeenHead, features_of
+from leakscope.attacks.inputs.heads.reconstructor import Course, Generator, Statistics
 from leakscope.attacks.inputs.heads.regression import made
 from leakscope.attacks.preparing import AbstractLearner, Learned, Setting
 from leakscope.core.arguments import count, instance, number
 from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Inputs
 from leakscope.core.effort import Clock, State, Watch
+from leakscope.core.errors import BadInput, MissingExtra
 from leakscope.core.facts import BatchSize, Fact
 from leakscope.core.observation import Observation
 from leakscope.core.pool import Pool
@@ -29,6 +31,7 @@ from leakscope.core.release import AbstractRelease, Weights
 from leakscope.core.target import Target
 from leakscope.mechanisms.heads.together import CHUNK, Heads
 from leakscope.numerics.rng import Key
+from leakscope.targets.recipes.architecture import AbstractArchitecture
 
 COUNTED = 4096
 """Shadow heads that the mean and the deviation of each weight are taken over."""
@@ -45,7 +48,9 @@ class HeadReconstructor(AbstractLearner[Inputs]):
     pool: public pictures of all classes. each: examples of each class behind a head. steps: of 32 heads. width: of the
     generator, whose first layer has 64 width parameters for each weight of the head. conditional: G is told a class c,
     and gives a picture for each; otherwise one for the head, of whichever example. rate: > 0, of Adam; the published
-    one is for a million steps. Raises `BadInput` on other values.
+    one is for a million steps. look: a backbone whose maps of both pictures are compared besides (`Perceptual`), as is
+    published for photographs; None compares pixels alone. bfloat16: whether the generator's products are of it, in half
+    of the memory. Raises `BadInput` on other values.
     """
 
     pool: Pool
@@ -54,6 +59,8 @@ class HeadReconstructor(AbstractLearner[Inputs]):
     width: int = 64
     conditional: bool = True
     rate: float = 2e-4
+    look: AbstractArchitecture | None = None
+    bfloat16: bool = False
 
     needs: ClassVar[frozenset[type[Fact]]] = frozenset({BatchSize})
     reads: ClassVar[frozenset[type[AbstractRelease]]] = frozenset({Weights})
@@ -64,7 +71,10 @@ class HeadReconstructor(AbstractLearner[Inputs]):
         for name in ("each", "steps", "width"):
             object.__setattr__(self, name, count(name, getattr(self, name)))
         object.__setattr__(self, "rate", number("rate", self.rate, low=0, low_open=True))
-        instance("conditional", self.conditional, bool, "write True or False")
+        for name in ("conditional", "bfloat16"):
+            instance(name, getattr(self, name), bool, "write True or False")
+        if self.look is not None:
+            instance("look", self.look, AbstractArchitecture, "write EfficientNetLite0(), or leave it out")
 
     @property
     def citation(self) -> str:
@@ -76,13 +86,11 @@ class HeadReconstructor(AbstractLearner[Inputs]):
         return ReconstructedHead(self, learned)
 
     def _prepare(self, setting: Setting, *, key: Key, clock: Clock, watch: Watch) -> State:
-        target = setting.architecture.build(setting.domain, setting.classes, key=key.child("target"))
-        known = public(target, setting.mechanism, self.pool, learned=True)
-        if isinstance(known, Refusal):
-            return {"unfit": known.sentence}
-        why = _unfit(known, self.pool, self.each)
-        if why is not None:
-            return {"unfit": why}
+        try:
+            target, known, low, high = teachable(setting, self.pool, self.each, "a generator", key=key)
+            look = None if self.look is None else Perceptual.of(self.look, target.domain, (low, high))
+        except (BadInput, MissingExtra) as error:
+            return {UNFIT: str(error)}
         features = features_of(target, known.layer, self.pool.batch.inputs)
 
         def shadows(many: int, own: Key) -> tuple[Tensor, Tensor]:
@@ -95,11 +103,11 @@ class HeadReconstructor(AbstractLearner[Inputs]):
             rows, heads = shadows(CHUNK, key.child("heads", place))
             return self._lesson(statistics.normalized(heads), rows, setting.classes, key.child("class", place))
 
-        low, high = (float(bound.flatten()[0]) for bound in target.domain.bounds(self.pool.batch.inputs[:1]))
         with key.child("generator").isolated():
             numbers = int(statistics.varies.sum()) + (setting.classes if self.conditional else 0)
             fresh = Generator(numbers, target.domain.shape, (low, high), width=self.width)
-        found = reconstructor.trained(fresh, draw, clock=clock, watch=watch, steps=self.steps, rate=self.rate)
+        course = Course(self.steps, self.rate, look, self.bfloat16)
+        found = reconstructor.trained(fresh, draw, course, clock=clock, watch=watch)
         kept = {"center": statistics.center, "deviation": statistics.deviation, "varies": statistics.varies}
         return {
             "backbone": backbone(target), "limits": (low, high), "generator": found.state_dict(), "statistics": kept,
@@ -154,16 +162,9 @@ class ReconstructedHead(AbstractAttack[SeenHead, Inputs]):
             return torch.stack([network(one) for one in each], 1)
 
     def _read(self, seen: Observation) -> SeenHead | Refusal:
-        state = self.learned.state
-        if "unfit" in state:
-            return Refusal(str(state["unfit"]))
-        found = read_head(seen, self.learner.pool, learned=True)
+        found = read_learned(seen, self.learned, self.learner.pool, self.learner.each, "generator")
         if isinstance(found, Refusal):
             return found
-        if found.each != self.learner.each:
-            return Refusal(f"has learned heads of {self.learner.each} examples of each class, this is of {found.each}")
-        if state["backbone"] != backbone(seen.target):
-            return Refusal("the backbone is another one than the generator was trained for, or was fine-tuned since")
         if found.public.layer.bias not in seen.release.by_name:
             return Refusal("the release lacks the head's bias, which the generator was trained to see")
         return found
@@ -180,17 +181,3 @@ class ReconstructedHead(AbstractAttack[SeenHead, Inputs]):
         if read.each > 1:
             said = f"prior-assisted: {said}; of {read.each} examples of each class a head holds only the mean"
         return Attempt(repr(self), Outcome.CLAIMED, said, Inputs(pictures, labels))
-
-
-def _unfit(known: Public, pool: Pool, each: int) -> str | None:
-    """Why no generator can be trained, None where it can."""
-    if known.training.init_std is None:
-        return "a generator is trained for secret first weights, these are the target's own; give init_std"
-    if known.layer.outputs == 1:
-        return "a generator is trained on heads with a row for each class; HeadFeatures reads one logit"
-    if pool.batch.inputs.dim() != 4:
-        return f"expected pictures (n, channels, height, width) in {pool!r}, got {tuple(pool.batch.inputs.shape)}"
-    fewest = int(torch.bincount(pool.batch.labels).min())
-    if fewest < each:
-        return f"every class needs {each} public examples, the smallest has {fewest}; give more"
-    return None

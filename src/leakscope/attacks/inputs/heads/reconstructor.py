@@ -47,6 +47,24 @@ class Statistics:
         return (heads[:, self.varies] - self.center) / self.deviation
 
 
+def doubled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 3 x 3 convolution, padded by one, of x (B, before, h, w) enlarged to 2 h x 2 w by copying pixels.
+
+    Never enlarged: of three neighbors on the large grid two are the same small pixel, so that each of the four places
+    in a small pixel is a 2 x 2 convolution on the small grid, by sums of the weights. The four are one transposed
+    convolution of stride 2, with 16 products for each small pixel instead of 36. Exact but for rounding, borders too.
+    weight: (after, before, 3, 3). bias: (after,). Returns (B, after, 2 h, 2 w).
+
+    >>> x, weight = torch.arange(4.0).reshape(1, 1, 2, 2), torch.ones(1, 1, 3, 3)
+    >>> doubled(x, weight, None)[0, 0, :2].tolist()
+    [[0.0, 2.0, 4.0, 4.0], [4.0, 9.0, 12.0, 10.0]]
+    """
+    # a transposed convolution hands each pixel out by the kernel turned around; each is handed out as 2 x 2 of itself
+    turned = F.pad(weight.flip(2, 3).transpose(0, 1), (1, 1, 1, 1))
+    kernel = turned[:, :, 1:, 1:] + turned[:, :, 1:, :-1] + turned[:, :, :-1, 1:] + turned[:, :, :-1, :-1]
+    return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
+
+
 @final
 class _Block(nn.Module):
     """Twice as large: batch norm, ReLU, nearest, 3 x 3, batch norm, ReLU, 3 x 3, beside what is only enlarged."""
@@ -59,7 +77,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, before, h, w) to (B, after, 2 h, 2 w)."""
-        large = self.one(F.interpolate(self.first(x).relu(), scale_factor=2, mode="nearest"))
+        large = doubled(self.first(x).relu(), self.one.weight, self.one.bias)
         # a 1 x 1 convolution and copying pixels commute: a quarter of the products
         beside = F.interpolate(self.beside(x), scale_factor=2, mode="nearest")
         result: Tensor = self.other(self.second(large).relu()) + beside
@@ -100,38 +118,58 @@ class Generator(nn.Module):
 
 Draw = Callable[[int], tuple[Tensor, Tensor]]
 """The number of a chunk to z (CHUNK, P') and candidates (CHUNK, k, *shape): a function of the number alone."""
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""Pictures (B, *shape) and candidates (B, k, *shape) to distances (B, k), which can be differentiated by the first."""
 
 
-def error(made: Tensor, candidates: Tensor, span: float) -> Tensor:
+@final
+@dataclass(frozen=True)
+class Course:
+    """How a generator is trained: steps, Adam's rate, another distance besides, and whether products are of bfloat16.
+
+    Weights and their steps stay float32: eight bits of a mantissa would swallow steps.
+    """
+
+    steps: int
+    rate: float
+    look: Distance | None = None
+    bfloat16: bool = False
+
+
+def error(made: Tensor, candidates: Tensor, span: float, look: Distance | None = None) -> Tensor:
     """(B,): of each picture half of MSE + MAE on the scale [-1, 1], to the nearest of k candidates, softly chosen.
 
     sum_j e_j softmax_j(-SHARP e_j), through which the choice is trained too. made: (B, *shape). candidates: (B, k,
-    *shape). span: of the pictures' range.
+    *shape). span: of the pictures' range. look: another distance (B, k), which is added to each e_j.
     """
     off = 2 * (made.unsqueeze(1) - candidates).flatten(2) / span
     each = 0.5 * (off.square().mean(2) + off.abs().mean(2))
+    if look is not None:
+        each = each + look(made, candidates)
     return (each * torch.softmax(-SHARP * each, 1)).sum(1)
 
 
-def trained(generator: Generator, draw: Draw, *, clock: Clock, watch: Watch, steps: int, rate: float) -> Generator:
-    """`generator` after `steps` of Adam at `rate`, each on `BATCH` heads of a stream that never repeats."""
-    optimizer = torch.optim.Adam(generator.parameters(), lr=rate)
+def trained(generator: Generator, draw: Draw, course: Course, *, clock: Clock, watch: Watch) -> Generator:
+    """`generator` after the steps of Adam, each on `BATCH` heads of a stream that never repeats."""
+    optimizer = torch.optim.Adam(generator.parameters(), lr=course.rate)
     begun = _restore(generator, optimizer, clock.saved())
     span, held = generator.limits[1] - generator.limits[0], (torch.zeros(0), torch.zeros(0))
     generator.train()
-    for step in range(begun, steps):
+    for step in range(begun, course.steps):
         # chunk and rows follow from the step alone, so that a life that goes on sees what one life would have
         chunk, place = divmod(step, STEPS)
         if place == 0 or step == begun:
             held = draw(chunk)
         rows = slice(place * BATCH, (place + 1) * BATCH)
         with torch.enable_grad():
-            loss = error(generator(held[0][rows]), held[1][rows], span).mean()
+            with torch.autocast("cpu", torch.bfloat16, enabled=course.bfloat16):
+                made = generator(held[0][rows])
+            loss = error(made.float(), held[1][rows], span, course.look).mean()
             optimizer.zero_grad()
             loss.backward()
         optimizer.step()
         clock.keep(functools.partial(_kept, generator, optimizer, step + 1))
-        watch(Progress((step + 1) / steps, float(loss.detach()), "learns to reconstruct from weights"))
+        watch(Progress((step + 1) / course.steps, float(loss.detach()), "learns to reconstruct from weights"))
     return generator.eval().requires_grad_(False)
 
 

@@ -97,7 +97,7 @@ class FeatureImages(AbstractLearner[Inputs]):
 
     def learn(self, model: Target, layer: str, *, key: Key, clock: Clock, watch: Watch) -> State:
         """What a decoder of this layer's inputs has learned, and the range of pictures. Raises `NoSuchLayer`."""
-        pictures, _ = enlarged(self.pool, key.child("copies").generator(), self.pictures)
+        pictures, _ = enlarged(self.pool, self.pictures, key.child("copies").generator())
         like = next(iter(model.parameters().values()))
         features = rows_fed(model, layer, pictures.to(like)).float().cpu()
         low, high = (float(bound) for bound in _range(model, pictures))
