@@ -14,11 +14,13 @@ from leakscope.attacks.attributes.linkage import likeness
 from leakscope.attacks.attributes.recovered import AttributeOfVectors
 from leakscope.attacks.attributes.shadow import ShadowUpdates
 from leakscope.audit.by_person import interval, judged
-from leakscope.audit.federated import Game, played
+from leakscope.audit.federated import Game, Seen, played, shown
 from leakscope.core.annotation import Annotation
 from leakscope.core.errors import BadInput, UnknownName
+from leakscope.core.pool import Pool
 from leakscope.ledger.record import Word
 from leakscope.mechanisms.federated.round_files import RoundFiles
+from leakscope.mechanisms.federated.stores import RoundsInMemory
 from leakscope.mechanisms.population import Population
 from leakscope.numerics.rng import Key
 from leakscope.scoring import persons
@@ -137,6 +139,68 @@ def test_means_of_several_clients_are_of_nobody():
     own = dataclasses.replace(game(speakers(1), secure=2), owner=None)
     with pytest.raises(BadInput, match=r"secure=2 .* means"):
         played(own, dataclasses.replace(people, names=names), key=KEY)
+
+
+def test_means_are_attacked_by_who_has_learned_of_means():
+    """Pairs drawn anew in each round: what a mean says of one is little, and a person is in many of them."""
+    rounds = federation(ls.FedSGD(), rounds=30, fraction=0.5, secure=2, server_lr=0.03)
+    learner = ShadowUpdates(speakers(1, by_class=1.0), rounds, shadows=2, folds=0)
+    own = Game(NET, DOMAIN, CLASSES, rounds, learner)
+    found = played(own, private(speakers(2, by_class=1.0)), key=KEY)
+    assert found.people.count == 12
+    # Where the border lies hangs on the first weights; in which order people come does not.
+    assert persons.auc(found.people.truth, found.people.scores) >= 0.9
+    # An attack that has learned already is asked the same.
+    ready = taught(dataclasses.replace(learner, federation=dataclasses.replace(rounds, secure=1)), ls.FedSGD())
+    with pytest.raises(BadInput, match="secure=1"):
+        played(dataclasses.replace(own, attack=ready), private(speakers(2)), key=KEY)
+
+
+def test_who_is_to_be_recognized_is_known_by_other_examples():
+    """Each speaker's examples in three public clients and a private one: all twelve are recognized, far above 1/12."""
+    pool = speakers(1)
+    places = np.arange(len(pool))
+    # What a person does with an emotion is their own.
+    own = torch.randn(12, CLASSES, pool.batch.inputs.shape[1], generator=KEY.generator())
+    tilted = pool.batch.inputs + own[torch.tensor(pool.annotation("speaker").values), pool.batch.labels]
+    pool = dataclasses.replace(pool, batch=pool.batch.with_inputs(tilted.clamp(-6, 6)))
+    mine = places % 4 == 3
+    whose = pool.annotation("speaker").values
+    part = Annotation(
+        "part",
+        tuple(int(4 * who + at % 4) for at, who in zip(places, whose, strict=True)),
+        tuple(f"{name} {at}" for name in pool.annotation("speaker").categories for at in range(4)),
+    )
+
+    def of(rows):
+        index = np.flatnonzero(rows)
+        known = tuple(one.rows(index) for one in (*pool.annotations, part))
+        return Pool(pool.batch.rows(torch.from_numpy(index)), known)
+
+    rounds = federation(ls.FedSGD(), rounds=6)
+    learner = ShadowUpdates(of(~mine), rounds, attribute="speaker", client="part", owner="part", shadows=2, folds=0)
+    asked = Game(NET, DOMAIN, CLASSES, rounds, learner, attribute="speaker")
+    found = played(asked, private(of(mine)), key=KEY)
+    assert persons.uar(found.people.truth, found.people.scores) > 0.5
+    with pytest.raises(BadInput, match="an example of"):
+        played(asked, private(of(places % 4 >= 2)), key=KEY)
+
+
+def test_some_of_the_updates_are_drawn_and_all_of_them_are_the_whole():
+    own, people = game(speakers(1, by_class=1.0)), private(speakers(2, by_class=1.0))
+    attack = taught(own.attack, ls.FedSGD())
+    ready = dataclasses.replace(own, attack=attack)
+    target, rounds = NET.build(DOMAIN, CLASSES, key=KEY), RoundsInMemory()
+    own.federation.run(target, people, key=KEY, into=rounds)
+    seen = Seen(target, rounds)
+    one, whole, more = (shown(ready, people, seen, key=KEY, updates=n, draws=4) for n in (1, 0, 9))
+    assert len(one.names) == 48
+    assert whole.names == more.names == people.names
+    assert all(np.array_equal(a, b) for a, b in zip(whole.scores, more.scores, strict=True))
+    # Each single one is what the attack says of that round alone.
+    mine = ls.Observation(target, rounds.rounds_of(people.names[0]), ls.FedSGD())
+    singles = [attack.run(each, key=KEY).claim.scores[0].numpy() for each in mine.each()]
+    assert all(any(np.allclose(row, single) for single in singles) for row in one.scores[:4])
 
 
 def test_clients_of_one_person_are_one_trial():

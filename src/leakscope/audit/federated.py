@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from leakscope.attacks.attack import AbstractAttack, Attack
+from leakscope.attacks.attributes.shadow import AttributeOfUpdates, ShadowUpdates
 from leakscope.attacks.preparing import AbstractLearner, Setting
 from leakscope.core.arguments import instance
 from leakscope.core.attempt import Outcome
@@ -21,13 +22,20 @@ from leakscope.core.effort import Budget, Watch, unwatched
 from leakscope.core.errors import BadInput
 from leakscope.core.observation import Observation
 from leakscope.core.pool import Pool
+from leakscope.core.rounds import Round
+from leakscope.core.target import Target
 from leakscope.mechanisms.compose import AbstractProtocol, Defended
 from leakscope.mechanisms.federated.federation import Federation
+from leakscope.mechanisms.federated.server import BESIDE
 from leakscope.mechanisms.federated.stores import AbstractStore, RoundsInMemory
 from leakscope.mechanisms.population import Population
 from leakscope.numerics.rng import Key
 from leakscope.scoring.persons import People
 from leakscope.targets.recipes.architecture import AbstractArchitecture
+
+DRAWS = 10
+"""Draws of some of a client's updates, as published (Feng et al. 2022)."""
+Scores = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 @final
@@ -76,47 +84,135 @@ def played(
     """Play the federation of the private clients, then attack each by all of its rounds.
 
     store: where the rounds lie, such as `RoundFiles(folder)`, which keeps memory flat; in memory where none is given.
-    Raises `UnknownName` where the population does not tell the attribute or the owner. Raises `BadInput` on secure > 1;
-    where a pool of the attack has other categories of the attribute, or one of the private people; where what is
-    claimed is another attribute or has no log-probabilities, where nothing is claimed of anybody, and as
-    `Federation.run`.
+    Under secure aggregation a client is attacked by the means that it is in, and only by an attack that has learned of
+    such means (`ShadowUpdates` with a federation of the same secure). `shown` is the same in parts.
+    Raises `UnknownName` where the population does not tell the attribute or the owner. Raises `BadInput` where the
+    attack has learned of another kind of sums; where a pool of it has other categories of the attribute, or one of the
+    private people (where people are to be recognized, one of their examples); where what is claimed is another
+    attribute or has no log-probabilities, where nothing is claimed of anybody, and as `Federation.run`.
     """
-    truth = private.annotation(game.attribute)
-    persons = range(len(private)) if game.owner is None else private.annotation(game.owner).values
-    if game.federation.secure > 1:
-        # not by whether names are found: a client may be called as a mean is
-        raise BadInput(
-            f"with secure={game.federation.secure} only means of clients are seen, whose attribute is nobody's; attack "
-            "them by themselves, or audit secure=1"
-        )
-    for pool in _pools(game.attack):
-        _check_pool(game, pool, private)
+    check(game, private)
     # First, and of the setting alone: what is learned cannot depend on a private update.
     attack = game.attack
     if isinstance(attack, AbstractLearner):
-        setting = Setting(game.architecture, game.domain, game.classes, _sent_by_all(game.federation, len(private)))
-        attack = attack.taught(attack.prepare(setting, key=key.child("prepare"), clock=Budget().start(), watch=watch))
+        prepared = attack.prepare(
+            setting(game, len(private)), key=key.child("prepare"), clock=Budget().start(), watch=watch
+        )
+        attack = attack.taught(prepared)
     target = game.architecture.build(game.domain, game.classes, key=key.child("weights"))
     rounds = RoundsInMemory() if store is None else store
     game.federation.run(target, private, key=key.child("private"), into=rounds, watch=watch)
-    sent = {name for number in rounds.numbers() for name in rounds.senders(number)}
-    values, whose, scores, names, silent = [], [], [], [], []
+    found = shown(dataclasses.replace(game, attack=attack), private, Seen(target, rounds), key=key.child("attack"))
+    if not found.names:
+        raise BadInput(
+            f"nothing was claimed of any client; the first: {found.silent[0] if found.silent else 'nobody took part'}"
+        )
+    return Claims(People(found.truth, np.stack(found.scores), found.persons), found.names, found.silent)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A federation that was played: its first model, and every round."""
+
+    target: Target
+    rounds: AbstractStore
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What was claimed, a row for each claim: the true category, log-probabilities (G,), whose client, which client.
+
+    silent: a sentence for each client of whom nothing was claimed.
+    """
+
+    truth: tuple[int, ...]
+    scores: tuple[Scores, ...]
+    persons: tuple[int, ...]
+    names: tuple[str, ...]
+    silent: tuple[str, ...] = ()
+
+
+def shown(game: Game, private: Population, seen: Seen, *, key: Key, updates: int = 0, draws: int = DRAWS) -> Rows:
+    """Attack each client by what it sent: by all of its rounds, or by `updates` of them, drawn `draws` times.
+
+    A client that sent no more than so many is attacked once, by all. What is drawn follows from key, client and
+    number, and not from the attack. Raises as `played`, but for that nothing may be claimed.
+    """
+    truth = private.annotation(game.attribute)
+    persons = tuple(range(len(private))) if game.owner is None else private.annotation(game.owner).values
+    sent = _sent(seen.rounds, secure=game.federation.secure > 1)
+    rows, silent = [], []
     for name, size, value, person in zip(private.names, private.sizes, truth.values, persons, strict=True):
         if name not in sent:
             continue
         mechanism = game.federation.sends(size, len(private))
-        seen = Observation(target, rounds.rounds_of(name), mechanism)
-        attempt = attack.run(seen, key=key.child("attack", name))
-        if attempt.outcome is not Outcome.CLAIMED or attempt.claim is None:
-            silent.append(f"{name}: {attempt.sentence}")
-            continue
-        scores.append(_scores(attempt.claim, game.attribute, len(truth.categories)))
-        values.append(value)
-        whose.append(person)
-        names.append(name)
-    if not values:
-        raise BadInput(f"nothing was claimed of any client; the first: {silent[0] if silent else 'nobody took part'}")
-    return Claims(People(values, np.stack(scores), whose), tuple(names), tuple(silent))
+        rounds = _rounds(seen.rounds, sent[name])
+        for turn, places in enumerate(_draws(len(rounds), updates, draws, key.child("draws", name, updates))):
+            own = Observation(seen.target, tuple(rounds[place] for place in places), mechanism)
+            attempt = game.attack.run(own, key=key.child(name) if turn == 0 else key.child(name, turn))
+            if attempt.outcome is not Outcome.CLAIMED or attempt.claim is None:
+                silent.append(f"{name}: {attempt.sentence}")
+                break
+            rows.append((value, _scores(attempt.claim, game.attribute, len(truth.categories)), person, name))
+    values, scores, whose, names = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return Rows(values, scores, whose, names, tuple(silent))
+
+
+def check(game: Game, private: Population) -> None:
+    """Raises as `played` where what is claimed could not be compared, or is known beforehand."""
+    private.annotation(game.attribute)
+    if game.owner is not None:
+        private.annotation(game.owner)
+    secure, learner = game.federation.secure, game.attack
+    if isinstance(learner, AttributeOfUpdates):
+        learner = learner.learner
+    learned = learner.federation.secure if isinstance(learner, ShadowUpdates) else 1
+    # not by whether names are found: a client may be called as a mean is
+    if secure != learned:
+        raise BadInput(
+            f"with secure={secure} only means of clients are seen, and the attack has learned of secure={learned}; "
+            "give ShadowUpdates a federation with the same secure"
+        )
+    for pool in _pools(game.attack):
+        _check_pool(game, pool, private)
+
+
+def setting(game: Game, clients: int) -> Setting:
+    """What the adversary learns for: the model, and what each of so many clients does, its share of the noise too."""
+    return Setting(game.architecture, game.domain, game.classes, _sent_by_all(game.federation, clients))
+
+
+def _sent(rounds: AbstractStore, *, secure: bool) -> dict[str, list[tuple[int, str]]]:
+    """By client: in which rounds there is something of it, and under which name."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for number in rounds.numbers():
+        for sender in rounds.senders(number):
+            for name in sender.split(BESIDE) if secure else (sender,):
+                found.setdefault(name, []).append((number, sender))
+    return found
+
+
+def _rounds(store: AbstractStore, sent: Sequence[tuple[int, str]]) -> list[Round]:
+    found = []
+    for number, sender in sent:
+        one = store.load(number, (sender,))
+        found.append(Round(number, one.releases[sender], one.weights))
+    return found
+
+
+def _draws(count: int, updates: int, draws: int, key: Key) -> list[list[int]]:
+    """Places of the rounds of each draw, rising.
+
+    >>> _draws(3, 0, 10, Key(0)), _draws(3, 4, 10, Key(0)), len(_draws(3, 1, 10, Key(0)))
+    ([[0, 1, 2]], [[0, 1, 2]], 10)
+    """
+    if updates == 0 or updates >= count:
+        return [list(range(count))]
+    return [
+        sorted(torch.randperm(count, generator=key.child(turn).generator())[:updates].tolist()) for turn in range(draws)
+    ]
 
 
 def _sent_by_all(federation: Federation, clients: int) -> AbstractProtocol | Defended:
@@ -149,15 +245,18 @@ def _check_pool(game: Game, pool: Pool, private: Population) -> None:
             f"{public.categories}; annotate both with the same categories in one order"
         )
     both: set[str] = set()
-    if game.owner is not None and game.owner in known:
+    # who is to be recognized among known persons has to be known, by other examples
+    recognized = game.attribute == game.owner
+    if game.owner is not None and game.owner in known and not recognized:
         own, other = private.annotation(game.owner), known[game.owner]
         both = {own.categories[at] for at in own.values} & {other.categories[at] for at in other.values}
     rows = {_content(row) for row in pool.batch.inputs}
-    whole = [all(_content(row) in rows for row in batch.inputs) for batch in private.clients]
+    quantified = any if recognized else all
+    whole = [quantified(_content(row) in rows for row in batch.inputs) for batch in private.clients]
     same = [name for name, known_by_heart in zip(private.names, whole, strict=True) if known_by_heart]
     # who was learned of is recognized, and says nothing of what updates say of a stranger
     if both or same:
-        what = min(both) if both else f"every example of {same[0]}"
+        what = min(both) if both else f"{'an' if recognized else 'every'} example of {same[0]}"
         raise BadInput(
             f"{what} is public and private; attack people of whom nothing was learned, and where two people of "
             "different corpora have one name, name them apart, as Combined((Ravdess(...),)) does"
@@ -169,7 +268,7 @@ def _content(row: Tensor) -> bytes:
     return row.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def _scores(claim: Attribute, attribute: str, categories: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _scores(claim: Attribute, attribute: str, categories: int) -> Scores:
     """(G,) log-probabilities of the one client."""
     fine = claim.name == attribute and claim.scores is not None and claim.scale is Scale.LOG_PROBABILITY
     if not fine or claim.scores is None or tuple(claim.scores.shape) != (1, categories):

@@ -15,7 +15,8 @@ from leakscope.cli.expressions import build
 from leakscope.cli.models import recipe
 from leakscope.cli.rows import Family
 from leakscope.cli.text import plan as text_of
-from leakscope.cli.text.plan import Said, WrittenPlan, WrittenScene
+from leakscope.cli.text.plan import WrittenPlan, WrittenScene
+from leakscope.cli.text.sheet import Said
 from leakscope.core import file_limits
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.effort import Budget

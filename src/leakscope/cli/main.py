@@ -21,6 +21,7 @@ from leakscope.cli import plan_keys
 from leakscope.cli.ending import LEGEND, Exit
 from leakscope.cli.ending import orderly as _orderly
 from leakscope.cli.options import bound as bound_options
+from leakscope.cli.options import federation as federation_options
 from leakscope.cli.options import head as head_options
 from leakscope.cli.options import train as train_options
 from leakscope.cli.options import update as update_options
@@ -77,7 +78,7 @@ Cut = Annotated[
     ),
 ]
 
-PLAN_KEYS = "\b\nKeys of the plan file (type; default):\n" + "\n".join(plan_keys.lines())
+PLAN_KEYS = "\b\nKeys of the plan file (type; default):\n" + "\n".join(plan_keys.PAGES.lines())
 
 
 @app.callback(invoke_without_command=True)
@@ -243,6 +244,7 @@ def doctor(  # noqa: PLR0913, one argument for each option
 update_options.register(app)
 app.command(epilog=f"{update_options.MODEL}\n\n{LEGEND}")(head_options.head)
 app.command(epilog=LEGEND)(bound_options.bound)
+app.command(epilog=f"{federation_options.KEYS}\n\n{LEGEND}")(federation_options.federation)
 app.add_typer(train_options.app)
 
 

@@ -7,6 +7,7 @@ help is fast.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -27,6 +28,37 @@ class Field:
     type: str
     default: str
     meaning: str
+
+
+@final
+@dataclass(frozen=True)
+class Pages:
+    """What is printed of the keys of one kind of plan. headings: by section. head, tail: lines around its page."""
+
+    fields: tuple[Field, ...]
+    headings: Mapping[str, str]
+    head: tuple[str, ...]
+    example: str
+    tail: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """One line per key, for a terminal."""
+        said = []
+        for section, heading in self.headings.items():
+            said.append(f"{heading}:")
+            own = [one for one in self.fields if one.section == section]
+            said += [f"  {one.key:<12} {one.meaning} ({one.type}; {one.default})" for one in own]
+        return said
+
+    def markdown(self) -> str:
+        """The page of the keys, in `docs`."""
+        page = [*self.head, "", "```toml", *self.example.splitlines(), "```", ""]
+        for section, heading in self.headings.items():
+            page += [f"## {heading}", "", "| key | type | default | meaning |", "|---|---|---|---|"]
+            own = [one for one in self.fields if one.section == section]
+            page += [f"| `{one.key}` | {one.type} | {one.default} | {one.meaning} |" for one in own]
+            page.append("")
+        return "\n".join([*page, *self.tail]) + "\n"
 
 
 FIELDS: tuple[Field, ...] = (
@@ -94,20 +126,10 @@ target = "LeNet()"
 """
 
 
-def lines() -> list[str]:
-    """One line per key, for a terminal."""
-    said = []
-    for section, heading in HEADINGS.items():
-        said.append(f"{heading}:")
-        said += [
-            f"  {one.key:<12} {one.meaning} ({one.type}; {one.default})" for one in FIELDS if one.section == section
-        ]
-    return said
-
-
-def markdown() -> str:
-    """The page `docs/plan-file.md`."""
-    page = [
+PAGES = Pages(
+    fields=FIELDS,
+    headings=HEADINGS,
+    head=(
         "# The plan file",
         "",
         "<!-- Written by `python -m leakscope.cli.plan_keys`; edit the table there. -->",
@@ -115,28 +137,18 @@ def markdown() -> str:
         "A plan is a TOML file for `leakscope audit`. It crosses scenes (a dataset and a target) with mechanisms,",
         "attacks, batch sizes and trials. The undefended and the blind control of each combination are added by",
         "themselves. Unknown keys are refused.",
-        "",
-        "```toml",
-        *EXAMPLE.splitlines(),
-        "```",
-        "",
-    ]
-    for section, heading in HEADINGS.items():
-        page += [f"## {heading}", "", "| key | type | default | meaning |", "|---|---|---|---|"]
-        for one in FIELDS:
-            if one.section == section:
-                page.append(f"| `{one.key}` | {one.type} | {one.default} | {one.meaning} |")
-        page.append("")
-    page += [
+    ),
+    example=EXAMPLE,
+    tail=(
         "## Expressions",
         "",
         "An expression is a name of `leakscope list` with its arguments, as in Python: `FedAvg(steps=4, lr=0.1)`.",
         "`>>` puts a defense after a protocol, in the order in which they act; `+` and `*` combine an attack's priors.",
         "Nothing else is understood, and nothing is executed. Only a target may also be what `--model` takes:",
         "`torchvision:NAME` or `timm:NAME` of an installed library, or `package.module:factory`, which is imported.",
-    ]
-    return "\n".join(page) + "\n"
+    ),
+)
 
 
 if __name__ == "__main__":
-    sys.stdout.write(markdown())
+    sys.stdout.write(PAGES.markdown())

@@ -8,6 +8,7 @@ from typing import final
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -97,6 +98,15 @@ class AbstractDecision(ABC):
         """The state. lessons: of normalized signals. shape: (H, D) of the layer. Draws only from `key`."""
 
     @abstractmethod
+    def tuned(
+        self, state: State, lessons: Lessons, shape: tuple[int, int], *, key: Key, clock: Clock, watch: Watch
+    ) -> State:
+        """A state of `learn`, brought further by fewer lessons of the very models that are attacked.
+
+        Raises `BadInput` where this kind of decision cannot go on from a state, or the categories are others.
+        """
+
+    @abstractmethod
     def probabilities(self, state: State, vectors: Tensor) -> Tensor:
         """(N, G) float64, log P(g | vector) under an even prior, of normalized signals (N, n); -inf for no lessons."""
 
@@ -124,6 +134,36 @@ class Logistic(AbstractDecision):
         model = LogisticRegression(C=self.strength, max_iter=ROUNDS)
         model.fit(_doubles(lessons.vectors), lessons.members.numpy(), sample_weight=lessons.weight.numpy())
         return _linear(model.coef_, model.intercept_, lessons)
+
+    def tuned(
+        self, state: State, lessons: Lessons, shape: tuple[int, int], *, key: Key, clock: Clock, watch: Watch
+    ) -> State:
+        """min sum_i c_i (-log P(g_i | v_i)) + |w - w_0|^2 / (2 strength), w_0 the state's: what is known is the prior.
+
+        By L-BFGS from w_0; nothing is drawn.
+        """
+        del shape, key, clock, watch
+        if list(state["present"]) != lessons.present:
+            raise BadInput(f"has learned categories {state['present']}, and is to go on with {lessons.present}")
+        before = state["weights"].double()
+        weights, offsets = before.clone().requires_grad_(), state["offsets"].double().clone().requires_grad_()
+        place = {category: at for at, category in enumerate(lessons.present)}
+        members = torch.tensor([place[int(one)] for one in lessons.members])
+        rows, counts = lessons.vectors.double(), lessons.weight
+        solver = torch.optim.LBFGS(
+            [weights, offsets], max_iter=ROUNDS, tolerance_grad=1e-7, tolerance_change=0, line_search_fn="strong_wolfe"
+        )
+
+        def loss() -> Tensor:
+            solver.zero_grad()
+            each = F.cross_entropy(rows @ weights.T + offsets, members, reduction="none")
+            total: Tensor = (counts * each).sum() + (weights - before).square().sum() / (2 * self.strength)
+            total.backward()
+            return total
+
+        with torch.enable_grad():
+            solver.step(loss)  # type: ignore[arg-type] # it takes tensors, and says that it takes numbers
+        return {**state, "weights": weights.detach().float(), "offsets": offsets.detach()}
 
     def probabilities(self, state: State, vectors: Tensor) -> Tensor:
         """By the equation."""
@@ -156,6 +196,13 @@ class Discriminant(AbstractDecision):
         inner = floor * torch.eye(len(half), dtype=torch.float64) + half @ half.T
         weights = (means - torch.linalg.solve(inner, half @ means.T).T @ half) / floor
         return _linear(weights.numpy(), (-0.5 * (weights * means).sum(1)).numpy(), lessons)
+
+    def tuned(
+        self, state: State, lessons: Lessons, shape: tuple[int, int], *, key: Key, clock: Clock, watch: Watch
+    ) -> State:
+        """Means and covariances are learned at once: there is nothing to go on from."""
+        del state, lessons, shape, key, clock, watch
+        raise BadInput("Discriminant cannot go on from what it has learned; use Logistic or UpdateNetwork with leaked")
 
     def probabilities(self, state: State, vectors: Tensor) -> Tensor:
         """By the equation."""

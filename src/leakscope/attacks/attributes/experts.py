@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
@@ -79,6 +80,21 @@ def learned(updates: Updates, study: Study) -> State:
     named = [int(together(outside[rows], state["repeats"]).argmax()) for rows in people]
     right = sum(one == int(updates.members[rows][0]) for one, rows in zip(named, people, strict=True))
     return state | {"right": right, "of": len(people)}
+
+
+def tuned(state: State, updates: Updates, study: Study) -> State:
+    """`state` of `learned`, with each decision brought further by these updates; all else stays what it was.
+
+    Signals are brought to the scale of the shadow updates, which is what the decisions know. Raises `BadInput` as
+    `AbstractDecision.tuned`.
+    """
+    parts = []
+    for place, (part, shape, lessons) in enumerate(zip(state["parts"], updates.shapes, _lessons(updates), strict=True)):
+        same = dataclasses.replace(lessons, vectors=_normal(lessons.vectors, part["mean"], part["deviation"]))
+        key = study.key.child("tuned", place)
+        found = study.decision.tuned(part["learned"], same, shape, key=key, clock=study.clock, watch=study.watch)
+        parts.append({**part, "learned": found})
+    return {**state, "parts": parts}
 
 
 def judged(decision: AbstractDecision, state: State, vectors: Sequence[Tensor]) -> Tensor:

@@ -135,10 +135,10 @@ class AttributeOfVectors(AbstractAttack[tuple[Ready[Inputs], ...], Attribute]):
         mine = _means(Batch(vectors, labels), classes)
         scores = judged(decision, state, [torch.where(torch.isnan(mine), usual, mine)[None]])
         best = scores.argmax(1)
-        sentence = (
-            f"{self.attribute!r} by the means of {classes} classes: {known.categories[int(best)]!r}; of {state['of']} "
-            f"public persons {state['right']} are named right when left out"
-        )
+        sentence = f"{self.attribute!r} by the means of {classes} classes: {known.categories[int(best)]!r}"
+        # with two persons of a category nobody is left out
+        if "of" in state:
+            sentence += f"; of {state['of']} public persons {state['right']} are named right when left out"
         return Attribute(self.attribute, best, scores=scores, scale=Scale.LOG_PROBABILITY), sentence
 
 

@@ -54,11 +54,27 @@ class UpdateNetwork(AbstractDecision):
     def learn(self, lessons: Lessons, shape: tuple[int, int], *, key: Key, clock: Clock, watch: Watch) -> State:
         """The weights of the best epoch. Draws the first weights, the order of updates and the dropout from `key`."""
         del clock  # minutes, and the shadows are kept: a later life trains again
+        return self._trained(lessons, shape, None, key=key, watch=watch)
+
+    def tuned(
+        self, state: State, lessons: Lessons, shape: tuple[int, int], *, key: Key, clock: Clock, watch: Watch
+    ) -> State:
+        """The same training, from the state's weights on."""
+        del clock
+        if list(state["present"]) != lessons.present:
+            raise BadInput(f"has learned categories {state['present']}, and is to go on with {lessons.present}")
+        return self._trained(lessons, shape, state["network"], key=key, watch=watch)
+
+    def _trained(
+        self, lessons: Lessons, shape: tuple[int, int], start: dict[str, Tensor] | None, *, key: Key, watch: Watch
+    ) -> State:
         checked(lessons.vectors, shape)
         order = torch.randperm(len(lessons.vectors), generator=key.child("split").generator())
         # Of updates and not of persons, as published: it chooses an epoch, and nothing is claimed of how right it is.
         cut = max(1, round(OUTSIDE * len(order)))
         training = _Training(self, lessons, shape, order[cut:], order[:cut], key)
+        if start is not None:
+            training.network.load_state_dict(start)
         for epoch in range(self.epochs):
             loss = training.epoch(epoch)
             watch(Progress((epoch + 1) / self.epochs, loss, "learns to read updates"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import functools
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -78,6 +80,33 @@ class AbstractRecordedCorpus(AbstractCorpus):
     def sound(self, position: int) -> Tensor:
         """The samples, read anew."""
         return read_sound(self.recordings()[position].path)
+
+
+@dataclass(frozen=True)
+class AbstractFolderCorpus(AbstractRecordedCorpus):
+    """A corpus that is a folder whose names say everything. skip: names without suffix, of what is left out."""
+
+    folder: str
+    skip: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", os.fspath(self.folder))
+        object.__setattr__(self, "skip", skipped(self.skip))
+
+    @final
+    def recordings(self) -> tuple[Recording, ...]:
+        """Speaker after speaker, in the order of names."""
+        return _listed(self, Path(self.folder).resolve())
+
+    @abstractmethod
+    def found(self, folder: Path) -> Iterable[Recording]:
+        """What is below the folder, in any order. Raises `BadInput`, naming the file, on what does not belong there."""
+
+
+@functools.lru_cache(maxsize=8)
+def _listed(corpus: AbstractFolderCorpus, folder: Path) -> tuple[Recording, ...]:
+    # by the place that the folder was at: a relative one is another from another directory
+    return tuple(sorted(corpus.found(folder), key=lambda one: (one.speaker, one.name)))
 
 
 @final

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 from leakscope.core.errors import BadInput
-from leakscope.datasets.emotion.corpus import AbstractRecordedCorpus, Emotion, Recording, files_below, skipped
+from leakscope.datasets.emotion.corpus import AbstractFolderCorpus, Emotion, Recording, files_below
 from leakscope.datasets.sources.speech import Sex
 
 EMOTIONS = {
@@ -40,7 +39,7 @@ NAME = re.compile(r"(\d\d)([ab]\d\d)([A-Z])([a-z])")
 
 @final
 @dataclass(frozen=True)
-class EmoDB(AbstractRecordedCorpus):
+class EmoDB(AbstractFolderCorpus):
     """`folder`/**/SSTTTEV.wav (or .flac) as published (Burkhardt et al. 2005, Interspeech).
 
     SS is the speaker, TTT the sentence, E the emotion, V the version. Not every speaker said everything, so nothing is
@@ -51,22 +50,9 @@ class EmoDB(AbstractRecordedCorpus):
     EmoDB(folder='EmoDB', skip=())
     """
 
-    folder: str
-    skip: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", os.fspath(self.folder))
-        object.__setattr__(self, "skip", skipped(self.skip))
-
-    def recordings(self) -> tuple[Recording, ...]:
-        """Speaker after speaker; the speaker is a number, as in `03`."""
-        return _found(Path(self.folder).resolve(), self.skip)
-
-
-@functools.lru_cache(maxsize=8)
-def _found(folder: Path, skip: tuple[str, ...]) -> tuple[Recording, ...]:
-    made = [_recording(path) for path in files_below(folder, skip, "EmoDB")]
-    return tuple(sorted(made, key=lambda one: one.name))
+    def found(self, folder: Path) -> Iterable[Recording]:
+        """The speaker is a number, as in `03`."""
+        return [_recording(path) for path in files_below(folder, self.skip, "EmoDB")]
 
 
 def _recording(path: Path) -> Recording:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import final
 
 from leakscope.core.errors import BadInput
-from leakscope.datasets.emotion.corpus import AbstractRecordedCorpus, Emotion, Recording, files_below, skipped
+from leakscope.datasets.emotion.corpus import AbstractFolderCorpus, Emotion, Recording, files_below
 from leakscope.datasets.sources.speech import Sex
 
 ACTORS = 24
@@ -32,7 +30,7 @@ SPEECH = "01"
 
 @final
 @dataclass(frozen=True)
-class Ravdess(AbstractRecordedCorpus):
+class Ravdess(AbstractFolderCorpus):
     """`folder`/Actor_NN/MM-VV-EE-II-SS-RR-NN.wav (or .flac) as published (doi:10.1371/journal.pone.0196391).
 
     EE is the emotion, II its intensity, SS the sentence, RR the repetition, NN the actor: odd are male, even female.
@@ -45,27 +43,14 @@ class Ravdess(AbstractRecordedCorpus):
     ('03-01-05-02-01-01-12',)
     """
 
-    folder: str
-    skip: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", os.fspath(self.folder))
-        object.__setattr__(self, "skip", skipped(self.skip))
-
-    def recordings(self) -> tuple[Recording, ...]:
-        """Actor after actor; the speaker is the actor's number, as in `07`."""
-        return _found(Path(self.folder).resolve(), self.skip)
-
-
-@functools.lru_cache(maxsize=8)
-def _found(folder: Path, skip: tuple[str, ...]) -> tuple[Recording, ...]:
-    found = [(path, _fields(path)) for path in files_below(folder, skip, "RAVDESS")]
-    spoken = [(path, fields) for path, fields in found if fields[1] == SPEECH]
-    if not spoken:
-        raise BadInput(f"{folder} holds song alone; give the folder with the speech of RAVDESS")
-    _complete(folder, {fields for _, fields in spoken}, skip)
-    made = [_recording(path, fields) for path, fields in spoken]
-    return tuple(sorted(made, key=lambda one: (one.speaker, one.name)))
+    def found(self, folder: Path) -> Iterable[Recording]:
+        """The speaker is the actor's number, as in `07`."""
+        found = [(path, _fields(path)) for path in files_below(folder, self.skip, "RAVDESS")]
+        spoken = [(path, fields) for path, fields in found if fields[1] == SPEECH]
+        if not spoken:
+            raise BadInput(f"{folder} holds song alone; give the folder with the speech of RAVDESS")
+        _complete(folder, {fields for _, fields in spoken}, self.skip)
+        return [_recording(path, fields) for path, fields in spoken]
 
 
 def _fields(path: Path) -> tuple[str, ...]:

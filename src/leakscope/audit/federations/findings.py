@@ -1,0 +1,154 @@
+"""Records of federations become rows with verdicts, and the rows a summary; nothing is run here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from leakscope.audit import by_person
+from leakscope.audit.federations.plan import ALL, FederatedGroup, FederationPlan
+from leakscope.bounds.user_level import models_epsilon, updates_epsilon
+from leakscope.core.errors import BadInput
+from leakscope.ledger.played import ClaimRows, Found, Part, PlayedRecord, PlayedRow, PlayedSummary
+from leakscope.ledger.record import Word
+from leakscope.mechanisms.compose import protocol_of
+from leakscope.mechanisms.federated.federation import Federation
+from leakscope.mechanisms.protocols.batch_clipped import BOUNDS_NOTHING, BatchClipped
+from leakscope.numerics.rng import Key
+from leakscope.scoring import persons
+from leakscope.scoring.persons import People
+from leakscope.version import VERSION
+
+WORST = (Word.LEAKS, Word.INCONCLUSIVE, Word.NO_LEAK_FOUND)
+
+
+def epsilons(federation: Federation, *, clients: int, delta: float) -> tuple[float, float, float] | None:
+    """(for who sees the models, one update of a client, all of them); None without user-level privacy.
+
+    Raises as `models_epsilon`, so on a delta that is no less than one over the clients.
+    """
+    if federation.privacy is None:
+        return None
+    return (
+        models_epsilon(federation, clients=clients, delta=delta),
+        updates_epsilon(federation, clients=clients, delta=delta, rounds=1),
+        updates_epsilon(federation, clients=clients, delta=delta),
+    )
+
+
+def summarized(plan: FederationPlan, done: Mapping[str, PlayedRecord]) -> PlayedSummary:
+    """All rows, those without a record too: what is not there is inconclusive, and never cleared."""
+    rows = tuple(_row(plan, group, done) for group in plan.groups())
+    audited = [row for row in rows if row.part is Part.AUDITED]
+    word = next(one for one in WORST if any(row.word is one for row in audited))
+    counts = ", ".join(f"{sum(row.word is one for row in audited)} {one.value}" for one in WORST)
+    cells = plan.cells()
+    finished = [cell for cell in cells if cell.spec.identity in done]
+    wrong = [row for row in rows if row.part is Part.SHUFFLED and row.word is Word.LEAKS]
+    said = f"{len(audited)} rows: {counts}"
+    if len(finished) < len(cells):
+        said += f"; {len(cells) - len(finished)} of {len(cells)} cells are not run yet"
+    if wrong:
+        # of a hundred such rows one does at this level
+        said += f"; {len(wrong)} shuffled rows leak, as one of a hundred does by luck: more of them are a fault"
+    return PlayedSummary(
+        title=plan.title,
+        word=word,
+        sentence=said,
+        rows=rows,
+        planned=len(cells),
+        finished=len(finished),
+        seconds=sum(done[cell.spec.identity].seconds for cell in finished),
+        seed=plan.seed,
+        smallest=plan.smallest,
+        delta=plan.delta,
+        version=VERSION,
+        citations=tuple(dict.fromkeys(one.citation for one in done.values() if one.citation)),
+    )
+
+
+def _row(plan: FederationPlan, group: FederatedGroup, done: Mapping[str, PlayedRecord]) -> PlayedRow:
+    first = group.cells[0]
+    records = [done[cell.spec.identity] for cell in group.cells if cell.spec.identity in done]
+    key = Key(plan.seed).child("rows", *(cell.spec.identity for cell in group.cells))
+    word, sentence = _word(plan, group, done, key)
+    privacy = first.federation.privacy
+    utilities = [one.history[-1] for one in records if one.history]
+    numbers = dict.fromkeys(rows.updates for one in records for rows in one.claims)
+    joined = {number: _joined(records, number) for number in numbers}
+    clipped = isinstance(protocol_of(first.federation.step), BatchClipped)
+    clients = min((one.clients for one in records), default=0)
+    return PlayedRow(
+        part=group.part,
+        scene=first.scene.name,
+        target=plan.name(first.target),
+        federation=plan.name(first.federation),
+        attack=first.attack.name,
+        attribute=first.attribute,
+        word=word,
+        sentence=sentence,
+        found=tuple(_found(number, one, key) for number, one in joined.items() if one is not None),
+        noise=math.nan if privacy is None else privacy.noise_multiplier,
+        epsilons=epsilons(first.federation, clients=clients, delta=plan.delta) if clients else None,
+        accuracy=float(np.mean([one.accuracy for one in utilities])) if utilities else math.nan,
+        uar=float(np.mean([one.uar for one in utilities])) if utilities else math.nan,
+        note=f"no epsilon is computed of BatchClipped: {BOUNDS_NOTHING}" if clipped else "",
+    )
+
+
+def _word(plan: FederationPlan, group: FederatedGroup, done: Mapping[str, PlayedRecord], key: Key) -> tuple[Word, str]:
+    """By all updates of each person, beside the control. A direction that is missing clears nothing."""
+    records = [done[cell.spec.identity] for cell in group.cells if cell.spec.identity in done]
+    people = _joined(records, ALL)
+    if people is None:
+        why = next((one.sentence for one in records if one.sentence), "not run yet")
+        if len({one.categories for one in records}) > 1:
+            why = f"the directions tell other categories apart: {' and '.join(str(one.categories) for one in records)}"
+        return Word.INCONCLUSIVE, f"nothing was claimed: {why}"
+    silent = [one for record in records for one in record.silent]
+    silent += [record.sentence for record in records if record.sentence]
+    if len(records) < len(group.cells):
+        silent.append("a direction was not run yet")
+    controls = [done[cell.spec.identity] for cell in group.control if cell.spec.identity in done]
+    control = _joined(controls, ALL)
+    try:
+        found = by_person.judged(people, control, smallest=plan.smallest, key=key, silent=silent)
+    except BadInput as error:
+        return Word.INCONCLUSIVE, str(error)
+    return found.word, found.sentence
+
+
+def _joined(records: Sequence[PlayedRecord], number: int) -> People | None:
+    """The claims of both directions; None where there is none, or where they tell other categories apart."""
+    rows = [(one, rows) for one in records for rows in one.claims if rows.updates == number]
+    if not rows or len({one.categories for one, _ in rows}) > 1:
+        return None
+    return _people([claims for _, claims in rows])
+
+
+def _people(rows: Sequence[ClaimRows]) -> People:
+    names = [name for one in rows for name in one.persons]
+    order = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    truth = [value for one in rows for value in one.truth]
+    scores = np.asarray([row for one in rows for row in one.scores], dtype=np.float64)
+    return People(truth, scores, [order[name] for name in names])
+
+
+def _found(number: int, people: People, key: Key) -> Found:
+    """All metrics. By all updates a row is a person, and the interval the wider one of `by_person`."""
+    whole = people.fused() if number == ALL else people
+    uar = by_person.interval(whole, key=key) if number == ALL else persons.interval(whole, key=key)
+    return Found(
+        updates=number,
+        persons=whole.count,
+        uar=uar.value,
+        low=uar.low,
+        high=uar.high,
+        luck=persons.luck(whole, key=key),
+        chance=1 / whole.scores.shape[1],
+        auc=persons.auc(whole.truth, whole.scores),
+        caught=persons.caught(whole.truth, whole.scores),
+        log_loss=persons.log_loss(whole.truth, whole.scores),
+    )

@@ -1,0 +1,206 @@
+"""A plan of federations as it is written: every key, type, name and number judged, and nothing imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from leakscope.cli.federation_keys import FIELDS
+from leakscope.cli.rows import Family
+from leakscope.cli.text import spelling
+from leakscope.cli.text.models import findable, model
+from leakscope.cli.text.sheet import Keys, Said, Sheet, parsed, sheet_of
+
+PLAN = "a plan of federations, as described in docs/federation-plan.md"
+EMPTY = "the list is empty; name at least one"
+
+
+@final
+@dataclass(frozen=True)
+class WrittenAttack:
+    """One [[attack]]. recovers: empty where it learns of shadows."""
+
+    place: str
+    name: str
+    signals: tuple[str, ...]
+    decision: str
+    shadows: int
+    folds: int
+    leaked: int
+    recovers: str
+    rounds: int
+
+
+@final
+@dataclass(frozen=True)
+class WrittenSpeakers:
+    """One [[scene]]. public: empty where the speakers are halved."""
+
+    place: str
+    name: str
+    dataset: str
+    public: str
+    each: int
+    targets: Said
+    federations: Said
+
+
+@final
+@dataclass(frozen=True)
+class WrittenFederations:
+    """All that a plan of federations says."""
+
+    sheet: Sheet
+    title: str
+    seed: int
+    attributes: tuple[str, ...]
+    updates: tuple[int, ...]
+    draws: int
+    smallest: float
+    delta: float
+    hold_out: float
+    shuffled: bool
+    keep_rounds: bool
+    targets: Said
+    federations: Said
+    attacks: tuple[WrittenAttack, ...]
+    scenes: tuple[WrittenSpeakers, ...]
+
+
+def read(path: Path) -> WrittenFederations:
+    """The plan in a file. Raises `BadInput` when there is none, `BadPlan` with file, line and key for what is wrong."""
+    return parse(sheet_of(path, PLAN))
+
+
+def parse(sheet: Sheet) -> WrittenFederations:
+    """The plan on a sheet. Raises `BadPlan`."""
+    said = parsed(sheet)
+    for key, command in (("mechanisms", "leakscope audit"), ("trials", "leakscope audit")):
+        if key in said and "federations" not in said:
+            raise sheet.bad(key, f"this is a plan for `{command}`, and not of federations; run it with that")
+    return _Reader(sheet).plan(said)
+
+
+@final
+@dataclass(frozen=True)
+class _Reader:
+    """Reads one file, key by key."""
+
+    sheet: Sheet
+
+    @property
+    def keys(self) -> Keys:
+        return Keys(self.sheet, FIELDS)
+
+    def plan(self, said: dict[str, Any]) -> WrittenFederations:
+        keys = self.keys
+        keys.known("", said)
+        made = WrittenFederations(
+            sheet=self.sheet,
+            title=keys.text(said, "title", "title"),
+            seed=keys.whole(said, "seed", 0, low=0),
+            attributes=keys.texts({"attributes": ["sex"], **said}, "attributes", "attributes").texts,
+            updates=self._updates(said),
+            draws=keys.whole(said, "draws", 10, low=1),
+            smallest=self._share(said, "smallest_leak", 0.2, least=False),
+            delta=self._share(said, "delta", 0.001, least=False),
+            hold_out=self._share(said, "hold_out", 0.2, least=True),
+            shuffled=keys.switch(said, "shuffled"),
+            keep_rounds=keys.switch(said, "keep_rounds", usual=True),
+            targets=self._targets(said, "targets"),
+            federations=self._parts(said, "federations", "federations"),
+            attacks=tuple(self._attack(one, f"attack[{i}]") for i, one in enumerate(self._tables(said, "attack"))),
+            scenes=tuple(self._scene(one, f"scene[{i}]") for i, one in enumerate(self._tables(said, "scene"))),
+        )
+        for scene in made.scenes:
+            for key, own, common in (
+                ("targets", scene.targets, made.targets),
+                ("federations", scene.federations, made.federations),
+            ):
+                if not own.texts and not common.texts:
+                    raise self.sheet.bad(f"{scene.place}.{key}", EMPTY)
+        return made
+
+    def _tables(self, said: dict[str, Any], key: str) -> list[dict[str, Any]]:
+        found = said.get(key, [])
+        if not isinstance(found, list) or not found or not all(isinstance(one, dict) for one in found):
+            raise self.sheet.bad(key, f"expected tables, each under [[{key}]], at least one")
+        return found
+
+    def _attack(self, said: dict[str, Any], here: str) -> WrittenAttack:
+        keys = self.keys
+        keys.known("attack", said)
+        recovers = keys.text({"recovers": "", **said}, "recovers", f"{here}.recovers")
+        for other in ("signals", "decision", "shadows", "folds", "leaked") if recovers else ("rounds",):
+            if other in said:
+                why = "has no meaning with recovers" if recovers else "has a meaning with recovers alone"
+                raise self.sheet.bad(f"{here}.{other}", f"{why}; leave one of them out")
+        if recovers:
+            self.sheet.tried(f"{here}.recovers", spelling.expression, recovers, Family.ATTACKS)
+        signals = self._parts({"signals": ["ClassInputs()"], **said}, "signals", f"{here}.signals")
+        decision = keys.text({"decision": "Logistic()", **said}, "decision", f"{here}.decision")
+        self.sheet.tried(f"{here}.decision", spelling.expression, decision, Family.PARTS)
+        usual = recovers or f"{' + '.join(signals)}, {decision}"
+        return WrittenAttack(
+            place=here,
+            name=keys.text({"name": usual, **said}, "name", f"{here}.name"),
+            signals=signals.texts,
+            decision=decision,
+            shadows=keys.whole(said, "shadows", 5, section=here, low=1),
+            folds=keys.whole(said, "folds", 4, section=here, low=0),
+            leaked=keys.whole(said, "leaked", 0, section=here, low=0),
+            recovers=recovers,
+            rounds=keys.whole(said, "rounds", 2, section=here, low=1),
+        )
+
+    def _scene(self, said: dict[str, Any], here: str) -> WrittenSpeakers:
+        keys = self.keys
+        keys.known("scene", said)
+        dataset = keys.text(said, "dataset", f"{here}.dataset")
+        public = keys.text({"public": "", **said}, "public", f"{here}.public")
+        for key, text in (("dataset", dataset), ("public", public)):
+            if text or key == "dataset":
+                self.sheet.tried(f"{here}.{key}", spelling.expression, text, Family.DATASETS)
+        return WrittenSpeakers(
+            place=here,
+            name=keys.text({"name": dataset, **said}, "name", f"{here}.name"),
+            dataset=dataset,
+            public=public,
+            each=keys.whole(said, "each", 1, section=here, low=1),
+            targets=self._targets(said, f"{here}.targets"),
+            federations=self._parts(said, "federations", f"{here}.federations"),
+        )
+
+    def _targets(self, said: dict[str, Any], place: str) -> Said:
+        given = self._given(said, "targets", place)
+        for text in given:
+            self.sheet.tried(place, model, text)
+            self.sheet.tried(place, findable, text)
+        return given
+
+    def _parts(self, said: dict[str, Any], key: str, place: str) -> Said:
+        given = self._given(said, key, place)
+        for text in given:
+            self.sheet.tried(place, spelling.expression, text, Family.PARTS)
+        return given
+
+    def _given(self, said: dict[str, Any], key: str, place: str) -> Said:
+        given = self.keys.texts(said, key, place)
+        if said.get(key) == []:
+            raise self.sheet.bad(place, EMPTY)
+        return given
+
+    def _updates(self, said: dict[str, Any]) -> tuple[int, ...]:
+        value = said.get("updates", [])
+        if not isinstance(value, list) or not all(type(one) is int and 1 <= one <= 10**6 for one in value):
+            raise self.sheet.bad("updates", f"expected whole numbers above 0 such as [1, 5, 10], got {value!r}")
+        return tuple(value)
+
+    def _share(self, said: dict[str, Any], key: str, usual: float, *, least: bool) -> float:
+        value = float(self.keys.number(said, key, key, usual))
+        if not (0 < value < 1 or (least and value == 0)):
+            raise self.sheet.bad(
+                key, f"expected a number from 0 to 1, {'1' if least else 'both'} excluded, got {value}"
+            )
+        return value

@@ -1,0 +1,102 @@
+"""One self-contained page of a plan of federations: verdicts over persons, what defenses cost, and every row."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from leakscope.ledger.files import write_atomically
+from leakscope.ledger.folders import private_folder
+from leakscope.ledger.played import Found, Part, PlayedRow, PlayedSummary
+from leakscope.report.figures import Drawing
+from leakscope.report.page_claim import PAGE
+from leakscope.report.privacy_figure import Point, against_epsilon, forest
+from leakscope.report.redact import Veil
+from leakscope.report.tables import number
+from leakscope.report.templating import rendered
+
+FIGURE_ROWS = 60
+"""Rows of one figure of intervals."""
+
+
+@final
+@dataclass(frozen=True)
+class Block:
+    """All rows of one scene and attribute, with what is drawn of them."""
+
+    title: str
+    rows: tuple[PlayedRow, ...]
+    drawing: Drawing | None
+    by_epsilon: tuple[Drawing, ...]
+
+
+def write_federation_page(folder: Path, summary: PlayedSummary) -> Path:
+    """Write `folder/report.html`: no person is on it, all numbers are over persons together."""
+    private_folder(folder)
+    keys = dict.fromkeys((row.scene, row.attribute) for row in summary.rows)
+    blocks = []
+    for scene, attribute in keys:
+        rows = tuple(row for row in summary.rows if (row.scene, row.attribute) == (scene, attribute))
+        drawn = [(label(row, rows), row.part is Part.AUDITED, one) for row in rows for one in _whole(row)]
+        drawing = forest(drawn[:FIGURE_ROWS]) if drawn else None
+        blocks.append(Block(f"{scene}: {attribute}", rows, drawing, tuple(_by_epsilon(rows))))
+    view = {
+        "said": summary,
+        "blocks": blocks,
+        "label": label,
+        "epsilons": epsilons,
+        "share": share,
+        "finite": math.isfinite,
+    }
+    write_atomically(folder / PAGE, rendered("federation.html", Veil(False), view).encode())
+    return folder / PAGE
+
+
+def label(row: PlayedRow, among: tuple[PlayedRow, ...]) -> str:
+    """What tells the row from the others of its block: target, federation, attack, where they differ; and its part."""
+    parts = [
+        getattr(row, name)
+        for name in ("target", "federation", "attack")
+        if len({getattr(one, name) for one in among}) > 1
+    ]
+    return " · ".join([*parts, *([] if row.part is Part.AUDITED else [row.part.value])]) or row.attack
+
+
+def epsilons(row: PlayedRow) -> str:
+    """Of the models, one update and all of them."""
+    if row.epsilons is None:
+        return "none"
+    return " / ".join("infinite" if math.isinf(one) else number(one) for one in row.epsilons)
+
+
+def share(value: float) -> str:
+    """Two digits, or a word where there is no number."""
+    return f"{value:.2f}" if math.isfinite(value) else "not judged"
+
+
+def _whole(row: PlayedRow) -> list[Found]:
+    return [one for one in row.found if one.updates == 0]
+
+
+def _by_epsilon(rows: tuple[PlayedRow, ...]) -> list[Drawing]:
+    """A figure for each target, attack and family of federations with two levels of noise and more."""
+    found: dict[tuple[str, str], list[PlayedRow]] = {}
+    for row in rows:
+        if row.part is not Part.SHUFFLED and row.epsilons is not None and row.found:
+            found.setdefault((row.target, row.attack), []).append(row)
+    drawings = []
+    for (target, attack), own in found.items():
+        plain = [
+            row
+            for row in rows
+            if (row.target, row.attack) == (target, attack) and row.epsilons is None and row.part is not Part.SHUFFLED
+        ]
+        if len({row.noise for row in own}) < 2:
+            continue
+        points = [
+            Point(row.epsilons[2] if row.epsilons else math.inf, row.found, row.uar) for row in (*own, *plain[:1])
+        ]
+        drawings.append(against_epsilon(points, f"{attack}, {target}"))
+    return drawings
