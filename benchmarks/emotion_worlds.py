@@ -2,8 +2,8 @@
 
 "planted": sex is shuffled over the speakers of both halves, so that no update tells it; the attack learns of shuffled
 public speakers, and the verdict is asked for. No federation looks at sex, so that all worlds share those that are
-played; labels, learning and verdict are each world's own. The smallest gain of interest is what so few speakers can exclude at
-all (`excluded`), and is printed: that is "this power". The control is the same attack with the true sexes.
+played; labels, learning and verdict are each world's own. The smallest gain of interest is what so few speakers can
+exclude at all (`excluded`), and is printed: that is "this power". The control is the same attack with the true sexes.
 "privacy": noise that is calibrated to an epsilon of one update, each client adding its share, shadows too.
 """
 
@@ -82,7 +82,7 @@ def planted(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, worl
         decision = Logistic()
         control = together([decided(*pair, decision, key) for pair in played])
         smallest = min(excluded(control.count), MOST)
-        words, uars, luck = Counter[Word](), [], []
+        words, uars = Counter[Word](), []
         why = Counter[str]()
         for world in range(worlds):
             own = key.child("world", world)
@@ -95,7 +95,6 @@ def planted(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, worl
             verdict = judged(together(found), control, smallest=smallest, key=own.child("verdict"))
             words[verdict.word] += 1
             uars.append(verdict.uar.value)
-            luck.append(verdict.luck)
             if verdict.word is not Word.NO_LEAK_FOUND:
                 why[verdict.sentence] += 1
         real = judged(control, None, smallest=smallest, key=key.child("control"))
@@ -176,9 +175,10 @@ def hidden(
         single, fused = point.single, point.fused
         line = (
             f"epsilon {point.one:.3g} of one update (noise {noise:.3g} clips, delta {delta:.2g}), "
-            f"{point.all_of_one:.3g} of {many} updates, {point.training:.3g} of the training; sex by single updates {single.value:.3f} "
-            f"({single.low:.3f} to {single.high:.3f}), by all of a speaker {fused.value:.3f} ({fused.low:.3f} to "
-            f"{fused.high:.3f}, p {persons.luck(speakers, key=key):.4f}); emotion UAR {point.emotion:.3f}"
+            f"{point.all_of_one:.3g} of {many} updates, {point.training:.3g} of the training; sex by single updates "
+            f"{single.value:.3f} ({single.low:.3f} to {single.high:.3f}), by all of a speaker {fused.value:.3f} "
+            f"({fused.low:.3f} to {fused.high:.3f}, p {persons.luck(speakers, key=key):.4f}); emotion UAR "
+            f"{point.emotion:.3f}"
         )
         if wanted <= 1:
             yield f"{line}; expected single updates at chance, 0.5 in their interval", single.low <= 0.5 <= single.high
