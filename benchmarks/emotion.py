@@ -1,46 +1,47 @@
-"""Emotional speech: what true features say of a speaker, and which are recovered from one gradient.
+"""Emotional speech: what true features say of a speaker, what comes back of a gradient, and what updates say.
 
-    python benchmarks/emotion.py [--quick] [--data DIR] [--seed 0] [--cache DIR] [--part NAME]
+    python benchmarks/emotion.py [--quick] [--data DIR] [--seed 0] [--cache DIR] [--part NAME] [--figure FILE]
 
 A line for each point of what is expected and what was measured; exit code 1 below expectation. Without --data the
 embedded corpus speaks; with it DIR is a folder of RAVDESS or EmoDB in its published layout. --cache keeps the features
-for the next run. --quick takes fewer speakers and rounds.
+for the next run. --quick takes fewer speakers and rounds, under a minute of one core.
 
 "data": emobase features of half of the speakers teach a linear classifier, those of the other half are judged, and the
 other way round. UAR is the mean over both directions; of speakers, by the mean score of their recordings, with the 95 %
 interval of a bootstrap over speakers. What is judged are true features: the ceiling of attacks on single vectors.
-"exact": `LowRank` on the gradient of one speaker's recordings at a fresh network of 256 and 128 units; dropout of the
-rate that is named follows both layers. A round counts where every vector is there to a relative 1e-4.
-"attack", "planted", "linkage", "counts", "privacy", "network": a federation of speakers, attacked; emotion_attacks.py.
-"network" trains the published network, for minutes, and is run only by name.
+"exact", "limits": `LowRank` on the gradients of one speaker's recordings, and how far it goes (`emotion_exact.py`).
+"attack", "linkage", "counts", "network": a federation of speakers, attacked (`emotion_attacks.py`). "network" trains
+the published network, for minutes, and is run only by name.
+"planted", "privacy": worlds without a leak, and user-level noise, with a figure (`emotion_worlds.py`).
 "rounds": how fast a federation of speakers is played, and what its store takes (`emotion_rounds.py`).
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import emotion_attacks
+import emotion_exact
 import emotion_rounds
+import emotion_worlds
 import numpy as np
 import torch
+from emotion_exact import STRENGTH
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score
 
 import leakscope as ls
-from leakscope.datasets import partition
 
-STRENGTH = 0.01
-"""Of the logistic regression, as 988 features stand against some hundred recordings; not tuned."""
 DRAWS = 2000
-COUNTS = (8, 12, 16, 20)
-DROPOUTS = (0.0, 0.2, 0.4, 0.6)
-NEAR = 1e-4
-PARTS = ("data", "exact", "rounds", "attack", "planted", "linkage", "counts", "privacy", "network")
+PARTS = ("data", "exact", "limits", "attack", "planted", "linkage", "counts", "privacy", "rounds", "network")
+SLOW = ("network",)
+"""Run by name alone."""
+AT_LENGTH = ("limits", "linkage", "counts")
+"""Left out by --quick."""
 
 
 def main() -> int:
@@ -51,27 +52,38 @@ def main() -> int:
     parser.add_argument("--data", help="a folder of RAVDESS or EmoDB")
     parser.add_argument("--cache", default="", help="a folder for features")
     parser.add_argument("--part", choices=PARTS, help="all but the last by default")
+    parser.add_argument("--figure", default="", help="where the figure of privacy is drawn")
     args = parser.parse_args()
     torch.set_num_threads(1)
     given = published(args.data) if args.data else ls.SpokenEmotions(
-        speakers=12 if args.quick else 24, each=5 if args.quick else 6, seed=args.seed
+        speakers=20 if args.quick else 48, each=5, seed=args.seed
     )  # fmt: skip
-    features, good = ls.OpenSmile(cache=args.cache), True
+    features, good, quick, seed = ls.OpenSmile(cache=args.cache), True, args.quick, args.seed
+    halves = emotion_attacks.halves(given)
+    noises = (float("inf"), 1.0) if quick else emotion_worlds.EPSILONS
+    length = 10 if quick else 60
     parts: dict[str, Callable[[], Iterator[tuple[str, bool]]]] = {
-        "data": lambda: said_by_features(given, features, args.seed),
-        "exact": lambda: recovered(given, features, 1 if args.quick else 5, args.seed),
-        "attack": lambda: emotion_attacks.attacked(given, features, args.seed, quick=args.quick),
-        "planted": lambda: emotion_attacks.planted(given, features, args.seed, worlds=5 if args.quick else 20),
-        "linkage": lambda: emotion_attacks.linked(given, features, args.seed),
-        "counts": lambda: emotion_attacks.counted(given, features, args.seed, each=2 if args.quick else 10),
-        "privacy": lambda: emotion_attacks.hidden(given, features, args.seed, quick=args.quick),
-        "network": lambda: emotion_attacks.networks(given, features, args.seed, epochs=4 if args.quick else 50),
-        "rounds": lambda: emotion_rounds.rounds(given, features, args.quick, args.seed),
+        "data": lambda: said_by_features(given, features, seed),
+        "exact": lambda: emotion_exact.recovered(given, features, halves, each=1 if quick else 13, seed=seed),
+        "limits": lambda: emotion_exact.limits(given, features, halves[1], each=2 if quick else 10, seed=seed),
+        "attack": lambda: emotion_attacks.attacked(given, features, seed, quick=quick),
+        "planted": lambda: emotion_worlds.planted(given, features, seed, worlds=20, rounds=6 if quick else 20),
+        "linkage": lambda: emotion_attacks.linked(given, features, seed),
+        "counts": lambda: emotion_attacks.counted(given, features, seed, each=2 if quick else 10),
+        "privacy": lambda: emotion_worlds.hidden(
+            given, features, seed, rounds=length, epsilons=noises, out=args.figure
+        ),
+        "rounds": lambda: emotion_rounds.rounds(given, features, quick, seed),
+        "network": lambda: emotion_attacks.networks(given, features, seed, epochs=(1, 2, 10) if quick else (3, 8, 40)),
     }
-    wanted = (args.part,) if args.part else PARTS[:-1]
-    for line, fine in itertools.chain.from_iterable(run() for name, run in parts.items() if name in wanted):
-        print(("ok    " if fine else "BELOW ") + line, flush=True)
-        good &= fine
+    left_out = SLOW + (AT_LENGTH if quick else ())
+    wanted = (args.part,) if args.part else tuple(name for name in PARTS if name not in left_out)
+    for name in wanted:
+        begun = time.process_time()
+        for line, fine in parts[name]():
+            print(("ok    " if fine else "BELOW ") + line, flush=True)
+            good &= fine
+        print(f"      {name}: {time.process_time() - begun:.0f} s of one core", flush=True)
     return 0 if good else 1
 
 
@@ -130,47 +142,6 @@ def by_speaker(speakers: np.ndarray, seed: int) -> tuple[float, float, float]:
     drawn = [np.mean([random.choice(one, len(one)).mean() for one in own]) for _ in range(DRAWS)]
     low, high = np.quantile(drawn, (0.025, 0.975))
     return float(np.mean([one.mean() for one in own])), float(low), float(high)
-
-
-def recovered(given: ls.AbstractCorpus, features: ls.OpenSmile, each: int, seed: int) -> Iterator[tuple[str, bool]]:
-    """Rounds of one speaker each, by dropout and number of recordings."""
-    source = ls.EmotionFeatures(given, features, ls.Normalization.SPEAKER)
-    batch, clients = source.load(), partition.by_owner(source.owners(), key=ls.Key(seed))
-    for rate in DROPOUTS:
-        right = claimed = rounds = wrong = 0
-        why: set[str] = set()
-        for count, turn in itertools.product(COUNTS, range(each)):
-            key = ls.Key(seed).child("round", str(rate), count, turn)
-            able = [one for one in clients if len(one) >= count]
-            if not able:
-                continue
-            own = able[int(key.child("client").numpy().integers(len(able)))]
-            chosen = own[torch.randperm(len(own), generator=key.child("batch").generator())[:count]]
-            outcome, proved, sentence = attacked(source, batch.rows(chosen), rate, key)
-            rounds, right, claimed = rounds + 1, right + outcome, claimed + proved
-            wrong += proved and not outcome
-            if not outcome:
-                why.add(f"{count}: {sentence}")
-        share = right / rounds if rounds else 0.0
-        line = (
-            f"features of {rounds} rounds of {COUNTS[0]} to {COUNTS[-1]} recordings, dropout {rate}: all of them to "
-            f"{NEAR:g} in {share:.1%}, proved {claimed}, proved and wrong {wrong}; expected 99 % and 0 wrong"
-        )
-        yield line + "".join(f"\n        {one}" for one in sorted(why)), share >= 0.99 and wrong == 0
-
-
-def attacked(source: ls.EmotionFeatures, private: ls.Batch, rate: float, key: ls.Key) -> tuple[bool, bool, str]:
-    """Whether every vector is there, whether all claims are proved, and what the attack says."""
-    network = ls.MLP((256, 128), dropout=rate, training=rate > 0)
-    target = network.build(source.domain, source.classes, key=key.child("weights"))
-    seen = ls.observe(target, private, ls.FedSGD(), key=key.child("client"), tell=[ls.BatchSize(len(private))])
-    attempt = ls.LowRank().run(seen, key=key.child("attack"))
-    if not isinstance(attempt.claim, ls.Inputs) or not len(attempt.claim):
-        return False, False, attempt.sentence
-    true = private.inputs.double()
-    away = torch.cdist(true, attempt.claim.values.double().cpu()).min(1).values / true.norm(dim=1)
-    proved = attempt.certificate is not None and all(attempt.certificate.proved)
-    return bool((away <= NEAR).all()), proved, attempt.sentence
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ of both directions, with the 95 % interval of a bootstrap over speakers and the 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,12 +32,10 @@ from leakscope.attacks.attributes.signals import (
     dense_layers,
 )
 from leakscope.attacks.attributes.update_network import UpdateNetwork
-from leakscope.bounds.user_level import models_epsilon, updates_epsilon
 from leakscope.core.effort import Budget, unwatched
 from leakscope.core.pool import Pool
 from leakscope.mechanisms.federated.federation import Federation
 from leakscope.mechanisms.federated.stores import RoundsInMemory
-from leakscope.mechanisms.federated.utility import utility
 from leakscope.mechanisms.population import Population
 from leakscope.scoring import persons
 from leakscope.scoring.persons import People
@@ -191,42 +190,6 @@ def attacked(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, qui
         yield f"{how.value}, FedSGD, recovered vectors: {text}; expected as true ones", uar >= best_true
 
 
-def hidden(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, quick: bool) -> Iterator[tuple[str, bool]]:
-    """User-level privacy: attack and recognizer against the noise, of which each client adds its share, shadows too.
-
-    Twelve clients hide nobody well: epsilon says of the whole training what the attack finds of what a client sends.
-    """
-    parts = [ls.EmotionFeatures(given, features, ls.Normalization.CORPUS, speakers=half) for half in halves(given)]
-    for noise in (0.0, 0.1, 0.3, 1.0, 3.0):
-        privacy = ls.UserLevel(clip=0.5, noise_multiplier=noise)
-        rounds = 20 if quick else 60
-        federation = Federation(
-            ls.FedSGD(), rounds=rounds, fraction=FRACTION, batch=20, server_lr=0.1, weighted=False, privacy=privacy
-        )
-        found, uars, key = [], [], ls.Key(seed).child("hidden", str(noise))
-        for at, (public, private) in enumerate(directions(parts)):
-            own, people = key.child(at), population(public)
-            shadows = [
-                read(public, people, federation, (ClassInputs(),), own.child("shadow", turn)) for turn in range(2)
-            ]
-            theirs = read(private, population(private), federation, (ClassInputs(),), own.child("private"))
-            found.append(decided(joined(shadows), theirs, Logistic(), own))
-            held = population(private).held_out(0.2, key=own)
-            target = ls.EmotionNet().build(private.domain, private.classes, key=own.child("weights"))
-            trained = federation.run(target, held, key=own.child("useful")).weights
-            assert held.held is not None
-            uars.append(utility(target, trained, held.held).uar)
-        people_count = len(population(parts[0]))
-        delta = 0.5 / people_count
-        bound = models_epsilon(federation, clients=people_count, delta=delta)
-        own_bound = updates_epsilon(federation, clients=people_count, delta=delta, rounds=1)
-        yield (
-            f"noise {noise} of the clip: epsilon {bound:.3g} of the training, {own_bound:.3g} of one update (delta "
-            f"{delta:.3g}); sex {told(found, key)[0]}; emotion UAR {np.mean(uars):.3f}",
-            True,
-        )
-
-
 def directions(parts: Sequence[Half]) -> list[tuple[Half, Half]]:
     """Public and private, and the other way round."""
     return [(parts[0], parts[1]), (parts[1], parts[0])]
@@ -253,36 +216,11 @@ def exactly(public: Half, private: Half, federation: Federation | None, key: ls.
     return truth, said, np.arange(len(truth)), truth, said
 
 
-def planted(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, worlds: int) -> Iterator[tuple[str, bool]]:
-    """Worlds without a leak: sex is shuffled over public and private speakers, by which nothing tells it.
-
-    Judged on single speakers as the attack is: the mean UAR of all worlds has to lie within what chance allows.
-    """
-    half = ls.EmotionFeatures(given, features, ls.Normalization.CORPUS, speakers=halves(given)[0])
-    other = ls.EmotionFeatures(given, features, ls.Normalization.CORPUS, speakers=halves(given)[1])
-    federation, found, lucks = federations(10)["FedSGD"], [], []
-    for world in range(worlds):
-        key = ls.Key(seed).child("planted", world)
-        public = population(half, shuffled=key.child("public"))
-        private = population(other, shuffled=key.child("private"))
-        everybody = dataclasses.replace(federation, fraction=1.0)
-        shadow = read(half, public, everybody, (ClassInputs(),), key.child("shadow"))
-        theirs = read(other, private, everybody, (ClassInputs(),), key.child("theirs"))
-        _, _, _, truth, scores = decided(shadow, theirs, Logistic(), key)
-        speakers = People(truth, scores)
-        found.append(persons.uar(speakers.truth, speakers.scores))
-        lucks.append(persons.luck(speakers, key=key))
-    mean, error = float(np.mean(found)), float(np.std(found, ddof=1) / np.sqrt(worlds))
-    leaks = sum(luck <= 0.01 for luck in lucks)
-    yield (
-        f"sex shuffled over speakers, {worlds} worlds: UAR {mean:.3f} +- {error:.3f} in the mean, {min(found):.2f} to "
-        f"{max(found):.2f}; p <= 0.01 in {leaks}; expected 0.5 within 3 errors, and at most 1",
-        abs(mean - 0.5) <= 3 * error and leaks <= 1,
-    )
-
-
 def linked(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int) -> Iterator[tuple[str, bool]]:
-    """Whether updates are of one speaker, across rounds; and of two clients who share a speaker but no recording."""
+    """Whether updates are of one speaker, across rounds; and of two clients who share a speaker but no recording.
+
+    The second is held to nothing: of few recordings, normalized together, one half is what the other is not.
+    """
     for how in WANTED:
         parts = [ls.EmotionFeatures(given, features, how, speakers=half) for half in halves(given)]
         for name, federation in federations(10).items():
@@ -299,8 +237,8 @@ def linked(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int) -> Itera
                 speaker = torch.tensor(private.annotation("speaker").values)[theirs.persons]
                 auc = _pairs(rows, theirs.persons, speaker, same_client=each == 1)
                 what = "rounds of one client" if each == 1 else "clients with other recordings of one speaker"
-                wanted = 0.95 if each == 1 else 0.5
-                yield f"{how.value}, {name}, AUC of {what} against others: {auc:.3f}; expected > {wanted}", auc > wanted
+                line = f"{how.value}, {name}, AUC of {what} against others: {auc:.3f}"
+                yield (f"{line}; expected > 0.95", auc > 0.95) if each == 1 else (line, True)
 
 
 def _pairs(rows: torch.Tensor, clients: torch.Tensor, speakers: torch.Tensor, *, same_client: bool) -> float:
@@ -343,23 +281,48 @@ def counted(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, each
         )
 
 
-def networks(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, epochs: int) -> Iterator[tuple[str, bool]]:
-    """The published network on the updates of layers 2 and 3, beside logistic regression on the same."""
-    for how in WANTED:
-        parts = [ls.EmotionFeatures(given, features, how, speakers=half) for half in halves(given)]
-        for name, federation in federations(40).items():
-            for layer in (2, 3):
-                key = ls.Key(seed).child("network", how.value, name, layer)
-                runs = {"network": UpdateNetwork(epochs=epochs), "logistic": Logistic()}
-                found: dict[str, list[Any]] = {label: [] for label in runs}
-                for at, (public, private) in enumerate(directions(parts)):
-                    own = key.child(at)
-                    shadows = [
-                        read(public, population(public), federation, (RawUpdate(layer),), own.child(turn))
-                        for turn in (0, 1)
-                    ]
-                    theirs = read(private, population(private), federation, (RawUpdate(layer),), own.child("private"))
-                    for label, decision in runs.items():
-                        found[label].append(decided(joined(shadows), theirs, decision, own.child(label)))
-                for label, own_found in found.items():
-                    yield f"{how.value}, {name}, {label} on RawUpdate({layer}): {told(own_found, key)[0]}", True
+def networks(
+    given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, epochs: tuple[int, int, int]
+) -> Iterator[tuple[str, bool]]:
+    """The published network on each layer and their fusion, beside logistic regression on the same, after `epochs`.
+
+    Per corpus, FedSGD, 60 rounds, both directions, one shadow federation: a budget of minutes, where the original takes
+    50 epochs of five federations. So that few epochs teach something the rate is ten times the original's.
+    """
+    how, name = ls.Normalization.CORPUS, "FedSGD"
+    parts = [ls.EmotionFeatures(given, features, how, speakers=half) for half in halves(given)]
+    federation, key = federations(60)[name], ls.Key(seed).child("network")
+    found: dict[str, list[tuple[np.ndarray, ...]]] = {}
+    for at, (public, private) in enumerate(directions(parts)):
+        own, raw = key.child(at), tuple(RawUpdate(layer) for layer in LAYERS)
+        shadow = read(public, population(public), federation, raw, own.child("shadow"))
+        theirs = read(private, population(private), federation, raw, own.child("private"))
+        for kind in ("network", "logistic"):
+            each = []
+            for place, layer in enumerate(LAYERS):
+                decision: AbstractDecision = Logistic()
+                if kind == "network":
+                    if not epochs[place]:
+                        continue
+                    decision = UpdateNetwork(epochs=epochs[place], lr=1e-3)
+                begun = time.process_time()
+                one = decided(only(shadow, (place,)), only(theirs, (place,)), decision, own.child(kind, layer))
+                spent = time.process_time() - begun
+                each.append((one, shadow.shapes[place]))
+                label = f"{kind} on RawUpdate({layer})"
+                found.setdefault(f"{label}, {epochs[place]} epochs" if kind == "network" else label, []).append(one)
+                yield f"{how.value}, {name}, direction {at + 1}, {label}: {spent:.0f} s of one core", True
+            found.setdefault(f"{kind}, fusion of {len(each)} layers", []).append(fused(each))
+    for label, own_found in found.items():
+        yield f"{how.value}, {name}, {label}: {told(own_found, key)[0]}", True
+
+
+def fused(each: Sequence[tuple[tuple[np.ndarray, ...], tuple[int, int]]]) -> tuple[np.ndarray, ...]:
+    """Probabilities of the layers weighted by their parameters, as published; of updates and of speakers."""
+    sizes = np.array([float(rows * (columns + 1)) for _, (rows, columns) in each])
+    first = each[0][0]
+    mixed = [
+        np.logaddexp.reduce([np.log(size / sizes.sum()) + one[at] for (one, _), size in zip(each, sizes, strict=True)])
+        for at in (1, 4)
+    ]
+    return first[0], mixed[0], first[2], first[3], mixed[1]

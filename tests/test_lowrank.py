@@ -83,16 +83,73 @@ def test_every_image_of_a_batch_is_above_100_decibel(domain: ls.Images, width: i
     assert torch.equal(attempt.claim.labels[nearest.indices], batch.labels)
 
 
-def test_every_feature_vector_of_an_emotion_model_with_dropout() -> None:
+@pytest.mark.parametrize(("rate", "count"), [(0.2, 16), (0.6, 20)])
+def test_every_feature_vector_of_an_emotion_model_with_dropout_and_every_label(rate: float, count: int) -> None:
     domain = standardized(1, 1, 988)
-    target = ls.MLP((256, 128), dropout=0.2, training=True).build(domain, 4, key=ls.Key(0))
-    batch = normal(16, domain, 4)
+    target = ls.MLP((256, 128), dropout=rate, training=True).build(domain, 4, key=ls.Key(0))
+    batch = normal(count, domain, 4)
     attempt = attacked(target, batch)
     assert worst(attempt, batch) < 1e-5
     assert attempt.certificate is not None
     assert attempt.certificate.holds
     assert attempt.claim is not None
-    assert attempt.claim.labels is None  # dropout turns the errors away from what the model says of any label
+    # Dropout turns the errors away from what the model says of any label; which units dropped is in the errors.
+    assert attempt.claim.labels is not None
+    assert torch.equal(attempt.claim.labels[paired(attempt, batch)], batch.labels)
+
+
+def paired(attempt: ls.Attempt[ls.Inputs], batch: ls.Batch) -> torch.Tensor:
+    """The place of the claim nearest to each true input."""
+    assert attempt.claim is not None
+    return torch.cdist(batch.inputs.flatten(1), attempt.claim.values.flatten(1).float()).argmin(1)
+
+
+def test_labels_of_data_that_are_normalized_together() -> None:
+    """The rows have mean zero, so that one follows from the others: only with the one of the bias they are apart."""
+    domain = standardized(1, 1, 64)
+    target = ls.MLP((200, 100), dropout=0.3, training=True).build(domain, 4, key=ls.Key(3))
+    batch = normal(8, domain, 4)
+    batch = dataclasses.replace(batch, inputs=batch.inputs - batch.inputs.mean(0))
+    attempt = attacked(target, batch)
+    assert attempt.claim is not None
+    assert attempt.claim.labels is not None
+    assert torch.equal(attempt.claim.labels[paired(attempt, batch)], batch.labels)
+
+
+@pytest.mark.parametrize("why", ["steps", "repeated", "another loss", "a function"])
+def test_labels_behind_dropout_are_not_said_where_the_layers_do_not_explain_each_other(why: str) -> None:
+    domain = standardized(1, 1, 64)
+    target = ls.MLP((200, 100), dropout=0.3, training=True).build(domain, 4, key=ls.Key(3))
+    batch, mechanism = normal(6, domain, 4), ls.FedSGD()
+    if why == "steps":
+        mechanism = ls.FedAvg(steps=3, lr=0.05)
+    if why == "repeated":
+        # Each draws its own units: what the sum of both errors shows is nobody's mask.
+        batch = ls.Batch(batch.inputs[[0, 1, 2, 3, 4, 4]], batch.labels[[0, 1, 2, 3, 4, 4]])
+    sent = target
+    if why == "another loss":
+        # The client divides its logits by three, and does not say so.
+        sent = dataclasses.replace(target, module=nn.Sequential(target.module, Shrunk()))
+    if why == "a function":
+        sent = target = dataclasses.replace(target, module=nn.Sequential(target.module, Curved()))
+    seen = ls.observe(sent, batch, mechanism, key=ls.Key(1))
+    if why == "another loss":
+        named = {name.removeprefix("0."): value for name, value in seen.release.by_name.items()}
+        seen = ls.Observation(target, ls.Gradient(named), mechanism)
+    attempt = ls.LowRank().run(seen, key=ls.Key(2))
+    assert attempt.claim is not None, attempt.sentence
+    assert worst(attempt, batch) < 1e-4
+    assert attempt.claim.labels is None
+
+
+class Shrunk(nn.Module):
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits / 3
+
+
+class Curved(nn.Module):
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits + 0.1 * logits.square()
 
 
 def test_real_images_come_back() -> None:

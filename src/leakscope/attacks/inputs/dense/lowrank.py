@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import final
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.dense.linear import biased_layer
+from leakscope.attacks.inputs.dense.masked_labels import masked_labels
 from leakscope.attacks.inputs.dense.mixtures import Errors, twins
 from leakscope.attacks.inputs.dense.near_duplicates import hidden_distance
 from leakscope.attacks.inputs.dense.silent_errors import STATEMENT, WITNESSES, Judged, Resting, labels_of
@@ -132,11 +134,16 @@ class LowRank(AbstractAttack["Separable", Inputs]):
         sentence = _sentence(seen, read, residual, judged.witnesses())
         if mixed:
             sentence += "; no proof, since here several examples can have proportional errors and look like one"
-        return settled(
+        attempt = settled(
             seen,
             Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate),
             near=lambda one: hidden_distance(seen, read.layer, one, (residual,) * rank),
         )
+        # Behind the certificate, which is of the inputs: labels that explain the errors are no part of what it proves.
+        if labels is None and attempt.claim is not None:
+            labels = masked_labels(seen, read.layer, inputs)
+            attempt = dataclasses.replace(attempt, claim=dataclasses.replace(attempt.claim, labels=labels))
+        return attempt
 
 
 def _mixed(seen: Observation, read: Separable, inputs: Array, residual: float) -> bool:
