@@ -49,8 +49,8 @@ def metadata(path):
 
 def without_intervals(record):
     """What was done and scored: version 0.2 makes other intervals of the same scores, says of how many items anything
-    was claimed, and which proved ones are private ones; no two runs take as long."""
-    plain = {"claimed": None, "worst": None}
+    was claimed, what the nearest public ones score, and which proved ones are private; no two runs take as long."""
+    plain = {"claimed": None, "worst": None, "nearest": ()}
     scores = tuple(
         score.model_copy(update={**plain, "low": score.value, "high": score.value}) for score in record.scores
     )

@@ -145,6 +145,7 @@ def _score(one: Score) -> ScoreRecord:
         worst=one.worst,
         # What layer it is is the claim's choice, and the blind control guesses what the output layer was fed.
         blind=one.blind if one.metric == FeatureError.name else (),
+        nearest=one.nearest,
     )
 
 

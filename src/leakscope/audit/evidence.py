@@ -111,17 +111,23 @@ class Evidence:
 def evidence(metric: str, side: Records, blind: Records, replaced: Records = ()) -> Evidence | None:
     """What `side` shows in `metric`; None when no trial scored it. Each holds one record (or None) per planned trial.
 
-    replaced: those of the replaced control, whose better scores count as blind ones (`replaced.hardened`).
+    replaced: those of the replaced control, whose better scores count as blind ones (`replaced.hardened`). It exchanges
+    the first example of each trial, and where it was run gains are of these: what the class tells of the others is not
+    known. `kept`, by which a leak is excluded, stays that of all.
     """
     blind = hardened(levelled(metric, side, blind), replaced)
     pairs = [paired(metric, one, other) for one, other in zip(side, blind, strict=True)]
     scored = [pair for pair in pairs if pair is not None]
     if not scored:
         return None
-    gains = tuple(0.0 if pair is None else gain_of(*pair) for pair in pairs)
+    # Of the others nobody knows what their class tells: it may not accuse, nor may they be left out of an all-clear.
+    first = bool(replaced) and metric not in SHARES
+    judged = [_firsts(*pair) if first and pair is not None else pair for pair in pairs]
+    gains = tuple(0.0 if pair is None else gain_of(*pair) for pair in judged)
     trials = tuple(ours.items for ours, _ in scored)
     values = tuple(item for items in trials for item in items)
     guesses = tuple(item for _, theirs in scored for item in theirs.items)
+    public = tuple(one for ours, _ in scored for one in _nearest(ours))
     chance = math.fsum(ours.chance * len(ours.items) for ours, _ in scored) / len(values)
     found = Evidence(
         metric=metric,
@@ -131,7 +137,7 @@ def evidence(metric: str, side: Records, blind: Records, replaced: Records = ())
         values=values,
         blind=guesses,
         chance=chance,
-        recovered=0 if metric in SHARES else recovered(decibels(metric, values), decibels(metric, guesses)),
+        recovered=0 if metric in SHARES else recovered(decibels(metric, values), decibels(metric, guesses), public),
         luck=1.0,
         certified=certified(metric, side, blind),
         refuted=refuted(metric, side, blind),
@@ -147,6 +153,18 @@ def evidence(metric: str, side: Records, blind: Records, replaced: Records = ())
         return dataclasses.replace(found, luck=least)
     found = dataclasses.replace(found, interval=_interval(found), luck=min(least, _luck(found)))
     return dataclasses.replace(found, best=_best(found))
+
+
+def _firsts(ours: ScoreRecord, theirs: ScoreRecord) -> tuple[ScoreRecord, ScoreRecord]:
+    """Both with their first item alone."""
+    one, other = (score.model_copy(update={"items": score.items[:1]}) for score in (ours, theirs))
+    return one, other
+
+
+def _nearest(score: ScoreRecord) -> tuple[float, ...]:
+    """What the public example nearest to each item scores, in decibels; -inf where a record does not say."""
+    said = decibels(score.metric, score.nearest)
+    return said if len(said) == len(score.items) else (-math.inf,) * len(score.items)
 
 
 def levelled(metric: str, side: Records, blind: Records) -> list[Record | None]:
@@ -316,6 +334,7 @@ def _pool(scores: Sequence[ScoreRecord]) -> ScoreRecord:
         "chance": math.fsum(score.chance * len(score.items) for score in scores) / count,
         "items": tuple(item for score in scores for item in score.items),
         "blind": (),
+        "nearest": (),
         "exact": sum(score.exact for score in scores),
         "claimed": None if None in known else sum(one for one in known if one is not None),
     }

@@ -44,7 +44,7 @@ def judged(scores: Iterable[Score], certificate: Certificate | None, right: tupl
         return Word.LEAKS, f"the attack's own equations hold (residual {certificate.residual:.1e}) and {_said(score)}"
     either = "something that its certificate proves is wrong, or what its statement assumes is not so"
     spoiled = f"a defect of the attack: {either}; " if defect else ""
-    count = 0 if score.metric in SHARES else recovered(*_both(score))
+    count = 0 if score.metric in SHARES else recovered(*_both(score), decibels(score.metric, score.nearest))
     if count:
         said = f"{count} of {len(score.items)} recovered far beyond blind guesses: {_said(score)}"
         return Word.LEAKS, f"{spoiled}{said}"

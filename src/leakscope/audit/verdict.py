@@ -10,14 +10,15 @@ blind control's own score, for labels the chance level, which is the expected sc
 without a claim gains 0. Then:
 
 Where the *replaced* control was run (each trial again, on a release for which the first private example was exchanged
-for another of its class), what was scored there counts as a blind guess of that example, if it is the better one: what
-the class tells is no leak of the example.
+for another of its class), what was scored there counts as a blind guess of that example, if it is the better one, and
+the gain is that of these examples alone: what the class tells is no leak of the example.
 
 **leaks**, if any of these holds for the audited trials:
 
 1. a certificate holds in some trial and its score confirms it (`proofs.certified`); one proved item that is wrong
    voids all certificates of the group (`proofs.refuted`), and the sentence reports the defect;
-2. some input is recovered far beyond every blind guess (`evidence.recovered`, with its false-positive rate);
+2. some input is recovered far beyond every blind guess, and beyond the public example nearest to it
+   (`measures.recovered`);
 3. there are at least 3 trials, the mean score is above chance, and the probability that luck alone looks like it is at
    most 1 % (`LUCK`): of a mean gain so far above 3 dB (inputs, transcripts), or of so many hits (labels, persons);
 4. the attack claims inputs, was not told the labels, and the labels that it claims along leak by 1 or 3.

@@ -77,6 +77,7 @@ class ScoreRecord(_Strict):
     claimed: for how many anything was claimed. worst: the least that can be scored, None where there is no such end.
     Both None in records of earlier versions. blind: per example, what the guess behind `chance` scores; kept where the
     claim alone says what is guessed, such as which layer's features, so that no blind control can have guessed it.
+    nearest: per example, what the public example nearest to it scores; empty in records of earlier versions.
     """
 
     metric: str
@@ -92,6 +93,7 @@ class ScoreRecord(_Strict):
     claimed: int | None = None
     worst: float | None = None
     blind: tuple[float, ...] = ()
+    nearest: tuple[float, ...] = ()
 
     @property
     def ends(self) -> tuple[float | None, float | None]:

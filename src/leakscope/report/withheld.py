@@ -78,7 +78,9 @@ def together(scores: Sequence[ScoreRecord]) -> tuple[ScoreRecord, ...]:
     """Those over at least `FEWEST` examples; of how many shows, of each nothing."""
     enough = (one for one in scores if len(one.items) >= FEWEST)
     # NaN in the place of each: a page counts items, and draws those that are numbers
-    return tuple(one.model_copy(update={"items": (math.nan,) * len(one.items), "blind": ()}) for one in enough)
+    return tuple(
+        one.model_copy(update={"items": (math.nan,) * len(one.items), "blind": (), "nearest": ()}) for one in enough
+    )
 
 
 @final

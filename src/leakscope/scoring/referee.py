@@ -118,7 +118,8 @@ def score(  # noqa: PLR0913 - what the referee may know is one argument each, by
     for metric in chosen:
         part, chance = levels[metric]
         judged = part.kind.items(metric, part.at, chance.items)
-        scores.append(_score(metric, judged, chance, part.kind.claimed(part.at)))
+        nearest = () if public is None else part.kind.nearest(metric, part.at, public)
+        scores.append(_score(metric, judged, chance, claimed=part.kind.claimed(part.at), nearest=nearest))
     # What metrics say of the inputs first, what is missing after it.
     notes = (note for part, own in _shared(chosen, parts) for note in part.kind.notes(part.at, own))
     return Scores(tuple(scores), at.pairing, (*notes, *at.pairing.notes()))
@@ -199,7 +200,7 @@ def _carried(claim: AbstractClaim, case: Case) -> AbstractClaim | None:
     return None if isinstance(carried, Labels) and not are_classes(case.batch()) else carried
 
 
-def _score(metric: AbstractMetric, judged: Judged, chance: Level, claimed: int) -> Score:
+def _score(metric: AbstractMetric, judged: Judged, chance: Level, *, claimed: int, nearest: tuple[float, ...]) -> Score:
     found = intervals.pooled([(item,) for item in judged.items])
     higher = metric.direction is Direction.HIGHER
     least, most = (metric.worst, metric.perfect) if higher else (metric.perfect, metric.worst)
@@ -218,4 +219,5 @@ def _score(metric: AbstractMetric, judged: Judged, chance: Level, claimed: int) 
         blind=chance.items,
         claimed=claimed,
         worst=metric.worst,
+        nearest=nearest,
     )

@@ -29,7 +29,8 @@ class Score:
     items: one value per private item, in the secret's order. exact: items recovered to within rounding.
     blind: what the guess behind the chance level scores on each item. claimed: for how many private items anything was
     claimed: the others score `blind`, so that a claim of none is exactly as good as a guess. worst: the least that can
-    be scored, None where there is no such end.
+    be scored, None where there is no such end. nearest: what the public example nearest to each private one scores, the
+    best that a claim can be which knows public examples and nothing else; empty where nobody looked.
     """
 
     metric: str
@@ -45,6 +46,7 @@ class Score:
     blind: tuple[float, ...] = ()
     claimed: int | None = None
     worst: float | None = None
+    nearest: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         # Also false for NaN: a score that is no number may not reach a verdict.

@@ -29,6 +29,8 @@ RANDOM_DRAWS = 8
 """Over how many draws of random public inputs their expectation is taken: texture differs much between them."""
 NOISE_DRAWS = 2
 """The same of uniform noise, whose error hardly differs from draw to draw."""
+CHUNK = 1024
+"""Public inputs that are compared at once, for the memory that they take."""
 
 
 @final
@@ -211,6 +213,23 @@ class WholeInputs(AbstractKind[Inputs, InputTruth, AbstractInputMetric]):
         # Display units: an error in the units of a normalized model would weigh channels by their standard deviation.
         claimed, true = displayed(at.claim.values[partners], at.truth.domain), at.truth.inputs[places]
         return Judged(filled(blind, places, metric.items(claimed, true)), metric.exact(claimed, true))
+
+    def nearest(
+        self, metric: AbstractInputMetric, at: Comparison[Inputs, InputTruth], public: Batch
+    ) -> tuple[float, ...]:
+        """The PSNR of the public input with the least squared error to each private one."""
+        truth = at.truth
+        if metric != PSNR() or not len(truth):
+            return ()
+        pool, wanted = fitting_public(public, truth.shape).inputs, truth.inputs.flatten(1)
+        best, found = torch.full((len(truth),), math.inf, dtype=torch.float64), truth.inputs.clone()
+        for part in pool.split(CHUNK):
+            shown = displayed(part, truth.domain)
+            # To choose one of many the quick formula will do: what it cancels is far below one decibel.
+            away, place = torch.cdist(wanted, shown.flatten(1)).min(1)
+            nearer = away < best
+            best, found[nearer] = torch.minimum(best, away), shown[place[nearer]]
+        return metric.items(found, truth.inputs)
 
     def right(self, claim: Inputs, truth: InputTruth, tolerances: Sequence[float]) -> tuple[bool, ...]:
         """Whether some private input is within `proved.least_psnr` of it."""

@@ -200,6 +200,15 @@ class AbstractKind(ABC, Generic[ClaimT, TruthT, MetricT]):
         del claim, truth, tolerances
         return ()
 
+    def nearest(self, metric: MetricT, at: Comparison[ClaimT, TruthT], public: Batch) -> tuple[float, ...]:
+        """What the public example that is nearest to each private item scores, in the secret's order.
+
+        What is no better may be a public example that was picked without a look at the release. Only of metrics that
+        decide; empty for kinds of which no single item is judged by itself.
+        """
+        del metric, at, public
+        return ()
+
     def claimed(self, at: Comparison[ClaimT, TruthT]) -> int:
         """For how many private items something was claimed: a text without a word is an abstention, and no claim."""
         return len(at.pairing.known()[0])

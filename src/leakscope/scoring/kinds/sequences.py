@@ -195,6 +195,19 @@ class Sequences(AbstractKind[Inputs, SequenceTruth, AbstractSequenceMetric]):
         exact = sum(fits and error <= EXACT_FRAMES for fits, error in zip(sizes, errors, strict=True))
         return Judged(filled(blind, places, metric.items(whole, wanted)), exact)
 
+    def nearest(
+        self, metric: AbstractSequenceMetric, at: Comparison[Inputs, SequenceTruth], public: Batch
+    ) -> tuple[float, ...]:
+        """The error of the public sequence that is nearest to each private one, cut or completed to its length."""
+        truth = at.truth
+        if metric != FrameError() or public.lengths is None:
+            return ()
+        known = frames_of(displayed(public.inputs, truth.domain), public.lengths.tolist())
+        return tuple(
+            min(metric.items([completed(other, len(one), truth.frame)], [one])[0] for other in known)
+            for one in truth.frames
+        )
+
     def right(self, claim: Inputs, truth: SequenceTruth, tolerances: Sequence[float]) -> tuple[bool, ...]:
         """Whether some private sequence has as many frames and differs by `proved.FRAMES` at most."""
         del tolerances

@@ -154,6 +154,15 @@ class Texts(AbstractKind[Tokens, tuple[Said, ...], AbstractTokenMetric]):
         values = metric.items([sequences[i] for i in partners], [true[i] for i in places])
         return Judged(filled(blind, places, values), sum(value == metric.perfect for value in values))
 
+    def nearest(
+        self, metric: AbstractTokenMetric, at: Comparison[Tokens, tuple[Said, ...]], public: Batch
+    ) -> tuple[float, ...]:
+        """The error of the public text that is nearest to each private one; nothing of a bag, which is one for all."""
+        if metric != TokenError() or at.claim.bag or not public.holds_tokens:
+            return ()
+        known = set(sequences_of(public.inputs))
+        return tuple(min(metric.items([other], [one])[0] for other in known) for one in at.truth)
+
     def right(self, claim: Tokens, truth: tuple[Said, ...], tolerances: Sequence[float]) -> tuple[bool, ...]:
         """Whether it is a private text, word for word; of the bag whether it holds the tokens of all and no other."""
         del tolerances

@@ -10,6 +10,7 @@ from typing import ClassVar, final
 
 from numpy.typing import ArrayLike
 
+from leakscope.core.batch import Batch
 from leakscope.core.claim import AbstractClaim, Transcripts
 from leakscope.core.errors import BadInput
 from leakscope.domains.speech import ENGLISH
@@ -153,6 +154,15 @@ class PrivateTranscripts(AbstractKind[Transcripts, tuple[Said, ...], AbstractTra
         # Exact is the string itself: words can be right where spaces are not.
         exact = sum(map(_equal, said, true))
         return Judged(filled(blind, places, values), exact)
+
+    def nearest(
+        self, metric: AbstractTranscriptMetric, at: Comparison[Transcripts, tuple[Said, ...]], public: Batch
+    ) -> tuple[float, ...]:
+        """The error of the public transcript that is nearest to each private one: often the same was said."""
+        if metric != CharacterErrorRate() or public.lengths is None:
+            return ()
+        known = set(public.transcripts())
+        return tuple(min(metric.items([other], [one])[0] for other in known) for one in at.truth)
 
     def right(self, claim: Transcripts, truth: tuple[Said, ...], tolerances: Sequence[float]) -> tuple[bool, ...]:
         """Whether it was said, to the character."""
