@@ -149,7 +149,7 @@ def few_words(target: ls.Target, batches: list[ls.Batch], name: str, seed: int) 
 
 def matched(target: ls.Target, batches: list[ls.Batch], name: str, least: float, seed: int) -> Iterator[Point]:
     """Behind noise that hides all rows: what `RelaxedWords` finds, told how many pieces a sentence has."""
-    good, seconds, errors = 0, [], []
+    good, seconds, errors, notes = 0, [], [], list[str]()
     for turn, batch in enumerate(batches):
         seen = ls.observe(target, batch, ls.FedSGD() >> ls.GaussianNoise(1e-3), key=ls.Key(seed).child("noise", turn))
         assert ls.SpokenWords(matching=None).run(seen, key=ls.Key(seed)).claim is None
@@ -157,8 +157,13 @@ def matched(target: ls.Target, batches: list[ls.Batch], name: str, least: float,
         start = time.process_time()
         attempt = ls.RelaxedWords(length=length).run(seen, key=ls.Key(seed).child(turn))
         seconds.append(time.process_time() - start)
-        good += attempt.claim is not None and attempt.claim.labels == batch.transcripts()
+        exact = attempt.claim is not None and attempt.claim.labels == batch.transcripts()
+        good += exact
+        if not exact:
+            notes.append(f"{length} pieces: {attempt.sentence}")
         errors.append(ls.score(attempt.claim, batch)["character-error-rate"].value)
+    for note in notes:
+        print(f"    missed: {note}")
     also = f"median {np.median(seconds):.1f} s, mean character error rate {np.mean(errors):.3f}"
     yield Point(f"{name}: behind noise of 1e-3, matched", least, good, len(batches), also)
 

@@ -112,6 +112,15 @@ def test_a_clear_recovery_leaks_and_the_sentence_gives_the_numbers():
     assert "4 of 4 inputs recovered more than 6 dB beyond any blind guess (best 95 dB, blind at most 14 dB)" in sentence
 
 
+def test_a_leak_that_public_examples_fill_in_says_so():
+    said = [record.model_copy(update={"sentence": "prior-assisted: 1 picture, decoded"}) for record in EXACT]
+    found, sentence = word(said)
+    assert found is Word.LEAKS
+    assert "prior-assisted: read it beside the nearest public example" in sentence
+    assert "prior-assisted" not in word(EXACT)[1]
+    assert "beside the nearest" not in word([*EXACT[:3], failed(sentence="prior-assisted: nothing was decoded")])[1]
+
+
 def test_nothing_found_beside_a_control_that_works():
     found, sentence = word(NOISE, EXACT)
     assert found is Word.NO_LEAK_FOUND

@@ -68,6 +68,26 @@ def test_the_truth_is_at_no_distance(of: AbstractUnheard, mechanism: Any) -> Non
     assert other > 1e3 * right
 
 
+def test_a_sentence_says_whether_declared_noise_explains_its_distance() -> None:
+    """At the truth the distance is that of the noise that was added; of a wrong word, and of a search that has only
+    begun, it is more. Where no noise is declared there is nothing to hold it beside."""
+    seen, said = observed(0, NOISY, ls.Lengths((21,))), SENTENCES[0]
+    attack = ls.RelaxedWords(length=len(said), restarts=2)
+    here = search(attack, seen, len(said))
+    with torch.no_grad():
+        here.free.copy_(truth(attack.of, utterances(0), here.read.model.spread).expand_as(here.free))
+        for row, one in enumerate((said, (said[1], said[0], *said[2:]))):
+            places = torch.tensor([here.read.pieces.tolist().index(piece) for piece in one])
+            here.scores[row] = 200 * torch.nn.functional.one_hot(places, len(here.read.pieces))
+        right, _ = here.distances().tolist()
+    for factor, words in ((1.0, "no more than the declared noise leaves"), (2.0, "ended short of it")):
+        assert words in attack._reached(seen, here.read, factor * right, ls.Key(3))
+    begun = dataclasses.replace(attack, steps=1).run(seen, key=ls.Key(1))
+    assert "times what the declared noise leaves of the true sentence: the search ended short of it" in begun.sentence
+    plain = dataclasses.replace(attack, steps=1).run(observed(0, ls.FedSGD()), key=ls.Key(1))
+    assert "noise" not in plain.sentence
+
+
 @pytest.mark.parametrize(("which", "mechanism"), [(1, NOISY), (1, ls.FedAvg(steps=3, lr=0.01))], ids=repr)
 def test_where_rows_say_nothing_the_words_are_found(which: int, mechanism: Any) -> None:
     """Nothing is told, not even the length; and nothing is proved."""

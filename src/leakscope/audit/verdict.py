@@ -79,6 +79,7 @@ from leakscope.audit.measures import (
     score_of,
 )
 from leakscope.audit.renamed import renaming
+from leakscope.core.attempt import ASSISTED
 from leakscope.ledger.record import Ending, GainRecord, Word
 from leakscope.scoring.metrics.features import FeatureError
 from leakscope.scoring.metrics.guesses import LabelAccuracy, LabelSet
@@ -132,7 +133,7 @@ def judge(trials: Trials) -> Judgment:
     gains = _gains(trials, found, doubt, along)
     failures, defect = _failures(trials.audited), "" if found is None else _defect(found)
     if found is not None and leaks(found):
-        return Judgment(Word.LEAKS, _joined(_leak(found), defect, failures), gains)
+        return Judgment(Word.LEAKS, _joined(_leak(found), _assisted(trials.audited), defect, failures), gains)
     if along is not None and leaks(along):
         said = f"the labels leak, the inputs were not found: {_leak(along)}"
         return Judgment(Word.LEAKS, _joined(said, defect, failures), gains)
@@ -328,6 +329,14 @@ def _against(found: Evidence) -> str:
         value = f"{found.metric} {found.value:.3g} {found.unit}".rstrip()
         return f"{value}, {_number(found.gain)}{span} dB against the blind guess"
     return f"{found.metric} {_number(found.value)} {found.unit}, {_number(found.gain)}{span} against the blind guess"
+
+
+def _assisted(side: Records) -> str:
+    """What to hold claims against that public examples fill in; empty where none of the side's is such a one."""
+    claimed = [one for one in side if one is not None and one.ending is Ending.CLAIMED]
+    if not any(one.sentence.startswith(ASSISTED) for one in claimed):
+        return ""
+    return f"{ASSISTED}read it beside the nearest public example"
 
 
 def _failures(side: Records) -> str:

@@ -14,6 +14,10 @@ from leakscope.core.errors import BadInput
 
 ClaimT = TypeVar("ClaimT", bound=Claim, covariant=True)
 
+ASSISTED = "prior-assisted: "
+"""How the sentence of a claim begins that is filled in, where the update leaves it open, by what public examples are
+like: it may look right where nothing leaked, and is never proved."""
+
 
 @final
 class Outcome(enum.Enum):

@@ -12,7 +12,7 @@ from leakscope.attacks.attack import AbstractAttack, Asks
 from leakscope.attacks.inputs.heads.inversion import fitted, invert
 from leakscope.attacks.inputs.heads.reading import SeenHead, read_head
 from leakscope.core.arguments import instance
-from leakscope.core.attempt import Attempt, Outcome
+from leakscope.core.attempt import ASSISTED, Attempt, Outcome
 from leakscope.core.claim import Features
 from leakscope.core.effort import Clock, Watch
 from leakscope.core.facts import BatchSize, Fact
@@ -77,10 +77,9 @@ class HeadFeatures(AbstractAttack[SeenHead, Features]):
 def many(read: SeenHead) -> str:
     """What is claimed, in words: with several examples of a class their mean is determined, and no one of them."""
     if read.weights.shape[1] == 1:
-        return "prior-assisted: of one example of each class one logit holds the difference, and not their sum,"
+        return f"{ASSISTED}of one example of each class one logit holds the difference, and not their sum,"
     if read.each == 1:
         return "the example of each class,"
     return (
-        f"prior-assisted: of the {read.each} examples of each class only the mean is determined, and claimed for one "
-        "of them,"
+        f"{ASSISTED}of the {read.each} examples of each class only the mean is determined, and claimed for one of them,"
     )

@@ -19,7 +19,7 @@ from leakscope.attacks.inputs.heads.reconstructor import Course, Generator, Stat
 from leakscope.attacks.inputs.heads.regression import made
 from leakscope.attacks.preparing import AbstractLearner, Learned, Setting
 from leakscope.core.arguments import count, instance, number
-from leakscope.core.attempt import Attempt, Outcome
+from leakscope.core.attempt import ASSISTED, Attempt, Outcome
 from leakscope.core.claim import Inputs
 from leakscope.core.effort import Clock, State, Watch
 from leakscope.core.errors import BadInput, MissingExtra
@@ -179,5 +179,5 @@ class ReconstructedHead(AbstractAttack[SeenHead, Inputs]):
         what = "the example of each class" if self.learner.conditional else "one example of the head, of no named class"
         said = f"{what}, by a generator that {self.learner.steps * reconstructor.BATCH} shadow heads taught"
         if read.each > 1:
-            said = f"prior-assisted: {said}; of {read.each} examples of each class a head holds only the mean"
+            said = f"{ASSISTED}{said}; of {read.each} examples of each class a head holds only the mean"
         return Attempt(repr(self), Outcome.CLAIMED, said, Inputs(pictures, labels))

@@ -19,7 +19,7 @@ from leakscope.attacks.inputs.layer_by_layer.revealed_features import RevealedFe
 from leakscope.attacks.parts.search.staged import staged
 from leakscope.attacks.preparing import AbstractLearner, Learned, Setting
 from leakscope.core.arguments import count, instance
-from leakscope.core.attempt import Attempt, Outcome
+from leakscope.core.attempt import ASSISTED, Attempt, Outcome
 from leakscope.core.claim import Features, Inputs
 from leakscope.core.effort import Clock, State, Watch, part_of
 from leakscope.core.errors import BadInput, NoSuchLayer
@@ -149,7 +149,7 @@ class DecodedFeatures(AbstractAttack[Ready[Any], Inputs]):
         pictures = _inside(seen.target, pictures)
         off = public_pictures.away(model, claim, pictures)
         sentence = (
-            f"prior-assisted: {len(claim)} pictures, decoded from what {claim.layer} was fed by what "
+            f"{ASSISTED}{len(claim)} pictures, decoded from what {claim.layer} was fed by what "
             f"{len(self.learner.pool)} public ones taught {when}{public_pictures.told_apart(off)}"
         )
         steps = (*inner.steps, inner.sentence)

@@ -12,7 +12,7 @@ from leakscope.attacks.inputs.heads.reading import rows_fed
 from leakscope.attacks.inputs.layer_by_layer import public_pictures
 from leakscope.attacks.inputs.layer_by_layer.revealed_features import RevealedFeatures
 from leakscope.core.arguments import instance
-from leakscope.core.attempt import Attempt
+from leakscope.core.attempt import ASSISTED, Attempt
 from leakscope.core.claim import Features, Inputs
 from leakscope.core.effort import Clock, Watch
 from leakscope.core.errors import BadInput
@@ -61,7 +61,7 @@ class FeatureNeighbors(AbstractAttack[Ready[Any], Inputs]):
         pictures = public[places.to(public.device)].cpu()
         off = public_pictures.away(model, claim, pictures)
         sentence = (
-            f"prior-assisted: of {len(self.pool)} public pictures the nearest to what {claim.layer} was fed, for each "
+            f"{ASSISTED}of {len(self.pool)} public pictures the nearest to what {claim.layer} was fed, for each "
             f"of {len(claim)}{public_pictures.told_apart(off)}"
         )
         steps = (*inner.steps, inner.sentence)

@@ -30,7 +30,7 @@ from leakscope.core.pieces import Pieces
 from leakscope.core.refusal import Refusal
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import bends, clipped, known_weights, noise, rounds, signs
-from leakscope.numerics.rng import Key
+from leakscope.numerics.rng import Key, normal
 from leakscope.numerics.trees import Named
 from leakscope.targets.spelling import NextPiece
 from leakscope.targets.zoo.listen_attend_spell import Listener, Speller
@@ -42,6 +42,9 @@ LONGEST = 2000
 
 LEFT = 4
 """Restarts of which none is dropped. Most end at a wrong order, and after some dozen steps their distance says so."""
+MISSED = 1.2
+"""How many times the distance of declared noise alone says that a sentence is not the true one: noise of thousands of
+entries has one size to a few hundredths, and what is searched fits some of it."""
 BETTER = 0.95
 """Of the distance of a shorter sentence, below which a longer one is taken instead."""
 
@@ -216,7 +219,8 @@ class RelaxedWords(AbstractAttack[Legible, Transcripts | Pieces]):
         longest = read.least + len(kept.found) - 1
         sentence = (
             f"{len(best.outputs)} pieces of {len(read.pieces)} at a distance of {best.distance:.3g}, lengths from "
-            f"{read.least} to {longest} tried; taken for one utterance, and no proof"
+            f"{read.least} to {longest} tried; {self._reached(seen, read, best.distance, key.child('noise'))}"
+            "taken for one utterance, and no proof"
         )
         claim: Transcripts | Pieces
         if self.of.ordered:
@@ -227,6 +231,23 @@ class RelaxedWords(AbstractAttack[Legible, Transcripts | Pieces]):
             claim = Pieces(tuple(sorted({spelling.read((one,)) for one in best.outputs})))
             sentence += "; no order, on which nothing here depends"
         return Attempt(repr(self), outcome, sentence, claim, cost=cost, trace=trace)
+
+    def _reached(self, seen: Observation, read: Legible, distance: float, key: Key) -> str:
+        """What the distance says of the search, beside what declared noise alone leaves of the true sentence; or ""."""
+        sizes = {name: noise(seen, name) for name in read.sent}
+        if read.scaled or not all(sizes.values()):
+            return ""
+        noised = {name: one + float(sizes[name] or 0) * normal(one, key.child(name)) for name, one in read.sent.items()}
+        # As `_Search._distance`, of another draw of the same noise.
+        size = torch.stack([one.square().sum() for one in read.sent.values()]).sum().sqrt()
+        mine, sent = ({name: one / size for name, one in side.items()} for side in (noised, read.sent))
+        ratio = distance / max(float(self.distance(mine, sent)), 1e-30)
+        if ratio > MISSED:
+            return (
+                f"{ratio:.2g} times what the declared noise leaves of the true sentence: the search ended short of it, "
+                "as it does of long ones; "
+            )
+        return f"no more than the declared noise leaves ({ratio:.2g} times), which tells no nearer sentence apart; "
 
     def _longest(self, kept: _Kept, moved: bool) -> bool:
         """Whether no longer sentence is tried."""
