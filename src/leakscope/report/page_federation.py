@@ -73,7 +73,7 @@ def epsilons(row: PlayedRow) -> str:
 
 def share(value: float) -> str:
     """Two digits, or a word where there is no number."""
-    return f"{value:.2f}" if math.isfinite(value) else "not judged"
+    return f"{value:.2f}" if math.isfinite(value) else "unknown"
 
 
 def _whole(row: PlayedRow) -> list[Found]:

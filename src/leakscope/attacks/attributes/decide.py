@@ -162,7 +162,7 @@ class Logistic(AbstractDecision):
             return total
 
         with torch.enable_grad():
-            solver.step(loss)  # type: ignore[arg-type] # it takes tensors, and says that it takes numbers
+            solver.step(loss)
         return {**state, "weights": weights.detach().float(), "offsets": offsets.detach()}
 
     def probabilities(self, state: State, vectors: Tensor) -> Tensor:
