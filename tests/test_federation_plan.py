@@ -252,8 +252,10 @@ def test_what_a_cell_is_changes_its_name(corpus):
 
 
 def test_rounds_are_kept_or_not_and_vectors_are_recovered(corpus, tmp_path):
+    few = FederatedScene("few", source(corpus, speakers=tuple(f"{one:02d}" for one in range(1, 9))))
     small = plan(
         corpus,
+        scenes=(few,),
         federations=(dataclasses.replace(PLAIN, rounds=1, batch=4),),
         attacks=(Recovered("vectors", ls.LowRank(), rounds=1),),
         shuffled=False,
