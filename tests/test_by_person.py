@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from scipy.stats import beta
 from tests.emotion_toys import CLASSES, DOMAIN, NET, federation, observed, speakers, taught
 
 import leakscope as ls
@@ -82,6 +83,14 @@ def test_an_interval_of_persons_who_are_all_right_is_no_point():
     found = interval(people(24), key=KEY)
     assert found.high == 1.0
     assert found.low == pytest.approx(0.0125 ** (1 / 12))
+
+
+def test_persons_who_are_recognized_are_trials_of_one_kind():
+    """Six of eight right, each the only one of their category: Clopper and Pearson, by quantiles of Beta."""
+    truth = np.arange(8)
+    named = np.where(truth < 6, truth, (truth + 1) % 8)
+    found = interval(People(truth, np.eye(8)[named]), key=KEY)
+    assert (found.value, found.low, found.high) == pytest.approx((0.75, beta.ppf(0.025, 6, 3), beta.ppf(0.975, 7, 2)))
 
 
 def test_bad_input_of_a_verdict():

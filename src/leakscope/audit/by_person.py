@@ -80,8 +80,15 @@ def interval(people: People, *, key: Key) -> Interval:
     """95 % of the UAR of persons: the hull of a bootstrap over persons, and of binomial intervals of each category.
 
     A bootstrap of persons who are all right, or all alike, is a point, and would exclude everything else. The ends of
-    the categories' intervals, each at 1 - 0.05 / G, hold all recalls together at 95 %, and so their mean.
+    the categories' intervals, each at 1 - 0.05 / G, hold all recalls together at 95 %, and so their mean. Where each
+    category is one person, as where persons are recognized, nothing can be drawn within one: of all persons together it
+    is binomial then.
     """
+    if people.count == len(np.unique(people.truth)):
+        whole = people.fused()
+        hits = persons.uar(whole.truth, whole.scores)
+        found = intervals.binomial(hits, float(whole.count), level=0.95)
+        return Interval(hits, found.low, found.high)
     drawn = persons.interval(people, key=key)
     level = 1 - 0.05 / people.scores.shape[1]
     # Of scores that tie each category counts by a share, as in UAR.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 from leakscope.attacks.attributes.decide import AbstractDecision
@@ -99,6 +99,9 @@ class _Builder:
         found = []
         for text in said:
             one = self._kind(said.place, text, Federation)
+            # what is held out is held out to be looked at, in the end at least
+            if self.written.hold_out and not one.evaluate_every:
+                one = replace(one, evaluate_every=one.rounds)
             self.names.setdefault(repr(one), " ".join(text.split()))
             found.append(one)
         return tuple(found)

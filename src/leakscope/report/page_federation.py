@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -57,11 +58,42 @@ def write_federation_page(folder: Path, summary: PlayedSummary) -> Path:
 def label(row: PlayedRow, among: tuple[PlayedRow, ...]) -> str:
     """What tells the row from the others of its block: target, federation, attack, where they differ; and its part."""
     parts = [
-        getattr(row, name)
+        shortened(getattr(row, name), [getattr(one, name) for one in among])
         for name in ("target", "federation", "attack")
         if len({getattr(one, name) for one in among}) > 1
     ]
     return " · ".join([*parts, *([] if row.part is Part.AUDITED else [row.part.value])]) or row.attack
+
+
+def shortened(text: str, among: Sequence[str]) -> str:
+    """An expression by its first argument and those that not all of its kind have; whole where it is of another kind.
+
+    >>> shortened("F(A(1, 2), rounds=3, noise=B(1))", ["F(A(1, 2), rounds=3, noise=B(1))", "F(A(1, 2), rounds=3)"])
+    'A(1, 2), noise=B(1)'
+    """
+    split = [_arguments(one) for one in among]
+    common = set.intersection(*(set(one[1:]) for one in split))
+    made = {
+        one: ", ".join([own[0], *(part for part in own[1:] if part not in common)])
+        for one, own in zip(among, split, strict=True)
+    }
+    # two that would be called alike stay whole
+    return made[text] if len(set(made.values())) == len(set(among)) else text
+
+
+def _arguments(text: str) -> list[str]:
+    """Of the outermost call; the text alone where it is none."""
+    head, _, rest = text.partition("(")
+    if not head.isidentifier() or not rest.endswith(")") or rest == ")":
+        return [text]
+    parts, depth = [""], 0
+    for letter in rest[:-1]:
+        depth += (letter in "([") - (letter in ")]")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
 
 
 def epsilons(row: PlayedRow) -> str:
@@ -73,7 +105,7 @@ def epsilons(row: PlayedRow) -> str:
 
 def share(value: float) -> str:
     """Two digits, or a word where there is no number."""
-    return f"{value:.2f}" if math.isfinite(value) else "not judged"
+    return f"{value:.2f}" if math.isfinite(value) else "unknown"
 
 
 def _whole(row: PlayedRow) -> list[Found]:

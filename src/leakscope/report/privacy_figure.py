@@ -67,8 +67,8 @@ def against_epsilon(points: Sequence[Point], title: str) -> Drawing:
     numbers = list(dict.fromkeys(found.updates for one in own for found in one.found))
     places = range(len(own))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 3.3))
-        axes = figure.add_axes((0.1, 0.2, 0.66, 0.68))
+        figure = Figure(figsize=(7.2, 3.3))
+        axes = figure.add_axes((0.09, 0.2, 0.64, 0.68))
         for turn, updates in enumerate(numbers):
             rows = [(x, one) for x in places for one in own[x].found if one.updates == updates]
             shift = 0.08 * (turn - (len(numbers) - 1) / 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -24,10 +25,12 @@ from leakscope.version import VERSION
 WORST = (Word.LEAKS, Word.INCONCLUSIVE, Word.NO_LEAK_FOUND)
 
 
+@functools.lru_cache(maxsize=256)
 def epsilons(federation: Federation, *, clients: int, delta: float) -> tuple[float, float, float] | None:
     """(for who sees the models, one update of a client, all of them); None without user-level privacy.
 
-    Raises as `models_epsilon`, so on a delta that is no less than one over the clients.
+    Kept: every cell and row of a federation asks, and with much noise it takes seconds. Raises as `models_epsilon`, so
+    on a delta that is no less than one over the clients.
     """
     if federation.privacy is None:
         return None

@@ -1,0 +1,396 @@
+"""Plans of federations: read, run, gone on with and shown; on a folder of recordings whose features are made up."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import leakscope as ls
+from leakscope.attacks.attributes.decide import Logistic
+from leakscope.attacks.attributes.signals import ClassInputs
+from leakscope.attacks.preparing import Setting
+from leakscope.audit.federations import run as running
+from leakscope.audit.federations.asked import People, crossed, halves
+from leakscope.audit.federations.plan import ALL, FederatedScene, FederationPlan, Recovered, Shadows, undefended
+from leakscope.audit.federations.run import kept, run
+from leakscope.cli import federation_keys
+from leakscope.cli.ending import Exit
+from leakscope.cli.federated import built
+from leakscope.cli.main import app
+from leakscope.cli.text import federation as text
+from leakscope.cli.text.sheet import Sheet
+from leakscope.core.annotation import Annotation
+from leakscope.core.effort import Budget
+from leakscope.core.errors import BadInput, BadPlan, UnknownName
+from leakscope.ledger.played import Part, PlayedRecord
+from leakscope.ledger.record import Word
+from leakscope.mechanisms.federated.stores import RoundsInMemory
+from leakscope.numerics.rng import Key
+
+SIZE, SPEAKERS, ROOT = 16, tuple(f"{one:02d}" for one in range(1, 25)), Path(__file__).parents[1]
+PLAIN = ls.Federation(ls.FedSGD(), rounds=3, fraction=1.0, batch=8, server_lr=0.3, weighted=False, evaluate_every=1)
+NOISY = dataclasses.replace(PLAIN, privacy=ls.UserLevel(0.5, 10.0))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """RAVDESS as published, of all actors, without sound: what features say is in files. Sex tilts each emotion."""
+    folder = tmp_path_factory.mktemp("ravdess")
+    random = Key(0).generator()
+    centers, tilt = 2 * torch.randn(8, SIZE, generator=random), 2 * torch.randn(8, SIZE, generator=random)
+    own = 0.3 * torch.randn(len(SPEAKERS), 8, SIZE, generator=random)
+    for place, actor in enumerate(SPEAKERS):
+        (folder / "wav" / f"Actor_{actor}").mkdir(parents=True)
+        for emotion in (1, 3, 4, 5):
+            for sentence in (1, 2):
+                for repetition in range(1, 5):
+                    name = f"03-01-{emotion:02d}-01-{sentence:02d}-{repetition:02d}-{actor}"
+                    (folder / "wav" / f"Actor_{actor}" / f"{name}.wav").touch()
+                    sign = 2 * (place % 2) - 1
+                    row = centers[emotion - 1] + sign * (1.0 + tilt[emotion - 1]) + own[place, emotion - 1]
+                    np.save(folder / f"{name}.npy", (row + torch.randn(SIZE, generator=random)).numpy())
+    return folder
+
+
+def source(folder, **changes):
+    features = ls.FeatureFiles(str(folder), SIZE)
+    return ls.EmotionFeatures(ls.Ravdess(str(folder / "wav")), features, ls.Normalization.CORPUS, **changes)
+
+
+def plan(folder, **changes):
+    made = {
+        "title": "toys",
+        "scenes": (FederatedScene("actors", source(folder)),),
+        "targets": (ls.MLP((24, 16)),),
+        "federations": (PLAIN, NOISY),
+        "attacks": (Shadows("sums", (ClassInputs(1),), Logistic(), shadows=1, folds=0),),
+        "shuffled": True,
+        "delta": 0.05,
+        "updates": (1,),
+        "draws": 2,
+        **changes,
+    }
+    return FederationPlan(**made)
+
+
+def quiet(_):
+    """Nobody is told."""
+
+
+def test_each_row_stands_beside_its_controls(corpus):
+    groups = plan(corpus).groups()
+    assert [one.part for one in groups] == [Part.AUDITED, Part.SHUFFLED, Part.AUDITED, Part.SHUFFLED]
+    # The undefended one that the plan names is the control of the noisy one, and is run once.
+    assert [cell.spec.identity for cell in groups[2].control] == [cell.spec.identity for cell in groups[0].cells]
+    alone = plan(corpus, federations=(NOISY,), shuffled=False).groups()
+    assert [one.part for one in alone] == [Part.AUDITED, Part.UNDEFENDED]
+    assert alone[1].cells[0].federation == PLAIN == undefended(NOISY)
+    hidden = dataclasses.replace(PLAIN, step=ls.FedSGD() >> ls.Clip(1.0), secure=2)
+    assert undefended(hidden) == PLAIN
+    assert len(plan(corpus).cells()) == 2 * 4
+
+
+def test_both_halves_have_both_sexes_and_nobody_is_in_both(corpus):
+    first, second = halves(source(corpus))
+    assert sorted(first.speakers) == [f"{one:02d}" for one in range(1, 25) if one % 4 in (1, 2)]
+    assert not set(first.speakers) & set(second.speakers)
+    with pytest.raises(BadInput, match="single speaker"):
+        halves(source(corpus, speakers=("01",)))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "clients", "categories"), [("sex", 12, 2), ("emotion", 48, 4), ("speaker", 12, 12)]
+)
+def test_who_is_public_and_who_is_attacked_follows_from_the_question(corpus, attribute, clients, categories):
+    public, private = halves(source(corpus))
+    asked = People(public, private).asked(attribute, key=Key(0))
+    told = asked.private.annotation(attribute)
+    assert (len(asked.private), len(told.categories)) == (clients, categories)
+    names = {asked.pool.annotation("speaker").categories[one] for one in asked.pool.annotation("speaker").values}
+    assert names == set(private.speakers if attribute == "speaker" else public.speakers)
+    # Who is recognized is known by three quarters, of which none is trained on.
+    rows = {row.numpy().tobytes() for row in asked.pool.batch.inputs}
+    assert not any(row.numpy().tobytes() in rows for client in asked.private.clients for row in client.inputs)
+    if attribute == "speaker":
+        assert len(asked.pool) == 12 * 24
+    if attribute == "emotion":
+        # All recordings of a client are in its emotion.
+        for client, value in zip(asked.private.clients, told.values, strict=True):
+            assert set(client.labels.tolist()) == {value}
+
+
+def test_divided_speakers_are_as_many_clients_and_one_person(corpus):
+    public, private = halves(source(corpus))
+    asked = People(public, private, each=4).asked("sex", key=Key(0))
+    assert len(asked.private) == 48
+    assert len(set(asked.private.annotation("speaker").values)) == 12
+    learner = Shadows("sums", (ClassInputs(1),), Logistic(), 1, 0).on(asked, PLAIN)
+    assert len(learner.people()) == 48
+    assert learner.owner == "speaker"
+
+
+def test_shuffled_sexes_are_of_as_many_and_of_others(corpus):
+    public, private = halves(source(corpus))
+    plain, mixed = (People(public, private, shuffled=one).asked("sex", key=Key(1)) for one in (False, True))
+    values = [one.private.annotation("sex").values for one in (plain, mixed)]
+    assert sorted(values[0]) == sorted(values[1])
+    assert values[0] != values[1]
+    assert plain.pool.annotation("sex").values != mixed.pool.annotation("sex").values
+    assert plain.private.names == mixed.private.names
+    with pytest.raises(BadInput, match="shuffle another"):
+        People(public, private, shuffled=True).asked("speaker", key=Key(0))
+    with pytest.raises(UnknownName, match="age"):
+        People(public, private).asked("age", key=Key(0))
+
+
+def test_pairs_of_annotations_are_those_that_occur():
+    first, second = Annotation("a", (0, 1, 1), ("x", "y")), Annotation("b", (1, 0, 0), ("p", "q"))
+    assert crossed(first, second, "c").categories == ("x q", "y p")
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, run(plan(corpus), folder, tell=quiet)
+
+
+def test_a_plan_finds_what_is_there_and_not_what_is_not(finished):
+    """Sex tilts every emotion: it leaks; noise of ten clips hides it, and shuffled sexes tell nothing."""
+    _, found = finished
+    assert found.whole
+    rows = {(row.part, row.epsilons is not None): row for row in found.summary.rows}
+    open_row, noisy = rows[Part.AUDITED, False], rows[Part.AUDITED, True]
+    assert open_row.word is Word.LEAKS
+    assert noisy.word is not Word.LEAKS
+    assert found.summary.word is Word.LEAKS
+    assert not any(row.word is Word.LEAKS for row in found.summary.rows if row.part is Part.SHUFFLED)
+    assert [one.updates for one in open_row.found] == [1, ALL]
+    assert open_row.found[1].persons == open_row.found[0].persons == 24
+    assert open_row.uar > 0.3
+    one, whole = noisy.epsilons[1:]
+    assert 0 < one < whole < 1
+
+
+def test_a_cell_says_what_the_federation_by_itself_says(corpus, finished):
+    """The whole by hand, from first weights to the claim of each client by all that it sent, of the first direction."""
+    folder, _ = finished
+    cell = plan(corpus).groups()[0].cells[0]
+    record, root = kept(folder, cell.spec.identity), Key(0).child("federations", repr(cell.people))
+    asked = cell.people.asked("sex", key=root.child("people"))
+    learner, private = cell.attack.on(asked, PLAIN), cell.people.private
+    setting = Setting(cell.target, private.domain, 4, ls.FedSGD())
+    attack = learner.taught(
+        learner.prepare(setting, key=Key(0).child("prepare", repr(learner)), clock=Budget().start())
+    )
+    target = cell.target.build(private.domain, 4, key=root.child("weights", repr(cell.target)))
+    store = RoundsInMemory()
+    PLAIN.run(target, asked.private, key=root.child("private"), into=store)
+    rows = next(one for one in record.claims if one.updates == ALL)
+    for name, person, truth, scores in zip(asked.private.names, rows.persons, rows.truth, rows.scores, strict=True):
+        seen = ls.Observation(target, store.rounds_of(name), ls.FedSGD())
+        assert np.allclose(scores, attack.run(seen, key=Key(0)).claim.scores[0].numpy(), atol=1e-6)
+        # Odd actors are male, the second of two names.
+        assert (name.split()[0], int(person) % 2) == (person, truth)
+
+
+def test_what_is_done_is_not_run_again(corpus, finished, tmp_path, monkeypatch):
+    """Stopped in the third cell and gone on with: the same rows, and nothing is attacked twice."""
+    whole, count = finished[1].summary, 0
+    attacked = running._attacked
+
+    def counting(*arguments):
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise KeyboardInterrupt
+        return attacked(*arguments)
+
+    monkeypatch.setattr(running, "_attacked", counting)
+    stopped = run(plan(corpus), tmp_path, tell=quiet)
+    assert not stopped.whole
+    assert (stopped.summary.finished, stopped.summary.planned) == (2, 8)
+    assert any(row.word is Word.INCONCLUSIVE and "not run" in row.sentence for row in stopped.summary.rows)
+    again = run(plan(corpus), tmp_path, tell=quiet)
+    assert count == 3 + 6
+    assert again.summary.model_copy(update={"seconds": 0.0}) == whole.model_copy(update={"seconds": 0.0})
+
+
+def test_a_record_that_is_not_what_was_written_is_made_anew(corpus, finished, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[0], folder)
+    paths = sorted((folder / "records").iterdir())
+    paths[0].write_text("{}")
+    paths[1].write_text(paths[2].read_text())
+    assert kept(folder, paths[0].stem) is None
+    assert kept(folder, paths[1].stem) is None
+    assert kept(folder, paths[2].stem) is not None
+    assert len(list((folder / "damaged").iterdir())) == 2
+
+
+def test_what_a_cell_is_changes_its_name(corpus):
+    cell = plan(corpus).cells()[0]
+    for change in (
+        {"attribute": "emotion"},
+        {"federation": NOISY},
+        {"seed": 1},
+        {"updates": (ALL,)},
+        {"draws": 3},
+        {"target": ls.MLP((8,))},
+        {"people": dataclasses.replace(cell.people, hold_out=0.5)},
+        {"people": dataclasses.replace(cell.people, shuffled=True)},
+        {"attack": dataclasses.replace(cell.attack, leaked=1)},
+    ):
+        assert dataclasses.replace(cell, **change).spec.identity != cell.spec.identity
+    assert dataclasses.replace(cell, part=Part.UNDEFENDED).spec.identity == cell.spec.identity
+
+
+def test_rounds_are_kept_or_not_and_vectors_are_recovered(corpus, tmp_path):
+    few = FederatedScene("few", source(corpus, speakers=tuple(f"{one:02d}" for one in range(1, 9))))
+    small = plan(
+        corpus,
+        scenes=(few,),
+        federations=(dataclasses.replace(PLAIN, rounds=1, batch=4),),
+        attacks=(Recovered("vectors", ls.LowRank(), rounds=1),),
+        shuffled=False,
+        keep_rounds=False,
+        targets=(ls.MLP((96, 16)),),
+    )
+    found = run(small, tmp_path, tell=quiet)
+    assert [one.updates for one in found.summary.rows[0].found] == [ALL]
+    assert not any((tmp_path / "rounds").iterdir())
+
+
+def test_a_cell_that_cannot_be_attacked_is_never_cleared(corpus, tmp_path):
+    frozen = dataclasses.replace(PLAIN, step=ls.FedSGD() >> ls.FreezeLayers(("layer_0.*", "1.*", "0.*")), rounds=1)
+    found = run(plan(corpus, federations=(frozen,), shuffled=False, attributes=("age",)), tmp_path, tell=quiet)
+    assert found.whole
+    assert found.summary.word is Word.INCONCLUSIVE
+    assert all("age" in row.sentence for row in found.summary.rows)
+    with pytest.raises(BadInput, match="delta < 1 / 12"):
+        run(plan(corpus, federations=(NOISY,), delta=0.5), tmp_path / "other", tell=quiet)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"title": " "}, "title"),
+        ({"attacks": ()}, "at least one attack"),
+        ({"targets": ()}, "no target"),
+        ({"attributes": ("sex", "sex")}, "twice"),
+        ({"delta": 0.0}, "delta"),
+        ({"hold_out": 1.0}, "hold_out"),
+        ({"draws": 0}, "draws"),
+        ({"updates": (-1,)}, "updates"),
+    ],
+)
+def test_bad_plans_say_what_is_wrong(corpus, changes, said):
+    with pytest.raises(BadPlan, match=said):
+        plan(corpus, **changes)
+
+
+def written(folder, more=""):
+    return f"""
+title = "toys"
+delta = 0.05
+attributes = ["sex"]
+targets = ["MLP((24, 16))"]
+federations = ["Federation(FedSGD(), rounds=2, fraction=1.0, batch=8, server_lr=0.3)"]
+{more}
+[[attack]]
+name = "sums"
+signals = ["ClassInputs(1)"]
+shadows = 1
+folds = 0
+
+[[scene]]
+name = "actors"
+dataset = 'EmotionFeatures(Ravdess("{folder}/wav"), FeatureFiles("{folder}", {SIZE}), Normalization("corpus"))'
+"""
+
+
+def test_from_file_to_page_and_back(corpus, tmp_path):
+    """The command, twice: what is there is refused, and with --resume comes out the same; the page loads nothing."""
+    file, out, runner = tmp_path / "toys.toml", tmp_path / "out", CliRunner()
+    file.write_text(written(corpus))
+    first = runner.invoke(app, ["federation", str(file), "--out", str(out)])
+    assert first.exit_code in (Exit.LEAK, Exit.INCOMPLETE), first.output
+    page = (out / "report.html").read_text()
+    assert "actors: sex" in page
+    assert "UAR of persons with 95 % intervals" in page
+    # Nobody is on it: no actor, and no name of a recording.
+    assert "Actor_" not in page
+    assert "03-01-" not in page
+    assert runner.invoke(app, ["federation", str(file), "--out", str(out)]).exit_code == Exit.USAGE
+    again = runner.invoke(app, ["federation", str(file), "--out", str(out), "--resume", "--json"])
+    assert json.loads(again.stdout)["summary"]["finished"] == 2
+    assert again.exit_code == first.exit_code
+    assert (out / "report.html").read_text() == page
+    lost = runner.invoke(app, ["federation", str(file), "--out", str(tmp_path / "nothing"), "--resume"])
+    assert lost.exit_code == Exit.USAGE
+    assert "nothing to resume" in lost.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("delta = 0.05", "dleta = 0.05", "did you mean 'delta'"),
+        ("delta = 0.05", "delta = 2", "delta"),
+        ("ClassInputs(1)", "ClasInputs(1)", "ClassInputs"),
+        ('signals = ["ClassInputs(1)"]', 'signals = ["Logistic()"]', "expected a signal"),
+        ('signals = ["ClassInputs(1)"]', 'recovers = "LowRank()"', "no meaning with recovers"),
+        ("shadows = 1", "rounds = 1", "recovers alone"),
+        ("shadows = 1", "shadows = 0", "shadows"),
+        ("Federation(FedSGD(), ", "Federation(FedSDG(), ", "FedSGD"),
+        ('targets = ["MLP((24, 16))"]', "targets = []", "empty"),
+        ("EmotionFeatures(Ravdess(", "EmotionFeatures(Ravdes(", "Ravdess"),
+        ("[[scene]]", "[scene]", "tables"),
+        ('attributes = ["sex"]', "updates = [0]", "above 0"),
+        ('title = "toys"', "", "title"),
+        ('title = "toys"', "mechanisms = []\ntrials = 3", "mechanisms"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_said_with_its_place(tmp_path, old, new, said):
+    whole = written(tmp_path)
+    assert old in whole
+    with pytest.raises((BadPlan, UnknownName), match=said):
+        built(text.parse(Sheet("toys.toml", whole.replace(old, new))))
+
+
+def test_a_plan_of_another_kind_says_which_command_runs_it():
+    from leakscope.cli.plan_keys import EXAMPLE
+
+    with pytest.raises(BadPlan, match="leakscope audit"):
+        text.parse(Sheet("faces.toml", EXAMPLE))
+
+
+def test_the_page_of_the_keys_is_up_to_date_and_its_example_a_plan():
+    page = (ROOT / "docs" / "federation-plan.md").read_text()
+    assert page == federation_keys.PAGES.markdown(), "run: python -m leakscope.cli.federation_keys > that file"
+    assert text.parse(Sheet("example.toml", federation_keys.EXAMPLE)).shuffled
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "plans" / "emotion").glob("*.toml")), ids=lambda one: one.stem)
+def test_every_plan_that_is_there_can_be_read(file):
+    found = built(text.read(file))
+    assert found.attacks
+    assert "leakscope federation plans/emotion/" in file.read_text()
+
+
+def test_records_survive_their_file():
+    """Infinite scores too: who has no lessons is ruled out."""
+    from leakscope.ledger.played import ClaimRows, PlayedSpec
+
+    spec = PlayedSpec(
+        public="a", private="b", target="t", federation="f", attack="x", attribute="sex", each=1, hold_out=0.2,
+        updates=(0,), draws=1, shuffled=False, seed=0,
+    )  # fmt: skip
+    rows = ClaimRows(updates=0, truth=(0,), scores=((0.0, -np.inf),), persons=("ada",))
+    record = PlayedRecord(spec=spec, claims=(rows,))
+    assert PlayedRecord.model_validate_json(record.model_dump_json()) == record
