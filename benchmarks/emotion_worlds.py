@@ -73,7 +73,7 @@ def planted(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, worl
     for how in (ls.Normalization.CORPUS,) if quick else (ls.Normalization.CORPUS, ls.Normalization.SPEAKER):
         parts = [ls.EmotionFeatures(given, features, how, speakers=half) for half in halves(given)]
         key = ls.Key(seed).child("worlds", how.value)
-        federation = dataclasses.replace(federations(10 if quick else 20)["FedSGD"], fraction=0.5)
+        federation = dataclasses.replace(federations(20)["FedSGD"], fraction=0.5)
         played = []
         for at, (public, private) in enumerate(directions(parts)):
             own, signals = key.child(at), (ClassInputs(),)
