@@ -55,19 +55,24 @@ def main() -> int:
     parser.add_argument("--figure", default="", help="where the figure of privacy is drawn")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    given = published(args.data) if args.data else ls.SpokenEmotions(
-        speakers=20 if args.quick else 48, each=5, seed=args.seed
+    given = crowd = published(args.data) if args.data else ls.SpokenEmotions(
+        speakers=24 if args.quick else 32, each=5, seed=args.seed
     )  # fmt: skip
+    if not args.data and not args.quick:
+        # who excludes a small leak needs many speakers
+        crowd = ls.SpokenEmotions(speakers=64, each=4, seed=args.seed)
     features, good, quick, seed = ls.OpenSmile(cache=args.cache), True, args.quick, args.seed
     halves = emotion_attacks.halves(given)
     noises = (float("inf"), 1.0) if quick else emotion_worlds.EPSILONS
-    length = 10 if quick else 60
+    length, counts = (10, (8, 20)) if quick else (60, emotion_exact.COUNTS)
     parts: dict[str, Callable[[], Iterator[tuple[str, bool]]]] = {
         "data": lambda: said_by_features(given, features, seed),
-        "exact": lambda: emotion_exact.recovered(given, features, halves, each=1 if quick else 13, seed=seed),
+        "exact": lambda: emotion_exact.recovered(
+            given, features, halves, each=1 if quick else 13, seed=seed, counts=counts
+        ),
         "limits": lambda: emotion_exact.limits(given, features, halves[1], each=2 if quick else 10, seed=seed),
         "attack": lambda: emotion_attacks.attacked(given, features, seed, quick=quick),
-        "planted": lambda: emotion_worlds.planted(given, features, seed, worlds=20, rounds=6 if quick else 20),
+        "planted": lambda: emotion_worlds.planted(crowd, features, seed, worlds=20, quick=quick),
         "linkage": lambda: emotion_attacks.linked(given, features, seed),
         "counts": lambda: emotion_attacks.counted(given, features, seed, each=2 if quick else 10),
         "privacy": lambda: emotion_worlds.hidden(

@@ -157,8 +157,9 @@ def attacked(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, qui
         signals += [kind(layer) for layer in LAYERS[1:] for kind in (ColumnEnergy, ClassInputs)]
     fusion = [place for place, one in enumerate(signals) if isinstance(one, ClassInputs)]
     runs = [("logistic " + repr(one), (at,), Logistic()) for at, one in enumerate(signals)]
-    runs += [("discriminant " + repr(signals[fusion[0]]), (fusion[0],), Discriminant())]
-    runs += [("discriminant " + repr(ColumnEnergy()), (signals.index(ColumnEnergy()),), Discriminant())]
+    if not quick:
+        runs += [("discriminant " + repr(signals[fusion[0]]), (fusion[0],), Discriminant())]
+        runs += [("discriminant " + repr(ColumnEnergy()), (signals.index(ColumnEnergy()),), Discriminant())]
     if len(fusion) > 1:
         runs += [("logistic ClassInputs of all layers", tuple(fusion), Logistic())]
     for how in WANTED:
@@ -167,6 +168,8 @@ def attacked(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, qui
         ceiling, best_true = told([exactly(*pair, None, key) for pair in directions(parts)], key)
         yield f"{how.value}, true vectors, means of classes: {ceiling}", True
         for name, federation in federations(20 if quick else 60).items():
+            if quick and name != "FedSGD" and how is ls.Normalization.SPEAKER:
+                continue
             found = {label: [] for label, _, _ in runs}
             for at, (public, private) in enumerate(directions(parts)):
                 own = key.child(name, at)
@@ -185,6 +188,9 @@ def attacked(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, qui
             # .05: as near to what the true vectors say as the issue wants it
             wanted = max(WANTED[how], best_true - 0.05) if how is ls.Normalization.CORPUS else WANTED[how]
             yield f"{how.value}, {name}, ClassInputs: UAR {uar:.3f}; expected {wanted:.3f}", uar >= wanted
+        if quick:
+            # "exact" says as much of recovered vectors in a second a round
+            continue
         exact = [exactly(*pair, federations(2)["FedSGD"], key) for pair in directions(parts)]
         text, uar = told(exact, key)
         yield f"{how.value}, FedSGD, recovered vectors: {text}; expected as true ones", uar >= best_true

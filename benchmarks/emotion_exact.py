@@ -137,7 +137,13 @@ def both(given: ls.AbstractCorpus, features: ls.OpenSmile, names: tuple[str, ...
 
 
 def recovered(
-    given: ls.AbstractCorpus, features: ls.OpenSmile, halves: list[tuple[str, ...]], *, each: int, seed: int
+    given: ls.AbstractCorpus,
+    features: ls.OpenSmile,
+    halves: list[tuple[str, ...]],
+    *,
+    each: int,
+    seed: int,
+    counts: tuple[int, ...] = COUNTS,
 ) -> Iterator[Line]:
     """Rounds of one speaker each, by dropout and number of recordings; then what they say. each: by both, per count."""
     key = ls.Key(seed).child("exact")
@@ -151,7 +157,7 @@ def recovered(
                 # one net for each turn
                 own = key.child("net", str(rate), place, turn)
                 target = half.net(rate, key=own)
-                for count in COUNTS:
+                for count in counts:
                     rows = _of_one(half, count, own.child("round", count))
                     if rows is None:
                         continue
@@ -160,7 +166,7 @@ def recovered(
                     if found is not None and place == 1:
                         speaking.add(rows, found)
         line = (
-            f"features of rounds of {COUNTS[0]} to {COUNTS[-1]} recordings, dropout {rate}: all of them to {NEAR:g} in "
+            f"features of rounds of {counts[0]} to {counts[-1]} recordings, dropout {rate}: all of them to {NEAR:g} in "
             f"{told.share()}, proved {told.proved}, proved and wrong {told.wrong}; expected 99 % and 0 wrong"
         )
         yield line + _reasons(told), told.rounds > 0 and told.right >= 0.99 * told.rounds and told.wrong == 0
