@@ -48,7 +48,7 @@ def set_up(cell: Cell) -> Stage:
     target = cell.scene.architecture.build(source.domain, source.classes, key=key.child("weights", cell.trial))
     batch = secret.reveal()
     if Suspects in cell.told:
-        secret = Secret(batch, (*secret.annotations, lineup(batch, source)[1]))
+        secret = Secret(batch, (*secret.annotations, lineup(batch, source)[1]), secret.owners)
     # Of the private batch also where another one is sent: what is told is known without the release, and an attack that
     # reads the example off what it was told finds it here too. But of two suspects one has to be in what is sent.
     sent = replaced(batch, source, key=key.child("replaced", cell.trial)) if cell.role is Role.REPLACED else batch

@@ -13,6 +13,7 @@ from torch import Tensor
 from leakscope.audit.display_speech import frame_arrays
 from leakscope.core.attempt import Attempt, Certificate, Trace
 from leakscope.core.claim import AbstractClaim, Inputs
+from leakscope.core.secret import Secret
 from leakscope.ledger.record import AnswerRecord, CertificateRecord, RankingRecord, ScoreRecord
 from leakscope.numerics.rng import Key
 from leakscope.scoring.case import Case
@@ -35,6 +36,7 @@ def private_fields(case: Case) -> dict[str, Any]:
     said = () if batch.label_lengths is None else batch.transcripts()
     return {
         "labels_true": _whole(batch.labels),
+        "owners": case.secret.owners if isinstance(case.secret, Secret) else (),
         "transcripts_true": tuple(spelled(one) for one in said),
         "tokens_true": tuple(read_as(ids, case.words) for ids in true_texts(batch)) if batch.holds_tokens else (),
     }

@@ -34,6 +34,7 @@ from leakscope.audit.proofs import certified, certified_luck, refuted
 from leakscope.audit.repeated import pairs as named
 from leakscope.audit.repeated import repeated
 from leakscope.audit.replaced import hardened
+from leakscope.core.annotation import SPEAKER
 from leakscope.ledger.record import Ending, Record, ScoreRecord
 from leakscope.numerics import intervals
 from leakscope.numerics.intervals import Interval
@@ -54,7 +55,7 @@ class Evidence:
     recovered, certified, refuted: see the functions of these names. claims: of each planned trial, of which share of
     its private items it claims anything. kept: the gains without what is lost (`kept`), in the order of `gains`. best:
     of their mean, as `interval`: what is excluded lies above both. known: of shares, what claims name of the truths of
-    other trials (`repeated`): luck is no less than that.
+    other trials (`repeated`): luck is no less than that. people: where persons are named, the items of each of them.
     """
 
     metric: str
@@ -74,6 +75,7 @@ class Evidence:
     kept: tuple[float, ...] = ()
     best: Interval | None = None
     known: float = 0.0
+    people: tuple[tuple[float, ...], ...] = ()
 
     @property
     def proven(self) -> bool:
@@ -127,6 +129,7 @@ def evidence(metric: str, side: Records, blind: Records, replaced: Records = ())
     trials = tuple(ours.items for ours, _ in scored)
     values = tuple(item for items in trials for item in items)
     guesses = tuple(item for _, theirs in scored for item in theirs.items)
+    people = _people(side, pairs) if metric == TopOne.name else ()
     public = tuple(one for ours, _ in scored for one in _nearest(ours))
     chance = math.fsum(ours.chance * len(ours.items) for ours, _ in scored) / len(values)
     found = Evidence(
@@ -142,10 +145,11 @@ def evidence(metric: str, side: Records, blind: Records, replaced: Records = ())
         certified=certified(metric, side, blind),
         refuted=refuted(metric, side, blind),
         trials=trials,
-        independent=_independent(side, pairs) if metric in SHARES else 1.0,
+        independent=_independent(side, pairs, people) if metric in SHARES else 1.0,
         claims=tuple(claimed(metric, one, other) for one, other in zip(side, blind, strict=True)),
         kept=tuple(0.0 if pair is None else kept(*pair) for pair in pairs),
         known=repeated(named(side, persons=metric == TopOne.name)) if metric in SHARES else 0.0,
+        people=people,
     )
     # A certificate of labels is held against luck over its own items, and so counts in fewer trials too.
     least = certified_luck(metric, side, blind) if found.certified and metric in SHARES else 1.0
@@ -213,8 +217,44 @@ def _pairs(counts: Iterable[int]) -> float:
     return math.fsum(count * (count - 1) / 2 for count in counts)
 
 
-def _independent(side: Records, pairs: Sequence[tuple[ScoreRecord, ScoreRecord] | None]) -> float:
-    """`mixed` of what the records say is true: labels, or who it was. Where they do not say, each trial is one item."""
+def _people(side: Records, pairs: Sequence[tuple[ScoreRecord, ScoreRecord] | None]) -> tuple[tuple[float, ...], ...]:
+    """The items of each private person, over all trials; none where a record does not tell whose its items are."""
+    found: dict[Hashable, list[float]] = {}
+    for record, pair in zip(side, pairs, strict=True):
+        if record is None or pair is None:
+            continue
+        items = pair[0].items
+        whose: Sequence[Hashable] = record.owners
+        if not whose and all(one.attribute == SPEAKER for one in record.rankings):
+            whose = [one.true for one in record.rankings]
+        if len(whose) != len(items):
+            return ()
+        for person, item in zip(whose, items, strict=True):
+            found.setdefault(person, []).append(item)
+    return tuple(tuple(items) for items in found.values())
+
+
+def persons_count(people: Sequence[Sequence[float]]) -> float:
+    """As how many independent items those of some persons count where each is right or wrong throughout: (sum n)^2 /
+    sum n^2 for n items each (Kish 1965), the number of persons where all have as many.
+
+    What is named of a person is a function of the person: with three of them, drawn again and again, whoever names the
+    attribute by voices that have nothing to do with it is right about all in one world of eight.
+
+    >>> persons_count([[1.0, 1.0], [0.0, 0.0]]), persons_count([[1.0, 1.0, 1.0], [1.0]])
+    (2.0, 1.6)
+    """
+    counts = [len(items) for items in people]
+    return sum(counts) ** 2 / sum(count**2 for count in counts)
+
+
+def _independent(
+    side: Records, pairs: Sequence[tuple[ScoreRecord, ScoreRecord] | None], people: Sequence[Sequence[float]]
+) -> float:
+    """`mixed` of what the records say is true: labels, or who it was. Where they do not say, each trial is one item.
+
+    No more than there are persons, where these are known.
+    """
     truths: list[Sequence[Hashable]] = []
     for place, (record, pair) in enumerate(zip(side, pairs, strict=True)):
         if record is None or pair is None:
@@ -222,7 +262,7 @@ def _independent(side: Records, pairs: Sequence[tuple[ScoreRecord, ScoreRecord] 
         count = len(pair[0].items)
         said: list[Sequence[Hashable]] = [record.labels_true, [one.true for one in record.rankings]]
         truths.append(next((one for one in said if len(one) == count), [("trial", place)] * count))
-    return mixed(truths)
+    return min(mixed(truths), persons_count(people)) if people else mixed(truths)
 
 
 def _interval(found: Evidence) -> Interval:
@@ -230,9 +270,12 @@ def _interval(found: Evidence) -> Interval:
         # Few trials that differ much would have it beyond what can be scored at all.
         most = MOST_GAIN[found.metric]
         return intervals.mean(found.gains).within(-most, most)
-    right, kept = intervals.share(found.trials), len(found.trials) / len(found.gains)
+    # Of persons too: trials of one are right or wrong together.
+    rights = [intervals.share(groups) for groups in (found.trials, found.people) if groups]
+    right = min(one.low for one in rights), max(one.high for one in rights)
+    kept = len(found.trials) / len(found.gains)
     # Trials that failed gain 0, whatever the others do.
-    low, high = ((end - found.chance) * kept for end in (right.low, right.high))
+    low, high = ((end - found.chance) * kept for end in right)
     return Interval(found.gain, min(low, found.gain), max(high, found.gain))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from leakscope.attacks.parts.priors.statistics import layer_statistics
-from leakscope.core.annotation import Annotation, Per
+from leakscope.core.annotation import SPEAKER, Annotation, Per
 from leakscope.core.batch import Batch
 from leakscope.core.errors import BadInput, UnknownName
 from leakscope.core.facts import (
@@ -29,8 +29,8 @@ from leakscope.numerics.rng import Key
 
 Source = AbstractSource | None
 
-SPEAKER, SEX = "speaker", "sex"
-"""The annotation that galleries are made of."""
+SEX = "sex"
+"""The annotation that galleries are made of where nobody is in both halves; else `SPEAKER`."""
 
 PLACES = ("the first", "the second")
 """Which of two `Suspects` it is."""

@@ -10,6 +10,9 @@ from typing import SupportsInt, final
 from leakscope.core.arguments import places
 from leakscope.core.errors import BadInput
 
+SPEAKER = "speaker"
+"""The annotation that tells who it is, and not what somebody is like."""
+
 
 @final
 class Per(enum.Enum):

@@ -15,8 +15,9 @@ from leakscope.core.errors import BadInput, UnknownName
 class Secret:
     """A private batch: it can be revealed to the mechanism and the referee, but not printed and not pickled.
 
-    annotations: what else is private about its examples or their owner; the mechanism has no use for them.
-    Raises `BadInput` on an annotation of another number of examples.
+    annotations: what else is private about its examples or their owner; the mechanism has no use for them. owners:
+    whose each example is, by number; empty where the source does not say.
+    Raises `BadInput` on an annotation, or owners, of another number of examples.
 
     >>> import torch
     >>> str(Secret(Batch(torch.zeros(1, 2), torch.tensor([0])))).startswith("Secret(fingerprint=")
@@ -25,11 +26,15 @@ class Secret:
 
     batch: Batch
     annotations: tuple[Annotation, ...] = ()
+    owners: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for one in self.annotations:
             if not one.fits(len(self.batch)):
                 raise BadInput(f"{one.name} is known of {len(one.values)} examples, the batch has {len(self.batch)}")
+
+        if self.owners and len(self.owners) != len(self.batch):
+            raise BadInput(f"owners are known of {len(self.owners)} examples, the batch has {len(self.batch)}")
 
     def reveal(self) -> Batch:
         """The private batch; called by the challenger and by scoring."""

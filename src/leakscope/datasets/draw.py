@@ -96,7 +96,9 @@ class AbstractSource(ABC):
         chosen = torch.randperm(len(private), generator=key.child("draw").generator())
         labels = self.fixed(count)
         index = private[chosen[:count]] if labels is None else self._of(labels, everything.labels, private[chosen])
-        return Secret(everything.rows(index).trimmed(), tuple(one.rows(index) for one in self.annotations()))
+        owners = self.owners()
+        whose = () if owners is None else tuple(owners[int(place)] for place in index)
+        return Secret(everything.rows(index).trimmed(), tuple(one.rows(index) for one in self.annotations()), whose)
 
     def _of(self, labels: Tensor, all_labels: Tensor, private: Tensor) -> Tensor:
         """The first of `private`, positions in random order, that have these labels. Raises `BadInput`."""

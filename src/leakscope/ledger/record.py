@@ -160,7 +160,7 @@ class Record(_Strict):
 
     seconds, evaluations: of the attempt. prepared: the fingerprint of what the attack had learned from public data
     before, empty for nothing; preparing_seconds: what that had taken, once for all records of this fingerprint.
-    answers: of kinds of claims that are none of these.
+    answers: of kinds of claims that are none of these. owners: whose each private example is, where the source says so.
     """
 
     schema_version: int = SCHEMA
@@ -179,6 +179,7 @@ class Record(_Strict):
     picture_evaluations: tuple[int, ...] = ()
     steps: tuple[str, ...] = ()
     labels_true: tuple[int, ...] = ()
+    owners: tuple[int, ...] = ()
     labels_claimed: tuple[int, ...] = ()
     transcripts_true: tuple[str, ...] = ()
     transcripts_claimed: tuple[str, ...] = ()

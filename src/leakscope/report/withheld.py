@@ -113,6 +113,8 @@ def _record(given: Record) -> Record:
     gone |= {"tokens_bag": False, "scores": together(given.scores)}
     if few:
         # the loss of a search for one example, and the residual of its equations, are figures of that example
-        gone |= dict.fromkeys(("labels_true", "labels_claimed", "trace_evaluations", "trace_losses", "steps"), ())
+        gone |= dict.fromkeys(
+            ("labels_true", "labels_claimed", "owners", "trace_evaluations", "trace_losses", "steps"), ()
+        )
         gone |= {"certificate": None}
     return given.model_copy(update=gone)

@@ -7,11 +7,11 @@ import time
 
 from leakscope.attacks.attributes.learning import Course, Recipe, learn
 from leakscope.attacks.attributes.rescnn import ResCNN, Shape, save
-from leakscope.audit.telling import SPEAKER
 from leakscope.cli import data
 from leakscope.cli.console import say, watching
 from leakscope.cli.ending import Exit
 from leakscope.cli.text.asked import Training
+from leakscope.core.annotation import SPEAKER
 from leakscope.core.errors import BadInput
 
 
