@@ -49,6 +49,13 @@ def test_nothing_false_is_proved_of_random_clients(benchmark: ModuleType) -> Non
     assert sum(proved for _, proved, _ in found) > 40
 
 
+def test_smoothing_that_is_not_declared_makes_no_class_absent(benchmark: ModuleType) -> None:
+    """A client of the benchmark of which 196 classes have a negative entry and three examples are told."""
+    lie, _, wrong = benchmark.trial(2026121900676)
+    assert lie == "smoothing"
+    assert not wrong
+
+
 @pytest.mark.parametrize("confident", [False, True])
 @pytest.mark.parametrize("count", [1, 6, 40])
 def test_every_sample_comes_apart(benchmark: ModuleType, count: int, confident: bool) -> None:

@@ -207,6 +207,8 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
             and whole
             and _unsure(seen, read)
             and _balanced(read.output)
+            # Of hard labels no more classes have a negative entry than there are examples; smoothed ones give all one.
+            and (there is None or int(there.sum()) <= (told or 0))
         ):
             absent = torch.from_numpy(np.flatnonzero(out.proved(read.space) & ~possible))
         sure = None
