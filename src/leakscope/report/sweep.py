@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -50,7 +52,11 @@ def lanes(rows: Sequence[Row]) -> tuple[Lane, ...]:
     found = []
     for row, (scene, *rest) in zip(rows, coordinates, strict=True):
         siblings = [one[1:] for one in coordinates if one[0] == scene]
-        varying = [part for at, part in enumerate(rest) if part and len({one[at] for one in siblings}) > 1]
+        varying = [
+            _apart(part, {one[at] for one in siblings if one[at]})
+            for at, part in enumerate(rest)
+            if part and len({one[at] for one in siblings}) > 1
+        ]
         main = row.main if row.main is not None and math.isfinite(row.main.value) else None
         # A blind guess claims in every trial, so it has the items of all; a mean over fewer flatters.
         partial = main is not None and row.blind is not None and len(main.items) < len(row.blind.items)
@@ -82,6 +88,24 @@ def _shortened(coordinates: Sequence[tuple[str, str, str, str]]) -> list[tuple[s
     if len(set(bare.values())) < len(attacks):
         return list(coordinates)
     return [(scene, batch, mechanism, bare[attack]) for scene, batch, mechanism, attack in coordinates]
+
+
+def _apart(text: str, among: Collection[str]) -> str:
+    """The text without what all of them begin and end with, if one of them is too long to be shown whole.
+
+    >>> _apart("f(" + "x" * 60 + ", 0.1, y)", ["f(" + "x" * 60 + ", 0.1, y)", "f(" + "x" * 60 + ", 0.435, y)"])
+    '... 0.1, ...'
+    """
+    if max(len(one) for one in among) <= MOST_LETTERS or len(among) < 2:
+        return text
+    first = os.path.commonprefix(list(among))
+    last = os.path.commonprefix([one[len(first) :][::-1] for one in among])[::-1]
+    # cut between words: half a number would be another one
+    start = max(first.rfind(mark) for mark in " (=") + 1
+    kept = text[start : len(text) - len(last)]
+    tail = re.match(r"[^ (),=]*[,)]?", last)
+    kept += tail.group() if tail else ""
+    return f"{'... ' if start else ''}{kept.strip()}{' ...' if len(last) > (tail.end() if tail else 0) else ''}"
 
 
 def figures(rows: Sequence[Row]) -> tuple[Drawing, ...]:
