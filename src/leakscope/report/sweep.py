@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import re
 import textwrap
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -91,21 +89,22 @@ def _shortened(coordinates: Sequence[tuple[str, str, str, str]]) -> list[tuple[s
 
 
 def _apart(text: str, among: Collection[str]) -> str:
-    """The text without what all of them begin and end with, if one of them is too long to be shown whole.
+    """The text without the parts that all of them begin and end with, but one, if one is too long to be shown whole.
 
-    >>> _apart("f(" + "x" * 60 + ", 0.1, y)", ["f(" + "x" * 60 + ", 0.1, y)", "f(" + "x" * 60 + ", 0.435, y)"])
-    '... 0.1, ...'
+    >>> long = "Head(" + "x" * 60 + ", Noise(4.0, {}, 5, rate=0.5))"
+    >>> _apart(long.format(0.1), [long.format(0.1), long.format(0.435)])
+    '... Noise(4.0, 0.1 ...'
     """
-    if max(len(one) for one in among) <= MOST_LETTERS or len(among) < 2:
+    if len(among) < 2 or max(len(one) for one in among) <= MOST_LETTERS:
         return text
-    first = os.path.commonprefix(list(among))
-    last = os.path.commonprefix([one[len(first) :][::-1] for one in among])[::-1]
-    # cut between words: half a number would be another one
-    start = max(first.rfind(mark) for mark in " (=") + 1
-    kept = text[start : len(text) - len(last)]
-    tail = re.match(r"[^ (),=]*[,)]?", last)
-    kept += tail.group() if tail else ""
-    return f"{'... ' if start else ''}{kept.strip()}{' ...' if len(last) > (tail.end() if tail else 0) else ''}"
+    split = [one.split(", ") for one in among]
+    least = min(len(one) for one in split)
+    first = next((at for at in range(least) if len({one[at] for one in split}) > 1), least)
+    last = next((at for at in range(least - first) if len({one[-1 - at] for one in split}) > 1), least - first)
+    # one part before what differs says what it is of
+    first, parts = max(0, first - 1), text.split(", ")
+    kept = ", ".join(parts[first : len(parts) - last])
+    return f"{'... ' if first else ''}{kept}{' ...' if last else ''}"
 
 
 def figures(rows: Sequence[Row]) -> tuple[Drawing, ...]:
