@@ -217,7 +217,7 @@ def _loop(training: ls.HeadTraining, heads: int, key: ls.Key) -> float:
 
 def published(quick: bool, key: ls.Key) -> Lines:
     """The generator of whole weights: its area under the ROC beside the replaced control, heads resampled."""
-    heads, steps = (60, 360) if quick else (200, 4000)
+    heads, steps = (60, 300) if quick else (200, 4000)
     learner = ls.HeadReconstructor(DIGITS.pool(), steps=steps, width=8, rate=3e-3)
     begun = time.process_time()
     learned = learner.prepare(Setting(PROBE, DIGITS.domain, 10, TRAINING), key=key, clock=Budget().start())

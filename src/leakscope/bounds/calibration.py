@@ -98,7 +98,7 @@ def _interpolated(low: tuple[float, float], high: tuple[float, float], most: flo
     """
     (left, above), (right, below) = low, high
     share = math.log(above / most) / math.log(above / below)
-    aim = float(left * (right / left) ** min(1.0, share))
+    aim: float = left * (right / left) ** min(1.0, share)
     aim *= 1 + WIDTH / 3 if share < 0.5 else 1 - WIDTH / 3
     return min(max(aim, left * (1 + WIDTH / 3)), right * (1 - WIDTH / 3))
 

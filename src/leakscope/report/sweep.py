@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -50,7 +50,11 @@ def lanes(rows: Sequence[Row]) -> tuple[Lane, ...]:
     found = []
     for row, (scene, *rest) in zip(rows, coordinates, strict=True):
         siblings = [one[1:] for one in coordinates if one[0] == scene]
-        varying = [part for at, part in enumerate(rest) if part and len({one[at] for one in siblings}) > 1]
+        varying = [
+            _apart(part, {one[at] for one in siblings if one[at]})
+            for at, part in enumerate(rest)
+            if part and len({one[at] for one in siblings}) > 1
+        ]
         main = row.main if row.main is not None and math.isfinite(row.main.value) else None
         # A blind guess claims in every trial, so it has the items of all; a mean over fewer flatters.
         partial = main is not None and row.blind is not None and len(main.items) < len(row.blind.items)
@@ -82,6 +86,25 @@ def _shortened(coordinates: Sequence[tuple[str, str, str, str]]) -> list[tuple[s
     if len(set(bare.values())) < len(attacks):
         return list(coordinates)
     return [(scene, batch, mechanism, bare[attack]) for scene, batch, mechanism, attack in coordinates]
+
+
+def _apart(text: str, among: Collection[str]) -> str:
+    """The text without the parts that all of them begin and end with, but one, if one is too long to be shown whole.
+
+    >>> long = "Head(" + "x" * 60 + ", Noise(4.0, {}, 5, rate=0.5))"
+    >>> _apart(long.format(0.1), [long.format(0.1), long.format(0.435)])
+    '... Noise(4.0, 0.1 ...'
+    """
+    if len(among) < 2 or max(len(one) for one in among) <= MOST_LETTERS:
+        return text
+    split = [one.split(", ") for one in among]
+    least = min(len(one) for one in split)
+    first = next((at for at in range(least) if len({one[at] for one in split}) > 1), least)
+    last = next((at for at in range(least - first) if len({one[-1 - at] for one in split}) > 1), least - first)
+    # one part before what differs says what it is of
+    first, parts = max(0, first - 1), text.split(", ")
+    kept = ", ".join(parts[first : len(parts) - last])
+    return f"{'... ' if first else ''}{kept}{' ...' if last else ''}"
 
 
 def figures(rows: Sequence[Row]) -> tuple[Drawing, ...]:
