@@ -202,7 +202,7 @@ def test_some_of_the_updates_are_drawn_and_all_of_them_are_the_whole():
     target, rounds = NET.build(DOMAIN, CLASSES, key=KEY), RoundsInMemory()
     own.federation.run(target, people, key=KEY, into=rounds)
     seen = Seen(target, rounds)
-    one, whole, more = (shown(ready, people, seen, key=KEY, updates=n, draws=4) for n in (1, 0, 9))
+    one, whole, more = shown(ready, people, seen, key=KEY, updates=(1, 0, 9), draws=4)
     assert len(one.names) == 48
     assert whole.names == more.names == people.names
     assert all(np.array_equal(a, b) for a, b in zip(whole.scores, more.scores, strict=True))
