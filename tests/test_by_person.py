@@ -210,6 +210,8 @@ def test_some_of_the_updates_are_drawn_and_all_of_them_are_the_whole():
     mine = ls.Observation(target, rounds.rounds_of(people.names[0]), ls.FedSGD())
     singles = [attack.run(each, key=KEY).claim.scores[0].numpy() for each in mine.each()]
     assert all(any(np.allclose(row, single) for single in singles) for row in one.scores[:4])
+    # And of both rounds, not of the first one again and again: twelve clients with two claims each.
+    assert len({row.tobytes() for row in one.scores}) > 18
 
 
 def test_clients_of_one_person_are_one_trial():
