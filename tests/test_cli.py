@@ -50,11 +50,12 @@ ROOT = Path(__file__).parent.parent
 COMMANDS = (
     "demo",
     "audit",
+    "federation",
     "capture",
     "attack",
     "score",
     "merge",
-    "head",
+    "federation", "head",
     "bound",
     "train",
     "list",
