@@ -55,7 +55,7 @@ COMMANDS = (
     "attack",
     "score",
     "merge",
-    "federation", "head",
+    "head",
     "bound",
     "train",
     "list",
