@@ -202,7 +202,7 @@ def test_some_of_the_updates_are_drawn_and_all_of_them_are_the_whole():
     target, rounds = NET.build(DOMAIN, CLASSES, key=KEY), RoundsInMemory()
     own.federation.run(target, people, key=KEY, into=rounds)
     seen = Seen(target, rounds)
-    one, whole, more = (shown(ready, people, seen, key=KEY, updates=n, draws=4) for n in (1, 0, 9))
+    one, whole, more = shown(ready, people, seen, key=KEY, updates=(1, 0, 9), draws=4)
     assert len(one.names) == 48
     assert whole.names == more.names == people.names
     assert all(np.array_equal(a, b) for a, b in zip(whole.scores, more.scores, strict=True))
@@ -210,6 +210,8 @@ def test_some_of_the_updates_are_drawn_and_all_of_them_are_the_whole():
     mine = ls.Observation(target, rounds.rounds_of(people.names[0]), ls.FedSGD())
     singles = [attack.run(each, key=KEY).claim.scores[0].numpy() for each in mine.each()]
     assert all(any(np.allclose(row, single) for single in singles) for row in one.scores[:4])
+    # And of both rounds, not of the first one again and again: twelve clients with two claims each.
+    assert len({row.tobytes() for row in one.scores}) > 18
 
 
 def test_clients_of_one_person_are_one_trial():

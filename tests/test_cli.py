@@ -50,6 +50,7 @@ ROOT = Path(__file__).parent.parent
 COMMANDS = (
     "demo",
     "audit",
+    "federation",
     "capture",
     "attack",
     "score",

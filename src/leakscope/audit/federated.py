@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leakscope.attacks.attack import AbstractAttack, Attack
+from leakscope.attacks.attack import AbstractAttack, Attack, Ready
 from leakscope.attacks.attributes.shadow import AttributeOfUpdates, ShadowUpdates
 from leakscope.attacks.preparing import AbstractLearner, Setting
 from leakscope.core.arguments import instance
-from leakscope.core.attempt import Outcome
+from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Attribute, Scale
 from leakscope.core.domain import AbstractDomain
 from leakscope.core.effort import Budget, Watch, unwatched
@@ -102,7 +102,7 @@ def played(
     target = game.architecture.build(game.domain, game.classes, key=key.child("weights"))
     rounds = RoundsInMemory() if store is None else store
     game.federation.run(target, private, key=key.child("private"), into=rounds, watch=watch)
-    found = shown(dataclasses.replace(game, attack=attack), private, Seen(target, rounds), key=key.child("attack"))
+    found = shown(dataclasses.replace(game, attack=attack), private, Seen(target, rounds), key=key.child("attack"))[0]
     if not found.names:
         raise BadInput(
             f"nothing was claimed of any client; the first: {found.silent[0] if found.silent else 'nobody took part'}"
@@ -134,30 +134,60 @@ class Rows:
     silent: tuple[str, ...] = ()
 
 
-def shown(game: Game, private: Population, seen: Seen, *, key: Key, updates: int = 0, draws: int = DRAWS) -> Rows:
-    """Attack each client by what it sent: by all of its rounds, or by `updates` of them, drawn `draws` times.
+def shown(
+    game: Game, private: Population, seen: Seen, *, key: Key, updates: Sequence[int] = (0,), draws: int = DRAWS
+) -> tuple[Rows, ...]:
+    """Attack each client by what it sent, once for each number in `updates`: by so many of its updates, 0 for all.
 
-    A client that sent no more than so many is attacked once, by all. What is drawn follows from key, client and
-    number, and not from the attack. Raises as `played`, but for that nothing may be claimed.
+    Fewer are drawn `draws` times; a client that sent no more than so many is attacked once, by all. What is drawn
+    follows from key, client and number, and not from the attack. Raises as `played`, but for that nothing may be
+    claimed.
     """
     truth = private.annotation(game.attribute)
     persons = tuple(range(len(private))) if game.owner is None else private.annotation(game.owner).values
     sent = _sent(seen.rounds, secure=game.federation.secure > 1)
-    rows, silent = [], []
+    rows: list[list[tuple[int, Scores, int, str]]] = [[] for _ in updates]
+    silent: list[list[str]] = [[] for _ in updates]
     for name, size, value, person in zip(private.names, private.sizes, truth.values, persons, strict=True):
         if name not in sent:
             continue
-        mechanism = game.federation.sends(size, len(private))
-        rounds = _rounds(seen.rounds, sent[name])
-        for turn, places in enumerate(_draws(len(rounds), updates, draws, key.child("draws", name, updates))):
-            own = Observation(seen.target, tuple(rounds[place] for place in places), mechanism)
-            attempt = game.attack.run(own, key=key.child(name) if turn == 0 else key.child(name, turn))
-            if attempt.outcome is not Outcome.CLAIMED or attempt.claim is None:
-                silent.append(f"{name}: {attempt.sentence}")
-                break
-            rows.append((value, _scores(attempt.claim, game.attribute, len(truth.categories)), person, name))
-    values, scores, whose, names = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return Rows(values, scores, whose, names, tuple(silent))
+        whole = Observation(seen.target, _rounds(seen.rounds, sent[name]), game.federation.sends(size, len(private)))
+        some = _parts_of(game.attack, whole)
+        for place, number in enumerate(updates):
+            for turn, chosen in enumerate(_draws(len(whole.rounds), number, draws, key.child("draws", name, number))):
+                attempt = some(chosen, key.child(name) if turn == 0 else key.child(name, turn))
+                if attempt.outcome is not Outcome.CLAIMED or attempt.claim is None:
+                    silent[place].append(f"{name}: {attempt.sentence}")
+                    break
+                scores = _scores(attempt.claim, game.attribute, len(truth.categories))
+                rows[place].append((value, scores, person, name))
+    made = []
+    for own, others in zip(rows, silent, strict=True):
+        values, scores_of, whose, names = zip(*own, strict=True) if own else ((), (), (), ())
+        made.append(Rows(values, scores_of, whose, names, tuple(others)))
+    return tuple(made)
+
+
+Some = Callable[[Sequence[int], Key], Attempt[Attribute]]
+"""An attack on some rounds of an observation, by their places."""
+
+
+def _parts_of(attack: Attack[Attribute], whole: Observation) -> Some:
+    """Of `AttributeOfUpdates` each update is read once, however often it is drawn; others look at each draw anew."""
+
+    def observed(chosen: Sequence[int]) -> Observation:
+        return Observation(whole.target, tuple(whole.rounds[place] for place in chosen), whole.mechanism)
+
+    found = attack.ready(whole) if isinstance(attack, AttributeOfUpdates) else None
+    if not isinstance(found, Ready):
+        return lambda chosen, key: attack.run(observed(chosen), key=key)
+
+    def read(chosen: Sequence[int], key: Key) -> Attempt[Attribute]:
+        # a row of each signal for each round, in their order
+        rows = tuple(part[list(chosen)] for part in found.read)
+        return Ready(found.attack, observed(chosen), rows).run(key=key, clock=Budget().start())
+
+    return read
 
 
 def check(game: Game, private: Population) -> None:

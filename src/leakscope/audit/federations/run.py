@@ -197,24 +197,21 @@ def _claimed(
     game: Game, asked: Asked, world: _World, cell: FederatedCell
 ) -> tuple[tuple[ClaimRows, ...], tuple[str, ...]]:
     """By each number of updates; and who of all was not claimed about."""
-    found: list[ClaimRows] = []
-    silent: tuple[str, ...] = ()
     key, seen = world.key.child("attack", repr(cell.attack)), Seen(world.target, world.store)
     # who recovers what a client has takes a few rounds for all of them
-    few = cell.attack.rounds if isinstance(cell.attack, Recovered) else 0
-    for updates in (ALL,) if few else cell.updates:
-        rows = shown(game, asked.private, seen, key=key, updates=few or updates, draws=1 if few else cell.draws)
-        silent = rows.silent
-        if rows.names:
-            found.append(
-                ClaimRows(
-                    updates=updates,
-                    truth=rows.truth,
-                    scores=tuple(tuple(float(one) for one in row) for row in rows.scores),
-                    persons=tuple(_persons(rows, asked)),
-                )
-            )
-    return tuple(found), silent
+    few = (cell.attack.rounds,) if isinstance(cell.attack, Recovered) else ()
+    rows = shown(game, asked.private, seen, key=key, updates=few or cell.updates, draws=1 if few else cell.draws)
+    found = tuple(
+        ClaimRows(
+            updates=updates,
+            truth=own.truth,
+            scores=tuple(tuple(float(one) for one in row) for row in own.scores),
+            persons=tuple(_persons(own, asked)),
+        )
+        for updates, own in zip((ALL,) if few else cell.updates, rows, strict=True)
+        if own.names
+    )
+    return found, rows[-1].silent
 
 
 def _persons(rows: Rows, asked: Asked) -> Iterator[str]:
