@@ -56,7 +56,7 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(1)
     given = crowd = published(args.data) if args.data else ls.SpokenEmotions(
-        speakers=24 if args.quick else 32, each=5, seed=args.seed
+        speakers=16 if args.quick else 32, each=5, seed=args.seed
     )  # fmt: skip
     if not args.data and not args.quick:
         # who excludes a small leak needs many speakers
