@@ -224,4 +224,4 @@ def figure(points: list[Point], path: Path) -> None:
 
 
 def _short(value: float) -> str:
-    return "none" if math.isinf(value) else f"{value:.2g}" if value < 100 else f"{value:.0f}"
+    return "none" if math.isinf(value) else f"{value:.2g}" if value < 10 else f"{value:.0f}"
