@@ -56,7 +56,7 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(1)
     given = crowd = published(args.data) if args.data else ls.SpokenEmotions(
-        speakers=24 if args.quick else 32, each=5, seed=args.seed
+        speakers=16 if args.quick else 32, each=5, seed=args.seed
     )  # fmt: skip
     if not args.data and not args.quick:
         # who excludes a small leak needs many speakers
@@ -70,7 +70,7 @@ def main() -> int:
         "exact": lambda: emotion_exact.recovered(
             given, features, halves, each=1 if quick else 13, seed=seed, counts=counts
         ),
-        "limits": lambda: emotion_exact.limits(given, features, halves[1], each=2 if quick else 10, seed=seed),
+        "limits": lambda: emotion_exact.limits(given, features, halves[1], each=2 if quick else 4, seed=seed),
         "attack": lambda: emotion_attacks.attacked(given, features, seed, quick=quick),
         "planted": lambda: emotion_worlds.planted(crowd, features, seed, worlds=20, quick=quick),
         "linkage": lambda: emotion_attacks.linked(given, features, seed),
@@ -79,7 +79,7 @@ def main() -> int:
             given, features, seed, rounds=length, epsilons=noises, out=args.figure
         ),
         "rounds": lambda: emotion_rounds.rounds(given, features, quick, seed),
-        "network": lambda: emotion_attacks.networks(given, features, seed, epochs=(1, 2, 10) if quick else (3, 8, 40)),
+        "network": lambda: emotion_attacks.networks(given, features, seed, epochs=(1, 2, 10) if quick else (2, 6, 30)),
     }
     left_out = SLOW + (AT_LENGTH if quick else ())
     wanted = (args.part,) if args.part else tuple(name for name in PARTS if name not in left_out)

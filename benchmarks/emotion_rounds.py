@@ -228,6 +228,6 @@ def stored(count: int) -> tuple[str, bool]:
     return (
         f"{count} rounds of 90 clients on the disk ({size / 1e9:.2f} GB), then attacked by their store: {claimed} "
         f"clients claimed, {right} right, in {spent:.0f} s by the clock: peak {written / 1e6:.2f} GB after writing, "
-        f"{peak / 1e6:.2f} GB after the attack (getrusage {usage / 1e6:.2f}); expected < 1 GB, and more right than wrong",
+        f"{peak / 1e6:.2f} GB after the attack (getrusage {usage / 1e6:.2f}); expected < 1 GB, more right than wrong",
         peak < 1_000_000 and right > 0.5 * claimed,
     )

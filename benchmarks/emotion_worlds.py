@@ -100,13 +100,17 @@ def planted(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, worl
         real = judged(control, None, smallest=smallest, key=key.child("control"))
         mean, error = float(np.mean(uars)), float(np.std(uars, ddof=1) / math.sqrt(worlds))
         clear = words[Word.NO_LEAK_FOUND]
+        fine = abs(mean - 0.5) <= 3 * error and real.word is Word.LEAKS
+        # to clear anything the attack must work on the true sexes nearly always, for which quick is too short
+        wanted = "at most one leaks" if quick else "95 % clear"
+        fine &= words[Word.LEAKS] <= 1 if quick else clear >= 0.95 * worlds
         yield (
             f"{how.value}, sex shuffled over {control.count} speakers, {worlds} worlds: {clear} times no leak found (a "
             f"gain of {smallest:g} excluded), {words[Word.LEAKS]} leaks, {words[Word.INCONCLUSIVE]} inconclusive; UAR "
             f"{mean:.3f} +- {error:.3f} in the mean, {min(uars):.2f} to {max(uars):.2f}; with the true sexes "
-            f"{real.word.value}, {real.uar.value:.3f}; expected 95 % clear, and the mean within 3 errors of 0.5"
+            f"{real.word.value}, {real.uar.value:.3f}; expected {wanted}, and the mean within 3 errors of 0.5"
             + "".join(f"\n        {one}" for one in list(why)[:3]),
-            clear >= 0.95 * worlds and abs(mean - 0.5) <= 3 * error and real.word is Word.LEAKS,
+            fine,
         )
 
 
@@ -220,4 +224,4 @@ def figure(points: list[Point], path: Path) -> None:
 
 
 def _short(value: float) -> str:
-    return "none" if math.isinf(value) else f"{value:.2g}" if value < 100 else f"{value:.0f}"
+    return "none" if math.isinf(value) else f"{value:.2g}" if value < 10 else f"{value:.0f}"
