@@ -172,7 +172,8 @@ def _strength(scaled: Tensor, wanted: Tensor, lessons: Lessons) -> float:
 def _ridge(scaled: Tensor, wanted: Tensor, strength: float) -> Tensor:
     kernel = _products(scaled, scaled)
     kernel.diagonal().add_(strength * len(scaled))
-    return torch.linalg.solve(kernel, _products(scaled, wanted)).to(scaled)
+    found: Tensor = torch.linalg.solve(kernel, _products(scaled, wanted)).to(scaled)
+    return found
 
 
 def _products(one: Tensor, other: Tensor) -> Tensor:
