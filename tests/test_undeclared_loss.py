@@ -199,3 +199,19 @@ def test_no_class_is_absent_where_the_rows_do_not_sum_to_zero() -> None:
             assert not absent or loss is F.cross_entropy
             found += len(absent)
     assert found
+
+
+def test_how_often_a_label_occurs_is_proved_given_that_all_weigh_alike() -> None:
+    """A loss that counts one class double sends what two equal examples of it send, and nothing tells them apart."""
+    module = net(3, 40, below=True)
+    inputs, labels = torch.rand(3, 1, 6, 6), torch.tensor([4, 11, 30])
+    weights = torch.ones(40)
+    weights[11] = 2.0
+    sent = seen(module, inputs, labels, lambda o, y: F.cross_entropy(o, y, weight=weights))
+    attempt = ls.RevealedLabels().run(sent, key=ls.Key(0))
+    assert sorted(attempt.claim.values.tolist()) == [4, 11, 11, 30]
+    assert attempt.certificate is not None
+    assert "given the declared loss, in which all weigh alike" in attempt.certificate.statement
+    told = ls.Observation(sent.target, sent.release, sent.mechanism, (ls.BatchSize(3),))
+    attempt = ls.RevealedLabels().run(told, key=ls.Key(0))
+    assert attempt.certificate is None or not any(attempt.certificate.proved)

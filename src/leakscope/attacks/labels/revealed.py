@@ -51,7 +51,7 @@ LARGER = 10.0
 """How many times longer than those of noise the features of a sample may be."""
 REPLAYED = (
     "distance of each sample's error softmax(W h + b) - e_y from the row space of dL/dW, and all samples together give "
-    "dL/dW and dL/db again"
+    "dL/dW and dL/db again; how often each occurs is given the declared loss, in which all weigh alike"
 )
 REPEATED = "a batch in which all of them occur twice, or more often, has the same mean gradient"
 """What nothing contradicts where the batch size is not told."""

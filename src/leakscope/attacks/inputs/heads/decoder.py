@@ -145,7 +145,7 @@ def fresh(lessons: Lessons, *, key: Key) -> Decoder:
     # a feature that no picture has is 0 in all of them
     decoder.deviation.copy_(torch.where(deviation > 0, deviation, 1.0))
     scaled, rest = scaled / decoder.deviation, pixels - decoder.picture[lessons.classes]
-    strength = _strength(scaled, rest, lessons.which, lessons.ridges)
+    strength = _strength(scaled, rest, lessons)
     common = _ridge(scaled, rest, strength)
     decoder.slope.copy_(common.expand_as(decoder.slope))
     for one in range(lessons.many if own else 0):
@@ -154,8 +154,9 @@ def fresh(lessons: Lessons, *, key: Key) -> Decoder:
     return decoder
 
 
-def _strength(scaled: Tensor, wanted: Tensor, which: Tensor | None, ridges: tuple[float, ...] = RIDGES) -> float:
-    """That of `ridges` with the least squared error on pictures that were held out."""
+def _strength(scaled: Tensor, wanted: Tensor, lessons: Lessons) -> float:
+    """That of `lessons.ridges` with the least squared error on pictures that were held out."""
+    which = lessons.which
     held = torch.zeros(len(scaled), dtype=torch.bool) if which is None else which % HELD == 0
     if not bool(held.any()) or bool(held.all()):
         return RIDGE
@@ -164,15 +165,15 @@ def _strength(scaled: Tensor, wanted: Tensor, which: Tensor | None, ridges: tupl
     values, axes = torch.linalg.eigh(_products(given, given) / len(given))
     slope, along = axes.T @ _products(given, wanted[~held]) / len(given), tried.to(axes) @ axes
     true = wanted[held][:TRIED]
-    errors = [float((along / (values.clamp_min(0) + one) @ slope - true).square().sum()) for one in ridges]
-    return ridges[errors.index(min(errors))]
+    errors = [float((along / (values.clamp_min(0) + one) @ slope - true).square().sum()) for one in lessons.ridges]
+    return lessons.ridges[errors.index(min(errors))]
 
 
 def _ridge(scaled: Tensor, wanted: Tensor, strength: float) -> Tensor:
     kernel = _products(scaled, scaled)
     kernel.diagonal().add_(strength * len(scaled))
-    solved: Tensor = torch.linalg.solve(kernel, _products(scaled, wanted))
-    return solved.to(scaled)
+    found: Tensor = torch.linalg.solve(kernel, _products(scaled, wanted)).to(scaled)
+    return found
 
 
 def _products(one: Tensor, other: Tensor) -> Tensor:
