@@ -36,8 +36,8 @@ from leakscope.cli.main import app
 from leakscope.cli.rows import Family, Row, Trait
 from leakscope.cli.text import contents, files, index, ranges, signatures, spelling
 from leakscope.cli.text import data as data_text
-from leakscope.cli.text import models as model_texts
 from leakscope.cli.text import federation as federation_text
+from leakscope.cli.text import models as model_texts
 from leakscope.cli.text import plan as plan_text
 from leakscope.cli.text.asked import Kind
 from leakscope.cli.text.signatures import members, objects_of, signature
