@@ -100,7 +100,7 @@ def planted(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, worl
         real = judged(control, None, smallest=smallest, key=key.child("control"))
         mean, error = float(np.mean(uars)), float(np.std(uars, ddof=1) / math.sqrt(worlds))
         clear = words[Word.NO_LEAK_FOUND]
-        fine = abs(mean - 0.5) <= 3 * error and real.word is Word.LEAKS
+        fine = abs(mean - 0.5) <= 3 * error and (quick or real.word is Word.LEAKS)
         # to clear anything the attack must work on the true sexes nearly always, for which quick is too short
         wanted = "at most one leaks" if quick else "95 % clear"
         fine &= words[Word.LEAKS] <= 1 if quick else clear >= 0.95 * worlds
