@@ -66,7 +66,7 @@ ONE_FACTOR = (
 )
 """What the statement gains without a bias at the output, where no layer below shows the size of the errors."""
 NEARBY = ", and so it is of examples that are nearer to one another than what was sent is rounded"
-"""What follows `MEAN`: of a model whose errors hardly change, that may be some thousandths of what it was fed."""
+"""What follows `MEAN`: of a model whose errors hardly change, that may be some hundredths of what it was fed."""
 SHOWN = 0.1
 """Least size of a bias, relative to what it is added to, that shows a multiple of what the layer was fed."""
 NEAR = 3.0
