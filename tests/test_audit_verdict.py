@@ -104,6 +104,16 @@ def test_what_a_defense_leaves_of_an_attack_has_to_work_undefended_too():
     assert word(EXACT, EXACT, remaining=NOISE)[0] is Word.LEAKS, "what is found is found"
 
 
+def test_a_control_is_held_against_what_the_class_tells_undefended():
+    """Behind noise the class tells less: held against that, a control that finds the class alone would seem to work."""
+    behind, open_class = images(8.0, 9.0, 7.5, 8.5), images(23.0, 24.0, 22.5, 24.5)
+    control = images(24.0, 25.0, 23.5, 25.5)
+    found, sentence = word(NOISE, control, replaced=behind, undefended_replaced=open_class)
+    assert found is Word.INCONCLUSIVE
+    assert "undefended the attack does not reliably beat it either" in sentence
+    assert word(NOISE, control, replaced=behind, undefended_replaced=behind)[0] is Word.NO_LEAK_FOUND
+
+
 def test_a_clear_recovery_leaks_and_the_sentence_gives_the_numbers():
     found, sentence = word(EXACT)
     assert found is Word.LEAKS

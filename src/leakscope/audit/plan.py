@@ -132,16 +132,22 @@ class Group:
     blind: tuple[Cell, ...]
     replaced: tuple[Cell, ...] = ()
     remaining: tuple[Cell, ...] = ()
+    undefended_replaced: tuple[Cell, ...] = ()
+
+    def sides(self, role: Role) -> tuple[tuple[Cell, ...], ...]:
+        """The cells that play this role, each side with one cell for each trial, in order, or none."""
+        return {
+            Role.AUDITED: (self.audited,),
+            Role.UNDEFENDED: (self.undefended,),
+            Role.BLIND: (self.blind,),
+            # What the class tells undefended is not what it tells behind a defense: each side has its own.
+            Role.REPLACED: (self.replaced, self.undefended_replaced),
+            Role.REMAINING: (self.remaining,),
+        }[role]
 
     def cells(self, role: Role) -> tuple[Cell, ...]:
         """The trials that play this role."""
-        return {
-            Role.AUDITED: self.audited,
-            Role.UNDEFENDED: self.undefended,
-            Role.BLIND: self.blind,
-            Role.REPLACED: self.replaced,
-            Role.REMAINING: self.remaining,
-        }[role]
+        return tuple(cell for side in self.sides(role) for cell in side)
 
     @property
     def own_control(self) -> bool:
@@ -280,7 +286,7 @@ class Plan:
         for trial in range(self.trials):
             for role in Role:
                 for group in groups:
-                    for cell in group.cells(role)[trial : trial + 1]:
+                    for cell in (one for side in group.sides(role) for one in side[trial : trial + 1]):
                         by_identity.setdefault(cell.identity, cell)
         return tuple(by_identity.values())
 
@@ -306,5 +312,6 @@ class Plan:
             undefended=trials(Role.UNDEFENDED, open_protocol, attack),
             blind=trials(Role.BLIND, open_protocol, blind),
             replaced=trials(Role.REPLACED, mechanism, attack) if self.replaced else (),
+            undefended_replaced=trials(Role.REPLACED, open_protocol, attack) if self.replaced else (),
             remaining=() if left is None else trials(Role.REMAINING, open_protocol, left),
         )

@@ -56,6 +56,7 @@ def _verdict(plan: Plan, group: Group, records: Mapping[str, Record], promises: 
 
     audited, undefended, blind = of(group.audited), of(group.undefended), of(group.blind)
     replaced, remaining = of(group.replaced), of(group.remaining)
+    undefended_replaced = of(group.undefended_replaced)
     told = plan.told_in(group.scene)
     judged = judge(
         Trials(
@@ -68,6 +69,7 @@ def _verdict(plan: Plan, group: Group, records: Mapping[str, Record], promises: 
             smallest=dict(plan.smallest),
             replaced=replaced,
             remaining=remaining,
+            undefended_replaced=undefended_replaced,
         )
     )
     promised = promises.of(group.mechanism)

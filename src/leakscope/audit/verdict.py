@@ -11,7 +11,8 @@ without a claim gains 0. Then:
 
 Where the *replaced* control was run (each trial again, on a release for which the first private example was exchanged
 for another of its class), what was scored there counts as a blind guess of that example, if it is the better one, and
-the gain is that of these examples alone: what the class tells is no leak of the example.
+the gain is that of these examples alone: what the class tells is no leak of the example. Of the controls it is what the
+class tells undefended: behind noise it tells less, and held against that a control would work the better the more noise.
 
 **leaks**, if any of these holds for the audited trials:
 
@@ -107,6 +108,7 @@ class Trials:
     smallest: Mapping[str, float] = field(default_factory=dict)
     replaced: Records = ()
     remaining: Records = ()
+    undefended_replaced: Records = ()
 
 
 @final
@@ -140,7 +142,7 @@ def judge(trials: Trials) -> Judgment:
     if found is None or doubt is not None or defect:
         # An attack whose proofs are wrong has no say in an all-clear either.
         return Judgment(Word.INCONCLUSIVE, _joined(doubt or "", defect), gains)
-    control = evidence(found.metric, trials.undefended, trials.blind, trials.replaced)
+    control = evidence(found.metric, trials.undefended, trials.blind, trials.undefended_replaced)
     assert control is not None
     least = smallest(found.metric, trials.smallest)
     said = (
@@ -148,7 +150,7 @@ def judge(trials: Trials) -> Judgment:
         f"undefended, the same attack gains {_number(control.gain)} {control.gain_unit}"
     )
     if trials.remaining:
-        left = evidence(found.metric, trials.remaining, trials.blind, trials.replaced)
+        left = evidence(found.metric, trials.remaining, trials.blind, trials.undefended_replaced)
         assert left is not None
         said += f", and {_number(left.gain)} by the part of it that defenses leave"
     return Judgment(Word.NO_LEAK_FOUND, said, gains)
@@ -243,7 +245,7 @@ def _unable(trials: Trials, control: Records, found: Evidence, who: str) -> str:
     """Why `who` cannot tell, as `control` shows undefended; empty where it can."""
     least, shown = (
         smallest(found.metric, trials.smallest),
-        evidence(found.metric, control, trials.blind, trials.replaced),
+        evidence(found.metric, control, trials.blind, trials.undefended_replaced),
     )
     if shown is None or not leaks(shown):
         return f"{_against(found)}, but undefended {who} does not reliably beat it either: it cannot tell"
