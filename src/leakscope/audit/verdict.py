@@ -12,7 +12,7 @@ without a claim gains 0. Then:
 Where the *replaced* control was run (each trial again, on a release for which the first private example was exchanged
 for another of its class), what was scored there counts as a blind guess of that example, if it is the better one, and
 the gain is that of these examples alone: what the class tells is no leak of the example. Of the controls it is what the
-class tells undefended: behind noise it tells less, and held against that a control would work the better the more noise.
+class tells undefended: behind noise it tells less, and against that a control would work better with more noise.
 
 **leaks**, if any of these holds for the audited trials:
 
