@@ -42,7 +42,7 @@ NOISY = dataclasses.replace(PLAIN, privacy=ls.UserLevel(0.5, 10.0))
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """RAVDESS as published, of all actors, without sound: what features say is in files. Sex tilts each emotion."""
-    folder = tmp_path_factory.mktemp("ravdess")
+    folder = tmp_path_factory.mktemp("federated-actors")
     random = Key(0).generator()
     centers, tilt = 2 * torch.randn(8, SIZE, generator=random), 2 * torch.randn(8, SIZE, generator=random)
     own = 0.3 * torch.randn(len(SPEAKERS), 8, SIZE, generator=random)
@@ -56,7 +56,11 @@ def corpus(tmp_path_factory):
                     sign = 2 * (place % 2) - 1
                     row = centers[emotion - 1] + sign * (1.0 + tilt[emotion - 1]) + own[place, emotion - 1]
                     np.save(folder / f"{name}.npy", (row + torch.randn(SIZE, generator=random)).numpy())
-    return folder
+    # By a relative name: all draws depend on what a source says of itself, and a temporary folder has another name in
+    # each run, which made what is found here a matter of luck.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder.parent)
+        yield Path(folder.name)
 
 
 def source(folder, **changes):

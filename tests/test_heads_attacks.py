@@ -319,7 +319,10 @@ def test_the_ridge_is_the_one_that_serves_pictures_that_it_has_not_seen(count, n
     slope = torch.randn(80, 12, generator=stream)
     z = torch.randn(2 * count, 80, generator=stream)
     x = z @ slope + noise * 9 * torch.randn(2 * count, 12, generator=stream)
-    chosen = decoder._strength(z[:count], x[:count], torch.arange(count))
+    held = decoder.Lessons(
+        z[:count], torch.zeros(count, dtype=torch.int64), 1, x[:count], -1e9, 1e9, count, torch.arange(count)
+    )
+    chosen = decoder._strength(z[:count], x[:count], held)
 
     def error(strength):
         found = decoder._ridge(z[:count], x[:count], strength)
@@ -327,6 +330,6 @@ def test_the_ridge_is_the_one_that_serves_pictures_that_it_has_not_seen(count, n
 
     errors = [error(one) for one in decoder.RIDGES]
     assert error(chosen) < 1.1 * min(errors)
-    assert decoder._strength(z, x, None) == decoder.RIDGE
+    assert decoder._strength(z[:count], x[:count], dataclasses.replace(held, which=None)) == decoder.RIDGE
     if noise > 1:
         assert errors[0] > 1.5 * error(chosen)

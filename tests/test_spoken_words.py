@@ -253,7 +253,7 @@ def test_a_bag_needs_something_that_speaks_for_pieces() -> None:
     assert bag.run(rows, key=ls.Key(1)).claim is None
 
 
-OPEN = [(1.0, (0, 1)), (2.0, (2, 0)), (3.0, (0, 1, 2))]
+OPEN = [(0.8, (0, 1)), (2.0, (2, 0)), (3.0, (0, 1, 2))]
 """Sizes of the output weights at which a piece is open, and nothing is known of what follows it."""
 
 
