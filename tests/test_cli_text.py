@@ -523,6 +523,7 @@ def test_the_plans_of_the_repository_are_well_written(path: Path) -> None:
         (b"a = " + b'["]", ' * 5000, "not TOML: maximum recursion depth"),
         (b'title = " "\n[[scene]]\ndataset = "Faces()"\ntarget = "LeNet()"\n', "the plan needs a title"),
         (b'title = "a"\n', "the plan needs at least one scene"),
+        (b'title = "a"\nfederations = []\n', "line 2: federations: this is a plan of federations; run it with `leaks"),
     ],
 )
 def test_files_that_are_no_plans(tmp_path: Path, content: bytes, says: str) -> None:

@@ -76,9 +76,9 @@ def read(path: Path) -> WrittenFederations:
 def parse(sheet: Sheet) -> WrittenFederations:
     """The plan on a sheet. Raises `BadPlan`."""
     said = parsed(sheet)
-    for key, command in (("mechanisms", "leakscope audit"), ("trials", "leakscope audit")):
+    for key in ("mechanisms", "trials"):
         if key in said and "federations" not in said:
-            raise sheet.bad(key, f"this is a plan for `{command}`, and not of federations; run it with that")
+            raise sheet.bad(key, "this is a plan for `leakscope audit`, and not of federations; run it with that")
     return _Reader(sheet).plan(said)
 
 

@@ -162,6 +162,8 @@ def parse(text: str, name: str, *, instead: str | None = None) -> WrittenPlan:
     """The plan in `text`; `name` is what messages call the file. Raises `BadPlan`, of a bad `instead` `BadInput`."""
     sheet = Sheet(name, text)
     said = parsed(sheet)
+    if "federations" in said and "mechanisms" not in said:
+        raise sheet.bad("federations", "this is a plan of federations; run it with `leakscope federation`")
     if instead is not None:
         model(instead)
     return _Reader(sheet, instead).plan(said)
