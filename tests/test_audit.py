@@ -27,6 +27,9 @@ from tests.audit_toys import (
 )
 
 from leakscope.attacks.inputs.dense.linear import LinearLayer
+from leakscope.attacks.inputs.matching.inversion import GradientInversion
+from leakscope.attacks.parts.labeling.labeling import Inferred
+from leakscope.attacks.parts.starts import Claimed
 from leakscope.attacks.portfolio.auto import Auto
 from leakscope.attacks.wrapped.at_rest import AtRest
 from leakscope.audit import cell as cell_module
@@ -99,6 +102,9 @@ def test_of_an_attack_that_solves_or_searches_the_search_alone_is_a_control_as_w
             assert (cell.mechanism, cell.role) == (FedSGD(), Role.REMAINING)
             assert cell.attack == (alone if isinstance(group.attack, Auto) else AtRest(alone))
     assert alone.remaining is None
+    # However deep: a start that another attack claims is closed as that attack is.
+    begun = GradientInversion(start=Claimed(Auto()), labeling=Inferred(Auto()))
+    assert begun.remaining == GradientInversion(start=Claimed(alone), labeling=Inferred(alone))
     assert {cell.identity for group in plan.groups() for cell in group.remaining} <= {c.identity for c in plan.cells()}
 
 

@@ -92,13 +92,7 @@ class AbstractAttack(ABC, Generic[ReadT, ClaimT]):
         One that solves undefended and searches behind a defense would otherwise be shown to work by what is closed
         there: a search that finds nothing anywhere would clear the defense. Of attacks around attacks the inner ones'.
         """
-        whole: Any = self
-        for field in dataclasses.fields(whole) if dataclasses.is_dataclass(whole) else ():
-            inner = getattr(whole, field.name)
-            left = inner.remaining if isinstance(inner, AbstractAttack) else None
-            if left is not None:
-                return cast(Attack[Any], dataclasses.replace(whole, **{field.name: left}))
-        return None
+        return cast("Attack[Any] | None", _within(self))
 
     @final
     def ready(self, seen: Observation) -> Ready[ClaimT] | Refusal:
@@ -207,6 +201,26 @@ class AbstractAttack(ABC, Generic[ReadT, ClaimT]):
         """The hash of all that decides what a search does; the budget decides only when it ends."""
         # A frozen value prints all of its fields, so its repr is what it does.
         return hashlib.blake2b(repr((self, seen.fingerprint(), key)).encode(), digest_size=16).hexdigest()
+
+
+def _left(value: Any) -> Any:
+    """What defenses leave of attacks in a value, however deep (`Claimed(Auto())` is a start); None for all of it."""
+    if isinstance(value, AbstractAttack):
+        return value.remaining
+    if isinstance(value, tuple) and type(value) is tuple:
+        parts = [_left(one) for one in value]
+        changed = any(part is not None for part in parts)
+        return tuple(b if a is None else a for a, b in zip(parts, value, strict=True)) if changed else None
+    return _within(value)
+
+
+def _within(value: Any) -> Any:
+    """The same of the fields of a dataclass."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return None
+    parts = {field.name: _left(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
+    changed = {name: part for name, part in parts.items() if part is not None}
+    return dataclasses.replace(value, **changed) if changed else None
 
 
 def _largest(update: Named) -> float:
