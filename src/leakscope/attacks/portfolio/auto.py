@@ -96,22 +96,24 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
     Everything shares one budget; without one, searches do `evaluations` gradient evaluations altogether. The steps of
     the attempt tell what each part did and why it refused. With a checkpoint, parts that had ended are not run again.
 
-    exact: whether step 1 is tried. Without it is what defenses leave that close it (`remaining`).
+    exact: whether step 1 is tried. smooth: whether L-BFGS is. Without both is what noise leaves (`remaining`).
     """
 
     evaluations: int = 3000
     exact: bool = True
+    smooth: bool = True
     needs: ClassVar[frozenset[type[Fact]]] = frozenset()
 
     def __post_init__(self) -> None:
         if self.evaluations < 10:
             raise BadInput(f"expected evaluations >= 10, got {self.evaluations}")
         instance("exact", self.exact, bool, "write exact=False for the searches alone")
+        instance("smooth", self.smooth, bool, "write smooth=False to leave L-BFGS out")
 
     @property
     def remaining(self) -> Auto | None:
-        """The searches: no exact attack bears noise, and undefended one of them often ends the matter."""
-        return dataclasses.replace(self, exact=False) if self.exact else None
+        """The searches by signed Adam: no exact attack bears noise, nor does L-BFGS, and one of them often ends it."""
+        return dataclasses.replace(self, exact=False, smooth=False) if self.exact or self.smooth else None
 
     @property
     def citation(self) -> str:
@@ -128,7 +130,7 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
         if any(isinstance(part.ready, Ready) for part in solving):
             return solving
         # only where nothing can be solved is it asked whether anything can be searched
-        searching = tuple(Part(stage.attack, stage.attack.ready(seen)) for stage in stages(seen))
+        searching = tuple(Part(stage.attack, stage.attack.ready(seen)) for stage in stages(seen, smooth=self.smooth))
         if any(isinstance(part.ready, Ready) for part in searching):
             return solving
         said = [
@@ -196,7 +198,7 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
         last: Stage | None = None
         chain = False
         labeling: AbstractLabeling | None = None
-        for stage in stages(seen):
+        for stage in stages(seen, smooth=self.smooth):
             # Pure misfit, without the roughness of `_odds`: it asks whether there is something left to solve.
             misfit = math.inf if best is None else _misfit(best, judged)
             if clock.exhausted(spent) or misfit < SOLVED:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from torch import Tensor, nn
 
@@ -37,6 +37,11 @@ class AtRest(AbstractAttack["Silenced", Inputs]):
     """
 
     attack: Attack[Inputs]
+
+    @property
+    def remaining(self) -> Attack[Any]:
+        """The attack inside, or what defenses leave of that: where nothing is at rest any more, it is all there is."""
+        return self.attack.remaining or self.attack
 
     @property
     def citation(self) -> str:

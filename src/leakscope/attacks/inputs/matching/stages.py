@@ -77,8 +77,8 @@ class Stage:
         return self.attack if at is None else dataclasses.replace(self.attack, start=Given(at))
 
 
-def stages(seen: Observation) -> Iterator[Stage]:
-    """The searches for this observation, in order."""
+def stages(seen: Observation, *, smooth: bool = True) -> Iterator[Stage]:
+    """The searches for this observation, in order. smooth: those by L-BFGS too, where the distance is smooth."""
     # Noise has a likelihood, so there is a posterior to maximize; without it, the misfit can be driven to zero.
     if overall_noise(seen) > 0:
         yield from _probable(seen)
@@ -92,9 +92,10 @@ def stages(seen: Observation) -> Iterator[Stage]:
     labeling = Inferred(LabelCounts())
     # L-BFGS solves small smooth models to the last digit: a tenth of the time shows whether this is one, and only then
     # the rest is spent on it (`polishes`).
-    smooth = GradientInversion(Squared(), start=Gray(0.02), search=LBFGS(evaluations=100_000), labeling=labeling)
-    yield Stage("L-BFGS on the squared distance", smooth, 0.1, 0.1)
-    yield Stage("L-BFGS from the best", smooth, 1.0, 0.9, polishes=True)
+    newton = GradientInversion(Squared(), start=Gray(0.02), search=LBFGS(evaluations=100_000), labeling=labeling)
+    if smooth:
+        yield Stage("L-BFGS on the squared distance", newton, 0.1, 0.1)
+        yield Stage("L-BFGS from the best", newton, 1.0, 0.9, polishes=True)
     if bends(seen.mechanism) is Answer.YES:
         yield from _legs("squared distance", Squared(), BENT, unit=scale, part=0.5)
     yield from _legs("cosine", _COSINE, LEGS)
