@@ -46,7 +46,7 @@ class UnknownName(BadInput):
         self.kind, self.got, self.known = kind, got, sorted(known)
         near = difflib.get_close_matches(got, self.known, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ";"
-        super().__init__(f"unknown {kind} {got!r}{hint} known: {', '.join(self.known)}")
+        super().__init__(f"unknown {kind} {got!r}{hint} known: {', '.join(self.known) or 'none, as there are none'}")
 
     def __reduce__(self) -> tuple[type[UnknownName], tuple[str, str, list[str]]]:
         return UnknownName, (self.kind, self.got, self.known)

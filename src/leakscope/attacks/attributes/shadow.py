@@ -27,7 +27,7 @@ from leakscope.core.observation import Observation
 from leakscope.core.pool import Pool
 from leakscope.core.refusal import Refusal
 from leakscope.mechanisms.compose import AbstractProtocol, Defended
-from leakscope.mechanisms.federated.federation import Federation, Sampling
+from leakscope.mechanisms.federated.federation import MOST_ROUNDS, Federation, Sampling
 from leakscope.mechanisms.federated.server import BESIDE
 from leakscope.mechanisms.federated.stores import AbstractSink, Cast, Sent
 from leakscope.mechanisms.federated.user_level import NoiseBy
@@ -37,6 +37,17 @@ from leakscope.numerics.rng import Key
 HALF = 2**16
 """Numbers of a signal beyond which it is kept in half precision until it is learned from: a thousand updates of a layer
 of 256 x 988 are half a gigabyte then."""
+MOST_SHADOWS, MOST_FOLDS = 10_000, 1_000
+"""Beyond them a number is a slip of the pen, and would run for years."""
+
+
+def counted(shadows: object, folds: object, leaked: object) -> tuple[int, int, int]:
+    """The three counts of `ShadowUpdates`, checked. Raises `BadInput`."""
+    told = count("leaked", leaked, low=0, high=MOST_ROUNDS)
+    played, parts = count("shadows", shadows, high=MOST_SHADOWS), count("folds", folds, low=0, high=MOST_FOLDS)
+    if parts == 1:
+        raise BadInput("one fold would leave everybody out; give at least 2, or 0 for none")
+    return played, parts, told
 
 
 @final
@@ -82,7 +93,8 @@ class ShadowUpdates(AbstractLearner[Attribute]):
         instance("decision", self.decision, AbstractDecision, "write Logistic()")
         for name in ("attribute", "owner", *(() if self.client is None else ("client",))):
             instance(name, getattr(self, name), str, "name an annotation of the pool")
-        object.__setattr__(self, "leaked", count("leaked", self.leaked, low=0))
+        shadows, folds, leaked = counted(self.shadows, self.folds, self.leaked)
+        object.__setattr__(self, "leaked", leaked)
         if self.leaked and self.federation.secure > 1:
             raise BadInput("leaked models tune what is known of single clients, of whom secure aggregation shows none")
         object.__setattr__(self, "signals", tuple(self.signals))
@@ -90,9 +102,8 @@ class ShadowUpdates(AbstractLearner[Attribute]):
             raise BadInput("expected at least one signal, such as ClassInputs()")
         for one in self.signals:
             instance("each signal", one, AbstractSignal, "write ClassInputs()")
-        object.__setattr__(self, "shadows", count("shadows", self.shadows))
-        if count("folds", self.folds, low=0) == 1:
-            raise BadInput("one fold would leave everybody out; give at least 2, or 0 for none")
+        object.__setattr__(self, "shadows", shadows)
+        object.__setattr__(self, "folds", folds)
 
     @property
     def citation(self) -> str:

@@ -106,9 +106,7 @@ def signal(one: AbstractSignal, update: Named, weights: Named, layers: tuple[Den
     Raises `NoSuchLayer` where the model has fewer layers, and `BadInput` where the update lacks this one (it is frozen
     or was not shared), or where what was read is not finite.
     """
-    if one.layer > len(layers):
-        raise NoSuchLayer(f"{one!r} reads dense layer {one.layer}, the model has {len(layers)}")
-    layer = layers[one.layer - 1]
+    layer = layer_of(one, layers)
     lacking = [name for name in (layer.weight, layer.bias) if name and name not in update]
     if lacking:
         raise BadInput(f"{one!r} reads {lacking[0]}, which the update does not hold; read a layer that is shared")
@@ -118,6 +116,13 @@ def signal(one: AbstractSignal, update: Named, weights: Named, layers: tuple[Den
     if not bool(torch.isfinite(found).all()):
         raise BadInput(f"{one!r} reads numbers that are not finite; the update is empty or holds such")
     return found
+
+
+def layer_of(one: AbstractSignal, layers: tuple[Dense, ...]) -> Dense:
+    """The layer that a signal reads. Raises `NoSuchLayer` where the model has fewer."""
+    if one.layer > len(layers):
+        raise NoSuchLayer(f"{one!r} reads dense layer {one.layer}, the model has {len(layers)}")
+    return layers[one.layer - 1]
 
 
 def through(layer: Dense, weights: Named, behind: tuple[Dense, ...]) -> Tensor | None:

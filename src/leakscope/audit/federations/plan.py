@@ -8,7 +8,7 @@ from typing import Any, final
 from leakscope.attacks.attack import Attack
 from leakscope.attacks.attributes.decide import AbstractDecision
 from leakscope.attacks.attributes.recovered import AttributeOfVectors
-from leakscope.attacks.attributes.shadow import ShadowUpdates
+from leakscope.attacks.attributes.shadow import ShadowUpdates, counted
 from leakscope.attacks.attributes.signals import AbstractSignal
 from leakscope.audit.federations.asked import CLIENT, EMOTION, SPEAKER, Asked, People, halves
 from leakscope.core.arguments import count, number
@@ -18,11 +18,13 @@ from leakscope.core.errors import BadInput, BadPlan
 from leakscope.datasets.emotion.emotion_features import EmotionFeatures
 from leakscope.ledger.played import Part, PlayedSpec
 from leakscope.mechanisms.compose import AbstractProtocol, Defended
-from leakscope.mechanisms.federated.federation import Federation
+from leakscope.mechanisms.federated.federation import MOST_ROUNDS, Federation
 from leakscope.targets.recipes.architecture import AbstractArchitecture
 
 ALL = 0
 """Stands for all updates of a client."""
+MOST_DRAWS, MOST_TAKEN, MOST_PARTS = 10_000, 1_000, 1_000
+"""Draws of some updates, rounds that vectors are recovered of, clients of a speaker: beyond them nobody waits."""
 
 
 @final
@@ -36,6 +38,9 @@ class Shadows:
     shadows: int = 5
     folds: int = 4
     leaked: int = 0
+
+    def __post_init__(self) -> None:
+        counted(self.shadows, self.folds, self.leaked)
 
     def on(self, asked: Asked, federation: Federation) -> Attack[Any]:
         """The attack on this federation."""
@@ -55,6 +60,9 @@ class Recovered:
     name: str
     of: Attack[Inputs]
     rounds: int = 2
+
+    def __post_init__(self) -> None:
+        count("rounds", self.rounds, high=MOST_TAKEN)
 
     def on(self, asked: Asked, federation: Federation) -> Attack[Any]:
         """The attack; what is played says nothing to it."""
@@ -76,6 +84,9 @@ class FederatedScene:
     each: int = 1
     targets: tuple[AbstractArchitecture, ...] = ()
     federations: tuple[Federation, ...] = ()
+
+    def __post_init__(self) -> None:
+        count("each", self.each, high=MOST_PARTS)
 
     @property
     def sides(self) -> tuple[tuple[EmotionFeatures, EmotionFeatures], ...]:
@@ -166,8 +177,8 @@ class FederationPlan:
             raise BadPlan("an attribute is asked twice")
         try:
             for one in self.updates:
-                count("updates", one, low=0)
-            count("draws", self.draws)
+                count("updates", one, low=0, high=MOST_ROUNDS)
+            count("draws", self.draws, high=MOST_DRAWS)
             number("delta", self.delta, low=0, high=1, low_open=True, high_open=True)
             number("smallest", self.smallest, low=0, high=1, low_open=True, high_open=True)
             number("hold_out", self.hold_out, low=0, high=1, high_open=True)

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from leakscope.attacks.attack import Attack
 from leakscope.attacks.preparing import AbstractLearner
 from leakscope.audit.federated import Game, Rows, Seen, check, setting, shown
+from leakscope.audit.federations import fit
 from leakscope.audit.federations.asked import Asked
 from leakscope.audit.federations.findings import epsilons, summarized
 from leakscope.audit.federations.plan import ALL, FederatedCell, FederationPlan, Recovered, world_of
@@ -51,8 +52,11 @@ def run(plan: FederationPlan, folder: Path, *, tell: Tell, watch: Watch = unwatc
 
     A kill costs a round of a federation, and half a minute of what an attack learns. One process at a time: a second
     one in the same folder waits for the cell that is run. Raises what spoils all cells; what ends a
-    single cell becomes its record.
+    single cell becomes its record. Raises `BadPlan` where the plan asks what no scene can tell, and where the folder
+    holds cells that the plan has not.
     """
+    fit.check(plan)
+    fit.of_this_plan(plan, folder / RECORDS)
     private_folder(folder)
     cells = plan.cells()
     done: dict[str, PlayedRecord] = {}

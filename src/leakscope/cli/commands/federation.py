@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import final
 
-from leakscope.audit.federations.run import Finished, run
+from leakscope.audit.federations import fit
+from leakscope.audit.federations.run import RECORDS, Finished, run
 from leakscope.cli import console, ending
 from leakscope.cli.ending import Exit
 from leakscope.cli.federated import built
@@ -28,6 +29,9 @@ PAUSE = 20.0
 def federation(written: WrittenFederations, folder: Path, *, as_json: bool) -> Exit:
     """Run the plan, write the page, say what was found."""
     plan = built(written)
+    # before anything is written: a folder of another plan stays what it is
+    fit.check(plan)
+    fit.of_this_plan(plan, folder / RECORDS)
     private_folder(folder)
     write_atomically(folder / PLAN_OF, written.sheet.text.encode())
     found = run(plan, folder, tell=console.say, watch=_Spoken())

@@ -7,13 +7,63 @@ from pathlib import Path
 from typing import Any, final
 
 from leakscope.cli.federation_keys import FIELDS
-from leakscope.cli.rows import Family
-from leakscope.cli.text import spelling
+from leakscope.cli.rows import Family, Trait
+from leakscope.cli.text import kinds, ranges, spelling
+from leakscope.cli.text.index import row_named
 from leakscope.cli.text.models import findable, model
 from leakscope.cli.text.sheet import Keys, Said, Sheet, parsed, sheet_of
+from leakscope.cli.text.signatures import signature
+from leakscope.core import file_limits
+from leakscope.core.errors import BadInput
+from leakscope.homes import Home
 
 PLAN = "a plan of federations, as described in docs/federation-plan.md"
 EMPTY = "the list is empty; name at least one"
+MOST_UPDATES = 10**6
+"""As many as a federation may have rounds."""
+OBJECTS = "leakscope.audit.federations.plan"
+"""Whose classes say which numbers a plan may hold; judged as their source says (`ranges`), not imported."""
+
+
+@final
+@dataclass(frozen=True)
+class Wanted:
+    """What stands under a key. called: in words, with an article. example: how one is written. home: of its class."""
+
+    called: str
+    example: str
+    family: Family
+    home: Home
+
+    def expression(self, text: str) -> None:
+        """Raises `BadInput` where the text is of another kind, before anything is said of its arguments."""
+        name = text.partition("(")[0].strip()
+        row = row_named(name)
+        if row is not None and not kinds.may_be(Home(row.home, row.name), self.home):
+            raise BadInput(
+                f"expected {self.called}, got {file_limits.shortened(text)!r}; write for example {self.example}"
+            )
+        spelling.expression(text, self.family)
+
+
+FEDERATION = Wanted(
+    "a federation",
+    "Federation(FedSGD(), rounds=60)",
+    Family.PARTS,
+    Home("leakscope.mechanisms.federated.federation", "Federation"),
+)
+SIGNAL = Wanted(
+    "a signal", "ClassInputs(1)", Family.PARTS, Home("leakscope.attacks.attributes.signals", "AbstractSignal")
+)
+DECISION = Wanted(
+    "a decision", "Logistic()", Family.PARTS, Home("leakscope.attacks.attributes.decide", "AbstractDecision")
+)
+SPEAKERS = Wanted(
+    "EmotionFeatures(...), whose speakers are known",
+    "EmotionFeatures(SpokenEmotions(speakers=32, each=3))",
+    Family.DATASETS,
+    Home("leakscope.datasets.emotion.emotion_features", "EmotionFeatures"),
+)
 
 
 @final
@@ -109,7 +159,7 @@ class _Reader:
             shuffled=keys.switch(said, "shuffled"),
             keep_rounds=keys.switch(said, "keep_rounds", usual=True),
             targets=self._targets(said, "targets"),
-            federations=self._parts(said, "federations", "federations"),
+            federations=self._parts(said, "federations", "federations", FEDERATION),
             attacks=tuple(self._attack(one, f"attack[{i}]") for i, one in enumerate(self._tables(said, "attack"))),
             scenes=tuple(self._scene(one, f"scene[{i}]") for i, one in enumerate(self._tables(said, "scene"))),
         )
@@ -137,12 +187,12 @@ class _Reader:
                 why = "has no meaning with recovers" if recovers else "has a meaning with recovers alone"
                 raise self.sheet.bad(f"{here}.{other}", f"{why}; leave one of them out")
         if recovers:
-            self.sheet.tried(f"{here}.recovers", spelling.expression, recovers, Family.ATTACKS)
-        signals = self._parts({"signals": ["ClassInputs()"], **said}, "signals", f"{here}.signals")
+            self.sheet.tried(f"{here}.recovers", _recovers, recovers)
+        signals = self._parts({"signals": ["ClassInputs()"], **said}, "signals", f"{here}.signals", SIGNAL)
         decision = keys.text({"decision": "Logistic()", **said}, "decision", f"{here}.decision")
-        self.sheet.tried(f"{here}.decision", spelling.expression, decision, Family.PARTS)
+        self.sheet.tried(f"{here}.decision", DECISION.expression, decision)
         usual = recovers or f"{' + '.join(signals)}, {decision}"
-        return WrittenAttack(
+        made = WrittenAttack(
             place=here,
             name=keys.text({"name": usual, **said}, "name", f"{here}.name"),
             signals=signals.texts,
@@ -153,6 +203,9 @@ class _Reader:
             recovers=recovers,
             rounds=keys.whole(said, "rounds", 2, section=here, low=1),
         )
+        numbers = {"rounds": made.rounds} if recovers else {n: getattr(made, n) for n in ("shadows", "folds", "leaked")}
+        self.sheet.tried(here, self._numbers, "Recovered" if recovers else "Shadows", numbers)
+        return made
 
     def _scene(self, said: dict[str, Any], here: str) -> WrittenSpeakers:
         keys = self.keys
@@ -161,15 +214,17 @@ class _Reader:
         public = keys.text({"public": "", **said}, "public", f"{here}.public")
         for key, text in (("dataset", dataset), ("public", public)):
             if text or key == "dataset":
-                self.sheet.tried(f"{here}.{key}", spelling.expression, text, Family.DATASETS)
+                self.sheet.tried(f"{here}.{key}", SPEAKERS.expression, text)
+        each = keys.whole(said, "each", 1, section=here, low=1)
+        self.sheet.tried(f"{here}.each", self._numbers, "FederatedScene", {"each": each})
         return WrittenSpeakers(
             place=here,
             name=keys.text({"name": dataset, **said}, "name", f"{here}.name"),
             dataset=dataset,
             public=public,
-            each=keys.whole(said, "each", 1, section=here, low=1),
+            each=each,
             targets=self._targets(said, f"{here}.targets"),
-            federations=self._parts(said, "federations", f"{here}.federations"),
+            federations=self._parts(said, "federations", f"{here}.federations", FEDERATION),
         )
 
     def _targets(self, said: dict[str, Any], place: str) -> Said:
@@ -179,11 +234,18 @@ class _Reader:
             self.sheet.tried(place, findable, text)
         return given
 
-    def _parts(self, said: dict[str, Any], key: str, place: str) -> Said:
+    def _parts(self, said: dict[str, Any], key: str, place: str, wanted: Wanted) -> Said:
         given = self._given(said, key, place)
         for text in given:
-            self.sheet.tried(place, spelling.expression, text, Family.PARTS)
+            self.sheet.tried(place, wanted.expression, text)
         return given
+
+    def _numbers(self, name: str, given: dict[str, object]) -> None:
+        """Raises `BadInput` as the class of this name does for these fields; the others are not known."""
+        home = Home(OBJECTS, name)
+        taken = signature(home)
+        assert taken is not None
+        ranges.check(home, (), {**dict.fromkeys(taken.parameters, ranges.OPAQUE), **given})
 
     def _given(self, said: dict[str, Any], key: str, place: str) -> Said:
         given = self.keys.texts(said, key, place)
@@ -193,8 +255,11 @@ class _Reader:
 
     def _updates(self, said: dict[str, Any]) -> tuple[int, ...]:
         value = said.get("updates", [])
-        if not isinstance(value, list) or not all(type(one) is int and 1 <= one <= 10**6 for one in value):
-            raise self.sheet.bad("updates", f"expected whole numbers above 0 such as [1, 5, 10], got {value!r}")
+        if not isinstance(value, list) or not all(type(one) is int and 1 <= one <= MOST_UPDATES for one in value):
+            got = file_limits.shortened(repr(value))
+            raise self.sheet.bad(
+                "updates", f"expected whole numbers above 0, at most {MOST_UPDATES}, such as [1, 5, 10], got {got}"
+            )
         return tuple(value)
 
     def _share(self, said: dict[str, Any], key: str, usual: float, *, least: bool) -> float:
@@ -204,3 +269,11 @@ class _Reader:
                 key, f"expected a number from 0 to 1, {'1' if least else 'both'} excluded, got {value}"
             )
         return value
+
+
+def _recovers(text: str) -> None:
+    """Raises `BadInput` where it is no attack on inputs: of what else it claims nobody's vectors are judged."""
+    row = row_named(text.partition("(")[0].strip())
+    if row is not None and (row.family is not Family.ATTACKS or Trait.CLAIMS_INPUTS not in row.traits):
+        raise BadInput(f"expected an attack that claims inputs, got {text!r}; write for example LowRank()")
+    spelling.expression(text, Family.ATTACKS)

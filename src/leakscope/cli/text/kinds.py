@@ -84,6 +84,18 @@ def _fits(value: ast.expr, kinds: list[str | Home], named: Named) -> bool:
     return True
 
 
+def may_be(home: Home, kind: Home) -> bool:
+    """Whether what is called by the name at `home` may be of the class at `kind`, as far as the source says.
+
+    >>> signals = "leakscope.attacks.attributes.signals"
+    >>> may_be(Home(signals, "ClassInputs"), Home(signals, "AbstractSignal"))
+    True
+    >>> may_be(Home("leakscope.mechanisms.protocols.fedsgd", "FedSGD"), Home(signals, "AbstractSignal"))
+    False
+    """
+    return _may_be(home, [kind])
+
+
 def _may_be(home: Home, kinds: list[str | Home]) -> bool:
     """Whether what the class at `home` makes may be of one of the kinds. Functions may return anything."""
     place, made = defined(home)

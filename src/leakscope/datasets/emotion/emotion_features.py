@@ -78,6 +78,14 @@ class EmotionFeatures(AbstractSource):
         """Who speaks, of which sex, in which corpus."""
         return _loaded(self)[1]
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The names of the annotations, without a feature being computed."""
+        taken = self.recordings()
+        sex = all(one.sex is not Sex.UNKNOWN for one in taken)
+        several = len({one.corpus for one in taken}) > 1
+        return ("speaker", *(("sex",) if sex else ()), *(("corpus",) if several else ()))
+
     def owners(self) -> tuple[int, ...]:
         """The speaker of each recording."""
         return self.annotations()[0].values
@@ -96,12 +104,8 @@ def _loaded(source: EmotionFeatures) -> tuple[Batch, tuple[Annotation, ...]]:
     names = _said(taken, "speaker")
     inputs = normalized(values, source.normalization, speakers=names, corpora=_said(taken, "corpus"))
     labels = torch.tensor([source.emotions.index(one.emotion) for one in taken])
-    found = [_annotation("speaker", names)]
-    if all(one.sex is not Sex.UNKNOWN for one in taken):
-        found.append(_annotation("sex", [one.sex.value for one in taken]))
-    if len({one.corpus for one in taken}) > 1:
-        found.append(_annotation("corpus", _said(taken, "corpus")))
-    return Batch(inputs, labels).checked(), tuple(found)
+    said = {"speaker": names, "sex": [one.sex.value for one in taken], "corpus": _said(taken, "corpus")}
+    return Batch(inputs, labels).checked(), tuple(_annotation(name, said[name]) for name in source.told)
 
 
 @functools.lru_cache(maxsize=8)

@@ -25,6 +25,8 @@ from leakscope.numerics.rng import Key
 
 MOST = 4 * len(FEMALE)
 """How many speakers of one corpus differ in voice or accent."""
+MOST_EACH = 1000
+"""Recordings of a speaker in one emotion: an hour of it."""
 SHORTEST, LONGEST = 18, 40
 """Letters of a sentence: one to two and a half seconds."""
 REVERBERATION = 0.3
@@ -96,8 +98,8 @@ class SpokenEmotions(AbstractCorpus):
 
     Half of the speakers are female (rounded up). No two recordings say the same on purpose: a sentence is drawn for
     each. Emotion is in pace, pitch, its range and loudness alone, with noise on all four. 16 bit, 16 kHz.
-    Raises `BadInput` on fewer than 1 or more than 64 speakers, and on each < 1; `MissingExtra` without the extra
-    `emotion`.
+    Raises `BadInput` on fewer than 1 or more than 64 speakers, and on each < 1 or > 1000; `MissingExtra` without the
+    extra `emotion`.
 
     >>> SpokenEmotions(speakers=4, each=1)
     SpokenEmotions(style=Style.STUDIO, speakers=4, each=1, seed=0)
@@ -111,7 +113,7 @@ class SpokenEmotions(AbstractCorpus):
     def __post_init__(self) -> None:
         object.__setattr__(self, "style", member("style", self.style, Style))
         count("speakers", self.speakers, high=MOST)
-        count("each", self.each)
+        count("each", self.each, high=MOST_EACH)
         count("seed", self.seed, low=0)
 
     def recordings(self) -> tuple[Recording, ...]:

@@ -30,6 +30,8 @@ from leakscope.numerics.trees import Named
 
 Step = AbstractProtocol | Defended
 """What a client does."""
+MOST_ROUNDS, MOST_EPOCHS = 1_000_000, 1_000
+"""Far more than anybody plays: beyond them a number is a slip of the pen, and would run for years."""
 
 
 @final
@@ -58,8 +60,9 @@ class Federation:
     """In round t the clients S_t compute u_k from the weights w_t, and w_(t+1) = w_t + server_lr * mean_k u_k.
 
     Minus for gradients (McMahan et al. 2017, arXiv:1602.05629, algorithm 1).
-    step: what a client does, `FedSGD()` or `FedAvg(...)`, with defenses or without. rounds: T >= 1. fraction: of the
-    clients, in (0, 1], that take part in a round, at least one; drawn anew each round from the key. sampling: how.
+    step: what a client does, `FedSGD()` or `FedAvg(...)`, with defenses or without. rounds: T, at most 10^6. fraction:
+    of the clients, in (0, 1], that take part in a round, at least one; drawn anew each round from the key. sampling:
+    how.
     batch: at most so many of a client's examples go into one round, None for all: with `FedSGD` this is the gradient of
     the first mini-batch. shuffle: they are drawn anew each round; without it they are the first ones, always the same.
     epochs: local passes of `FedAvg` over a client's examples, whose number of steps then follows from how many it has:
@@ -92,13 +95,15 @@ class Federation:
     def __post_init__(self) -> None:
         if not isinstance(self.step, AbstractProtocol | Defended):
             raise BadInput(f"expected what a client does, FedSGD() or FedAvg(...), got {self.step!r}")
-        for name, low in (("rounds", 1), ("secure", 1), ("evaluate_every", 0)):
-            object.__setattr__(self, name, count(name, getattr(self, name), low=low))
+        object.__setattr__(self, "rounds", count("rounds", self.rounds, high=MOST_ROUNDS))
+        object.__setattr__(self, "secure", count("secure", self.secure))
+        object.__setattr__(self, "evaluate_every", count("evaluate_every", self.evaluate_every, low=0))
         object.__setattr__(self, "fraction", number("fraction", self.fraction, low=0, high=1, low_open=True))
         object.__setattr__(self, "sampling", member("sampling", self.sampling, Sampling))
-        for name in ("batch", "epochs"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, count(name, getattr(self, name)))
+        if self.batch is not None:
+            object.__setattr__(self, "batch", count("batch", self.batch))
+        if self.epochs is not None:
+            object.__setattr__(self, "epochs", count("epochs", self.epochs, high=MOST_EPOCHS))
         object.__setattr__(self, "server_lr", number("server_lr", self.server_lr, low=0, low_open=True))
         flag("shuffle", self.shuffle)
         flag("weighted", self.weighted)
