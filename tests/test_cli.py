@@ -606,7 +606,7 @@ def test_a_plan_without_attacks_tries_what_is_usual_for_its_data() -> None:
     head = 'title = "t"\nmechanisms = ["FedSGD()"]\nATTACKS\n[[scene]]\ndataset = "Digits()"\ntarget = "Linear()"\n'
     plan = parse(head.replace("ATTACKS", ""), "p")
     tried = {repr(cell.attack) for cell in plan.cells()}
-    assert {"Auto(evaluations=3000, exact=True)", "LabelCounts(ridge=3.0)", "LabelSigns()"} <= tried
+    assert {"Auto(evaluations=3000, exact=True, smooth=True)", "LabelCounts(ridge=3.0)", "LabelSigns()"} <= tried
     named = parse(head.replace("ATTACKS", 'attacks = ["LinearLayer()"]'), "p")
     assert {repr(cell.attack) for cell in named.cells() if cell.role is Role.AUDITED} == {"LinearLayer()"}
     words = head.replace("ATTACKS", "").replace("Digits()", "Sentences()").replace("Linear()", "TextEncoder()")
