@@ -91,7 +91,7 @@ def usual(domain: AbstractDomain) -> tuple[Anything, ...]:
 
     >>> from leakscope.domains.vision import Images
     >>> usual(Images(1, 8, 8))
-    (Auto(evaluations=3000, exact=True), LabelCounts(ridge=3.0), LabelSigns())
+    (Auto(evaluations=3000, exact=True, smooth=True), LabelCounts(ridge=3.0), LabelSigns())
     """
     if isinstance(domain, Text):
         return EmbeddingSpan(), EmbeddingRows(), LabelCounts(), LabelSigns()
