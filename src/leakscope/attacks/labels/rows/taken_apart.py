@@ -34,6 +34,8 @@ LARGEST = 1e100
 """Coordinates beyond this are no features."""
 VAGUE = 0.1
 """Relative uncertainty of a share beyond which one cannot be told from half of it."""
+FAR = 2.0
+"""By how much N, as vague rows say it, may be off."""
 WHOLE = 0.15
 """How far N / m may lie from one over a whole share m of the samples."""
 
@@ -199,8 +201,8 @@ class Peeling:
         """
         assert self.samples is not None
         rank = self.space.rank
-        # Equal samples are no directions of their own, and then there are more samples than these.
-        if abs(self.samples / rank - 1) > WHOLE or 2 * len(self.rows) < rank:
+        # Equal samples are no directions of their own: then there are more samples than these, by far at times.
+        if not 1 / FAR < self.samples / rank < FAR:
             return False
         found = [(one.label, one.features) for one in self.rows]
         lacking = self._lacking(rank)

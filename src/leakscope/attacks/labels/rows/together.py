@@ -91,22 +91,18 @@ class Together:
         lean -= space.right.T @ (space.right @ lean)
         # All but the steepest: there the softmax sees the size of the features.
         along = outside @ np.linalg.svd(lean, full_matrices=True)[2][1:].T
-        if along.shape[1] < many - 1:
-            return None
+        if many == 1 or along.shape[1] < many - 1:
+            return np.repeat(middle[None], many, 0) if many == 1 else None
         form = (space.right @ slope @ along / space.values[:, None]).T @ along
         sizes, turned = np.linalg.eigh((form + form.T) / 2)
-        if many == 1 or not sizes[0] > 0:
-            return np.repeat(middle[None], many, 0) if many == 1 else None
+        # Of samples alone it is positive; what is not is rounding.
+        sizes = np.maximum(np.abs(sizes), 1e-6 * float(np.abs(sizes).max(initial=0.0)) + 1e-300)
         beta = space.right @ (self.known.error(middle, label) * space.scale)
         # P(c) = P_0 + 2 b c + c Q c, b the mean of both orders since the slope is that of one point.
         linear = ((beta / space.values) @ along + (space.right @ slope @ along / space.values[:, None]).T @ middle) / 2
         middle = middle - along @ (turned @ ((turned.T @ linear) / sizes))
-        beta = space.right @ (self.known.error(middle, label) * space.scale)
-        samples = many * float((beta / space.values) @ middle)
-        if not samples > 0:
-            return None
         # c_s c_t = N [s is t] - N / m
-        corners = math.sqrt(samples) * (np.eye(many) - 1 / many)
+        corners = math.sqrt(rank) * (np.eye(many) - 1 / many)
         frame = np.linalg.qr(self.rng.standard_normal((along.shape[1], many - 1)))[0]
         flat = np.linalg.svd(corners)[2][: many - 1]
         return np.asarray(middle + (corners @ flat.T @ frame.T / np.sqrt(sizes)) @ turned.T @ along.T)
