@@ -102,7 +102,8 @@ class Peeling:
             if not self._next():
                 break
         apart = self._apart()
-        if apart.rows and not len(apart.rows) == apart.count == self.space.rank and self._together():
+        whole = len(apart.rows) == apart.count == self.space.rank
+        if apart.rows and (not whole or max(one.vague for one in apart.rows) > SHARP) and self._together():
             return self._apart()
         return apart
 

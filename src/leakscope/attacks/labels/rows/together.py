@@ -18,8 +18,12 @@ LARGEST_RANK = 48
 """Samples up to which all k^2 coordinates are solved for at once, in k^6 / 3 operations a step: a second at 48."""
 STEPS = 60
 """Of Levenberg-Marquardt from one start; those that end right need twenty."""
-STARTS = {24: 12, LARGEST_RANK: 4}
-"""Starts by the largest rank that they are for."""
+STARTS = 12
+"""From which it is tried, as long as steps are left."""
+SPENT = 1.5e11
+"""k^6 times the steps of all starts: twelve steps at 48 samples, 140 at 32."""
+GENTLE = 1e-7
+"""First damping relative to the mean of the diagonal: what is weak is a millionth as steep as what is strong."""
 FITS = 1.0
 """What may be left of the gradient, in units of what rounding is expected to leave."""
 FORWARD = 3e-7
@@ -38,6 +42,7 @@ class Together:
     def __init__(self, known: KnownRows, rng: np.random.Generator, stop: Callable[[], bool]) -> None:
         self.known, self.space, self.rng, self.stop = known, known.space, rng, stop
         self.sent = known.space.values[:, None] * known.space.right
+        self.spent = 0.0
 
     def run(self, found: list[tuple[int, Array]], labels: list[int]) -> Array | None:
         """(k, k) the coordinates of all samples, in the order of `found` and then of `labels`; None for none.
@@ -48,16 +53,14 @@ class Together:
         every = np.array([label for label, _ in found] + labels, np.int64)
         if len(every) != rank or rank > LARGEST_RANK or not found:
             return None
-        starts = next(many for most, many in STARTS.items() if rank <= most)
-        for _ in range(starts):
-            if self.stop():
-                return None
+        # Nothing is drawn where no sample is missing.
+        for _ in range(STARTS if labels else 1):
             points = self._start(found, every)
-            if points is None:
+            if points is None or self.stop():
                 return None
-            solved = self._solve(points, every, float(rank))
-            if solved is not None and solved[1] <= FITS:
-                return solved[0]
+            solved, left = self._solve(points, every, float(rank))
+            if left <= FITS:
+                return solved
         return None
 
     def _start(self, found: list[tuple[int, Array]], every: NDArray[np.int64]) -> Array | None:
@@ -114,14 +117,15 @@ class Together:
         shares[label] += 1.0 - self.known.smoothing
         return np.asarray((self.space.scale * shares)[:, None] * (self.known.slopes - shares @ self.known.slopes))
 
-    def _solve(self, points: Array, labels: NDArray[np.int64], samples: float) -> tuple[Array, float] | None:
+    def _solve(self, points: Array, labels: NDArray[np.int64], samples: float) -> tuple[Array, float]:
         """(points, what is left in units of rounding) by Levenberg-Marquardt on all rows."""
-        rank, damping = len(points), 1e-4
+        rank, damping = len(points), GENTLE
         errors, rest = self._residual(points, labels, samples)
         cost, idle = float((rest**2).sum()), 0
         for _ in range(STEPS):
-            if self.stop():
-                return None
+            self.spent += float(rank) ** 6
+            if self.spent > SPENT or self.stop():
+                break
             slopes = np.stack([self._slope(one, int(y)) for one, y in zip(points, labels, strict=True)])
             normal, slope = self._normal(points, errors, slopes, rest, samples)
             level = float(np.trace(normal)) / len(normal)
