@@ -27,7 +27,7 @@ from leakscope.core.refusal import Refusal
 from leakscope.core.release import Delta
 from leakscope.numerics.lowrank import Factors, factor
 from leakscope.numerics.rng import Key
-from leakscope.numerics.sparse import Direction, Whitened, refitted, sparse_directions, whitened
+from leakscope.numerics.sparse import Direction, Whitened, balanced, refitted, sparse_directions, whitened
 from leakscope.numerics.trees import Named
 from leakscope.targets.looking.dense_ends import DenseLayer, probe_inputs
 
@@ -74,7 +74,8 @@ class LowRank(AbstractAttack["Separable", Inputs]):
     dL/dW: (H, D), X: (B, D), delta: (B, H), zero wherever a unit is at rest (ReLU, dropout). The matrix has rank B.
     Of all factors L Q of its left factor L those with sparse columns are delta^T: the columns of Q are directions along
     which many rows of L vanish. They are found by a sparse-vector search (`numerics.sparse`) instead of the paper's
-    sampling of rows, whose cost doubles with each example. X = Q^-1 R follows, its scale from the bias.
+    sampling of rows, whose cost doubles with each example, in coordinates in which the sizes of the errors do not matter
+    where there are such (`numerics.sparse.balanced`). X = Q^-1 R follows, its scale from the bias.
     Neither labels nor batch size are needed; several local steps, dropout and the rest of the model do not matter.
 
     The rank test refuses when no rank stands out (batch too large, noise) and when there are fewer units at rest per
@@ -93,6 +94,19 @@ class LowRank(AbstractAttack["Separable", Inputs]):
         return separable(seen)
 
     def _attempt(self, seen: Observation, read: Separable, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
+        # First so that small errors count as much as large ones, as where some examples were learned by heart; where
+        # rows cannot be brought to one length, or not all examples come apart by that, rows as they are.
+        even = balanced(read.problem) if read.factors.rank > 1 else None
+        if even is not None:
+            own = key.child("even")
+            found = self._separated(seen, dataclasses.replace(read, problem=even), key=own, clock=clock, watch=watch)
+            if found.outcome is Outcome.CLAIMED:
+                return found
+        return self._separated(seen, read, key=key, clock=clock, watch=watch)
+
+    def _separated(
+        self, seen: Observation, read: Separable, *, key: Key, clock: Clock, watch: Watch
+    ) -> Attempt[Inputs]:
         rank = read.factors.rank
 
         def stop(turn: int, found: int) -> bool:
