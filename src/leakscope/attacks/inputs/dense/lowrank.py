@@ -74,8 +74,8 @@ class LowRank(AbstractAttack["Separable", Inputs]):
     dL/dW: (H, D), X: (B, D), delta: (B, H), zero wherever a unit is at rest (ReLU, dropout). The matrix has rank B.
     Of all factors L Q of its left factor L those with sparse columns are delta^T: the columns of Q are directions along
     which many rows of L vanish. They are found by a sparse-vector search (`numerics.sparse`) instead of the paper's
-    sampling of rows, whose cost doubles with each example, in coordinates in which the sizes of the errors do not matter
-    where there are such (`numerics.sparse.balanced`). X = Q^-1 R follows, its scale from the bias.
+    sampling of rows, whose cost doubles with each example, where it can be in coordinates in which the sizes of errors
+    do not matter (`numerics.sparse.balanced`). X = Q^-1 R follows, its scale from the bias.
     Neither labels nor batch size are needed; several local steps, dropout and the rest of the model do not matter.
 
     The rank test refuses when no rank stands out (batch too large, noise) and when there are fewer units at rest per
