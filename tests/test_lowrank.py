@@ -110,6 +110,24 @@ def test_what_was_learned_by_heart_comes_back_with_what_was_not() -> None:
     assert attempt.certificate.holds
 
 
+def test_what_hardly_leaves_an_error_is_not_proved() -> None:
+    """The model is sure of one example, and right: of that it sends a millionth, and the equation holds without it."""
+    domain = standardized(1, 1, 200)
+    target, batch = ls.MLP((256, 128)).build(domain, 4, key=ls.Key(0)), normal(8, domain, 4)
+    last = list(target.parameters())[-2]
+    target = target.at({name: value * (155 if name == last else 1) for name, value in target.parameters().items()})
+    order = target.outputs(target.parameters(), batch.inputs).argsort(1)
+    batch = dataclasses.replace(batch, labels=torch.cat([order[:1, -1], order[1:, 0]]))
+    for facts, count in (([ls.BatchSize(8)], 7), ([], 0)):
+        attempt = ls.LowRank().run(ls.observe(target, batch, ls.FedSGD(), key=ls.Key(1), tell=facts), key=ls.Key(2))
+        assert attempt.claim is not None
+        proved = [False] * 8 if attempt.certificate is None else attempt.certificate.proved
+        place = int(torch.cdist(batch.inputs[:1].flatten(1), attempt.claim.values.flatten(1)).argmin())
+        assert worst(attempt, batch) > 1e-4
+        assert sum(proved) == count
+        assert not proved[place]
+
+
 def paired(attempt: ls.Attempt[ls.Inputs], batch: ls.Batch) -> torch.Tensor:
     """The place of the claim nearest to each true input."""
     assert attempt.claim is not None
