@@ -37,6 +37,7 @@ from leakscope.core.pool import Pool
 from leakscope.mechanisms.federated.federation import Federation
 from leakscope.mechanisms.federated.stores import RoundsInMemory
 from leakscope.mechanisms.population import Population
+from leakscope.numerics.intervals import Interval
 from leakscope.scoring import persons
 from leakscope.scoring.persons import People
 
@@ -128,7 +129,7 @@ def decided(
     return private.members.numpy(), scores.numpy(), private.persons.numpy(), own.numpy(), fused.numpy()
 
 
-def told(found: Sequence[tuple[np.ndarray, ...]], key: ls.Key) -> tuple[str, float]:
+def told(found: Sequence[tuple[np.ndarray, ...]], key: ls.Key) -> tuple[str, Interval]:
     """What both directions show together, and the UAR of speakers."""
     # The speakers of the second direction are others than those of the first.
     updates = People(
@@ -146,7 +147,7 @@ def told(found: Sequence[tuple[np.ndarray, ...]], key: ls.Key) -> tuple[str, flo
         f"{persons.caught(speakers.truth, speakers.scores, false=0.1):.2f}, log-loss "
         f"{persons.log_loss(speakers.truth, speakers.scores):.3f} (chance 0.693)"
     )
-    return text, uar.value
+    return text, uar
 
 
 def attacked(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, quick: bool) -> Iterator[tuple[str, bool]]:
@@ -164,9 +165,11 @@ def attacked(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, qui
         runs += [("logistic ClassInputs of all layers", tuple(fusion), Logistic())]
     for how in WANTED:
         parts = [ls.EmotionFeatures(given, features, how, speakers=half) for half in halves(given)]
-        key = ls.Key(seed).child("attack", how.value)
-        ceiling, best_true = told([exactly(*pair, None, key) for pair in directions(parts)], key)
-        yield f"{how.value}, true vectors, means of classes: {ceiling}", True
+        key, best_true = ls.Key(seed).child("attack", how.value), 0.0
+        if not quick or how is ls.Normalization.CORPUS:
+            ceiling, true = told([exactly(*pair, None, key) for pair in directions(parts)], key)
+            best_true = true.value
+            yield f"{how.value}, true vectors, means of classes: {ceiling}", True
         for name, federation in federations(20 if quick else 60).items():
             if quick and name != "FedSGD" and how is ls.Normalization.SPEAKER:
                 continue
@@ -189,15 +192,21 @@ def attacked(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, qui
             uar = texts[MAIN][1]
             # .05: as near to what the true vectors say as the issue wants it
             wanted = max(WANTED[how], best_true - 0.05) if how is ls.Normalization.CORPUS else WANTED[how]
-            # one speaker of 24 is .04, and a third of the rounds says less
-            wanted -= 0.15 if quick else 0.0
-            yield f"{how.value}, {name}, ClassInputs: UAR {uar:.3f}; expected {wanted:.3f}", uar >= wanted
+            line = f"{how.value}, {name}, ClassInputs: UAR {uar.value:.3f} ({uar.low:.3f} to {uar.high:.3f}); expected "
+            if quick:
+                # a third of the rounds of 24 speakers, each .04, says no more than what its interval excludes
+                yield (
+                    f"{line}above 0.5 by its interval, {wanted:.3f} not below it",
+                    uar.low > 0.5 and uar.high >= wanted,
+                )
+            else:
+                yield f"{line}{wanted:.3f}", uar.value >= wanted
         if quick:
             # "exact" says as much of recovered vectors in a second a round
             continue
         exact = [exactly(*pair, federations(2)["FedSGD"], key) for pair in directions(parts)]
         text, uar = told(exact, key)
-        yield f"{how.value}, FedSGD, recovered vectors: {text}; expected as true ones", uar >= best_true
+        yield f"{how.value}, FedSGD, recovered vectors: {text}; expected as true ones", uar.value >= best_true
 
 
 def directions(parts: Sequence[Half]) -> list[tuple[Half, Half]]:

@@ -17,7 +17,7 @@ import leakscope as ls
 from leakscope.attacks.inputs.dense.mixtures import twins
 from leakscope.attacks.inputs.dense.silent_errors import Judged, Resting
 from leakscope.numerics.lowrank import factor
-from leakscope.numerics.sparse import sparse_directions, whitened
+from leakscope.numerics.sparse import balanced, sparse_directions, whitened
 from leakscope.targets.looking.dense_ends import input_layer
 
 
@@ -96,6 +96,36 @@ def test_every_feature_vector_of_an_emotion_model_with_dropout_and_every_label(r
     # Dropout turns the errors away from what the model says of any label; which units dropped is in the errors.
     assert attempt.claim.labels is not None
     assert torch.equal(attempt.claim.labels[paired(attempt, batch)], batch.labels)
+
+
+def test_what_was_learned_by_heart_comes_back_with_what_was_not() -> None:
+    """Half of the batch leaves errors a thousandth of the others', as where a client has trained along for long."""
+    domain = standardized(1, 1, 200)
+    target, batch = ls.MLP((256, 128)).build(domain, 4, key=ls.Key(0)), normal(20, domain, 4)
+    moved = ls.FedAvg(60, 0.1).release(target, batch.rows(torch.arange(10)), key=ls.Key(1)).by_name
+    target = target.at({name: value + moved[name] for name, value in target.parameters().items()})
+    attempt = attacked(target, batch)
+    assert worst(attempt, batch) < 1e-4
+    assert attempt.certificate is not None
+    assert attempt.certificate.holds
+
+
+def test_what_hardly_leaves_an_error_is_not_proved() -> None:
+    """The model is sure of one example, and right: of that it sends a millionth, and the equation holds without it."""
+    domain = standardized(1, 1, 200)
+    target, batch = ls.MLP((256, 128)).build(domain, 4, key=ls.Key(0)), normal(8, domain, 4)
+    last = list(target.parameters())[-2]
+    target = target.at({name: value * (155 if name == last else 1) for name, value in target.parameters().items()})
+    order = target.outputs(target.parameters(), batch.inputs).argsort(1)
+    batch = dataclasses.replace(batch, labels=torch.cat([order[:1, -1], order[1:, 0]]))
+    for facts, count in (([ls.BatchSize(8)], 7), ([], 0)):
+        attempt = ls.LowRank().run(ls.observe(target, batch, ls.FedSGD(), key=ls.Key(1), tell=facts), key=ls.Key(2))
+        assert attempt.claim is not None
+        proved = [False] * 8 if attempt.certificate is None else attempt.certificate.proved
+        place = int(torch.cdist(batch.inputs[:1].flatten(1), attempt.claim.values.flatten(1)).argmin())
+        assert worst(attempt, batch) > 1e-4
+        assert sum(proved) == count
+        assert not proved[place]
 
 
 def paired(attempt: ls.Attempt[ls.Inputs], batch: ls.Batch) -> torch.Tensor:
@@ -427,6 +457,40 @@ def test_sparse_directions_are_those_of_brute_force(seed: int) -> None:
     assert {frozenset(np.flatnonzero(one.zeros).tolist()) | dead for one in found} == {
         frozenset(b) | dead for b in best
     }
+
+
+def test_even_rows_do_not_depend_on_the_sizes_of_errors() -> None:
+    """Up to a rotation, which no search sees: with errors from 1 down to 1e-4 as with errors of one size."""
+    rng = np.random.default_rng(7)
+    rank, rows = 6, 80
+    errors = rng.standard_normal((rows, rank)) * (rng.random((rows, rank)) < 0.5)
+    errors = errors[errors.any(1)]
+    rotation = np.linalg.qr(rng.standard_normal((rank, rank)))[0]
+    seen = []
+    for sizes in (np.ones(rank), np.geomspace(1, 1e-4, rank)):
+        matrix = errors * sizes @ rotation
+        plain = whitened(matrix, 1e-13 * np.linalg.norm(matrix, axis=1))
+        assert plain is not None
+        even = balanced(plain)
+        assert even is not None
+        assert np.allclose(even.rows.T @ even.rows, len(matrix) * np.eye(rank))
+        assert np.ptp(np.linalg.norm(even.rows, axis=1)) < 0.05 * rank**0.5
+        # they are the rows of the matrix, each multiplied by a number
+        same = matrix @ even.turn
+        assert np.allclose(
+            np.linalg.norm(same, axis=1)[:, None] * even.rows, np.linalg.norm(even.rows, axis=1)[:, None] * same
+        )
+        seen.append(even.rows @ even.rows.T)
+    assert np.allclose(np.abs(seen[0]), np.abs(seen[1]), atol=0.05 * rank)
+
+
+def test_where_many_rows_are_one_direction_nothing_is_balanced() -> None:
+    rng = np.random.default_rng(0)
+    matrix = rng.standard_normal((60, 6))
+    matrix[:30, 1:] = 0  # half of the units wake for one example alone
+    problem = whitened(matrix, np.full(60, 1e-14))
+    assert problem is not None
+    assert balanced(problem) is None
 
 
 def test_a_dense_basis_has_no_sparse_directions() -> None:

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.covariance import ledoit_wolf
@@ -389,6 +389,8 @@ def test_the_network_has_the_published_sizes():
 
 
 @settings(max_examples=12, deadline=None)
+@example(rows=2, columns=32, biased=True)
+@example(rows=40, columns=1, biased=False)
 @given(rows=st.integers(1, 40), columns=st.integers(1, 40), biased=st.booleans())
 def test_the_network_takes_layers_of_any_size(rows, columns, biased):
     assert len(pools((rows, columns))) <= 3

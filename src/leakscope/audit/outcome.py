@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, final
 
+import torch
 from numpy.typing import NDArray
 
 from leakscope.audit.blind import BlindGuess
@@ -13,8 +14,11 @@ from leakscope.audit.display import certificate, claimed_fields, compared, priva
 from leakscope.audit.plan import Cell
 from leakscope.audit.preparation import Prepared
 from leakscope.core.attempt import Attempt, Outcome
+from leakscope.core.batch import Batch
 from leakscope.core.claim import Claim
-from leakscope.ledger.record import Ending, Record
+from leakscope.core.release import Weights
+from leakscope.ledger.record import Ending, Record, Role
+from leakscope.mechanisms.protocols.passes import quiet
 from leakscope.scoring.case import Case
 from leakscope.scoring.referee import applies, score
 
@@ -24,6 +28,10 @@ ENDINGS = {
     Outcome.DIVERGED: Ending.DIVERGED,
 }
 """INTERRUPTED is missing: what a person stopped is not finished and leaves no record. CRASHED is the runner's own."""
+
+
+HELD = 256
+"""Public examples behind an accuracy: a fraction of a second for a network of ImageNet."""
 
 
 @final
@@ -39,7 +47,8 @@ def recorded(cell: Cell, stage: Stage, attempt: Attempt[Claim], ready: Prepared)
     """The record of an attempt that ended by itself. One without a claim has its sentence and no scores."""
     claim, secret, domain = attempt.claim, stage.secret, stage.target.domain
     source, key = cell.scene.source, root(cell).child("score", cell.trial)
-    case = Case(secret, domain, source.public(), source.public_annotations(), source.words(), stage.client)
+    public = source.public()
+    case = Case(secret, domain, public, source.public_annotations(), source.words(), stage.client)
     record = Record(
         identity=cell.identity,
         spec=cell.spec,
@@ -53,6 +62,7 @@ def recorded(cell: Cell, stage: Stage, attempt: Attempt[Claim], ready: Prepared)
         trace_evaluations=attempt.trace.evaluations,
         trace_losses=attempt.trace.losses,
         steps=attempt.steps,
+        accuracy=_accuracy(cell, stage, public),
         **private_fields(case),
     )
     if claim is None:
@@ -74,6 +84,25 @@ def recorded(cell: Cell, stage: Stage, attempt: Attempt[Claim], ready: Prepared)
         )
     said, arrays = claimed_fields(attempt, (one for scores in scored for one in scores), case, key=key)
     return Found(record.model_copy(update={**said, "steps": (*attempt.steps, *scored[0].notes)}), arrays)
+
+
+def _accuracy(cell: Cell, stage: Stage, public: Batch) -> float | None:
+    """Of released weights on the first `HELD` public examples, which are a random choice; None where it is none.
+
+    What a defense costs. Controls that another batch is sent for, or that see nothing, are not asked.
+    """
+    labels, release = public.labels, stage.seen.release
+    if cell.role not in (Role.AUDITED, Role.UNDEFENDED) or not isinstance(release, Weights):
+        return None
+    if labels.dim() != 1 or labels.is_floating_point():
+        return None
+    held, target = public.rows(torch.arange(min(HELD, len(public)))), stage.target
+    with quiet(target), torch.no_grad():
+        outputs = target.outputs({**target.parameters(), **release.by_name}, held)
+    # One logit for two classes has no largest one.
+    if outputs.shape != (len(held), target.classes):
+        return None
+    return float((outputs.argmax(1) == held.labels).double().mean())
 
 
 def crashed(cell: Cell, sentence: str, trace: str = "") -> Found:

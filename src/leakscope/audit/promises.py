@@ -17,6 +17,7 @@ from leakscope.audit.theory import (
     largest_power,
     largest_share,
     replaced_epsilon,
+    replaced_power,
     scores_needed,
     theory,
 )
@@ -40,6 +41,12 @@ class Promises:
         self._delta = delta
         self._known: dict[str, Theory | None] = {}
         self._needed: dict[str, int | None] = {}
+        self._games: dict[tuple[str, float], tuple[float | None, float | None]] = {}
+
+    @property
+    def delta(self) -> float:
+        """At which epsilon is given."""
+        return self._delta
 
     def of(self, mechanism: AbstractMechanism) -> Theory | None:
         """The promises of this mechanism; None where they cannot be computed."""
@@ -47,6 +54,19 @@ class Promises:
         if name not in self._known:
             self._known[name] = theory(mechanism, delta=self._delta)
         return self._known[name]
+
+    def of_game(self, mechanism: AbstractMechanism, fpr: float) -> tuple[float | None, float | None]:
+        """Of one example in the place of another: the largest share that is found, and the largest epsilon shown."""
+        promised = self.of(mechanism)
+        if promised is None:
+            return None, None
+        if math.isinf(promised.epsilon):
+            return 1.0, math.inf
+        key = repr(mechanism), fpr
+        if key not in self._games:
+            most = replaced_power(mechanism, fpr=fpr)
+            self._games[key] = most, replaced_epsilon(mechanism, delta=self._delta)
+        return self._games[key]
 
     def too_few(self, mechanism: AbstractMechanism, trials: int) -> str:
         """Why scores of so many trials cannot break the promise, however good they are; empty where they could."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from leakscope.audit.evidence import pooled
 from leakscope.audit.findings import findings
+from leakscope.audit.game import Sides, game
 from leakscope.audit.measures import WORST_FIRST
 from leakscope.audit.plan import Cell, Group, Plan
 from leakscope.audit.promises import Promises
@@ -16,7 +17,7 @@ from leakscope.audit.replaced import firsts
 from leakscope.audit.theory import broken_by_scores
 from leakscope.audit.verdict import Trials, judge
 from leakscope.bounds.lower import lower_from_scores
-from leakscope.core.facts import TrueLabels, TrueTranscripts
+from leakscope.core.facts import Suspects, TrueLabels, TrueTranscripts
 from leakscope.ledger.record import GroupVerdict, Record, Summary
 
 
@@ -97,11 +98,20 @@ def _verdict(plan: Plan, group: Group, records: Mapping[str, Record], promises: 
         replaced=tuple(cell.identity for cell in group.replaced),
         replaced_scores=pooled(replaced),
         remaining=tuple(cell.identity for cell in group.remaining),
-        **_game(plan, group, firsts(audited, replaced), promises),
+        **_shown(plan, group, firsts(audited, replaced), promises),
+        **_games(plan, group, (audited, replaced), (undefended, undefended_replaced), promises),
     )
 
 
-def _game(plan: Plan, group: Group, scores: tuple[list[float], list[float]], promises: Promises) -> dict[str, Any]:
+def _games(plan: Plan, group: Group, own: Sides, without: Sides, promises: Promises) -> dict[str, Any]:
+    """Both games of a verdict; none where what is told says which of the two examples is in the release."""
+    if Suspects in plan.told_in(group.scene):
+        return {}
+    bare = group.mechanism.undefended
+    return {"game": game(group.mechanism, own, promises), "undefended_game": game(bare, without, promises)}
+
+
+def _shown(plan: Plan, group: Group, scores: tuple[list[float], list[float]], promises: Promises) -> dict[str, Any]:
     """What the replaced control shows of epsilon, as fields of the verdict; nothing where it was not run."""
     present, absent = scores
     if not group.replaced:

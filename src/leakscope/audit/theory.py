@@ -95,6 +95,17 @@ def replaced_epsilon(mechanism: AbstractMechanism, *, delta: float) -> float | N
         return None
 
 
+def replaced_power(mechanism: AbstractMechanism, *, fpr: float) -> float | None:
+    """The largest true positive rate of any test which of two contributions a release holds, in [fpr, 1].
+
+    The game of the replaced control. None as for `theory`. Raises `BadInput` where fpr is not in [0, 1].
+    """
+    rate = number("fpr", fpr, low=0, high=1)
+    with asking(mechanism, "say what it promises"):
+        power = _replaced_power(mechanism)
+    return None if power is None else power(rate)
+
+
 def contradiction(
     mechanism: AbstractMechanism, *, right: int, guesses: int, chance: float, delta: float = 1e-5
 ) -> str | None:

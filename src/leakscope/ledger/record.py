@@ -161,6 +161,8 @@ class Record(_Strict):
     seconds, evaluations: of the attempt. prepared: the fingerprint of what the attack had learned from public data
     before, empty for nothing; preparing_seconds: what that had taken, once for all records of this fingerprint.
     answers: of kinds of claims that are none of these. owners: whose each private example is, where the source says so.
+    accuracy: the share of public examples that released weights classify rightly, in [0, 1]; None where none are
+    released, and in records of earlier versions.
     """
 
     schema_version: int = SCHEMA
@@ -188,6 +190,7 @@ class Record(_Strict):
     tokens_bag: bool = False
     rankings: tuple[RankingRecord, ...] = ()
     answers: tuple[AnswerRecord, ...] = ()
+    accuracy: float | None = None
     traceback: str = ""
 
 
@@ -217,6 +220,29 @@ class GainRecord(_Strict):
 
 
 @final
+class GameRecord(_Strict):
+    """How well one mechanism hides which of two examples a release holds: trials beside their replaced control.
+
+    fpr: the rate of false positives that the found share is of, 1 % where the trials are enough for it, else
+    1 / (trials + 1). found, low, high: the share of trials whose example is recovered better than that, and its
+    interval at 95 % (Clopper and Pearson). power: the largest such share of any attack; allowed: the largest epsilon
+    that such trials may show, at the verdict's `delta`; shown: what they show at 95 % confidence. power and allowed are
+    None where theory does not know the mechanism. accuracy: mean of the trials with its interval at 95 %; None without
+    one.
+    """
+
+    trials: int
+    fpr: float
+    found: float
+    low: float
+    high: float
+    shown: float
+    power: float | None
+    allowed: float | None
+    accuracy: tuple[float, float, float] | None = None
+
+
+@final
 class GroupVerdict(_Strict):
     """One row of the report: all trials of one target, dataset, mechanism and attack, beside their controls.
 
@@ -229,6 +255,8 @@ class GroupVerdict(_Strict):
     that contradicts the declared event, empty where it does not; uncompared: why it could not have contradicted it.
     gains: of the metric that decides and, where labels were claimed along, of these; empty in runs of version 0.1.
     remaining: of the control that is what defenses leave of the attack, undefended; empty where that is the attack.
+    game, undefended_game: what the trials and the replaced control say of one example in the place of another, and the
+    same without the defense; None where the control was not run, and in runs of earlier versions.
     """
 
     title: str
@@ -257,6 +285,8 @@ class GroupVerdict(_Strict):
     broken: str = ""
     uncompared: str = ""
     remaining: tuple[str, ...] = ()
+    game: GameRecord | None = None
+    undefended_game: GameRecord | None = None
 
 
 @final

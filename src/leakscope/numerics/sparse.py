@@ -35,6 +35,10 @@ TRIES = 20
 """Different candidates of a sample that are looked at, per vector in the plane."""
 ROUNDED = 1e-11
 """Least noise of an entry relative to its row: what solving small, perhaps ill-conditioned systems in float64 costs."""
+BALANCING = 30
+"""Times that rows are brought to one length, at most; ten do where there is a frame in which they have one."""
+EVEN = 0.01
+"""Relative difference in length at which rows are even."""
 ZERO = 8.0
 """An entry within so many standard deviations of its noise is zero."""
 
@@ -96,6 +100,32 @@ def whitened(matrix: Array, noise: Array) -> Whitened | None:
     # root mean square entry 1, the unit of THRESHOLDS.
     grow = math.sqrt(len(unit))
     return Whitened(left * grow, right.T / values * grow, relative, live)
+
+
+def balanced(problem: Whitened) -> Whitened | None:
+    """`problem` in coordinates in which the columns are orthonormal and all rows of one length; None where none are.
+
+    The scatter of Tyler (1987, doi:10.1214/aos/1176350263, section 2): it is the same, whatever the length of rows and
+    of the directions behind them is. Rows of length one in the coordinates that are given show of an example with small
+    errors only what no other wakes, a few entries that a search for many small ones cannot see beyond. There is no such
+    frame where more than m k / r of the m rows lie in k dimensions, as where many units are awake for one example only.
+    """
+    count, rank = problem.rows.shape
+    rows, turn, scale = problem.rows, problem.turn, np.ones(count)
+    for _ in range(BALANCING):
+        lengths = np.linalg.norm(rows, axis=1) / math.sqrt(rank)
+        if np.abs(lengths - 1).max() <= EVEN:
+            # Noise is compared with numbers of the order of one: the typical row keeps the length it had.
+            typical = float(np.median(scale))
+            return Whitened(rows, turn * typical, problem.noise * scale / typical, problem.live)
+        rows, scale = rows / lengths[:, None], scale / lengths
+        _, values, right = np.linalg.svd(rows, full_matrices=False)
+        # In one direction nothing is left: rows in the others take it all, and there is no such frame.
+        if values[-1] <= 1e-6 * values[0]:
+            return None
+        step = right.T / values * math.sqrt(count)
+        rows, turn = rows @ step, turn @ step
+    return None
 
 
 def sparse_directions(

@@ -16,7 +16,7 @@ from leakscope.core.errors import BadInput
 from leakscope.ledger.files import write_atomically
 from leakscope.ledger.record import CellSpec, Finding, Summary
 from leakscope.ledger.run_folder import RunStore
-from leakscope.report import sections, sweep, tables, withheld
+from leakscope.report import beside_bound, sections, sweep, tables, withheld
 from leakscope.report.cells import Shelf
 from leakscope.report.redact import Veil
 from leakscope.report.sections import Section
@@ -79,6 +79,7 @@ def _view(summary: Summary, records: Cells, damaged: Mapping[str, str], veil: Ve
     return {
         "summary": summary,
         "overview": overview,
+        "beside_bound": beside_bound.figures(summary.groups),
         "sweep": sweep.figures(_in_order(summary, overview)),
         "sections": built,
         "tally": counts,

@@ -45,11 +45,11 @@ class Lane:
 
 def lanes(rows: Sequence[Row]) -> tuple[Lane, ...]:
     """All groups, each labeled by what varies in its scene: batch size, mechanism, attack; groups without score too."""
-    coordinates = _shortened([_coordinates(row.group.title) for row in rows])
-    several = len({one[0] for one in coordinates}) > 1
+    places = _shortened([coordinates(row.group.title) for row in rows])
+    several = len({one[0] for one in places}) > 1
     found = []
-    for row, (scene, *rest) in zip(rows, coordinates, strict=True):
-        siblings = [one[1:] for one in coordinates if one[0] == scene]
+    for row, (scene, *rest) in zip(rows, places, strict=True):
+        siblings = [one[1:] for one in places if one[0] == scene]
         varying = [
             _apart(part, {one[at] for one in siblings if one[at]})
             for at, part in enumerate(rest)
@@ -62,10 +62,10 @@ def lanes(rows: Sequence[Row]) -> tuple[Lane, ...]:
     return tuple(found)
 
 
-def _coordinates(title: str) -> tuple[str, str, str, str]:
+def coordinates(title: str) -> tuple[str, str, str, str]:
     """Scene, batch, mechanism, attack of a group's title; a title of another form is a scene by itself.
 
-    >>> _coordinates("faces · batch of 4 · FedSGD() · idlg()")
+    >>> coordinates("faces · batch of 4 · FedSGD() · idlg()")
     ('faces', 'batch of 4', 'FedSGD()', 'idlg()')
     """
     parts = title.split(" · ")
@@ -74,18 +74,18 @@ def _coordinates(title: str) -> tuple[str, str, str, str]:
     return (parts[0], parts[1], parts[2], parts[3]) if len(parts) == 4 else (title, "", "", "")
 
 
-def _shortened(coordinates: Sequence[tuple[str, str, str, str]]) -> list[tuple[str, str, str, str]]:
+def _shortened(places: Sequence[tuple[str, str, str, str]]) -> list[tuple[str, str, str, str]]:
     """Attacks by their names alone, unless one attack has several settings.
 
     >>> _shortened([("a", "", "FedSGD()", "idlg(evaluations=3)"), ("a", "", "FedSGD()", "LowRank()")])
     [('a', '', 'FedSGD()', 'idlg'), ('a', '', 'FedSGD()', 'LowRank')]
     """
-    attacks = {attack for *_, attack in coordinates}
+    attacks = {attack for *_, attack in places}
     bare = {attack: attack.partition("(")[0] for attack in attacks}
     # Two settings of one attack would get the same name.
     if len(set(bare.values())) < len(attacks):
-        return list(coordinates)
-    return [(scene, batch, mechanism, bare[attack]) for scene, batch, mechanism, attack in coordinates]
+        return list(places)
+    return [(scene, batch, mechanism, bare[attack]) for scene, batch, mechanism, attack in places]
 
 
 def _apart(text: str, among: Collection[str]) -> str:

@@ -47,7 +47,7 @@ def _group(given: GroupVerdict) -> GroupVerdict:
     if _few(given):
         # a sentence that quotes the mean of three examples says what the table withholds
         said = {name: masked(getattr(given, name), spared=PUBLIC) for name in ("sentence", "broken")}
-        kept |= {**said, "gains": (), "observed_epsilon": None}
+        kept |= {**said, "gains": (), "observed_epsilon": None, "game": None, "undefended_game": None}
     else:
         kept |= {"sentence": without_single(given.sentence)}
     return given.model_copy(update=kept)

@@ -132,15 +132,18 @@ class Network(nn.Module):
     def __init__(self, shape: tuple[int, int], classes: int, dropout: float) -> None:
         nn.Module.__init__(self)
         self.shape = shape
-        pooling, layers, before = pools(shape), list[nn.Module](), 1
+        pooling, layers, before, left = pools(shape), list[nn.Module](), 1, shape
         for place, channels in enumerate(CHANNELS):
             layers.append(nn.Conv2d(before, channels, 5, padding=2))
             if place == len(CHANNELS) - 1:
                 layers.append(nn.BatchNorm2d(channels))
             layers.append(nn.ReLU())
             if place < len(pooling):
-                kernel, down, along = pooling[place]
-                layers.append(nn.MaxPool2d((min(kernel, shape[0]), min(kernel, shape[1])), (down, along)))
+                kernel, *strides = pooling[place]
+                # Of what the pools before have left: of two rows one.
+                sizes = min(kernel, left[0]), min(kernel, left[1])
+                layers.append(nn.MaxPool2d(sizes, (strides[0], strides[1])))
+                left = (left[0] - sizes[0]) // strides[0] + 1, (left[1] - sizes[1]) // strides[1] + 1
             before = channels
         self.picture = nn.Sequential(*layers, nn.Dropout2d(dropout), nn.Flatten())
         with torch.no_grad():

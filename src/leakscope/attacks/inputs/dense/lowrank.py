@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -27,7 +28,7 @@ from leakscope.core.refusal import Refusal
 from leakscope.core.release import Delta
 from leakscope.numerics.lowrank import Factors, factor
 from leakscope.numerics.rng import Key
-from leakscope.numerics.sparse import Direction, Whitened, refitted, sparse_directions, whitened
+from leakscope.numerics.sparse import Direction, Whitened, balanced, refitted, sparse_directions, whitened
 from leakscope.numerics.trees import Named
 from leakscope.targets.looking.dense_ends import DenseLayer, probe_inputs
 
@@ -48,6 +49,8 @@ HOPELESS = 16
 """Rounds after which a search that found less than a third is ended."""
 CONTRADICTED = 0.1
 """Residual beyond which the model contradicts the claim, so that nothing is claimed."""
+OWN = "; of each input relative to its own part of it"
+"""What the statement gains: the residual of the batch, in units of what this input leaves and no other does."""
 EXCURSION = 2.0
 """Largest value of a unit's way during several steps, in units of how far the steps moved it in the end."""
 # Inputs of noise at which units at rest are counted, before anything is searched.
@@ -74,7 +77,8 @@ class LowRank(AbstractAttack["Separable", Inputs]):
     dL/dW: (H, D), X: (B, D), delta: (B, H), zero wherever a unit is at rest (ReLU, dropout). The matrix has rank B.
     Of all factors L Q of its left factor L those with sparse columns are delta^T: the columns of Q are directions along
     which many rows of L vanish. They are found by a sparse-vector search (`numerics.sparse`) instead of the paper's
-    sampling of rows, whose cost doubles with each example. X = Q^-1 R follows, its scale from the bias.
+    sampling of rows, whose cost doubles with each example, where it can be in coordinates in which the sizes of errors
+    do not matter (`numerics.sparse.balanced`). X = Q^-1 R follows, its scale from the bias.
     Neither labels nor batch size are needed; several local steps, dropout and the rest of the model do not matter.
 
     The rank test refuses when no rank stands out (batch too large, noise) and when there are fewer units at rest per
@@ -93,6 +97,22 @@ class LowRank(AbstractAttack["Separable", Inputs]):
         return separable(seen)
 
     def _attempt(self, seen: Observation, read: Separable, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
+        # First so that small errors count as much as large ones, as where some examples were learned by heart; where
+        # rows cannot be brought to one length, or not all is explained by that, rows as they are.
+        even = balanced(read.problem) if read.factors.rank > 1 else None
+        found: list[tuple[float, Attempt[Inputs]]] = []
+        if even is not None:
+            own = dataclasses.replace(read, problem=even)
+            found.append(self._separated(seen, own, key=key.child("even"), clock=clock, watch=watch))
+            if found[0][0] <= _tolerance(seen, read):
+                return found[0][1]
+        found.insert(0, self._separated(seen, read, key=key, clock=clock, watch=watch))
+        return min(found, key=lambda one: one[0])[1]
+
+    def _separated(
+        self, seen: Observation, read: Separable, *, key: Key, clock: Clock, watch: Watch
+    ) -> tuple[float, Attempt[Inputs]]:
+        """The attempt, and the worst residual of its inputs, each of its own part; infinite without a claim."""
         rank = read.factors.rank
 
         def stop(turn: int, found: int) -> bool:
@@ -105,27 +125,30 @@ class LowRank(AbstractAttack["Separable", Inputs]):
         # G = delta^T [X, 1] fitted without one of the errors would spread what it explains over all other inputs.
         if len(directions) < rank:
             sentence = f"the update holds {rank} examples; {len(directions)} could be separated, and all are needed"
-            return Attempt(repr(self), Outcome.DIVERGED, sentence)
+            return math.inf, Attempt(repr(self), Outcome.DIVERGED, sentence)
         solved = _inputs(read, directions)
         if solved is None:
-            return Attempt(repr(self), Outcome.DIVERGED, "the bias gradient does not give the scale of an input")
+            sentence = "the bias gradient does not give the scale of an input"
+            return math.inf, Attempt(repr(self), Outcome.DIVERGED, sentence)
         inputs, errors = solved
         return self._claim(seen, read, inputs, errors)
 
-    def _claim(self, seen: Observation, read: Separable, inputs: Array, errors: Array) -> Attempt[Inputs]:
+    def _claim(self, seen: Observation, read: Separable, inputs: Array, errors: Array) -> tuple[float, Attempt[Inputs]]:
         dtype, rank = seen.release.by_name[read.layer.weight].dtype, read.factors.rank
         awake = read.resting.awake(inputs, _margin(seen, read.layer, inputs, SLACK[dtype]))
         judged = Judged(read.gradient, inputs, awake, read.problem.live)
         residual = judged.residual()
         if not residual <= CONTRADICTED:
             sentence = f"the model contradicts the separated inputs: relative residual {residual:.1e}"
-            return Attempt(repr(self), Outcome.DIVERGED, sentence)
+            return math.inf, Attempt(repr(self), Outcome.DIVERGED, sentence)
         tolerance, mixed = _tolerance(seen, read), False
         proving = bent(seen) is None and judged.witnesses() >= WITNESSES
         # Only where there is a proof to lose: it runs the model for each claim and label.
         if proving and residual <= tolerance:
             proving = not (mixed := _mixed(seen, read, inputs, residual))
-        certificate = Certificate.alike(residual, tolerance, STATEMENT, items=rank) if proving else None
+        # An example with hardly any error may be anything, and the equation still holds for the batch.
+        own = _own(read, inputs, errors, residual)
+        certificate = Certificate(own, (tolerance,) * rank, STATEMENT + OWN) if proving else None
         certified = certificate is not None and certificate.holds
         like = seen.target.parameters()[read.layer.weight]
         values = torch.from_numpy(inputs).reshape(-1, *seen.target.domain.shape).to(like.dtype)
@@ -137,13 +160,23 @@ class LowRank(AbstractAttack["Separable", Inputs]):
         attempt = settled(
             seen,
             Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate),
-            near=lambda one: hidden_distance(seen, read.layer, one, (residual,) * rank),
+            near=lambda one: tuple(map(max, hidden_distance(seen, read.layer, one, (residual,) * rank), own)),
         )
         # Behind the certificate, which is of the inputs: labels that explain the errors are no part of what it proves.
         if labels is None and attempt.claim is not None:
             labels = masked_labels(seen, read.layer, inputs)
             attempt = dataclasses.replace(attempt, claim=dataclasses.replace(attempt.claim, labels=labels))
-        return attempt
+        return max(own), attempt
+
+
+def _own(read: Separable, inputs: Array, errors: Array, residual: float) -> tuple[float, ...]:
+    """(r,) how far each input can be off, relative to itself: the residual in units of what it alone leaves.
+
+    X = (delta^T)^+ G, so that what is missing of G moves [x_s, 1] by its norm times that of row s of the pseudoinverse.
+    """
+    reach = np.linalg.norm(np.linalg.pinv(errors.T), axis=1)
+    lengths = np.linalg.norm(np.hstack([inputs, np.ones((len(inputs), 1))]), axis=1)
+    return tuple((residual * float(np.linalg.norm(read.gradient)) * reach / lengths).tolist())
 
 
 def _mixed(seen: Observation, read: Separable, inputs: Array, residual: float) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leakscope.attacks.labels.rows.known_rows import KnownRows
+from leakscope.attacks.labels.rows.together import Together
 
 Array = NDArray[np.float64]
 
@@ -33,6 +34,8 @@ LARGEST = 1e100
 """Coordinates beyond this are no features."""
 VAGUE = 0.1
 """Relative uncertainty of a share beyond which one cannot be told from half of it."""
+FAR = 2.0
+"""By how much N, as vague rows say it, may be off."""
 WHOLE = 0.15
 """How far N / m may lie from one over a whole share m of the samples."""
 
@@ -98,7 +101,11 @@ class Peeling:
         while len(self.rows) < self.space.rank and not self.stop():
             if not self._next():
                 break
-        return self._apart()
+        apart = self._apart()
+        whole = len(apart.rows) == apart.count == self.space.rank
+        if apart.rows and (not whole or max(one.vague for one in apart.rows) > SHARP) and self._together():
+            return self._apart()
+        return apart
 
     def _first(self) -> None:
         rank, misses = self.space.rank, 0
@@ -187,6 +194,64 @@ class Peeling:
         self.rows.append(Row(label, point, error, misfit, expected, parts, vague))
         self._counted()
         return True
+
+    def _together(self) -> bool:
+        """All rows again by the whole gradient, where samples of one class ran into one another; whether that went.
+
+        One row in place of two, or two that are neither, with as many samples as the rank says there are.
+        """
+        assert self.samples is not None
+        rank = self.space.rank
+        # Equal samples are no directions of their own: then there are more samples than these, by far at times.
+        if not 1 / FAR < self.samples / rank < FAR:
+            return False
+        found = [(one.label, one.features) for one in self.rows]
+        lacking = self._lacking(rank)
+        points = Together(self.known, self.rng, self.stop).run(found, lacking)
+        if points is None:
+            return False
+        labels = [label for label, _ in found] + lacking
+        rows = [self._row(label, point) for label, point in zip(labels, points, strict=True)]
+        duals = np.stack([self.space.right @ (one.error * self.space.scale) for one in rows]) / self.space.values
+        # T6: N on the diagonal, and zero between different samples.
+        if not np.abs(duals @ points.T / rank - np.eye(rank)).max() <= WHOLE:
+            return False
+        if any(one.misfit > RATIO * (one.expected + FLOOR) for one in rows):
+            return False
+        self.rows, self.samples = rows, float(rank)
+        return True
+
+    def _lacking(self, rank: int) -> list[int]:
+        """Labels of the samples that no row stands for, the likeliest first: of what the bias gradient leaves, or
+        where there is none of the rows that seem to stand for more than one."""
+        labels = np.array([one.label for one in self.rows])
+        left = np.zeros(len(self.space.scale))
+        if self.bias is None:
+            np.add.at(left, labels, [(self.samples or rank) / one.parts - 1 for one in self.rows])
+        else:
+            # N db = sum_s (p_s - e_(y_s)), and p is about the same of all samples.
+            shares = np.mean([one.error for one in self.rows], axis=0) + np.bincount(labels, minlength=len(left)) / len(
+                labels
+            )
+            left = rank * (shares - self.bias) - np.bincount(labels, minlength=len(left))
+        lacking = list[int]()
+        for _ in range(rank - len(labels)):
+            lacking.append(int(left.argmax()))
+            left[lacking[-1]] -= 1
+        return lacking
+
+    def _row(self, label: int, point: Array) -> Row:
+        """A row at these coordinates, with what it leaves of its own equation."""
+        space, error = self.space, self.known.error(point, label)
+        scaled = error * space.scale
+        size, inside = math.sqrt(float(scaled @ scaled)), space.right @ scaled
+        misfit = math.sqrt(max(size**2 - float(inside @ inside), 0.0)) / size
+        dual = inside / space.values
+        expected = float(np.linalg.norm(dual)) * space.noise * math.sqrt(len(scaled)) / size
+        spread = self.known.covariance(point, label, max(expected, misfit))
+        parts = float(dual @ point)
+        vague = math.sqrt(max(float(dual @ spread @ dual), 0.0)) / parts
+        return Row(label, point, error, misfit, expected, parts, vague)
 
     def _counted(self) -> None:
         """N: the largest of those known well, else of the more exact half, since m equal samples say N / m."""
