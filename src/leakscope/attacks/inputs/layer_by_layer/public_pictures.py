@@ -30,15 +30,7 @@ LEAST = 100
 
 
 def instance_of(attack: object) -> None:
-    """Raises `BadInput` on what is no attack, and on one that declares claims of another kind than features.
-
-    >>> from leakscope import LabelCounts, RevealedFeatures
-    >>> instance_of(RevealedFeatures())
-    >>> instance_of(LabelCounts())
-    Traceback (most recent call last):
-    ...
-    leakscope.core.errors.BadInput: ... that reveals features, got LabelCounts(ridge=3.0), which claims Labels
-    """
+    """Raises `BadInput` on what is no attack, and on one that declares claims of another kind than features."""
     if not isinstance(attack, AbstractAttack):
         raise BadInput(f"expected an attack that reveals features, got {attack!r}")
     kinds = _declared(attack)
