@@ -52,7 +52,11 @@ LOOSEST = 0.05
 REPLAYED = 1e-4
 """Relative distance of a layer's replayed gradient from the one that was sent that is rounding of float32."""
 SPREAD = 1e-3
-"""A layer whose inputs are less exact than this is not taken: everything below would be blurred."""
+"""Estimated error beyond which a row's own features are not claimed."""
+BLURRED = 0.03
+"""A layer whose inputs are less exact than this, as the worst case of rounding has it, is not taken: everything below
+would be blurred. Where samples of one class are nearly equal to the output layer the worst case is a hundred times what
+is, and their units differ further down."""
 BALANCE = 1e-3
 """Relative distance of N, as the rows say it, from the number of samples found that is rounding."""
 STATEMENT = (
@@ -278,7 +282,7 @@ class Down:
                 ended = f"the errors of {lower.name} do not tell the samples apart"
                 break
             below = fed(self.gradient[lower.weight], many * errors, self.sample.samples, self.sample.rounding)
-            if not float(np.median(below.off)) <= SPREAD:
+            if not float(np.median(below.off)) <= BLURRED:
                 ended = f"what {lower.name} was fed is known to {float(np.median(below.off)):.0e} only"
                 break
             above.append(below)
@@ -318,7 +322,7 @@ class Down:
             better = above[depth].off < above[depth - 1].off
             values = np.where(better[:, None], ahead[depth - 1], values)
             own = np.minimum(own, CAUTION * above[depth].off)
-        if not float(np.median(own)) <= SPREAD:
+        if not float(np.median(own)) <= CAUTION * BLURRED:
             return None
         residuals = np.maximum(np.maximum(own, apart), self._replay(above, ahead))
         sized = self._sized(above[0], ahead)
