@@ -381,8 +381,26 @@ def people(seed: int, quick: bool) -> Iterator[Point]:
     yield Point(f"which digit, {many} batches of 8 of one together: named right", 0.9, alone / many, "chance 0.1")
 
 
+def images(seed: int, quick: bool) -> Iterator[Point]:
+    """Pictures of a batch behind a fresh convolutional net with 100 classes, one by one, and nothing told."""
+    for source, name, least in ((PHOTOGRAPHS, "photographs", 25.0), (ls.Digits(size=16), "digits", 60.0)):
+        for turn in range(1 if quick else 2):
+            key, count = ls.Key(seed).child("images", turn), 8 if quick else 32
+            target = ls.ConvNet(16).build(source.domain, 100, key=key)
+            inputs = source.draw(count, key=key.child("secret")).reveal().inputs
+            batch = ls.Batch(inputs, torch.randint(100, (count,), generator=key.child("labels").generator()))
+            seen = ls.observe(target, batch, ls.FedSGD(), key=key)
+            began = time.process_time()
+            attempt = ls.FeatureInversion().run(seen, key=ls.Key(seed), budget=ls.Budget(seconds=20 if quick else 120))
+            seconds = time.process_time() - began
+            claimed = 0 if attempt.claim is None else len(attempt.claim.values)
+            reached = -np.inf if attempt.claim is None else ls.score(attempt.claim, batch)["psnr"].value
+            also = f"{claimed} claimed, {seconds:.0f} CPU s"
+            yield Point(f"{count} {name}, batch {turn + 1}: mean PSNR of what is claimed, dB", least, reached, also)
+
+
 PARTS: dict[str, Callable[[int, bool], Iterator[Point]]] = {
-    "depths": depths, "language": language, "people": people, "lies": lies,
+    "depths": depths, "language": language, "people": people, "images": images, "lies": lies,
 }  # fmt: skip
 
 

@@ -183,7 +183,7 @@ class Point:
 
 def soundness(seed: int, quick: bool) -> Iterator[Point]:
     """No false proof, whatever the client did."""
-    found = [trial(seed * 100_000 + turn) for turn in range(120 if quick else 1200)]
+    found = [trial(seed * 100_000 + turn) for turn in range(90 if quick else 1200)]
     for lie, _, wrong in found:
         if wrong:
             print(f"    {lie}: {wrong}")
@@ -195,7 +195,7 @@ def soundness(seed: int, quick: bool) -> Iterator[Point]:
 
 def known(seed: int, quick: bool) -> Iterator[Point]:
     """1000 classes, 512 features, nothing told: labels, counts, features."""
-    for count, many in ((10, 12), (50, 4)) if quick else ((10, 60), (50, 30), (100, 10)):
+    for count, many in ((10, 8), (50, 3)) if quick else ((10, 60), (50, 30), (100, 10)):
         for confident in (False, True):
             random = np.random.default_rng([1, seed, count, confident])
             sets, counts, wrong, rows = 0, 0, 0, 0
@@ -222,7 +222,7 @@ def known(seed: int, quick: bool) -> Iterator[Point]:
 
 def unknown(seed: int, quick: bool) -> Iterator[Point]:
     """Without the weights: what the row space excludes, beside the published procedure in the same run."""
-    for count, many in ((10, 8),) if quick else ((10, 40), (50, 12)):
+    for count, many in ((10, 6),) if quick else ((10, 40), (50, 12)):
         for confident in (False, True):
             random = np.random.default_rng([2, seed, count, confident])
             exact, seconds, published, right = 0, [], [], 0
@@ -283,7 +283,7 @@ MEASURED: tuple[Any, ...] = (
 def defended(seed: int, quick: bool) -> Iterator[Point]:
     """Each defense by an attacker who knows it, on features that are never negative."""
     for defense in KEPT if quick else (*KEPT, *MEASURED):
-        for count, many in ((10, 6),) if quick else ((10, 30), (50, 20), (100, 10)):
+        for count, many in ((10, 5),) if quick else ((10, 30), (50, 20), (100, 10)):
             for confident in (False, True):
                 yield from _defended(seed, defense, count, many, confident=confident)
 

@@ -213,6 +213,20 @@ def test_what_has_learned_nothing_says_so_and_bad_settings_are_errors() -> None:
             kind(pool, of=3)  # type: ignore[arg-type]
         with pytest.raises(ls.BadInput, match="pool"):
             kind(DIGITS)  # type: ignore[arg-type]
+        # Said when it is written, and not after a decoder was learned.
+        with pytest.raises(ls.BadInput, match=r"LabelCounts\(.*, which claims Labels"):
+            kind(pool, of=ls.LabelCounts())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mechanism", [ls.FedAvg(2, 0.1), ls.FedSGD() >> ls.Sign()])
+def test_nothing_is_learned_where_no_features_are_revealed(mechanism: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ls.FeatureImages, "learn", lambda *_, **__: pytest.fail("a decoder was learned"))
+    learner = ls.FeatureImages(DIGITS.pool(), steps=1, pictures=1)
+    setting = Setting(Fixed(), DIGITS.domain, CLASSES, mechanism)
+    attempt = learner.taught(learner.prepare(setting, key=ls.Key(5), clock=Budget().start())).run(
+        seen(secret(4, 30), mechanism), key=ls.Key(2)
+    )
+    assert attempt.outcome is ls.Outcome.REFUSED
 
 
 def test_learning_that_was_killed_goes_on_to_the_same_decoders(tmp_path: Path) -> None:

@@ -402,6 +402,8 @@ def test_of_two_that_the_layer_does_not_tell_apart_the_mean_is_no_proof(told: bo
     away = torch.cdist(attempt.claim.values.double(), inputs.flatten(1).double()).min(1).values
     assert len(away) == 4
     assert attempt.certificate.proved == tuple((told & (away < 1e-3)).tolist())
+    # An infinite residual is no equation that fails.
+    assert ("would be proved if BatchSize was told" in attempt.sentence) is not told
 
 
 def test_layers_that_share_a_bias_end_it() -> None:

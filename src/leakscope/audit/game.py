@@ -34,7 +34,6 @@ def game(mechanism: AbstractMechanism, sides: Sides, promises: Promises) -> Game
     rank, rate = threshold(len(absent))
     limit = sorted(absent, reverse=True)[rank]
     found = intervals.clopper_pearson(sum(one > limit for one in present), len(present))
-    power, allowed = promises.of_game(mechanism, rate)
     return GameRecord(
         trials=len(present),
         fpr=rate,
@@ -42,8 +41,8 @@ def game(mechanism: AbstractMechanism, sides: Sides, promises: Promises) -> Game
         low=found.low,
         high=found.high,
         shown=lower_from_scores(present, absent, delta=promises.delta),
-        power=power,
-        allowed=allowed,
+        power=promises.power(mechanism, rate),
+        allowed=promises.allowed(mechanism),
         accuracy=_mean([one.accuracy for one in audited if one is not None]),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import final
 
 from leakscope.audit.measures import SHARES, kind
@@ -41,7 +41,8 @@ class Promises:
         self._delta = delta
         self._known: dict[str, Theory | None] = {}
         self._needed: dict[str, int | None] = {}
-        self._games: dict[tuple[str, float], tuple[float | None, float | None]] = {}
+        self._allowed: dict[str, float | None] = {}
+        self._powers: dict[tuple[str, float], float | None] = {}
 
     @property
     def delta(self) -> float:
@@ -55,18 +56,30 @@ class Promises:
             self._known[name] = theory(mechanism, delta=self._delta)
         return self._known[name]
 
-    def of_game(self, mechanism: AbstractMechanism, fpr: float) -> tuple[float | None, float | None]:
-        """Of one example in the place of another: the largest share that is found, and the largest epsilon shown."""
+    def allowed(self, mechanism: AbstractMechanism) -> float | None:
+        """The largest epsilon that the replaced control may show (`replaced_epsilon`)."""
+        name = repr(mechanism)
+        if name not in self._allowed:
+            self._allowed[name] = self._unless_open(
+                mechanism, math.inf, lambda: replaced_epsilon(mechanism, delta=self._delta)
+            )
+        return self._allowed[name]
+
+    def power(self, mechanism: AbstractMechanism, fpr: float) -> float | None:
+        """The largest share of examples that are told from others in their place (`replaced_power`)."""
+        key = repr(mechanism), fpr
+        if key not in self._powers:
+            self._powers[key] = self._unless_open(mechanism, 1.0, lambda: replaced_power(mechanism, fpr=fpr))
+        return self._powers[key]
+
+    def _unless_open(
+        self, mechanism: AbstractMechanism, most: float, asked: Callable[[], float | None]
+    ) -> float | None:
+        """What is asked; `most` where nothing is promised, and None where nobody knows."""
         promised = self.of(mechanism)
         if promised is None:
-            return None, None
-        if math.isinf(promised.epsilon):
-            return 1.0, math.inf
-        key = repr(mechanism), fpr
-        if key not in self._games:
-            most = replaced_power(mechanism, fpr=fpr)
-            self._games[key] = most, replaced_epsilon(mechanism, delta=self._delta)
-        return self._games[key]
+            return None
+        return most if math.isinf(promised.epsilon) else asked()
 
     def too_few(self, mechanism: AbstractMechanism, trials: int) -> str:
         """Why scores of so many trials cannot break the promise, however good they are; empty where they could."""
@@ -90,7 +103,7 @@ def beside(
     told = plan.told_in(groups[0].scene)
     broken = _broken(mechanism, judged, told)
     said: dict[str, object] = {
-        "theory": _theory(finding, promised, judged, told) + _uncompared(mechanism, promised, judged, told),
+        "theory": _theory(finding, promises, judged, told) + _uncompared(mechanism, promised, judged, told),
         "broken": broken,
     }
     if broken:
@@ -100,10 +113,11 @@ def beside(
 
 def _theory(
     finding: Finding,
-    promised: Theory | None,
+    promises: Promises,
     judged: Judged,
     told: Told,
 ) -> str:
+    promised = promises.of(judged[0][1].mechanism)
     if promised is None:
         return ""
     if math.isinf(promised.epsilon):
@@ -113,15 +127,15 @@ def _theory(
     said = f"theory: epsilon {promised.epsilon:.3g} at delta {promised.delta:g} for one release{hidden}"
     if promised.training_epsilon < promised.epsilon:
         said += f" ({promised.training_epsilon:.3g} for a round of training where nobody knows who takes part)"
-    return said + _allowed(judged, told) + _observed(judged, promised.delta, told)
+    return said + _allowed(judged, told) + _observed(judged, promises, told)
 
 
-def _observed(judged: Judged, delta: float, told: Told) -> str:
+def _observed(judged: Judged, promises: Promises, told: Told) -> str:
     """What the replaced control has shown of epsilon, and what the event allows; empty where it was not run."""
     shown = [one.observed_epsilon for one, _ in judged if one.observed_epsilon is not None]
     if not shown or _tells_which(told):
         return ""
-    allowed = replaced_epsilon(judged[0][1].mechanism, delta=delta)
+    allowed = promises.allowed(judged[0][1].mechanism)
     most = "" if allowed is None or math.isinf(allowed) else f"; theory allows {allowed:.3g}"
     return (
         f"; an example and another in its place were told apart as by an epsilon of at least {max(shown):.3g} "

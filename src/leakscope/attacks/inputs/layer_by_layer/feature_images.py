@@ -22,7 +22,7 @@ from leakscope.core.arguments import count, instance
 from leakscope.core.attempt import ASSISTED, Attempt, Outcome
 from leakscope.core.claim import Features, Inputs
 from leakscope.core.effort import Clock, State, Watch, part_of
-from leakscope.core.errors import BadInput, NoSuchLayer
+from leakscope.core.errors import NoSuchLayer
 from leakscope.core.observation import Observation
 from leakscope.core.pool import Pool
 from leakscope.core.refusal import Refusal
@@ -54,8 +54,7 @@ class FeatureImages(AbstractLearner[Inputs]):
 
     def __post_init__(self) -> None:
         instance("pool", self.pool, Pool, "write pool(Photographs())")
-        if not isinstance(self.of, AbstractAttack):
-            raise BadInput(f"expected an attack that reveals features, got {self.of!r}")
+        public_pictures.instance_of(self.of)
         object.__setattr__(self, "steps", count("steps", self.steps))
         object.__setattr__(self, "pictures", count("pictures", self.pictures))
 
@@ -77,6 +76,9 @@ class FeatureImages(AbstractLearner[Inputs]):
             model = public_pictures.described(target)
             # Whose weights are drawn has others in each trial; what does not apply is said by each attempt.
             if model != public_pictures.described(other) or not self._applies(target):
+                return {"decoders": {}}
+            # What refuses one public picture refuses every batch, and nothing would be decoded of what was learned.
+            if public_pictures.refuses(self.of, setting.mechanism, target, self.pool, key.child("refused")):
                 return {"decoders": {}}
             tail = dense_tail(target)
         except NoSuchLayer:

@@ -15,7 +15,6 @@ from leakscope.core.arguments import instance
 from leakscope.core.attempt import ASSISTED, Attempt
 from leakscope.core.claim import Features, Inputs
 from leakscope.core.effort import Clock, Watch
-from leakscope.core.errors import BadInput
 from leakscope.core.observation import Observation
 from leakscope.core.pool import Pool
 from leakscope.core.refusal import Refusal
@@ -37,8 +36,7 @@ class FeatureNeighbors(AbstractAttack[Ready[Any], Inputs]):
 
     def __post_init__(self) -> None:
         instance("pool", self.pool, Pool, "write pool(Photographs())")
-        if not isinstance(self.of, AbstractAttack):
-            raise BadInput(f"expected an attack that reveals features, got {self.of!r}")
+        public_pictures.instance_of(self.of)
 
     @property
     def citation(self) -> str:

@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
+import typing
 from typing import Any
 
 import torch
 
-from leakscope.attacks.attack import Attack, Ready
+from leakscope.attacks.attack import AbstractAttack, Attack, Ready
 from leakscope.attacks.inputs.heads.reading import rows_fed
 from leakscope.core.attempt import Attempt, Outcome
+from leakscope.core.batch import Batch
 from leakscope.core.claim import Features, Inputs
+from leakscope.core.errors import BadInput
+from leakscope.core.facts import BatchSize, TrueLabels
+from leakscope.core.mechanism import AbstractMechanism
 from leakscope.core.observation import Observation
 from leakscope.core.pool import Pool
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import Target
+from leakscope.mechanisms.observe import observe
 from leakscope.mechanisms.running import as_run
 from leakscope.numerics import trees
+from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_tail import dense_tail
 
 LEAST = 100
 """Public pictures below which they say too little of what pictures are like."""
+
+
+def instance_of(attack: object) -> None:
+    """Raises `BadInput` on what is no attack, and on one that declares claims of another kind than features."""
+    if not isinstance(attack, AbstractAttack):
+        raise BadInput(f"expected an attack that reveals features, got {attack!r}")
+    kinds = _declared(attack)
+    if kinds and Features not in kinds:
+        named = " or ".join(sorted(kind.__name__ for kind in kinds))
+        raise BadInput(f"expected an attack that reveals features, got {attack!r}, which claims {named}")
+
+
+def _declared(attack: AbstractAttack[Any, Any]) -> set[type]:
+    """The kinds of claim that an attack says it makes; empty where it says none (`Auto` makes several)."""
+    try:
+        returned = typing.get_type_hints(type(attack)._attempt).get("return")
+    # Names that only a type checker knows.
+    except NameError:
+        return set()
+    (kind,) = typing.get_args(returned) or (Any,)
+    kinds = typing.get_args(kind) or (kind,)
+    return set(kinds) if all(isinstance(one, type) for one in kinds) else set()
 
 
 def readied(pool: Pool, of: Attack[Features], seen: Observation) -> Ready[Any] | Refusal:
@@ -36,6 +65,18 @@ def readied(pool: Pool, of: Attack[Features], seen: Observation) -> Ready[Any] |
         return Refusal(f"the pool holds {len(pool)} public pictures, and {LEAST} at least say what pictures are like")
     found = of.ready(seen)
     return Refusal(f"features are not revealed: {found.sentence}") if isinstance(found, Refusal) else found
+
+
+def refuses(of: Attack[Features], mechanism: AbstractMechanism, target: Target, pool: Pool, key: Key) -> bool:
+    """Whether the attack refuses even one public picture, told all that there is to know of it."""
+    one = pool.batch.rows(torch.arange(1))
+    one = Batch(one.inputs, torch.zeros(1, dtype=torch.int64))
+    try:
+        seen = observe(target, one, mechanism, key=key, tell=[BatchSize(1), TrueLabels((0,))])
+    # One picture may be too few for a mechanism or a normalization, which says nothing of a batch.
+    except Exception:  # noqa: BLE001
+        return False
+    return of.refusal(seen) is not None
 
 
 def revealed(inner: Attempt[Any], name: str) -> Features | Attempt[Inputs]:

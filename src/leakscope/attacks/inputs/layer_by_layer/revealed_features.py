@@ -52,7 +52,11 @@ LOOSEST = 0.05
 REPLAYED = 1e-4
 """Relative distance of a layer's replayed gradient from the one that was sent that is rounding of float32."""
 SPREAD = 1e-3
-"""A layer whose inputs are less exact than this is not taken: everything below would be blurred."""
+"""Estimated error beyond which a row's own features are not claimed."""
+BLURRED = 0.03
+"""A layer whose inputs are less exact than this, as the worst case of rounding has it, is not taken: everything below
+would be blurred. Where samples of one class are nearly equal to the output layer the worst case is a hundred times what
+is, and their units differ further down."""
 BALANCE = 1e-3
 """Relative distance of N, as the rows say it, from the number of samples found that is rounding."""
 STATEMENT = (
@@ -186,14 +190,16 @@ class RevealedFeatures(AbstractAttack[Ends, Features]):
         why = _doubted(seen, read, apart)
         if why is None and reached.sized is False:
             why = "the gradient of the layer below the output layer is that of errors of another size"
-        certificate = None
+        certificate, untold = None, 0
         if why is None:
             # Samples of one error need not be of one feature: what moves no logit that counts is not in the gradient,
             # and what is found of them is their mean.
             alone, told = many == 1, seen.knows(BatchSize)
             if not told:
                 # Then two of one error are one sample to everybody, of which what the layer does not see is a mean.
-                alone &= ~_blind(seen, read, reached)
+                blind = _blind(seen, read, reached)
+                untold = int((alone & blind & (reached.residuals <= PROVED)).sum())
+                alone &= ~blind
             residuals = tuple(np.repeat(np.where(alone, reached.residuals, np.inf), many).tolist())
             statement = STATEMENT if reached.sized else STATEMENT + ONE_FACTOR
             statement = statement if told else statement + MEAN + NEARBY
@@ -207,6 +213,12 @@ class RevealedFeatures(AbstractAttack[Ends, Features]):
             sentence += f"; not further: {reached.ended}"
         if why is not None:
             sentence += f"; no proof: {why}"
+        if untold:
+            # Else an infinite residual would read as if the equations did not hold.
+            sentence += (
+                f"; {untold} of them would be proved if BatchSize was told: {name} does not see all that it is fed, "
+                "and what was found may be the mean of several"
+            )
         return Attempt(repr(self), Outcome.CLAIMED, sentence, Features(name, values, labels, sure), certificate)
 
     def _some(self, read: Ends, known: KnownRows, apart: Apart) -> Attempt[Features]:
@@ -218,7 +230,8 @@ class RevealedFeatures(AbstractAttack[Ends, Features]):
             return Attempt(repr(self), Outcome.DIVERGED, sentence)
         values = torch.from_numpy(np.array([read.space.left @ one.features for one in good]))
         labels = torch.tensor([one.label for one in good])
-        sentence = f"{found}; what {read.tail[0].name} was fed for {len(good)} of them; no proof, which takes all"
+        why = "which takes all" if len(apart.rows) < read.space.rank else "for the others' errors are too nearly equal"
+        sentence = f"{found}; what {read.tail[0].name} was fed for {len(good)} of them; no proof, {why}"
         return Attempt(repr(self), Outcome.CLAIMED, sentence, Features(read.tail[0].name, values, labels))
 
 
@@ -269,7 +282,7 @@ class Down:
                 ended = f"the errors of {lower.name} do not tell the samples apart"
                 break
             below = fed(self.gradient[lower.weight], many * errors, self.sample.samples, self.sample.rounding)
-            if not float(np.median(below.off)) <= SPREAD:
+            if not float(np.median(below.off)) <= BLURRED:
                 ended = f"what {lower.name} was fed is known to {float(np.median(below.off)):.0e} only"
                 break
             above.append(below)
@@ -309,7 +322,7 @@ class Down:
             better = above[depth].off < above[depth - 1].off
             values = np.where(better[:, None], ahead[depth - 1], values)
             own = np.minimum(own, CAUTION * above[depth].off)
-        if not float(np.median(own)) <= SPREAD:
+        if not float(np.median(own)) <= CAUTION * BLURRED:
             return None
         residuals = np.maximum(np.maximum(own, apart), self._replay(above, ahead))
         sized = self._sized(above[0], ahead)

@@ -53,15 +53,18 @@ class Together:
         every = np.array([label for label, _ in found] + labels, np.int64)
         if len(every) != rank or rank > LARGEST_RANK or not found:
             return None
-        # Nothing is drawn where no sample is missing.
+        best: Array | None = None
+        least = FITS
+        # Nothing is drawn where no sample is missing. Where two pairs ran into one another, or three samples, how they
+        # lie is known by little more than rounding: of all starts the one that leaves least.
         for _ in range(STARTS if labels else 1):
             points = self._start(found, every)
-            if points is None or self.stop():
-                return None
+            if points is None or self.stop() or self.spent > SPENT:
+                break
             solved, left = self._solve(points, every, float(rank))
-            if left <= FITS:
-                return solved
-        return None
+            if left <= least:
+                best, least = solved, left
+        return best
 
     def _start(self, found: list[tuple[int, Array]], every: NDArray[np.int64]) -> Array | None:
         """Of each class that lacks samples a simplex across all rows of other classes, about where one was found.
@@ -149,8 +152,8 @@ class Together:
             gain = 1 - size / cost
             points, (errors, rest), cost = ahead, reached, size
             damping = max(damping / 8, 1e-13)
-            idle = idle + 1 if gain < 1e-3 else 0
-            if idle > 1:
+            idle = idle + 1 if gain < 1e-4 else 0
+            if idle > 2:
                 break
         # Noise in k C coordinates of which k^2 are fitted, and each forward pass's own.
         own = FORWARD / samples * np.linalg.norm(points, axis=1) * np.linalg.norm(errors, axis=1)
