@@ -207,10 +207,14 @@ class Peeling:
             return False
         found = [(one.label, one.features) for one in self.rows]
         lacking = self._lacking(rank)
-        points = Together(self.known, self.rng, self.stop).run(found, lacking)
+        search = Together(self.known, self.rng, self.stop)
+        points = search.run(found, lacking)
         if points is None:
             return False
         labels = [label for label, _ in found] + lacking
+        # It was asked for as many samples as directions, and says nothing of whether there are more: their shares do.
+        if not search.vague(points, np.array(labels, np.int64)) <= VAGUE:
+            return False
         rows = [self._row(label, point) for label, point in zip(labels, points, strict=True)]
         duals = np.stack([self.space.right @ (one.error * self.space.scale) for one in rows]) / self.space.values
         # T6: N on the diagonal, and zero between different samples.

@@ -26,6 +26,8 @@ GENTLE = 1e-7
 """First damping relative to the mean of the diagonal: what is weak is a millionth as steep as what is strong."""
 FITS = 1.0
 """What may be left of the gradient, in units of what rounding is expected to leave."""
+OPEN = 3.0
+"""How many samples a row may stand for, give or take, before anything is known of it."""
 FORWARD = 3e-7
 """Relative rounding of a sample's own error in its forward pass; it stays within the row space, and is in no noise."""
 
@@ -65,6 +67,41 @@ class Together:
             if left <= least:
                 best, least = solved, left
         return best
+
+    def vague(self, points: Array, labels: NDArray[np.int64]) -> float:
+        """The largest standard deviation of how many samples a class has, all features and shares m_s left open.
+
+        (1/N) sum_s m_s a_s (scale g(a_s, y_s))^T says m_s a_s, and m_s apart from a_s only as far as the softmax sees the
+        size of a_s: where it is uniform one sample is as good as six with a sixth of the features, whatever is fitted.
+        """
+        rank, samples = len(points), float(len(points))
+        errors, rest = self._residual(points, labels, samples)
+        slopes = np.stack([self._slope(one, int(y)) for one, y in zip(points, labels, strict=True)])
+        normal, _ = self._normal(points, errors, slopes, rest, samples)
+        # m_s grows by d and a_s shrinks by d: all that changes is -a_s q_s^T d / N, q_s = K_s a_s. With all a left open
+        # this is the same question as of m_s alone, without the difference of what is nearly equal.
+        seen = np.einsum("sci,si->sc", slopes, points)
+        inner = points @ points.T
+        # Against dR_jc / da_ti = (delta_ij e_tc + a_tj K_tci) / N.
+        pushed = np.einsum("tci,sc->tis", slopes, seen)
+        crossed = (errors @ seen.T)[:, None, :] * points.T[None] + inner[:, None, :] * pushed
+        crossed = crossed.reshape(rank**2, rank) / samples**2
+        # What does not show in the gradient at all is left as open as rounding leaves it.
+        normal[np.diag_indices_from(normal)] += 1e-14 * float(np.trace(normal)) / rank**2
+        # m_s shows along a_s, where each forward pass's own rounding lies as well.
+        freedom = max(rest.size - rank**2 - rank, 1)
+        noise = max(self.space.noise**2, float((rest**2).sum()) / freedom, float(self._forward(points, errors).max()))
+        try:
+            free = scipy.linalg.solve(normal, crossed, assume_a="pos", check_finite=False)
+            # What the shares change when all features follow them (Schur complement). Two samples of one class may be
+            # three and none, for all that the gradient says: `OPEN` keeps what is as good as nothing from being all.
+            left = inner * (seen @ seen.T) / samples**2 - crossed.T @ free + noise / OPEN**2 * np.eye(rank)
+            spread = scipy.linalg.solve(left, noise * np.eye(rank), assume_a="pos", check_finite=False)
+        except (scipy.linalg.LinAlgError, ValueError):
+            return math.inf
+        classes = (labels[None] == np.unique(labels)[:, None]).astype(float)
+        variances = np.einsum("cs,st,ct->c", classes, spread, classes)
+        return math.sqrt(float(np.maximum(variances, 0.0).max()))
 
     def _start(self, found: list[tuple[int, Array]], every: NDArray[np.int64]) -> Array | None:
         """Of each class that lacks samples a simplex across all rows of other classes, about where one was found.
@@ -156,9 +193,15 @@ class Together:
             if idle > 2:
                 break
         # Noise in k C coordinates of which k^2 are fitted, and each forward pass's own.
-        own = FORWARD / samples * np.linalg.norm(points, axis=1) * np.linalg.norm(errors, axis=1)
-        expected = self.space.noise**2 * rank * max(rest.shape[1] - rank, 1) + float((own**2).sum())
+        own = self._forward(points, errors) * rest.shape[1]
+        expected = self.space.noise**2 * rank * max(rest.shape[1] - rank, 1) + float(own.sum())
         return points, math.sqrt(cost / max(expected, 1e-300))
+
+    @staticmethod
+    def _forward(points: Array, errors: Array) -> Array:
+        """(k,) the variance that the forward pass of each sample leaves in a coordinate of the gradient along a_s."""
+        lengths = np.linalg.norm(points, axis=1) * np.linalg.norm(errors, axis=1)
+        return np.asarray((FORWARD / len(points) * lengths) ** 2 / errors.shape[1])
 
     def _residual(self, points: Array, labels: NDArray[np.int64], samples: float) -> tuple[Array, Array]:
         """Scaled errors (k, C) and (1/N) points^T errors - sent (k, C)."""
