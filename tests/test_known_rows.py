@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+import leakscope as ls
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
 from leakscope.attacks.labels.rows.taken_apart import KnownRows, Peeling, take_apart
 
@@ -109,6 +110,27 @@ class Peeled:
 @pytest.fixture
 def peeled(monkeypatch: pytest.MonkeyPatch) -> Peeled:
     return Peeled(monkeypatch)
+
+
+@pytest.mark.parametrize(("size", "proved"), [(1e-6, False), (1e-4, True)])
+def test_a_uniform_softmax_does_not_say_how_many_samples_a_row_stands_for(size: float, proved: bool) -> None:
+    """Without a bias, one sample of a class gives what two give with half of the features each, unless the softmax sees
+    how large these are. Taken for the rank, the number of samples was proved to be three of six."""
+    torch.manual_seed(88101)
+    net = torch.nn.Sequential(torch.nn.Linear(40, 51), torch.nn.ReLU(), torch.nn.Linear(51, 22, bias=False))
+    with torch.no_grad():
+        net[2].weight.mul_(size)
+    labels = torch.tensor([1, 1, 1, 2, 2, 5])
+    loss = torch.nn.functional.cross_entropy(net(torch.rand(6, 40)), labels)
+    slopes = torch.autograd.grad(loss, list(net.parameters()))
+    sent = {name: slope for (name, _), slope in zip(net.named_parameters(), slopes, strict=True)}
+    seen = ls.Observation(ls.Target(net, ls.Vectors(40, 0.0, 1.0), 22), ls.Gradient(sent), ls.FedSGD(), ())
+    attempt = ls.RevealedLabels().run(seen, key=ls.Key(0))
+    counted = attempt.certified and "replay" in attempt.sentence
+    assert counted is proved
+    if counted:
+        assert attempt.claim is not None
+        assert sorted(attempt.claim.values.tolist()) == labels.tolist()
 
 
 def test_true_rows_are_kept_with_their_share(peeled: Peeled) -> None:

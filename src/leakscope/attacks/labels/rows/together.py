@@ -71,8 +71,9 @@ class Together:
     def vague(self, points: Array, labels: NDArray[np.int64]) -> float:
         """The largest standard deviation of how many samples a class has, all features and shares m_s left open.
 
-        (1/N) sum_s m_s a_s (scale g(a_s, y_s))^T says m_s a_s, and m_s apart from a_s only as far as the softmax sees the
-        size of a_s: where it is uniform one sample is as good as six with a sixth of the features, whatever is fitted.
+        (1/N) sum_s m_s a_s (scale g(a_s, y_s))^T says m_s a_s, and m_s apart from a_s only as far as the softmax sees
+        the size of a_s: where it is uniform one sample is as good as six with a sixth of the features, whatever is
+        fitted.
         """
         rank, samples = len(points), float(len(points))
         errors, rest = self._residual(points, labels, samples)
