@@ -286,7 +286,10 @@ def _blurred(seen: Observation, output: OutputGradient) -> bool:
 def _apart(seen: Observation, read: Revealing, space: RowSpace, key: Key, stop: Callable[[], bool]) -> Apart:
     """The rows of the gradient, by the output layer's own weights."""
     bias = None if read.output.bias is None else read.output.bias.cpu().numpy()
-    return take_apart(known_rows(seen.target, read.output, space), bias, key.child("rows").numpy(), stop=stop)
+    told = seen.told(BatchSize).count if seen.knows(BatchSize) else None
+    return take_apart(
+        known_rows(seen.target, read.output, space), bias, key.child("rows").numpy(), stop=stop, told=told
+    )
 
 
 def _unique(space: RowSpace, apart: Apart) -> bool:

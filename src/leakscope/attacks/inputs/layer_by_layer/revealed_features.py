@@ -162,7 +162,8 @@ class RevealedFeatures(AbstractAttack[Ends, Features]):
 
         known = known_rows(seen.target, read.output, read.space)
         bias = None if read.output.bias is None else read.output.bias.cpu().numpy()
-        apart = take_apart(known, bias, key.child("rows").numpy(), stop=stop)
+        told = seen.told(BatchSize).count if seen.knows(BatchSize) else None
+        apart = take_apart(known, bias, key.child("rows").numpy(), stop=stop, told=told)
         if len(apart.rows) < read.space.rank:
             return self._some(read, known, apart)
         samples = apart.samples if clipped(seen) is not Answer.NO else float(apart.count)

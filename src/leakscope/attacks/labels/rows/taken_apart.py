@@ -34,6 +34,9 @@ LARGEST = 1e100
 """Coordinates beyond this are no features."""
 VAGUE = 0.1
 """Relative uncertainty of a share beyond which one cannot be told from half of it."""
+TOLD_APART = 0.05
+"""Standard deviation of the samples that a row stands for up to which it stands for one: of two equal samples beside a
+third, what stands for one and a half each is 4/3 and 2/3."""
 FAR = 2.0
 """By how much N, as vague rows say it, may be off."""
 WHOLE = 0.15
@@ -89,8 +92,10 @@ class Peeling:
         bias: Array | None,
         rng: np.random.Generator,
         stop: Callable[[], bool],
+        told: int | None = None,
     ) -> None:
         self.known, self.space, self.bias, self.rng, self.stop = known, known.space, bias, rng, stop
+        self.told = told
         self.samples: float | None = None
         self.rows: list[Row] = []
         self.tries = 0
@@ -213,7 +218,7 @@ class Peeling:
             return False
         labels = [label for label, _ in found] + lacking
         # It was asked for as many samples as directions, and says nothing of whether there are more: their shares do.
-        if not search.vague(points, np.array(labels, np.int64)) <= VAGUE:
+        if self.told != rank and not search.vague(points, np.array(labels, np.int64)) <= TOLD_APART:
             return False
         rows = [self._row(label, point) for label, point in zip(labels, points, strict=True)]
         duals = np.stack([self.space.right @ (one.error * self.space.scale) for one in rows]) / self.space.values
@@ -373,6 +378,7 @@ def take_apart(
     rng: np.random.Generator,
     *,
     stop: Callable[[], bool] = lambda: False,
+    told: int | None = None,
 ) -> Apart:
-    """Every sample's row of dL/dW; `bias` and `stop` as of `Peeling`."""
-    return Peeling(known, bias, rng, stop).run()
+    """Every sample's row of dL/dW; `bias`, `stop` and `told`, of how many samples, as of `Peeling`."""
+    return Peeling(known, bias, rng, stop, told).run()

@@ -69,11 +69,12 @@ class Together:
         return best
 
     def vague(self, points: Array, labels: NDArray[np.int64]) -> float:
-        """The largest standard deviation of how many samples a class has, all features and shares m_s left open.
+        """The largest standard deviation of m_s, how many samples a row stands for, with all features open.
 
         (1/N) sum_s m_s a_s (scale g(a_s, y_s))^T says m_s a_s, and m_s apart from a_s only as far as the softmax sees
         the size of a_s: where it is uniform one sample is as good as six with a sixth of the features, whatever is
-        fitted.
+        fitted. And where it is linear in the features, two samples of a class that weigh 2 : 1 are as good as two
+        others of equal weight that have the same mean and second moment.
         """
         rank, samples = len(points), float(len(points))
         errors, rest = self._residual(points, labels, samples)
@@ -94,15 +95,12 @@ class Together:
         noise = max(self.space.noise**2, float((rest**2).sum()) / freedom, float(self._forward(points, errors).max()))
         try:
             free = scipy.linalg.solve(normal, crossed, assume_a="pos", check_finite=False)
-            # What the shares change when all features follow them (Schur complement). Two samples of one class may be
-            # three and none, for all that the gradient says: `OPEN` keeps what is as good as nothing from being all.
+            # What the shares change when all features follow them (Schur complement), and what is left open of each.
             left = inner * (seen @ seen.T) / samples**2 - crossed.T @ free + noise / OPEN**2 * np.eye(rank)
             spread = scipy.linalg.solve(left, noise * np.eye(rank), assume_a="pos", check_finite=False)
         except (scipy.linalg.LinAlgError, ValueError):
             return math.inf
-        classes = (labels[None] == np.unique(labels)[:, None]).astype(float)
-        variances = np.einsum("cs,st,ct->c", classes, spread, classes)
-        return math.sqrt(float(np.maximum(variances, 0.0).max()))
+        return math.sqrt(float(np.maximum(np.diag(spread), 0.0).max()))
 
     def _start(self, found: list[tuple[int, Array]], every: NDArray[np.int64]) -> Array | None:
         """Of each class that lacks samples a simplex across all rows of other classes, about where one was found.
