@@ -34,9 +34,9 @@ LARGEST = 1e100
 """Coordinates beyond this are no features."""
 VAGUE = 0.1
 """Relative uncertainty of a share beyond which one cannot be told from half of it."""
-TOLD_APART = 0.05
-"""Standard deviation of the samples that a row stands for up to which it stands for one: of two equal samples beside a
-third, what stands for one and a half each is 4/3 and 2/3."""
+ALONE = 0.1
+"""How far from one the samples of a row may be that stands for one: of two equal samples beside a third, two rows would
+stand for 4/3 and 2/3, of four beside three for 8/7 and 6/7."""
 FAR = 2.0
 """By how much N, as vague rows say it, may be off."""
 WHOLE = 0.15
@@ -218,7 +218,7 @@ class Peeling:
             return False
         labels = [label for label, _ in found] + lacking
         # It was asked for as many samples as directions, and says nothing of whether there are more: their shares do.
-        if self.told != rank and not search.vague(points, np.array(labels, np.int64)) <= TOLD_APART:
+        if self.told != rank and not search.vague(points, np.array(labels, np.int64)) <= ALONE:
             return False
         rows = [self._row(label, point) for label, point in zip(labels, points, strict=True)]
         duals = np.stack([self.space.right @ (one.error * self.space.scale) for one in rows]) / self.space.values

@@ -69,7 +69,8 @@ class Together:
         return best
 
     def vague(self, points: Array, labels: NDArray[np.int64]) -> float:
-        """The largest standard deviation of m_s, how many samples a row stands for, with all features open.
+        """How far from one m_s may be, the number of samples that a row stands for, all features left open: the most of
+        what the gradient asks for and two standard deviations.
 
         (1/N) sum_s m_s a_s (scale g(a_s, y_s))^T says m_s a_s, and m_s apart from a_s only as far as the softmax sees
         the size of a_s: where it is uniform one sample is as good as six with a sixth of the features, whatever is
@@ -79,7 +80,7 @@ class Together:
         rank, samples = len(points), float(len(points))
         errors, rest = self._residual(points, labels, samples)
         slopes = np.stack([self._slope(one, int(y)) for one, y in zip(points, labels, strict=True)])
-        normal, _ = self._normal(points, errors, slopes, rest, samples)
+        normal, slope = self._normal(points, errors, slopes, rest, samples)
         # m_s grows by d and a_s shrinks by d: all that changes is -a_s q_s^T d / N, q_s = K_s a_s. With all a left open
         # this is the same question as of m_s alone, without the difference of what is nearly equal.
         seen = np.einsum("sci,si->sc", slopes, points)
@@ -90,17 +91,19 @@ class Together:
         crossed = crossed.reshape(rank**2, rank) / samples**2
         # What does not show in the gradient at all is left as open as rounding leaves it.
         normal[np.diag_indices_from(normal)] += 1e-14 * float(np.trace(normal)) / rank**2
-        # m_s shows along a_s, where each forward pass's own rounding lies as well.
-        freedom = max(rest.size - rank**2 - rank, 1)
-        noise = max(self.space.noise**2, float((rest**2).sum()) / freedom, float(self._forward(points, errors).max()))
+        # What is left says how exact the forward passes were; what they may be (`FITS`) leaves room for other counts.
+        noise = max(self.space.noise**2, float((rest**2).sum()) / max(rest.size - rank**2 - rank, 1))
         try:
             free = scipy.linalg.solve(normal, crossed, assume_a="pos", check_finite=False)
             # What the shares change when all features follow them (Schur complement), and what is left open of each.
             left = inner * (seen @ seen.T) / samples**2 - crossed.T @ free + noise / OPEN**2 * np.eye(rank)
-            spread = scipy.linalg.solve(left, noise * np.eye(rank), assume_a="pos", check_finite=False)
+            spread = scipy.linalg.solve(left, np.eye(rank), assume_a="pos", check_finite=False)
         except (scipy.linalg.LinAlgError, ValueError):
             return math.inf
-        return math.sqrt(float(np.maximum(np.diag(spread), 0.0).max()))
+        # The step of Gauss and Newton in m: where others fit better, what is left leans towards them.
+        leans = np.einsum("sj,jc,sc->s", points, rest, seen) / samples - free.T @ slope
+        moved = np.abs(spread @ leans) + 2 * np.sqrt(noise * np.maximum(np.diag(spread), 0.0))
+        return float(moved.max())
 
     def _start(self, found: list[tuple[int, Array]], every: NDArray[np.int64]) -> Array | None:
         """Of each class that lacks samples a simplex across all rows of other classes, about where one was found.
