@@ -120,10 +120,18 @@ class Leaked:
         return float(self.rows[:, 0].mean())
 
     def show(self) -> str:
-        """One cell of the table: each figure with the middle 95 % of updates drawn anew, sets exactly (binomial)."""
+        """One cell of the table: each figure with the middle 95 % of updates drawn anew, sets exactly (binomial).
+
+        Where all updates are alike nothing that is drawn anew differs: then Clopper-Pearson says how many updates that
+        are quite otherwise may have been missed.
+        """
         updates, random = len(self.rows), np.random.default_rng(3)
         drawn = self.rows[random.integers(updates, size=(2000, updates))].sum(1)
         spread = np.quantile(np.stack(figures(drawn)), (0.025, 0.975), axis=1)
+        unseen = 1 - binomtest(updates, updates).proportion_ci().low
+        alike = np.ptp(spread, axis=0) == 0
+        spread[0] -= np.where(alike, unseen, 0).clip(max=spread[0])
+        spread[1] += np.where(alike, unseen, 0).clip(max=1 - spread[1])
         parts = [
             f"{name} {value:.2f} [{low:.2f}, {high:.2f}]"
             for name, value, low, high in zip(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import leakscope as ls
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
 from leakscope.attacks.labels.rows.taken_apart import KnownRows, Peeling, take_apart
+from leakscope.attacks.labels.rows.together import Together
 
 Array = NDArray[np.float64]
 
@@ -78,6 +79,27 @@ def test_two_of_one_class_that_run_into_one_another_are_told_apart_by_the_whole_
     errors = np.stack([one.error * space.scale for one in apart.rows]) @ space.right.T
     products = errors / space.values @ np.stack([one.features for one in apart.rows]).T
     assert np.abs(products - 8 * np.eye(8)).max() < 1
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_steps_of_all_rows_together_are_those_of_the_gradient_by_differences(smoothing: float) -> None:
+    rng = np.random.default_rng(6)
+    weight, features, labels = rng.normal(size=(12, 3)), rng.normal(size=(3, 3)), np.array([0, 0, 4])
+    errors = errors_of(weight, features, labels, smoothing)
+    left, values, right = np.linalg.svd(features.T @ errors / 3, full_matrices=False)
+    space = RowSpace(left, values, right, 1 + rng.random(12), 0.0, 0.0, (3, 12))
+    together = Together(KnownRows(space, weight, np.zeros(12), smoothing), rng, lambda: False)
+    points = features @ left + 0.1 * rng.normal(size=(3, 3))
+    errors, rest = together._residual(points, labels, 3.0)
+    slopes = np.stack([together._slope(one, label) for one, label in zip(points, labels.tolist(), strict=True)])
+    normal, slope = together._normal(points, errors, slopes, rest, 3.0)
+    columns = []
+    for move in 1e-6 * np.eye(9).reshape(9, 3, 3):
+        ahead, behind = (together._residual(points + sign * move, labels, 3.0)[1] for sign in (1, -1))
+        columns.append((ahead - behind).ravel() / 2e-6)
+    jacobian = np.stack(columns, 1)
+    np.testing.assert_allclose(normal, jacobian.T @ jacobian, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(slope, jacobian.T @ rest.ravel(), rtol=1e-6, atol=1e-8)
 
 
 # --- what keeps a row out ----------
