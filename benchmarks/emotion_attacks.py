@@ -194,11 +194,8 @@ def attacked(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, qui
             wanted = max(WANTED[how], best_true - 0.05) if how is ls.Normalization.CORPUS else WANTED[how]
             line = f"{how.value}, {name}, ClassInputs: UAR {uar.value:.3f} ({uar.low:.3f} to {uar.high:.3f}); expected "
             if quick:
-                # a third of the rounds of 24 speakers, each .04, says no more than what its interval excludes
-                yield (
-                    f"{line}above 0.5 by its interval, {wanted:.3f} not below it",
-                    uar.low > 0.5 and uar.high >= wanted,
-                )
+                # a third of the rounds: how much is left of it they cannot say, and 24 speakers only that it leaks
+                yield f"{line}above 0.5 by its interval", uar.low > 0.5
             else:
                 yield f"{line}{wanted:.3f}", uar.value >= wanted
         if quick:

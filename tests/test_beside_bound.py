@@ -114,6 +114,25 @@ def test_the_stated_rate_is_how_often_another_trial_of_the_control_is_above_the_
         assert float((drawn[:, -1] > limits).double().mean()) == pytest.approx(rate, abs=4 * math.sqrt(rate / 20_000))
 
 
+def test_a_model_that_fails_on_many_examples_has_no_accuracy_and_its_cell_is_judged(monkeypatch: Any) -> None:
+    from tests.audit_toys import Guesses, toy_plan
+
+    from leakscope.audit import outcome
+    from leakscope.audit.cell import set_up
+    from leakscope.audit.plan import Scene
+
+    plan = toy_plan(scenes=(Scene("head", ls.Digits(size=8), ls.LinearProbe(ls.MLP((16,)), 26)),),
+                    mechanisms=(ls.HeadTraining(4, 0.5, 0.02),), attacks=(Guesses(),), batch_sizes=(4,))  # fmt: skip
+    cell = next(one for one in plan.cells() if one.role is Role.AUDITED)
+    stage = set_up(cell)
+
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("made for 4")
+
+    monkeypatch.setattr(stage.target.module, "forward", fails)
+    assert outcome._accuracy(cell, stage, cell.scene.source.public()) is None
+
+
 @pytest.mark.parametrize("probe", [ls.LinearProbe(ls.MLP((16,)), 26), None])
 def test_the_accuracy_of_a_record_is_that_of_the_released_weights(probe: Any) -> None:
     from tests.audit_toys import Guesses, toy_plan
