@@ -68,7 +68,8 @@ def test_two_of_one_class_that_run_into_one_another_are_told_apart_by_the_whole_
     space = row_space(weight.T, np.random.default_rng(0))
     assert isinstance(space, RowSpace)
     known = KnownRows(space, *(one.detach().double().numpy() for one in (layer.weight, layer.bias)))
-    apart = take_apart(known, bias, np.random.default_rng(1))
+    # As many as are told: untold, of each pair one row could stand for more of it than the other.
+    apart = take_apart(known, bias, np.random.default_rng(1), told=8)
     assert sorted(one.label for one in apart.rows) == labels.tolist()
     assert apart.times == (1,) * 8
     found = np.stack([space.left @ one.features for one in apart.rows])
@@ -134,25 +135,47 @@ def peeled(monkeypatch: pytest.MonkeyPatch) -> Peeled:
     return Peeled(monkeypatch)
 
 
-@pytest.mark.parametrize(("size", "proved"), [(1e-6, False), (1e-4, True)])
-def test_a_uniform_softmax_does_not_say_how_many_samples_a_row_stands_for(size: float, proved: bool) -> None:
-    """Without a bias, one sample of a class gives what two give with half of the features each, unless the softmax sees
-    how large these are. Taken for the rank, the number of samples was proved to be three of six."""
+@pytest.mark.parametrize(("size", "told"), [(1e-6, False), (1e-4, False), (1e-4, True)])
+def test_a_uniform_softmax_does_not_say_how_many_samples_a_row_stands_for(size: float, told: bool) -> None:
+    """One sample gives what two give with half of the features each, unless the softmax sees how large these are; taken
+    for the rank, the number of samples was proved to be three of six."""
     torch.manual_seed(88101)
     net = torch.nn.Sequential(torch.nn.Linear(40, 51), torch.nn.ReLU(), torch.nn.Linear(51, 22, bias=False))
     with torch.no_grad():
         net[2].weight.mul_(size)
-    labels = torch.tensor([1, 1, 1, 2, 2, 5])
-    loss = torch.nn.functional.cross_entropy(net(torch.rand(6, 40)), labels)
+    attempt = revealed(net, torch.rand(6, 40), torch.tensor([1, 1, 1, 2, 2, 5]), told=told)
+    assert attempt.certified is told or "replay" not in attempt.sentence
+    if told:
+        assert attempt.claim is not None
+        assert sorted(attempt.claim.values.tolist()) == [1, 1, 1, 2, 2, 5]
+
+
+@pytest.mark.parametrize(("seed", "depth", "shrink"), [(88800, 2, 0.1), (88801, 3, 0.1), (88800, 1, 0.03)])
+def test_two_of_a_class_that_weigh_two_to_one_are_not_proved_to_be_two(seed: int, depth: int, shrink: float) -> None:
+    """Where the softmax is linear in the features, two others that weigh the same have their mean and second moment."""
+    torch.manual_seed(seed)
+    hidden = [torch.nn.Linear(64, 64), torch.nn.ReLU()]
+    for _ in range(depth - 1):
+        hidden += [torch.nn.Linear(64, 64), torch.nn.ReLU()]
+    pictures = shrink * torch.rand(3, 64)
+    pictures[2] = pictures[0]
+    attempt = revealed(
+        torch.nn.Sequential(*hidden, torch.nn.Linear(64, 30)), pictures, torch.zeros(3, dtype=torch.long)
+    )
+    if attempt.certified and "replay" in attempt.sentence:
+        assert attempt.claim is not None
+        assert len(attempt.claim.values) == 3
+
+
+def revealed(net: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor, *, told: bool = False) -> ls.Attempt:
+    """`RevealedLabels` on the gradient of a client in plain PyTorch."""
+    loss = torch.nn.functional.cross_entropy(net(inputs), labels)
     slopes = torch.autograd.grad(loss, list(net.parameters()))
     sent = {name: slope for (name, _), slope in zip(net.named_parameters(), slopes, strict=True)}
-    seen = ls.Observation(ls.Target(net, ls.Vectors(40, 0.0, 1.0), 22), ls.Gradient(sent), ls.FedSGD(), ())
-    attempt = ls.RevealedLabels().run(seen, key=ls.Key(0))
-    counted = attempt.certified and "replay" in attempt.sentence
-    assert counted is proved
-    if counted:
-        assert attempt.claim is not None
-        assert sorted(attempt.claim.values.tolist()) == labels.tolist()
+    facts = (ls.BatchSize(len(labels)),) if told else ()
+    domain = ls.Vectors(inputs.shape[1], 0.0, 1.0)
+    target = ls.Target(net, domain, net[-1].out_features)
+    return ls.RevealedLabels().run(ls.Observation(target, ls.Gradient(sent), ls.FedSGD(), facts), key=ls.Key(0))
 
 
 def test_true_rows_are_kept_with_their_share(peeled: Peeled) -> None:

@@ -12,7 +12,7 @@ from leakscope.attacks.inputs.heads.reading import rows_fed
 from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.batch import Batch
 from leakscope.core.claim import Features, Inputs
-from leakscope.core.errors import BadInput
+from leakscope.core.errors import BadInput, LeakscopeError
 from leakscope.core.facts import BatchSize, TrueLabels
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.core.observation import Observation
@@ -74,7 +74,7 @@ def refuses(of: Attack[Features], mechanism: AbstractMechanism, target: Target, 
     try:
         seen = observe(target, one, mechanism, key=key, tell=[BatchSize(1), TrueLabels((0,))])
     # One picture may be too few for a mechanism or a normalization, which says nothing of a batch.
-    except Exception:  # noqa: BLE001
+    except (LeakscopeError, ValueError, RuntimeError):
         return False
     return of.refusal(seen) is not None
 

@@ -17,7 +17,7 @@ from leakscope.attacks.inputs.layer_by_layer.layer_below import confirmed
 from leakscope.attacks.inputs.layer_by_layer.one_layer import Fed, Mask, awake, fed, remasked
 from leakscope.attacks.labels.rows.known_rows import KnownRows, known_rows, spread
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
-from leakscope.attacks.labels.rows.taken_apart import Apart, Row, take_apart
+from leakscope.attacks.labels.rows.taken_apart import Apart, row_rounding, take_apart
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
 from leakscope.attacks.parts.reading.proof import MEAN, bent, miscounted, strange
 from leakscope.attacks.parts.reading.unseen import OPEN, unseen
@@ -393,23 +393,6 @@ class Down:
             size = max(float(np.linalg.norm(np.abs(terms).sum(0))), 1e-300)
             worst = max(worst, float(np.linalg.norm(terms.sum(0) - sent)) / size)
         return 0.0 if worst <= REPLAYED else worst
-
-
-def row_rounding(known: KnownRows, row: Row) -> float:
-    """Relative error of a row g = softmax(W h + b) - e_y: its misfit, and what that leaves open of the row itself.
-
-    Where there are few more classes than unknowns a row that is wrong fits nearly as well: what the fit leaves of the
-    equations, which may be two, says by chance less than there is, so that what rounding lets expect counts where it is
-    more.
-    """
-    misfit = max(row.misfit, row.expected, 1e-7)
-    # dg = (diag p - p p^T) W dh, p being g and the labels, smoothed or not, that were taken off.
-    shares = known.error(row.features, row.label) + known.smoothing / len(known.slopes)
-    shares[row.label] += 1.0 - known.smoothing
-    slope = shares[:, None] * (known.slopes - shares @ known.slopes)
-    covariance = known.covariance(row.features, row.label, misfit)
-    off = math.sqrt(max(float(np.trace(slope @ covariance @ slope.T)), 0.0))
-    return max(misfit, off / max(float(np.linalg.norm(row.error)), 1e-300))
 
 
 def _blind(seen: Observation, read: Ends, reached: Reached) -> NDArray[np.bool_]:

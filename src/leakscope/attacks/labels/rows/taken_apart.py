@@ -382,3 +382,20 @@ def take_apart(
 ) -> Apart:
     """Every sample's row of dL/dW; `bias`, `stop` and `told`, of how many samples, as of `Peeling`."""
     return Peeling(known, bias, rng, stop, told).run()
+
+
+def row_rounding(known: KnownRows, row: Row) -> float:
+    """Relative error of a row g = softmax(W h + b) - e_y: its misfit, and what that leaves open of the row itself.
+
+    Where there are few more classes than unknowns a row that is wrong fits nearly as well: what the fit leaves of the
+    equations, which may be two, says by chance less than there is, so that what rounding lets expect counts where it is
+    more.
+    """
+    misfit = max(row.misfit, row.expected, 1e-7)
+    # dg = (diag p - p p^T) W dh, p being g and the labels, smoothed or not, that were taken off.
+    shares = known.error(row.features, row.label) + known.smoothing / len(known.slopes)
+    shares[row.label] += 1.0 - known.smoothing
+    slope = shares[:, None] * (known.slopes - shares @ known.slopes)
+    covariance = known.covariance(row.features, row.label, misfit)
+    off = math.sqrt(max(float(np.trace(slope @ covariance @ slope.T)), 0.0))
+    return max(misfit, off / max(float(np.linalg.norm(row.error)), 1e-300))
