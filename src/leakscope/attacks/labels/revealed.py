@@ -15,10 +15,10 @@ from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.labels.rows.behind_noise import LEVEL, Fallen, fallen
 from leakscope.attacks.labels.rows.excluded import Excluded, excluded
-from leakscope.attacks.labels.rows.known_rows import known_rows
+from leakscope.attacks.labels.rows.known_rows import known_rows, told_rows
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
 from leakscope.attacks.labels.rows.signed import Signed, proved_counts, signed
-from leakscope.attacks.labels.rows.taken_apart import ONE, RATIO, Apart, take_apart
+from leakscope.attacks.labels.rows.taken_apart import ONE, RATIO, UNEVEN, Apart, take_apart
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
 from leakscope.attacks.parts.reading.proof import bent, miscounted, strange, undeclared
 from leakscope.core.attempt import Attempt, Certificate, Outcome
@@ -251,6 +251,8 @@ def samples_apart(
     apart = _apart(seen, read, read.space, key, stop)
     if len(apart.rows) != read.space.rank and (whole or not apart.rows):
         return f"{len(apart.rows)} of {read.space.rank} rows were found"
+    if apart.open and whole:
+        return f"{UNEVEN}, and no number of samples was told"
     if not _unique(read.space, apart):
         return f"{read.space.shape[1]} classes are too few for {read.space.rank} samples of that many labels"
     if seen.knows(BatchSize) and apart.count > seen.told(BatchSize).count:
@@ -286,10 +288,8 @@ def _blurred(seen: Observation, output: OutputGradient) -> bool:
 def _apart(seen: Observation, read: Revealing, space: RowSpace, key: Key, stop: Callable[[], bool]) -> Apart:
     """The rows of the gradient, by the output layer's own weights."""
     bias = None if read.output.bias is None else read.output.bias.cpu().numpy()
-    told = seen.told(BatchSize).count if seen.knows(BatchSize) else None
-    return take_apart(
-        known_rows(seen.target, read.output, space), bias, key.child("rows").numpy(), stop=stop, told=told
-    )
+    known, rng = known_rows(seen.target, read.output, space), key.child("rows").numpy()
+    return take_apart(known, bias, rng, stop=stop, told=told_rows(seen))
 
 
 def _unique(space: RowSpace, apart: Apart) -> bool:

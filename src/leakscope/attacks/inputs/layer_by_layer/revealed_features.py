@@ -15,9 +15,9 @@ from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.layer_by_layer.layer_below import confirmed
 from leakscope.attacks.inputs.layer_by_layer.one_layer import Fed, Mask, awake, fed, remasked
-from leakscope.attacks.labels.rows.known_rows import KnownRows, known_rows, spread
+from leakscope.attacks.labels.rows.known_rows import KnownRows, known_rows, spread, told_rows
 from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
-from leakscope.attacks.labels.rows.taken_apart import Apart, row_rounding, take_apart
+from leakscope.attacks.labels.rows.taken_apart import UNEVEN, Apart, row_rounding, take_apart
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
 from leakscope.attacks.parts.reading.proof import MEAN, bent, miscounted, strange
 from leakscope.attacks.parts.reading.unseen import OPEN, unseen
@@ -162,8 +162,7 @@ class RevealedFeatures(AbstractAttack[Ends, Features]):
 
         known = known_rows(seen.target, read.output, read.space)
         bias = None if read.output.bias is None else read.output.bias.cpu().numpy()
-        told = seen.told(BatchSize).count if seen.knows(BatchSize) else None
-        apart = take_apart(known, bias, key.child("rows").numpy(), stop=stop, told=told)
+        apart = take_apart(known, bias, key.child("rows").numpy(), stop=stop, told=told_rows(seen))
         if len(apart.rows) < read.space.rank:
             return self._some(read, known, apart)
         samples = apart.samples if clipped(seen) is not Answer.NO else float(apart.count)
@@ -431,6 +430,8 @@ def _doubted(seen: Observation, read: Ends, apart: Apart) -> str | None:
         return refusal.sentence
     if keeps_inputs(seen.mechanism) is not Answer.YES:
         return "the client may have changed its inputs"
+    if apart.open:
+        return f"{UNEVEN}; it would be proved if BatchSize was told"
     why = miscounted(seen, apart.count, "samples", each=not acts_as(seen.target.loss, NextToken))
     if why is not None:
         return why

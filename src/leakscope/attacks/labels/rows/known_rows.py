@@ -11,8 +11,12 @@ from numpy.typing import NDArray
 
 from leakscope.attacks.labels.rows.row_space import RowSpace
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient
+from leakscope.core.facts import BatchSize
+from leakscope.core.observation import Observation
+from leakscope.core.overriding import acts_as
 from leakscope.core.target import Target
 from leakscope.targets.looking.dense_ends import at
+from leakscope.targets.losses import NextToken
 
 Array = NDArray[np.float64]
 
@@ -155,6 +159,11 @@ def known_rows(target: Target, output: OutputGradient, space: RowSpace) -> Known
     """The systems of the output layer whose gradient `output` is, at the weights that `target` has."""
     weight, offset = (value.double().cpu().numpy() for value in at(target, output.layer))
     return KnownRows(space, weight, offset, output.smoothing)
+
+
+def told_rows(seen: Observation) -> int | None:
+    """How many samples were told; None where no number was, and of texts, each of which has a row for each place."""
+    return seen.told(BatchSize).count if seen.knows(BatchSize) and not acts_as(seen.target.loss, NextToken) else None
 
 
 def spread(known: KnownRows, features: Array, label: int, misfit: float) -> float:

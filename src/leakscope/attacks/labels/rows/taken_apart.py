@@ -37,6 +37,8 @@ VAGUE = 0.1
 ALONE = 0.1
 """How far from one the samples of a row may be that stands for one: of two equal samples beside a third, two rows would
 stand for 4/3 and 2/3, of four beside three for 8/7 and 6/7."""
+UNEVEN = "of samples of one class that are nearly equal to the output layer one may be there more often than another"
+"""What is said of rows whose numbers of samples are open."""
 FAR = 2.0
 """By how much N, as vague rows say it, may be off."""
 WHOLE = 0.15
@@ -65,12 +67,16 @@ class Row:
 @final
 @dataclass(frozen=True, eq=False)
 class Apart:
-    """What was found: rows, N as the rows say it, each row's number of samples, and how many tries it took."""
+    """What was found: rows, N as the rows say it, each row's number of samples, and how many tries it took.
+
+    open: whether other numbers of samples, with other features, explain the gradient as well.
+    """
 
     rows: tuple[Row, ...]
     samples: float
     times: tuple[int, ...]
     tries: int
+    open: bool = False
 
     @property
     def count(self) -> int:
@@ -95,7 +101,7 @@ class Peeling:
         told: int | None = None,
     ) -> None:
         self.known, self.space, self.bias, self.rng, self.stop = known, known.space, bias, rng, stop
-        self.told = told
+        self.told, self.open = told, False
         self.samples: float | None = None
         self.rows: list[Row] = []
         self.tries = 0
@@ -203,12 +209,13 @@ class Peeling:
     def _together(self) -> bool:
         """All rows again by the whole gradient, where samples of one class ran into one another; whether that went.
 
-        One row in place of two, or two that are neither, with as many samples as the rank says there are.
+        One row in place of two, or two that are neither, with as many samples as the rank says there are. Whether there
+        are more, of which some are equal, it says nothing of: that is `open` where the shares of rows do not tell.
         """
         assert self.samples is not None
         rank = self.space.rank
         # Equal samples are no directions of their own: then there are more samples than these, by far at times.
-        if not 1 / FAR < self.samples / rank < FAR:
+        if not 1 / FAR < self.samples / rank < FAR or self.told not in (None, rank):
             return False
         found = [(one.label, one.features) for one in self.rows]
         lacking = self._lacking(rank)
@@ -217,9 +224,6 @@ class Peeling:
         if points is None:
             return False
         labels = [label for label, _ in found] + lacking
-        # It was asked for as many samples as directions, and says nothing of whether there are more: their shares do.
-        if self.told != rank and not search.vague(points, np.array(labels, np.int64)) <= ALONE:
-            return False
         rows = [self._row(label, point) for label, point in zip(labels, points, strict=True)]
         duals = np.stack([self.space.right @ (one.error * self.space.scale) for one in rows]) / self.space.values
         # T6: N on the diagonal, and zero between different samples.
@@ -228,6 +232,7 @@ class Peeling:
         if any(one.misfit > RATIO * (one.expected + FLOOR) for one in rows):
             return False
         self.rows, self.samples = rows, float(rank)
+        self.open = self.told != rank and not search.vague(points, np.array(labels, np.int64)) <= ALONE
         return True
 
     def _lacking(self, rank: int) -> list[int]:
@@ -280,7 +285,7 @@ class Peeling:
             times = self._times(samples, parts, vague)
             samples = float((weights * parts * times).sum() / weights.sum())
         times = self._times(samples, parts, vague)
-        return Apart(tuple(self.rows), samples, tuple(int(one) for one in times), self.tries)
+        return Apart(tuple(self.rows), samples, tuple(int(one) for one in times), self.tries, self.open)
 
     @staticmethod
     def _times(samples: float, parts: Array, vague: Array) -> Array:
