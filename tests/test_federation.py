@@ -436,7 +436,7 @@ def test_every_round_is_told() -> None:
     ("build", "said"),
     [
         (lambda: ls.Federation(ls.HeadTraining(2, 0.1)), "expected what a client does"),
-        (lambda: ls.Federation(ls.FedSGD(), rounds=0), "expected rounds >= 1"),
+        (lambda: ls.Federation(ls.FedSGD(), rounds=0), "expected 1 <= rounds"),
         (lambda: ls.Federation(ls.FedSGD(), fraction=0.0), "0 < fraction <= 1"),
         (lambda: ls.Federation(ls.FedSGD(), fraction=math.nan), "0 < fraction <= 1"),
         (lambda: ls.Federation(ls.FedSGD(), batch=0), "expected batch >= 1"),

@@ -66,6 +66,17 @@ def errors(claim, batch, model):
     return (claim.values - true).square().sum(1), (known.prior.means - true).square().sum(1)
 
 
+def test_what_noise_leaves_of_pictures_from_heads_is_the_regression() -> None:
+    """Undefended the closed form ends the matter; behind noise of nothing a regression on few heads cleared it."""
+    attack = ls.HeadImages(DIGITS.pool(), steps=5, heads=40)
+    left = attack.remaining
+    assert left == dataclasses.replace(attack, closed=False)
+    assert left.remaining is None
+    found = prepared(left).run(seen(), key=KEY)
+    assert "regression on 40 public heads" in found.sentence
+    assert "regression" not in prepared(attack).run(seen(), key=KEY).sentence
+
+
 def test_features_are_far_nearer_than_class_means():
     gained = []
     for seed in range(4):

@@ -46,12 +46,14 @@ class Level:
 
 def figures(groups: Sequence[GroupVerdict]) -> tuple[Drawing, ...]:
     """For each scene, batch size and attack with two finite epsilons or more whose replaced control was run."""
-    together: dict[tuple[str, str, str], list[GroupVerdict]] = {}
+    together: dict[tuple[str, str, str, str], list[GroupVerdict]] = {}
     for group in groups:
         scene, batch, _, attack = coordinates(group.title)
-        together.setdefault((scene, batch, attack), []).append(group)
+        # Levels of one training: its undefended trials are the same ones.
+        bare = "" if group.undefended_game is None else group.undefended_game.model_dump_json()
+        together.setdefault((scene, batch, attack, bare), []).append(group)
     found = []
-    for (scene, batch, attack), own in together.items():
+    for (scene, batch, attack, _), own in together.items():
         levels = _levels(own)
         if sum(math.isfinite(one.epsilon) for one in levels) >= FEWEST:
             # the name alone: all settings stand in the groups
@@ -131,7 +133,9 @@ def _epsilons(axes: Axes, levels: Sequence[Level]) -> None:
     axes.set_yscale("symlog", linthresh=1.0)
     most = max([1.0, *(one.game.shown for one in levels), *(value for _, value in finite)])
     axes.set_ylim(-0.15, 3 * most)
-    ticks = [0.0, 1.0, *(10.0**power for power in range(1, math.ceil(math.log10(3 * most))))]
+    powers = range(1, math.ceil(math.log10(3 * most)))
+    # Five at most, however small the noise.
+    ticks = [0.0, 1.0, *(10.0**power for power in powers[:: math.ceil(len(powers) / 5) or 1])]
     axes.set_yticks(ticks, [number(one) for one in ticks])
     axes.minorticks_off()
     axes.set_ylabel("epsilon, replaced")
@@ -181,6 +185,11 @@ def _note(levels: Sequence[Level]) -> str:
         said.append(
             f"More is shown than is allowed at epsilon {', '.join(doubtful)}: of such limits one in twenty errs, and a "
             "promise is called broken where one in a thousand would."
+        )
+    lucky = [one.name for one in levels if one.game.power is not None and one.game.found > one.game.power]
+    if lucky:
+        said.append(
+            f"At epsilon {', '.join(lucky)} more was found than the bound is, which the interval is to be held to."
         )
     broken = [one.name for one in levels if one.broken]
     if broken:

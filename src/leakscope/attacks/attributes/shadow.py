@@ -159,10 +159,17 @@ class ShadowUpdates(AbstractLearner[Attribute]):
                 continue
             sink = Reading(self.signals, federation, people, layers)
             federation.run(target, people, key=key.child("shadow", turn), into=sink)
-            vectors.append([torch.stack(own) for own in sink.vectors])
+            # By Poisson sampling nobody may take part.
+            if sink.persons:
+                vectors.append([torch.stack(own) for own in sink.vectors])
             clients += sink.persons
             clock.keep(_kept(turn + 1, vectors, clients))
             watch(Progress((turn + 1) / (self.shadows + 1), 0.0, f"played {turn + 1} of {self.shadows} federations"))
+        if not vectors:
+            raise BadInput(
+                f"nobody took part in {self.shadows} shadow federations of {len(people)} public clients; raise rounds, "
+                "fraction or shadows"
+            )
         joined = tuple(torch.cat([turn[place] for turn in vectors]) for place in range(len(self.signals)))
         return Played(joined, tuple(layers[one.layer - 1].shape for one in self.signals), torch.tensor(clients))
 

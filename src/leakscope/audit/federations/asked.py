@@ -63,7 +63,7 @@ class People:
         if attribute == SPEAKER:
             return self._speaker(key)
         sides = []
-        for name, source in (("public", self.public), ("private", self.private)):
+        for source in (self.public, self.private):
             known = [*source.annotations(), _emotion(source)]
             whose = _named(known, SPEAKER)
             if attribute == EMOTION:
@@ -73,7 +73,8 @@ class People:
                 known.append(_divided(whose, self.each, key.child("clients")))
             owner = CLIENT if attribute == EMOTION else SPEAKER
             if self.shuffled:
-                known = _shuffled(known, attribute, owner, key.child("shuffled", name))
+                # of the people, whichever side they are on: attacked by each other, both halves have one truth
+                known = _shuffled(known, attribute, owner, key.child("shuffled", repr(source)))
             sides.append((source.load(), tuple(known)))
         (batch, annotations), (mine, own) = sides
         people = Population.of_owners(mine, own, owner=CLIENT)

@@ -27,10 +27,15 @@ def check(plan: FederationPlan) -> None:
     _somewhere(_built(plan, scene) for scene in plan.scenes)
 
 
-def of_this_plan(plan: FederationPlan, records: Path) -> None:
-    """Raises `BadPlan` where the folder of records holds cells that the plan has not: its page would lose them."""
+def of_this_plan(plan: FederationPlan, records: Path, *, begun: FederationPlan | None = None) -> None:
+    """Raises `BadPlan` where the folder of records holds cells that the plan has not: its page would lose them.
+
+    begun: the plan that the folder was begun with, which counts as long as it has no record.
+    """
     own = {cell.spec.identity for cell in plan.cells()}
     there = [path.stem for path in sorted(records.glob("*.json"))] if records.is_dir() else []
+    if begun is not None:
+        there = list(dict.fromkeys([*there, *(cell.spec.identity for cell in begun.cells())]))
     strange = [name for name in there if name not in own]
     if strange:
         raise BadPlan(

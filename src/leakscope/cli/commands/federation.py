@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import final
 
 from leakscope.audit.federations import fit
+from leakscope.audit.federations.plan import FederationPlan
 from leakscope.audit.federations.run import RECORDS, Finished, run
 from leakscope.cli import console, ending
 from leakscope.cli.ending import Exit
 from leakscope.cli.federated import built
 from leakscope.cli.options.federation import PLAN_OF
-from leakscope.cli.text.federation import WrittenFederations
+from leakscope.cli.text.federation import WrittenFederations, read
 from leakscope.core.effort import Progress
+from leakscope.core.errors import LeakscopeError
 from leakscope.ledger.files import write_atomically
 from leakscope.ledger.folders import private_folder
 from leakscope.ledger.played import Part, PlayedRow
@@ -31,7 +33,7 @@ def federation(written: WrittenFederations, folder: Path, *, as_json: bool) -> E
     plan = built(written)
     # before anything is written: a folder of another plan stays what it is
     fit.check(plan)
-    fit.of_this_plan(plan, folder / RECORDS)
+    fit.of_this_plan(plan, folder / RECORDS, begun=_begun(folder / PLAN_OF))
     private_folder(folder)
     write_atomically(folder / PLAN_OF, written.sheet.text.encode())
     found = run(plan, folder, tell=console.say, watch=_Spoken())
@@ -47,6 +49,14 @@ def federation(written: WrittenFederations, folder: Path, *, as_json: bool) -> E
         console.say(f"stopped; {left} of {found.summary.planned} cells are left. Go on with: {again}")
         return Exit.INCOMPLETE
     return ending.code(found.summary.word)
+
+
+def _begun(file: Path) -> FederationPlan | None:
+    """The plan that the folder was begun with; None where there is none, or none that can still be read."""
+    try:
+        return built(read(file)) if file.is_file() else None
+    except LeakscopeError:
+        return None
 
 
 @final

@@ -12,6 +12,9 @@ from leakscope.mechanisms.compose import AbstractProtocol, Defended
 from leakscope.mechanisms.defenses.clip import Clip
 from leakscope.mechanisms.defenses.noise import GaussianNoise
 
+LOUDEST = 1e6
+"""Noise beyond which nothing is left of an update, and accountants divide by what rounds to zero."""
+
 
 @final
 class NoiseBy(enum.Enum):
@@ -29,7 +32,7 @@ class NoiseBy(enum.Enum):
 class UserLevel:
     """sum_k min(1, C / ||u_k||_2) u_k + N(0, (z C)^2), over m: DP-FedAvg (McMahan et al. 2018, arXiv:1710.06963).
 
-    clip: C > 0, of a client's whole update, in its units. noise_multiplier: z >= 0, in units of C, of the noise in the
+    clip: C > 0, of a client's whole update, in its units. noise_multiplier: z, 0 to 10^6, in units of C, of the noise in the
     sum of one round. Divided is by m, how many clients a round is expected to have, a public constant.
     by: CLIENTS, each adds noise of z C / sqrt(m), so that single updates are noisy too and the sum of m has z C; or
     SERVER, which adds it to the sum: whoever sees single updates sees them without noise.
@@ -47,7 +50,9 @@ class UserLevel:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "clip", number("clip", self.clip, low=0, low_open=True))
-        object.__setattr__(self, "noise_multiplier", number("noise_multiplier", self.noise_multiplier, low=0))
+        object.__setattr__(
+            self, "noise_multiplier", number("noise_multiplier", self.noise_multiplier, low=0, high=LOUDEST)
+        )
         object.__setattr__(self, "by", member("by", self.by, NoiseBy))
 
     def share(self, clients: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import torch
@@ -17,10 +17,11 @@ from leakscope.attacks.inputs.heads import decoder
 from leakscope.attacks.inputs.heads.head_features import many
 from leakscope.attacks.inputs.heads.inversion import invert
 from leakscope.attacks.inputs.heads.learning import UNFIT, backbone, read_learned, teachable
-from leakscope.attacks.inputs.heads.reading import Public, SeenHead, features_of, unclosed
+from leakscope.attacks.inputs.heads.reading import Public, SeenHead, features_of
+from leakscope.attacks.inputs.heads.reading import unclosed as reason
 from leakscope.attacks.inputs.heads.regression import Reading, made
 from leakscope.attacks.preparing import AbstractLearner, Learned, Setting
-from leakscope.core.arguments import count, instance
+from leakscope.core.arguments import count, flag, instance
 from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Inputs
 from leakscope.core.effort import Clock, Progress, State, Watch, part_of
@@ -54,6 +55,8 @@ class HeadImages(AbstractLearner[Inputs]):
     pool: public pictures of all classes. each: examples of each class behind the attacked head. steps: of D's training.
     heads: public ones that D learns from, `HEADS` where it is None. pictures: to how many a smaller pool is enlarged by
     moved copies, `PICTURES` where it is None; the backbone is run on each. All >= 1, or `BadInput` is raised.
+    closed: whether heads are inverted where their training has a closed form. Without it a regression on public heads
+    reads all, which is what noise and Adam leave (`remaining`).
     """
 
     pool: Pool
@@ -61,6 +64,7 @@ class HeadImages(AbstractLearner[Inputs]):
     steps: int = 5000
     heads: int | None = None
     pictures: int | None = None
+    closed: bool = True
 
     needs: ClassVar[frozenset[type[Fact]]] = frozenset({BatchSize})
     reads: ClassVar[frozenset[type[AbstractRelease]]] = frozenset({Weights})
@@ -73,6 +77,16 @@ class HeadImages(AbstractLearner[Inputs]):
         for name in ("heads", "pictures"):
             given = getattr(self, name)
             object.__setattr__(self, name, None if given is None else count(name, given))
+        flag("closed", self.closed)
+
+    @property
+    def remaining(self) -> HeadImages | None:
+        """The regression: the closed form bears no noise, however little, and undefended it ends the matter."""
+        return replace(self, closed=False) if self.closed else None
+
+    def unclosed(self, mechanism: AbstractMechanism) -> str | None:
+        """Why heads of this mechanism are read by a regression; None where they are inverted."""
+        return reason(mechanism) if self.closed else "no closed form is asked for"
 
     @property
     def citation(self) -> str:
@@ -118,8 +132,8 @@ class HeadImages(AbstractLearner[Inputs]):
         pictures, labels = enlarged(self.pool, self.pictures, key.child("copies").generator())
         features = features_of(target, known.layer, pictures)
         prior, classes, reading = known.prior.mean_of(self.each), target.classes, None
-        passes = 1 if unclosed(mechanism) is None else 2
-        if unclosed(mechanism) is not None:
+        passes = 1 if self.unclosed(mechanism) is None else 2
+        if self.unclosed(mechanism) is not None:
             # other heads than those of the lessons, whose errors would be too small
             others = made(mechanism, features, labels, self.each, self.many, key=key.child("reading"))
             others = self._watched(others, part_of(watch, 0.0, 0.5))
@@ -210,7 +224,7 @@ class DecodedHead(AbstractAttack[SeenHead, Inputs]):
             return Attempt(repr(self), Outcome.DIVERGED, "the features are not finite: the declared training diverges")
         classes = torch.arange(len(found))
         claim = Inputs(self.decoded(found, classes, seen.target), classes)
-        why = unclosed(seen.mechanism)
+        why = self.learner.unclosed(seen.mechanism)
         how = "" if why is None else f" read by a regression on {self.learner.many} public heads, as {why};"
         said = f"{many(read)}{how} decoded by what {len(self.learner.pool)} public pictures taught"
         return Attempt(repr(self), Outcome.CLAIMED, said, claim)
