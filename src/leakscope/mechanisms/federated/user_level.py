@@ -32,8 +32,8 @@ class NoiseBy(enum.Enum):
 class UserLevel:
     """sum_k min(1, C / ||u_k||_2) u_k + N(0, (z C)^2), over m: DP-FedAvg (McMahan et al. 2018, arXiv:1710.06963).
 
-    clip: C > 0, of a client's whole update, in its units. noise_multiplier: z, 0 to 10^6, in units of C, of the noise in the
-    sum of one round. Divided is by m, how many clients a round is expected to have, a public constant.
+    clip: C > 0, of a client's whole update, in its units. noise_multiplier: z, 0 to 10^6, in units of C, of the noise
+    in the sum of one round. Divided is by m, how many clients a round is expected to have, a public constant.
     by: CLIENTS, each adds noise of z C / sqrt(m), so that single updates are noisy too and the sum of m has z C; or
     SERVER, which adds it to the sum: whoever sees single updates sees them without noise.
     What it is worth: `bounds.user_level.models_epsilon`. Raises `BadInput` on other values.

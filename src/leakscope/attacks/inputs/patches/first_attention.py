@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -39,6 +40,10 @@ from leakscope.targets.looking.patch_entry import PatchEntry, patch_entry
 EXACT = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest relative residual that counts as exact, by the dtype of the release, as for `LinearLayer`."""
 STATEMENT = "|observed - gradient of the claimed image with the best label| / |observed|, over all parameters"
+CAUTION = 4.0
+"""By what an estimated error is multiplied before it counts: it is of one draw."""
+PER_RESIDUAL = 10.0
+"""Errors of pixels, in units of the range, that a proof of a residual of one stands for (`scoring.proved`)."""
 
 
 @final
@@ -71,7 +76,7 @@ class FirstAttention(AbstractAttack[tuple[PatchEntry, Solution], Inputs]):
     def _attempt(
         self, seen: Observation, read: tuple[PatchEntry, Solution], *, key: Key, clock: Clock, watch: Watch
     ) -> Attempt[Inputs]:
-        del key, clock, watch
+        del clock, watch
         entry, solution = read
         image = entry.image(solution.patches, seen.target.domain.shape)
         if not bool(torch.isfinite(image).all()):
@@ -97,23 +102,45 @@ class FirstAttention(AbstractAttack[tuple[PatchEntry, Solution], Inputs]):
         elif not proving:
             why = "it takes to be told of one example" if doubt is None else doubt.sentence
             sentence += f"; no proof: {why}"
-        certificate = Certificate.alike(replayed.residual, tolerance, STATEMENT) if proving else None
+        residual = replayed.residual
+        if proving and residual <= tolerance:
+            # A patch that gets hardly any attention leaves hardly any gradient: what explains the whole may miss it.
+            residual = max(residual, CAUTION * _shaken(seen, solution, residual, key=key) / PER_RESIDUAL)
+            if residual > tolerance:
+                sentence += "; no proof: some patch leaves so little of the gradient that rounding moves it"
+        certificate = Certificate.alike(residual, tolerance, STATEMENT) if proving else None
         confidence = torch.ones(1) if certificate is not None and certificate.holds else None
         # weights (1, C): the share of each label, of which a true image has one.
         claim = Inputs(image, replayed.weights.argmax(1), confidence=confidence)
         return settled(seen, Attempt(repr(self), Outcome.CLAIMED, sentence, claim, certificate))
 
 
-def _solved(seen: Observation) -> tuple[PatchEntry, Solution] | Refusal:
-    """The entrance and the patches, or why they are not determined."""
+def _shaken(seen: Observation, solution: Solution, residual: float, *, key: Key) -> float:
+    """By how much the patch that moves most does so, root mean square, when each released tensor moves by `residual`,
+    or by its rounding where that is more, of its own root mean square; infinite where nothing is determined then."""
+    stream, moved = key.child("shaken").generator(), {}
+    for name, value in _read(seen).items():
+        size = max(residual, torch.finfo(value.dtype).eps) * float(value.double().square().mean().sqrt())
+        moved[name] = value.double() + size * torch.randn(value.shape, generator=stream, dtype=torch.float64)
+    found = _solved(seen, moved)
+    if isinstance(found, Refusal):
+        return math.inf
+    return float((found[1].patches - solution.patches).square().mean(1).sqrt().max())
+
+
+def _read(seen: Observation) -> Named:
+    """The gradient; buffers, which an update may hold besides, are no part of it."""
+    return trees.select(seen.gradient().by_name, seen.target.parameters())
+
+
+def _solved(seen: Observation, read: Named | None = None) -> tuple[PatchEntry, Solution] | Refusal:
+    """The entrance and the patches, or why they are not determined. read: a gradient instead of the released one."""
     if seen.knows(BatchSize) and seen.told(BatchSize).count > 1:
         count = seen.told(BatchSize).count
         return Refusal(f"{count} examples share every gradient here; the equations hold for a batch of one")
     entry = patch_entry(seen.target)
     # float64: the rounding of float32 that `DEAD` cuts off is then that of the release alone.
-    # Buffers, which an update may hold besides, are no part of a gradient.
-    read = trees.select(seen.gradient().by_name, seen.target.parameters())
-    gradient = {name: value.double() for name, value in read.items()}
+    gradient = {name: value.double() for name, value in (read or _read(seen)).items()}
     stacked = _stacked(entry, gradient)
     # One example spans N directions at most. More are of several, unless all are filled (d, or the d - 1 that a
     # LayerNorm leaves): that is noise, or too many tokens, and may still leave the equations of G.

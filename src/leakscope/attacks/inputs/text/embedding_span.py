@@ -133,6 +133,8 @@ class EmbeddingSpan(AbstractAttack["Spanned", Tokens]):
         if not exact:
             sentence += f"; their gradient differs by {residual:.1e}: not all are found, or noise"
         doubt = _doubt(seen, found, claimed) if exact else ""
+        if proof is not None and exact and not doubt:
+            doubt = _short(seen, proof)
         if proof is not None and len(claimed) > len(best) and not doubt:
             doubt = _uneven(_counts(seen, proof))
         sentence += doubt
@@ -153,7 +155,9 @@ class EmbeddingSpan(AbstractAttack["Spanned", Tokens]):
         sentence = f"the set of {len(bag)} tokens at {len(pairs)} places, rank {found.span.rank}{note}"
         if acts_as(seen.target.loss, NextToken):
             sentence += "; the last token of a text sends no gradient and is there only if it stands elsewhere too"
-        # Looks run the model on thousands of texts: without time for them nothing is proved.
+            # Looks run the model on thousands of texts: without time for them nothing is proved.
+            # So it may be in the batch and not in the set, and what the set misses of the gradient does not tell.
+            return Attempt(repr(self), Outcome.CLAIMED, sentence, Tokens((bag,), None, bag=True))
         doubt = UNLOOKED if clock.exhausted(0) else _bag_doubt(seen, found, pairs)
         sentence += doubt
         certificate = None if doubt else Certificate.alike(missed, tolerance, BAG + assumed(seen))
@@ -299,6 +303,25 @@ def _repeated(seen: Observation, sequences: tuple[Said, ...], proof: Explained) 
 def _counts(seen: Observation, proof: Explained) -> Tensor:
     """A share is n_s / B, so times B it counts."""
     return proof.weights.sum(1) * seen.told(BatchSize).count
+
+
+def _short(seen: Observation, proof: Explained) -> str:
+    """Why a text may go on where the model predicts it surely, which leaves hardly a gradient; empty where it does not.
+
+    Of T tokens T - 1 are predicted, each with the weight 1 / (T - 1) of its text's mean: a text that is claimed too
+    short has a share too small by as much. Where a share need not be a whole number of texts, nothing tells.
+    """
+    if not acts_as(seen.target.loss, NextToken):
+        return ""
+    if clipped(seen) is not Answer.NO or evenly(seen) is Answer.NO:
+        return "; no proof: a text that goes on as the model expects leaves nothing, and no share tells of it here"
+    shares = proof.weights.sum(1)
+    if not seen.knows(BatchSize):
+        off = abs(float(shares.sum()) - 1)
+        return "" if off <= COUNTED else f"; no proof: the shares of the texts miss {off:.0e} of a whole batch"
+    counts = shares * seen.told(BatchSize).count
+    off = float((counts - counts.round().clamp(min=1)).abs().max())
+    return "" if off <= COUNTED else f"; no proof: a share is {off:.0e} from a whole number of texts"
 
 
 def _uneven(counts: Tensor) -> str:
