@@ -108,6 +108,7 @@ def test_every_field_speaks(row: Row) -> None:
             "look": ls.VGGTiny(),
             "bfloat16": True,
             "pictures": 4000,
+            "closed": False,
         },
     )
     half = others["pool"].batch
