@@ -87,17 +87,18 @@ def planted(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, worl
         for world in range(worlds):
             own = key.child("world", world)
             found = [
+                # Half 0 learns in the first direction and is attacked in the second, with one and the same truth.
                 decided(
-                    shuffled(shadow, own.child(at, "public")), shuffled(theirs, own.child(at, "private")), decision, own
+                    shuffled(shadow, own.child("half", at)), shuffled(theirs, own.child("half", 1 - at)), decision, own
                 )
                 for at, (shadow, theirs) in enumerate(played)
             ]
-            verdict = judged(together(found), control, smallest=smallest, key=own.child("verdict"))
+            verdict = judged(together(found), control, smallest=smallest, key=own.child("verdict"), mutual=True)
             words[verdict.word] += 1
             uars.append(verdict.uar.value)
             if verdict.word is not Word.NO_LEAK_FOUND:
                 why[verdict.sentence] += 1
-        real = judged(control, None, smallest=smallest, key=key.child("control"))
+        real = judged(control, None, smallest=smallest, key=key.child("control"), mutual=True)
         mean, error = float(np.mean(uars)), float(np.std(uars, ddof=1) / math.sqrt(worlds))
         clear = words[Word.NO_LEAK_FOUND]
         fine = abs(mean - 0.5) <= 3 * error and (quick or real.word is Word.LEAKS)
@@ -181,7 +182,7 @@ def hidden(
             f"epsilon {point.one:.3g} of one update (noise {noise:.3g} clips, delta {delta:.2g}), "
             f"{point.all_of_one:.3g} of {many} updates, {point.training:.3g} of the training; sex by single updates "
             f"{single.value:.3f} ({single.low:.3f} to {single.high:.3f}), by all of a speaker {fused.value:.3f} "
-            f"({fused.low:.3f} to {fused.high:.3f}, p {persons.luck(speakers, key=key):.4f}); emotion UAR "
+            f"({fused.low:.3f} to {fused.high:.3f}, p {persons.luck(speakers, key=key, mutual=True):.4f}); emotion UAR "
             f"{point.emotion:.3f}"
         )
         if wanted <= 1:

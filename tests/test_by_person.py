@@ -45,6 +45,15 @@ def test_who_is_named_right_beyond_luck_leaks_whatever_the_control_says():
         assert "24 persons" in found.sentence
 
 
+def test_halves_that_attack_each_other_have_to_show_more():
+    """19 of 24 right: luck between a third of 1 % and 1 %, and three times that of halves that attacked each other."""
+    found, mutual = (judged(people(19), None, smallest=0.2, key=KEY, mutual=one) for one in (False, True))
+    assert 0.01 / 3 < found.luck <= 0.01
+    assert found.word is Word.LEAKS
+    assert mutual.luck == pytest.approx(3 * found.luck)
+    assert mutual.word is Word.INCONCLUSIVE
+
+
 @pytest.mark.parametrize(
     ("audited", "control", "smallest", "said"),
     [

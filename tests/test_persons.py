@@ -116,6 +116,37 @@ def test_luck_of_many_persons_is_drawn_and_never_zero():
     assert blind > 0.05
 
 
+def test_luck_of_halves_that_attack_each_other_is_likelier():
+    """3 000 worlds of 40 + 40 persons and 20 signals without meaning, each half named by the other's mean difference.
+
+    UAR of halves as large as each other counts who is named right, of which labels shuffled over all 80 make the
+    hypergeometric law: it calls 1 % luck in more worlds than that, and not so three times as large.
+    """
+    alone, mutual, random = 0, 0, np.random.default_rng(91)
+    for _ in range(3000):
+        truth, signals = random.permuted(np.tile([0, 1], (2, 20)), axis=1), random.standard_normal((2, 40, 20))
+        ones, hits = 0, 0
+        for own, other in ((0, 1), (1, 0)):
+            learned = signals[other][truth[other] == 1].mean(0) - signals[other][truth[other] == 0].mean(0)
+            named = (signals[own] - signals[other].mean(0)) @ learned > 0
+            ones, hits = ones + int(named.sum()), hits + int(named[truth[own] == 1].sum())
+        luck = stats.hypergeom.sf(hits - 1, 80, 40, ones)
+        alone, mutual = alone + int(luck <= 0.01), mutual + int(persons.MUTUAL * luck <= 0.01)
+    assert mutual <= stats.binom.ppf(0.99, 3000, 0.01)
+    assert alone > stats.binom.ppf(0.999, 3000, 0.01), "else nothing has to be made up for"
+
+
+def test_luck_of_mutual_halves_is_that_of_shuffled_persons_and_dearer():
+    truth = np.arange(12) % 2
+    right, sure = (
+        People(truth, np.eye(2)[np.where(np.arange(12) < 11, truth, 1 - truth)]),
+        People(truth, np.eye(2)[truth]),
+    )
+    for one in (right, sure):
+        assert persons.luck(one, key=KEY, mutual=True) == pytest.approx(3 * persons.luck(one, key=KEY))
+    assert persons.luck(People(truth, np.ones((12, 2))), key=KEY, mutual=True) == 1.0
+
+
 def test_categories_are_shuffled_over_persons_and_not_over_updates():
     """Of two persons there are two labelings: whatever their thousand updates say, luck is a half."""
     truth = np.repeat([0, 1], 500)

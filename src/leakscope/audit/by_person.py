@@ -43,12 +43,19 @@ class PersonsVerdict:
 
 
 def judged(
-    audited: People, control: People | None, *, smallest: float, key: Key, silent: Sequence[str] = ()
+    audited: People,
+    control: People | None,
+    *,
+    smallest: float,
+    key: Key,
+    silent: Sequence[str] = (),
+    mutual: bool = False,
 ) -> PersonsVerdict:
     """The word for an attack on `audited`, which worked or did not on `control`, a world that is known to leak.
 
     smallest: the smallest gain of interest over chance, in (0, 1). silent: why nothing was claimed of others who sent
-    something: with any of them nothing is cleared. Raises `BadInput` on another one, or where the two
+    something: with any of them nothing is cleared. mutual: whether two halves attacked each other, here and on the
+    control, in which luck is likelier (`persons.MUTUAL`). Raises `BadInput` on another one, or where the two
     are of other numbers of categories.
 
     >>> people = People(np.arange(24) % 2, np.eye(2)[np.arange(24) % 2])
@@ -62,7 +69,7 @@ def judged(
             "ask both the same"
         )
     audited, chance = audited.fused(), 1 / audited.scores.shape[1]
-    found, luck = interval(audited, key=key), persons.luck(audited, key=key)
+    found, luck = interval(audited, key=key), persons.luck(audited, key=key, mutual=mutual)
     said = (
         f"UAR {found.value:.3f} [{found.low:.3f}, {found.high:.3f}] of {audited.count} persons, chance {chance:.3f}, "
         f"by luck {luck:.2g}"
@@ -71,7 +78,7 @@ def judged(
         return PersonsVerdict(Word.LEAKS, said, found, luck, chance)
     # Who was not attacked may leak: refusals and crashes never become an all-clear.
     doubt = f"of {len(silent)} more persons nothing was claimed ({silent[0]})" if silent else ""
-    doubt = doubt or _doubt(audited, found, control, chance, smallest, key)
+    doubt = doubt or _doubt(audited, found, control, chance, smallest, key, mutual)
     word = Word.INCONCLUSIVE if doubt else Word.NO_LEAK_FOUND
     return PersonsVerdict(word, f"{said}; {doubt or f'a gain of {smallest:g} is excluded'}", found, luck, chance)
 
@@ -100,14 +107,23 @@ def interval(people: People, *, key: Key) -> Interval:
     return Interval(drawn.value, min(drawn.low, low), max(drawn.high, high)).within(0.0, 1.0)
 
 
-def _doubt(audited: People, found: Interval, control: People | None, chance: float, smallest: float, key: Key) -> str:
+def _doubt(
+    audited: People,
+    found: Interval,
+    control: People | None,
+    chance: float,
+    smallest: float,
+    key: Key,
+    mutual: bool,
+) -> str:
     """Why nothing is cleared; empty where it is."""
     fewest = min(int(count) for count in np.bincount(audited.truth, minlength=audited.scores.shape[1]))
     if fewest < FEWEST:
         return f"{fewest} persons of one category are too few to exclude anything, {FEWEST} are needed"
     if control is None:
         return "no control, so that nobody knows whether this attack can work here at all"
-    turned = persons.luck(audited, lambda truth, scores: -persons.uar(truth, scores), key=key.child("turned"))
+    wrong = key.child("turned")
+    turned = persons.luck(audited, lambda truth, scores: -persons.uar(truth, scores), key=wrong, mutual=mutual)
     if turned <= LUCK:
         # No leak by this attack as it stands, but who knows that it errs knows the attribute.
         return (
@@ -115,7 +131,8 @@ def _doubt(audited: People, found: Interval, control: People | None, chance: flo
             "as one does that learned of people who are otherwise"
         )
     control = control.fused()
-    reached, luck = persons.uar(control.truth, control.scores), persons.luck(control, key=key.child("control"))
+    reached = persons.uar(control.truth, control.scores)
+    luck = persons.luck(control, key=key.child("control"), mutual=mutual)
     if luck > LUCK:
         return (
             f"the attack does not beat chance on the control either ({reached:.3f}, by luck {luck:.2g}): it cannot tell"

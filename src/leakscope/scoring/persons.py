@@ -28,6 +28,11 @@ DRAWS = 2000
 """Samples of persons, and random labelings: the end of a 95 % interval then moves by a tenth of its length at most."""
 EXACTLY = 20_000
 """Labelings up to which all are looked at, which are those of 16 persons of two categories and no tie in sizes."""
+MUTUAL = 3.0
+"""How many times likelier luck is where two halves attack each other. What looks like the category by chance in both
+halves is learned in each and then right in both, which labels shuffled over all of them do not imitate: p <= 1 % came
+in 0.6 to 2.6 % of worlds of 3 to 300 signals and 24 to 200 persons in which there is nothing to find (mean differences
+and ridge regression, 4 000 worlds each), and p <= 1/3 % in 0.3 to 1.15 %."""
 ROUNDING = 1e-9
 """Statistics of two labelings that differ by less are equal: else a tie would be counted on one side by rounding."""
 
@@ -215,14 +220,19 @@ def interval(people: People, statistic: Statistic = uar, *, key: Key, level: flo
     return Interval(value, min(float(low), value), max(float(high), value))
 
 
-def luck(people: People, statistic: Statistic = uar, *, key: Key) -> float:
+def luck(people: People, statistic: Statistic = uar, *, key: Key, mutual: bool = False) -> float:
     """The p-value of the statistic under categories that are shuffled over persons: P(as large or larger), in (0, 1].
+
+    mutual: whether they are two halves, each attacked by what was learned of the other; the p-value is `MUTUAL` times
+    as large then, at most 1.
 
     All labelings with as many persons of each category are looked at where there are at most `EXACTLY`, which is
     exact; else (1 + hits) / (1 + draws) of `DRAWS` random ones, which is valid at any number (Phipson and Smyth 2010,
     doi:10.2202/1544-6115.1585). The least that it can be is one over the number of labelings: 1/924 of 6 and 6.
     For a statistic of which less is better give its negative.
     """
+    if mutual:
+        return min(1.0, MUTUAL * luck(people, statistic, key=key))
     least = statistic(people.truth, people.scores) - ROUNDING
     categories = people.categories
     counts = [int(count) for count in np.bincount(categories) if count]

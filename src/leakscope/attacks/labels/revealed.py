@@ -53,8 +53,13 @@ REPLAYED = (
     "distance of each sample's error softmax(W h + b) - e_y from the row space of dL/dW, and all samples together give "
     "dL/dW and dL/db again; how often each occurs is given the declared loss, in which all weigh alike"
 )
-REPEATED = "a batch in which all of them occur twice, or more often, has the same mean gradient"
+REPEATED = (
+    "a batch in which all of them occur twice, or more often, or several that are equal to within rounding stand for "
+    "each, has the same mean gradient"
+)
 """What nothing contradicts where the batch size is not told."""
+UNSEEN = "behind a clip, samples that leave no error are not among them"
+"""What no share tells where only the gradient's direction was sent and the batch size is not told."""
 SIGNED = (
     "rounding over the depth of the negative entry that only a label of this class can make, given the declared loss"
 )
@@ -152,7 +157,7 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
         order = np.argsort(np.array(labels), kind="stable")
         certificate = None
         if why is None:
-            stated = REPLAYED if seen.knows(BatchSize) else f"{REPLAYED}; {REPEATED}"
+            stated = "; ".join([REPLAYED, *_untold(seen)])
             certificate = Certificate(tuple(residuals[i] for i in order), tuple(tolerances[i] for i in order), stated)
         sure = torch.ones(len(labels)) if certificate is not None and certificate.holds else None
         samples = apart.samples
@@ -295,6 +300,13 @@ def _apart(seen: Observation, read: Revealing, space: RowSpace, key: Key, stop: 
 def _unique(space: RowSpace, apart: Apart) -> bool:
     """Whether C - S equations fix the S unknowns of each sample, labels and all: C > 2 S + number of labels."""
     return space.shape[1] > 2 * space.rank + len({one.label for one in apart.rows})
+
+
+def _untold(seen: Observation) -> tuple[str, ...]:
+    """What a proof of samples leaves open where nobody told how many there are."""
+    if seen.knows(BatchSize):
+        return ()
+    return (REPEATED,) if clipped(seen) is Answer.NO else (REPEATED, UNSEEN)
 
 
 def _doubted(seen: Observation, read: Revealing, apart: Apart) -> str | None:

@@ -81,6 +81,7 @@ def _row(plan: FederationPlan, group: FederatedGroup, done: Mapping[str, PlayedR
     utilities = [one.history[-1] for one in records if one.history]
     numbers = dict.fromkeys(rows.updates for one in records for rows in one.claims)
     joined = {number: _joined(records, number) for number in numbers}
+    found = (_found(number, one, key, _mutual(group)) for number, one in joined.items() if one is not None)
     clipped = isinstance(protocol_of(first.federation.step), BatchClipped)
     clients = min((one.clients for one in records), default=0)
     return PlayedRow(
@@ -92,7 +93,7 @@ def _row(plan: FederationPlan, group: FederatedGroup, done: Mapping[str, PlayedR
         attribute=first.attribute,
         word=word,
         sentence=sentence,
-        found=tuple(_found(number, one, key) for number, one in joined.items() if one is not None),
+        found=tuple(found),
         noise=math.nan if privacy is None else privacy.noise_multiplier,
         epsilons=epsilons(first.federation, clients=clients, delta=plan.delta) if clients else None,
         accuracy=float(np.mean([one.accuracy for one in utilities])) if utilities else math.nan,
@@ -115,12 +116,17 @@ def _word(plan: FederationPlan, group: FederatedGroup, done: Mapping[str, Played
     if len(records) < len(group.cells):
         silent.append("a direction was not run yet")
     controls = [done[cell.spec.identity] for cell in group.control if cell.spec.identity in done]
-    control = _joined(controls, ALL)
+    control, mutual = _joined(controls, ALL), _mutual(group)
     try:
-        found = by_person.judged(people, control, smallest=plan.smallest, key=key, silent=silent)
+        found = by_person.judged(people, control, smallest=plan.smallest, key=key, silent=silent, mutual=mutual)
     except BadInput as error:
         return Word.INCONCLUSIVE, str(error)
     return found.word, found.sentence
+
+
+def _mutual(group: FederatedGroup) -> bool:
+    """Whether two halves attack each other, in which luck is likelier (`persons.MUTUAL`)."""
+    return len(group.cells) > 1
 
 
 def _joined(records: Sequence[PlayedRecord], number: int) -> People | None:
@@ -139,8 +145,8 @@ def _people(rows: Sequence[ClaimRows]) -> People:
     return People(truth, scores, [order[name] for name in names])
 
 
-def _found(number: int, people: People, key: Key) -> Found:
-    """All metrics. By all updates a row is a person, and the interval the wider one of `by_person`."""
+def _found(number: int, people: People, key: Key, mutual: bool) -> Found:
+    """All metrics; mutual as of `persons.luck`. By all updates a row is a person, whose interval is `by_person`'s."""
     whole = people.fused() if number == ALL else people
     uar = by_person.interval(whole, key=key) if number == ALL else persons.interval(whole, key=key)
     return Found(
@@ -149,7 +155,7 @@ def _found(number: int, people: People, key: Key) -> Found:
         uar=uar.value,
         low=uar.low,
         high=uar.high,
-        luck=persons.luck(whole, key=key),
+        luck=persons.luck(whole, key=key, mutual=mutual),
         chance=1 / whole.scores.shape[1],
         auc=persons.auc(whole.truth, whole.scores),
         caught=persons.caught(whole.truth, whole.scores),
