@@ -137,8 +137,9 @@ def told(found: Sequence[tuple[np.ndarray, ...]], key: ls.Key) -> tuple[str, Int
         np.concatenate([one[1] for one in found]),
         np.concatenate([one[2] + 1000 * at for at, one in enumerate(found)]),
     )
-    speakers = People(np.concatenate([one[3] for one in found]), np.concatenate([one[4] for one in found]))
-    uar, luck = persons.interval(speakers, key=key), persons.luck(speakers, key=key, mutual=True)
+    sides = np.repeat(np.arange(len(found)), [len(one[3]) for one in found])
+    speakers = People(np.concatenate([one[3] for one in found]), np.concatenate([one[4] for one in found]), sides=sides)
+    uar, luck = persons.interval(speakers, key=key), persons.luck(speakers, key=key)
     single = persons.interval(updates, key=key)
     text = (
         f"UAR of {speakers.count} speakers {uar.value:.3f} ({uar.low:.3f} to {uar.high:.3f}, p {luck:.4f}), of single "

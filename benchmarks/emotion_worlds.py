@@ -65,7 +65,8 @@ def shuffled(updates: Updates, key: ls.Key) -> Updates:
 
 def together(found: list[tuple[np.ndarray, ...]]) -> People:
     """The speakers of both directions, each by all of their updates."""
-    return People(np.concatenate([one[3] for one in found]), np.concatenate([one[4] for one in found]))
+    sides = np.repeat(np.arange(len(found)), [len(one[3]) for one in found])
+    return People(np.concatenate([one[3] for one in found]), np.concatenate([one[4] for one in found]), sides=sides)
 
 
 def planted(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, worlds: int, quick: bool) -> Iterator[Line]:
@@ -93,12 +94,12 @@ def planted(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, worl
                 )
                 for at, (shadow, theirs) in enumerate(played)
             ]
-            verdict = judged(together(found), control, smallest=smallest, key=own.child("verdict"), mutual=True)
+            verdict = judged(together(found), control, smallest=smallest, key=own.child("verdict"))
             words[verdict.word] += 1
             uars.append(verdict.uar.value)
             if verdict.word is not Word.NO_LEAK_FOUND:
                 why[verdict.sentence] += 1
-        real = judged(control, None, smallest=smallest, key=key.child("control"), mutual=True)
+        real = judged(control, None, smallest=smallest, key=key.child("control"))
         mean, error = float(np.mean(uars)), float(np.std(uars, ddof=1) / math.sqrt(worlds))
         clear = words[Word.NO_LEAK_FOUND]
         fine = abs(mean - 0.5) <= 3 * error and (quick or real.word is Word.LEAKS)
@@ -182,7 +183,7 @@ def hidden(
             f"epsilon {point.one:.3g} of one update (noise {noise:.3g} clips, delta {delta:.2g}), "
             f"{point.all_of_one:.3g} of {many} updates, {point.training:.3g} of the training; sex by single updates "
             f"{single.value:.3f} ({single.low:.3f} to {single.high:.3f}), by all of a speaker {fused.value:.3f} "
-            f"({fused.low:.3f} to {fused.high:.3f}, p {persons.luck(speakers, key=key, mutual=True):.4f}); emotion UAR "
+            f"({fused.low:.3f} to {fused.high:.3f}, p {persons.luck(speakers, key=key):.4f}); emotion UAR "
             f"{point.emotion:.3f}"
         )
         if wanted <= 1:

@@ -46,12 +46,47 @@ def test_who_is_named_right_beyond_luck_leaks_whatever_the_control_says():
 
 
 def test_halves_that_attack_each_other_have_to_show_more():
-    """19 of 24 right: luck between a third of 1 % and 1 %, and three times that of halves that attacked each other."""
-    found, mutual = (judged(people(19), None, smallest=0.2, key=KEY, mutual=one) for one in (False, True))
-    assert 0.01 / 3 < found.luck <= 0.01
+    """20 of 24 right: luck in less than 1 % of labelings, and three times that where halves attacked each other."""
+    alone = people(20)
+    found = judged(alone, None, smallest=0.2, key=KEY)
+    both = People(alone.truth, alone.scores, sides=np.arange(24) % 4 // 2)
+    mutual = judged(both, None, smallest=0.2, key=KEY)
     assert found.word is Word.LEAKS
     assert mutual.luck == pytest.approx(3 * found.luck)
-    assert mutual.word is Word.INCONCLUSIVE
+    assert mutual.word is (Word.LEAKS if mutual.luck <= 0.01 else Word.INCONCLUSIVE)
+    assert "in one half" not in mutual.sentence
+
+
+def test_persons_in_perfect_order_leak_though_all_are_called_alike():
+    """A quieter corpus moves the attack's threshold and not what it sees: UAR is chance, AUC is one."""
+    truth = np.arange(24) % 2
+    moved = People(truth, np.stack([np.full(24, -9.0), truth - 1.0], 1))
+    assert persons.uar(moved.truth, moved.scores) == 0.5
+    found = judged(moved, people(24), smallest=0.3, key=KEY)
+    assert found.word is Word.LEAKS, found.sentence
+    turned = People(truth, np.stack([np.full(24, -9.0), -1.0 * truth], 1))
+    found = judged(turned, people(24), smallest=0.45, key=KEY)
+    assert found.word is Word.INCONCLUSIVE
+    assert "in the order of persons" in found.sentence
+
+
+def test_one_half_told_and_the_other_turned_round_is_not_cleared():
+    truth, sides = np.arange(96) % 2, np.repeat([0, 1], 48)
+    said = np.where(sides == 0, truth, 1 - truth)
+    found = judged(People(truth, np.eye(2)[said], sides=sides), people(96, 96), smallest=0.3, key=KEY)
+    assert found.uar.value == 0.5
+    assert found.word is Word.INCONCLUSIVE
+    assert "one half" in found.sentence
+
+
+def test_an_order_that_may_gain_as_much_is_not_excluded():
+    """UAR of 0.5 throughout, and an AUC that luck explains and that still reaches the smallest gain."""
+    truth, random = np.arange(40) % 2, np.random.default_rng(2)
+    odds = -20 + random.standard_normal(40) + 0.35 * truth
+    found = judged(People(truth, np.stack([np.zeros(40), odds], 1)), people(40, 40), smallest=0.15, key=KEY)
+    assert found.uar.high < 0.65
+    assert found.word is Word.INCONCLUSIVE
+    assert "another threshold" in found.sentence
 
 
 @pytest.mark.parametrize(
@@ -84,7 +119,7 @@ def test_updates_of_a_person_are_one_trial():
     truth = np.repeat([0, 0, 1, 1], 60)
     found = judged(People(truth, np.eye(2)[truth], np.repeat([0, 1, 2, 3], 60)), None, smallest=0.2, key=KEY)
     assert found.word is Word.INCONCLUSIVE
-    assert found.luck == pytest.approx(1 / 6)
+    assert found.luck == pytest.approx(2 / 6), "UAR and AUC are two questions"
 
 
 def test_an_interval_of_persons_who_are_all_right_is_no_point():

@@ -137,14 +137,39 @@ def test_luck_of_halves_that_attack_each_other_is_likelier():
 
 
 def test_luck_of_mutual_halves_is_that_of_shuffled_persons_and_dearer():
-    truth = np.arange(12) % 2
-    right, sure = (
-        People(truth, np.eye(2)[np.where(np.arange(12) < 11, truth, 1 - truth)]),
-        People(truth, np.eye(2)[truth]),
-    )
-    for one in (right, sure):
-        assert persons.luck(one, key=KEY, mutual=True) == pytest.approx(3 * persons.luck(one, key=KEY))
-    assert persons.luck(People(truth, np.ones((12, 2))), key=KEY, mutual=True) == 1.0
+    truth, sides = np.arange(12) % 2, np.repeat([0, 1], 6)
+    for right in (11, 12):
+        scores = np.eye(2)[np.where(np.arange(12) < right, truth, 1 - truth)]
+        alone, mutual = (persons.luck(People(truth, scores, sides=one), key=KEY) for one in (None, sides))
+        assert mutual == pytest.approx(3 * alone)
+    assert persons.luck(People(truth, np.ones((12, 2)), sides=sides), key=KEY) == 1.0
+
+
+@pytest.mark.parametrize("statistic", [persons.uar, persons.auc])
+def test_all_labelings_at_once_are_each_by_itself(statistic):
+    """The statistic of sums over persons, against the statistic: persons of several items, three categories, ties."""
+    random = np.random.default_rng(8)
+    whose = np.repeat(np.arange(9), random.integers(1, 4, 9))
+    scores = np.log(random.integers(1, 4, (len(whose), 3)))
+    people = People(random.permutation([0, 1, 2] * 3)[whose], scores, whose)
+    for turned, sign in ((False, 1), (True, -1)):
+        one_by_one = persons.luck(people, lambda truth, said, s=sign: s * statistic(truth, said), key=KEY)
+        assert persons.luck(people, statistic, key=KEY, turned=turned) == one_by_one
+
+
+def test_order_is_asked_within_each_half_and_halves_survive_fusing():
+    """Each half in perfect order, and all of the one half called more than all of the other: AUC of both is 1."""
+    truth, sides = np.tile([0, 1], 6), np.repeat([0, 1], 6)
+    odds = truth + 10.0 * sides
+    people = People(truth, np.stack([np.zeros(12), odds], 1), np.arange(12), sides + 5)
+    assert persons.ranked(people)(people.truth, people.scores) == 1.0
+    assert persons.auc(people.truth, people.scores) == pytest.approx(0.75)
+    assert people.fused().sides.tolist() == sides.tolist()
+    assert [one.count for one in people.halves()] == [6, 6]
+    with pytest.raises(BadInput, match="two sides"):
+        People([0, 0], np.zeros((2, 2)), [3, 3], [0, 1])
+    with pytest.raises(BadInput, match="a side for each item"):
+        People([0, 1], np.zeros((2, 2)), sides=[0, 1, 1])
 
 
 def test_categories_are_shuffled_over_persons_and_not_over_updates():
@@ -206,7 +231,7 @@ def test_a_category_of_one_person_has_no_interval():
         (lambda: People([0, 1], [[0.0, math.nan], [0.0, 0.0]]), "below infinity"),
         (lambda: People([0, 1], [[0.0, math.inf], [0.0, 0.0]]), "below infinity"),
         (lambda: People([0, 1], np.zeros((2, 2)), [3, 3]), "two categories"),
-        (lambda: People([0, 1], np.zeros((2, 2)), [3]), "a person for each item"),
+        (lambda: People([0, 1], np.zeros((2, 2)), [3]), "a person and a side for each item"),
         (lambda: persons.interval(People([0, 1], np.zeros((2, 2))), key=KEY, level=1.0), "between 0 and 1"),
         (lambda: persons.accuracy_by_chance([0, 0]), "expected shares"),
         (lambda: persons.accuracy_by_chance([-1, 2]), "expected shares"),

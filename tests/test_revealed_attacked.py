@@ -203,3 +203,32 @@ def test_a_model_that_cannot_be_watched_is_not_fed_nonnegative() -> None:
         return one
 
     assert not fed_nonnegative(ls.Target(Through(swapped), ls.Images(1, 2, 2), 3), "last")
+
+
+@pytest.mark.parametrize("penalty", [5e-4, 2e-3, 0.05])
+def test_a_penalty_that_nobody_declared_proves_no_class_that_is_not_there(penalty: float) -> None:
+    """Biases of classes that training never had are negative, and so is what a penalty adds to dL/db."""
+    with ls.Key(0).isolated():
+        torch.manual_seed(4)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(16, 24), nn.Tanh(), nn.Linear(24, 60))
+        nn.init.zeros_(net[3].bias)
+        inputs, labels = torch.rand(12, 1, 4, 4), torch.arange(12) % 3
+    with torch.no_grad():
+        # As after training on classes 0 to 49; that a softmax does not see the sum keeps it at zero.
+        net[3].bias[50:], net[3].bias[0] = -4.0, 3.0
+        net[3].bias -= net[3].bias.mean()
+    plain = sent(net, inputs, labels)
+    starts = dict(net.named_parameters())
+    update = {name: value + penalty * starts[name].detach() for name, value in plain.items()}
+    target, told = ls.Target(net, DOMAIN, 60), (ls.BatchSize(12),)
+    honest = ls.RevealedLabels(weights=False).run(
+        ls.Observation(target, ls.Gradient(plain), ls.FedSGD(), told), key=ls.Key(0)
+    )
+    assert set(proved(honest)) == {0, 1, 2}, honest.sentence
+    # Without the weights' gradient neither rank nor sums tell.
+    for kept in (update, {name: value for name, value in update.items() if name == "3.bias"}):
+        seen = ls.Observation(target, ls.Gradient(kept), ls.FedSGD(), told)
+        if kept is not update and penalty > 0.01:
+            continue
+        attempt = ls.RevealedLabels().run(seen, key=ls.Key(0))
+        assert set(proved(attempt)) <= {0, 1, 2}, attempt.sentence

@@ -1,16 +1,18 @@
 """A word for what was claimed of persons, each judged by all of their updates: the rule of `verdict`, at their level.
 
 Trials of one speaker are right or wrong together, and counting them apart would make luck look impossible: here a
-person is one trial. People are judged by UAR, whose chance is 1/G. It **leaks** where the attribute shuffled over the
-persons gives so much in at most 1 % of cases (`measures.LUCK`). It is **no leak found at this power** where it does
-not, the same attack leaks by the same rule on the control and gains more there than the smallest gain of interest, and
-the upper end of the 95 % interval excludes such a gain; nor is the attack wrong so often that luck gives as much in at
+person is one trial. People are judged by UAR, whose chance is 1/G, and by the order they are put in (AUC, chance 1/2):
+who calls everybody a woman, and women more so than men, has told them apart for all that UAR says. It **leaks** where
+the attribute shuffled over the persons gives so much in at most 1 % of cases (`measures.LUCK`), for one of the two at
+half of that. It is **no leak found at this power** where it does not, the same attack leaks by the same rule on the
+control and gains more there than the smallest gain of interest, and the upper ends of both 95 % intervals exclude such
+a gain; nor is the attack wrong so often, or right or wrong of the persons of one half, that luck gives as much in at
 most 1 % of cases. Else it is **inconclusive**, and the sentence says why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -33,7 +35,8 @@ FEWEST = 3
 @final
 @dataclass(frozen=True)
 class PersonsVerdict:
-    """uar: with its interval, the wider of two (`interval`). luck: of the shuffled persons. chance: 1/G."""
+    """uar: with its interval, the wider of two (`interval`). luck: of the shuffled persons, of UAR and AUC together.
+    chance: 1/G."""
 
     word: Word
     sentence: str
@@ -49,13 +52,11 @@ def judged(
     smallest: float,
     key: Key,
     silent: Sequence[str] = (),
-    mutual: bool = False,
 ) -> PersonsVerdict:
     """The word for an attack on `audited`, which worked or did not on `control`, a world that is known to leak.
 
     smallest: the smallest gain of interest over chance, in (0, 1). silent: why nothing was claimed of others who sent
-    something: with any of them nothing is cleared. mutual: whether two halves attacked each other, here and on the
-    control, in which luck is likelier (`persons.MUTUAL`). Raises `BadInput` on another one, or where the two
+    something: with any of them nothing is cleared. Raises `BadInput` on another one, or where the two
     are of other numbers of categories.
 
     >>> people = People(np.arange(24) % 2, np.eye(2)[np.arange(24) % 2])
@@ -69,18 +70,29 @@ def judged(
             "ask both the same"
         )
     audited, chance = audited.fused(), 1 / audited.scores.shape[1]
-    found, luck = interval(audited, key=key), persons.luck(audited, key=key, mutual=mutual)
-    said = (
-        f"UAR {found.value:.3f} [{found.low:.3f}, {found.high:.3f}] of {audited.count} persons, chance {chance:.3f}, "
-        f"by luck {luck:.2g}"
-    )
-    if luck <= LUCK:
-        return PersonsVerdict(Word.LEAKS, said, found, luck, chance)
+    found, by_luck = interval(audited, key=key), luck(audited, key=key)
+    order = persons.ranked(audited)(audited.truth, audited.scores)
+    # Of one person of a category nothing can be drawn again.
+    ends = f"[{found.low:.3f}, {found.high:.3f}]" if np.isfinite(found.low) else "without an interval"
+    said = f"UAR {found.value:.3f} {ends} of {audited.count} persons, chance {chance:.3f}, AUC {order:.3f}"
+    said += f", by luck {by_luck:.2g}"
+    if by_luck <= LUCK:
+        return PersonsVerdict(Word.LEAKS, said, found, by_luck, chance)
     # Who was not attacked may leak: refusals and crashes never become an all-clear.
     doubt = f"of {len(silent)} more persons nothing was claimed ({silent[0]})" if silent else ""
-    doubt = doubt or _doubt(audited, found, control, chance, smallest, key, mutual)
+    doubt = doubt or _doubt(audited, found, control, chance, smallest, key)
     word = Word.INCONCLUSIVE if doubt else Word.NO_LEAK_FOUND
-    return PersonsVerdict(word, f"{said}; {doubt or f'a gain of {smallest:g} is excluded'}", found, luck, chance)
+    return PersonsVerdict(word, f"{said}; {doubt or f'a gain of {smallest:g} is excluded'}", found, by_luck, chance)
+
+
+def luck(people: People, *, key: Key) -> float:
+    """How probable it is that shuffled persons give as much by UAR or by AUC, whichever is less likely, times two.
+
+    >>> luck(People(np.arange(24) % 2, np.eye(2)[np.arange(24) % 2]), key=Key(0)) < 0.002
+    True
+    """
+    both = (persons.luck(people, one, key=key) for one in (persons.uar, persons.auc))
+    return min(1.0, 2 * min(both))
 
 
 def interval(people: People, *, key: Key) -> Interval:
@@ -107,35 +119,21 @@ def interval(people: People, *, key: Key) -> Interval:
     return Interval(drawn.value, min(drawn.low, low), max(drawn.high, high)).within(0.0, 1.0)
 
 
-def _doubt(
-    audited: People,
-    found: Interval,
-    control: People | None,
-    chance: float,
-    smallest: float,
-    key: Key,
-    mutual: bool,
-) -> str:
+def _doubt(audited: People, found: Interval, control: People | None, chance: float, smallest: float, key: Key) -> str:
     """Why nothing is cleared; empty where it is."""
     fewest = min(int(count) for count in np.bincount(audited.truth, minlength=audited.scores.shape[1]))
     if fewest < FEWEST:
         return f"{fewest} persons of one category are too few to exclude anything, {FEWEST} are needed"
     if control is None:
         return "no control, so that nobody knows whether this attack can work here at all"
-    wrong = key.child("turned")
-    turned = persons.luck(audited, lambda truth, scores: -persons.uar(truth, scores), key=wrong, mutual=mutual)
-    if turned <= LUCK:
-        # No leak by this attack as it stands, but who knows that it errs knows the attribute.
-        return (
-            f"the attack is wrong more often than luck would be ({turned:.2g}): turned round it tells the attribute, "
-            "as one does that learned of people who are otherwise"
-        )
+    if why := _telling(audited, key.child("turned")):
+        return why
     control = control.fused()
-    reached = persons.uar(control.truth, control.scores)
-    luck = persons.luck(control, key=key.child("control"), mutual=mutual)
-    if luck > LUCK:
+    reached, by_luck = persons.uar(control.truth, control.scores), luck(control, key=key.child("control"))
+    if by_luck > LUCK:
         return (
-            f"the attack does not beat chance on the control either ({reached:.3f}, by luck {luck:.2g}): it cannot tell"
+            f"the attack does not beat chance on the control either ({reached:.3f}, by luck {by_luck:.2g}): it cannot "
+            "tell"
         )
     if not reached - chance > smallest:
         return (
@@ -143,4 +141,32 @@ def _doubt(
         )
     if not found.high - chance < smallest:
         return f"a gain of {smallest:g} is not excluded, which more persons would do"
+    # A threshold that gains g over chance makes an AUC of 1/2 + g at least, wherever the attack has its own.
+    order = persons.interval(audited, persons.ranked(audited), key=key.child("order"))
+    if not order.high - 0.5 < smallest:
+        return f"with another threshold a gain of {smallest:g} is not excluded (AUC up to {order.high:.3f})"
     return ""
+
+
+def _telling(audited: People, key: Key) -> str:
+    """How the attack tells the attribute to who reads it otherwise than by its word; empty where it does not.
+
+    All questions together are asked at `LUCK`: a world without a leak is not doubted more often than that.
+    """
+    asked = list(_questions(audited))
+    for said, people, statistic, turned in asked:
+        by_luck = persons.luck(people, statistic, key=key, turned=turned)
+        if by_luck <= LUCK / len(asked):
+            return f"{said} than luck would be ({by_luck:.2g})"
+    return ""
+
+
+def _questions(audited: People) -> Iterator[tuple[str, People, persons.Statistic, bool]]:
+    turned = "turned round it tells the attribute, as one does that learned of people who are otherwise: it is wrong"
+    yield f"{turned} more often", audited, persons.uar, True
+    yield f"{turned} in the order of persons more often", audited, persons.auc, True
+    # One half told and the other turned round look like chance together.
+    halves = audited.halves()
+    for people in halves if len(halves) > 1 else ():
+        yield "of one half of the persons the attack is right more often", people, persons.auc, False
+        yield f"of one half of the persons {turned} more often", people, persons.auc, True

@@ -44,7 +44,9 @@ class People:
 
     truth: (N,) the category of each item, 0 .. G - 1, the same for all items of a person. scores: (N, G) the logarithm
     of each category's probability, -inf allowed. persons: (N,) whose each item is; None where each is another person.
-    Raises `BadInput` on other shapes, on a person of two categories, and on scores that are NaN or +inf.
+    sides: (N,) which half of all people each is in, where halves attack each other; None where none do. Scores of two
+    sides are of two attackers, of whom one may call everybody more than the other does.
+    Raises `BadInput` on other shapes, on a person of two categories or sides, and on scores that are NaN or +inf.
 
     >>> People([0, 0, 1], np.log([[0.7, 0.3], [0.6, 0.4], [0.2, 0.8]]), [5, 5, 9]).count
     2
@@ -53,21 +55,30 @@ class People:
     truth: Places
     scores: Floats
     persons: Places
+    sides: Places
 
-    def __init__(self, truth: ArrayLike, scores: ArrayLike, persons: ArrayLike | None = None) -> None:
+    def __init__(
+        self,
+        truth: ArrayLike,
+        scores: ArrayLike,
+        persons: ArrayLike | None = None,
+        sides: ArrayLike | None = None,
+    ) -> None:
         # Copied: what was judged may not change under its judgment.
         known, said = np.asarray(truth), np.array(scores, dtype=np.float64)
         whose = np.arange(len(known)) if persons is None else np.asarray(persons)
-        if known.ndim != 1 or not len(known) or whose.shape != known.shape or said.shape[:1] != known.shape:
+        halves = np.zeros(len(known), np.int64) if sides is None and known.ndim else np.asarray(sides)
+        shapes = (known.shape, said.shape, whose.shape, halves.shape)
+        if known.ndim != 1 or not len(known) or said.shape[:1] != known.shape or len({*shapes[::2], shapes[3]}) > 1:
             raise BadInput(
-                f"expected a category, a row of scores and a person for each item, got {known.shape}, {said.shape} and "
-                f"{whose.shape}"
+                "expected a category, a row of scores, a person and a side for each item, got "
+                f"{', '.join(map(str, shapes))}"
             )
         if said.ndim != 2 or said.shape[1] < 2:
             raise BadInput(f"expected scores (N, G) of at least 2 categories, got {said.shape}")
         if bool((np.isnan(said) | (said == np.inf)).any()):
             raise BadInput("scores must be numbers below infinity; leave out what was not claimed, and say so")
-        for what, given in (("categories", known), ("persons", whose)):
+        for what, given in (("categories", known), ("persons", whose), ("sides", halves)):
             if given.dtype.kind not in "iu":
                 raise BadInput(f"expected {what} as whole numbers, got {given.dtype}; number them from 0")
         if int(known.min()) < 0 or int(known.max()) >= said.shape[1]:
@@ -76,6 +87,9 @@ class People:
         object.__setattr__(self, "scores", said)
         # Numbered from 0 on, whatever they were called: arrays are counted by them.
         object.__setattr__(self, "persons", np.unique(whose, return_inverse=True)[1].astype(np.int64))
+        object.__setattr__(self, "sides", np.unique(halves, return_inverse=True)[1].astype(np.int64))
+        if len(set(zip(self.persons.tolist(), self.sides.tolist(), strict=True))) > self.count:
+            raise BadInput("a person is on two sides; who is attacked is in one half")
         # Shuffling categories over persons would mean nothing then.
         if len(set(zip(self.persons.tolist(), self.truth.tolist(), strict=True))) > self.count:
             raise BadInput("a person has items of two categories; an attribute of a person is the same in all of them")
@@ -104,7 +118,13 @@ class People:
         np.add.at(total, self.persons, self.scores)
         # All ruled out by one item or another: nothing is said of this person, which is an even score.
         total[np.isneginf(total).all(1)] = 0.0
-        return People(self.categories, total - np.logaddexp.reduce(total, axis=1, keepdims=True))
+        sides = np.empty(self.count, dtype=np.int64)
+        sides[self.persons] = self.sides
+        return People(self.categories, total - np.logaddexp.reduce(total, axis=1, keepdims=True), sides=sides)
+
+    def halves(self) -> tuple[People, ...]:
+        """The people of each side by themselves."""
+        return tuple(People(self.truth[own], self.scores[own], self.persons[own]) for own in _rows_of_sides(self))
 
 
 Statistic = Callable[[Places, Floats], float]
@@ -220,32 +240,82 @@ def interval(people: People, statistic: Statistic = uar, *, key: Key, level: flo
     return Interval(value, min(float(low), value), max(float(high), value))
 
 
-def luck(people: People, statistic: Statistic = uar, *, key: Key, mutual: bool = False) -> float:
-    """The p-value of the statistic under categories that are shuffled over persons: P(as large or larger), in (0, 1].
+def ranked(people: People) -> Statistic:
+    """`auc` within each side of these people, in the mean over the sides: scores of two attackers are not compared."""
+    rows = _rows_of_sides(people)
+    return lambda truth, scores: float(np.mean([auc(truth[own], scores[own]) for own in rows]))
 
-    mutual: whether they are two halves, each attacked by what was learned of the other; the p-value is `MUTUAL` times
-    as large then, at most 1.
+
+def luck(people: People, statistic: Statistic = uar, *, key: Key, turned: bool = False) -> float:
+    """The p-value of the statistic under categories that are shuffled over persons: P(as large or larger), in (0, 1].
 
     All labelings with as many persons of each category are looked at where there are at most `EXACTLY`, which is
     exact; else (1 + hits) / (1 + draws) of `DRAWS` random ones, which is valid at any number (Phipson and Smyth 2010,
     doi:10.2202/1544-6115.1585). The least that it can be is one over the number of labelings: 1/924 of 6 and 6.
-    For a statistic of which less is better give its negative.
+    Where two halves attack each other it is `MUTUAL` times as large, at most 1, and `auc` is `ranked`.
+    turned: P(as small or smaller) instead.
     """
-    if mutual:
-        return min(1.0, MUTUAL * luck(people, statistic, key=key))
-    least = statistic(people.truth, people.scores) - ROUNDING
-    categories = people.categories
+    categories, sign = people.categories, -1.0 if turned else 1.0
     counts = [int(count) for count in np.bincount(categories) if count]
     total = math.factorial(people.count) // math.prod(math.factorial(count) for count in counts)
+    value = _of_labelings(people, statistic)
+    least = sign * float(value(categories[None])[0]) - ROUNDING
     # Counted out where it can be: no seed decides then.
     if total <= EXACTLY:
-        every = _labelings(categories)
-        hits = sum(statistic(labels[people.persons], people.scores) >= least for labels in every)
-        return hits / total
-    random = key.child("permutation").numpy()
-    drawn = (random.permutation(categories)[people.persons] for _ in range(DRAWS))
-    hits = sum(statistic(labels, people.scores) >= least for labels in drawn)
-    return (1 + hits) / (1 + DRAWS)
+        every = np.array([labels.copy() for labels in _labelings(categories)])
+        found = float((sign * value(every) >= least).sum()) / total
+    else:
+        random = key.child("permutation").numpy()
+        drawn = np.array([random.permutation(categories) for _ in range(DRAWS)])
+        found = (1 + float((sign * value(drawn) >= least).sum())) / (1 + DRAWS)
+    return found if len(np.unique(people.sides)) == 1 else min(1.0, MUTUAL * found)
+
+
+def _of_labelings(people: People, statistic: Statistic) -> Callable[[Places], Floats]:
+    """The statistic of labelings (L, P) of the persons.
+
+    Both named ones are means over categories g of (sum of x_ig over the items i that are called g - c_g) / (their
+    number times another), x the share by which i is claimed as g, or its rank among all for g: what changes from
+    labeling to labeling are sums over persons alone.
+    """
+    if statistic not in (uar, auc):
+        return lambda labelings: np.array([statistic(one[people.persons], people.scores) for one in labelings])
+    count = people.scores.shape[1]
+    blocks = [np.ones(len(people.truth), bool)] if statistic is uar else _rows_of_sides(people)
+    # For each block, of each person: items, and the sums of x over them.
+    items, sums = [], []
+    for own in blocks:
+        scores = people.scores[own]
+        best = scores == scores.max(1, keepdims=True)
+        each = best / best.sum(1, keepdims=True)
+        if statistic is auc:
+            each = np.stack([stats.rankdata(_odds(scores, one)) for one in range(count)], 1)
+        whole = np.zeros((people.count, count))
+        np.add.at(whole, people.persons[own], each)
+        items.append(np.bincount(people.persons[own], minlength=people.count).astype(float))
+        sums.append(whole)
+
+    def value(labelings: Places) -> Floats:
+        called = labelings[:, :, None] == np.arange(count)
+        found = np.zeros(len(labelings))
+        for size, whole in zip(items, sums, strict=True):
+            many, total = np.einsum("lpg,p->lg", called, size), np.einsum("lpg,pg->lg", called, whole)
+            if statistic is uar:
+                there = many > 0
+                each = total / np.maximum(many, 1.0)
+            else:
+                # Mann and Whitney: the sum of ranks above the least that so many can have, of all pairs.
+                there, others = (many > 0) & (many < size.sum()), size.sum() - many
+                each = (total - many * (many + 1) / 2) / np.maximum(many * others, 1.0)
+            mean = (each * there).sum(1) / np.maximum(there.sum(1), 1)
+            found += np.where(there.any(1), mean, 0.5) / len(items)
+        return found
+
+    return value
+
+
+def _rows_of_sides(people: People) -> list[NDArray[np.bool_]]:
+    return [people.sides == side for side in np.unique(people.sides)]
 
 
 def _labelings(categories: Places) -> Iterator[Places]:

@@ -16,7 +16,7 @@ from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.labels.rows.behind_noise import LEVEL, Fallen, fallen
 from leakscope.attacks.labels.rows.excluded import Excluded, excluded
 from leakscope.attacks.labels.rows.known_rows import known_rows, told_rows
-from leakscope.attacks.labels.rows.row_space import RowSpace, row_space
+from leakscope.attacks.labels.rows.row_space import FULLEST, RowSpace, row_space
 from leakscope.attacks.labels.rows.signed import Signed, proved_counts, signed
 from leakscope.attacks.labels.rows.taken_apart import ONE, RATIO, UNEVEN, Apart, take_apart
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
@@ -29,7 +29,7 @@ from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.core.release import Gradient
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import bends, clipped, evenly, known_weights, noise, rounds
+from leakscope.mechanisms.reading import bends, clipped, evenly, keeps_ratios, known_weights, noise, rounds
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import features_at, probe_inputs
 
@@ -61,8 +61,16 @@ REPEATED = (
 UNSEEN = "behind a clip, samples that leave no error are not among them"
 """What no share tells where only the gradient's direction was sent and the batch size is not told."""
 SIGNED = (
-    "rounding over the depth of the negative entry that only a label of this class can make, given the declared loss"
+    "rounding over the depth of the negative entry that only a label of this class can make, given the declared loss "
+    "and no larger penalty on the weights than a hundredth"
 )
+SIGNED_BENT = (
+    "rounding over the depth of the negative entry that only a label of this class can make, given the declared loss "
+    "without a penalty on the weights"
+)
+"""Behind a defense that changed entries one by one nothing says how much of them a penalty could be."""
+UNBALANCED = 1e-5
+"""Relative sum of the classes' rows of dL/dW beyond rounding of float32: something was added to the cross entropy's."""
 
 
 @final
@@ -201,7 +209,7 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
         why = _unsigned(seen, read, told)
         if why is None and unlike is not None:
             why = f"{unlike}, and of another loss than the declared one a sign is no proof"
-        proofs = None if read.signs is None or why is not None else _proofs(read.signs, values, told or 0)
+        proofs = None if read.signs is None or why is not None else _proofs(seen, read.signs, values, told or 0)
         absent = None
         whole = known_weights(seen.mechanism) is Answer.YES and strange(seen) is None and unlike is None
         # T1 asks for every error in the row space: of as many samples as it has directions.
@@ -366,6 +374,28 @@ def _unsigned(seen: Observation, read: Revealing, told: int | None) -> str | Non
     # Of an update that was turned around the positive entries are those of labels, of at most as many classes.
     if read.signs.upright <= told:
         return f"{read.signs.upright} classes have a positive entry, and the signs of {told} examples could be reversed"
+    return _added(seen, read, told)
+
+
+def _added(seen: Observation, read: Revealing, told: int) -> str | None:
+    """What dL/dW shows that `told` errors (p - y) h^T of a cross entropy do not make, as a penalty on the weights does:
+    a rank above their number, and rows that do not sum to zero over the classes; None where nothing."""
+    weight = read.output.weight
+    # What changes entries one by one changes rank and sums too.
+    if weight is None or keeps_ratios(seen.mechanism) is Answer.NO:
+        return None
+    sent = seen.release.by_name[read.output.layer.weight]
+    exact = isinstance(seen.release, Gradient) and sent.dtype in (torch.float32, torch.float64)
+    awake = int((weight != 0).any(0).sum())
+    # One gradient only: over local steps features move, and each step has a space of its own.
+    if exact and known_weights(seen.mechanism) is Answer.YES and told <= FULLEST * min(len(weight), awake):
+        if isinstance(read.space, str):
+            return f"{read.space}, and {told} were told"
+        if read.space.rank > told:
+            return f"the output layer's gradient has rank {read.space.rank}, that of {told} examples has {told} at most"
+    off = float(weight.sum(0).norm() / weight.abs().sum(0).norm().clamp(min=1e-300))
+    if exact and off > UNBALANCED:
+        return f"the classes' rows of dL/dW sum to {off:.0e} of their size, and those of a cross entropy to zero"
     return None
 
 
@@ -390,12 +420,15 @@ def _balanced(output: OutputGradient) -> bool:
     return bool(output.weight.sum(0).norm() <= BALANCE * output.weight.abs().sum(0).norm())
 
 
-def _proofs(signs: Signed, values: NDArray[np.int64], told: int) -> Certificate:
+def _proofs(seen: Observation, signs: Signed, values: NDArray[np.int64], told: int) -> Certificate:
     # mean (p - y) of a label is about -1 / N, and smoothing makes -s / C of a class that is not there.
     least = SURE * told / len(signs.depth)
     rounding = np.maximum(signs.rounding, least)
-    residuals = tuple(float(rounding[label] / signs.depth[label]) if signs.present[label] else OPEN for label in values)
-    return Certificate(residuals, (0.5,) * len(values), SIGNED)
+    bent = keeps_ratios(seen.mechanism) is Answer.NO
+    depth = signs.depth if bent else signs.firm
+    sure = signs.present & (depth > 0)
+    residuals = tuple(float(rounding[label] / depth[label]) if sure[label] else OPEN for label in values)
+    return Certificate(residuals, (0.5,) * len(values), SIGNED_BENT if bent else SIGNED)
 
 
 def _sentence(

@@ -81,7 +81,7 @@ def _row(plan: FederationPlan, group: FederatedGroup, done: Mapping[str, PlayedR
     utilities = [one.history[-1] for one in records if one.history]
     numbers = dict.fromkeys(rows.updates for one in records for rows in one.claims)
     joined = {number: _joined(records, number) for number in numbers}
-    found = (_found(number, one, key, _mutual(group)) for number, one in joined.items() if one is not None)
+    found = (_found(number, one, key) for number, one in joined.items() if one is not None)
     clipped = isinstance(protocol_of(first.federation.step), BatchClipped)
     clients = min((one.clients for one in records), default=0)
     return PlayedRow(
@@ -116,17 +116,12 @@ def _word(plan: FederationPlan, group: FederatedGroup, done: Mapping[str, Played
     if len(records) < len(group.cells):
         silent.append("a direction was not run yet")
     controls = [done[cell.spec.identity] for cell in group.control if cell.spec.identity in done]
-    control, mutual = _joined(controls, ALL), _mutual(group)
+    control = _joined(controls, ALL)
     try:
-        found = by_person.judged(people, control, smallest=plan.smallest, key=key, silent=silent, mutual=mutual)
+        found = by_person.judged(people, control, smallest=plan.smallest, key=key, silent=silent)
     except BadInput as error:
         return Word.INCONCLUSIVE, str(error)
     return found.word, found.sentence
-
-
-def _mutual(group: FederatedGroup) -> bool:
-    """Whether two halves attack each other, in which luck is likelier (`persons.MUTUAL`)."""
-    return len(group.cells) > 1
 
 
 def _joined(records: Sequence[PlayedRecord], number: int) -> People | None:
@@ -142,11 +137,13 @@ def _people(rows: Sequence[ClaimRows]) -> People:
     order = {name: place for place, name in enumerate(dict.fromkeys(names))}
     truth = [value for one in rows for value in one.truth]
     scores = np.asarray([row for one in rows for row in one.scores], dtype=np.float64)
-    return People(truth, scores, [order[name] for name in names])
+    # Each direction has its own attacker, who learned of the other one's people.
+    sides = [side for side, one in enumerate(rows) for _ in one.persons]
+    return People(truth, scores, [order[name] for name in names], sides)
 
 
-def _found(number: int, people: People, key: Key, mutual: bool) -> Found:
-    """All metrics; mutual as of `persons.luck`. By all updates a row is a person, whose interval is `by_person`'s."""
+def _found(number: int, people: People, key: Key) -> Found:
+    """All metrics. By all updates a row is a person, whose interval and luck are `by_person`'s."""
     whole = people.fused() if number == ALL else people
     uar = by_person.interval(whole, key=key) if number == ALL else persons.interval(whole, key=key)
     return Found(
@@ -155,7 +152,7 @@ def _found(number: int, people: People, key: Key, mutual: bool) -> Found:
         uar=uar.value,
         low=uar.low,
         high=uar.high,
-        luck=persons.luck(whole, key=key, mutual=mutual),
+        luck=by_person.luck(whole, key=key) if number == ALL else persons.luck(whole, key=key),
         chance=1 / whole.scores.shape[1],
         auc=persons.auc(whole.truth, whole.scores),
         caught=persons.caught(whole.truth, whole.scores),

@@ -19,6 +19,9 @@ from leakscope.targets.looking.nonnegative import fed_nonnegative
 
 Array = NDArray[np.float64]
 
+DECAY = 0.01
+"""The largest penalty lambda on weights, lambda |theta|^2 / 2, that nobody declared and that no sign is taken for: ten
+times what is usual for networks, and what decoupled decay is often set to."""
 ULPS = 4.0
 """Roundings of the weights by which the difference of two sets of weights may be off."""
 
@@ -27,11 +30,13 @@ ULPS = 4.0
 @dataclass(frozen=True, eq=False)
 class Signed:
     """depth: (C,) how far the most negative entry that speaks for class c lies below zero, 0 where none does, relative
-    to the largest entry of its kind. rounding: (C,) what of that may be rounding, in the same unit. upright: how many
-    classes have a positive entry. read: from what."""
+    to the largest entry of its kind. rounding: (C,) what of that may be rounding, in the same unit. firm: (C,) what is
+    left of the depth if the loss had any penalty up to `DECAY` on the weights. upright: how many classes have a
+    positive entry. read: from what."""
 
     depth: Array
     rounding: Array
+    firm: Array
     upright: int
     read: str
 
@@ -46,7 +51,8 @@ def signed(seen: Observation, output: OutputGradient) -> Signed | None:
 
     dL/db_c = mean_s (p_sc - y_sc) and, for features h >= 0, dL/dW_c = mean_s (p_sc - y_sc) h_s: no term is negative but
     those with y_sc > 0, and floating-point sums of numbers >= 0 are >= 0, so that of a gradient any negative entry is
-    proof. The difference of two sets of weights is off by their own rounding.
+    proof. The difference of two sets of weights is off by their own rounding. A penalty adds lambda b_c and lambda W_c,
+    which are negative where the weights are: of a class that nobody had for long its bias is.
     """
     mechanism = seen.mechanism
     # What was trained on has the labels that are asked for only where inputs and model are those that were declared.
@@ -56,20 +62,25 @@ def signed(seen: Observation, output: OutputGradient) -> Signed | None:
         return None
     found = []
     if output.bias is not None:
-        found.append((output.bias[:, None], _slack(seen, output.layer.bias), "dL/db"))
+        assert output.layer.bias is not None
+        found.append((output.bias[:, None], output.layer.bias, "dL/db"))
     # With smoothing dW_c of an absent class is mean (p_c - s / C) h, and how large the shift is h knows alone.
     if output.weight is not None and output.smoothing == 0 and fed_nonnegative(seen.target, output.layer.name):
-        found.append((output.weight, _slack(seen, output.layer.weight), "dL/dW of features that are never negative"))
+        found.append((output.weight, output.layer.weight, "dL/dW of features that are never negative"))
     if not found:
         return None
     depth, upright = np.zeros(output.layer.outputs), 0
-    rounding = np.zeros_like(depth)
-    for rows, slack, _ in found:
-        other = _deepest(rows)
+    rounding, firm = np.zeros_like(depth), np.zeros_like(depth)
+    for rows, name, _ in found:
+        size, slack = max(float(rows.abs().max()), 1e-300), _slack(seen, name)
+        other = _deepest(rows, size)
         better = other - slack > depth - rounding
         depth, rounding = np.where(better, other, depth), np.where(better, slack, rounding)
-        upright = max(upright, int((_deepest(-rows) > slack).sum()))
-    return Signed(depth, rounding, upright, " and ".join(read for _, _, read in found))
+        pulled = DECAY * seen.target.parameters()[name].double().to(rows.device).reshape(rows.shape).clamp(max=0)
+        # Of each kind by itself: what a penalty explains in one it need not in the other.
+        firm = np.maximum(firm, _deepest(rows - pulled, size) - slack)
+        upright = max(upright, int((_deepest(-rows, size) > slack).sum()))
+    return Signed(depth, rounding, firm, upright, " and ".join(read for _, _, read in found))
 
 
 def proved_counts(bias: Array, samples: int) -> NDArray[np.int64]:
@@ -84,9 +95,8 @@ def proved_counts(bias: Array, samples: int) -> NDArray[np.int64]:
     return np.asarray(np.ceil(np.clip(-samples * bias - 1e-4 * samples, 0, None)), dtype=np.int64)
 
 
-def _deepest(rows: torch.Tensor) -> Array:
-    size = float(rows.abs().max())
-    return np.asarray((-rows.min(1).values).clamp(min=0).cpu().numpy() / max(size, 1e-300))
+def _deepest(rows: torch.Tensor, size: float) -> Array:
+    return np.asarray((-rows.min(1).values).clamp(min=0).cpu().numpy() / size)
 
 
 def _slack(seen: Observation, name: str | None) -> float:
