@@ -223,6 +223,7 @@ def test_features_of_other_programs_are_read(tmp_path: Path) -> None:
         (b"", "is no array that can be read"),
         (None, "no file 08b03Wb.npy below"),
         (np.array([1.0, np.nan, 0.0]), "holds numbers that are not finite"),
+        (np.array([1.0, 1e300, 0.0]), r"08b03Wb\.npy holds numbers that are not finite in float32"),
         (np.zeros((2, 4)), r"holds \(2, 4\) float64, expected \(3,\) or \(frames, 3\) numbers"),
         (np.zeros((0, 3)), "expected"),
         (np.array([{}], dtype=object), "is no array that can be read"),

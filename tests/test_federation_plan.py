@@ -105,8 +105,10 @@ def test_both_halves_have_both_sexes_and_nobody_is_in_both(corpus):
     first, second = halves(source(corpus))
     assert sorted(first.speakers) == [f"{one:02d}" for one in range(1, 25) if one % 4 in (1, 2)]
     assert not set(first.speakers) & set(second.speakers)
-    with pytest.raises(BadInput, match="single speaker"):
+    with pytest.raises(BadInput, match="no two halves"):
         halves(source(corpus, speakers=("01",)))
+    with pytest.raises(BadInput, match="2 speakers, one of each sex"):
+        halves(source(corpus, speakers=("01", "02")))
 
 
 @pytest.mark.parametrize(
@@ -224,6 +226,22 @@ def test_what_is_done_is_not_run_again(corpus, finished, tmp_path, monkeypatch):
     again = run(plan(corpus), tmp_path, tell=quiet)
     assert count == 3 + 6
     assert again.summary.model_copy(update={"seconds": 0.0}) == whole.model_copy(update={"seconds": 0.0})
+
+
+def test_what_failed_is_tried_again_when_its_file_is_back(corpus, tmp_path):
+    folder = tmp_path / "corpus"
+    shutil.copytree(corpus, folder)
+    asked = plan(folder, federations=(dataclasses.replace(PLAIN, rounds=1),), shuffled=False)
+    gone = next(folder.rglob("*.npy"))
+    content = gone.read_bytes()
+    gone.unlink()
+    first = run(asked, tmp_path / "run", tell=quiet)
+    assert first.summary.word is Word.INCONCLUSIVE
+    assert f"no file {gone.stem}.npy" in first.summary.rows[0].sentence
+    gone.write_bytes(content)
+    again = run(asked, tmp_path / "run", tell=quiet)
+    assert all(row.found for row in again.summary.rows)
+    assert "no file" not in again.summary.rows[0].sentence
 
 
 def test_a_record_that_is_not_what_was_written_is_made_anew(corpus, finished, tmp_path):

@@ -80,7 +80,8 @@ class UtilityRecord(_Strict):
 class PlayedRecord(_Strict):
     """One attack on one federation. sentence: why nothing was claimed of anybody; empty where something was.
 
-    silent: why nothing was claimed of one client or another. clients: of the private federation.
+    silent: why nothing was claimed of one client or another. clients: of the private federation. failed: whether it
+    ended with an error, such as a file that is not there: who goes on tries it again.
     """
 
     spec: PlayedSpec
@@ -92,6 +93,7 @@ class PlayedRecord(_Strict):
     clients: int = 0
     seconds: float = 0.0
     citation: str = ""
+    failed: bool = False
 
 
 @final

@@ -110,7 +110,9 @@ def halves(source: EmotionFeatures) -> tuple[EmotionFeatures, EmotionFeatures]:
     names = [sorted(set(own)) for own in by_sex.values()]
     first, second = (tuple(name for own in names for name in own[side::2]) for side in (0, 1))
     if not second:
-        raise BadInput(f"{source!r} has a single speaker, who is no half; give public speech")
+        raise BadInput(
+            f"{source!r} has {len(first)} speakers, one of each sex at most, who are no two halves; give public speech"
+        )
     return replace(source, speakers=first), replace(source, speakers=second)
 
 

@@ -50,7 +50,8 @@ class Finished:
 def run(plan: FederationPlan, folder: Path, *, tell: Tell, watch: Watch = unwatched) -> Finished:
     """Run what is not in `folder` yet, a cell at a time, and write the summary. After Ctrl-C, of what there is.
 
-    A kill costs a round of a federation, and half a minute of what an attack learns. One process at a time: a second
+    A kill costs a round of a federation, and half a minute of what an attack learns. What failed is tried again, as its
+    data may have been mended. One process at a time: a second
     one in the same folder waits for the cell that is run. Raises what spoils all cells; what ends a
     single cell becomes its record. Raises `BadPlan` where the plan asks what no scene can tell, and where the folder
     holds cells that the plan has not.
@@ -66,7 +67,8 @@ def run(plan: FederationPlan, folder: Path, *, tell: Tell, watch: Watch = unwatc
             name = cell.spec.identity
             with one_at_a_time(folder, name):
                 found = kept(folder, name)
-                if found is None:
+                # What failed may be mended: a file that was not there, an extra that was not installed.
+                if found is None or found.failed:
                     tell(f"[{place}/{len(cells)}] {titled(plan, cell)}")
                     found = _attacked(plan, cell, worlds.of(cell), folder, watch)
                     write_atomically(folder / RECORDS / f"{name}.json", found.model_dump_json().encode())
@@ -167,7 +169,7 @@ def _attacked(plan: FederationPlan, cell: FederatedCell, world: _World, folder: 
         asked = world.people(cell.attribute)
     except LeakscopeError as error:
         # too few recordings for this question may be enough for another
-        return PlayedRecord(spec=cell.spec, sentence=str(error), seconds=time.perf_counter() - began)
+        return PlayedRecord(spec=cell.spec, sentence=str(error), seconds=time.perf_counter() - began, failed=True)
     # a delta that promises nothing spoils all rows: said at once, and not after an hour
     epsilons(cell.federation, clients=len(asked.private), delta=plan.delta)
     told = asked.private.annotation(cell.attribute)
@@ -193,7 +195,7 @@ def _attacked(plan: FederationPlan, cell: FederatedCell, world: _World, folder: 
             "citation": attack.citation,
         }
     except LeakscopeError as error:
-        made["sentence"] = str(error)
+        made |= {"sentence": str(error), "failed": True}
     return PlayedRecord(**made, seconds=time.perf_counter() - began)
 
 
