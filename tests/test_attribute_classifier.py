@@ -215,3 +215,28 @@ def test_utterances_themselves_are_left_to_who_compares_voices() -> None:
     assert "one vector of 7" in why
     with pytest.raises(ls.BadInput, match="together"):
         ls.AttributeClassifier(together=3)  # type: ignore[arg-type]
+
+
+def test_what_is_left_out_is_left_out_with_its_person() -> None:
+    """An attribute that has nothing to do with anybody's rows: who is known in one example is known in the next."""
+    random = np.random.default_rng(6)
+    people = np.repeat(np.arange(16), 12)
+    rows = random.standard_normal((16, 20))[people] + 0.1 * random.standard_normal((192, 20))
+    members = people % 2
+    *_, mixed = classified(rows, members, rows[:1], 1.0)
+    *_, apart = classified(rows, members, rows[:1], 1.0, people)
+    assert mixed is not None
+    assert apart is not None
+    assert mixed > 0.95
+    assert apart < 0.8
+    *_, none = classified(rows[:24], members[:24], rows[:1], 1.0, people[:24])
+    assert none is None, "one person of each category"
+
+
+def test_a_gallery_says_whose_its_examples_are() -> None:
+    few = DIGITS.public().rows(torch.arange(4))
+    known = ls.Gallery("sex", ("f", "m"), (0, 0, 1, 1), few, [7, 7, 8, 9])
+    assert known.people == (7, 7, 8, 9)
+    assert known.fingerprint() != ls.Gallery("sex", ("f", "m"), (0, 0, 1, 1), few).fingerprint()
+    with pytest.raises(ls.BadInput, match="3 people do not fit 4 examples"):
+        ls.Gallery("sex", ("f", "m"), (0, 0, 1, 1), few, (1, 2, 3))

@@ -112,5 +112,9 @@ def test_a_source_that_knows_whose_its_examples_are_says_so_in_every_record() ->
         secret = set_up(cell).secret
         places = [int((everything == one).flatten(1).all(1).nonzero()[0]) for one in secret.reveal().inputs]
         assert private_fields(Case(secret))["owners"] == tuple(whose[place] for place in places)
+    public, owners = source.public().inputs, source.public_owners()
+    assert owners is not None
+    places = [int((everything == one).flatten(1).all(1).nonzero()[0]) for one in public]
+    assert owners == tuple(whose[place] for place in places), "a gallery is told whose its examples are"
     with pytest.raises(BadInput, match="owners are known of 1 examples"):
         Secret(source.load(), owners=(1,))

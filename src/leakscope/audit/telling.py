@@ -84,7 +84,7 @@ def _gallery(target: Target, batch: Batch, source: Source) -> Fact:
     asked = SPEAKER if source.owners() is None else SEX
     for one in source.public_annotations():
         if one.name == asked:
-            return Gallery(asked, one.categories, one.values, source.public())
+            return Gallery(asked, one.categories, one.values, source.public(), source.public_owners())
     said = "its speakers" if asked == SPEAKER else "the sex of its speakers, of whom none is in both halves"
     raise BadInput(f"{source!r} does not tell {said}, so there is no Gallery; use LibriSpeech or Spoken")
 

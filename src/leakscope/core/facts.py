@@ -170,13 +170,15 @@ class Gallery(Fact):
     """Public examples of everybody who may be behind the release, as a police lineup: `examples[i]` is of `members[i]`.
 
     attribute: what is to be told apart, such as "speaker". categories: the names. members: one place in `categories`
-    per example. Printed with the hash of its content. Raises `BadInput` on members that fit neither.
+    per example. people: a number per example, the same for all of one person, or None where that is not known. Printed
+    with the hash of its content. Raises `BadInput` on members that fit neither.
     """
 
     attribute: str
     categories: tuple[str, ...]
     members: tuple[int, ...]
     examples: Batch
+    people: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         instance("attribute", self.attribute, str, "name what is told apart, such as 'speaker'")
@@ -191,6 +193,10 @@ class Gallery(Fact):
             raise BadInput(f"{len(self.members)} members do not fit {len(self.examples)} examples; give one each")
         if any(member >= len(self.categories) for member in self.members):
             raise BadInput(f"members must be places in the {len(self.categories)} categories")
+        if self.people is not None:
+            object.__setattr__(self, "people", places("people", self.people))
+            if len(self.people) != len(self.examples):
+                raise BadInput(f"{len(self.people)} people do not fit {len(self.examples)} examples; give one each")
 
     def contradiction(self, batch: Batch) -> str | None:
         """Whether a private example is among them: recognizing a recording is not recognizing a person."""
@@ -204,7 +210,8 @@ class Gallery(Fact):
 
     def fingerprint(self) -> str:
         """A hash of names, members and every byte of the examples."""
-        text = repr((self.attribute, self.categories, self.members, self.examples.fingerprint()))
+        told = (self.attribute, self.categories, self.members, self.examples.fingerprint())
+        text = repr(told if self.people is None else (*told, self.people))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def __repr__(self) -> str:

@@ -143,6 +143,12 @@ class AbstractSource(ABC):
         return tuple(one.rows(_split(self)[0]) for one in self.annotations())
 
     @final
+    def public_owners(self) -> tuple[int, ...] | None:
+        """Whose each example of `public()` is, in its order; None as `owners`."""
+        owners = self.owners()
+        return None if owners is None else tuple(owners[at] for at in _split(self)[0].tolist())
+
+    @final
     def pool(self) -> Pool:
         """The public part as an attack takes it: it cannot be asked for the private one. Raises as `public`."""
         return Pool(self.public(), self.public_annotations(), origin=f"pool({self!r})")

@@ -105,11 +105,16 @@ class AttributeClassifier(AbstractAttack[Ready[Any], Attribute]):
         rows, own = public.flatten(1).numpy(), claim.values.double().flatten(1).numpy()
         members = np.array(gallery.members)
         scores = torch.full((len(own), len(gallery.categories)), -torch.inf, dtype=torch.float64)
-        categories, found, right = classified(rows, members, own, self.strength)
+        people = None if gallery.people is None else np.array(gallery.people)
+        categories, found, right = classified(rows, members, own, self.strength, people)
         if self.together:
             found, scores = _together(found), scores[:1]
         scores[:, categories.tolist()] = torch.from_numpy(found)
-        held = "" if right is None else f", where it names {right:.0%} of those left out of it"
+        held = ""
+        if right is not None:
+            # Who is known in one example is known in the next, whatever was learned of others.
+            whose = ", which may be of the same persons" if people is None else " with all of their person"
+            held = f", where it names {right:.0%} of those left out{whose}"
         sentence = (
             f"{gallery.attribute!r} by {what}: logistic regression on {len(rows)} public examples of "
             f"{len(categories)} categories{held}"
@@ -152,14 +157,17 @@ def _together(found: Array) -> Array:
     return np.asarray(total - np.log(np.exp(total).sum()))
 
 
-def classified(rows: Array, members: NDArray[np.int64], own: Array, strength: float) -> tuple[Any, Array, float | None]:
+def classified(
+    rows: Array, members: NDArray[np.int64], own: Array, strength: float, people: NDArray[np.int64] | None = None
+) -> tuple[Any, Array, float | None]:
     """The K categories that occur, log-probabilities (N, K) of `own` (N, d), and the share right of `rows` left out.
 
-    rows: (P, d) with the category of each, (P,). The share is None where a category has one example only.
+    rows: (P, d) with the category of each, (P,). people: (P,) whose each is, so that nobody is in two folds. The share
+    is None where a category has one example, or one person, only.
     """
     # They take seconds to import, and no other attack needs them.
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_score
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
@@ -167,10 +175,13 @@ def classified(rows: Array, members: NDArray[np.int64], own: Array, strength: fl
     model = make_pipeline(
         StandardScaler(), LogisticRegression(C=strength, class_weight="balanced", max_iter=ROUNDS, random_state=0)
     )
-    folds = min(FOLDS, *Counter(members.tolist()).values())
+    # Of each category every fold leaves some out, and every fold's rest has some.
+    each = zip(members.tolist(), range(len(members)) if people is None else people.tolist(), strict=True)
+    folds = min(FOLDS, *Counter(member for member, _ in set(each)).values())
     right = None
     if folds > 1:
-        parts = StratifiedKFold(folds, shuffle=True, random_state=0)
-        right = float(cross_val_score(model, rows, members, cv=parts).mean())
+        kind = StratifiedKFold if people is None else StratifiedGroupKFold
+        parts = kind(folds, shuffle=True, random_state=0)
+        right = float(cross_val_score(model, rows, members, cv=parts, groups=people).mean())
     model.fit(rows, members)
     return model.classes_, np.asarray(model.predict_log_proba(own)), right
