@@ -18,6 +18,7 @@ from leakscope.attacks.attributes.signals import ClassInputs
 from leakscope.attacks.preparing import Setting
 from leakscope.audit.federations import run as running
 from leakscope.audit.federations.asked import People, crossed, halves
+from leakscope.audit.federations.findings import together
 from leakscope.audit.federations.plan import ALL, FederatedScene, FederationPlan, Recovered, Shadows, undefended
 from leakscope.audit.federations.run import kept, run
 from leakscope.cli import federation_keys
@@ -182,6 +183,23 @@ def test_a_plan_finds_what_is_there_and_not_what_is_not(finished):
     assert open_row.uar > 0.3
     one, whole = noisy.epsilons[1:]
     assert 0 < one < whole < 1
+
+
+def test_of_many_rows_one_has_to_leak_beyond_what_luck_makes_of_many(finished):
+    rows = [row for row in finished[1].summary.rows if row.part is Part.AUDITED]
+    leaks = next(row for row in rows if row.word is Word.LEAKS)
+    luck = leaks.found[1].luck
+    assert luck <= 0.01
+    clear = leaks.model_copy(update={"word": Word.NO_LEAK_FOUND})
+    many = int(0.01 / luck)
+    assert together([leaks] + [clear] * (many - 1))[0] is Word.LEAKS
+    word, said = together([leaks] + [clear] * many)
+    assert word is Word.INCONCLUSIVE
+    assert f"none of those that leak does among {many + 1}" in said
+    assert together([clear] * 3) == (
+        Word.NO_LEAK_FOUND,
+        "3 rows: 0 leaks, 0 inconclusive, 3 no leak found at this power",
+    )
 
 
 def test_a_cell_says_what_the_federation_by_itself_says(corpus, finished):

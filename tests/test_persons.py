@@ -111,7 +111,7 @@ def test_luck_of_few_persons_is_counted_out():
 def test_luck_of_many_persons_is_drawn_and_never_zero():
     truth = np.arange(40) % 2
     sure = People(truth, np.eye(2)[truth])
-    assert persons.luck(sure, key=KEY) == 1 / (1 + persons.DRAWS)
+    assert persons.luck(sure, key=KEY) == 1 / (1 + persons.SHUFFLES)
     blind = persons.luck(People(truth, np.random.default_rng(1).standard_normal((40, 2))), key=KEY)
     assert blind > 0.05
 

@@ -25,7 +25,9 @@ Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
 
 DRAWS = 2000
-"""Samples of persons, and random labelings: the end of a 95 % interval then moves by a tenth of its length at most."""
+"""Samples of persons: the end of a 95 % interval then moves by a tenth of its length at most."""
+SHUFFLES = 20_000
+"""Random labelings: of a plan of thirty rows one still counts that none of them reaches."""
 EXACTLY = 20_000
 """Labelings up to which all are looked at, which are those of 16 persons of two categories and no tie in sizes."""
 MUTUAL = 3.0
@@ -250,8 +252,8 @@ def luck(people: People, statistic: Statistic = uar, *, key: Key, turned: bool =
     """The p-value of the statistic under categories that are shuffled over persons: P(as large or larger), in (0, 1].
 
     All labelings with as many persons of each category are looked at where there are at most `EXACTLY`, which is
-    exact; else (1 + hits) / (1 + draws) of `DRAWS` random ones, which is valid at any number (Phipson and Smyth 2010,
-    doi:10.2202/1544-6115.1585). The least that it can be is one over the number of labelings: 1/924 of 6 and 6.
+    exact; else (1 + hits) / (1 + draws) of `SHUFFLES` random ones, which is valid at any number (Phipson and Smyth
+    2010, doi:10.2202/1544-6115.1585). The least that it can be is one over the number of labelings: 1/924 of 6 and 6.
     Where two halves attack each other it is `MUTUAL` times as large, at most 1, and `auc` is `ranked`.
     turned: P(as small or smaller) instead.
     """
@@ -265,9 +267,12 @@ def luck(people: People, statistic: Statistic = uar, *, key: Key, turned: bool =
         every = np.array([labels.copy() for labels in _labelings(categories)])
         found = float((sign * value(every) >= least).sum()) / total
     else:
-        random = key.child("permutation").numpy()
-        drawn = np.array([random.permutation(categories) for _ in range(DRAWS)])
-        found = (1 + float((sign * value(drawn) >= least).sum())) / (1 + DRAWS)
+        random, hits = key.child("permutation").numpy(), 0
+        # In parts: a person for each category makes (L, P, P) numbers.
+        for _ in range(SHUFFLES // DRAWS):
+            drawn = random.permuted(np.tile(categories, (DRAWS, 1)), axis=1)
+            hits += int((sign * value(drawn) >= least).sum())
+        found = (1 + hits) / (1 + SHUFFLES)
     return found if len(np.unique(people.sides)) == 1 else min(1.0, MUTUAL * found)
 
 
