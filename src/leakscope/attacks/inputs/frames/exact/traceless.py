@@ -47,11 +47,11 @@ class Counted:
     read: Callable[[Named], Array]
     span: Span
 
-    def outside(self, gradient: Named) -> tuple[float, float]:
-        """The largest singular value outside of the span, and the norm, both in rows and columns scaled as there."""
+    def outside(self, gradient: Named) -> tuple[float, Array]:
+        """The largest singular value outside of the span, and the norm of each column, rows and columns scaled."""
         scaled = self.read(gradient) * self.span.scale[:, None] * self.span.columns
         away = self.span.basis[:, self.span.rank :].T @ scaled
-        return float(np.linalg.norm(away, 2)), float(np.linalg.norm(scaled))
+        return float(np.linalg.norm(away, 2)), np.linalg.norm(scaled, axis=0)
 
 
 def traceless(
@@ -70,17 +70,19 @@ def traceless(
     if seen.knows(Lengths):
         return None
     sent = seen.gradient().by_name
-    floor, size = counted.outside(sent)
-    total = sum(map(len, utterances))
+    floor, sizes = counted.outside(sent)
+    heard, total = sizes > 0, sum(map(len, utterances))
     # After steps silence has to have left nothing at any of the weights on the way: the first are known.
     middle = [] if known_weights(seen.mechanism) is Answer.YES else [halfway(seen).target]
     for one in (seen.target, *middle):
         target = dataclasses.replace(one, module=copy.deepcopy(one.module).double())
 
         def trace(frames: Longer, target: Target = target) -> float:
-            away, norm = counted.outside(frames.gradient(target, counted.names))
-            # to the size of what was sent, of which these frames are a share
-            return away * size / max(norm, 1e-300) * (frames.found / total) ** 0.5
+            away, norms = counted.outside(frames.gradient(target, counted.names))
+            # To the size of what was sent, of which these frames are a share; as most units say it, for one that is
+            # awake in silence alone is scaled by errors that were nearly zero.
+            size = np.median(norms[heard] / sizes[heard])
+            return float(away / max(size, 1e-300) * (frames.found / total) ** 0.5)
 
         # Frames that were found to within rounding are themselves outside of the span by as much.
         least = max(floor, *(trace(Longer(frames, 0, 0, "")) for frames in utterances))
