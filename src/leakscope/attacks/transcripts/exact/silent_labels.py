@@ -41,7 +41,9 @@ def silent_labels(seen: Observation, frames: Sequence[Array], window: ContextWin
     assert isinstance(loss, CTC)
     biased = layer.bias is not None and layer.bias in seen.release.by_name
     size = float(
-        passed(seen.target, [torch.from_numpy(one) for one in frames], {}, [layer.name])[layer.name]
+        passed(seen.target, [torch.from_numpy(np.ascontiguousarray(one)) for one in frames], {}, [layer.name])[
+            layer.name
+        ]
         .given.norm(dim=1)
         .mean()
     )

@@ -126,7 +126,9 @@ class Longer:
         parameters = {name: value.clone().requires_grad_(name in names) for name, value in target.parameters().items()}
         key = Key(0).child("traceless")
         with key.isolated(), quiet(target), torch.enable_grad():
-            made = target.outputs(parameters, torch.from_numpy(self.frames)[None].to(target.device()))
+            made = target.outputs(
+                parameters, torch.from_numpy(np.ascontiguousarray(self.frames))[None].to(target.device())
+            )
             errors = normal(made.detach(), key)
             rows = made.detach().reshape(-1, made.shape[-1])
             place = self.added(len(rows))
