@@ -19,6 +19,7 @@ from leakscope.attacks.transcripts.exact.dropout import Peeled, peeled
 from leakscope.attacks.transcripts.exact.occupancy import Occupied, Spoken, counted, last_layer, occupied
 from leakscope.attacks.transcripts.exact.reading import UNCLEAR, Reading, occupancy_noise, read
 from leakscope.attacks.transcripts.exact.repairing import outright
+from leakscope.attacks.transcripts.exact.silent_labels import silent_labels
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Inputs, Transcripts
 from leakscope.core.effort import Clock, Progress, Watch
@@ -110,7 +111,10 @@ class CtcTranscript(AbstractAttack[Ready[Inputs], Transcripts]):
         readings = [_read(*pair, mean=mean, going=going) for pair, going in zip(pairs, goings, strict=True)]
         attempt = _attempted(repr(self), readings, found, fed, _steps(fed, masks), assumes=assumed(seen))
         # Confidence 1 says proved, so it goes with the certificate; the labels stay claimed.
-        doubt = undeclared(seen) or _repeating(seen, frames)
+        doubt = undeclared(seen)
+        if doubt is None and attempt.claim is not None and attempt.certificate is not None:
+            # runs the model, so only where something is proved
+            doubt = _repeating(seen, frames) if any(attempt.certificate.proved) else None
         if doubt is None or attempt.claim is None:
             return attempt
         claim = Transcripts(attempt.claim.labels)
@@ -119,12 +123,13 @@ class CtcTranscript(AbstractAttack[Ready[Inputs], Transcripts]):
 
 
 def _repeating(seen: Observation, frames: list[Tensor]) -> Refusal | None:
-    """Why the frames may be too few: an occupancy of merged frames is that of another number of frames."""
+    """Why the frames may be too few: occupancies of merged or missing frames are those of another number of frames."""
     try:
         window = context_window(seen.target)
     except (NoSuchLayer, BadInput):  # of a model that sees no windows nothing merges
         return None
-    return undetermined(seen, [one.detach().double().cpu().numpy() for one in frames], window)
+    known = [one.detach().double().cpu().numpy() for one in frames]
+    return undetermined(seen, known, window) or silent_labels(seen, known, window)
 
 
 def _unclear(noise: float, found: Occupied) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leakscope.attacks.inputs.dense.silent_errors import Judged
+from leakscope.attacks.inputs.frames.window.window_span import CLEAR
 from leakscope.attacks.parts.reading.replayed import drops, halfway
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
@@ -150,6 +151,15 @@ def _spanned(
         # Where these are nearly as many as units, every vector is spanned; a layer that is called twice sums up.
         if gradient is None or len(parts) != len(utterances) or 3 * rank > 2 * min(gradient.shape):
             continue
-        basis = np.linalg.svd(gradient.detach().double().cpu().numpy(), full_matrices=False)[2][:rank]
-        found.append(float(np.linalg.norm(units - units @ basis.T @ basis) / max(float(np.linalg.norm(units)), 1e-300)))
+        sent = gradient.detach().double().cpu().numpy()
+        _, sizes, rows = np.linalg.svd(sent, full_matrices=False)
+        # Frames of which the model is nearly sure lie below rounding, and the span lacks their units: what was sent
+        # lies in the span of all units even so.
+        faint = turns == 1 and not sizes[rank - 1] > CLEAR * sizes[rank]
+        found.append(_away(sent, np.linalg.qr(units.T)[0].T) if faint else _away(units, rows[:rank]))
     return found
+
+
+def _away(rows: Array, basis: Array) -> float:
+    """How far rows are from the span of orthonormal ones, relative to their norm."""
+    return float(np.linalg.norm(rows - rows @ basis.T @ basis) / max(float(np.linalg.norm(rows)), 1e-300))

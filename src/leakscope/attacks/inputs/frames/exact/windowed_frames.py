@@ -14,6 +14,7 @@ from leakscope.attacks.inputs.frames.claimed import claimed
 from leakscope.attacks.inputs.frames.exact.recovery import ROUNDED, Recovery, recover
 from leakscope.attacks.inputs.frames.exact.repeats import undetermined
 from leakscope.attacks.inputs.frames.exact.scale import sized
+from leakscope.attacks.inputs.frames.exact.traceless import Counted, traceless
 from leakscope.attacks.parts.reading.proof import fed, undeclared
 from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Inputs
@@ -94,7 +95,9 @@ class WindowedFrames(AbstractAttack[ContextWindow, Inputs]):
         if doubt is None and certificate.holds:
             # runs the model, so last
             shown = sized(seen, found.utterances, read)
-            doubt = shown if isinstance(shown, Refusal) else None
+            doubt = (
+                shown if isinstance(shown, Refusal) else traceless(seen, found.utterances, read, _counted(found, read))
+            )
         like = seen.target.parameters()[read.weight]
         # The frames are claimed all the same; equations that hold prove nothing of a mechanism that is not declared.
         if doubt is not None:
@@ -111,6 +114,10 @@ class WindowedFrames(AbstractAttack[ContextWindow, Inputs]):
         # always above it.
         single = min(ROUNDED, _tolerance(seen, window))
         return recover(weight, bias, window, single=single, polish=self.polish)
+
+
+def _counted(found: Recovery, window: ContextWindow) -> Counted:
+    return Counted((window.weight, window.bias), lambda sent: np.vstack(window.read(sent)), found.span)
 
 
 def _mixed(found: Recovery) -> Refusal | None:

@@ -14,6 +14,7 @@ from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.frames.claimed import claimed
 from leakscope.attacks.inputs.frames.exact.repeats import undetermined
 from leakscope.attacks.inputs.frames.exact.scale import sized
+from leakscope.attacks.inputs.frames.exact.traceless import Counted, traceless
 from leakscope.attacks.inputs.frames.exact.windowed_frames import COARSE, EXACT, WindowedFrames
 from leakscope.attacks.inputs.frames.long.growing import Grower, Piece, seeds, utterances
 from leakscope.attacks.inputs.frames.long.hidden_span import HiddenSpan
@@ -29,6 +30,7 @@ from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import drops_units, keeps_model, known_weights, one_gradient
 from leakscope.numerics import banded
 from leakscope.numerics.rng import Key
+from leakscope.numerics.trees import Named
 from leakscope.targets.looking.context_window import ContextWindow, context_window
 from leakscope.targets.looking.dense_stack import DenseStack, dense_stack
 
@@ -88,7 +90,7 @@ class LongFrames(AbstractAttack[tuple[ContextWindow, DenseStack], Inputs]):
     ) -> Attempt[Inputs]:
         """From the second layer's gradient."""
         window, stack = found
-        matrix = _second(seen, stack)
+        matrix = _second(seen.gradient().by_name, stack)
         span = span_of(matrix)
         refused = _unsolvable(span, matrix, window)
         if refused is not None:
@@ -106,12 +108,14 @@ class LongFrames(AbstractAttack[tuple[ContextWindow, DenseStack], Inputs]):
             return Attempt(repr(self), Outcome.DIVERGED, _lost(parts, span), cost=cost)
         # Growing looked at one window at a time; the certificate is about all of them, and the gradient itself.
         residual = _residual(whole, problem, matrix, window)
-        return dataclasses.replace(self._claimed(seen, window, (whole, span), residual), cost=cost)
+        counted = Counted(stack.layers[1].names, lambda sent: _second(sent, stack), span)
+        return dataclasses.replace(self._claimed(seen, window, (whole, counted), residual), cost=cost)
 
     def _claimed(
-        self, seen: Observation, window: ContextWindow, found: tuple[list[Array], Span], residual: float
+        self, seen: Observation, window: ContextWindow, found: tuple[list[Array], Counted], residual: float
     ) -> Attempt[Inputs]:
-        whole, span = found
+        whole, counted = found
+        span = counted.span
         dtype = seen.release.by_name[window.weight].dtype
         tolerance = EXACT.get(dtype, COARSE)
         certificate = Certificate.alike(residual, tolerance, STATEMENT, items=len(whole))
@@ -125,7 +129,7 @@ class LongFrames(AbstractAttack[tuple[ContextWindow, DenseStack], Inputs]):
         if doubt is None and certificate.holds:
             # hidden units of a rectified layer without biases are as large as its frames, and no witness of their size
             shown = sized(seen, whole, window)
-            doubt = shown if isinstance(shown, Refusal) else None
+            doubt = shown if isinstance(shown, Refusal) else traceless(seen, whole, window, counted)
         if doubt is not None:
             sentence += f"; no proof: {doubt.sentence}"
             return Attempt(repr(self), Outcome.CLAIMED, sentence, claimed(whole, like))
@@ -177,9 +181,9 @@ class _Log:
         return self.clock.exhausted(steps)
 
 
-def _second(seen: Observation, stack: DenseStack) -> Array:
+def _second(sent: Named, stack: DenseStack) -> Array:
     """[dL/dW_2; dL/db_2] (H + 1, H_2)."""
-    weight, bias = (seen.gradient().by_name[name].detach().double().cpu().numpy() for name in stack.layers[1].names)
+    weight, bias = (sent[name].detach().double().cpu().numpy() for name in stack.layers[1].names)
     # Rows are inputs here, as in `ContextWindow.read`; of a square weight torch's order (out, in) is taken for granted.
     return np.vstack([weight.T if weight.shape == (len(bias), len(stack.layers[0].bias)) else weight, bias])
 
