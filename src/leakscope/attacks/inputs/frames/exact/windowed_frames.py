@@ -30,7 +30,10 @@ EXACT = {torch.float64: 1e-9}
 COARSE = 1e-4
 """The same for float32 and all that is coarser: frames of a wrong number or order leave 0.01 to 1 in the middle of the
 range of lengths and 1e-3 close to its end. Half precision rounds to more than that, so it seldom proves anything."""
-STATEMENT = "windows [x_t; 1] lie in the span of [dL/dW; dL/db], and the errors of all frames sum to dL/db"
+STATEMENT = (
+    "windows [x_t; 1] lie in the span of [dL/dW; dL/db], and the errors of all frames sum to dL/db; of "
+    "further frames that leave nothing, silence and repetitions at the ends were asked about, and not all other sounds"
+)
 
 
 @final

@@ -36,7 +36,10 @@ from leakscope.targets.looking.dense_stack import DenseStack, dense_stack
 
 Array = NDArray[np.float64]
 
-STATEMENT = "[h(x_t); 1] of every window lies in the span of [dL/dW_2; dL/db_2], and together they span it"
+STATEMENT = (
+    "[h(x_t); 1] of every window lies in the span of [dL/dW_2; dL/db_2], and together they span it; of "
+    "further frames that leave nothing, silence and repetitions at the ends were asked about, and not all other sounds"
+)
 
 
 @final
