@@ -24,6 +24,7 @@ from leakscope.attacks.inputs.text.ordering import (
     prefixes,
     with_last_tokens,
 )
+from leakscope.attacks.inputs.text.other_texts import other_texts, other_tokens
 from leakscope.attacks.inputs.text.row_span import RowSpan, covered, dimensions, row_span_of, strangers
 from leakscope.attacks.parts.reading.explained import Explained, explained
 from leakscope.attacks.parts.reading.proof import assumed, bent, drawn, strange
@@ -137,6 +138,8 @@ class EmbeddingSpan(AbstractAttack["Spanned", Tokens]):
             doubt = _short(seen, proof)
         if proof is not None and len(claimed) > len(best) and not doubt:
             doubt = _uneven(_counts(seen, proof))
+        if proof is not None and exact and not doubt:
+            doubt = _elsewise(seen, found, best, proof, clock)
         sentence += doubt
         # A residual at rounding proves nothing where other texts would leave the same.
         certificate = (
@@ -150,7 +153,8 @@ class EmbeddingSpan(AbstractAttack["Spanned", Tokens]):
         vectors = torch.stack([found.inputs[token, place] for token, place in pairs])
         gradients = [found.gradient[name] for name in found.entry.first.weights if name in found.gradient]
         # Two ways to be wrong: a token too few leaves some of the gradient uncovered, one too many fits by chance.
-        missed = max(covered(gradients, vectors), strangers(found.span, found.room, found.inputs[..., 0].numel()))
+        left = covered(gradients, vectors)
+        missed = max(left, strangers(found.span, found.room, found.inputs[..., 0].numel()))
         bag = tuple(sorted({token for token, _ in pairs}))
         sentence = f"the set of {len(bag)} tokens at {len(pairs)} places, rank {found.span.rank}{note}"
         if acts_as(seen.target.loss, NextToken):
@@ -159,6 +163,9 @@ class EmbeddingSpan(AbstractAttack["Spanned", Tokens]):
             # So it may be in the batch and not in the set, and what the set misses of the gradient does not tell.
             return Attempt(repr(self), Outcome.CLAIMED, sentence, Tokens((bag,), None, bag=True))
         doubt = UNLOOKED if clock.exhausted(0) else _bag_doubt(seen, found, pairs)
+        # Only where there would be a proof, for it runs the model on thousands of texts.
+        if missed <= tolerance and not doubt:
+            doubt = _hidden(seen, found, vectors, left, clock)
         sentence += doubt
         certificate = None if doubt else Certificate.alike(missed, tolerance, BAG + assumed(seen))
         confidence = torch.ones(1) if certificate is not None and certificate.holds else None
@@ -322,6 +329,32 @@ def _short(seen: Observation, proof: Explained) -> str:
     counts = shares * seen.told(BatchSize).count
     off = float((counts - counts.round().clamp(min=1)).abs().max())
     return "" if off <= COUNTED else f"; no proof: a share is {off:.0e} from a whole number of texts"
+
+
+def _elsewise(
+    seen: Observation, found: Spanned, texts: tuple[Said, ...], proof: Explained, clock: Clock
+) -> str:
+    """Why texts that explain the gradient may stand for others that do; empty where none of those tried does."""
+    sent = trees.select(seen.gradient().by_name, seen.target.parameters())
+    # A share that counts, or all of them together, shows a text whose gradient is another's but for its size.
+    whole = abs(float(proof.weights.sum()) - 1) <= COUNTED
+    known = clipped(seen) is Answer.NO and evenly(seen) is not Answer.NO and (seen.knows(BatchSize) or whole)
+    return other_texts(found.entry.model, sent, texts, proof.weights, proof.residual, pinned=known, clock=clock)
+
+
+def _hidden(seen: Observation, found: Spanned, vectors: Tensor, left: float, clock: Clock) -> str:
+    """Why a token that is not in the set may be in the batch; empty where none of those tried would be unseen."""
+    filled = max(place for place, tokens in enumerate(found.places, 1) if tokens)
+    if not all(found.places[:filled]):
+        return "; no proof: nothing is seen at a place that a text with a later token must fill"
+    count = seen.told(BatchSize).count if seen.knows(BatchSize) else None
+    if count is not None and found.span.rank == count * len(found.places):
+        return ""  # as many as there can be: `_bag_doubt` has seen that they are all different
+    weights = seen.release.by_name
+    sent = {name: weights[name] for name in found.entry.first.weights if name in weights}
+    gradient = {name: found.gradient[name].to(one.dtype) for name, one in sent.items()}
+    model = found.entry.model
+    return other_tokens(model, gradient, vectors, found.places, left, count=count, clock=clock)
 
 
 def _uneven(counts: Tensor) -> str:
