@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import final
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,22 +12,24 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from leakscope.core.batch import Batch
 from leakscope.core.effort import Clock
 from leakscope.core.errors import BadInput
-from leakscope.core.overriding import acts_as
 from leakscope.domains.text import Text, padded
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
 from leakscope.targets.looking.probe import FORWARD_ERRORS
 from leakscope.targets.looking.tape import Doubled
-from leakscope.targets.losses import NextToken
 
 SAFETY = 10.0
 """How many times what a claim leaves of the gradient another text's trace has to be, to be told from it: the measure is
 right to a factor of three, and the rounding of the true text may hide as much again as is left."""
-DIRECTIONS = 4
+DIRECTIONS = 3
 """Random directions along which gradients are compared. That one which differs by D shows less than D / 100 along all
-of them has a chance of 1e-6 or so."""
-MOST = 3000
-"""Other texts that are tried, at most; beyond it, the tokens of least trace at all places."""
+of them has a chance of 1e-4."""
+MOST = 2000
+"""Other texts that are run, at most; beyond it, the tokens of least trace at all places."""
+MOST_TRACES = 1000
+"""The same where the gradient of each is looked at."""
+NEAREST = 64
+"""Of the other texts of a claimed one, those whose gradients are compared: with the outputs nearest to its own."""
 TOGETHER = 256
 """Texts that are run at once."""
 CONTEXTS = 3
@@ -73,12 +74,25 @@ def other_texts(
     width = max(map(len, claimed))
 
     def shown(text: int, others: Sequence[Said]) -> Tensor:
-        found = _slopes(model, others, width, directions)
+        along, outputs, ids = _slopes(model, others, width, directions)
         labels = shares[text].nonzero().flatten().tolist()
         # The text's part of the gradient, with its labels as they were found.
-        return torch.stack([shares[text, label] * _traces(model, *found, label) for label in labels]).sum(0)
+        return torch.stack([shares[text, label] * _traces(model, along, outputs, ids, label) for label in labels]).sum(
+            0
+        )
 
     own = [shown(text, [said])[:, 0] for text, said in enumerate(claimed)]
+    ends = [_ends(model, [said], width, shares[text]) for text, said in enumerate(claimed)]
+
+    def moved(text: int, others: Sequence[Said]) -> Tensor:
+        # Cheap, and without fail where the output layer was sent: its gradient is made of these two.
+        pairs = [
+            _aligned(one, other)
+            for one, other in zip(_ends(model, others, width, shares[text]), ends[text], strict=True)
+        ]
+        apart = [(one - mine).flatten(1).norm(dim=1) / mine.norm().clamp_min(1e-300) for one, mine in pairs]
+        # Texts without a loss last.
+        return torch.stack(apart).sum(0).nan_to_num(torch.inf)
 
     def apart(text: int, others: Sequence[Said]) -> Tensor:
         mine, other = own[text][:, None], shown(text, others)
@@ -88,9 +102,7 @@ def other_texts(
         return (mine - factor * other).square().mean(0).sqrt() / near
 
     tokens = range(1, _domain(model).vocabulary)
-    # A text of one token predicts nothing and has no gradient.
-    least = 2 if acts_as(model.target.loss, NextToken) else 1
-    return _tried(model, claimed, tokens, apart, least, GONE, clock)
+    return _tried(model, claimed, tokens, apart, GONE, clock, screen=moved)
 
 
 def other_tokens(
@@ -129,8 +141,8 @@ def other_tokens(
     labels = range(min(model.target.classes, LABELS))
 
     def shown(others: Sequence[Said]) -> tuple[Tensor, Tensor]:
-        found = _slopes(model, others, longest, [*outside, *scaled])
-        traces = torch.stack([_traces(model, *found, label) for label in labels])
+        along, outputs, ids = _slopes(model, others, longest, [*outside, *scaled])
+        traces = torch.stack([_traces(model, along, outputs, ids, label) for label in labels])
         part, whole = traces.square().split(DIRECTIONS, 1)
         return part.mean(1).sqrt(), whole.mean(1).sqrt()
 
@@ -149,7 +161,7 @@ def other_tokens(
         largest = shown(texts)[1].max()
     bag = {token for tokens in places for token in tokens}
     tokens = [token for token in range(1, _domain(model).vocabulary) if token not in bag]
-    return _tried(model, texts, tokens, seen, 1, HIDDEN, clock, new=True)
+    return _tried(model, texts, tokens, seen, HIDDEN, clock)
 
 
 def rounding(gradient: Named) -> float:
@@ -162,45 +174,48 @@ def _tried(
     texts: Sequence[Said],
     tokens: Sequence[int],
     measure: Measure,
-    least: int,
     why: str,
     clock: Clock,
     *,
-    new: bool = False,
+    screen: Measure | None = None,
 ) -> str:
     """`why` where some change of a text is not seen; another sentence where it is not known; empty where all are.
 
-    new: only changes by one of the tokens count.
+    screen: what the nearest are chosen by; without it only changes by one of the tokens are tried, and all of them.
     """
-    domain = _domain(model)
-    added = set(tokens)
+    domain, added = _domain(model), set(tokens)
     try:
-        for text, chosen in _plan(domain, texts, tokens, measure, clock):
+        for text, chosen in _plan(domain, texts, tokens, screen or measure, MOST if screen else MOST_TRACES, clock):
             others = _changed(texts[text], chosen, domain.length)
-            if not new:
+            if screen is not None:
                 others = itertools.chain(_rearranged(texts[text], domain), others)
-            kept = [one for one in dict.fromkeys(others) if len(one) >= least and one != texts[text]]
-            for part in _together(one for one in kept if not new or added.intersection(one)):
+            kept = [one for one in dict.fromkeys(others) if one and one != texts[text]]
+            if screen is not None:
+                kept = _nearest(text, kept, screen, clock)
+            for part in _together(one for one in kept if screen is not None or added.intersection(one)):
                 if clock.exhausted(0):
                     return LATE
-                # Not `<`, which NaN would fail silently on either side: texts without a gradient are NaN and no doubt.
+                # NaN is a text without a gradient, and no doubt.
                 if bool((measure(text, part) <= 1).any()):
                     return why
+            # The screening may have been cut short.
+            if clock.exhausted(0):
+                return LATE
     except (*FORWARD_ERRORS, BadInput):
         return FAILED
     return ""
 
 
 def _plan(
-    domain: Text, texts: Sequence[Said], tokens: Sequence[int], measure: Measure, clock: Clock
+    domain: Text, texts: Sequence[Said], tokens: Sequence[int], measure: Measure, most: int, clock: Clock
 ) -> list[tuple[int, Sequence[int]]]:
     """Which tokens each text is tried with: all of a small vocabulary, else those of which least was seen once."""
     changes = sum(2 * len(one) + 3 for one in texts)
-    if changes * len(tokens) <= MOST:
+    if changes * len(tokens) <= most:
         return [(text, tokens) for text in range(len(texts))]
     random = Key(0).child("plan").numpy()
     # Each token once in place of another and once more, somewhere.
-    drawn = sorted(random.permutation(len(tokens))[: MOST // 2].tolist())
+    drawn = sorted(random.permutation(len(tokens))[: most // 2].tolist())
     least: dict[int, float] = dict.fromkeys((tokens[one] for one in drawn), float("inf"))
     for text, said in enumerate(texts):
         mine = list(least)[text :: len(texts)]
@@ -216,9 +231,19 @@ def _plan(
             for value, token in zip(measure(text, part).tolist(), owners, strict=False):
                 least[token] = min(least[token], value)
     # At least some, however many texts there are.
-    few = max(4, MOST // changes)
+    few = max(4, most // changes)
     chosen = sorted(least, key=lambda token: least[token])[:few]
     return [(text, chosen) for text in range(len(texts))]
+
+
+def _nearest(text: int, others: Sequence[Said], screen: Measure, clock: Clock) -> list[Said]:
+    """The `NEAREST` of the others by what `screen` says."""
+    found: list[tuple[float, Said]] = []
+    for part in _together(others):
+        if clock.exhausted(0):
+            break
+        found += zip(screen(text, part).tolist(), part, strict=True)
+    return [one for _, one in sorted(found, key=lambda each: each[0])[:NEAREST]]
 
 
 def _changed(said: Said, tokens: Sequence[int], longest: int) -> Iterable[Said]:
@@ -255,7 +280,9 @@ def _together(texts: Iterable[Said], *, sort: bool = True) -> Iterable[list[Said
             yield several[start : start + TOGETHER]
 
 
-def _slopes(model: Doubled, texts: Sequence[Said], width: int, directions: Sequence[Named]) -> tuple[Tensor, ...]:
+def _slopes(
+    model: Doubled, texts: Sequence[Said], width: int, directions: Sequence[Named]
+) -> tuple[Tensor, Tensor, Tensor]:
     """J v for the Jacobian J of each text's outputs and each direction v, by the transpose of the transpose.
 
     J^T r is linear in r, so that the derivative of <J^T r, v> by r is J v, for all texts of a batch at once. The
@@ -279,8 +306,38 @@ def _slopes(model: Doubled, texts: Sequence[Said], width: int, directions: Seque
     return torch.stack(along), outputs.detach(), ids
 
 
+def _ends(model: Doubled, texts: Sequence[Said], width: int, shares: Tensor) -> tuple[Tensor, ...]:
+    """Of each text with the labels of these shares (C,), how the loss depends on its outputs; and the outputs.
+
+    Of a loss that reads the outputs of each token the first alone, as what the loss does not read does not matter.
+    """
+    ids = padded(texts, max(width, *map(len, texts))).to(model.target.device())
+    with Key(0).child("running").isolated(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        outputs = model(ids).detach()
+    labels = shares.nonzero().flatten().tolist()
+    errors = torch.stack([float(shares[label]) * _errors(model, outputs, ids, label) for label in labels]).sum(0)
+    return (errors, outputs) if outputs.dim() == 2 else (errors,)
+
+
+def _aligned(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """(S, T, ...) and (1, U, ...) filled up with zeros to as many tokens; as they are without tokens."""
+    if one.dim() < 3 or one.shape[1] == other.shape[1]:
+        return one, other
+    longest = max(one.shape[1], other.shape[1])
+    first, second = (
+        torch.cat([each, each.new_zeros(len(each), longest - each.shape[1], *each.shape[2:])], 1)
+        for each in (one, other)
+    )
+    return first, second
+
+
 def _traces(model: Doubled, along: Tensor, outputs: Tensor, ids: Tensor, label: int) -> Tensor:
     """<gradient of each text with this label, direction>, (D, S), for what `_slopes` gives."""
+    return (along * _errors(model, outputs, ids, label)).flatten(2).sum(2)
+
+
+def _errors(model: Doubled, outputs: Tensor, ids: Tensor, label: int) -> Tensor:
+    """The derivative of each text's own loss by its outputs, as these."""
     outputs = outputs.clone().requires_grad_(True)
     loss, classes = model.target.loss, model.target.classes
     # One of the labels that the loss reads, whatever their kind is.
@@ -288,8 +345,7 @@ def _traces(model: Doubled, along: Tensor, outputs: Tensor, ids: Tensor, label: 
     with torch.enable_grad():
         total = loss(outputs, Batch(ids, labels.expand(len(ids), *labels.shape[1:])))
         # A mean over the batch: times their number it is each text's own.
-        errors = torch.autograd.grad(total, outputs)[0] * len(ids)
-    return (along * errors).flatten(2).sum(2)
+        return torch.autograd.grad(total, outputs)[0] * len(ids)
 
 
 def _random(gradient: Named, turn: int, *, scaled: bool = False) -> dict[str, Tensor]:
