@@ -24,12 +24,12 @@ right to a factor of three, and the rounding of the true text may hide as much a
 DIRECTIONS = 3
 """Random directions along which gradients are compared. That one which differs by D shows less than D / 100 along all
 of them has a chance of 1e-4."""
-MOST = 2000
+MOST = 1500
 """Other texts that are run, at most; beyond it, the tokens of least trace at all places."""
 MOST_TRACES = 1000
 """The same where the gradient of each is looked at."""
 NEAREST = 64
-"""Of the other texts of a claimed one, those whose gradients are compared: with the outputs nearest to its own."""
+"""Other texts whose gradients are compared, of all claimed ones together: those with the outputs nearest to theirs."""
 TOGETHER = 256
 """Texts that are run at once."""
 CONTEXTS = 3
@@ -191,7 +191,7 @@ def _tried(
                 others = itertools.chain(_rearranged(texts[text], domain), others)
             kept = [one for one in dict.fromkeys(others) if one and one != texts[text]]
             if screen is not None:
-                kept = _nearest(text, kept, screen, clock)
+                kept = _nearest(text, kept, screen, clock)[: max(8, NEAREST // len(texts))]
             for part in _together(one for one in kept if screen is not None or added.intersection(one)):
                 if clock.exhausted(0):
                     return LATE
@@ -237,13 +237,13 @@ def _plan(
 
 
 def _nearest(text: int, others: Sequence[Said], screen: Measure, clock: Clock) -> list[Said]:
-    """The `NEAREST` of the others by what `screen` says."""
+    """The others, the nearest by what `screen` says first."""
     found: list[tuple[float, Said]] = []
     for part in _together(others):
         if clock.exhausted(0):
             break
         found += zip(screen(text, part).tolist(), part, strict=True)
-    return [one for _, one in sorted(found, key=lambda each: each[0])[:NEAREST]]
+    return [one for _, one in sorted(found, key=lambda each: each[0])]
 
 
 def _changed(said: Said, tokens: Sequence[int], longest: int) -> Iterable[Said]:
