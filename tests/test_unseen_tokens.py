@@ -61,8 +61,8 @@ def test_nothing_is_proved_without_a_token_that_is_hardly_looked_at(text: list[i
     assert "no proof" in attempt.sentence
 
 
-@pytest.mark.parametrize("text", [[5, 9, 4, 7], [5, 9, 4]])
-def test_a_text_is_proved_where_every_token_would_be_seen(text: list[int]) -> None:
+def test_a_text_is_proved_where_every_token_would_be_seen() -> None:
+    text = [5, 9, 4]
     attempt = attacked(text, 0.5, causal=False)
     assert attempt.certified
     assert set(attempt.claim.sequences[0]) == set(text)
