@@ -28,7 +28,8 @@ class Hushed(nn.Module):
         scores = scores - self.hush * (ids >= 15).to(scores)[:, None]
         hidden = (ids == 0)[:, None] | (places[None, :] > places[:, None]) * self.causal
         tokens = tokens + torch.softmax(scores.masked_fill(hidden, -1e9), -1) @ self.value(tokens)
-        return self.head((tokens + F.gelu(self.wide(tokens)))[:, 0])
+        outputs: Tensor = self.head((tokens + F.gelu(self.wide(tokens)))[:, 0])
+        return outputs
 
 
 def attacked(text: list[int], hush: float, *, causal: bool) -> ls.Attempt[ls.Tokens]:
@@ -64,5 +65,6 @@ def test_nothing_is_proved_without_a_token_that_is_hardly_looked_at(text: list[i
 def test_a_text_is_proved_where_every_token_would_be_seen() -> None:
     text = [5, 9, 4]
     attempt = attacked(text, 0.5, causal=False)
+    assert attempt.claim is not None
     assert attempt.certified
     assert set(attempt.claim.sequences[0]) == set(text)
