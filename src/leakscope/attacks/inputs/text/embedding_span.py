@@ -13,6 +13,7 @@ from torch import Tensor
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.inputs.text.counted import counts, pinned, repeated, short, uneven
 from leakscope.attacks.inputs.text.ordering import (
     PATIENCE,
     ROUNDS,
@@ -24,6 +25,7 @@ from leakscope.attacks.inputs.text.ordering import (
     prefixes,
     with_last_tokens,
 )
+from leakscope.attacks.inputs.text.other_texts import other_texts, other_tokens
 from leakscope.attacks.inputs.text.row_span import RowSpan, covered, dimensions, row_span_of, strangers
 from leakscope.attacks.parts.reading.explained import Explained, explained
 from leakscope.attacks.parts.reading.proof import assumed, bent, drawn, strange
@@ -37,7 +39,7 @@ from leakscope.core.refusal import Refusal
 from leakscope.core.release import Delta
 from leakscope.domains.text import padded
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import clipped, evenly, known_weights
+from leakscope.mechanisms.reading import known_weights
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
@@ -51,11 +53,6 @@ PRESENT = 1e-3
 """Smallest share of the batch, relative to the largest, that counts as a sequence of it."""
 WHOLE = "|observed - best mixture of the claimed sequences' gradients| / |observed|, over all parameters"
 BAG = "what the claimed tokens miss of the attention's gradient, or how many others are expected to fit by chance"
-WHOLE_NUMBER = 0.05
-"""Largest distance from a whole number at which a share of the batch counts as one."""
-COUNTED = 1e-3
-"""Largest such distance of a proof. Shares are free numbers, which a loss that weighs texts otherwise (by their tokens,
-by classes) brings near whole numbers: the residual is theirs, and says nothing of the rounded counts."""
 SAME = 1e-5
 """Distance of two tokens' unit inputs within which the model does not tell them apart."""
 OVER = "; the time was up before their order was found"
@@ -128,15 +125,17 @@ class EmbeddingSpan(AbstractAttack["Spanned", Tokens]):
             return dataclasses.replace(bag, sentence=f"{bag.sentence}; the sequences found do not explain everything")
         exact = residual <= tolerance
         # A share says how often a text occurs only where the shares explain the gradient to the end.
-        claimed = _repeated(seen, best, proof) if proof is not None and exact else best
+        claimed = repeated(seen, best, proof) if proof is not None and exact else best
         sentence = f"{len(claimed)} sequences of {sum(map(len, claimed))} tokens, rank {found.span.rank}{order.note}"
         if not exact:
             sentence += f"; their gradient differs by {residual:.1e}: not all are found, or noise"
         doubt = _doubt(seen, found, claimed) if exact else ""
         if proof is not None and exact and not doubt:
-            doubt = _short(seen, proof)
+            doubt = short(seen, proof)
         if proof is not None and len(claimed) > len(best) and not doubt:
-            doubt = _uneven(_counts(seen, proof))
+            doubt = uneven(counts(seen, proof))
+        if proof is not None and exact and not doubt:
+            doubt = _elsewise(seen, found, best, proof, clock)
         sentence += doubt
         # A residual at rounding proves nothing where other texts would leave the same.
         certificate = (
@@ -150,7 +149,8 @@ class EmbeddingSpan(AbstractAttack["Spanned", Tokens]):
         vectors = torch.stack([found.inputs[token, place] for token, place in pairs])
         gradients = [found.gradient[name] for name in found.entry.first.weights if name in found.gradient]
         # Two ways to be wrong: a token too few leaves some of the gradient uncovered, one too many fits by chance.
-        missed = max(covered(gradients, vectors), strangers(found.span, found.room, found.inputs[..., 0].numel()))
+        left = covered(gradients, vectors)
+        missed = max(left, strangers(found.span, found.room, found.inputs[..., 0].numel()))
         bag = tuple(sorted({token for token, _ in pairs}))
         sentence = f"the set of {len(bag)} tokens at {len(pairs)} places, rank {found.span.rank}{note}"
         if acts_as(seen.target.loss, NextToken):
@@ -159,6 +159,9 @@ class EmbeddingSpan(AbstractAttack["Spanned", Tokens]):
             # So it may be in the batch and not in the set, and what the set misses of the gradient does not tell.
             return Attempt(repr(self), Outcome.CLAIMED, sentence, Tokens((bag,), None, bag=True))
         doubt = UNLOOKED if clock.exhausted(0) else _bag_doubt(seen, found, pairs)
+        # Only where there would be a proof, for it runs the model on thousands of texts.
+        if missed <= tolerance and not doubt:
+            doubt = _hidden(seen, found, vectors, left, clock)
         sentence += doubt
         certificate = None if doubt else Certificate.alike(missed, tolerance, BAG + assumed(seen))
         confidence = torch.ones(1) if certificate is not None and certificate.holds else None
@@ -283,51 +286,26 @@ def _replayed(seen: Observation, sequences: tuple[Said, ...], clock: Clock) -> E
     return explained(seen, padded(sequences).to(seen.target.device()), clock=clock)
 
 
-def _repeated(seen: Observation, sequences: tuple[Said, ...], proof: Explained) -> tuple[Said, ...]:
-    """Each sequence as often as its share says, where the batch size was told and the shares are such numbers."""
-    if not seen.knows(BatchSize) or seen.told(BatchSize).count <= len(sequences):
-        return sequences
-    real = _counts(seen, proof)
-    # Nothing is gained by a million copies of a text.
-    if (
-        seen.told(BatchSize).count > MOST_PLACES
-        or float((real - real.round()).abs().max()) > WHOLE_NUMBER
-        or clipped(seen) is not Answer.NO
-        or evenly(seen) is Answer.NO
-    ):
-        # a clip, a text with several labels that cancel in part, or texts of which some were not taken: no share counts
-        return sequences
-    return tuple(one for one, count in zip(sequences, real.round().long().tolist(), strict=True) for _ in range(count))
+def _elsewise(seen: Observation, found: Spanned, texts: tuple[Said, ...], proof: Explained, clock: Clock) -> str:
+    """Why texts that explain the gradient may stand for others that do; empty where none of those tried does."""
+    sent = trees.select(seen.gradient().by_name, seen.target.parameters())
+    known = pinned(seen, proof)
+    return other_texts(found.entry.model, sent, texts, proof.weights, proof.residual, pinned=known, clock=clock)
 
 
-def _counts(seen: Observation, proof: Explained) -> Tensor:
-    """A share is n_s / B, so times B it counts."""
-    return proof.weights.sum(1) * seen.told(BatchSize).count
-
-
-def _short(seen: Observation, proof: Explained) -> str:
-    """Why a text may go on where the model predicts it surely, which leaves hardly a gradient; empty where it does not.
-
-    Of T tokens T - 1 are predicted, each with the weight 1 / (T - 1) of its text's mean: a text that is claimed too
-    short has a share too small by as much. Where a share need not be a whole number of texts, nothing tells.
-    """
-    if not acts_as(seen.target.loss, NextToken):
-        return ""
-    if clipped(seen) is not Answer.NO or evenly(seen) is Answer.NO:
-        return "; no proof: a text that goes on as the model expects leaves nothing, and no share tells of it here"
-    shares = proof.weights.sum(1)
-    if not seen.knows(BatchSize):
-        off = abs(float(shares.sum()) - 1)
-        return "" if off <= COUNTED else f"; no proof: the shares of the texts miss {off:.0e} of a whole batch"
-    counts = shares * seen.told(BatchSize).count
-    off = float((counts - counts.round().clamp(min=1)).abs().max())
-    return "" if off <= COUNTED else f"; no proof: a share is {off:.0e} from a whole number of texts"
-
-
-def _uneven(counts: Tensor) -> str:
-    """Why counts that are not whole prove no copies; empty where they are."""
-    off = float((counts - counts.round()).abs().max())
-    return "" if off <= COUNTED else f"; no proof: a share is {off:.0e} from a whole number, so texts weigh differently"
+def _hidden(seen: Observation, found: Spanned, vectors: Tensor, left: float, clock: Clock) -> str:
+    """Why a token that is not in the set may be in the batch; empty where none of those tried would be unseen."""
+    filled = max(place for place, tokens in enumerate(found.places, 1) if tokens)
+    if not all(found.places[:filled]):
+        return "; no proof: nothing is seen at a place that a text with a later token must fill"
+    count = seen.told(BatchSize).count if seen.knows(BatchSize) else None
+    if count is not None and found.span.rank == count * len(found.places):
+        return ""  # as many as there can be: `_bag_doubt` has seen that they are all different
+    weights = seen.release.by_name
+    sent = {name: weights[name] for name in found.entry.first.weights if name in weights}
+    gradient = {name: found.gradient[name].to(one.dtype) for name, one in sent.items()}
+    model = found.entry.model
+    return other_tokens(model, gradient, vectors, found.places, left, count=count, clock=clock)
 
 
 def _doubt(seen: Observation, found: Spanned, claimed: tuple[Said, ...]) -> str:
