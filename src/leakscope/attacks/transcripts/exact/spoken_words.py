@@ -23,6 +23,7 @@ from leakscope.core.attempt import Attempt, Certificate, Outcome
 from leakscope.core.claim import Transcripts
 from leakscope.core.effort import Clock, Progress, Watch
 from leakscope.core.errors import BadInput
+from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
 from leakscope.core.pieces import Pieces
 from leakscope.core.refusal import Refusal
@@ -38,6 +39,8 @@ STATEMENT = (
     "largest relative distance of the decoder's state from the features in the output layer's gradient, and of each "
     "piece's error from its rows; all pieces together give dL/dW again"
 )
+REPEATED = "; a batch in which each is said as often again has the same mean gradient"
+"""What nothing contradicts where the batch size is not told."""
 
 
 @final
@@ -175,7 +178,8 @@ class SpokenWords(AbstractAttack[Heard | Bag | Weak, Transcripts | Pieces]):
         certificate = None
         if doubt is None:
             residuals = tuple(one.misfit for one in said)
-            certificate = Certificate(residuals, (PLACED,) * len(said), STATEMENT + assumed(seen))
+            stated = STATEMENT + ("" if seen.knows(BatchSize) else REPEATED) + assumed(seen)
+            certificate = Certificate(residuals, (PLACED,) * len(said), stated)
         else:
             sentence += f"; no proof: {doubt}"
         claim = Transcripts(
