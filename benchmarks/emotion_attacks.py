@@ -136,6 +136,7 @@ def told(found: Sequence[tuple[np.ndarray, ...]], key: ls.Key) -> tuple[str, Int
         np.concatenate([one[0] for one in found]),
         np.concatenate([one[1] for one in found]),
         np.concatenate([one[2] + 1000 * at for at, one in enumerate(found)]),
+        np.repeat(np.arange(len(found)), [len(one[0]) for one in found]),
     )
     sides = np.repeat(np.arange(len(found)), [len(one[3]) for one in found])
     speakers = People(np.concatenate([one[3] for one in found]), np.concatenate([one[4] for one in found]), sides=sides)

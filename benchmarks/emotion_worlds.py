@@ -167,6 +167,7 @@ def hidden(
             np.concatenate([one[0] for one in found]),
             np.concatenate([one[1] for one in found]),
             np.concatenate([one[2] + 1000 * at for at, one in enumerate(found)]),
+            np.repeat(np.arange(len(found)), [len(one[0]) for one in found]),
         )
         speakers, many = together(found), max(1, round(rounds * FRACTION))
         point = Point(

@@ -157,12 +157,24 @@ def test_all_labelings_at_once_are_each_by_itself(statistic):
         assert persons.luck(people, statistic, key=KEY, turned=turned) == one_by_one
 
 
+def test_an_interval_of_halves_that_attack_each_other_is_longer():
+    truth, scores = drawn(40, 2, 3)
+    truth = np.arange(40) % 2
+    alone = persons.interval(People(truth, scores), key=KEY)
+    mutual = persons.interval(People(truth, scores, sides=np.repeat([0, 1], 20)), key=KEY)
+    assert mutual.value == alone.value
+    assert mutual.high - mutual.value == pytest.approx(np.sqrt(2) * (alone.high - alone.value))
+    assert mutual.value - mutual.low == pytest.approx(np.sqrt(2) * (alone.value - alone.low))
+    sure = People(truth, 0.5 * np.eye(2)[np.where(np.arange(40) < 37, truth, 1 - truth)], sides=np.repeat([0, 1], 20))
+    assert persons.interval(sure, key=KEY).high <= 1.0
+
+
 def test_order_is_asked_within_each_half_and_halves_survive_fusing():
     """Each half in perfect order, and all of the one half called more than all of the other: AUC of both is 1."""
     truth, sides = np.tile([0, 1], 6), np.repeat([0, 1], 6)
     odds = truth + 10.0 * sides
     people = People(truth, np.stack([np.zeros(12), odds], 1), np.arange(12), sides + 5)
-    assert persons.ranked(people)(people.truth, people.scores) == 1.0
+    assert persons.ranked(people) == 1.0
     assert persons.auc(people.truth, people.scores) == pytest.approx(0.75)
     assert people.fused().sides.tolist() == sides.tolist()
     assert [one.count for one in people.halves()] == [6, 6]

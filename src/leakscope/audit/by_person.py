@@ -12,6 +12,7 @@ most 1 % of cases. Else it is **inconclusive**, and the sentence says why.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -71,7 +72,7 @@ def judged(
         )
     audited, chance = audited.fused(), 1 / audited.scores.shape[1]
     found, by_luck = interval(audited, key=key), luck(audited, key=key)
-    order = persons.ranked(audited)(audited.truth, audited.scores)
+    order = persons.ranked(audited)
     # Of one person of a category nothing can be drawn again.
     ends = f"[{found.low:.3f}, {found.high:.3f}]" if np.isfinite(found.low) else "without an interval"
     said = f"UAR {found.value:.3f} {ends} of {audited.count} persons, chance {chance:.3f}, AUC {order:.3f}"
@@ -108,7 +109,8 @@ def interval(people: People, *, key: Key) -> Interval:
         hits = persons.uar(whole.truth, whole.scores)
         found = intervals.binomial(hits, float(whole.count), level=0.95)
         return Interval(hits, found.low, found.high)
-    drawn = persons.interval(people, key=key)
+    # Halves that attack each other are off together by at most what the binomial ends have room for.
+    drawn = persons.interval(people.joined(), key=key)
     level = 1 - 0.05 / people.scores.shape[1]
     # Of scores that tie each category counts by a share, as in UAR.
     best = people.scores == people.scores.max(1, keepdims=True)
@@ -142,10 +144,20 @@ def _doubt(audited: People, found: Interval, control: People | None, chance: flo
     if not found.high - chance < smallest:
         return f"a gain of {smallest:g} is not excluded, which more persons would do"
     # A threshold that gains g over chance makes an AUC of 1/2 + g at least, wherever the attack has its own.
-    order = persons.interval(audited, persons.ranked(audited), key=key.child("order"))
+    order = _order(audited, key.child("order"))
     if not order.high - 0.5 < smallest:
         return f"with another threshold a gain of {smallest:g} is not excluded (AUC up to {order.high:.3f})"
     return ""
+
+
+def _order(people: People, key: Key) -> Interval:
+    """AUC within each half, from a bootstrap over the persons of each: scores of two attackers are not compared."""
+    each = [persons.interval(half, persons.auc, key=key.child(at)) for at, half in enumerate(people.halves())]
+    value, count = float(np.mean([one.value for one in each])), len(each)
+    # Of a mean over halves the squares of the ends' distances add.
+    below = math.sqrt(sum((one.value - one.low) ** 2 for one in each)) / count
+    above = math.sqrt(sum((one.high - one.value) ** 2 for one in each)) / count
+    return Interval(value, value - below, value + above)
 
 
 def _telling(audited: People, key: Key) -> str:

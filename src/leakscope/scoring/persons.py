@@ -124,6 +124,10 @@ class People:
         sides[self.persons] = self.sides
         return People(self.categories, total - np.logaddexp.reduce(total, axis=1, keepdims=True), sides=sides)
 
+    def joined(self) -> People:
+        """The same people, of no sides."""
+        return People(self.truth, self.scores, self.persons)
+
     def halves(self) -> tuple[People, ...]:
         """The people of each side by themselves."""
         return tuple(People(self.truth[own], self.scores[own], self.persons[own]) for own in _rows_of_sides(self))
@@ -222,7 +226,9 @@ def interval(people: People, statistic: Statistic = uar, *, key: Key, level: flo
     Clustered bootstrap (Field and Welsh 2007, doi:10.1111/j.1467-9868.2007.00593.x), drawn within each category, so
     that no sample lacks one. A category of one person varies in nothing: with fewer than two in any, (-inf, inf). Where
     all samples are the same, as all 12 of 12 right, the interval is a point, which promises more than persons can:
-    use `intervals.binomial` of the persons who are named right beside it. Raises `BadInput` unless 0 < level < 1.
+    use `intervals.binomial` of the persons who are named right beside it. Where two halves attack each other it is
+    sqrt(2) times as long: both are right or wrong together as `MUTUAL` says, at most as one. Raises `BadInput` unless
+    0 < level < 1.
     """
     if not 0 < level < 1:
         raise BadInput(f"expected a level between 0 and 1, got {level}")
@@ -238,14 +244,17 @@ def interval(people: People, statistic: Statistic = uar, *, key: Key, level: flo
         rows = np.concatenate([items[person] for person in drawn])
         found[draw] = statistic(people.truth[rows], people.scores[rows])
     low, high = np.quantile(found, ((1 - level) / 2, (1 + level) / 2))
+    if len(np.unique(people.sides)) > 1:
+        # Var((a + b) / 2) = (1 + rho) sigma^2 / 2, of which persons that are drawn apart show rho = 0.
+        low, high = (value + math.sqrt(2) * (end - value) for end in (low, high))
+        low, high = (min(max(end, 0.0), 1.0) for end in (low, high)) if statistic in (uar, auc) else (low, high)
     # Percentiles of a skewed statistic may lie on one side of it.
     return Interval(value, min(float(low), value), max(float(high), value))
 
 
-def ranked(people: People) -> Statistic:
+def ranked(people: People) -> float:
     """`auc` within each side of these people, in the mean over the sides: scores of two attackers are not compared."""
-    rows = _rows_of_sides(people)
-    return lambda truth, scores: float(np.mean([auc(truth[own], scores[own]) for own in rows]))
+    return float(np.mean([auc(half.truth, half.scores) for half in people.halves()]))
 
 
 def luck(people: People, statistic: Statistic = uar, *, key: Key, turned: bool = False) -> float:
