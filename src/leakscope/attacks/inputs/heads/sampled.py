@@ -88,6 +88,27 @@ class Sampled:
         gain = size * self.variances.sqrt() / (size.square() * self.variances + self.noise)
         return (left @ (gain * rest)).clamp(-FARTHEST, FARTHEST).to(weights)
 
+    def told_apart(self, heads: Heads, two: Tensor, one: int, each: int) -> Tensor:
+        """(m,) float64: log P(W | A, first) - log P(W | A, second) of two suspects (2, d) for an example of class `one`.
+
+        At the posterior mean of A, the other examples drawn from the prior: of `each` of the class it is one. Who took
+        no part has a row of zeros in A, and 0.
+        """
+        weights = heads.weights[0].double()
+        a = self.coefficients(weights, heads.biases[0])
+        along = two.double() @ self.axes
+        middle, apart = along.mean(0) - self.means[one] @ self.axes, along[0] - along[1]
+        own = a[:, one] / each
+        rest = (weights - a.transpose(1, 2) @ self.means) @ self.axes - own.unsqueeze(2) * middle
+        # the variance of a class's mean that one known example leaves: none of one, (each - 1) / each of more
+        beside = a.clone()
+        beside[:, one] *= ((each - 1) / each) ** 0.5
+        sizes, turn = torch.linalg.eigh(beside.transpose(1, 2) @ beside)
+        spread = sizes.clamp_min(0).unsqueeze(2) * self.variances + self.noise
+        turned = turn.transpose(1, 2)
+        found: Tensor = (turned @ own.unsqueeze(2) * apart * (turned @ rest) / spread).sum((1, 2))
+        return found
+
     @property
     def state(self) -> State:
         """As it is kept."""
