@@ -206,9 +206,7 @@ def test_a_reading_is_ridge_regression_within_classes():
     assert float(found.read(whole, floor=True).min()) == 0.0
 
 
-SAMPLED = ls.PrivateHeadTraining(
-    ls.HeadTraining(2, 0.4, 1e-6, last_lr=0.04), ls.DPSGD(5.0, 1e-6, expected=5, rate=0.5)
-)
+SAMPLED = ls.PrivateHeadTraining(ls.HeadTraining(2, 0.4, 1e-6, last_lr=0.04), ls.DPSGD(5.0, 1e-6, expected=5, rate=0.5))
 """Two steps of which nobody knows who took part, and next to no noise."""
 
 

@@ -86,7 +86,9 @@ def _show(order: Asked, sigma: float, made: DpEvent, curves: Curves) -> None:
     out = Console(soft_wrap=True, highlight=False)
     if order.promise is not None:
         at = "" if order.promise.at is None else f" at {order.promise.at:g}"
-        out.print(f"for {order.promise.goal.value} <= {order.promise.most:g}{at}: --sigma {upward(sigma, 6)}, rounded up")
+        out.print(
+            f"for {order.promise.goal.value} <= {order.promise.most:g}{at}: --sigma {upward(sigma, 6)}, rounded up"
+        )
     out.print(f"noise multiplier {sigma:g}, sampling rate {order.rate:g}, {order.steps} steps; one example in or out")
     table = Table(box=None, pad_edge=False)
     for heading in ("delta", "epsilon (pld)", "epsilon (rdp)"):

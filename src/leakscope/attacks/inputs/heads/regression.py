@@ -57,9 +57,7 @@ class Reading:
     sampled: Sampled | None = None
 
     @staticmethod
-    def learned(
-        heads: Iterable[tuple[Heads, Tensor]], prior: FeaturePrior, mechanism: AbstractMechanism
-    ) -> Reading:
+    def learned(heads: Iterable[tuple[Heads, Tensor]], prior: FeaturePrior, mechanism: AbstractMechanism) -> Reading:
         """From heads and the features (m, C, d) that are to be read off them, by least squares.
 
         prior: of these features.
@@ -103,9 +101,7 @@ def _rows(heads: Heads, sampled: Sampled | None) -> Tensor:
     return torch.cat([weights, others, *found], 2)
 
 
-def _sampled(
-    parts: list[tuple[Heads, Tensor]], prior: FeaturePrior, mechanism: AbstractMechanism
-) -> Sampled | None:
+def _sampled(parts: list[tuple[Heads, Tensor]], prior: FeaturePrior, mechanism: AbstractMechanism) -> Sampled | None:
     """Of the first heads; None of trainings on the whole batch, in which all take part alike."""
     if not acts_as(mechanism, PrivateHeadTraining):
         return None

@@ -71,7 +71,8 @@ class Sampled:
         """(m, C, C) float64: the posterior mean of A given weights (m, C, d) and biases (m, C)."""
         rest = weights.double() @ self.axes - self.center.T @ (self.means @ self.axes)
         given = torch.cat([rest.flatten(1), biases.double() - self.center.sum(0)], 1)
-        return self.center + (given @ self.slope).unflatten(1, self.center.shape)
+        found: Tensor = self.center + (given @ self.slope).unflatten(1, self.center.shape)
+        return found
 
     def read(self, weights: Tensor, biases: Tensor) -> Tensor:
         """(m, C, d): along each axis, in deviations of the prior, how far from its class's mean an example is."""
@@ -86,10 +87,11 @@ class Sampled:
         rest = right @ ((weights.double() - a.transpose(1, 2) @ self.means) @ self.axes)
         size = sizes.unsqueeze(2)
         gain = size * self.variances.sqrt() / (size.square() * self.variances + self.noise)
-        return (left @ (gain * rest)).clamp(-FARTHEST, FARTHEST).to(weights)
+        found: Tensor = (left @ (gain * rest)).clamp(-FARTHEST, FARTHEST).to(weights)
+        return found
 
     def told_apart(self, heads: Heads, two: Tensor, one: int, each: int) -> Tensor:
-        """(m,) float64: log P(W | A, first) - log P(W | A, second) of two suspects (2, d) for an example of class `one`.
+        """(m,) float64: log P(W | A, first) - log P(W | A, second), suspects (2, d) for an example of class `one`.
 
         At the posterior mean of A, the other examples drawn from the prior: of `each` of the class it is one. Who took
         no part has a row of zeros in A, and 0.
@@ -126,9 +128,7 @@ def _axes(around: Tensor) -> tuple[Tensor, Tensor]:
     return variances[keep], right[keep].unflatten(1, around.shape[1:])
 
 
-def _slope(
-    a: Tensor, basis: Tensor, found: Tensor, prior: tuple[Tensor, Tensor], noise: tuple[float, float]
-) -> Tensor:
+def _slope(a: Tensor, basis: Tensor, found: Tensor, prior: tuple[Tensor, Tensor], noise: tuple[float, float]) -> Tensor:
     """(C d + C, C C): (B^T S^-1 B + D^-1)^-1 B^T S^-1, S the covariance of (W, b) given A and B what A's axes do."""
     means, variances = prior
     # E[A^T A] has the axes `turn`, in which the rows of W are independent of each other
