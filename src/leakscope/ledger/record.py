@@ -19,7 +19,7 @@ class _Strict(BaseModel):
 class Role(enum.Enum):
     """Why a cell is run. REMAINING: undefended, what defenses leave of an attack (`AbstractAttack.remaining`).
 
-    NOISELESS: the same on the mechanism without its noise, sampled and clipped as it is (`AbstractMechanism.noiseless`).
+    NOISELESS: the same on the mechanism without its noise, sampled and clipped (`AbstractMechanism.noiseless`).
     """
 
     AUDITED = "audited"
