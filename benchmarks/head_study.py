@@ -200,13 +200,13 @@ def measured(scene: Scene, mechanism: AbstractMechanism, each: int, taught: int 
     reading = None
     if unclosed(mechanism) is not None:
         others = made(mechanism, scene.shown, scene.labels, each, taught, key=key.child("taught"))
-        reading = Reading.learned((heads.weights[0], scene.shown[rows].unflatten(1, (CLASSES, each)).mean(2))
-                                  for rows, heads in others)  # fmt: skip
+        wanted = ((heads, scene.shown[rows].unflatten(1, (CLASSES, each)).mean(2)) for rows, heads in others)
+        reading = Reading.learned(wanted, prior, mechanism)
 
     def estimated(features: Tensor, own: ls.Key) -> tuple[Tensor, Heads]:
         heads = trained(mechanism, features, own)
         if reading is not None:
-            return reading.read(heads.weights[0], floor=scene.known.floor), heads
+            return reading.read(heads, floor=scene.known.floor), heads
         training = mechanism
         assert isinstance(training, ls.HeadTraining)
         return invert(heads.weights[0], prior, training, floor=scene.known.floor), heads

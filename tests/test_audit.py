@@ -52,7 +52,14 @@ from leakscope.ledger.lock import sole_runner
 from leakscope.ledger.record import Ending, Role, Word
 from leakscope.ledger.run_folder import RunStore
 from leakscope.mechanisms.defenses.clip import Clip
+from leakscope.mechanisms.defenses.inputs import InputNoise
+from leakscope.mechanisms.defenses.noise import GaussianNoise, LaplaceNoise
+from leakscope.mechanisms.defenses.prune import Prune
+from leakscope.mechanisms.protocols.batch_clipped import BatchClipped
+from leakscope.mechanisms.protocols.dpsgd import DPSGD
+from leakscope.mechanisms.protocols.fedavg import FedAvg
 from leakscope.mechanisms.protocols.fedsgd import FedSGD
+from leakscope.mechanisms.protocols.training import HeadTraining, PrivateHeadTraining
 from leakscope.targets.zoo.mlp import MLP, Linear
 
 ROOT = Path(__file__).parent.parent
@@ -88,6 +95,7 @@ def test_a_control_that_is_not_audited_is_planned_as_one():
         **dict.fromkeys(Role, 3),
         Role.REPLACED: 0,  # only where a plan asks for it
         Role.REMAINING: 0,  # only of attacks that go several ways
+        Role.NOISELESS: 0,  # only of mechanisms that do more than to add noise
     }
 
 
@@ -110,6 +118,34 @@ def test_of_an_attack_that_solves_or_searches_the_search_alone_is_a_control_as_w
     begun = GradientInversion(start=Claimed(Auto()), labeling=Inferred(Auto()))
     assert begun.remaining == GradientInversion(start=Claimed(alone), labeling=Inferred(alone))
     assert {cell.identity for group in plan.groups() for cell in group.remaining} <= {c.identity for c in plan.cells()}
+
+
+def test_what_samples_or_clips_besides_is_attacked_without_its_noise_as_well():
+    """Undefended nothing is sampled: an attack that fails by the samples is not shown to work by that."""
+    sampled = PrivateHeadTraining(HeadTraining(2, 0.4, 1e-8), DPSGD(5.0, 1.0, expected=5, rate=0.5))
+    for mechanism, wanted in (
+        (DPSGD(1.0, 2.0), DPSGD(1.0, 0.0)),
+        (sampled, dataclasses.replace(sampled, step=DPSGD(5.0, 0.0, expected=5, rate=0.5))),
+        (DPSGD(1.0, 2.0) >> GaussianNoise(0.1), DPSGD(1.0, 0.0)),
+        (FedSGD() >> Clip(1.0) >> GaussianNoise(0.1), FedSGD() >> Clip(1.0)),
+        (FedSGD() >> Clip(1.0) >> LaplaceNoise(0.1) >> Prune(0.5), FedSGD() >> Clip(1.0) >> Prune(0.5)),
+        # Without their noise nothing is left: that is the undefended control.
+        (FedSGD() >> GaussianNoise(0.1), None),
+        (FedSGD() >> InputNoise(0.1), None),
+        (FedSGD() >> Clip(1.0), None),
+        (DPSGD(1.0, 0.0), None),
+    ):
+        plan = toy_plan(mechanisms=(mechanism,), attacks=(Auto(),))
+        (group,) = plan.groups()
+        assert len(group.noiseless) == (0 if wanted is None else 3)
+        assert group.silent == (mechanism == DPSGD(1.0, 0.0))
+        for cell in group.noiseless:
+            # what noise closes of the attack has no say in it either
+            assert (cell.mechanism, cell.role, cell.attack) == (wanted, Role.NOISELESS, Auto(exact=False, smooth=False))
+        assert {cell.identity for cell in group.noiseless} <= {cell.identity for cell in plan.cells()}
+    clipped = BatchClipped(FedAvg(1, 0.1))
+    assert clipped.noiseless.std(20) < 1e-290
+    assert clipped.noiseless.noiseless == clipped.noiseless
 
 
 def test_scenes_override_what_the_plan_says():

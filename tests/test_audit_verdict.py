@@ -104,6 +104,24 @@ def test_what_a_defense_leaves_of_an_attack_has_to_work_undefended_too():
     assert word(EXACT, EXACT, remaining=NOISE)[0] is Word.LEAKS, "what is found is found"
 
 
+def test_an_attack_has_to_work_without_the_noise_that_it_clears():
+    """One that fails by samples or clips finds nothing at any noise, and undefended nothing is sampled."""
+    found, sentence = word(NOISE, EXACT, remaining=EXACT, noiseless=NOISE)
+    assert found is Word.INCONCLUSIVE
+    assert "without the noise, sampled and clipped as it is, the attack does not reliably beat it either" in sentence
+    found, sentence = word(NOISE, EXACT, noiseless=images(40.0, 41.0, 39.0, 42.0))
+    assert found is Word.NO_LEAK_FOUND
+    assert "without the noise, sampled and clipped as it is, 27.6" in sentence
+    found, sentence = word(NOISE, EXACT, noiseless=[failed(Ending.REFUSED), *EXACT[1:]])
+    assert found is Word.INCONCLUSIVE
+    assert "control, without the noise: 1 of 4 trials without a claim" in sentence
+    # with a noise of size 0 the audited trials are that control
+    found, sentence = word(NOISE, EXACT, silent=True)
+    assert found is Word.INCONCLUSIVE
+    assert "without any noise this attack does not reliably beat a blind guess here" in sentence
+    assert word(EXACT, EXACT, noiseless=NOISE, silent=True)[0] is Word.LEAKS, "what is found is found"
+
+
 def test_a_control_is_held_against_what_the_class_tells_undefended():
     """Behind noise the class tells less: held against that, a control that finds the class alone would seem to work."""
     behind, open_class = images(8.0, 9.0, 7.5, 8.5), images(23.0, 24.0, 22.5, 24.5)

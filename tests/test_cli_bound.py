@@ -48,12 +48,32 @@ def test_the_page_of_a_person_has_a_figure(tmp_path) -> None:
     place = tmp_path / "new" / "curve.png"
     result = call("--sigma", 1.0, "--figure", place)
     assert result.exit_code == 0
-    # one step without sampling: Phi(Phi^-1(0.01) + 1) = 0.09236
-    assert "9.236 %" in result.stdout
+    # one step without sampling: Phi(Phi^-1(0.01) + 1) = 0.09236, rounded up twice, by the grid and in print
+    assert "9.237 %" in result.stdout
     assert f"figure: {place}" in result.stdout.replace("\n", "")
     with Image.open(place) as image:
         assert image.size[0] > 500
         assert len(image.convert("RGB").getcolors(maxcolors=10**6)) > 10
+
+
+def test_printed_bounds_are_never_below_what_is_computed() -> None:
+    """An upper bound that is rounded to the nearest digit is none in half of all cases."""
+    lower = 0
+    for sigma in (0.83, 1.1, 1.37, 2.3):
+        arguments = ("--sigma", sigma, *SETTING, "--fpr", 0.01, "--delta", 1e-5)
+        text, said = call(*arguments).stdout, json.loads(call(*arguments, "--json").stdout)
+        epsilons = re.search(r"^1e-05 +(\S+) +(\S+)", text, re.MULTILINE)
+        powers = re.search(r"^1 % +(\S+) % +(\S+) %", text, re.MULTILINE)
+        advantage = re.search(r"largest TPR - FPR: (\S+)", text)
+        assert epsilons is not None
+        assert powers is not None
+        assert advantage is not None
+        exact = [said["epsilon"][0]["pld"], said["epsilon"][0]["rdp"]]
+        exact += [100 * said["tpr"][0]["either"], 100 * said["tpr"][0]["present"], said["advantage"]]
+        for printed, value in zip((*epsilons.groups(), *powers.groups(), *advantage.groups()), exact, strict=True):
+            assert value <= float(printed) < 1.002 * value
+            lower += float(f"{value:.4g}") < value
+    assert lower > 3, "to the nearest, some of these would have been too low"
 
 
 def test_next_to_no_noise_has_no_epsilon_and_valid_json() -> None:

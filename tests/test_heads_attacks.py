@@ -10,6 +10,7 @@ from sklearn.linear_model import Ridge
 
 import leakscope as ls
 from leakscope.attacks.inputs.heads import decoder, head_images, plausible, regression
+from leakscope.attacks.inputs.heads.prior import FeaturePrior
 from leakscope.attacks.inputs.heads.reading import Public, features_of, public
 from leakscope.attacks.parts.search.state_file import StateFile
 from leakscope.attacks.preparing import Setting
@@ -17,6 +18,7 @@ from leakscope.audit.telling import lineup
 from leakscope.core.effort import Budget, unwatched
 from leakscope.core.pool import Pool
 from leakscope.mechanisms.heads import together
+from leakscope.mechanisms.heads.private import left_of, train_private
 from leakscope.targets.looking.dense_ends import output_layer
 from leakscope.targets.recipes.fitted import Fitted
 
@@ -196,10 +198,94 @@ def test_a_reading_is_ridge_regression_within_classes():
         (z / scale).double().numpy(), y.double().numpy()
     )
     wanted = features.mean(0) + torch.from_numpy(fit.predict((z / scale).double().numpy())).unflatten(0, (60, 3))
-    parts = [(weights[:20], features[:20]), (weights[20:], features[20:])]
-    found = regression.Reading.learned(parts)
-    assert torch.allclose(found.read(weights, floor=False).double(), wanted, atol=1e-4)
-    assert float(found.read(weights, floor=True).min()) == 0.0
+    heads = [together.Heads((one,), (one.sum(2),)) for one in (weights[:20], weights[20:])]
+    prior = FeaturePrior.of(features.flatten(0, 1), torch.arange(3).repeat(60), 3)
+    found = regression.Reading.learned(zip(heads, (features[:20], features[20:]), strict=True), prior, TRAINING)
+    whole = together.Heads((weights,), (weights.sum(2),))
+    assert torch.allclose(found.read(whole, floor=False).double(), wanted, atol=1e-4)
+    assert float(found.read(whole, floor=True).min()) == 0.0
+
+
+SAMPLED = ls.PrivateHeadTraining(ls.HeadTraining(2, 0.4, 1e-6, last_lr=0.04), ls.DPSGD(5.0, 1e-6, expected=5, rate=0.5))
+"""Two steps of which nobody knows who took part, and next to no noise."""
+
+
+def clients(features, seed):
+    """Heads that plain PyTorch trains by `SAMPLED`: Poisson samples, clipped gradients, noise on their sum."""
+    stream, hot = torch.Generator().manual_seed(seed), torch.eye(10)
+    weight, bias = 1e-6 * torch.randn(10, features.shape[1], generator=stream), torch.zeros(10)
+    for rate in (0.4, 0.04):
+        took, total = torch.rand(10, generator=stream) < 0.5, [torch.zeros_like(weight), torch.zeros_like(bias)]
+        for x, y in zip(features[took], hot[took], strict=True):
+            slope = torch.softmax(weight @ x + bias, 0) - y
+            size = float(torch.cat([torch.outer(slope, x).flatten(), slope]).norm())
+            for part, one in zip(total, (torch.outer(slope, x), slope), strict=True):
+                part += one * min(1.0, 5.0 / size)
+        weight = weight - rate / 5 * (total[0] + 5e-6 * torch.randn(weight.shape, generator=stream))
+        bias = bias - rate / 5 * (total[1] + 5e-6 * torch.randn(10, generator=stream))
+    return weight, bias
+
+
+def test_who_took_part_in_which_step_is_read_off_the_bias():
+    """A regression on the weights alone sees participation times the mean feature, and left .69 of the variance."""
+    model = target()
+    layer, pool = output_layer(model), DIGITS.public()
+    shown = features_of(model, layer, pool.inputs)
+    prior = FeaturePrior.of(shown, pool.labels, 10)
+    heads = ((heads, shown[rows]) for rows, heads in regression.made(SAMPLED, shown, pool.labels, 1, 1000, key=KEY))
+    reading = regression.Reading.learned(heads, prior, SAMPLED)
+    again = regression.Reading.kept(reading.state)
+    left = []
+    for seed in range(40):
+        fed = features_of(model, layer, private(seed=seed).inputs)
+        weight, bias = clients(fed, seed)
+        head = together.Heads((weight.unsqueeze(0),), (bias.unsqueeze(0),))
+        found = reading.read(head, floor=True)
+        assert torch.equal(found, again.read(head, floor=True))
+        left.append((found[0] - fed).square().sum(1) / (prior.means - fed).square().sum(1))
+    # Of those who are in neither step, a quarter, nothing can be known.
+    assert float(torch.cat(left).median()) < 0.15
+
+
+def test_an_audit_does_not_clear_samples_with_next_to_no_noise():
+    """Plain PyTorch's heads through the whole attack: pictures beside the mean of each class."""
+    attack, pool = prepared(ls.HeadImages(DIGITS.pool(), steps=100, heads=1000), SAMPLED), DIGITS.public()
+    means = torch.stack([pool.inputs[pool.labels == c].mean(0) for c in range(10)])
+    model, gains = target(), []
+    layer = output_layer(model)
+    for seed in range(12):
+        truth = private(seed=seed).inputs
+        weight, bias = clients(features_of(model, layer, truth), seed)
+        released = ls.Weights({layer.weight: weight, layer.bias: bias})
+        claim = attack.run(ls.Observation(model, released, SAMPLED, (ls.BatchSize(10),)), key=KEY).claim
+        errors = [(one - truth).square().flatten(1).mean(1) for one in (claim.values, means)]
+        gains.append(10 * (errors[1] / errors[0]).log10())
+    # the rule clears below 3 dB; the regression on weights alone gained 2.3
+    assert float(torch.cat(gains).mean()) > 3.0
+    silent = ls.Weights({layer.weight: weight})
+    said = attack.run(ls.Observation(model, silent, SAMPLED, (ls.BatchSize(10),)), key=KEY).sentence
+    assert "lacks the head's bias, off which it is read who took part" in said
+
+
+def test_the_coefficients_and_the_noise_are_those_of_the_trained_heads():
+    """W = r W_0 + A^T X and b = A^T 1 to rounding without noise; with noise alone its variance is the stated one."""
+    stream = ls.Key(3).generator()
+    features, labels = torch.rand(50, 6, 12, generator=stream), torch.arange(6).expand(50, -1) % 3
+    training = ls.HeadTraining(5, 0.3, 0.1, last_lr=0.1, optimizer=ls.ClientSGD(weight_decay=0.05))
+    step = ls.DPSGD(0.5, 0.0, expected=2, rate=0.5)
+    start = together.first(training, (12, 3), 50, key=KEY)
+    first_weight = start.weights[0].clone()
+    silent = ls.PrivateHeadTraining(training, step)
+    heads = train_private(silent, features, labels, start, key=KEY)
+    kept, variance = left_of(silent)
+    assert variance == 0
+    wanted = kept * first_weight + heads.coefficients.transpose(1, 2) @ features
+    assert torch.allclose(heads.weights[0], wanted, atol=1e-5)
+    assert torch.allclose(heads.biases[0], heads.coefficients.sum(1), atol=1e-5)
+    noisy = dataclasses.replace(silent, step=dataclasses.replace(step, noise_multiplier=3.0))
+    heads = train_private(noisy, features, labels, together.first(training, (12, 3), 50, key=KEY), key=KEY)
+    rest = heads.weights[0] - kept * first_weight - heads.coefficients.transpose(1, 2) @ features
+    assert float(rest.square().mean()) == pytest.approx(left_of(noisy)[1], rel=0.1)
 
 
 @pytest.mark.parametrize("kind", ["features", "images"])

@@ -8,10 +8,12 @@ import pytest
 import torch
 from scipy import stats
 from tests.audit_toys import toy_plan
-from tests.test_heads_attacks import DIGITS, PROBE, TRAINING, target
+from tests.test_heads_attacks import DIGITS, PROBE, SAMPLED, TRAINING, target
 
 import leakscope as ls
-from leakscope.attacks.attributes.head_membership import _odds
+from leakscope.attacks.attributes.head_membership import _odds, _times
+from leakscope.attacks.inputs.heads.prior import FeaturePrior
+from leakscope.attacks.inputs.heads.sampled import Sampled
 from leakscope.audit.engines.inline import Inline
 from leakscope.audit.plan import Scene
 from leakscope.audit.run import run
@@ -20,13 +22,16 @@ from leakscope.core.errors import BadInput
 from leakscope.core.facts import MEMBER, BatchSize, Suspects, TrueLabels
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.ledger.record import Word
+from leakscope.mechanisms.heads.together import Heads
 
 SOURCE = ls.Balanced(DIGITS)
 ATTACK = ls.HeadMembership(DIGITS.pool(), heads=64)
 MODEL = target()
 
 
-def trial(mechanism: AbstractMechanism, seed: int, *, member: bool = True, each: int = 1) -> tuple[bool, float]:
+def trial(
+    mechanism: AbstractMechanism, seed: int, *, member: bool = True, each: int = 1, model: ls.Target = MODEL
+) -> tuple[bool, float]:
     """Whether the attack is right, and how sure it is. Not member: the head is of neither of the two."""
     key = ls.Key(seed).child("trial")
     batch = SOURCE.draw(10 * each, key=key).reveal()
@@ -37,7 +42,7 @@ def trial(mechanism: AbstractMechanism, seed: int, *, member: bool = True, each:
         third = SOURCE.alike(int(batch.labels[0]), besides=both, key=key)
         assert third is not None
         used = batch.with_inputs(torch.cat([third, batch.inputs[1:]]))
-    seen = ls.observe(MODEL, used, mechanism, key=key.child("release"), tell=[BatchSize(10 * each)])
+    seen = ls.observe(model, used, mechanism, key=key.child("release"), tell=[BatchSize(10 * each)])
     told = ls.Observation(seen.target, seen.release, mechanism, (*seen.facts, suspects))
     attempt = ATTACK.run(told, key=key.child("attack"))
     assert isinstance(attempt.claim, ls.Attribute), attempt.sentence
@@ -75,6 +80,55 @@ def test_how_sure_it_is_is_how_often_it_is_right() -> None:
     share, sure = (sum(float(one[place]) for one in found) / len(found) for place in (0, 1))
     assert 0.6 < share < 0.97
     assert abs(share - sure) < 0.19, "three deviations of sixty coins"
+
+
+def test_of_two_sampled_steps_it_is_known_who_took_part() -> None:
+    """7 of 8 can be right, who took part or by luck. Of features that hardly differ beside their mean, one covariance
+    for participation and features named 2 of 3.
+    """
+    model = target(ls.LinearProbe(ls.MLP((64,) * 4, activation="sigmoid"), 26))
+    found = [trial(SAMPLED, seed, model=model) for seed in range(60)]
+    share, sure = (sum(float(one[place]) for one in found) / len(found) for place in (0, 1))
+    assert share >= 0.75
+    assert abs(share - sure) < 0.15, "as sure as it is right"
+
+
+def test_the_odds_given_who_took_part_are_those_of_the_normal_law_written_out() -> None:
+    """One vector of C d numbers, whose covariance is built entry by entry, against sums along the prior's axes."""
+    stream = ls.Key(6).generator()
+    classes, wide, each, one = 3, 4, 2, 1
+    features = torch.randn(200, wide, generator=stream) @ torch.randn(wide, wide, generator=stream)
+    prior = FeaturePrior.of(features, torch.arange(200) % classes, classes).mean_of(each)
+    a = torch.randn(40, classes, classes, generator=stream)
+    heads = Heads((torch.randn(40, classes, wide, generator=stream),), (torch.randn(40, classes, generator=stream),))
+    found = Sampled.learned(heads, a, prior, SAMPLED)
+    two = torch.randn(2, wide, generator=stream)
+    own = Heads((heads.weights[0][:1],), (heads.biases[0][:1],))
+    odds, a = found.told_apart(own, two, one, each), found.coefficients(own.weights[0], own.biases[0])[0]
+    axes, means = prior.axes.double(), prior.means.double() @ prior.axes.double()
+    logs = []
+    for suspect in two.double() @ axes:
+        log = 0.0
+        for j in range(wide):
+            mean, covariance = torch.zeros(classes).double(), torch.eye(classes).double() * found.noise[j]
+            for c in range(classes):
+                known = (suspect[j] + (each - 1) * means[c, j]) / each if c == one else means[c, j]
+                left = (each - 1) / each if c == one else 1.0
+                mean += a[c] * known
+                covariance += left * prior.variances[j].double() * torch.outer(a[c], a[c])
+            row = (own.weights[0][0].double() @ axes)[:, j]
+            log += float(stats.multivariate_normal(mean.numpy(), covariance.numpy()).logpdf(row.numpy()))
+        logs.append(log)
+    assert float(odds) == pytest.approx(logs[0] - logs[1], rel=1e-6)
+
+
+def test_the_factor_makes_odds_as_sure_as_they_are_right() -> None:
+    stream = ls.Key(8).generator()
+    true = 2 * torch.randn(20_000, generator=stream, dtype=torch.float64)
+    right = torch.where(torch.rand(20_000, generator=stream) < torch.sigmoid(true), 1.0, -1.0) * true
+    assert _times(right) == pytest.approx(1.0, abs=0.05)
+    assert _times(4 * right) == pytest.approx(0.25, abs=0.02)
+    assert _times(torch.zeros(5).double()) == 1.0
 
 
 def test_the_odds_are_those_of_two_normal_laws() -> None:

@@ -13,7 +13,7 @@ from leakscope.audit.blind import BlindGuess
 from leakscope.audit.measures import SMALLEST
 from leakscope.audit.resources import Resources
 from leakscope.audit.telling import MAKERS
-from leakscope.core.asking import undefended_of
+from leakscope.core.asking import noiseless_of, undefended_of
 from leakscope.core.effort import Budget
 from leakscope.core.errors import BadPlan
 from leakscope.core.facts import Fact, Gallery, Suspects, TrueLabels
@@ -133,6 +133,7 @@ class Group:
     replaced: tuple[Cell, ...] = ()
     remaining: tuple[Cell, ...] = ()
     undefended_replaced: tuple[Cell, ...] = ()
+    noiseless: tuple[Cell, ...] = ()
 
     def sides(self, role: Role) -> tuple[tuple[Cell, ...], ...]:
         """The cells that play this role, each side with one cell for each trial, in order, or none."""
@@ -143,6 +144,7 @@ class Group:
             # What the class tells undefended is not what it tells behind a defense: each side has its own.
             Role.REPLACED: (self.replaced, self.undefended_replaced),
             Role.REMAINING: (self.remaining,),
+            Role.NOISELESS: (self.noiseless,),
         }[role]
 
     def cells(self, role: Role) -> tuple[Cell, ...]:
@@ -153,6 +155,11 @@ class Group:
     def own_control(self) -> bool:
         """Whether the mechanism is undefended, so that the audited cells are the positive control themselves."""
         return self.mechanism == self.mechanism.undefended
+
+    @property
+    def silent(self) -> bool:
+        """Whether its noise is of size 0, so that the audited cells are the control without noise themselves."""
+        return self.mechanism == noiseless_of(self.mechanism)
 
 
 @final
@@ -303,6 +310,9 @@ class Plan:
         blind = BlindGuess(scene.source, size)
         # An attack that solves undefended and searches behind a defense is shown to work by the search alone.
         left = attack.remaining if mechanism != open_protocol else None
+        # What is sampled or clipped besides may be what an attack fails by, and then it says nothing of the noise.
+        silent = noiseless_of(mechanism)
+        quiet = () if silent in (None, mechanism, open_protocol) else (silent,)
         return Group(
             scene=scene,
             mechanism=mechanism,
@@ -314,4 +324,6 @@ class Plan:
             replaced=trials(Role.REPLACED, mechanism, attack) if self.replaced else (),
             undefended_replaced=trials(Role.REPLACED, open_protocol, attack) if self.replaced else (),
             remaining=() if left is None else trials(Role.REMAINING, open_protocol, left),
+            # What noise closes has no say in it: the way that is left has to work.
+            noiseless=tuple(cell for one in quiet for cell in trials(Role.NOISELESS, one, left or attack)),
         )

@@ -24,6 +24,7 @@ from leakscope.audit.theory import (
 from leakscope.core.facts import Fact, Gallery, Suspects, TrueLabels
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.ledger.record import Finding, GroupVerdict, ScoreRecord, Word
+from leakscope.numerics.decimals import downward, upward
 from leakscope.scoring.metrics.ranks import TopOne
 
 Judged = Sequence[tuple[GroupVerdict, Group]]
@@ -124,9 +125,9 @@ def _theory(
         # A leak needs no bound beside it; of anything else it is what a reader has to know.
         return "" if finding.word is Word.LEAKS else "theory allows more: nothing bounds what other attacks may find"
     hidden = "" if promised.adjacency is None else f", which hides {promised.adjacency.value}"
-    said = f"theory: epsilon {promised.epsilon:.3g} at delta {promised.delta:g} for one release{hidden}"
+    said = f"theory: epsilon {upward(promised.epsilon, 3)} at delta {promised.delta:g} for one release{hidden}"
     if promised.training_epsilon < promised.epsilon:
-        said += f" ({promised.training_epsilon:.3g} for a round of training where nobody knows who takes part)"
+        said += f" ({upward(promised.training_epsilon, 3)} for a round of training where nobody knows who takes part)"
     return said + _allowed(judged, told) + _observed(judged, promises, told)
 
 
@@ -136,9 +137,9 @@ def _observed(judged: Judged, promises: Promises, told: Told) -> str:
     if not shown or _tells_which(told):
         return ""
     allowed = promises.allowed(judged[0][1].mechanism)
-    most = "" if allowed is None or math.isinf(allowed) else f"; theory allows {allowed:.3g}"
+    most = "" if allowed is None or math.isinf(allowed) else f"; theory allows {upward(allowed, 3)}"
     return (
-        f"; an example and another in its place were told apart as by an epsilon of at least {max(shown):.3g} "
+        f"; an example and another in its place were told apart as by an epsilon of at least {downward(max(shown), 3)} "
         f"(95 % confidence{most})"
     )
 

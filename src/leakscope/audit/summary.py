@@ -71,6 +71,8 @@ def _verdict(plan: Plan, group: Group, records: Mapping[str, Record], promises: 
             replaced=replaced,
             remaining=remaining,
             undefended_replaced=undefended_replaced,
+            noiseless=of(group.noiseless),
+            silent=group.silent,
         )
     )
     promised = promises.of(group.mechanism)
@@ -98,6 +100,7 @@ def _verdict(plan: Plan, group: Group, records: Mapping[str, Record], promises: 
         replaced=tuple(cell.identity for cell in group.replaced),
         replaced_scores=pooled(replaced),
         remaining=tuple(cell.identity for cell in group.remaining),
+        noiseless=tuple(cell.identity for cell in group.noiseless),
         **_shown(plan, group, firsts(audited, replaced), promises),
         **_games(plan, group, (audited, replaced), (undefended, undefended_replaced), promises),
     )

@@ -36,7 +36,8 @@ that it was told is inconclusive, and has no say in the finding.
    labels it claims how often each occurs, since a set of them is understated by the metric that decides;
 3. the undefended control leaks by the same rule, and by more than the smallest leak of interest (`evidence.SMALLEST`,
    or the plan's): the attack can work here. So does, of an attack that solves undefended and searches behind a defense,
-   the search alone (`AbstractAttack.remaining`);
+   the search alone (`AbstractAttack.remaining`). Where a mechanism does more than to add noise, as samples and clips
+   are, it does so on the same mechanism without its noise too (`AbstractMechanism.noiseless`);
 4. the upper end of the 95 % interval of the mean gain is below the smallest leak of interest, also where what is worse
    than a guess, or not claimed, counts as a guess (`evidence.Evidence.best`). This is the power. The sentence says how
    many trials that would take where it is not;
@@ -109,6 +110,8 @@ class Trials:
     replaced: Records = ()
     remaining: Records = ()
     undefended_replaced: Records = ()
+    noiseless: Records = ()
+    silent: bool = False
 
 
 @final
@@ -153,6 +156,10 @@ def judge(trials: Trials) -> Judgment:
         left = evidence(found.metric, trials.remaining, trials.blind, trials.undefended_replaced)
         assert left is not None
         said += f", and {_number(left.gain)} by the part of it that defenses leave"
+    if trials.noiseless:
+        bare = evidence(found.metric, trials.noiseless, trials.blind, trials.undefended_replaced)
+        assert bare is not None
+        said += f"; without the noise, sampled and clipped as it is, {_number(bare.gain)}"
     return Judgment(Word.NO_LEAK_FOUND, said, gains)
 
 
@@ -209,6 +216,7 @@ def _doubt(trials: Trials, found: Evidence | None) -> str | None:
         (trials.blind, "blind control: "),
         (trials.undefended, "control: "),
         (trials.remaining, "control, the part that defenses leave: "),
+        (trials.noiseless, "control, without the noise: "),
     ):
         failures = _failures(side)
         if failures:
@@ -228,10 +236,15 @@ def _doubt(trials: Trials, found: Evidence | None) -> str | None:
         return f"{_against(found)}; too few trials for an interval: {len(found.gains)}, needed are {TRIALS}"
     if trials.own_control:
         return f"{_against(found)}; without any defense this attack does not reliably beat a blind guess here"
+    if trials.silent:
+        return f"{_against(found)}; without any noise this attack does not reliably beat a blind guess here"
     least = smallest(found.metric, trials.smallest)
-    said = _unable(trials, trials.undefended, found, "the attack")
+    said = _unable(trials, trials.undefended, found, "undefended the attack")
     if not said and trials.remaining:
-        said = _unable(trials, trials.remaining, found, "the part of the attack that defenses leave")
+        said = _unable(trials, trials.remaining, found, "undefended the part of the attack that defenses leave")
+    if not said and trials.noiseless:
+        who = "without the noise, sampled and clipped as it is, the attack"
+        said = _unable(trials, trials.noiseless, found, who)
     if said:
         return said
     if not excludes(found, least):
@@ -242,16 +255,16 @@ def _doubt(trials: Trials, found: Evidence | None) -> str | None:
 
 
 def _unable(trials: Trials, control: Records, found: Evidence, who: str) -> str:
-    """Why `who` cannot tell, as `control` shows undefended; empty where it can."""
+    """Why `who` cannot tell, as `control` shows; empty where it can."""
     least, shown = (
         smallest(found.metric, trials.smallest),
         evidence(found.metric, control, trials.blind, trials.undefended_replaced),
     )
     if shown is None or not leaks(shown):
-        return f"{_against(found)}, but undefended {who} does not reliably beat it either: it cannot tell"
+        return f"{_against(found)}, but {who} does not reliably beat it either: it cannot tell"
     if not shown.gain > least:
         return (
-            f"{_against(found)}, but undefended {who} gains no more than {_number(shown.gain)} "
+            f"{_against(found)}, but {who} gains no more than {_number(shown.gain)} "
             f"{shown.gain_unit}: it cannot tell a leak of {_number(least)} from none"
         )
     return ""

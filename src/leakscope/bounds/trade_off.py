@@ -42,7 +42,11 @@ class Question(enum.StrEnum):
     """Which of the two laws raises false alarms. With sampling, or several terms of noise, it makes a difference."""
 
     EITHER = "either"
-    """The larger power of both ways round: what the mechanism allows whatever is asked."""
+    """At least the larger power of both ways round: what the mechanism allows whatever is asked.
+
+    At each e the larger H of both is taken, and the envelope of that may lie above both curves: a test that is best for
+    one way round at one slope and for the other at another need not exist.
+    """
     PRESENT = "present"
     """Is it in? False alarms are raised by releases without it, finds by releases with it."""
     ABSENT = "absent"

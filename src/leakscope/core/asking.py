@@ -90,6 +90,15 @@ def undefended_of(mechanism: AbstractMechanism) -> AbstractMechanism:
     return found
 
 
+def noiseless_of(mechanism: AbstractMechanism) -> AbstractMechanism | None:
+    """The same mechanism without its noise, None where it has none. Raises `UnusableMechanism` as `gradient_of`."""
+    with asking(mechanism, "say what it is without its noise"):
+        found = mechanism.noiseless
+    if found is not None and not isinstance(found, AbstractMechanism):
+        raise UnusableMechanism(f"{mechanism!r} without its noise is {found!r}, expected a mechanism or None")
+    return found
+
+
 def _same_shapes(mechanism: AbstractMechanism, what: str, found: AbstractRelease, like: Named) -> None:
     # By names and shapes alone, which cost nothing to ask, also of what has no memory behind it.
     for name, value in like.items():

@@ -66,6 +66,15 @@ class AbstractMechanism(ABC):
     def undefended(self) -> AbstractMechanism:
         """The same protocol without any defense: the positive control."""
 
+    @property
+    def noiseless(self) -> AbstractMechanism | None:
+        """The same with its noise taken away and all else left, samples and clips; None where no noise is declared.
+
+        The second positive control: what works without any defense may fail by what is sampled or clipped, and a
+        failure that less noise would not undo says nothing of the noise. With a noise of size 0, itself.
+        """
+        return None
+
 
 class AbstractReplayable(AbstractMechanism):
     """A mechanism whose course the adversary knows but for its randomness, and can therefore repeat on a candidate."""

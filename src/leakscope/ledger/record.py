@@ -17,13 +17,17 @@ class _Strict(BaseModel):
 
 @final
 class Role(enum.Enum):
-    """Why a cell is run. REMAINING: undefended, what defenses leave of an attack (`AbstractAttack.remaining`)."""
+    """Why a cell is run. REMAINING: undefended, what defenses leave of an attack (`AbstractAttack.remaining`).
+
+    NOISELESS: the same on the mechanism without its noise, sampled and clipped (`AbstractMechanism.noiseless`).
+    """
 
     AUDITED = "audited"
     UNDEFENDED = "undefended"
     BLIND = "blind"
     REPLACED = "replaced"
     REMAINING = "remaining"
+    NOISELESS = "noiseless"
 
 
 @final
@@ -255,6 +259,7 @@ class GroupVerdict(_Strict):
     that contradicts the declared event, empty where it does not; uncompared: why it could not have contradicted it.
     gains: of the metric that decides and, where labels were claimed along, of these; empty in runs of version 0.1.
     remaining: of the control that is what defenses leave of the attack, undefended; empty where that is the attack.
+    noiseless: of the control that is the mechanism without its noise; empty where that is the undefended one.
     game, undefended_game: what the trials and the replaced control say of one example in the place of another, and the
     same without the defense; None where the control was not run, and in runs of earlier versions.
     """
@@ -285,6 +290,7 @@ class GroupVerdict(_Strict):
     broken: str = ""
     uncompared: str = ""
     remaining: tuple[str, ...] = ()
+    noiseless: tuple[str, ...] = ()
     game: GameRecord | None = None
     undefended_game: GameRecord | None = None
 

@@ -46,6 +46,11 @@ Cells = tuple[Named, Named]
 class AbstractDefense(ABC):
     """Something that a client does against leakage. Exactly one of the three kinds below."""
 
+    @property
+    def only_noise(self) -> bool:
+        """Whether it adds noise and does nothing else, so that without noise nothing of it is left."""
+        return False
+
 
 class AbstractInputDefense(AbstractDefense):
     """Changes the batch before the gradient is computed."""
@@ -215,6 +220,17 @@ class Defended(AbstractStep):
     def undefended(self) -> AbstractProtocol:
         """The protocol alone, without the defense that it may have inside."""
         return self.protocol.undefended
+
+    @property
+    def noiseless(self) -> AbstractStep | None:
+        """Without the protocol's noise and without the defenses that are noise alone; None where there is neither."""
+        protocol = self.protocol.noiseless
+        left = tuple(one for one in self.defenses if not one.only_noise)
+        if protocol is None and len(left) == len(self.defenses):
+            return None
+        if not isinstance(protocol, AbstractProtocol):
+            protocol = self.protocol
+        return Defended(protocol, left) if left else protocol
 
     def release(self, target: Target, batch: Batch, *, key: Key) -> Release:
         """The defended update; each step draws from its own key, named by its place."""

@@ -158,6 +158,7 @@ def _roles(group: GroupVerdict) -> tuple[tuple[str, str], ...]:
         ("blind", group.blind),
         ("replaced", group.replaced),
         ("remaining", group.remaining),
+        ("noiseless", group.noiseless),
     )
     seen: dict[str, str] = {}
     for role, identities in named:

@@ -13,6 +13,7 @@ from torch import Tensor
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack, Asks
 from leakscope.attacks.inputs.heads.reading import SeenHead, features_of, read_head
+from leakscope.attacks.inputs.heads.sampled import Sampled
 from leakscope.core.arguments import count, instance
 from leakscope.core.attempt import Attempt, Outcome
 from leakscope.core.claim import Attribute, Scale
@@ -55,6 +56,8 @@ class HeadMembership(AbstractAttack[SeenHead, Attribute]):
     head its logits on both and its weights along S^-1 (first - second) are looked at, S the covariance of what it holds
     beside a suspect; with each suspect these are taken as normal (Carlini et al. 2022, arXiv:2112.03570, take the loss
     alone). In pairs: the same companions, first weights, samples and noise, so that few heads tell the means apart.
+    Where each step draws its examples, who took part is random and outweighs that: it is read off the bias, and the
+    odds are those given it (`Sampled.told_apart`), as sure as they are right about the public heads.
     The claim's scores are logarithms of probabilities, of equally likely suspects. Raises `BadInput` on heads < 64.
     """
 
@@ -98,11 +101,12 @@ class HeadMembership(AbstractAttack[SeenHead, Attribute]):
         if bias is None:
             raise BadInput("the release lacks the head's bias, without which it has no logits")
         company = features_of(seen.target, read.public.layer, self.pool.batch.inputs)
-        shadows = [
-            torch.cat(one) for one in zip(*self._shadows(seen.mechanism, read, asked, company, key), strict=True)
-        ]
-        own = _numbers(read.weights, bias.unsqueeze(0), asked)
-        odds = _odds(own, shadows[0], shadows[1])
+        sides = zip(*self._shadows(seen.mechanism, read, asked, company, key), strict=True)
+        shadows, own = [_joined(one) for one in sides], Heads((read.weights,), (bias.unsqueeze(0),))
+        if acts_as(seen.mechanism, PrivateHeadTraining):
+            odds = _sampled_odds(own, shadows, asked, read, seen.mechanism)
+        else:
+            odds = _odds(*(_numbers(one.weights[0], one.biases[0], asked) for one in (own, *shadows)))
         if not bool(torch.isfinite(odds).all()):
             return Attempt(repr(self), Outcome.DIVERGED, "the odds are not finite: the declared training diverges")
         scores = torch.log_softmax(odds, 1)
@@ -113,8 +117,8 @@ class HeadMembership(AbstractAttack[SeenHead, Attribute]):
 
     def _shadows(
         self, mechanism: AbstractMechanism, read: SeenHead, asked: Asked, company: Tensor, key: Key
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """What is read off heads that were trained with the first suspect, and off those with the second."""
+    ) -> Iterator[tuple[Heads, Heads]]:
+        """Heads that were trained with the first suspect, and those with the second."""
         labels = self.pool.batch.labels
         drawn = sets(labels, read.each, key=key.child("sets"))
         chunk = together(read.each * int(labels.max() + 1), company.shape[1])
@@ -125,8 +129,7 @@ class HeadMembership(AbstractAttack[SeenHead, Attribute]):
                 examples = company[rows]
                 examples[:, asked.one * read.each] = suspect
                 start = _start(read, len(rows), key.child("start", place))
-                heads = _trained(mechanism, read, (examples, labels[rows]), start, key.child("course", place))
-                sides.append(_numbers(heads.weights[0], heads.biases[0], asked))
+                sides.append(_trained(mechanism, read, (examples, labels[rows]), start, key.child("course", place)))
             yield sides[0], sides[1]
 
 
@@ -165,6 +168,43 @@ def _numbers(weights: Tensor, biases: Tensor, asked: Asked) -> Tensor:
     logits = asked.features @ weights.transpose(1, 2) + biases.unsqueeze(1)
     whole = torch.cat([logits.flatten(1), weights @ asked.along], 1)
     return whole.double()
+
+
+def _joined(heads: tuple[Heads, ...]) -> Heads:
+    known = [one.coefficients for one in heads if one.coefficients is not None]
+    weights, biases = (torch.cat(one) for one in zip(*((h.weights[0], h.biases[0]) for h in heads), strict=True))
+    return Heads((weights,), (biases,), torch.cat(known) if known else None)
+
+
+def _sampled_odds(
+    own: Heads, shadows: list[Heads], asked: Asked, read: SeenHead, mechanism: PrivateHeadTraining
+) -> Tensor:
+    """(1, 2): log-likelihoods, but for a common constant, given who took part in which step."""
+    both = _joined(tuple(shadows))
+    assert both.coefficients is not None
+    each = read.each
+    classes = both.coefficients.unflatten(1, (-1, each)).sum(2)
+    sampled = Sampled.learned(both, classes, read.public.prior.mean_of(each), mechanism)
+    first, second = (sampled.told_apart(one, asked.features, asked.one, each) for one in shadows)
+    found = sampled.told_apart(own, asked.features, asked.one, each)
+    # positive where it is right
+    times = _times(torch.cat([first, -second]))
+    return 0.5 * times * torch.stack([found, -found], 1)
+
+
+def _times(right: Tensor) -> float:
+    """The factor t on log-odds under which they are as sure as they are right: sum log s(t z) - (t - 1)^2 / 2 at most.
+
+    right: (m,), each positive where it is right. What the odds take as normal is not: t is near 1 where that does not
+    matter. The last term is for odds that are right throughout, which would be as sure as one likes.
+    """
+    times = 1.0
+    for _ in range(50):
+        sure = torch.sigmoid(times * right)
+        slope = float((right * (1 - sure)).sum()) - (times - 1)
+        bend = float((right.square() * sure * (1 - sure)).sum()) + 1
+        times = max(0.0, times + slope / bend)
+    return times
 
 
 def _odds(own: Tensor, one: Tensor, other: Tensor) -> Tensor:

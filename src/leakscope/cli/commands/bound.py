@@ -17,6 +17,7 @@ from leakscope.bounds.trade_off import Question, TradeOff, trade_off
 from leakscope.cli.ending import Exit
 from leakscope.cli.text.promise import Asked, Goal, Promise
 from leakscope.core.errors import optional
+from leakscope.numerics.decimals import upward
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -85,13 +86,16 @@ def _show(order: Asked, sigma: float, made: DpEvent, curves: Curves) -> None:
     out = Console(soft_wrap=True, highlight=False)
     if order.promise is not None:
         at = "" if order.promise.at is None else f" at {order.promise.at:g}"
-        out.print(f"for {order.promise.goal.value} <= {order.promise.most:g}{at}: --sigma {sigma:g}, rounded up")
+        out.print(
+            f"for {order.promise.goal.value} <= {order.promise.most:g}{at}: --sigma {upward(sigma, 6)}, rounded up"
+        )
     out.print(f"noise multiplier {sigma:g}, sampling rate {order.rate:g}, {order.steps} steps; one example in or out")
     table = Table(box=None, pad_edge=False)
     for heading in ("delta", "epsilon (pld)", "epsilon (rdp)"):
         table.add_column(heading, no_wrap=True)
     for delta in order.deltas:
-        found = (f"{epsilon(made, delta=delta, accountant=one):.4g}" for one in Accountant)
+        # All that follows is at most so much: the nearest number of four digits may be less.
+        found = (upward(epsilon(made, delta=delta, accountant=one), 4) for one in Accountant)
         table.add_row(f"{delta:g}", *found)
     out.print(table)
     out.print()
@@ -99,10 +103,10 @@ def _show(order: Asked, sigma: float, made: DpEvent, curves: Curves) -> None:
     for heading in ("FPR", "largest TPR", "asked: is it in?", "of one guess: chance", "right at most"):
         table.add_column(heading, no_wrap=True)
     for rate in order.rates:
-        either, present = (f"{100 * curve.power(rate):.4g} %" for curve in curves.values())
+        either, present = (f"{upward(100 * curve.power(rate), 4)} %" for curve in curves.values())
         table.add_row(f"{100 * rate:g} %", either, present, f"{100 * rate:g} %", present)
     out.print(table)
-    out.print(f"\nlargest TPR - FPR: {curves[Question.EITHER].advantage:.4g}")
+    out.print(f"\nlargest TPR - FPR: {upward(curves[Question.EITHER].advantage, 4)}")
     out.print("The divisor of the noisy sum changes none of this, as long as it is a public constant.")
     if order.figure is not None:
         out.print(f"figure: {order.figure.resolve()}", markup=False)

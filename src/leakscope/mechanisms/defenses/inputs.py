@@ -34,6 +34,11 @@ class InputNoise(AbstractInputDefense):
     def __post_init__(self) -> None:
         object.__setattr__(self, "std", number("std", self.std, low=0))
 
+    @property
+    def only_noise(self) -> bool:
+        """Yes."""
+        return True
+
     def apply(self, target: Target, batch: Batch, *, key: Key) -> Batch:
         """A new batch with noisy inputs and the same labels; the padding of sequences stays zero."""
         del target

@@ -41,6 +41,11 @@ class GaussianNoise(AbstractUpdateDefense):
     def __post_init__(self) -> None:
         object.__setattr__(self, "std", number("std", self.std, low=0))
 
+    @property
+    def only_noise(self) -> bool:
+        """Yes."""
+        return True
+
     def apply(self, update: Named, *, key: Key) -> dict[str, Tensor]:
         """Each tensor draws from the key's child of its name."""
         return {name: value.detach() + self.std * normal(value, key.child(name)) for name, value in update.items()}
@@ -97,6 +102,11 @@ class LaplaceNoise(AbstractUpdateDefense):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", number("scale", self.scale, low=0))
+
+    @property
+    def only_noise(self) -> bool:
+        """Yes."""
+        return True
 
     def apply(self, update: Named, *, key: Key) -> dict[str, Tensor]:
         """Each tensor draws from the key's child of its name."""

@@ -32,9 +32,7 @@ def train_private(training: PrivateHeadTraining, features: Tensor, labels: Tenso
     Raises `BadInput` for an optimizer other than SGD without momentum, for heads of several layers or of one output,
     and on shapes or labels that do not fit.
     """
-    optimizer, step = training.training.optimizer, training.step
-    if not acts_as(optimizer, ClientSGD) or optimizer.momentum > 0:
-        raise BadInput(f"private heads are trained together by SGD without momentum, got {optimizer!r}; use release")
+    optimizer, step = _sgd(training), training.step
     if len(start.weights) > 1 or start.biases[0].shape[1] < 2:
         raise BadInput("private heads are trained together as one layer of two or more outputs; use release")
     many, size, _ = features.shape
@@ -50,8 +48,8 @@ def train_private(training: PrivateHeadTraining, features: Tensor, labels: Tenso
     inside = torch.bmm(begun, basis.transpose(1, 2))
     hot = told(features, labels, start)
     stream = key.child("course").generator()
-    noise, kept, variance = step.noise_multiplier * step.clip / divisor, 1.0, 0.0
-    draws = torch.empty_like(inside)
+    noise, (kept, variance) = step.noise_multiplier * step.clip / divisor, left_of(training)
+    draws, pulled = torch.empty_like(inside), torch.zeros_like(hot)
     for rate in training.training.rates:
         rho = 1 - rate * optimizer.weight_decay
         at = slope(torch.bmm(lower, inside.transpose(1, 2)), hot, 1.0)
@@ -60,14 +58,36 @@ def train_private(training: PrivateHeadTraining, features: Tensor, labels: Tenso
         if step.rate < 1:
             weights.mul_(torch.rand(many, size, generator=stream, dtype=features.dtype) < step.rate)
         inside.mul_(rho).baddbmm_(at.mul_(weights.unsqueeze(2)).transpose(1, 2), lower, alpha=-rate / divisor)
+        pulled.mul_(rho).add_(at, alpha=-rate / divisor)
         if noise > 0:
             inside.add_(draws.normal_(generator=stream), alpha=-rate * noise)
-        # each step's noise is shortened by the decay of those after it
-        kept, variance = kept * rho, variance * rho**2 + (rate * noise) ** 2
     whole = begun.mul_(kept)
     if noise > 0:
         outside = torch.empty_like(whole).normal_(generator=key.child("beside").generator())
         whole.add_(outside, alpha=math.sqrt(variance))
     # in the span what was tracked, beside it what was drawn: W = G + (B - G Q^T) Q
     whole.baddbmm_(inside - torch.bmm(whole, basis.transpose(1, 2)), basis)
-    return Heads((whole[:, :, :-1],), (whole[:, :, -1],))
+    return Heads((whole[:, :, :-1],), (whole[:, :, -1],), pulled)
+
+
+def left_of(training: PrivateHeadTraining) -> tuple[float, float]:
+    """What is left of the first weights at the end, as a factor, and the variance of the noise in each weight and bias.
+
+    >>> from leakscope import DPSGD, HeadTraining
+    >>> left_of(PrivateHeadTraining(HeadTraining(4, 0.5), DPSGD(2.0, 1.0, expected=2, rate=0.5)))
+    (1.0, 1.0)
+    """
+    step, decay = training.step, _sgd(training).weight_decay
+    noise, kept, variance = step.noise_multiplier * step.clip / (step.expected or 1), 1.0, 0.0
+    for rate in training.training.rates:
+        rho = 1 - rate * decay
+        # each step's noise is shortened by the decay of those after it
+        kept, variance = kept * rho, variance * rho**2 + (rate * noise) ** 2
+    return kept, variance
+
+
+def _sgd(training: PrivateHeadTraining) -> ClientSGD:
+    optimizer = training.training.optimizer
+    if not acts_as(optimizer, ClientSGD) or optimizer.momentum > 0:
+        raise BadInput(f"private heads are trained together by SGD without momentum, got {optimizer!r}; use release")
+    return optimizer

@@ -27,10 +27,14 @@ ROOM = 2**25
 @final
 @dataclass(frozen=True, eq=False)
 class Heads:
-    """m heads of the same sizes. weights: for each layer (m, outputs, inputs). biases: for each layer (m, outputs)."""
+    """m heads of the same sizes. weights: for each layer (m, outputs, inputs). biases: for each layer (m, outputs).
+
+    coefficients: (m, N, C) A of W = r W_0 + A^T X + noise where the training knows it, of DP-SGD; None otherwise.
+    """
 
     weights: tuple[Tensor, ...]
     biases: tuple[Tensor, ...]
+    coefficients: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.weights[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -28,6 +28,8 @@ BOUNDS_NOTHING = (
     "and its noise depends on how many examples a client has. Use Federation(..., privacy=UserLevel(...))"
 )
 """Why no epsilon is computed of it."""
+SILENT = 1e300
+"""Its epsilon with noise of no size: the noise is proportional to 1 / epsilon, and an infinite one is refused."""
 
 
 @final
@@ -64,6 +66,11 @@ class BatchClipped(AbstractProtocol):
     def undefended(self) -> FedAvg:
         """The local training without clip and noise."""
         return self.local
+
+    @property
+    def noiseless(self) -> BatchClipped:
+        """The clipped training, with noise that is below the rounding of any weight."""
+        return replace(self, epsilon=SILENT)
 
     @property
     def effect(self) -> ProtocolEffect:

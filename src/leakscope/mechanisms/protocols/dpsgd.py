@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -60,6 +60,11 @@ class DPSGD(AbstractProtocol):
     def undefended(self) -> AbstractProtocol:
         """The same gradient without clipping and noise."""
         return FedSGD()
+
+    @property
+    def noiseless(self) -> DPSGD:
+        """The clipped gradients alone."""
+        return replace(self, noise_multiplier=0.0)
 
     @property
     def effect(self) -> ProtocolEffect:

@@ -172,6 +172,11 @@ class PrivateHeadTraining(AbstractMechanism):
         return self.training
 
     @property
+    def noiseless(self) -> PrivateHeadTraining:
+        """The same samples and clips without noise: who took part in which step is a secret of its own."""
+        return replace(self, step=self.step.noiseless)
+
+    @property
     def adjacency(self) -> Adjacency | None:
         """One example; None without noise."""
         return self.step.adjacency

@@ -137,16 +137,15 @@ class HeadImages(AbstractLearner[Inputs]):
             # other heads than those of the lessons, whose errors would be too small
             others = made(mechanism, features, labels, self.each, self.many, key=key.child("reading"))
             others = self._watched(others, part_of(watch, 0.0, 0.5))
-            reading = Reading.learned(
-                (heads.weights[0], features[rows].unflatten(1, (classes, self.each)).mean(2)) for rows, heads in others
-            )
+            wanted = ((heads, features[rows].unflatten(1, (classes, self.each)).mean(2)) for rows, heads in others)
+            reading = Reading.learned(wanted, prior, mechanism)
         estimates, places = [], []
         stream = made(mechanism, features, labels, self.each, self.many, key=key.child("heads"))
         for rows, heads in self._watched(stream, part_of(watch, 1 - 1 / passes, 1.0)):
             if reading is None:
                 found = invert(heads.weights[0], prior, known.training, floor=known.floor)
             else:
-                found = reading.read(heads.weights[0], floor=known.floor)
+                found = reading.read(heads, floor=known.floor)
             # the mean of several examples is an estimate of each of them
             estimates.append(found.repeat_interleave(self.each, 1).flatten(0, 1))
             places.append(rows.flatten())
@@ -215,7 +214,10 @@ class DecodedHead(AbstractAttack[SeenHead, Inputs]):
         return self._estimate(read)
 
     def _read(self, seen: Observation) -> SeenHead | Refusal:
-        return read_learned(seen, self.learned, self.learner.pool, self.learner.each, "decoder")
+        found = read_learned(seen, self.learned, self.learner.pool, self.learner.each, "decoder")
+        if isinstance(found, SeenHead) and found.bias is None and "sampled" in self.learned.state.get("reading", {}):
+            return Refusal("the release lacks the head's bias, off which it is read who took part in which step")
+        return found
 
     def _attempt(self, seen: Observation, read: SeenHead, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
         del key, clock, watch  # nothing is drawn, and it is over at once
@@ -231,7 +233,10 @@ class DecodedHead(AbstractAttack[SeenHead, Inputs]):
 
     def _estimate(self, read: SeenHead) -> Tensor:
         if "reading" in self.learned.state:
-            return Reading(**self.learned.state["reading"]).read(read.weights, floor=read.public.floor)[0]
+            # a release without its bias was refused where it is needed (`_read`)
+            bias = read.weights[:, :, 0] if read.bias is None else read.bias
+            heads = Heads((read.weights,), (bias,))
+            return Reading.kept(self.learned.state["reading"]).read(heads, floor=read.public.floor)[0]
         prior = read.public.prior.mean_of(read.each)
         return invert(read.weights, prior, read.public.training, floor=read.public.floor)[0]
 

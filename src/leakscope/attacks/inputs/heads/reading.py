@@ -50,12 +50,13 @@ class Public:
 @dataclass(frozen=True, eq=False)
 class SeenHead:
     """weights: (1, C, d), or (1, 1, d) of one logit. each: examples of each class. start: the first head where it is
-    known, None where it is secret."""
+    known, None where it is secret. bias: (1, C), None where it was not released."""
 
     public: Public
     weights: Tensor
     each: int
     start: tuple[Tensor, Tensor] | None
+    bias: Tensor | None = None
 
 
 def public(target: Target, mechanism: AbstractMechanism, pool: Pool, *, learned: bool = False) -> Public | Refusal:
@@ -115,7 +116,8 @@ def read_head(seen: Observation, public_pool: Pool, *, learned: bool = False) ->
     start = None
     if known.training.init_std is None and known.layer.bias is not None:
         start = (own[known.layer.weight], own[known.layer.bias])
-    return SeenHead(known, weights.unsqueeze(0), each, start)
+    bias = seen.release.by_name.get(known.layer.bias or "")
+    return SeenHead(known, weights.unsqueeze(0), each, start, None if bias is None else bias.unsqueeze(0))
 
 
 def features_of(target: Target, layer: DenseLayer, inputs: Tensor) -> Tensor:

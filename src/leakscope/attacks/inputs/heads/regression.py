@@ -9,6 +9,8 @@ from typing import final
 import torch
 from torch import Tensor
 
+from leakscope.attacks.inputs.heads.prior import FeaturePrior
+from leakscope.attacks.inputs.heads.sampled import TAUGHT, Sampled
 from leakscope.core.effort import State
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.core.overriding import acts_as
@@ -41,21 +43,29 @@ def made(
 @final
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """x_c = means[c] + ((W_c, mean of the other rows) - centers[c]) slope: the best linear estimate, for all classes.
+    """x_c = means[c] + (z_c - centers[c]) slope, z_c = (W_c, mean of the other rows): the best linear estimate.
 
-    means: (C, d). centers: (C, 2 d). slope: (2 d, d). What entry-by-entry steps or noise did to a head need not be
-    known to be undone on average; of several examples of a class the mean is read.
+    means: (C, d). centers: (C, k). slope: (k, d), for all classes. What entry-by-entry steps or noise did to a head
+    need not be known to be undone on average; of several examples of a class the mean is read.
+    sampled: where each step draws its examples, what it finds stands in z_c as well: who took part is random and
+    multiplies the features, which nothing linear undoes. None where nothing is drawn.
     """
 
     means: Tensor
     centers: Tensor
     slope: Tensor
+    sampled: Sampled | None = None
 
     @staticmethod
-    def learned(heads: Iterable[tuple[Tensor, Tensor]]) -> Reading:
-        """From parts of weights (m, C, d) and the features (m, C, d) that are to be read off them, by least squares."""
-        parts = [(_rows(weights), features) for weights, features in heads]
-        given, wanted = torch.cat([one for one, _ in parts]), torch.cat([one for _, one in parts])
+    def learned(heads: Iterable[tuple[Heads, Tensor]], prior: FeaturePrior, mechanism: AbstractMechanism) -> Reading:
+        """From heads and the features (m, C, d) that are to be read off them, by least squares.
+
+        prior: of these features.
+        """
+        parts = list(heads)
+        sampled = _sampled(parts, prior, mechanism)
+        given = torch.cat([_rows(one, sampled) for one, _ in parts])
+        wanted = torch.cat([one for _, one in parts])
         centers, means = given.mean(0), wanted.mean(0)
         scale = (given - centers).flatten(0, 1).std(0)
         # a weight that never moves says nothing
@@ -63,20 +73,47 @@ class Reading:
         z = ((given - centers) / scale).flatten(0, 1).double()
         kernel = z.T @ z + RIDGE * len(z) * torch.eye(z.shape[1], dtype=z.dtype)
         slope = torch.linalg.solve(kernel, z.T @ (wanted - means).flatten(0, 1).double())
-        return Reading(means, centers, slope.float() / scale.unsqueeze(1))
+        return Reading(means, centers, slope.float() / scale.unsqueeze(1), sampled)
 
-    def read(self, weights: Tensor, *, floor: bool) -> Tensor:
-        """(m, C, d) of weights (m, C, d); none negative where features cannot be (`floor`)."""
-        found = self.means + (_rows(weights) - self.centers) @ self.slope
+    def read(self, heads: Heads, *, floor: bool) -> Tensor:
+        """(m, C, d) of m heads of one layer; none negative where features cannot be (`floor`)."""
+        found = self.means + (_rows(heads, self.sampled) - self.centers) @ self.slope
         return found.clamp_min(0) if floor else found
 
     @property
     def state(self) -> State:
         """As it is kept."""
-        return {"means": self.means, "centers": self.centers, "slope": self.slope}
+        own = {"means": self.means, "centers": self.centers, "slope": self.slope}
+        return own if self.sampled is None else own | {"sampled": self.sampled.state}
+
+    @staticmethod
+    def kept(state: State) -> Reading:
+        """What was kept as `state`."""
+        own = {name: state[name] for name in ("means", "centers", "slope")}
+        return Reading(**own, sampled=Sampled(**state["sampled"]) if "sampled" in state else None)
 
 
-def _rows(weights: Tensor) -> Tensor:
-    """(m, C, 2 d): each class's row, and beside it the mean of the others."""
+def _rows(heads: Heads, sampled: Sampled | None) -> Tensor:
+    """(m, C, k): each class's row, beside it the mean of the others, and what `sampled` finds."""
+    weights = heads.weights[0]
     others = (weights.sum(1, keepdim=True) - weights) / (weights.shape[1] - 1)
-    return torch.cat([weights, others], 2)
+    found = () if sampled is None else (sampled.read(weights, heads.biases[0]),)
+    return torch.cat([weights, others, *found], 2)
+
+
+def _sampled(parts: list[tuple[Heads, Tensor]], prior: FeaturePrior, mechanism: AbstractMechanism) -> Sampled | None:
+    """Of the first heads; None of trainings on the whole batch, in which all take part alike."""
+    if not acts_as(mechanism, PrivateHeadTraining):
+        return None
+    weights, biases, coefficients, many = [], [], [], 0
+    for heads, features in parts:
+        if heads.coefficients is None or many >= TAUGHT:
+            break
+        weights.append(heads.weights[0])
+        biases.append(heads.biases[0])
+        # examples stand ordered by class
+        classes = features.shape[1]
+        coefficients.append(heads.coefficients.unflatten(1, (classes, -1)).sum(2))
+        many += len(heads)
+    whole = Heads((torch.cat(weights),), (torch.cat(biases),))
+    return Sampled.learned(whole, torch.cat(coefficients), prior, mechanism)
