@@ -79,6 +79,16 @@ def test_one_half_told_and_the_other_turned_round_is_not_cleared():
     assert "one half" in found.sentence
 
 
+def test_who_fails_without_the_noise_says_nothing_of_the_noise():
+    """The clip moved what the attack reads: chance behind noise, and chance without it."""
+    both = people(40, 40), people(80, 80)
+    chance = People(np.arange(200) % 2, np.eye(2)[np.arange(200) // 2 % 2])
+    assert judged(chance, both[1], smallest=0.2, key=KEY, noiseless=both[0]).word is Word.NO_LEAK_FOUND
+    found = judged(chance, both[1], smallest=0.2, key=KEY, noiseless=chance)
+    assert found.word is Word.INCONCLUSIVE
+    assert "without the noise, clipped and summed as it is, the attack does not beat chance" in found.sentence
+
+
 def test_an_order_that_may_gain_as_much_is_not_excluded():
     """UAR of 0.5 throughout, and an AUC that luck explains and that still reaches the smallest gain."""
     truth, random = np.arange(40) % 2, np.random.default_rng(2)
@@ -94,7 +104,7 @@ def test_an_order_that_may_gain_as_much_is_not_excluded():
     [
         (people(12), None, 0.3, "no control"),
         (people(12), people(13), 0.3, "cannot tell"),
-        (people(100, 200), people(6, 6), 0.2, "does not beat chance on the control"),
+        (people(100, 200), people(6, 6), 0.2, "on the control the attack does not beat chance"),
         (people(12), people(20), 0.4, "cannot tell a leak of 0.4"),
         (people(14), people(24), 0.2, "not excluded"),
         (people(2, 4), people(24), 0.4, "too few"),

@@ -19,7 +19,15 @@ from leakscope.attacks.preparing import Setting
 from leakscope.audit.federations import run as running
 from leakscope.audit.federations.asked import People, crossed, halves
 from leakscope.audit.federations.findings import together
-from leakscope.audit.federations.plan import ALL, FederatedScene, FederationPlan, Recovered, Shadows, undefended
+from leakscope.audit.federations.plan import (
+    ALL,
+    FederatedScene,
+    FederationPlan,
+    Recovered,
+    Shadows,
+    noiseless,
+    undefended,
+)
 from leakscope.audit.federations.run import kept, run
 from leakscope.cli import federation_keys
 from leakscope.cli.ending import Exit
@@ -91,15 +99,23 @@ def quiet(_):
 
 def test_each_row_stands_beside_its_controls(corpus):
     groups = plan(corpus).groups()
-    assert [one.part for one in groups] == [Part.AUDITED, Part.SHUFFLED, Part.AUDITED, Part.SHUFFLED]
+    parts = [Part.AUDITED, Part.SHUFFLED, Part.AUDITED, Part.NOISELESS, Part.SHUFFLED]
+    assert [one.part for one in groups] == parts
     # The undefended one that the plan names is the control of the noisy one, and is run once.
     assert [cell.spec.identity for cell in groups[2].control] == [cell.spec.identity for cell in groups[0].cells]
     alone = plan(corpus, federations=(NOISY,), shuffled=False).groups()
-    assert [one.part for one in alone] == [Part.AUDITED, Part.UNDEFENDED]
+    assert [one.part for one in alone] == [Part.AUDITED, Part.UNDEFENDED, Part.NOISELESS]
     assert alone[1].cells[0].federation == PLAIN == undefended(NOISY)
+    assert NOISY.privacy is not None
+    silent = dataclasses.replace(NOISY, privacy=dataclasses.replace(NOISY.privacy, noise_multiplier=0.0))
+    assert alone[0].noiseless == alone[2].cells
+    assert alone[2].cells[0].federation == silent == noiseless(NOISY)
+    assert noiseless(PLAIN) is None is noiseless(silent)
+    loud = dataclasses.replace(PLAIN, step=ls.FedSGD() >> ls.Clip(1.0) >> ls.GaussianNoise(0.1))
+    assert noiseless(loud) == dataclasses.replace(PLAIN, step=ls.FedSGD() >> ls.Clip(1.0))
     hidden = dataclasses.replace(PLAIN, step=ls.FedSGD() >> ls.Clip(1.0), secure=2)
     assert undefended(hidden) == PLAIN
-    assert len(plan(corpus).cells()) == 2 * 4
+    assert len(plan(corpus).cells()) == 2 * 5
 
 
 def test_both_halves_have_both_sexes_and_nobody_is_in_both(corpus):
@@ -239,10 +255,10 @@ def test_what_is_done_is_not_run_again(corpus, finished, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "_attacked", counting)
     stopped = run(plan(corpus), tmp_path, tell=quiet)
     assert not stopped.whole
-    assert (stopped.summary.finished, stopped.summary.planned) == (2, 8)
+    assert (stopped.summary.finished, stopped.summary.planned) == (2, 10)
     assert any(row.word is Word.INCONCLUSIVE and "not run" in row.sentence for row in stopped.summary.rows)
     again = run(plan(corpus), tmp_path, tell=quiet)
-    assert count == 3 + 6
+    assert count == 3 + 8
     assert again.summary.model_copy(update={"seconds": 0.0}) == whole.model_copy(update={"seconds": 0.0})
 
 

@@ -53,8 +53,12 @@ def judged(
     smallest: float,
     key: Key,
     silent: Sequence[str] = (),
+    noiseless: People | None = None,
 ) -> PersonsVerdict:
     """The word for an attack on `audited`, which worked or did not on `control`, a world that is known to leak.
+
+    noiseless: the same people behind the same defenses without their noise, where the attack has to work too; None
+    where nothing but noise is between `audited` and `control`.
 
     smallest: the smallest gain of interest over chance, in (0, 1). silent: why nothing was claimed of others who sent
     something: with any of them nothing is cleared. Raises `BadInput` on another one, or where the two
@@ -82,6 +86,8 @@ def judged(
     # Who was not attacked may leak: refusals and crashes never become an all-clear.
     doubt = f"of {len(silent)} more persons nothing was claimed ({silent[0]})" if silent else ""
     doubt = doubt or _doubt(audited, found, control, chance, smallest, key)
+    if not doubt and noiseless is not None:
+        doubt = _unable(noiseless, "without the noise, clipped and summed as it is,", chance, smallest, key)
     word = Word.INCONCLUSIVE if doubt else Word.NO_LEAK_FOUND
     return PersonsVerdict(word, f"{said}; {doubt or f'a gain of {smallest:g} is excluded'}", found, by_luck, chance)
 
@@ -130,23 +136,25 @@ def _doubt(audited: People, found: Interval, control: People | None, chance: flo
         return "no control, so that nobody knows whether this attack can work here at all"
     if why := _telling(audited, key.child("turned")):
         return why
-    control = control.fused()
-    reached, by_luck = persons.uar(control.truth, control.scores), luck(control, key=key.child("control"))
-    if by_luck > LUCK:
-        return (
-            f"the attack does not beat chance on the control either ({reached:.3f}, by luck {by_luck:.2g}): it cannot "
-            "tell"
-        )
-    if not reached - chance > smallest:
-        return (
-            f"on the control the attack gains {reached - chance:.3f}, and cannot tell a leak of {smallest:g} from none"
-        )
+    if why := _unable(control, "on the control", chance, smallest, key):
+        return why
     if not found.high - chance < smallest:
         return f"a gain of {smallest:g} is not excluded, which more persons would do"
     # A threshold that gains g over chance makes an AUC of 1/2 + g at least, wherever the attack has its own.
     order = _order(audited, key.child("order"))
     if not order.high - 0.5 < smallest:
         return f"with another threshold a gain of {smallest:g} is not excluded (AUC up to {order.high:.3f})"
+    return ""
+
+
+def _unable(control: People, where: str, chance: float, smallest: float, key: Key) -> str:
+    """Why an attack that did no more than this there cannot tell; empty where it can."""
+    control = control.fused()
+    reached, by_luck = persons.uar(control.truth, control.scores), luck(control, key=key.child("control"))
+    if by_luck > LUCK:
+        return f"{where} the attack does not beat chance either ({reached:.3f}, by luck {by_luck:.2g}): it cannot tell"
+    if not reached - chance > smallest:
+        return f"{where} the attack gains {reached - chance:.3f}, and cannot tell a leak of {smallest:g} from none"
     return ""
 
 

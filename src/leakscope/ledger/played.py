@@ -20,10 +20,14 @@ class _Strict(BaseModel):
 
 @final
 class Part(enum.Enum):
-    """Why a federation is attacked: SHUFFLED is a world in which nothing can leak, as the attribute was drawn anew."""
+    """Why a federation is attacked: SHUFFLED is a world in which nothing can leak, as the attribute was drawn anew.
+
+    NOISELESS: the defended federation without its noise, clipped and summed as it is.
+    """
 
     AUDITED = "audited"
     UNDEFENDED = "undefended"
+    NOISELESS = "without noise"
     SHUFFLED = "shuffled"
 
 

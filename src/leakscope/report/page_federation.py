@@ -20,6 +20,8 @@ from leakscope.report.templating import rendered
 
 FIGURE_ROWS = 60
 """Rows of one figure of intervals."""
+SHOWN = (Part.AUDITED, Part.UNDEFENDED)
+"""What stands against epsilon; shuffled people and federations without their noise are controls."""
 
 
 @final
@@ -116,14 +118,14 @@ def _by_epsilon(rows: tuple[PlayedRow, ...]) -> list[Drawing]:
     """A figure for each target, attack and family of federations with two levels of noise and more."""
     found: dict[tuple[str, str], list[PlayedRow]] = {}
     for row in rows:
-        if row.part is not Part.SHUFFLED and row.epsilons is not None and row.found:
+        if row.part in SHOWN and row.epsilons is not None and row.found:
             found.setdefault((row.target, row.attack), []).append(row)
     drawings = []
     for (target, attack), own in found.items():
         plain = [
             row
             for row in rows
-            if (row.target, row.attack) == (target, attack) and row.epsilons is None and row.part is not Part.SHUFFLED
+            if (row.target, row.attack) == (target, attack) and row.epsilons is None and row.part in SHOWN
         ]
         if len({row.noise for row in own}) < 2:
             continue

@@ -134,8 +134,12 @@ def _word(plan: FederationPlan, group: FederatedGroup, done: Mapping[str, Played
         silent.append("a direction was not run yet")
     controls = [done[cell.spec.identity] for cell in group.control if cell.spec.identity in done]
     control = _joined(controls, ALL)
+    quiet = [done[cell.spec.identity] for cell in group.noiseless if cell.spec.identity in done]
+    noiseless = _joined(quiet, ALL)
+    if group.noiseless and (noiseless is None or len(quiet) < len(group.noiseless)):
+        silent.append("the federation without its noise was not attacked yet")
     try:
-        found = by_person.judged(people, control, smallest=plan.smallest, key=key, silent=silent)
+        found = by_person.judged(people, control, smallest=plan.smallest, key=key, silent=silent, noiseless=noiseless)
     except BadInput as error:
         return Word.INCONCLUSIVE, str(error)
     return found.word, found.sentence

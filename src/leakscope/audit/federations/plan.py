@@ -12,7 +12,7 @@ from leakscope.attacks.attributes.shadow import ShadowUpdates, counted
 from leakscope.attacks.attributes.signals import AbstractSignal
 from leakscope.audit.federations.asked import CLIENT, EMOTION, SPEAKER, Asked, People, halves
 from leakscope.core.arguments import count, number
-from leakscope.core.asking import undefended_of
+from leakscope.core.asking import noiseless_of, undefended_of
 from leakscope.core.claim import Inputs
 from leakscope.core.errors import BadInput, BadPlan
 from leakscope.datasets.emotion.emotion_features import EmotionFeatures
@@ -21,6 +21,8 @@ from leakscope.mechanisms.compose import AbstractProtocol, Defended
 from leakscope.mechanisms.federated.federation import MOST_ROUNDS, Federation
 from leakscope.targets.recipes.architecture import AbstractArchitecture
 
+CONTROLS = (Part.UNDEFENDED, Part.NOISELESS)
+"""Rows that are there for others, and not twice."""
 ALL = 0
 """Stands for all updates of a client."""
 MOST_DRAWS, MOST_TAKEN, MOST_PARTS = 10_000, 1_000, 1_000
@@ -127,11 +129,15 @@ class FederatedCell:
 @final
 @dataclass(frozen=True)
 class FederatedGroup:
-    """All directions of one attack on one federation: a row. control: the row that it is compared with, if any."""
+    """All directions of one attack on one federation: a row. control: the row that it is compared with, if any.
+
+    noiseless: the same without its noise, on which the attack has to work as well; empty where that is the control.
+    """
 
     part: Part
     cells: tuple[FederatedCell, ...]
     control: tuple[FederatedCell, ...] = ()
+    noiseless: tuple[FederatedCell, ...] = ()
 
 
 @final
@@ -208,11 +214,11 @@ class FederationPlan:
                                 key = f"{one.part.value} {[cell.spec.identity for cell in one.cells]}"
                                 found.setdefault(key, one)
         audited = {str([c.spec.identity for c in one.cells]) for one in found.values() if one.part is Part.AUDITED}
-        # an undefended federation that the plan names is a row already
+        # an undefended federation that the plan names, or one without noise, is a row already
         return tuple(
             one
             for one in found.values()
-            if one.part is not Part.UNDEFENDED or str([c.spec.identity for c in one.cells]) not in audited
+            if one.part not in CONTROLS or str([c.spec.identity for c in one.cells]) not in audited
         )
 
     def cells(self) -> tuple[FederatedCell, ...]:
@@ -245,9 +251,13 @@ class FederationPlan:
             )  # fmt: skip
 
         mine, control = cells(Part.AUDITED, federation, False), cells(Part.UNDEFENDED, plain, False)
-        rows = [FederatedGroup(Part.AUDITED, mine, control if plain != federation else ())]
+        silent = noiseless(federation)
+        quiet = () if silent in (None, plain) else cells(Part.NOISELESS, silent, False)
+        rows = [FederatedGroup(Part.AUDITED, mine, control if plain != federation else (), quiet)]
         if plain != federation:
             rows.append(FederatedGroup(Part.UNDEFENDED, control))
+        if quiet:
+            rows.append(FederatedGroup(Part.NOISELESS, quiet))
         # names that are shuffled are names all the same
         if self.shuffled and attribute != SPEAKER:
             rows.append(FederatedGroup(Part.SHUFFLED, cells(Part.SHUFFLED, federation, True), mine))
@@ -259,6 +269,19 @@ def undefended(federation: Federation) -> Federation:
     step = undefended_of(federation.step)
     assert isinstance(step, AbstractProtocol | Defended)
     return replace(federation, step=step, privacy=None, secure=1)
+
+
+def noiseless(federation: Federation) -> Federation | None:
+    """The same without its noise, clipped and summed as it is; None where it has none.
+
+    What an attack fails by may be the clip, or the sum, and then its failure says nothing of the noise.
+    """
+    step, privacy = noiseless_of(federation.step), federation.privacy
+    quiet = privacy if privacy is None else replace(privacy, noise_multiplier=0.0)
+    if step is None and quiet == privacy:
+        return None
+    assert isinstance(step, AbstractProtocol | Defended | None)
+    return replace(federation, step=federation.step if step is None else step, privacy=quiet)
 
 
 def world_of(cell: FederatedCell) -> str:
