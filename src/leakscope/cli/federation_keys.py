@@ -65,9 +65,9 @@ PAGES = Pages(
         "<!-- Written by `python -m leakscope.cli.federation_keys`; edit the table there. -->",
         "",
         "A TOML file for `leakscope federation`. It crosses scenes (speakers), targets, federations, attacks and",
-        "attributes. Of each defended federation the undefended one is played beside it, as the control, and of one with",
-        "noise the one that clips and sums as it does without the noise: an attack has to work there too. Unknown keys",
-        "are refused. [docs/emotion.md](emotion.md) tells what the parts are; `plans/emotion/` holds examples.",
+        "attributes. Of each defended federation the undefended one is played beside it, as the control, and of one",
+        "with noise the one that clips and sums as it does without the noise: an attack has to work there too. Unknown",
+        "keys are refused. [docs/emotion.md](emotion.md) tells what the parts are; `plans/emotion/` holds examples.",
     ),
     example=EXAMPLE,
     tail=(
