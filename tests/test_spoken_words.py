@@ -97,7 +97,7 @@ def sent(model: ls.Target, batch: ls.Batch, change: Callable[[Tensor, Tensor], T
 
 
 def test_the_declared_loss_by_hand_is_proved() -> None:
-    """Of each sentence alone: one at the edge of what proves may fall to either side of it by the machine's rounding."""
+    """Of each sentence alone; one at the edge of what proves may fall to either side by the machine's rounding."""
     tries = [attempted(sent(target(), utterances(one), lambda each, logits: each.mean())) for one in range(3)]
     assert sum(one.certified for one in tries) >= 2, [one.sentence for one in tries]
     for place, one in enumerate(tries):
