@@ -314,8 +314,7 @@ def test_trained_weights_hide_no_transcript(reduction: ls.Reduction) -> None:
             batch = utterances(*lengths)
             attempt = attacked(batch, ls.FedSGD(), target)
             assert sorted(attempt.claim.labels) == said(batch), (steps, lengths)
-            # By heart it is sure of a label in silence behind an utterance too, where one more would leave no trace.
-            assert attempt.certified or (steps == 80 and "silent frames behind" in attempt.sentence), attempt.sentence
+            assert attempt.certificate.holds
     hidden = attacked(utterances(15, 24), ls.FedSGD(), target)  # the first behind a gradient 10 000 times its own
     assert hidden.outcome is ls.Outcome.REFUSED
     assert "by heart" in hidden.sentence

@@ -114,7 +114,8 @@ class CtcTranscript(AbstractAttack[Ready[Inputs], Transcripts]):
         doubt = undeclared(seen)
         if doubt is None and attempt.claim is not None and attempt.certificate is not None:
             # runs the model, so only where something is proved
-            doubt = _repeating(seen, frames) if any(attempt.certificate.proved) else None
+            most = max(max(likely) for likely in divisors)
+            doubt = _repeating(seen, frames, found.residual, most) if any(attempt.certificate.proved) else None
         if doubt is None or attempt.claim is None:
             return attempt
         claim = Transcripts(attempt.claim.labels)
@@ -122,14 +123,14 @@ class CtcTranscript(AbstractAttack[Ready[Inputs], Transcripts]):
         return dataclasses.replace(attempt, claim=claim, certificate=None, sentence=sentence)
 
 
-def _repeating(seen: Observation, frames: list[Tensor]) -> Refusal | None:
+def _repeating(seen: Observation, frames: list[Tensor], residual: float, divisor: float) -> Refusal | None:
     """Why the frames may be too few: occupancies of merged or missing frames are those of another number of frames."""
     try:
         window = context_window(seen.target)
     except (NoSuchLayer, BadInput):  # of a model that sees no windows nothing merges
         return None
     known = [one.detach().double().cpu().numpy() for one in frames]
-    return undetermined(seen, known, window) or silent_labels(seen, known, window)
+    return undetermined(seen, known, window) or silent_labels(seen, known, window, residual, divisor)
 
 
 def _unclear(noise: float, found: Occupied) -> str:

@@ -20,13 +20,18 @@ from leakscope.targets.losses import CTC
 Array = NDArray[np.float64]
 
 SURE = 1e-3
-"""Largest probability of all other classes with which an error may be taken for rounding: ten times the share of the
-output layer's gradient that the coarsest frames which count as exact leave."""
+"""Largest probability of all other classes that is asked about: an error that is larger shows in any gradient."""
+SAFETY = 10.0
+"""How many times what the frames found leave of the output layer's gradient another one has to leave, to be seen."""
+ROUNDING = 1e-7
+"""The least that is left in float32."""
 NOTHING = 1e-4
 """Inputs of the output layer below this share of the others leave nothing in the gradient of its weight."""
 
 
-def silent_labels(seen: Observation, frames: Sequence[Array], window: ContextWindow) -> Refusal | None:
+def silent_labels(
+    seen: Observation, frames: Sequence[Array], window: ContextWindow, residual: float, divisor: float
+) -> Refusal | None:
     """Why a transcript need not be all that was said, or two of them may be one; None where that would have shown.
 
     The output layer's gradient is sum_t (p_t - gamma_t) h_t^T. Silence around the frames that were found is missing
@@ -34,11 +39,15 @@ def silent_labels(seen: Observation, frames: Sequence[Array], window: ContextWin
     the model is not sure, p - gamma shows in the output layer; where it is sure of the blank, gamma is that of the
     blank, and nothing was said. What is left is a model that is sure of a label in silence, and one whose output layer
     is fed nothing there. A pause in which it is sure, of whatever class, may stand between two utterances.
+    residual: the share of that gradient that is left. divisor: by which the loss divides, the largest that is likely:
+    a frame of which all other classes have r leaves r |h| / divisor or more.
     """
     if seen.knows(Lengths):
         return None
     layer, loss = last_layer(seen), seen.target.loss
     assert isinstance(loss, CTC)
+    whole = float(seen.gradient().by_name[layer.weight].double().norm())
+    least = SAFETY * max(residual, ROUNDING) * whole * divisor
     biased = layer.bias is not None and layer.bias in seen.release.by_name
     size = float(
         passed(seen.target, [torch.from_numpy(np.ascontiguousarray(one)) for one in frames], {}, [layer.name])[
@@ -54,7 +63,8 @@ def silent_labels(seen: Observation, frames: Sequence[Array], window: ContextWin
         label = others.argmax(-1)
         # Not 1 - p, which rounds: what all others sum to.
         rest = others.scatter(1, label[:, None], 0.0).sum(-1)
-        hidden = (rest < SURE) & ((label != loss.blank) | one.joined)
+        unseen = (rest < SURE) & (rest * given.norm(dim=1) < least)
+        hidden = unseen & ((label != loss.blank) | one.joined)
         if not biased:
             hidden |= given.norm(dim=1) < NOTHING * size
         if bool(hidden.any() if not one.joined else hidden.all()):
