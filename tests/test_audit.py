@@ -568,15 +568,26 @@ def test_a_multi_layer_scene_and_a_batch(tmp_path):
     assert isinstance(scenes[0].architecture, Linear)
 
 
-@pytest.mark.parametrize("item", [float("inf"), float("nan")])
-def test_a_score_that_is_no_number_is_computed_again(tmp_path, item):
-    """Found by fuzzing: an infinite score in somebody's run folder ended a merge in a traceback."""
+@pytest.mark.parametrize(
+    ("field", "given"),
+    [
+        *(("items", given) for given in ((float("inf"),), (float("nan"),), (), (1e308, 1e308))),
+        *((field, (float("nan"),)) for field in ("blind", "nearest")),
+        ("tolerances", (1.0,) * 9), ("residuals", ()),
+    ],
+)  # fmt: skip
+def test_a_record_that_no_verdict_can_be_read_from_is_computed_again(tmp_path, field, given):
+    """Found by fuzzing: an infinite score, or one of no example, in somebody's run ended a merge in a traceback."""
     first = run(toy_plan(), tmp_path, Inline())
     store = RunStore(tmp_path)
-    victim = next(name for name in store.names() if store.record(name).scores)
+    proof = field in ("tolerances", "residuals")
+    victim = next(
+        name for name in store.names() if (store.record(name).certificate if proof else store.record(name).scores)
+    )
     record, arrays = store.read(victim)
-    strange = [score.model_copy(update={"items": (item,)}) for score in record.scores]
-    store.write(record.model_copy(update={"scores": tuple(strange)}), arrays)
+    scores = tuple(score.model_copy(update={} if proof else {field: given}) for score in record.scores)
+    certificate = record.certificate.model_copy(update={field: given}) if proof else record.certificate
+    store.write(record.model_copy(update={"scores": scores, "certificate": certificate}), arrays)
     said = []
     again = run(toy_plan(), tmp_path, Inline(), resumption=Resumption(allowed=True), listen=said.append)
     assert any(f"damaged/{victim}" in getattr(event, "sentence", "") for event in said)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import time
@@ -20,11 +19,13 @@ from leakscope.audit.shard import Shard
 from leakscope.audit.summary import summarize
 from leakscope.core.errors import BadInput, BadPlan, DamagedRecord
 from leakscope.ledger.lock import is_lock, one_at_a_time, sole_runner
-from leakscope.ledger.record import CellSpec, Record, Summary
+from leakscope.ledger.record import CellSpec, Ending, Record, Summary
 from leakscope.ledger.run_folder import RunStore
 from leakscope.version import VERSION
 
 PLAN = "plan.json"
+HUGE = 1e100
+"""No score is as large, in any metric; sums of as many as there may be, and of their squares, are numbers yet."""
 
 
 @final
@@ -184,13 +185,21 @@ def _records(store: RunStore, cells: tuple[Cell, ...], listen: Listen, *, mend: 
 
 
 def _judgeable(record: Record) -> Record:
-    """The record, if each of its scores is a number: no metric gives another, and a verdict would average it.
+    """The record, if a verdict can be read from it: it averages scores, and holds each proof against its own item.
 
     A page shows what is written, whatever it is; only to judge by it is too much.
     """
     for score in record.scores:
-        if not all(math.isfinite(item) for item in score.items):
+        # Of no metric, all of which end far below it, and what sums overflow with.
+        if not all(abs(item) < HUGE for item in (*score.items, *score.blind, *score.nearest)):
             raise DamagedRecord(f"{record.identity} has a {score.metric} of an example that is not finite")
+        if not score.items and record.ending is Ending.CLAIMED:
+            raise DamagedRecord(f"{record.identity} has a {score.metric} of no example")
+    proof = record.certificate
+    # Of versions that kept one for all items there are none of either.
+    if proof is not None and len(proof.residuals) != len(proof.tolerances):
+        said = f"{len(proof.residuals)} residuals and {len(proof.tolerances)} tolerances"
+        raise DamagedRecord(f"{record.identity} has a proof of {said}")
     return record
 
 
