@@ -46,13 +46,13 @@ def test_who_is_named_right_beyond_luck_leaks_whatever_the_control_says():
 
 
 def test_halves_that_attack_each_other_have_to_show_more():
-    """20 of 24 right: luck in less than 1 % of labelings, and three times that where halves attacked each other."""
+    """20 of 24 right: luck in less than 1 % of labelings, and not so where halves attacked each other."""
     alone = people(20)
     found = judged(alone, None, smallest=0.2, key=KEY)
     both = People(alone.truth, alone.scores, sides=np.arange(24) % 4 // 2)
     mutual = judged(both, None, smallest=0.2, key=KEY)
     assert found.word is Word.LEAKS
-    assert mutual.luck == pytest.approx(3 * found.luck)
+    assert mutual.luck > 5 * found.luck
     assert mutual.word is (Word.LEAKS if mutual.luck <= 0.01 else Word.INCONCLUSIVE)
     assert "in one half" not in mutual.sentence
 

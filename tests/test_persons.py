@@ -116,33 +116,41 @@ def test_luck_of_many_persons_is_drawn_and_never_zero():
     assert blind > 0.05
 
 
-def test_luck_of_halves_that_attack_each_other_is_likelier():
+def test_luck_of_halves_that_attack_each_other_reaches_farther():
     """3 000 worlds of 40 + 40 persons and 20 signals without meaning, each half named by the other's mean difference.
 
-    UAR of halves as large as each other counts who is named right, of which labels shuffled over all 80 make the
-    hypergeometric law: it calls 1 % luck in more worlds than that, and not so three times as large.
+    What shuffled persons make of it, by formulas: UAR of halves as large as each other counts who is named right, which
+    is hypergeometric; the AUC of a half of m and m has a variance of (2 m + 1) / 12 m^2 (Mann and Whitney 1947).
     """
-    alone, mutual, random = 0, 0, np.random.default_rng(91)
+    luck, random, spread = [], np.random.default_rng(91), math.sqrt(41 / (12 * 20**2) / 2)
     for _ in range(3000):
         truth, signals = random.permuted(np.tile([0, 1], (2, 20)), axis=1), random.standard_normal((2, 40, 20))
-        ones, hits = 0, 0
+        ones, hits, order = 0, 0, 0.0
         for own, other in ((0, 1), (1, 0)):
             learned = signals[other][truth[other] == 1].mean(0) - signals[other][truth[other] == 0].mean(0)
-            named = (signals[own] - signals[other].mean(0)) @ learned > 0
-            ones, hits = ones + int(named.sum()), hits + int(named[truth[own] == 1].sum())
-        luck = stats.hypergeom.sf(hits - 1, 80, 40, ones)
-        alone, mutual = alone + int(luck <= 0.01), mutual + int(persons.MUTUAL * luck <= 0.01)
-    assert mutual <= stats.binom.ppf(0.99, 3000, 0.01)
-    assert alone > stats.binom.ppf(0.999, 3000, 0.01), "else nothing has to be made up for"
+            said = (signals[own] - signals[other].mean(0)) @ learned
+            ones, hits = ones + int((said > 0).sum()), hits + int((said[truth[own] == 1] > 0).sum())
+            order += metrics.roc_auc_score(truth[own], said) / 2
+        luck.append((stats.hypergeom.sf(hits - 1, 80, 40, ones), stats.norm.sf((order - 0.5) / spread)))
+    alone = np.array(luck)
+    mutual = stats.norm.sf(stats.norm.isf(alone) / [persons.farther(one) for one in (persons.uar, persons.auc)])
+    for level in (0.01, 0.002):
+        assert ((mutual <= level).sum(0) <= stats.binom.ppf(0.999, 3000, level)).all()
+        # else nothing has to be made up for
+        assert ((alone <= level).sum(0) > stats.binom.ppf(0.999, 3000, level)).all()
 
 
-def test_luck_of_mutual_halves_is_that_of_shuffled_persons_and_dearer():
-    truth, sides = np.arange(12) % 2, np.repeat([0, 1], 6)
-    for right in (11, 12):
-        scores = np.eye(2)[np.where(np.arange(12) < right, truth, 1 - truth)]
+def test_luck_of_mutual_halves_is_that_of_one_of_them():
+    """Exact of 6 and 6; of 40 and 40 beyond all that is drawn, where the hypergeometric law tells powers of ten."""
+    for count, right in ((12, 11), (12, 12), (80, 70)):
+        truth, sides = np.arange(count) % 2, np.arange(count) % 4 // 2
+        scores = np.eye(2)[np.where(np.arange(count) < right, truth, 1 - truth)]
         alone, mutual = (persons.luck(People(truth, scores, sides=one), key=KEY) for one in (None, sides))
-        assert mutual == pytest.approx(3 * alone)
-    assert persons.luck(People(truth, np.ones((12, 2)), sides=sides), key=KEY) == 1.0
+        known = alone if count == 12 else stats.hypergeom.sf(right // 2 - 1, count, count // 2, count // 2)
+        wanted = stats.norm.sf(stats.norm.isf(known) / math.sqrt(1 + 2 / math.pi))
+        assert math.log10(mutual) == pytest.approx(math.log10(wanted), abs=1e-6 if count == 12 else 1)
+    assert alone == 1 / (1 + persons.SHUFFLES), "no labeling reached it"
+    assert persons.luck(People(truth, np.ones((count, 2)), sides=sides), key=KEY) == 1.0
 
 
 @pytest.mark.parametrize("statistic", [persons.uar, persons.auc])
@@ -163,7 +171,7 @@ def test_an_interval_of_halves_that_attack_each_other_is_longer():
     alone = persons.interval(People(truth, scores), key=KEY)
     mutual = persons.interval(People(truth, scores, sides=np.repeat([0, 1], 20)), key=KEY)
     assert mutual.value == alone.value
-    assert mutual.high - mutual.value == pytest.approx(np.sqrt(2) * (alone.high - alone.value))
+    assert mutual.high - mutual.value == pytest.approx(math.sqrt(1 + 2 / math.pi) * (alone.high - alone.value))
     assert mutual.value - mutual.low == pytest.approx(np.sqrt(2) * (alone.value - alone.low))
     sure = People(truth, 0.5 * np.eye(2)[np.where(np.arange(40) < 37, truth, 1 - truth)], sides=np.repeat([0, 1], 20))
     assert persons.interval(sure, key=KEY).high <= 1.0

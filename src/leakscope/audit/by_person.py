@@ -12,7 +12,6 @@ most 1 % of cases. Else it is **inconclusive**, and the sentence says why.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -162,10 +161,8 @@ def _order(people: People, key: Key) -> Interval:
     """AUC within each half, from a bootstrap over the persons of each: scores of two attackers are not compared."""
     each = [persons.interval(half, persons.auc, key=key.child(at)) for at, half in enumerate(people.halves())]
     value, count = float(np.mean([one.value for one in each])), len(each)
-    # Of a mean over halves the squares of the ends' distances add.
-    below = math.sqrt(sum((one.value - one.low) ** 2 for one in each)) / count
-    above = math.sqrt(sum((one.high - one.value) ** 2 for one in each)) / count
-    return Interval(value, value - below, value + above)
+    # The ends' distances add, and not their squares: halves are right or wrong together (`persons.MUTUAL`).
+    return Interval(value, sum(one.low for one in each) / count, sum(one.high for one in each) / count)
 
 
 def _telling(audited: People, key: Key) -> str:
