@@ -172,7 +172,7 @@ def test_an_interval_of_halves_that_attack_each_other_is_longer():
     mutual = persons.interval(People(truth, scores, sides=np.repeat([0, 1], 20)), key=KEY)
     assert mutual.value == alone.value
     assert mutual.high - mutual.value == pytest.approx(math.sqrt(1 + 2 / math.pi) * (alone.high - alone.value))
-    assert mutual.value - mutual.low == pytest.approx(np.sqrt(2) * (alone.value - alone.low))
+    assert mutual.value - mutual.low == pytest.approx(math.sqrt(1 + 2 / math.pi) * (alone.value - alone.low))
     sure = People(truth, 0.5 * np.eye(2)[np.where(np.arange(40) < 37, truth, 1 - truth)], sides=np.repeat([0, 1], 20))
     assert persons.interval(sure, key=KEY).high <= 1.0
 
