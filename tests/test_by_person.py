@@ -7,14 +7,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from scipy.stats import beta
+from scipy import stats
 from tests.emotion_toys import CLASSES, DOMAIN, NET, federation, observed, speakers, taught
 
 import leakscope as ls
 from leakscope.attacks.attributes.linkage import likeness
 from leakscope.attacks.attributes.recovered import AttributeOfVectors
 from leakscope.attacks.attributes.shadow import ShadowUpdates
-from leakscope.audit.by_person import interval, judged
+from leakscope.audit.by_person import interval, judged, order
 from leakscope.audit.federated import Game, Seen, played, shown
 from leakscope.core.annotation import Annotation
 from leakscope.core.errors import BadInput, UnknownName
@@ -99,6 +99,24 @@ def test_an_order_that_may_gain_as_much_is_not_excluded():
     assert "another threshold" in found.sentence
 
 
+@pytest.mark.parametrize("shape", ["normal", "wider", "all or nothing"])
+def test_an_order_that_is_there_is_excluded_in_few_worlds(shape):
+    """AUC of 0.8 in both halves of 12 and 12: its interval ends below in at most 2.5 % of worlds, and 0.95 is excluded
+    of worlds at chance. All or nothing makes the variance A (1 - A) / m, the largest (Birnbaum and Klose)."""
+    random, truth, sides = np.random.default_rng(31), np.arange(48) % 2, np.repeat([0, 1], 24)
+    sharp = {"normal": 1.0, "wider": 2.0}.get(shape, 0.0)
+    below, cleared = 0, 0
+    for _ in range(600):
+        blind, noise = random.standard_normal((2, 48))
+        told = np.sqrt(1 + sharp**2) * stats.norm.ppf(0.8) + sharp * noise if sharp else 9 * (2 * (noise < 0.8416) - 1)
+        one, none = (People(truth, np.stack([np.zeros(48), odds], 1), sides=sides) for odds in (
+            np.where(truth == 1, told, blind), blind
+        ))  # fmt: skip
+        below, cleared = below + int(order(one).high < 0.8), cleared + int(order(none).high < 0.95)
+    assert below <= stats.binom.ppf(0.999, 600, 0.025)
+    assert cleared > 0.98 * 600
+
+
 @pytest.mark.parametrize(
     ("audited", "control", "smallest", "said"),
     [
@@ -144,7 +162,9 @@ def test_persons_who_are_recognized_are_trials_of_one_kind():
     truth = np.arange(8)
     named = np.where(truth < 6, truth, (truth + 1) % 8)
     found = interval(People(truth, np.eye(8)[named]), key=KEY)
-    assert (found.value, found.low, found.high) == pytest.approx((0.75, beta.ppf(0.025, 6, 3), beta.ppf(0.975, 7, 2)))
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (0.75, stats.beta.ppf(0.025, 6, 3), stats.beta.ppf(0.975, 7, 2))
+    )
 
 
 def test_bad_input_of_a_verdict():

@@ -75,10 +75,10 @@ def judged(
         )
     audited, chance = audited.fused(), 1 / audited.scores.shape[1]
     found, by_luck = interval(audited, key=key), luck(audited, key=key)
-    order = persons.ranked(audited)
+    auc = persons.ranked(audited)
     # Of one person of a category nothing can be drawn again.
     ends = f"[{found.low:.3f}, {found.high:.3f}]" if np.isfinite(found.low) else "without an interval"
-    said = f"UAR {found.value:.3f} {ends} of {audited.count} persons, chance {chance:.3f}, AUC {order:.3f}"
+    said = f"UAR {found.value:.3f} {ends} of {audited.count} persons, chance {chance:.3f}, AUC {auc:.3f}"
     said += f", by luck {by_luck:.2g}"
     if by_luck <= LUCK:
         return PersonsVerdict(Word.LEAKS, said, found, by_luck, chance)
@@ -140,9 +140,9 @@ def _doubt(audited: People, found: Interval, control: People | None, chance: flo
     if not found.high - chance < smallest:
         return f"a gain of {smallest:g} is not excluded, which more persons would do"
     # A threshold that gains g over chance makes an AUC of 1/2 + g at least, wherever the attack has its own.
-    order = _order(audited, key.child("order"))
-    if not order.high - 0.5 < smallest:
-        return f"with another threshold a gain of {smallest:g} is not excluded (AUC up to {order.high:.3f})"
+    ranked = order(audited)
+    if not ranked.high - 0.5 < smallest:
+        return f"with another threshold a gain of {smallest:g} is not excluded (AUC up to {ranked.high:.3f})"
     return ""
 
 
@@ -157,12 +157,23 @@ def _unable(control: People, where: str, chance: float, smallest: float, key: Ke
     return ""
 
 
-def _order(people: People, key: Key) -> Interval:
-    """AUC within each half, from a bootstrap over the persons of each: scores of two attackers are not compared."""
-    each = [persons.interval(half, persons.auc, key=key.child(at)) for at, half in enumerate(people.halves())]
-    value, count = float(np.mean([one.value for one in each])), len(each)
-    # The ends' distances add, and not their squares: halves are right or wrong together (`persons.MUTUAL`).
-    return Interval(value, sum(one.low for one in each) / count, sum(one.high for one in each) / count)
+def order(people: People) -> Interval:
+    """95 % of the AUC within each half, whose truth may be any that would show this one (a score interval).
+
+    Of an AUC of A no law of scores makes the variance larger than A (1 - A) / m, m the fewer of the two kinds of
+    persons (Birnbaum and Klose 1957, Annals of Mathematical Statistics 28), as of a share of m: so Wilson's interval.
+    A bootstrap has the spread at what was seen, and excludes hardly anything of a dozen persons. Halves are right or
+    wrong together (`persons.MUTUAL`), and count as one of their size.
+    """
+    spread = []
+    for half in people.halves():
+        counts = np.bincount(half.truth, minlength=half.scores.shape[1])
+        # Each category against all others, of which AUC is the mean: their errors may be the same.
+        spread += [1 / min(count, half.count - count) for count in counts if 0 < count < half.count]
+    if not spread:
+        # Each half is of one category: nobody stands above another.
+        return Interval(0.5, 0.0, 1.0)
+    return intervals.score(persons.ranked(people), 1 / float(np.mean(spread)))
 
 
 def _telling(audited: People, key: Key) -> str:
