@@ -75,7 +75,7 @@ def test_the_table_of_powers_is_reproduced(row: tuple[float, ...]) -> None:
 # --- closed forms ---------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.floats(0.3, 20), st.integers(1, 64), st.floats(1e-5, 0.99))
 def test_whole_batches_are_one_gaussian(multiplier: float, steps: int, rate: float) -> None:
     """T full-batch steps: Phi(Phi^-1(a) + sqrt(T) / s)."""
@@ -85,7 +85,7 @@ def test_whole_batches_are_one_gaussian(multiplier: float, steps: int, rate: flo
         assert exact * (1 - 1e-9) <= found <= exact + 3e-5
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.floats(0.4, 10), st.floats(0.01, 0.99), st.floats(1e-4, 0.99))
 def test_one_sampled_step_is_the_mixture(multiplier: float, q: float, rate: float) -> None:
     """(1 - q) a + q Phi(Phi^-1(a) + 1 / s) at every rate, where "either way round" is larger at high ones."""
