@@ -59,7 +59,7 @@ def test_a_promise_that_the_attack_broke_is_said_loudly() -> None:
     )
     assert said is not None
     assert said.startswith("137 of 300 guesses are right, where chance is 10.0%")
-    assert "no attack is right in more than 10.0%" in said
+    assert "no attack is right in more than 10.01%" in said
     assert "sends more than it declares" in said
 
 

@@ -23,6 +23,7 @@ from leakscope.domains.speech import Frames
 from leakscope.domains.text import Text
 from leakscope.ledger.identity import identity
 from leakscope.ledger.record import CellSpec, Role
+from leakscope.mechanisms.silencing import unsilenced
 from leakscope.scoring.metrics.features import AbstractFeatureMetric
 from leakscope.scoring.metrics.guesses import LabelAccuracy
 from leakscope.scoring.metrics.metric import (
@@ -160,6 +161,11 @@ class Group:
     def silent(self) -> bool:
         """Whether its noise is of size 0, so that the audited cells are the control without noise themselves."""
         return self.mechanism == noiseless_of(self.mechanism)
+
+    @property
+    def unsilenced(self) -> str:
+        """Why it has no control without the noise that it declares; empty where it has, or where it declares none."""
+        return unsilenced(self.mechanism)
 
 
 @final

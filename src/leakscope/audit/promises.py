@@ -24,7 +24,7 @@ from leakscope.audit.theory import (
 from leakscope.core.facts import Fact, Gallery, Suspects, TrueLabels
 from leakscope.core.mechanism import AbstractMechanism
 from leakscope.ledger.record import Finding, GroupVerdict, ScoreRecord, Word
-from leakscope.numerics.decimals import downward, upward
+from leakscope.numerics.decimals import downward, upward, upward_share
 from leakscope.scoring.metrics.ranks import TopOne
 
 Judged = Sequence[tuple[GroupVerdict, Group]]
@@ -156,13 +156,16 @@ def _allowed(judged: Judged, told: Told) -> str:
     ]
     if not shares:
         power = largest_power(mechanism, fpr=0.01)
-        return "" if power is None else f"; it allows tests with up to {power:.0%} true at 1 % false positives"
+        return (
+            "" if power is None else f"; it allows tests with up to {upward_share(power)} true at 1 % false positives"
+        )
     found = max(shares, key=lambda score: score.value)
     most = largest_share(mechanism, chance=found.chance)
     if most is None or most <= found.value:
         return ""
     return (
-        f"; theory allows more than was found: {most:.0%} of {kind(found.metric)} right, found were {found.value:.0%}"
+        f"; theory allows more than was found: {upward_share(most)} of {kind(found.metric)} right, found were "
+        f"{found.value:.0%}"
     )
 
 

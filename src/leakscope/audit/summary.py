@@ -73,6 +73,7 @@ def _verdict(plan: Plan, group: Group, records: Mapping[str, Record], promises: 
             undefended_replaced=undefended_replaced,
             noiseless=of(group.noiseless),
             silent=group.silent,
+            unsilenced=group.unsilenced,
         )
     )
     promised = promises.of(group.mechanism)

@@ -17,6 +17,7 @@ from leakscope.core.asking import asking
 from leakscope.core.errors import BadInput, MissingExtra
 from leakscope.core.mechanism import AbstractMechanism, Adjacency
 from leakscope.mechanisms.declared import promise_complaint
+from leakscope.numerics.decimals import downward, downward_share, upward, upward_share
 from leakscope.numerics.intervals import clopper_pearson
 
 if TYPE_CHECKING:
@@ -132,11 +133,12 @@ def contradiction(
     if allowed is None or share <= allowed:
         return None
     promised = theory(mechanism, delta=delta)
-    at_most = "" if promised is None else f" against {promised.epsilon:.2g} by its event"
+    at_most = "" if promised is None else f" against {upward(promised.epsilon, 2)} by its event"
     return (
-        f"{right} of {guesses} guesses are right, where chance is {chance:.1%}: a share of at least {share:.1%} with "
-        f"confidence {1 - DOUBT:.1%}, but by the event of {mechanism!r} no attack is right in more than {allowed:.1%} "
-        f"(epsilon at least {observed:.2g}{at_most}, at delta {delta:g}). The mechanism sends more than it declares, "
+        f"{right} of {guesses} guesses are right, where chance is {chance:.1%}: a share of at least "
+        f"{downward_share(share, 1)} with confidence {1 - DOUBT:.1%}, but by the event of {mechanism!r} no attack is "
+        f"right in more than {upward_share(allowed, 2)} (epsilon at least {downward(observed, 2)}{at_most}, at delta "
+        f"{delta:g}). The mechanism sends more than it declares, "
         "or the attack was told more than the release"
     )
 
@@ -181,10 +183,10 @@ def broken_by_scores(mechanism: AbstractMechanism, *, present: Sequence[float], 
         if low > allowed:
             return (
                 f"an attack tells releases with an example from those with another in its place: {found} of "
-                f"{len(present)} at a threshold with {alarms} false alarms in {len(absent)}, so at least {low:.3g} "
-                f"true positives at a false positive rate of at most {high:.3g} (confidence {1 - DOUBT:.1%}), but by "
-                f"the event of {mechanism!r} no attack has more than {allowed:.3g} there. The mechanism sends more "
-                "than it declares"
+                f"{len(present)} at a threshold with {alarms} false alarms in {len(absent)}, so at least "
+                f"{downward(low, 3)} true positives at a false positive rate of at most {upward(high, 3)} (confidence "
+                f"{1 - DOUBT:.1%}), but by the event of {mechanism!r} no attack has more than {upward(allowed, 3)} "
+                "there. The mechanism sends more than it declares"
             )
     return None
 

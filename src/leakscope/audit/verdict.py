@@ -37,7 +37,8 @@ that it was told is inconclusive, and has no say in the finding.
 3. the undefended control leaks by the same rule, and by more than the smallest leak of interest (`evidence.SMALLEST`,
    or the plan's): the attack can work here. So does, of an attack that solves undefended and searches behind a defense,
    the search alone (`AbstractAttack.remaining`). Where a mechanism does more than to add noise, as samples and clips
-   are, it does so on the same mechanism without its noise too (`AbstractMechanism.noiseless`);
+   are, it does so on the same mechanism without its noise too (`AbstractMechanism.noiseless`); one that declares noise
+   and does not say what that is clears nothing (`mechanisms.silencing`);
 4. the upper end of the 95 % interval of the mean gain is below the smallest leak of interest, also where what is worse
    than a guess, or not claimed, counts as a guess (`evidence.Evidence.best`). This is the power. The sentence says how
    many trials that would take where it is not;
@@ -112,6 +113,7 @@ class Trials:
     undefended_replaced: Records = ()
     noiseless: Records = ()
     silent: bool = False
+    unsilenced: str = ""
 
 
 @final
@@ -238,6 +240,8 @@ def _doubt(trials: Trials, found: Evidence | None) -> str | None:
         return f"{_against(found)}; without any defense this attack does not reliably beat a blind guess here"
     if trials.silent:
         return f"{_against(found)}; without any noise this attack does not reliably beat a blind guess here"
+    if trials.unsilenced:
+        return f"{_against(found)}; {trials.unsilenced}"
     least = smallest(found.metric, trials.smallest)
     said = _unable(trials, trials.undefended, found, "undefended the attack")
     if not said and trials.remaining:

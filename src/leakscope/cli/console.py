@@ -18,6 +18,7 @@ from leakscope.audit.measures import DECIDING
 from leakscope.core.effort import Progress as Said
 from leakscope.core.effort import Watch
 from leakscope.ledger.record import Ending, GroupVerdict, Record, Summary, Word
+from leakscope.numerics.decimals import upward
 
 STYLES = {Word.LEAKS: "bold red", Word.INCONCLUSIVE: "yellow", Word.NO_LEAK_FOUND: "green"}
 
@@ -161,4 +162,4 @@ def _beside(theory: str) -> str:
 def _epsilon(group: GroupVerdict) -> str:
     if group.epsilon is None or math.isinf(group.epsilon):
         return ""
-    return f" [epsilon {group.epsilon:.3g} at delta {group.delta:g}]"
+    return f" [epsilon {upward(group.epsilon, 3)} at delta {group.delta:g}]"

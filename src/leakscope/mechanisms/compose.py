@@ -17,7 +17,7 @@ from leakscope.core.mechanism import AbstractMechanism, AbstractStep, Adjacency
 from leakscope.core.overriding import acts_as
 from leakscope.core.release import Gradient, Release, same_kind
 from leakscope.core.target import Target
-from leakscope.mechanisms.declared import effect_of
+from leakscope.mechanisms.declared import effect_of, noise_alone
 from leakscope.mechanisms.effects import Answer, InputEffect, ModelEffect, ProtocolEffect, UpdateEffect
 from leakscope.numerics.rng import Key
 from leakscope.numerics.trees import Named
@@ -48,7 +48,10 @@ class AbstractDefense(ABC):
 
     @property
     def only_noise(self) -> bool:
-        """Whether it adds noise and does nothing else, so that without noise nothing of it is left."""
+        """Whether it adds noise and does nothing else, so that without noise nothing of it is left.
+
+        What adds noise and more has no control without it, and clears nothing: write both as defenses of their own.
+        """
         return False
 
 
@@ -223,14 +226,24 @@ class Defended(AbstractStep):
 
     @property
     def noiseless(self) -> AbstractStep | None:
-        """Without the protocol's noise and without the defenses that are noise alone; None where there is neither."""
-        protocol = self.protocol.noiseless
-        left = tuple(one for one in self.defenses if not one.only_noise)
-        if protocol is None and len(left) == len(self.defenses):
+        """Without the protocol's noise and without the defenses that are noise alone; None where there is neither.
+
+        Raises `BadInput` where the protocol without its noise is nothing that defenses can follow.
+        """
+        found: object = self.protocol.noiseless
+        left = tuple(one for one in self.defenses if not noise_alone(one))
+        if found is None and len(left) == len(self.defenses):
             return None
-        if not isinstance(protocol, AbstractProtocol):
-            protocol = self.protocol
-        return Defended(protocol, left) if left else protocol
+        bare = self.protocol if found is None else found
+        if isinstance(bare, Defended):
+            # One's own protocol may be a chain without its noise: what it does itself stands next to the gradient.
+            sent = tuple(one for one in left if isinstance(one, AbstractUpdateDefense))
+            before = tuple(one for one in left if not isinstance(one, AbstractUpdateDefense))
+            left, bare = (*before, *bare.defenses, *sent), bare.protocol
+        if not isinstance(bare, AbstractProtocol):
+            # Its noise was kept here, in a control that says it has none.
+            raise BadInput(f"{self.protocol!r} without its noise is {found!r}, expected a protocol, defended or not")
+        return Defended(bare, left) if left else bare
 
     def release(self, target: Target, batch: Batch, *, key: Key) -> Release:
         """The defended update; each step draws from its own key, named by its place."""

@@ -30,6 +30,15 @@ class Declares(Protocol[EffectT_co]):
         ...
 
 
+class AsNoise(Protocol):
+    """A defense, as far as it is asked here."""
+
+    @property
+    def only_noise(self) -> bool:
+        """Whether it adds noise and does nothing else."""
+        ...
+
+
 def asked(ask: Callable[[], T]) -> tuple[T | None, str | None]:
     """What `ask` returns and no complaint; or None, and what it raised.
 
@@ -54,6 +63,18 @@ def promise_complaint(one: object) -> str | None:
     if _outdated(one, "event"):
         return "does something else than the class whose event it inherits, or holds a part that does"
     return None
+
+
+def noise_alone(one: AsNoise) -> bool:
+    """Whether a defense says that it is noise and nothing else, of its own code: what derives from one may clip too."""
+    found, _ = asked(lambda: one.only_noise)
+    return found is True and not _outdated(one, "only_noise")
+
+
+def silenced(one: object) -> bool:
+    """Whether a mechanism says what it is without its noise, of its own code."""
+    found, raised = asked(lambda: getattr(one, "noiseless", None))
+    return (found is not None or raised is not None) and not _outdated(one, "noiseless")
 
 
 def _outdated(one: object, declaration: str = "effect") -> bool:

@@ -24,6 +24,29 @@ def downward(value: float, digits: int) -> str:
     return _directed(value, digits, decimal.ROUND_FLOOR)
 
 
+def upward_share(value: float, places: int = 0) -> str:
+    """An upper bound of a share as a percentage with so many decimal places, never below it.
+
+    >>> upward_share(0.1241), upward_share(0.5), upward_share(0.99991, 1)
+    ('13%', '50%', '100.0%')
+    """
+    return _percent(value, places, decimal.ROUND_CEILING)
+
+
+def downward_share(value: float, places: int = 0) -> str:
+    """A lower bound of one, never above it.
+
+    >>> downward_share(0.1291), downward_share(0.99991, 1)
+    ('12%', '99.9%')
+    """
+    return _percent(value, places, decimal.ROUND_FLOOR)
+
+
+def _percent(value: float, places: int, rounding: str) -> str:
+    shown = decimal.Decimal(repr(float(value))).scaleb(2).quantize(decimal.Decimal(1).scaleb(-places), rounding)
+    return f"{shown}%"
+
+
 def _directed(value: float, digits: int, rounding: str) -> str:
     if not math.isfinite(value):
         return f"{value:.{digits}g}"

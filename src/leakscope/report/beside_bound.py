@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from leakscope.ledger.record import GameRecord, GroupVerdict
+from leakscope.numerics.decimals import upward
 from leakscope.report.figures import BLIND, FAINT, INK, STYLE, UNDEFENDED, Drawing, svg
 from leakscope.report.sweep import coordinates
-from leakscope.report.tables import number
+from leakscope.report.tables import at_least, at_most, number
 
 FEWEST, MOST = 2, 6
 """Levels of noise behind a figure, figures of a page."""
@@ -39,8 +40,8 @@ class Level:
 
     @property
     def name(self) -> str:
-        """The epsilon to three digits."""
-        said = "∞" if math.isinf(self.epsilon) else number(float(f"{self.epsilon:.3g}"))
+        """The epsilon to three digits, rounded up."""
+        said = "∞" if math.isinf(self.epsilon) else number(float(upward(self.epsilon, 3)))
         return f"{said} (undefended)" if self.control else said
 
 
@@ -163,13 +164,13 @@ def _rate(levels: Sequence[Level]) -> str:
 
 def _said(one: Level) -> str:
     game = one.game
-    power = "of an unknown bound" if game.power is None else f"of at most {number(game.power)}"
-    allowed = "" if game.allowed is None else f" of {number(game.allowed)} allowed"
+    power = "of an unknown bound" if game.power is None else f"of at most {at_most(game.power)}"
+    allowed = "" if game.allowed is None else f" of {at_most(game.allowed)} allowed"
     accuracy = "" if game.accuracy is None else f", accuracy {number(game.accuracy[0])}"
     broken = ", the promise is broken" if one.broken else ""
     return (
         f"epsilon {one.name}: found {number(game.found)}, interval {number(game.low)} to "
-        f"{number(game.high)}, {power}; epsilon shown {number(game.shown)}{allowed}{accuracy}{broken}"
+        f"{number(game.high)}, {power}; epsilon shown {at_least(game.shown)}{allowed}{accuracy}{broken}"
     )
 
 

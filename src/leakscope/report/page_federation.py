@@ -15,7 +15,7 @@ from leakscope.report.figures import Drawing
 from leakscope.report.page_claim import PAGE
 from leakscope.report.privacy_figure import Point, against_epsilon, forest
 from leakscope.report.redact import Veil
-from leakscope.report.tables import number
+from leakscope.report.tables import at_most
 from leakscope.report.templating import rendered
 
 FIGURE_ROWS = 60
@@ -102,7 +102,7 @@ def epsilons(row: PlayedRow) -> str:
     """Of the models, one update and all of them."""
     if row.epsilons is None:
         return "none"
-    return " / ".join("infinite" if math.isinf(one) else number(one) for one in row.epsilons)
+    return " / ".join("infinite" if math.isinf(one) else at_most(one) for one in row.epsilons)
 
 
 def share(value: float) -> str:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from leakscope.ledger.played import Found
 from leakscope.report.figures import BLIND, FAINT, INK, STYLE, UNDEFENDED, Drawing, svg
-from leakscope.report.tables import number
+from leakscope.report.tables import at_most, number
 
 WIDE, LINE, LETTER, MOST_LETTERS = 8.4, 0.27, 0.066, 62
 """Inches of a figure and of a line; inches of a letter, letters of a label."""
@@ -84,7 +84,7 @@ def against_epsilon(points: Sequence[Point], title: str) -> Drawing:
             axes.plot(places, utility, "s--", color=UNDEFENDED, markersize=4.5, label="recognizer")
         axes.axhline(own[0].found[0].chance, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         axes.text(len(own) - 0.6, own[0].found[0].chance, "chance of the attack", fontsize=8, ha="right", va="bottom")
-        axes.set_xticks(list(places), ["no noise" if math.isinf(one.epsilon) else number(one.epsilon) for one in own])
+        axes.set_xticks(list(places), ["no noise" if math.isinf(one.epsilon) else at_most(one.epsilon) for one in own])
         axes.set_xlim(-0.4, len(own) - 0.6)
         axes.set_ylim(0, 1.03)
         axes.grid(axis="y", color=FAINT, linewidth=0.6)
@@ -94,7 +94,7 @@ def against_epsilon(points: Sequence[Point], title: str) -> Drawing:
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
         source = svg(figure)
     said = "; ".join(
-        f"epsilon {'infinite' if math.isinf(one.epsilon) else number(one.epsilon)}: "
+        f"epsilon {'infinite' if math.isinf(one.epsilon) else at_most(one.epsilon)}: "
         + ", ".join(f"{found.updates or 'all'} updates {number(found.uar)}" for found in one.found)
         + f", recognizer {number(one.utility)}"
         for one in own

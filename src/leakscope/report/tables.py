@@ -13,6 +13,7 @@ from typing import final
 from markupsafe import Markup, escape
 
 from leakscope.ledger.record import Ending, GroupVerdict, Record, ScoreRecord, Summary, Word
+from leakscope.numerics.decimals import downward, upward
 from leakscope.report.media import Array
 
 Cell = tuple[Record, Mapping[str, Array]]
@@ -51,6 +52,24 @@ def number(value: float | int | None) -> str:
     trimmed = digits.rstrip("0").rstrip(".") if "." in digits else digits
     exponent = f"×{power_of_ten(int(power))}" if power else ""
     return trimmed.replace("-", "−") + exponent
+
+
+def at_most(value: float | None) -> str:
+    """`number` of an upper bound: rounded up, since to the nearest it may be none.
+
+    >>> at_most(23.14159), at_most(0.99996), at_most(float("inf")), at_most(None)
+    ('23.15', '1', '∞', '–')
+    """
+    return number(None if value is None else float(upward(value, 4)))
+
+
+def at_least(value: float | None) -> str:
+    """`number` of a lower bound: rounded down.
+
+    >>> at_least(2.71869), at_least(0.0)
+    ('2.718', '0')
+    """
+    return number(None if value is None else float(downward(value, 4)))
 
 
 def duration(seconds: float) -> str:

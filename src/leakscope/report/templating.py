@@ -24,6 +24,8 @@ def rendered(template: str, veil: Veil, view: Mapping[str, object]) -> str:
     )
     environment.filters |= {
         "number": tables.number,
+        "at_most": tables.at_most,
+        "at_least": tables.at_least,
         "duration": tables.duration,
         "metric": tables.metric_name,
         "unit": tables.unit_name,

@@ -26,7 +26,7 @@ from leakscope.core.overriding import acts_as
 from leakscope.core.pool import Pool
 from leakscope.core.refusal import Refusal
 from leakscope.core.release import AbstractRelease, Weights
-from leakscope.mechanisms.heads.private import train_private
+from leakscope.mechanisms.heads.private import left_of, train_private
 from leakscope.mechanisms.heads.together import Heads, first, sets, together, train
 from leakscope.mechanisms.protocols.training import PrivateHeadTraining
 from leakscope.numerics.rng import Key
@@ -83,6 +83,13 @@ class HeadMembership(AbstractAttack[SeenHead, Attribute]):
             return found
         if found.weights.shape[1] == 1 and acts_as(seen.mechanism, PrivateHeadTraining):
             return Refusal("heads of one logit are trained with noise one at a time, which takes too long for hundreds")
+        if acts_as(seen.mechanism, PrivateHeadTraining):
+            try:
+                left_of(seen.mechanism)
+            except BadInput as error:
+                return Refusal(str(error))
+        if found.bias is None:
+            return Refusal("the release lacks the head's bias, without which it has no logits")
         suspects = seen.told(Suspects).examples
         if not seen.target.domain.fits(suspects.inputs) or int(suspects.labels[0]) >= seen.target.classes:
             return Refusal(f"the suspects are no inputs of {seen.target.domain} with one of its classes")
@@ -94,15 +101,13 @@ class HeadMembership(AbstractAttack[SeenHead, Attribute]):
         self, seen: Observation, read: SeenHead, *, key: Key, clock: Clock, watch: Watch
     ) -> Attempt[Attribute]:
         del clock, watch  # a second
+        assert read.bias is not None
         suspects = seen.told(Suspects).examples
         features = features_of(seen.target, read.public.layer, suspects.inputs)
         asked = Asked(features, int(suspects.labels[0]), _along(features, read))
-        bias = seen.release.by_name.get(read.public.layer.bias or "")
-        if bias is None:
-            raise BadInput("the release lacks the head's bias, without which it has no logits")
         company = features_of(seen.target, read.public.layer, self.pool.batch.inputs)
         sides = zip(*self._shadows(seen.mechanism, read, asked, company, key), strict=True)
-        shadows, own = [_joined(one) for one in sides], Heads((read.weights,), (bias.unsqueeze(0),))
+        shadows, own = [_joined(one) for one in sides], Heads((read.weights,), (read.bias,))
         if acts_as(seen.mechanism, PrivateHeadTraining):
             odds = _sampled_odds(own, shadows, asked, read, seen.mechanism)
         else:

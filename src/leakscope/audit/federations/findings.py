@@ -18,6 +18,7 @@ from leakscope.ledger.record import Word
 from leakscope.mechanisms.compose import protocol_of
 from leakscope.mechanisms.federated.federation import Federation
 from leakscope.mechanisms.protocols.batch_clipped import BOUNDS_NOTHING, BatchClipped
+from leakscope.mechanisms.silencing import unsilenced
 from leakscope.numerics.rng import Key
 from leakscope.scoring import persons
 from leakscope.scoring.persons import People
@@ -147,6 +148,9 @@ def _word(plan: FederationPlan, group: FederatedGroup, done: Mapping[str, Played
         found = by_person.judged(people, control, smallest=plan.smallest, key=key, silent=silent, noiseless=noiseless)
     except BadInput as error:
         return Word.INCONCLUSIVE, str(error)
+    # Of the federation's own clip and noise it is known; of a step of somebody else's it may not be.
+    if found.word is Word.NO_LEAK_FOUND and (why := unsilenced(group.cells[0].federation.step)):
+        return Word.INCONCLUSIVE, f"{found.sentence}; but {why}"
     return found.word, found.sentence
 
 

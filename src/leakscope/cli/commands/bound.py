@@ -135,7 +135,9 @@ def _draw(place: Path, curves: Curves, order: Asked, sigma: float) -> None:
             power = curves[Question.EITHER].power(rate)
             if rate >= rates[0]:
                 axes.plot([rate], [power], "o", color=INK, markersize=5)
-                axes.annotate(f"{100 * power:.3g} %", (rate, power), (-6, 5), textcoords="offset points", ha="right")
+                axes.annotate(
+                    f"{upward(100 * power, 3)} %", (rate, power), (-6, 5), textcoords="offset points", ha="right"
+                )
         if order.promise is not None and order.promise.goal is Goal.TPR and order.promise.at:
             axes.plot(
                 [order.promise.at],

@@ -14,7 +14,7 @@ from leakscope.targets.files.foreign import AROUND, Foreign
 from leakscope.targets.files.tensors import listed
 
 SAME = 1e-6
-"""Relative difference between a tensor of the file and the backbone's own that is rounding of a file format."""
+"""Relative difference between a tensor of the file and the backbone's own that is rounding, whatever the file keeps."""
 
 LARGEST = 1e12
 """Weights beyond which no training ended well, and whose squares and sums are soon beyond float32."""
@@ -53,9 +53,21 @@ def released_head(found: Foreign, backbone: Named) -> ReleasedHead:
             mine[name] = value
         elif own.is_floating_point():
             beside += 1
-            if float((own - value).abs().max()) > SAME * float(own.abs().max().clamp_min(1e-30)):
+            if not _same(own, value):
                 tuned.append(name)
     return ReleasedHead(*_layer(found.path, mine), beside, tuple(tuned))
+
+
+def _same(own: Tensor, value: Tensor) -> bool:
+    """Whether a tensor of the file is the backbone's, but for rounding: the file's own, which may be of 16 bits."""
+    if not value.is_floating_point():
+        return False
+    coarse = torch.finfo(value.dtype)
+    # Half of it is what rounding to the nearest leaves; subnormals are rounded by more than their share.
+    rounded = coarse.eps * own.abs() + coarse.smallest_normal
+    allowed = rounded.clamp_min(SAME * float(own.abs().max().clamp_min(1e-30)))
+    # what is no number is within nothing
+    return bool(((own - value.to(own)).abs() <= allowed).all())
 
 
 def _bare(name: str) -> tuple[str, ...]:

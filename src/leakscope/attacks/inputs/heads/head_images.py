@@ -16,7 +16,7 @@ from leakscope.attacks.attack import AbstractAttack, Asks
 from leakscope.attacks.inputs.heads import decoder
 from leakscope.attacks.inputs.heads.head_features import many
 from leakscope.attacks.inputs.heads.inversion import invert
-from leakscope.attacks.inputs.heads.learning import UNFIT, backbone, read_learned, teachable
+from leakscope.attacks.inputs.heads.learning import MECHANISM, UNFIT, backbone, read_learned, teachable
 from leakscope.attacks.inputs.heads.reading import Public, SeenHead, features_of
 from leakscope.attacks.inputs.heads.reading import unclosed as reason
 from leakscope.attacks.inputs.heads.regression import Reading, made
@@ -114,7 +114,8 @@ class HeadImages(AbstractLearner[Inputs]):
             lessons, key=key.child("decoder"), clock=clock, watch=part_of(watch, share, 1.0), steps=self.steps
         )
         learned = {} if reading is None else {"reading": reading.state}
-        return {"backbone": backbone(target), "limits": (low, high), "decoder": found.state_dict(), **learned}
+        own = {MECHANISM: repr(setting.mechanism), "backbone": backbone(target), "limits": (low, high)}
+        return {**own, "decoder": found.state_dict(), **learned}
 
     def _lessons(
         self,

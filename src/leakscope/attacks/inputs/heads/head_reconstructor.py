@@ -12,7 +12,7 @@ from torch import Tensor
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack, Asks
 from leakscope.attacks.inputs.heads import reconstructor
-from leakscope.attacks.inputs.heads.learning import UNFIT, backbone, read_learned, teachable
+from leakscope.attacks.inputs.heads.learning import MECHANISM, UNFIT, backbone, read_learned, teachable
 from leakscope.attacks.inputs.heads.perceptual import Perceptual
 from leakscope.attacks.inputs.heads.reading import SeenHead, features_of
 from leakscope.attacks.inputs.heads.reconstructor import Course, Generator, Statistics
@@ -110,7 +110,8 @@ class HeadReconstructor(AbstractLearner[Inputs]):
         found = reconstructor.trained(fresh, draw, course, clock=clock, watch=watch)
         kept = {"center": statistics.center, "deviation": statistics.deviation, "varies": statistics.varies}
         return {
-            "backbone": backbone(target), "limits": (low, high), "generator": found.state_dict(), "statistics": kept,
+            MECHANISM: repr(setting.mechanism), "backbone": backbone(target), "limits": (low, high),
+            "generator": found.state_dict(), "statistics": kept,
         }  # fmt: skip
 
     def _lesson(self, z: Tensor, rows: Tensor, classes: int, key: Key) -> tuple[Tensor, Tensor]:
@@ -165,14 +166,14 @@ class ReconstructedHead(AbstractAttack[SeenHead, Inputs]):
         found = read_learned(seen, self.learned, self.learner.pool, self.learner.each, "generator")
         if isinstance(found, Refusal):
             return found
-        if found.public.layer.bias not in seen.release.by_name:
+        if found.bias is None:
             return Refusal("the release lacks the head's bias, which the generator was trained to see")
         return found
 
     def _attempt(self, seen: Observation, read: SeenHead, *, key: Key, clock: Clock, watch: Watch) -> Attempt[Inputs]:
         del key, clock, watch  # nothing is drawn, and it is over at once
-        bias = seen.release.by_name[read.public.layer.bias or ""]
-        pictures = self.reconstructed(Heads((read.weights,), (bias.unsqueeze(0),)), seen.target)[0]
+        assert read.bias is not None
+        pictures = self.reconstructed(Heads((read.weights,), (read.bias,)), seen.target)[0]
         if not bool(torch.isfinite(pictures).all()):
             return Attempt(repr(self), Outcome.DIVERGED, "the pictures are not finite: the declared training diverges")
         labels = torch.arange(len(pictures)) if self.learner.conditional else None

@@ -8,14 +8,20 @@ from leakscope.attacks.inputs.heads.reading import Public, SeenHead, public, rea
 from leakscope.attacks.preparing import Learned, Setting
 from leakscope.core.errors import BadInput
 from leakscope.core.observation import Observation
+from leakscope.core.overriding import acts_as
 from leakscope.core.pool import Pool
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import Target
+from leakscope.mechanisms.heads.private import left_of
+from leakscope.mechanisms.protocols.training import PrivateHeadTraining
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
 
 UNFIT = "unfit"
 """Where a state says why nothing was learned: an audit that plans an attack beside others gets it with each trial."""
+
+MECHANISM = "mechanism"
+"""Where a state says of which mechanism it is: features read as of another training are anybody's."""
 
 
 def teachable(setting: Setting, pool: Pool, each: int, what: str, *, key: Key) -> tuple[Target, Public, float, float]:
@@ -23,6 +29,9 @@ def teachable(setting: Setting, pool: Pool, each: int, what: str, *, key: Key) -
 
     each: examples of each class. what: is learned, "a decoder". Raises `BadInput` where nothing can be.
     """
+    if acts_as(setting.mechanism, PrivateHeadTraining):
+        # raises for steps with a memory, of which no many are trained at once
+        left_of(setting.mechanism)
     target = setting.architecture.build(setting.domain, setting.classes, key=key.child("target"))
     known = public(target, setting.mechanism, pool, learned=True)
     if isinstance(known, Refusal):
@@ -46,6 +55,8 @@ def read_learned(seen: Observation, learned: Learned, pool: Pool, each: int, wha
     state = learned.state
     if UNFIT in state:
         return Refusal(str(state[UNFIT]))
+    if learned_of(learned) not in (None, repr(seen.mechanism)):
+        return Refusal(f"the {what} has learned heads of {learned_of(learned)}, this is one of {seen.mechanism!r}")
     found = read_head(seen, pool, learned=True)
     if isinstance(found, Refusal):
         return found
@@ -54,6 +65,12 @@ def read_learned(seen: Observation, learned: Learned, pool: Pool, each: int, wha
     if state["backbone"] != backbone(seen.target):
         return Refusal(f"the backbone is another one than the {what} was trained for, or was fine-tuned since")
     return found
+
+
+def learned_of(learned: Learned) -> str | None:
+    """The mechanism whose heads were learned; None in what was kept before that was written down."""
+    found = learned.state.get(MECHANISM)
+    return None if found is None else str(found)
 
 
 def backbone(target: Target) -> str:

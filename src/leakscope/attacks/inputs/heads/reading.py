@@ -112,11 +112,14 @@ def read_head(seen: Observation, public_pool: Pool, *, learned: bool = False) ->
     weights = seen.release.by_name.get(known.layer.weight)
     if weights is None:
         return Refusal(f"the release lacks {known.layer.weight}, the head's weight")
+    # In the precision in which public heads are trained: somebody's file may hold halves, or doubles.
+    weights = weights.to(known.prior.means)
+    bias = seen.release.by_name.get(known.layer.bias or "")
+    bias = None if bias is None else bias.to(known.prior.means)
     own = seen.target.parameters()
     start = None
     if known.training.init_std is None and known.layer.bias is not None:
         start = (own[known.layer.weight], own[known.layer.bias])
-    bias = seen.release.by_name.get(known.layer.bias or "")
     return SeenHead(known, weights.unsqueeze(0), each, start, None if bias is None else bias.unsqueeze(0))
 
 
