@@ -1,5 +1,7 @@
 """Output layers without a bias, and losses that were not declared, by a client in plain PyTorch: no false proof."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -215,3 +217,83 @@ def test_how_often_a_label_occurs_is_proved_given_that_all_weigh_alike() -> None
     told = ls.Observation(sent.target, sent.release, sent.mechanism, (ls.BatchSize(3),))
     attempt = ls.RevealedLabels().run(told, key=ls.Key(0))
     assert attempt.certificate is None or not any(attempt.certificate.proved)
+
+
+def sure_as_smoothed(seed: int, classes: int, steps: int, *, smoothing: float, factor: float = 1.13):
+    """What a client sends whose model is as sure as it was trained to be with smoothing, of four examples."""
+    with ls.Key(seed).isolated():
+        torch.manual_seed(seed)
+        module = nn.Sequential(nn.Flatten(), nn.Linear(16, classes))
+        labels, inputs = torch.randint(classes, (4,)), 0.1 * torch.rand(4, 16)
+        inputs[torch.arange(4), labels] = 0.9 + 0.1 * torch.rand(4)
+    noise = torch.randn(classes, 16, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        # log p / (1 - p) of p = 0.9, about which the examples' own lie.
+        module[1].weight.copy_(factor * math.log(9 * (classes - 1)) * torch.eye(classes, 16) + 0.35 * noise)
+        module[1].bias.zero_()
+    inputs, names = inputs.view(4, 1, 4, 4), ("1.weight", "1.bias")
+    target, start = ls.Target(module, ls.Images(1, 4, 4), classes), [p.detach().clone() for p in module.parameters()]
+    descent = torch.optim.SGD(module.parameters(), lr=0.01)
+    for _ in range(steps):
+        descent.zero_grad()
+        F.cross_entropy(module(inputs), labels, label_smoothing=smoothing).backward()
+        descent.step()
+    moved = [p.detach() - s for p, s in zip(module.parameters(), start, strict=True)]
+    if steps == 1:
+        # Of one step at this rate the gradient itself.
+        sent, mechanism = ls.Gradient({n: p.grad for n, p in module.named_parameters()}), ls.FedSGD()
+    else:
+        sent, mechanism = ls.Delta(dict(zip(names, moved, strict=True))), ls.FedAvg(steps=steps, lr=0.01)
+    attempt = ls.RevealedLabels().run(ls.Observation(target, sent, mechanism, (ls.BatchSize(4),)), key=ls.Key(0))
+    return attempt, set(labels.tolist())
+
+
+def proved_labels(attempt: ls.Attempt[ls.Labels]) -> set[int]:
+    if attempt.certificate is None:
+        return set()
+    pairs = zip(attempt.claim.values.tolist(), attempt.certificate.proved, strict=True)
+    return {label for label, sure in pairs if sure}
+
+
+@pytest.mark.parametrize("seed", [771020, 771080, 771094, 771122, 771148, 771262])
+def test_the_sign_of_smoothing_is_no_label_where_the_model_is_as_sure_as_smoothing_makes_it(seed: int) -> None:
+    """All errors are small then, and what smoothing adds to absent classes is as deep as those of labels."""
+    attempt, labels = sure_as_smoothed(seed, 10, 3, smoothing=0.1)
+    assert attempt.claim is not None
+    assert not proved_labels(attempt) - labels
+
+
+@pytest.mark.parametrize("seed", [771000, 771002, 771025, 771052])
+def test_no_class_is_absent_where_signs_may_be_those_of_smoothing(seed: int) -> None:
+    attempt, labels = sure_as_smoothed(seed, 9, 1, smoothing=0.1)
+    assert attempt.claim is not None
+    assert attempt.claim.absent is None or not labels & set(attempt.claim.absent.tolist())
+
+
+@pytest.mark.parametrize("seed", range(771000, 771006))
+def test_labels_of_which_a_model_is_not_so_sure_are_proved_by_signs(seed: int) -> None:
+    attempt, labels = sure_as_smoothed(seed, 10, 3, smoothing=0.0, factor=0.3)
+    proved = proved_labels(attempt)
+    assert proved
+    assert proved <= labels
+
+
+@pytest.mark.parametrize(("decay", "momentum"), [(0.01, 0.9), (0.005, 0.9), (0.01, 0.0)])
+def test_a_penalty_that_momentum_adds_up_is_no_label(decay: float, momentum: float) -> None:
+    """A client of one class, which the model knows, and biases of classes that are rare: these are pulled to zero."""
+    for seed in range(771300, 771306):
+        torch.manual_seed(seed)
+        module = nn.Sequential(nn.Flatten(), nn.Linear(16, 24), nn.Tanh(), nn.Linear(24, 10))
+        with torch.no_grad():
+            module[3].bias.zero_()
+            module[3].bias[[2, 7]], module[3].bias[5] = -5.0, 4.5
+        inputs, labels = torch.rand(4, 1, 4, 4), torch.full((4,), 5)
+        target, start = ls.Target(module, ls.Images(1, 4, 4), 10), [p.detach().clone() for p in module.parameters()]
+        descent = torch.optim.SGD(module.parameters(), lr=0.02, momentum=momentum, weight_decay=decay)
+        for _ in range(20):
+            descent.zero_grad()
+            F.cross_entropy(module(inputs), labels).backward()
+            descent.step()
+        moved = {n: p.detach() - s for (n, p), s in zip(module.named_parameters(), start, strict=True)}
+        told = ls.Observation(target, ls.Delta(moved), ls.FedAvg(steps=20, lr=0.02), (ls.BatchSize(4),))
+        assert proved_labels(ls.RevealedLabels().run(told, key=ls.Key(0))) <= {5}

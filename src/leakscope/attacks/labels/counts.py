@@ -13,6 +13,7 @@ from torch import Tensor
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack, Ready
 from leakscope.attacks.labels.revealed import RevealedLabels, Revealing, inseparable, samples_apart
+from leakscope.attacks.labels.rows.along import ALONG, along, noise_features
 from leakscope.attacks.labels.rows.row_space import RowSpace
 from leakscope.attacks.labels.rows.taken_apart import Apart
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output, too_many
@@ -27,7 +28,7 @@ from leakscope.core.target import Target
 from leakscope.mechanisms.effects import Answer
 from leakscope.mechanisms.reading import clipped, evenly, keeps_ratios
 from leakscope.numerics.rng import Key
-from leakscope.targets.looking.dense_ends import at, features_at, probe_inputs
+from leakscope.targets.looking.dense_ends import at
 
 TRIES = 40
 """Searches for rows per row there is, after which the batch is taken not to come apart."""
@@ -47,7 +48,8 @@ class LabelCounts(AbstractAttack[OutputGradient, Labels]):
     Right for batches larger than the number of classes, and for federated updates of one step; an approximation for
     several steps or trained weights. Under clipping the unknown factor is searched for too.
     Where the weight's gradient is not there (frozen, filtered, pruned to zero), n = B (p - g_b) with the mean softmax p
-    of noise at the brightness, and in the scale, at which the counts come out whole: see `_from_bias`.
+    of noise at the brightness, and in the scale, at which the counts come out whole: see `_from_bias`. So it is where a
+    defense changed entries one by one, of g_b and g_W read together along the features of noise (`rows.along`).
     Source: Ma et al. 2023 (iLRG), section 3; needs `BatchSize`.
     """
 
@@ -67,6 +69,10 @@ class LabelCounts(AbstractAttack[OutputGradient, Labels]):
         output = read_output(seen)
         if isinstance(output, Refusal):
             return output
+        heard = along(seen, output)
+        if heard is not None:
+            # A ratio of changed entries is no feature vector; up to a clip's factor it still says more than none.
+            output = replace(output, bias=heard, weight=None if clipped(seen) is Answer.NO else output.weight)
         if output.bias is None:
             return Refusal(
                 "the release has no bias gradient at the output layer, so features cannot be told from labels"
@@ -95,7 +101,8 @@ class LabelCounts(AbstractAttack[OutputGradient, Labels]):
         off = float((real - counts).abs().mean())
         sentence = f"{int((counts > 0).sum())} classes among {size} examples; the counts were {off:.3f} off integers"
         if output.weight is None:
-            sentence += "; read from the bias gradient alone"
+            bent = keeps_ratios(seen.mechanism) is Answer.NO
+            sentence += f"; {ALONG}" if bent else "; read from the bias gradient alone"
         if found.factor > 1:
             sentence += f"; the update is {found.factor} times the mean gradient: {SUMMED}"
         doubt = found.doubt or _doubted(seen, output, found, counts)
@@ -283,7 +290,7 @@ def _any_sign(equations: Tensor, bias: Tensor, size: int) -> Tensor:
 def _variation(target: Target, output: OutputGradient) -> float:
     """The standard deviation of the softmax over random inputs, of the class and the brightness that vary most."""
     weight, offset = (value.double() for value in at(target, output.layer))
-    return max(float(torch.softmax(f @ weight.T + offset, 1).std(0).max()) for f in _noise(target))
+    return max(float(torch.softmax(f @ weight.T + offset, 1).std(0).max()) for f in noise_features(target))
 
 
 def _from_bias(seen: Observation, output: OutputGradient, size: int) -> Solved | None:
@@ -312,7 +319,7 @@ def _noise_predictions(target: Target, output: OutputGradient) -> Tensor:
     """(K, C) mean softmax of random inputs, of each brightness that they can have."""
     weight, offset = (value.double() for value in at(target, output.layer))
     # The mean of softmaxes and not the softmax of a mean: what is wanted is the mean over a batch.
-    return torch.stack([torch.softmax(f @ weight.T + offset, 1).mean(0) for f in _noise(target)])
+    return torch.stack([torch.softmax(f @ weight.T + offset, 1).mean(0) for f in noise_features(target)])
 
 
 FITS = 0.2
@@ -410,25 +417,13 @@ def mean_features(seen: Observation, slope: Tensor, bias: Tensor) -> Tensor:
     batch (g_b near 0), and pulled there toward the features of noise at the brightness that fits best; of text, which
     has no brightness, toward those of random texts.
     """
-    curve = torch.stack([features.mean(0) for features in _noise(seen.target)])
+    curve = torch.stack([features.mean(0) for features in noise_features(seen.target)])
     misfit = (slope[None] - bias[None, :, None] * curve[:, None, :]).square().sum((1, 2))
     guess = curve[misfit.argmin()]
     # min_e |g_W - g_b e^T|^2 + PULL |e - guess|^2.
     return ((bias[:, None] * slope).sum(0) + PULL * guess) / (bias.square().sum() + PULL)
 
 
-def _noise(target: Target) -> list[Tensor]:
-    """The features (PROBES, d) of random inputs, for each brightness that they can have."""
-    noise = probe_inputs(target, PROBES, key=Key(0).child("mean features"))
-    # Token ids are names, not numbers: a tenth of one is no id.
-    if not noise.is_floating_point():
-        return [features_at(target, noise).double()]
-    low, _ = target.domain.bounds(noise)
-    return [features_at(target, low + level * (noise - low)).double() for level in LEVELS]
-
-
-PROBES = 128
-LEVELS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 PULL = 0.01
 """Weight of the noise features against sum g_b^2, which is about 0.01 for a balanced batch of 256 in 10 classes."""
 

@@ -17,7 +17,7 @@ from leakscope.attacks.labels.rows.behind_noise import LEVEL, Fallen, fallen
 from leakscope.attacks.labels.rows.excluded import Excluded, excluded
 from leakscope.attacks.labels.rows.known_rows import known_rows, told_rows
 from leakscope.attacks.labels.rows.row_space import FULLEST, RowSpace, row_space
-from leakscope.attacks.labels.rows.signed import Signed, proved_counts, signed
+from leakscope.attacks.labels.rows.signed import SMOOTHED, Signed, proved_counts, signed
 from leakscope.attacks.labels.rows.taken_apart import ONE, RATIO, UNEVEN, Apart, take_apart
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
 from leakscope.attacks.parts.reading.proof import bent, miscounted, strange, undeclared
@@ -41,9 +41,9 @@ BALANCE = 1e-3
 """Relative distance of the rows' sum from the bias gradient that is rounding."""
 OPEN = float("inf")
 """The residual of an item that is claimed and not proved."""
-SURE = 0.4
-"""Label smoothing that is not declared, up to which signs still prove: of a class that is not there it makes a negative
-entry N s / C as deep as that of one label."""
+SURE = SMOOTHED
+"""Of a class that is not there such smoothing makes a negative entry N s / C as deep as that of one label of which the
+model knows nothing; of others the scale alone tells (`firm`)."""
 BLURRED = 3e-3
 """Declared noise, in units of the gradient's root mean square, beyond which rows are not looked for; at a hundredth
 none are found."""
@@ -62,7 +62,7 @@ UNSEEN = "behind a clip, samples that leave no error are not among them"
 """What no share tells where only the gradient's direction was sent and the batch size is not told."""
 SIGNED = (
     "rounding over the depth of the negative entry that only a label of this class can make, given the declared loss "
-    "and no larger penalty on the weights than a hundredth"
+    "and no larger penalty on the weights than a hundredth, over local steps with momentum of no more than 0.9"
 )
 SIGNED_BENT = (
     "rounding over the depth of the negative entry that only a label of this class can make, given the declared loss "
@@ -212,6 +212,8 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
         proofs = None if read.signs is None or why is not None else _proofs(seen, read.signs, values, told or 0)
         absent = None
         whole = known_weights(seen.mechanism) is Answer.YES and strange(seen) is None and unlike is None
+        # A sign no deeper than smoothing makes speaks for smoothing, and not for hard labels.
+        whole = whole and (read.signs is None or bool((read.signs.firm[read.signs.present] > 0).all()))
         # T1 asks for every error in the row space: of as many samples as it has directions.
         if (
             out is not None
@@ -222,6 +224,8 @@ class RevealedLabels(AbstractAttack[Revealing, Labels]):
             and _balanced(read.output)
             # Of hard labels no more classes have a negative entry than there are examples; smoothed ones give all one.
             and (there is None or int(there.sum()) <= (told or 0))
+            # What no sample of hard labels has, and a sign says is there, contradicts hard labels.
+            and (there is None or not bool((out.proved(read.space) & there).any()))
         ):
             absent = torch.from_numpy(np.flatnonzero(out.proved(read.space) & ~possible))
         sure = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack
+from leakscope.attacks.labels.rows.along import ALONG, along
 from leakscope.attacks.parts.reading.output_gradient import (
     OutputGradient,
     only_row_pattern,
@@ -30,7 +31,7 @@ from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.core.release import Delta
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import clipped, known_weights
+from leakscope.mechanisms.reading import clipped, keeps_ratios, known_weights
 from leakscope.numerics.rng import Key
 
 Array = NDArray[np.float64]
@@ -69,6 +70,7 @@ class LabelSigns(AbstractAttack[OutputGradient, Labels]):
     One example (told, or with three classes or more seen from the rank): its label, exactly, with or without a bias
     (Zhao et al. 2020, arXiv:2001.02610, section 3.1). More examples: the set of classes with a negative bias gradient,
     each claimed once; a present class can hide behind a large p, an absent one is never claimed unless noise was added.
+    Where entries were changed one by one, weight and bias are read together along the features of noise (`rows.along`).
     The certificate of one example is that no other class is in question; only where one was told, because examples of
     one class can look like one example, and where no defense changed entries one by one.
     Where the weight's gradient is not there (frozen, filtered, pruned to zero) all is read from the bias alone, and
@@ -85,6 +87,9 @@ class LabelSigns(AbstractAttack[OutputGradient, Labels]):
         output = read_output(seen)
         if isinstance(output, Refusal):
             return output
+        heard = along(seen, output)
+        if heard is not None:
+            output = replace(output, bias=heard)
         # Without a bias the label is read from the rows (p - y) h^T, which are of one h only for one example.
         if output.bias is None and not _single(seen, output):
             return Refusal("the release has no bias gradient at the output layer, and holds more than one example")
@@ -109,8 +114,12 @@ class LabelSigns(AbstractAttack[OutputGradient, Labels]):
         turned = too_many(seen, output)
         if turned is not None:
             return Attempt(repr(self), Outcome.DIVERGED, turned)
-        claim = Labels(present)
-        return Attempt(repr(self), Outcome.CLAIMED, f"{len(present)} classes have a negative bias gradient", claim)
+        sentence = f"{len(present)} classes have a negative bias gradient"
+        if keeps_ratios(seen.mechanism) is Answer.NO:
+            # Below zero by what was changed or by a label: the lowest are the likeliest, and are judged first.
+            present = present[output.bias[present].argsort(stable=True)]
+            sentence += f"; {ALONG}, the lowest first"
+        return Attempt(repr(self), Outcome.CLAIMED, sentence, Labels(present))
 
     def _one(self, seen: Observation, output: OutputGradient) -> Attempt[Labels]:
         turned = too_many(seen, output)

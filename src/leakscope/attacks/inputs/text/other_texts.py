@@ -38,9 +38,14 @@ TAILS = 8
 """Random ends that each text is tried with."""
 LABELS = 10
 """Labels that are tried where the label is not known, at most."""
+SUREST = 3
+"""Texts from which surer ones are climbed to, and how often each place of theirs is gone through."""
+CLIMBED = 60
+"""Tokens that are tried at each place on the way, at most."""
 GONE = "; no proof: a text with other tokens, or more of them, leaves the same gradient to within rounding"
 HIDDEN = "; no proof: a token that is none of them can leave too little to be seen"
 FAILED = "; no proof: the model fails on other texts, so that these cannot be excluded"
+APART = "; no proof: a text of its own, of which the model is sure, can leave too little to be seen"
 LATE = "; no proof, since the time was over before other texts were tried"
 
 Said = tuple[int, ...]
@@ -122,7 +127,9 @@ def other_tokens(
     `missed`, which is what the true tokens leave by rounding. A test and no proof, as `other_texts`.
     gradient: of the layers that are fed the tokens, as observed. places: the tokens at each. count: of the texts, where
     it is known. Of one text, the part is measured beside its own gradient; of several, whose sizes differ with the
-    labels and the model's confidence, beside the largest of them, and each is one of `count`.
+    labels and the model's confidence, beside the largest of them, and each is one of `count`; and unless as many tokens
+    as texts are at the first place, one may be of other tokens throughout, of which the model is so sure that its error
+    is none, though it is not sure of any text with one of them: such a text is climbed to.
     """
     near = SAFETY * max(missed, rounding(gradient))
     unit = vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
@@ -161,7 +168,12 @@ def other_tokens(
         largest = shown(texts)[1].max()
     bag = {token for tokens in places for token in tokens}
     tokens = [token for token in range(1, _domain(model).vocabulary) if token not in bag]
-    return _tried(model, texts, tokens, seen, HIDDEN, clock)
+    why = _tried(model, texts, tokens, seen, HIDDEN, clock)
+    # Where places differ, as many different tokens at the first one are of as many texts, and no text is unseen.
+    begun = count is not None and len(places[0]) >= count and len(axes) == len(vectors)
+    if why or begun or not several:
+        return why
+    return _apart(model, tokens, sorted(bag), lambda others: seen(0, others), clock)
 
 
 def rounding(gradient: Named) -> float:
@@ -204,6 +216,55 @@ def _tried(
     except (*FORWARD_ERRORS, BadInput):
         return FAILED
     return ""
+
+
+def _apart(
+    model: Doubled,
+    tokens: Sequence[int],
+    bag: Sequence[int],
+    measure: Callable[[Sequence[Said]], Tensor],
+    clock: Clock,
+) -> str:
+    """Why some text of these tokens, with or without some of the bag, is not seen; empty where none that was climbed to
+    is.
+
+    From the texts of one token throughout that leave least, exchanging one token after the other for the one with which
+    least is left: a text of which the model is sure has many that speak for its label, and few texts at random do.
+    """
+    domain, added = _domain(model), set(tokens)
+    drawn = sorted(Key(0).child("apart").numpy().permutation(len(tokens))[:MOST_TRACES].tolist())
+    alike = [(tokens[one],) * length for length in sorted({1, domain.length}) for one in drawn]
+    try:
+        found = _ranked(alike, measure, clock)
+        few = [said[0] for _, said in found if len(said) == domain.length][:CLIMBED] + list(bag)
+        for left, begin in found[:SUREST]:
+            said, least = begin, left
+            for place in [*range(len(begin))] * SUREST:
+                if clock.exhausted(0):
+                    return LATE
+                if least <= 1:
+                    return APART
+                others = [(*said[:place], token, *said[place + 1 :]) for token in few if token != said[place]]
+                for value, one in _ranked([one for one in others if added.intersection(one)], measure, clock)[:1]:
+                    said, least = (one, value) if value < least else (said, least)
+            if least <= 1:
+                return APART
+    except (*FORWARD_ERRORS, BadInput):
+        return FAILED
+    return LATE if clock.exhausted(0) else ""
+
+
+def _ranked(
+    texts: Sequence[Said], measure: Callable[[Sequence[Said]], Tensor], clock: Clock
+) -> list[tuple[float, Said]]:
+    """The texts, those that leave least first; only some where the time was over."""
+    found: list[tuple[float, Said]] = []
+    for part in _together(texts):
+        if clock.exhausted(0):
+            break
+        # Of a text without a gradient nothing is said, as in `_tried`.
+        found += zip(measure(part).nan_to_num(torch.inf).tolist(), part, strict=True)
+    return sorted(found, key=lambda each: each[0])
 
 
 def _plan(

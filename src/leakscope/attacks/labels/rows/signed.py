@@ -14,7 +14,9 @@ from leakscope.attacks.parts.reading.output_gradient import OutputGradient
 from leakscope.core.observation import Observation
 from leakscope.core.release import Delta
 from leakscope.mechanisms.effects import Answer
-from leakscope.mechanisms.reading import keeps_inputs, keeps_signs, runs_layers
+from leakscope.mechanisms.reading import clipped, keeps_inputs, keeps_ratios, keeps_signs, known_weights, runs_layers
+from leakscope.numerics.rng import Key
+from leakscope.targets.looking.dense_ends import features_at, probe_inputs
 from leakscope.targets.looking.nonnegative import fed_nonnegative
 
 Array = NDArray[np.float64]
@@ -22,6 +24,13 @@ Array = NDArray[np.float64]
 DECAY = 0.01
 """The largest penalty lambda on weights, lambda |theta|^2 / 2, that nobody declared and that no sign is taken for: ten
 times what is usual for networks, and what decoupled decay is often set to."""
+HEAVY = 10.0
+"""How many times larger momentum that nobody declared makes a penalty over local steps, 1 / (1 - 0.9): weights hardly
+move, so that all steps add up, while the errors of labels fall."""
+SMOOTHED = 0.4
+"""The largest label smoothing that nobody declared and that no sign is taken for, where the scale is known."""
+HIGHER = 3.0
+"""How many times higher than those of noise the features of a sample may be."""
 ULPS = 4.0
 """Roundings of the weights by which the difference of two sets of weights may be off."""
 
@@ -31,7 +40,8 @@ ULPS = 4.0
 class Signed:
     """depth: (C,) how far the most negative entry that speaks for class c lies below zero, 0 where none does, relative
     to the largest entry of its kind. rounding: (C,) what of that may be rounding, in the same unit. firm: (C,) what is
-    left of the depth if the loss had any penalty up to `DECAY` on the weights. upright: how many classes have a
+    left of the depth if the loss had any penalty up to `DECAY` on the weights, over local steps with momentum, and
+    labels were smoothed by `SMOOTHED`, the latter where the scale is known. upright: how many classes have a
     positive entry. read: from what."""
 
     depth: Array
@@ -52,7 +62,9 @@ def signed(seen: Observation, output: OutputGradient) -> Signed | None:
     dL/db_c = mean_s (p_sc - y_sc) and, for features h >= 0, dL/dW_c = mean_s (p_sc - y_sc) h_s: no term is negative but
     those with y_sc > 0, and floating-point sums of numbers >= 0 are >= 0, so that of a gradient any negative entry is
     proof. The difference of two sets of weights is off by their own rounding. A penalty adds lambda b_c and lambda W_c,
-    which are negative where the weights are: of a class that nobody had for long its bias is.
+    which are negative where the weights are: of a class that nobody had for long its bias is. Smoothing by s adds
+    -s / C and -s h / C to classes that are not there, which is little beside the error of a label, 1 - p, unless the
+    model is about as sure as it was trained to be with smoothing: then all entries are as small, and of either sign.
     """
     mechanism = seen.mechanism
     # What was trained on has the labels that are asked for only where inputs and model are those that were declared.
@@ -76,9 +88,11 @@ def signed(seen: Observation, output: OutputGradient) -> Signed | None:
         other = _deepest(rows, size)
         better = other - slack > depth - rounding
         depth, rounding = np.where(better, other, depth), np.where(better, slack, rounding)
-        pulled = DECAY * seen.target.parameters()[name].double().to(rows.device).reshape(rows.shape).clamp(max=0)
+        most = DECAY if known_weights(mechanism) is Answer.YES else HEAVY * DECAY
+        pulled = most * seen.target.parameters()[name].double().to(rows.device).reshape(rows.shape).clamp(max=0)
         # Of each kind by itself: what a penalty explains in one it need not in the other.
-        firm = np.maximum(firm, _deepest(rows - pulled, size) - slack)
+        smoothed = _smoothed(seen, output, weighed=rows is output.weight)
+        firm = np.maximum(firm, _deepest(rows - pulled + smoothed, size) - slack)
         upright = max(upright, int((_deepest(-rows, size) > slack).sum()))
     return Signed(depth, rounding, firm, upright, " and ".join(read for _, _, read in found))
 
@@ -97,6 +111,19 @@ def proved_counts(bias: Array, samples: int) -> NDArray[np.int64]:
 
 def _deepest(rows: torch.Tensor, size: float) -> Array:
     return np.asarray((-rows.min(1).values).clamp(min=0).cpu().numpy() / size)
+
+
+def _smoothed(seen: Observation, output: OutputGradient, *, weighed: bool) -> float:
+    """How far below zero smoothing that nobody declared could take a class that is not there: s / C, times its features
+    in dL/dW. The size of a mean says so; of what was clipped, or changed entry by entry, nothing does: zero."""
+    if clipped(seen) is not Answer.NO or keeps_ratios(seen.mechanism) is not Answer.YES:
+        return 0.0
+    shift = SMOOTHED / output.layer.outputs
+    if not weighed:
+        return shift
+    inputs = probe_inputs(seen.target, 8, key=Key(0).child("size of features"))
+    highest = float(features_at(seen.target, inputs).abs().max())
+    return shift * HIGHER * highest
 
 
 def _slack(seen: Observation, name: str | None) -> float:
