@@ -6,8 +6,9 @@ who calls everybody a woman, and women more so than men, has told them apart for
 the attribute shuffled over the persons gives so much in at most 1 % of cases (`measures.LUCK`), for one of the two at
 half of that. It is **no leak found at this power** where it does not, the same attack leaks by the same rule on the
 control and gains more there than the smallest gain of interest, and the upper ends of both 95 % intervals exclude such
-a gain; nor is the attack wrong so often, or right or wrong of the persons of one half, that luck gives as much in at
-most 1 % of cases. Else it is **inconclusive**, and the sentence says why.
+a gain (half of it of three categories and more for AUC, a mean over them); nor is the attack wrong so often, or right
+or wrong of the persons of one half, that luck gives as much in at most 1 % of cases. Else it is **inconclusive**, and
+the sentence says why.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
+from scipy import stats
 
 from leakscope.audit.measures import LUCK
 from leakscope.core.arguments import number
@@ -30,6 +32,8 @@ from leakscope.scoring.persons import People
 
 FEWEST = 3
 """Persons of each category, below which nothing is excluded."""
+WIDEST = 0.999
+"""Of a bootstrap of `persons.DRAWS`: beyond it the end is the first of them."""
 
 
 @final
@@ -139,9 +143,11 @@ def _doubt(audited: People, found: Interval, control: People | None, chance: flo
         return why
     if not found.high - chance < smallest:
         return f"a gain of {smallest:g} is not excluded, which more persons would do"
-    # A threshold that gains g over chance makes an AUC of 1/2 + g at least, wherever the attack has its own.
-    order = _order(audited, key.child("order"))
-    if not order.high - 0.5 < smallest:
+    # A threshold that gains g over chance makes an AUC of 1/2 + g at least, wherever the attack has its own. Of G > 2
+    # categories one that tells a single one apart, all others being called alike, gains (TPR - FPR) / G, and an AUC
+    # of (TPR - FPR) / 2 is in the mean over G, where the others are at chance, half of that.
+    order, share = _order(audited, key.child("order")), 1 if audited.scores.shape[1] == 2 else 2
+    if not share * (order.high - 0.5) < smallest:
         return f"with another threshold a gain of {smallest:g} is not excluded (AUC up to {order.high:.3f})"
     return ""
 
@@ -158,8 +164,18 @@ def _unable(control: People, where: str, chance: float, smallest: float, key: Ke
 
 
 def _order(people: People, key: Key) -> Interval:
-    """AUC within each half, from a bootstrap over the persons of each: scores of two attackers are not compared."""
-    each = [persons.interval(half, persons.auc, key=key.child(at)) for at, half in enumerate(people.halves())]
+    """AUC within each half, from a bootstrap over the persons of each: scores of two attackers are not compared.
+
+    Its percentiles are those of the quantile of Student's t for the fewest persons of a category, and for a variance
+    that is as n / (n - 1) larger (Hesterberg 2015, doi:10.1080/00031305.2015.1089789, section 3.5.1): of nine persons
+    drawn again the usual ones exclude what is there in 5 % of worlds.
+    """
+    each = []
+    for at, half in enumerate(people.halves()):
+        fewest = max(2, min(int(count) for count in np.unique(half.categories, return_counts=True)[1]))
+        reach = stats.t.isf(0.025, fewest - 1) * np.sqrt(fewest / (fewest - 1))
+        level = float(1 - 2 * stats.norm.sf(reach))
+        each.append(persons.interval(half, persons.auc, key=key.child(at), level=min(level, WIDEST)))
     value, count = float(np.mean([one.value for one in each])), len(each)
     # The ends' distances add, and not their squares: halves are right or wrong together (`persons.MUTUAL`).
     return Interval(value, sum(one.low for one in each) / count, sum(one.high for one in each) / count)
