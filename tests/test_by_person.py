@@ -116,7 +116,7 @@ def test_a_category_that_is_told_from_the_rest_is_not_lost_in_the_mean_of_all():
 
 
 def test_few_persons_in_order_exclude_less():
-    """Three of nine are above a threshold, of the others 36 of 120: in truth it may be seven of ten and three of ten."""
+    """Three of nine are above a threshold, of the others 36 of 120: in truth it may be 7 of 10 and 3 of 10."""
     truth = np.repeat([1, 0], [9, 120])
     odds = -9.0 + np.concatenate([np.arange(9) < 3, np.arange(120) < 36])
     found = judged(People(truth, np.stack([np.zeros(129), odds], 1)), people(40, 40), smallest=0.195, key=KEY)
