@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import leakscope as ls
 from leakscope.attacks.attributes.decide import Logistic
 from leakscope.attacks.attributes.signals import ClassInputs
 from leakscope.attacks.preparing import Setting
+from leakscope.audit.federations import plan as planned
 from leakscope.audit.federations import run as running
 from leakscope.audit.federations.asked import People, crossed, halves
 from leakscope.audit.federations.findings import together
@@ -463,6 +465,40 @@ def test_what_is_wrong_in_a_file_is_said_with_its_place(tmp_path, old, new, said
     assert old in whole
     with pytest.raises((BadPlan, UnknownName), match=said):
         built(text.parse(Sheet("toys.toml", whole.replace(old, new))))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('title = "toys"', 'title = " "', "line 2: title: is blank"),
+        ('attributes = ["sex"]', "attributes = []", "line 4: attributes: .*empty"),
+        ('attributes = ["sex"]', 'attributes = ["sex", "sex"]', "line 4: attributes: 'sex' is asked twice"),
+        ('attributes = ["sex"]', 'attributes = ["sxe"]', "line 4: attributes: .*did you mean 'sex'"),
+        ('title = "toys"', 'title = "toys"\ndraws = 10001', "line 3: draws: expected draws <= 10000"),
+        ('name = "sums"', 'name = ""', r"line 9: attack\[0\].name: is blank"),
+        ('name = "actors"', 'name = " "', r"line 15: scene\[0\].name: is blank"),
+        ('name = "actors"', 'name = "actors"\neach = 33', r"line 16: scene\[0\].each: .*expected each <= 32"),
+        ('name = "actors"', 'name = "actors"\ntargets = []', r"line 16: scene\[0\].targets: .*empty"),
+        ('name = "sums"', 'name = "sums"\n[[attack]]\nname = "sums"', r"line 10: attack\[1\]: .* as attack\[0\] is"),
+        ("MLP((24, 16))", "ConvNet()", "line 5: targets: .*takes images"),
+        ("ClassInputs(1)", "ClassInputs(9)", r"line 10: attack\[0\].signals: .*the model has 3"),
+        ("/wav", "/wov", r"line 16: scene\[0\].dataset: no folder"),
+        (
+            'Normalization("corpus"))',
+            'Normalization("corpus"), speakers=("01",))',
+            r"line 16: scene\[0\].dataset: .*halves",
+        ),
+    ],
+)
+def test_what_no_scene_takes_is_said_with_its_line_and_nothing_is_begun(corpus, tmp_path, old, new, said):
+    file, out, whole = tmp_path / "toys.toml", tmp_path / "out", written(corpus)
+    assert whole.count(old) == 1
+    file.write_text(whole.replace(old, new))
+    found = CliRunner().invoke(app, ["federation", str(file), "--out", str(out)])
+    assert found.exit_code == Exit.USAGE, found.output
+    assert re.search(said, " ".join(found.stderr.split())), found.stderr
+    assert not out.exists()
+    assert text.MOST_DRAWS == planned.MOST_DRAWS, "known without importing what is heavy"
 
 
 def test_a_plan_of_another_kind_says_which_command_runs_it():
