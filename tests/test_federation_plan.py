@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ import leakscope as ls
 from leakscope.attacks.attributes.decide import Logistic
 from leakscope.attacks.attributes.signals import ClassInputs
 from leakscope.attacks.preparing import Setting
+from leakscope.audit import federated
 from leakscope.audit.federations import plan as planned
 from leakscope.audit.federations import run as running
 from leakscope.audit.federations.asked import People, crossed, halves
@@ -292,6 +294,47 @@ def test_a_record_that_is_not_what_was_written_is_made_anew(corpus, finished, tm
     assert len(list((folder / "damaged").iterdir())) == 2
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"truth": lambda was: [99] * len(was)},
+        {"truth": lambda was: [-1] * len(was)},
+        {"scores": lambda was: [[math.nan, 0.0]] * len(was)},
+        {"scores": lambda was: [[math.inf, 0.0]] * len(was)},
+        {"scores": lambda was: was[:-1]},
+        {"scores": lambda was: [[0.0]] * len(was)},
+        {"scores": lambda was: [[0.0, 0.0, 0.0], *was[1:]]},
+        {"scores": lambda was: [[0.0, 0.0, 0.0]] * len(was)},
+        {"persons": lambda was: ["01"] * len(was)},
+        dict.fromkeys(("truth", "scores", "persons"), lambda _: []),
+        {"updates": lambda _: 0},
+    ],
+    ids=["beyond", "below", "nan", "inf", "short", "narrow", "ragged", "wide", "one person", "nobody", "twice"],
+)
+def test_claims_that_nobody_can_judge_are_damage(finished, tmp_path, changes):
+    """Moved aside and made anew, as all that was not written so: before, the page of all other cells was lost."""
+    folder, path = tmp_path, sorted((finished[0] / "records").iterdir())[0]
+    said = json.loads(path.read_text())
+    for claims in said["claims"]:
+        claims.update({name: change(claims[name]) for name, change in changes.items()})
+    (folder / "records").mkdir()
+    (folder / "records" / path.name).write_text(json.dumps(said))
+    assert kept(folder, path.stem) is None
+    assert (folder / "damaged" / path.name).is_file()
+
+
+def test_an_attack_whose_scores_are_no_numbers_fails_alone(corpus, tmp_path, monkeypatch):
+    def shown(*given, **more):
+        rows = federated.shown(*given, **more)
+        return tuple(dataclasses.replace(own, scores=tuple(row * math.nan for row in own.scores)) for own in rows)
+
+    monkeypatch.setattr(running, "shown", shown)
+    found = run(plan(corpus, federations=(PLAIN,), shuffled=False), tmp_path, tell=quiet)
+    assert found.summary.word is Word.INCONCLUSIVE
+    assert "cannot be judged" in found.summary.rows[0].sentence
+    assert "below infinity" in found.summary.rows[0].sentence
+
+
 def test_what_a_cell_is_changes_its_name(corpus):
     cell = plan(corpus).cells()[0]
     for change in (
@@ -530,5 +573,5 @@ def test_records_survive_their_file():
         updates=(0,), draws=1, shuffled=False, seed=0,
     )  # fmt: skip
     rows = ClaimRows(updates=0, truth=(0,), scores=((0.0, -np.inf),), persons=("ada",))
-    record = PlayedRecord(spec=spec, claims=(rows,))
+    record = PlayedRecord(spec=spec, categories=("f", "m"), claims=(rows,))
     assert PlayedRecord.model_validate_json(record.model_dump_json()) == record
