@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +18,8 @@ import leakscope as ls
 from leakscope.attacks.attributes.decide import Logistic
 from leakscope.attacks.attributes.signals import ClassInputs
 from leakscope.attacks.preparing import Setting
+from leakscope.audit import federated
+from leakscope.audit.federations import plan as planned
 from leakscope.audit.federations import run as running
 from leakscope.audit.federations.asked import People, crossed, halves
 from leakscope.audit.federations.findings import together
@@ -291,6 +295,47 @@ def test_a_record_that_is_not_what_was_written_is_made_anew(corpus, finished, tm
     assert len(list((folder / "damaged").iterdir())) == 2
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"truth": lambda was: [99] * len(was)},
+        {"truth": lambda was: [-1] * len(was)},
+        {"scores": lambda was: [[math.nan, 0.0]] * len(was)},
+        {"scores": lambda was: [[math.inf, 0.0]] * len(was)},
+        {"scores": lambda was: was[:-1]},
+        {"scores": lambda was: [[0.0]] * len(was)},
+        {"scores": lambda was: [[0.0, 0.0, 0.0], *was[1:]]},
+        {"scores": lambda was: [[0.0, 0.0, 0.0]] * len(was)},
+        {"persons": lambda was: ["01"] * len(was)},
+        dict.fromkeys(("truth", "scores", "persons"), lambda _: []),
+        {"updates": lambda _: 0},
+    ],
+    ids=["beyond", "below", "nan", "inf", "short", "narrow", "ragged", "wide", "one person", "nobody", "twice"],
+)
+def test_claims_that_nobody_can_judge_are_damage(finished, tmp_path, changes):
+    """Moved aside and made anew, as all that was not written so: before, the page of all other cells was lost."""
+    folder, path = tmp_path, sorted((finished[0] / "records").iterdir())[0]
+    said = json.loads(path.read_text())
+    for claims in said["claims"]:
+        claims.update({name: change(claims[name]) for name, change in changes.items()})
+    (folder / "records").mkdir()
+    (folder / "records" / path.name).write_text(json.dumps(said))
+    assert kept(folder, path.stem) is None
+    assert (folder / "damaged" / path.name).is_file()
+
+
+def test_an_attack_whose_scores_are_no_numbers_fails_alone(corpus, tmp_path, monkeypatch):
+    def shown(*given, **more):
+        rows = federated.shown(*given, **more)
+        return tuple(dataclasses.replace(own, scores=tuple(row * math.nan for row in own.scores)) for own in rows)
+
+    monkeypatch.setattr(running, "shown", shown)
+    found = run(plan(corpus, federations=(PLAIN,), shuffled=False), tmp_path, tell=quiet)
+    assert found.summary.word is Word.INCONCLUSIVE
+    assert "cannot be judged" in found.summary.rows[0].sentence
+    assert "below infinity" in found.summary.rows[0].sentence
+
+
 def test_what_a_cell_is_changes_its_name(corpus):
     cell = plan(corpus).cells()[0]
     for change in (
@@ -466,6 +511,40 @@ def test_what_is_wrong_in_a_file_is_said_with_its_place(tmp_path, old, new, said
         built(text.parse(Sheet("toys.toml", whole.replace(old, new))))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('title = "toys"', 'title = " "', "line 2: title: is blank"),
+        ('attributes = ["sex"]', "attributes = []", "line 4: attributes: .*empty"),
+        ('attributes = ["sex"]', 'attributes = ["sex", "sex"]', "line 4: attributes: 'sex' is asked twice"),
+        ('attributes = ["sex"]', 'attributes = ["sxe"]', "line 4: attributes: .*did you mean 'sex'"),
+        ('title = "toys"', 'title = "toys"\ndraws = 10001', "line 3: draws: expected draws <= 10000"),
+        ('name = "sums"', 'name = ""', r"line 9: attack\[0\].name: is blank"),
+        ('name = "actors"', 'name = " "', r"line 15: scene\[0\].name: is blank"),
+        ('name = "actors"', 'name = "actors"\neach = 33', r"line 16: scene\[0\].each: .*expected each <= 32"),
+        ('name = "actors"', 'name = "actors"\ntargets = []', r"line 16: scene\[0\].targets: .*empty"),
+        ('name = "sums"', 'name = "sums"\n[[attack]]\nname = "sums"', r"line 10: attack\[1\]: .* as attack\[0\] is"),
+        ("MLP((24, 16))", "ConvNet()", "line 5: targets: .*takes images"),
+        ("ClassInputs(1)", "ClassInputs(9)", r"line 10: attack\[0\].signals: .*the model has 3"),
+        ("/wav", "/wov", r"line 16: scene\[0\].dataset: no folder"),
+        (
+            'Normalization("corpus"))',
+            'Normalization("corpus"), speakers=("01",))',
+            r"line 16: scene\[0\].dataset: .*halves",
+        ),
+    ],
+)
+def test_what_no_scene_takes_is_said_with_its_line_and_nothing_is_begun(corpus, tmp_path, old, new, said):
+    file, out, whole = tmp_path / "toys.toml", tmp_path / "out", written(corpus)
+    assert whole.count(old) == 1
+    file.write_text(whole.replace(old, new))
+    found = CliRunner().invoke(app, ["federation", str(file), "--out", str(out)])
+    assert found.exit_code == Exit.USAGE, found.output
+    assert re.search(said, " ".join(found.stderr.split())), found.stderr
+    assert not out.exists()
+    assert text.MOST_DRAWS == planned.MOST_DRAWS, "known without importing what is heavy"
+
+
 def test_a_plan_of_another_kind_says_which_command_runs_it():
     from leakscope.cli.plan_keys import EXAMPLE
 
@@ -495,5 +574,5 @@ def test_records_survive_their_file():
         updates=(0,), draws=1, shuffled=False, seed=0,
     )  # fmt: skip
     rows = ClaimRows(updates=0, truth=(0,), scores=((0.0, -np.inf),), persons=("ada",))
-    record = PlayedRecord(spec=spec, claims=(rows,))
+    record = PlayedRecord(spec=spec, categories=("f", "m"), claims=(rows,))
     assert PlayedRecord.model_validate_json(record.model_dump_json()) == record

@@ -6,8 +6,9 @@ who calls everybody a woman, and women more so than men, has told them apart for
 the attribute shuffled over the persons gives so much in at most 1 % of cases (`measures.LUCK`), for one of the two at
 half of that. It is **no leak found at this power** where it does not, the same attack leaks by the same rule on the
 control and gains more there than the smallest gain of interest, and the upper ends of both 95 % intervals exclude such
-a gain; nor is the attack wrong so often, or right or wrong of the persons of one half, that luck gives as much in at
-most 1 % of cases. Else it is **inconclusive**, and the sentence says why.
+a gain (half of it of three categories and more for AUC, a mean over them); nor is the attack wrong so often, or right
+or wrong of the persons of one half, that luck gives as much in at most 1 % of cases. Else it is **inconclusive**, and
+the sentence says why.
 """
 
 from __future__ import annotations
@@ -139,9 +140,11 @@ def _doubt(audited: People, found: Interval, control: People | None, chance: flo
         return why
     if not found.high - chance < smallest:
         return f"a gain of {smallest:g} is not excluded, which more persons would do"
-    # A threshold that gains g over chance makes an AUC of 1/2 + g at least, wherever the attack has its own.
-    ranked = order(audited)
-    if not ranked.high - 0.5 < smallest:
+    # A threshold that gains g over chance makes an AUC of 1/2 + g at least, wherever the attack has its own. Of G > 2
+    # categories one that tells a single one apart, all others being called alike, gains (TPR - FPR) / G, and an AUC
+    # of (TPR - FPR) / 2 is in the mean over G, where the others are at chance, half of that.
+    ranked, share = order(audited), 1 if audited.scores.shape[1] == 2 else 2
+    if not share * (ranked.high - 0.5) < smallest:
         return f"with another threshold a gain of {smallest:g} is not excluded (AUC up to {ranked.high:.3f})"
     return ""
 

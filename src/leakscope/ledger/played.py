@@ -5,9 +5,10 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
+import math
 from typing import final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from leakscope.ledger.record import Word
 
@@ -70,6 +71,20 @@ class ClaimRows(_Strict):
     scores: tuple[tuple[float, ...], ...]
     persons: tuple[str, ...]
 
+    @model_validator(mode="after")
+    def _of_one_length(self) -> ClaimRows:
+        """What is no claim of anybody is damage of the file, and not a fault of who reads its numbers."""
+        widths = {len(row) for row in self.scores}
+        if not len(self.truth) == len(self.scores) == len(self.persons) > 0 or len(widths) > 1 or min(widths) < 2:
+            raise ValueError("expected a truth, scores of two categories or more and a person for each claim")
+        if not all(0 <= one < min(widths) for one in self.truth):
+            raise ValueError("a truth is none of the categories")
+        if any(math.isnan(score) or score == math.inf for row in self.scores for score in row):
+            raise ValueError("scores are numbers below infinity")
+        if len(set(zip(self.persons, self.truth, strict=True))) > len(set(self.persons)):
+            raise ValueError("a person is of two categories")
+        return self
+
 
 @final
 class UtilityRecord(_Strict):
@@ -98,6 +113,14 @@ class PlayedRecord(_Strict):
     seconds: float = 0.0
     citation: str = ""
     failed: bool = False
+
+    @model_validator(mode="after")
+    def _of_its_categories(self) -> PlayedRecord:
+        if any(len(row) != len(self.categories) for rows in self.claims for row in rows.scores):
+            raise ValueError("scores are of other categories")
+        if self.clients < 0 or len({rows.updates for rows in self.claims}) < len(self.claims):
+            raise ValueError("expected a number of clients, and claims by each number of updates once")
+        return self
 
 
 @final

@@ -32,14 +32,9 @@ EXACTLY = 20_000
 """Labelings up to which all are looked at, which are those of 16 persons of two categories and no tie in sizes."""
 MUTUAL = math.sqrt(2)
 """How many times as far luck reaches where two halves attack each other. What looks like the category by chance in both
-halves is learned in each and then right in both: Var((a + b) / 2) = (1 + rho) sigma^2 / 2, where labels shuffled over
-all of them show rho = 0. rho is at most 1, and of AUC nearly that (0.5 to 0.94 in worlds of 1 to 1 000 signals and 24
-to 100 persons in which there is nothing to find, mean differences and ridge regression, 1 500 worlds each)."""
-MUTUAL_BY_NAME = math.sqrt(1 + 2 / math.pi)
-"""The same of UAR, for which persons are named and not put in order: of what moves normal scores their signs see 2/pi
-of the variance (the efficiency of the sign test beside the mean). It was 0.4 to 0.66 in the worlds above, and in 6 000
-worlds each of 40 kinds of signals (normal, uniform, two-valued, Laplace, log-normal, Cauchy; 1 to 300 of them; 24 and
-80 persons) p <= 1 %, 0.5 % and 0.1 % come with it in at most 0.67 times as many worlds as they say, without in 5.8."""
+halves is learned in each and then right in both: Var((a + b) / 2) = (1 + rho) sigma^2 / 2, where persons drawn apart
+show rho = 0. rho is at most 1, and gets there: of AUC by 1 000 signals, of UAR where each person of a half is most like
+one of the other half, as siblings or two names of one person, since each is named as the other is."""
 ROUNDING = 1e-9
 """Statistics of two labelings that differ by less are equal: else a tie would be counted on one side by rounding."""
 
@@ -227,11 +222,6 @@ def accuracy_by_chance(shares: ArrayLike) -> float:
     return float(given.max() / given.sum())
 
 
-def farther(statistic: Statistic) -> float:
-    """How many times as far luck reaches in this statistic where two halves attack each other."""
-    return MUTUAL_BY_NAME if statistic is uar else MUTUAL
-
-
 def interval(people: People, statistic: Statistic = uar, *, key: Key, level: float = 0.95) -> Interval:
     """The statistic, with the percentile interval of `DRAWS` samples of persons, each with all of their items.
 
@@ -239,7 +229,7 @@ def interval(people: People, statistic: Statistic = uar, *, key: Key, level: flo
     that no sample lacks one. A category of one person varies in nothing: with fewer than two in any, (-inf, inf). Where
     all samples are the same, as all 12 of 12 right, the interval is a point, which promises more than persons can:
     use `intervals.binomial` of the persons who are named right beside it. Where two halves attack each other it is
-    `farther` times as long. Raises `BadInput` unless 0 < level < 1.
+    `MUTUAL` times as long. Raises `BadInput` unless 0 < level < 1.
     """
     if not 0 < level < 1:
         raise BadInput(f"expected a level between 0 and 1, got {level}")
@@ -257,7 +247,7 @@ def interval(people: People, statistic: Statistic = uar, *, key: Key, level: flo
     low, high = np.quantile(found, ((1 - level) / 2, (1 + level) / 2))
     if len(np.unique(people.sides)) > 1:
         # Persons that are drawn apart show rho = 0 as well.
-        low, high = (value + farther(statistic) * (end - value) for end in (low, high))
+        low, high = (value + MUTUAL * (end - value) for end in (low, high))
         low, high = (min(max(end, 0.0), 1.0) for end in (low, high)) if statistic in (uar, auc) else (low, high)
     # Percentiles of a skewed statistic may lie on one side of it.
     return Interval(value, min(float(low), value), max(float(high), value))
@@ -274,41 +264,48 @@ def luck(people: People, statistic: Statistic = uar, *, key: Key, turned: bool =
     All labelings with as many persons of each category are looked at where there are at most `EXACTLY`, which is
     exact; else (1 + hits) / (1 + draws) of `SHUFFLES` random ones, which is valid at any number (Phipson and Smyth
     2010, doi:10.2202/1544-6115.1585). The least that it can be is one over the number of labelings: 1/924 of 6 and 6.
-    Where two halves attack each other luck reaches `farther` times as far: with z the normal quantile of what is said
-    above it is P(Z >= z / farther), and `auc` is `ranked`. turned: P(as small or smaller) instead.
+    Of halves that attack each other it is the mean of the statistic within each (`ranked`), where both are as lucky as
+    each other (`_alike`). turned: P(as small or smaller) instead.
     """
-    categories, sign = people.categories, -1.0 if turned else 1.0
+    halves = people.halves()
+    laws = [
+        _law(half, statistic, -1.0 if turned else 1.0, key.child(at) if at else key) for at, half in enumerate(halves)
+    ]
+    return _alike([values for _, values in laws], float(np.mean([found for found, _ in laws])) - ROUNDING)
+
+
+def _law(people: People, statistic: Statistic, sign: float, key: Key) -> tuple[float, Floats]:
+    """The statistic times sign, and what it is of each labeling, rising; the true one is among them."""
+    categories = people.categories
     counts = [int(count) for count in np.bincount(categories) if count]
     total = math.factorial(people.count) // math.prod(math.factorial(count) for count in counts)
     value = _of_labelings(people, statistic)
-    least = sign * float(value(categories[None])[0]) - ROUNDING
-    mutual = len(np.unique(people.sides)) > 1
+    found = sign * float(value(categories[None])[0])
     # Counted out where it can be: no seed decides then.
     if total <= EXACTLY:
         every = np.array([labels.copy() for labels in _labelings(categories)])
-        found = float((sign * value(every) >= least).sum()) / total
-    else:
-        random, drawn = key.child("permutation").numpy(), np.tile(categories, (DRAWS, 1))
-        # In parts: a person for each category makes (L, P, P) numbers.
-        parts = (value(random.permuted(drawn, axis=1)) for _ in range(SHUFFLES // DRAWS))
-        shuffled = sign * np.concatenate(list(parts))
-        hits = int((shuffled >= least).sum())
-        found = (1 + hits) / (1 + SHUFFLES)
-        if mutual and not hits:
-            found = min(found, max(_beyond(shuffled, least), 1 / total))
-    return float(stats.norm.sf(stats.norm.isf(found) / farther(statistic))) if mutual else found
+        return found, np.sort(sign * value(every))
+    random, drawn = key.child("permutation").numpy(), np.tile(categories, (DRAWS, 1))
+    # In parts: a person for each category makes (L, P, P) numbers.
+    parts = (sign * value(random.permuted(drawn, axis=1)) for _ in range(SHUFFLES // DRAWS))
+    return found, np.sort(np.concatenate([[found], *parts]))
 
 
-def _beyond(shuffled: Floats, least: float) -> float:
-    """P(a shuffled statistic is as large as one that none of these reaches), from their first three moments.
+def _alike(laws: Sequence[Floats], least: float) -> float:
+    """P(mean_h F_h^-1(U) >= least) with one U for all halves h: luck, where no half is luckier than another.
 
-    Pearson's curve of type III (Winkler et al. 2016, doi:10.1016/j.neuroimage.2016.05.068): a luck that reaches farther
-    asks how improbable it is, and not only that no labeling came near it.
+    Given the other half, labelings of one are as likely as each other, so each has its own law. Together they hang on
+    each other: person for person where each is named as their like in the other half is (`MUTUAL`), and then this is
+    exact. By laws and not by normal quantiles of variances: eight and eight persons who come in such pairs are all
+    named right in one world of 70, and a normal law with rho = 1 says one of 265.
     """
-    spread = float(shuffled.std())
-    if spread < ROUNDING:
-        return 1.0
-    return float(stats.pearson3.sf((least - shuffled.mean()) / spread, stats.skew(shuffled)))
+    if len(laws) == 1:
+        return float((laws[0] >= least).mean())
+    # Steps of all laws together: between two cuts none of them changes.
+    cuts = np.unique(np.concatenate([np.arange(len(law) + 1) / len(law) for law in laws]))
+    middle = (cuts[1:] + cuts[:-1]) / 2
+    mean = np.mean([law[(middle * len(law)).astype(np.int64)] for law in laws], axis=0)
+    return min(1.0, float(np.diff(cuts)[mean >= least].sum()))
 
 
 def _of_labelings(people: People, statistic: Statistic) -> Callable[[Places], Floats]:
@@ -320,36 +317,27 @@ def _of_labelings(people: People, statistic: Statistic) -> Callable[[Places], Fl
     """
     if statistic not in (uar, auc):
         return lambda labelings: np.array([statistic(one[people.persons], people.scores) for one in labelings])
-    count = people.scores.shape[1]
-    blocks = [np.ones(len(people.truth), bool)] if statistic is uar else _rows_of_sides(people)
-    # For each block, of each person: items, and the sums of x over them.
-    items, sums = [], []
-    for own in blocks:
-        scores = people.scores[own]
-        best = scores == scores.max(1, keepdims=True)
-        each = best / best.sum(1, keepdims=True)
-        if statistic is auc:
-            each = np.stack([stats.rankdata(_odds(scores, one)) for one in range(count)], 1)
-        whole = np.zeros((people.count, count))
-        np.add.at(whole, people.persons[own], each)
-        items.append(np.bincount(people.persons[own], minlength=people.count).astype(float))
-        sums.append(whole)
+    count, scores = people.scores.shape[1], people.scores
+    best = scores == scores.max(1, keepdims=True)
+    each = best / best.sum(1, keepdims=True)
+    if statistic is auc:
+        each = np.stack([stats.rankdata(_odds(scores, one)) for one in range(count)], 1)
+    # Of each person: items, and the sums of x over them.
+    size, whole = np.bincount(people.persons).astype(float), np.zeros((people.count, count))
+    np.add.at(whole, people.persons, each)
 
     def value(labelings: Places) -> Floats:
         called = labelings[:, :, None] == np.arange(count)
-        found = np.zeros(len(labelings))
-        for size, whole in zip(items, sums, strict=True):
-            many, total = np.einsum("lpg,p->lg", called, size), np.einsum("lpg,pg->lg", called, whole)
-            if statistic is uar:
-                there = many > 0
-                each = total / np.maximum(many, 1.0)
-            else:
-                # Mann and Whitney: the sum of ranks above the least that so many can have, of all pairs.
-                there, others = (many > 0) & (many < size.sum()), size.sum() - many
-                each = (total - many * (many + 1) / 2) / np.maximum(many * others, 1.0)
-            mean = (each * there).sum(1) / np.maximum(there.sum(1), 1)
-            found += np.where(there.any(1), mean, 0.5) / len(items)
-        return found
+        many, total = np.einsum("lpg,p->lg", called, size), np.einsum("lpg,pg->lg", called, whole)
+        if statistic is uar:
+            there = many > 0
+            found = total / np.maximum(many, 1.0)
+        else:
+            # Mann and Whitney: the sum of ranks above the least that so many can have, of all pairs.
+            there, others = (many > 0) & (many < size.sum()), size.sum() - many
+            found = (total - many * (many + 1) / 2) / np.maximum(many * others, 1.0)
+        mean: Floats = (found * there).sum(1) / np.maximum(there.sum(1), 1)
+        return np.where(there.any(1), mean, 0.5)
 
     return value
 

@@ -10,21 +10,30 @@ from pathlib import Path
 from leakscope.attacks.attributes.signals import dense_layers, layer_of
 from leakscope.audit.federations.asked import EMOTION, SPEAKER
 from leakscope.audit.federations.plan import FederatedScene, FederationPlan, Shadows
-from leakscope.core.errors import BadInput, BadPlan, LeakscopeError, NoSuchLayer, UnknownName
+from leakscope.core.errors import BadPlan, LeakscopeError, NoSuchLayer, UnknownName
 from leakscope.mechanisms.running import unfit
 from leakscope.numerics.rng import Key
 
+Bad = Callable[[str, str], BadPlan]
+"""What is wrong at a place such as `scene[0].dataset`, which who has read a file says with its line."""
 
-def check(plan: FederationPlan) -> None:
+
+def _bad(place: str, why: str) -> BadPlan:
+    del place
+    return BadPlan(why)
+
+
+def check(plan: FederationPlan, bad: Bad = _bad) -> None:
     """Raises `BadPlan` where an attribute, a model, a signal, a protocol or a division of speakers fits no scene.
 
     What fits some scenes is a reason of the others' rows. Folders of recordings are listed, sound is not read.
     """
-    for scene in plan.scenes:
-        _divisible(scene)
+    halved = any(attribute != SPEAKER for attribute in plan.attributes)
+    for place, scene in enumerate(plan.scenes):
+        _divisible(scene, f"scene[{place}]", bad, halved=halved)
     for attribute in plan.attributes:
-        _known(plan, attribute)
-    _somewhere(_built(plan, scene) for scene in plan.scenes)
+        _known(plan, attribute, bad)
+    _somewhere(_built(plan, scene, f"scene[{place}].", bad) for place, scene in enumerate(plan.scenes))
 
 
 def of_this_plan(plan: FederationPlan, records: Path, *, begun: FederationPlan | None = None) -> None:
@@ -44,41 +53,56 @@ def of_this_plan(plan: FederationPlan, records: Path, *, begun: FederationPlan |
         )
 
 
-def _divisible(scene: FederatedScene) -> None:
-    for source in {scene.speakers, *((scene.public,) if scene.public is not None else ())}:
-        said = Counter(one.speaker for one in source.recordings())
+def _divisible(scene: FederatedScene, place: str, bad: Bad, *, halved: bool) -> None:
+    for key, source in (("dataset", scene.speakers), ("public", scene.public)):
+        if source is None:
+            continue
+        try:
+            said = Counter(one.speaker for one in source.recordings())
+        except LeakscopeError as error:
+            raise bad(f"{place}.{key}", str(error)) from None
         name, fewest = min(said.items(), key=lambda one: one[1])
         if fewest < scene.each:
-            raise BadPlan(
-                f"the scene {scene.name!r} divides each speaker in {scene.each} clients, and {name} has "
-                f"{fewest} recordings; expected each <= {fewest}"
-            )
+            why = f"the scene {scene.name!r} divides each speaker in {scene.each} clients, and {name} has {fewest}"
+            raise bad(f"{place}.each", f"{why} recordings; expected each <= {fewest}")
+    if halved:
+        try:
+            _ = scene.sides
+        except LeakscopeError as error:
+            raise bad(f"{place}.dataset", str(error)) from None
 
 
-def _known(plan: FederationPlan, attribute: str) -> None:
+def _known(plan: FederationPlan, attribute: str, bad: Bad) -> None:
     if attribute in (EMOTION, SPEAKER):
         return
     told = [set(scene.speakers.told) & set((scene.public or scene.speakers).told) for scene in plan.scenes]
     if not any(attribute in one for one in told):
-        raise BadPlan(str(UnknownName("attribute of the speakers", attribute, {EMOTION, SPEAKER}.union(*told))))
+        why = str(UnknownName("attribute of the speakers", attribute, {EMOTION, SPEAKER}.union(*told)))
+        raise bad("attributes", why)
 
 
-def _built(plan: FederationPlan, scene: FederatedScene) -> Callable[[], None]:
+def _built(plan: FederationPlan, scene: FederatedScene, place: str, bad: Bad) -> Callable[[], None]:
     """Whether one of the scene's models can be built, trained as is said, and read by each attack's signals."""
 
     def tried() -> None:
         domain, classes = scene.speakers.domain, scene.speakers.classes
         models = scene.targets or plan.targets
-        built = [one.build(domain, classes, key=Key(plan.seed).child("fit")) for one in models]
+        try:
+            built = [one.build(domain, classes, key=Key(plan.seed).child("fit")) for one in models]
+        except LeakscopeError as error:
+            raise bad(f"{place if scene.targets else ''}targets", str(error)) from None
         for federation in scene.federations or plan.federations:
             for target in built:
                 why = unfit(federation.step, target)
                 if why is not None:
-                    raise BadInput(why)
+                    raise bad(f"{place if scene.federations else ''}federations", why)
         layers = [dense_layers(target) for target in built]
-        for attack in plan.attacks:
+        for at, attack in enumerate(plan.attacks):
             for one in attack.signals if isinstance(attack, Shadows) else ():
-                _somewhere(functools.partial(layer_of, one, own) for own in layers)
+                try:
+                    _somewhere(functools.partial(layer_of, one, own) for own in layers)
+                except BadPlan as error:
+                    raise bad(f"attack[{at}].signals", str(error)) from None
 
     return tried
 

@@ -23,7 +23,7 @@ from leakscope.audit.federations.plan import ALL, FederatedCell, FederationPlan,
 from leakscope.audit.preparation import Shelf
 from leakscope.core import file_limits
 from leakscope.core.effort import Watch, unwatched
-from leakscope.core.errors import LeakscopeError
+from leakscope.core.errors import BadInput, LeakscopeError
 from leakscope.core.target import Target
 from leakscope.ledger.files import write_atomically
 from leakscope.ledger.folders import private_folder
@@ -207,16 +207,20 @@ def _claimed(
     # who recovers what a client has takes a few rounds for all of them
     few = (cell.attack.rounds,) if isinstance(cell.attack, Recovered) else ()
     rows = shown(game, asked.private, seen, key=key, updates=few or cell.updates, draws=1 if few else cell.draws)
-    found = tuple(
-        ClaimRows(
-            updates=updates,
-            truth=own.truth,
-            scores=tuple(tuple(float(one) for one in row) for row in own.scores),
-            persons=tuple(_persons(own, asked)),
+    try:
+        found = tuple(
+            ClaimRows(
+                updates=updates,
+                truth=own.truth,
+                scores=tuple(tuple(float(one) for one in row) for row in own.scores),
+                persons=tuple(_persons(own, asked)),
+            )
+            for updates, own in zip((ALL,) if few else cell.updates, rows, strict=True)
+            if own.names
         )
-        for updates, own in zip((ALL,) if few else cell.updates, rows, strict=True)
-        if own.names
-    )
+    except ValidationError as error:
+        # such as scores that are no numbers, or of people of one category: no claim, and a reason of this cell alone
+        raise BadInput(f"what the attack claims cannot be judged: {error.errors()[0]['msg']}") from None
     return found, rows[-1].silent
 
 

@@ -32,7 +32,7 @@ def federation(written: WrittenFederations, folder: Path, *, as_json: bool) -> E
     """Run the plan, write the page, say what was found."""
     plan = built(written)
     # before anything is written: a folder of another plan stays what it is
-    fit.check(plan)
+    fit.check(plan, written.sheet.bad)
     fit.of_this_plan(plan, folder / RECORDS, begun=_begun(folder / PLAN_OF))
     private_folder(folder)
     write_atomically(folder / PLAN_OF, written.sheet.text.encode())

@@ -19,8 +19,8 @@ from leakscope.homes import Home
 
 PLAN = "a plan of federations, as described in docs/federation-plan.md"
 EMPTY = "the list is empty; name at least one"
-MOST_UPDATES = 10**6
-"""As many as a federation may have rounds."""
+MOST_UPDATES, MOST_DRAWS = 10**6, 10_000
+"""As many as a federation may have rounds, and as `audit.federations.plan` allows."""
 OBJECTS = "leakscope.audit.federations.plan"
 """Whose classes say which numbers a plan may hold; judged as their source says (`ranges`), not imported."""
 
@@ -148,11 +148,11 @@ class _Reader:
         keys.known("", said)
         made = WrittenFederations(
             sheet=self.sheet,
-            title=keys.text(said, "title", "title"),
+            title=self._filled(said, "title", "title"),
             seed=keys.whole(said, "seed", 0, low=0),
-            attributes=keys.texts({"attributes": ["sex"], **said}, "attributes", "attributes").texts,
+            attributes=self._attributes(said),
             updates=self._updates(said),
-            draws=keys.whole(said, "draws", 10, low=1),
+            draws=self._draws(said),
             smallest=self._share(said, "smallest_leak", 0.2, least=False),
             delta=self._share(said, "delta", 0.001, least=False),
             hold_out=self._share(said, "hold_out", 0.2, least=True),
@@ -163,6 +163,8 @@ class _Reader:
             attacks=tuple(self._attack(one, f"attack[{i}]") for i, one in enumerate(self._tables(said, "attack"))),
             scenes=tuple(self._scene(one, f"scene[{i}]") for i, one in enumerate(self._tables(said, "scene"))),
         )
+        self._different(made.attacks)
+        self._different(made.scenes)
         for scene in made.scenes:
             for key, own, common in (
                 ("targets", scene.targets, made.targets),
@@ -194,7 +196,7 @@ class _Reader:
         usual = recovers or f"{' + '.join(signals)}, {decision}"
         made = WrittenAttack(
             place=here,
-            name=keys.text({"name": usual, **said}, "name", f"{here}.name"),
+            name=self._filled({"name": usual, **said}, "name", f"{here}.name"),
             signals=signals.texts,
             decision=decision,
             shadows=keys.whole(said, "shadows", 5, section=here, low=1),
@@ -219,13 +221,41 @@ class _Reader:
         self.sheet.tried(f"{here}.each", self._numbers, "FederatedScene", {"each": each})
         return WrittenSpeakers(
             place=here,
-            name=keys.text({"name": dataset, **said}, "name", f"{here}.name"),
+            name=self._filled({"name": dataset, **said}, "name", f"{here}.name"),
             dataset=dataset,
             public=public,
             each=each,
             targets=self._targets(said, f"{here}.targets"),
             federations=self._parts(said, "federations", f"{here}.federations", FEDERATION),
         )
+
+    def _draws(self, said: dict[str, Any]) -> int:
+        found: int = self.keys.whole(said, "draws", 10, low=1)
+        if found > MOST_DRAWS:
+            raise self.sheet.bad("draws", f"expected draws <= {MOST_DRAWS}, got {found}")
+        return found
+
+    def _filled(self, said: dict[str, Any], key: str, place: str) -> str:
+        """A text that is not blank: it is what a page or a row is called."""
+        found: str = self.keys.text(said, key, place)
+        if not found.strip():
+            raise self.sheet.bad(place, f"is blank; write what it is to be called, such as {key} = 'speakers'")
+        return found
+
+    def _attributes(self, said: dict[str, Any]) -> tuple[str, ...]:
+        given = self._given({"attributes": ["sex"], **said}, "attributes", "attributes").texts
+        for name in given:
+            if given.count(name) > 1:
+                raise self.sheet.bad("attributes", f"{file_limits.shortened(name)!r} is asked twice; name it once")
+        return given
+
+    def _different(self, made: tuple[WrittenAttack, ...] | tuple[WrittenSpeakers, ...]) -> None:
+        """Raises `BadPlan` where two have one name: rows are told apart by it."""
+        called: dict[str, str] = {}
+        for one in made:
+            if called.setdefault(one.name, one.place) != one.place:
+                first, name = called[one.name], file_limits.shortened(one.name)
+                raise self.sheet.bad(one.place, f"is called {name!r} as {first} is; give each a name of its own")
 
     def _targets(self, said: dict[str, Any], place: str) -> Said:
         given = self._given(said, "targets", place)

@@ -18,6 +18,11 @@ from leakscope.core.errors import BadInput, BadPlan, UnknownName
 Built = TypeVar("Built")
 NESTED = 50
 """Deeper brackets are nobody's plan, and are refused before anything reads them."""
+HEAD = re.compile(r"\s*\[+\s*(\w+)\s*\]+\s*(?:#.*)?$")
+INSIDE = re.compile(r"(\w+)\[(\d+)\]")
+"""The head of a table, such as `[[scene]]`, and a place in it, such as `scene[0].name`."""
+Rows = list[tuple[int, str]]
+"""Lines with their numbers."""
 REPEATED = frozenset({"scene", "attack"})
 """Sections of which there can be several."""
 
@@ -41,14 +46,21 @@ class Sheet:
     def bad(self, place: str, why: str, text: str | None = None) -> BadPlan:
         """What is wrong at a place such as `scene[0].target`, with the line of its key, or of `text` in it."""
         key = place.rpartition(".")[2].partition("[")[0]
-        return BadPlan(f"{self.name}{self.line(key, text)}: {place}: {why}")
+        return BadPlan(f"{self.name}{self.line(key, text, place)}: {place}: {why}")
 
-    def line(self, key: str, text: str | None = None) -> str:
-        """The line of a value or of a key, where it is the only such line; tomllib does not keep positions."""
-        quoted = [i for i, line in enumerate(self.text.splitlines(), 1) if text and text in line]
+    def line(self, key: str, text: str | None = None, place: str = "") -> str:
+        """The line of a value or of a key, where it is the only such line; tomllib does not keep positions.
+
+        Of a place such as `scene[1].name` it is looked for under that scene, as names and models stand in several.
+        """
         pattern = re.compile(rf"\s*(\[+\s*)?[\"']?{re.escape(key)}[\"']?\s*(=|\])")
-        lines = quoted or [i for i, line in enumerate(self.text.splitlines(), 1) if pattern.match(line)]
-        return f", line {lines[0]}" if len(lines) == 1 else ""
+        rows = list(enumerate(self.text.splitlines(), 1))
+        # What one of several tables does not say is on no line of the others.
+        for own in [_under(place, rows), *([] if INSIDE.match(place) else [rows])]:
+            lines = [i for i, line in own if text and text in line] or [i for i, line in own if pattern.match(line)]
+            if len(lines) == 1:
+                return f", line {lines[0]}"
+        return ""
 
 
 @final
@@ -148,6 +160,19 @@ def parsed(sheet: Sheet) -> dict[str, Any]:
         return tomllib.loads(sheet.text)
     except (ValueError, RecursionError) as error:  # a ValueError also of numbers that Python does not read
         raise BadPlan(f"{sheet.name}: not TOML: {file_limits.shortened(error, 200)}") from None
+
+
+def _under(place: str, rows: Rows) -> Rows:
+    """The lines of the table that a place such as `scene[1].name` is in; of a key by itself those above all tables."""
+    heads = [(i, found[1]) for i, line in rows if (found := HEAD.match(line))]
+    ends = [*(i for i, _ in heads), len(rows) + 1]
+    said = INSIDE.match(place)
+    if said is None:
+        return rows[: ends[0] - 1]
+    own = [at for at, (_, name) in enumerate(heads) if name == said[1]]
+    at = int(said[2])
+    # inline tables have no head
+    return rows[ends[own[at]] - 1 : ends[own[at] + 1] - 1] if at < len(own) else rows
 
 
 def _nested(text: str) -> int:
