@@ -47,11 +47,14 @@ def excluded(speakers: int) -> float:
     """The smallest gain over 0.5 that so many speakers exclude in `SURE` of worlds without a leak, to 0.01 above.
 
     UAR of two halves of m each at chance has a deviation of sqrt(1 / 8 m); its upper end is that of the binomial
-    intervals at 97.5 % of each half, as `by_person.interval` has it.
+    intervals at 97.5 % of each half, as `by_person.interval` has it. AUC of a half, k = m / 2 of each sex, has one of
+    sqrt((2 k + 1) / 12 k^2), and so has the mean of two that are right or wrong together; its end is that of
+    `by_person.order`.
     """
-    each = speakers / 2
-    high = min(0.5 + float(stats.norm.ppf(SURE)) * math.sqrt(1 / (8 * each)), 1.0)
-    return math.ceil(100 * (intervals.binomial(high, each, level=0.975).high - 0.5)) / 100
+    each, k, z = speakers / 2, speakers / 4, float(stats.norm.ppf(SURE))
+    named = intervals.binomial(min(0.5 + z * math.sqrt(1 / (8 * each)), 1.0), each, level=0.975).high
+    ordered = intervals.score(min(0.5 + z * math.sqrt((2 * k + 1) / (12 * k**2)), 1.0), k).high
+    return math.ceil(100 * (max(named, ordered) - 0.5)) / 100
 
 
 def shuffled(updates: Updates, key: ls.Key) -> Updates:
