@@ -3,7 +3,8 @@
 "planted": sex is shuffled over the speakers of both halves, so that no update tells it; the attack learns of shuffled
 public speakers, and the verdict is asked for. No federation looks at sex, so that all worlds share those that are
 played; labels, learning and verdict are each world's own. The smallest gain of interest is what so few speakers can
-exclude at all (`excluded`), and is printed: that is "this power". The control is the same attack with the true sexes.
+exclude at all (`excluded`), or nearly what the control gains if that is less, and is printed: that is "this power". The
+control is the same attack with the true sexes.
 "privacy": noise that is calibrated to an epsilon of one update, each client adding its share, shadows too.
 """
 
@@ -37,8 +38,8 @@ from leakscope.scoring.persons import People
 Line = tuple[str, bool]
 SURE = 0.98
 """How often the upper end of a world without a leak shall lie below the smallest gain of interest."""
-MOST = 0.45
-"""No larger gain than this is one of interest: 0.5 is everything."""
+BELOW = 0.005
+"""So much less than the attack gains with the true sexes is the largest gain that it can exclude."""
 EPSILONS = (math.inf, 100.0, 25.0, 5.0, 1.0)
 CLIP = 0.5
 
@@ -85,7 +86,8 @@ def planted(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, worl
             played.append((shadow, read(private, population(private), federation, signals, own.child("private"))))
         decision = Logistic()
         control = together([decided(*pair, decision, key) for pair in played])
-        smallest = min(excluded(control.count), MOST)
+        sure = persons.uar(control.truth, control.fused().scores) - 0.5
+        smallest = max(min(excluded(control.count), sure - BELOW), BELOW)
         words, uars = Counter[Word](), []
         why = Counter[str]()
         for world in range(worlds):
@@ -110,9 +112,9 @@ def planted(given: ls.AbstractCorpus, features: ls.OpenSmile, seed: int, *, worl
         wanted = "at most one leaks" if quick else "95 % clear"
         fine &= words[Word.LEAKS] <= 1 if quick else clear >= 0.95 * worlds
         yield (
-            f"{how.value}, sex shuffled over {control.count} speakers, {worlds} worlds: {clear} times no leak found (a "
-            f"gain of {smallest:g} excluded), {words[Word.LEAKS]} leaks, {words[Word.INCONCLUSIVE]} inconclusive; UAR "
-            f"{mean:.3f} +- {error:.3f} in the mean, {min(uars):.2f} to {max(uars):.2f}; with the true sexes "
+            f"{how.value}, sex shuffled over {control.count} speakers, {worlds} worlds: {clear} times no leak found "
+            f"(a gain of {smallest:.2f} excluded), {words[Word.LEAKS]} leaks, {words[Word.INCONCLUSIVE]} inconclusive; "
+            f"UAR {mean:.3f} +- {error:.3f} in the mean, {min(uars):.2f} to {max(uars):.2f}; with the true sexes "
             f"{real.word.value}, {real.uar.value:.3f}; expected {wanted}, and the mean within 3 errors of 0.5"
             + "".join(f"\n        {one}" for one in list(why)[:3]),
             fine,
