@@ -406,7 +406,7 @@ def images(seed: int, quick: bool) -> Iterator[Point]:
             batch = ls.Batch(inputs, torch.randint(100, (count,), generator=key.child("labels").generator()))
             seen = ls.observe(target, batch, ls.FedSGD(), key=key)
             began = time.process_time()
-            attempt = (ls.FeatureInversion(steps=600) if quick else ls.FeatureInversion()).run(seen, key=ls.Key(seed))
+            attempt = ls.FeatureInversion().run(seen, key=ls.Key(seed))
             seconds = time.process_time() - began
             claimed = 0 if attempt.claim is None else len(attempt.claim.values)
             reached = -np.inf if attempt.claim is None else ls.score(attempt.claim, batch)["psnr"].value
