@@ -44,6 +44,15 @@ def test_the_noise_that_is_found_keeps_the_promise(promise: str) -> None:
     assert 0.99 * float(most) < kept[name] <= float(most)
 
 
+def test_more_steps_than_can_be_convolved_are_refused_at_once() -> None:
+    refused = call("--sigma", 1.0, "--sampling-rate", 0.01, "--steps", 10**8)
+    assert refused.exit_code == 2
+    assert "expected --steps <= 1000000 where examples are sampled, got 100000000" in " ".join(refused.output.split())
+    # Without sampling the noise of all steps is that of one.
+    said = json.loads(call("--sigma", 10**4, "--steps", 10**8, "--json").stdout)
+    assert said["advantage"] == pytest.approx(json.loads(call("--sigma", 1.0, "--json").stdout)["advantage"], abs=1e-6)
+
+
 def test_the_page_of_a_person_has_a_figure(tmp_path) -> None:
     place = tmp_path / "new" / "curve.png"
     result = call("--sigma", 1.0, "--figure", place)

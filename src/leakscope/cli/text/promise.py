@@ -14,6 +14,9 @@ from leakscope.core.errors import BadInput, UnknownName
 FIGURES = (".png", ".pdf", ".svg")
 """Suffixes of a figure."""
 
+MOST_STEPS = 10**6
+"""Of sampled examples: 15 seconds; ten times as many take minutes."""
+
 WRITE = "write tpr=0.1@0.01 (a TPR at an FPR), advantage=0.2 or epsilon=8@1e-5 (at a delta)"
 
 
@@ -93,6 +96,13 @@ class Asked:
             number("sigma", self.sigma, low=0, low_open=True)
         number("sampling-rate", self.rate, low=0, high=1, low_open=True)
         count("steps", self.steps)
+        # Noise on everything adds up in closed form; of samples the losses are convolved, on a grid that grows.
+        if self.rate < 1 and self.steps > MOST_STEPS:
+            raise BadInput(
+                f"expected --steps <= {MOST_STEPS} where examples are sampled, got {self.steps}: their losses are "
+                "convolved on a grid that grows with the steps, for minutes and hours; give the steps of one training, "
+                "or take leakscope.bounds.heuristics.limit_power, the limit of many small steps"
+            )
         for delta in self.deltas:
             number("delta", delta, low=0, high=1, low_open=True, high_open=True)
         for rate in self.rates:
