@@ -15,10 +15,12 @@ from tests.test_spoken_words import CLASSES, OUTPUT, SENTENCES, target, utteranc
 import leakscope as ls
 from leakscope.attacks.parts.search.state_file import StateFile
 from leakscope.attacks.transcripts.matching.relaxed_words import LONGEST, _Kept, _Search
+from leakscope.attacks.transcripts.matching.shown_pieces import shown_pieces
 from leakscope.attacks.transcripts.matching.unheard import AbstractUnheard
 from leakscope.core.effort import State
 from leakscope.core.refusal import Refusal
 from leakscope.targets.looking.tape import recorded
+from leakscope.targets.zoo.listen_attend_spell import Speller
 
 QUICK = ls.RelaxedWords(restarts=8, steps=150, decay_steps=150, unchanged=60)
 NOISY = ls.FedSGD() >> ls.GaussianNoise(3e-5)
@@ -137,9 +139,33 @@ def test_only_what_was_fed_is_tried() -> None:
         (short, ls.FedSGD(), 2),
         (dataclasses.replace(short, bag=False), ls.FedSGD(), CLASSES - 1),
         (short, ls.FedSGD() >> ls.Prune(0.5), CLASSES - 1),
-        (short, NOISY, CLASSES - 1),
+        (dataclasses.replace(short, bag=False), NOISY, CLASSES - 1),
+        (short, ls.FedSGD() >> ls.GaussianNoise(10.0), CLASSES - 1),
     ):
         assert len(search(attack, observed(1, mechanism), 2).read.pieces) == tried
+
+
+def test_behind_noise_the_bias_tells_pieces_that_the_weight_has_lost() -> None:
+    """At a noise that leaves the output weight's gradient no direction, dL/db still names all pieces: with all others
+    tried, and the length counted by directions, one of two words was lost, and an audit took that for protection."""
+    for which, said in enumerate(SENTENCES):
+        here = search(QUICK, observed(which, ls.FedSGD() >> ls.GaussianNoise(0.02)), 1).read
+        assert here.pieces.tolist() == sorted(set(said))
+        assert here.least == len(set(said))
+    attempt = QUICK.run(observed(1, ls.FedSGD() >> ls.GaussianNoise(0.02)), key=ls.Key(1))
+    assert attempt.claim.labels == SENTENCES[1:2], attempt.sentence
+    assert attempt.certificate is None
+
+
+def test_where_the_weight_shows_more_than_the_bias_all_pieces_are_tried() -> None:
+    """What the bias is sure of is fewer than the directions that stand out: it would leave some pieces out."""
+    seen = observed(0, NOISY)
+    speller = dict(seen.target.module.named_modules())["speller"]
+    assert isinstance(speller, Speller)
+    shown = shown_pieces(seen, "speller.output", speller, 4)
+    assert shown is not None
+    assert shown.nonzero()[0].tolist() == sorted(set(SENTENCES[0]))
+    assert shown_pieces(seen, "speller.output", speller, 5) is None
 
 
 def test_it_stops_where_the_transcript_stays() -> None:

@@ -18,6 +18,7 @@ from leakscope.attacks.labels.rows.row_space import row_space
 from leakscope.attacks.parts.distance.distances import AbstractDistance, OnSupport, Squared
 from leakscope.attacks.parts.reading.fed_pieces import fed_pieces
 from leakscope.attacks.parts.reading.trained import NOT_TRAINED, idle
+from leakscope.attacks.transcripts.matching.shown_pieces import shown_pieces
 from leakscope.attacks.transcripts.matching.unheard import AbstractUnheard, AttentionContexts, Recognizer, spread_of
 from leakscope.core.arguments import count, number
 from leakscope.core.attempt import Attempt, Cost, Outcome, Trace
@@ -86,10 +87,11 @@ class RelaxedWords(AbstractAttack[Legible, Transcripts | Pieces]):
     largest z_i of the restart with the least distance, without a certificate.
 
     length: L, pieces without the end. None tries one after the other until `longer` in a row were not a twentieth
-    better, from the least that is known: as many as were fed by the embedding's gradient, or one less than directions
-    of dL/dW stand out of declared noise or of rounding. After local steps, whose weights moved, a longer sentence
-    always fits better: then as many pieces are taken as were fed, as if none was said twice.
-    bag: whether only pieces are tried that the decoder was fed, if the embedding's gradient says which. restarts: run
+    better, from the least that is known: as many as were fed by the embedding's gradient, as lie low in dL/db behind
+    declared noise, or one less than directions of dL/dW stand out of that or of rounding. After local steps, whose
+    weights moved, a longer sentence always fits better: then as many are taken as were fed, as if none was said twice.
+    bag: whether only pieces are tried that the decoder was fed, if the embedding's gradient says which, or behind
+    declared noise those that lie low in dL/db, where that shows as many as directions stand out. restarts: run
     together; after every `halve` steps (0: never) the half at the larger distance is dropped, down to `LEFT`. steps: of
     Adam at most, whose rate falls from `lr` to `least_lr` in a geometric series over `decay_steps` from `decay_start`
     on; it ends earlier where of the last `unchanged` transcripts of the best restart more than the share `most` are the
@@ -156,19 +158,23 @@ class RelaxedWords(AbstractAttack[Legible, Transcripts | Pieces]):
         # What is cut off or rounded away may be the row of a piece that was fed: then all pieces are tried.
         whole = bends(seen.mechanism) is rounds(seen.mechanism) is Answer.NO
         fed = fed_pieces(seen, f"{name}.embedding.weight") if whole else None
-        least = self._least(seen, weight, None if fed is None else int(fed[:-1].sum()))
+        counted = self._counted(seen, weight) if fed is None else 0
+        directions = 0 if isinstance(counted, str) else counted
+        shown = shown_pieces(seen, f"{name}.output", model.speller, directions) if fed is None else None
+        likely = shown if fed is None else fed[:-1]
+        least = self._least(counted, None if likely is None else int(likely.sum()))
         if isinstance(least, str):
             return Refusal(f"{least}; give the length of the sentence in pieces, as in RelaxedWords(length=12)")
-        tried = np.arange(model.end) if fed is None or not self.bag or not fed[:-1].any() else np.flatnonzero(fed[:-1])
+        tried = np.arange(model.end) if likely is None or not self.bag or not likely.any() else np.flatnonzero(likely)
         moved = known_weights(seen.mechanism) is not Answer.YES
         scaled = moved or signs(seen.mechanism) is not Answer.NO or clipped(seen) is not Answer.NO
         return Legible(model, (weight, bias), sent, torch.from_numpy(tried), least, scaled, moved)
 
-    def _least(self, seen: Observation, weight: str, fed: int | None) -> int | str:
+    def _least(self, counted: int | str, likely: int | None) -> int | str:
         """The length that is tried first, or why none is known."""
         if self.length is not None:
             return self.length
-        least = self._counted(seen, weight) if fed is None else fed
+        least = counted if likely is None else likely
         if not isinstance(least, str) and least > MOST_PIECES:
             return f"{least} pieces and more are those of several utterances"
         return least
