@@ -54,7 +54,8 @@ def excluded(speakers: int) -> float:
     """
     each, k, z = speakers / 2, speakers / 4, float(stats.norm.ppf(SURE))
     named = intervals.binomial(min(0.5 + z * math.sqrt(1 / (8 * each)), 1.0), each, level=0.975).high
-    ordered = intervals.score(min(0.5 + z * math.sqrt((2 * k + 1) / (12 * k**2)), 1.0), k).high
+    seen = min(0.5 + z * math.sqrt((2 * k + 1) / (12 * k**2)), 1.0)
+    ordered = max(intervals.score(seen, k).high, intervals.binomial(seen, 2 * k, level=0.9).high)
     return math.ceil(100 * (max(named, ordered) - 0.5)) / 100
 
 

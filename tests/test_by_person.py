@@ -117,6 +117,20 @@ def test_an_order_that_is_there_is_excluded_in_few_worlds(shape):
     assert cleared > 0.98 * 600
 
 
+@pytest.mark.parametrize(("kind", "auc"), [(6, 0.971), (12, 0.955), (12, 0.986), (16, 0.991)])
+def test_an_order_that_is_nearly_there_is_excluded_in_few_worlds(kind, auc):
+    """Each woman stands above all men with a probability, and else below all: 5 of 6 are no rare sight at 0.971.
+
+    How often the interval ends below is a binomial sum, and no draw.
+    """
+    truth, below = np.repeat([1, 0], kind), 0.0
+    for right in range(kind + 1):
+        odds = np.concatenate([np.where(np.arange(kind) < right, 1.0, -1.0), np.zeros(kind)])
+        if order(People(truth, np.stack([np.zeros(2 * kind), odds], 1))).high < auc:
+            below += float(stats.binom.pmf(right, kind, auc))
+    assert below <= 0.05
+
+
 def test_a_category_that_is_told_from_the_rest_is_not_lost_in_the_mean_of_all():
     """One emotion of four in order (a threshold gains a fifth in UAR), everybody called another, the rest by chance.
 
