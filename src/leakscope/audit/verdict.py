@@ -42,7 +42,8 @@ that it was told is inconclusive, and has no say in the finding.
 4. the upper end of the 95 % interval of the mean gain is below the smallest leak of interest, also where what is worse
    than a guess, or not claimed, counts as a guess (`evidence.Evidence.best`). This is the power. The sentence says how
    many trials that would take where it is not;
-5. claimed labels and persons do not tell the true ones under other names (`renamed`).
+5. claimed labels and persons do not tell the true ones under other names (`renamed`), nor claimed transcripts
+   the words in another order (`reordered`).
 
 **inconclusive** otherwise: the sentence says which of these failed. So a refusal, a divergence, a crash, a control that
 does not work, few trials or a wide interval never become an all-clear.
@@ -82,6 +83,7 @@ from leakscope.audit.measures import (
     score_of,
 )
 from leakscope.audit.renamed import renaming
+from leakscope.audit.reordered import reordering
 from leakscope.core.attempt import ASSISTED
 from leakscope.ledger.record import Ending, GainRecord, Word
 from leakscope.scoring.metrics.features import FeatureError
@@ -254,7 +256,7 @@ def _doubt(trials: Trials, found: Evidence | None) -> str | None:
     if not excludes(found, least):
         said = f"a gain of {_number(least)} {found.gain_unit} is not excluded{_more(found, least)}"
         return f"{_against(found)}{_hidden(found, least)}: {said}"
-    said = renaming(trials.audited, found, least)
+    said = renaming(trials.audited, found, least) or reordering(trials.audited, found, least)
     return f"{_against(found)}; {said}" if said else None
 
 
