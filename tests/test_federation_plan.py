@@ -283,6 +283,23 @@ def test_what_failed_is_tried_again_when_its_file_is_back(corpus, tmp_path):
     assert "no file" not in again.summary.rows[0].sentence
 
 
+def test_a_person_of_both_directions_spoils_their_row_alone(corpus, finished, tmp_path):
+    """Each record is sound by itself; it was an error of the whole plan, without a page and without naming anybody."""
+    alone = plan(corpus, federations=(PLAIN,), shuffled=False)
+    names = [f"{cell.spec.identity}.json" for cell in alone.cells()]
+    mine, theirs = (json.loads((finished[0] / "records" / name).read_text()) for name in names)
+    other = theirs["claims"][-1]
+    for rows in mine["claims"]:
+        name = other["persons"][other["truth"].index(rows["truth"][0])]
+        rows["persons"] = [name if one == rows["persons"][0] else one for one in rows["persons"]]
+    (tmp_path / "records").mkdir()
+    for name, said in zip(names, (mine, theirs), strict=True):
+        (tmp_path / "records" / name).write_text(json.dumps(said))
+    (row,) = run(alone, tmp_path, tell=quiet).summary.rows
+    assert row.word is Word.INCONCLUSIVE
+    assert "is attacked in both directions" in row.sentence
+
+
 def test_a_record_that_is_not_what_was_written_is_made_anew(corpus, finished, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(finished[0], folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -130,9 +131,7 @@ def _word(plan: FederationPlan, group: FederatedGroup, done: Mapping[str, Played
     records = [done[cell.spec.identity] for cell in group.cells if cell.spec.identity in done]
     people = _joined(records, ALL)
     if people is None:
-        why = next((one.sentence for one in records if one.sentence), "not run yet")
-        if len({one.categories for one in records}) > 1:
-            why = f"the directions tell other categories apart: {' and '.join(str(one.categories) for one in records)}"
+        why = _unjoined(records, ALL) or next((one.sentence for one in records if one.sentence), "not run yet")
         return Word.INCONCLUSIVE, f"nothing was claimed: {why}"
     silent = [one for record in records for one in record.silent]
     silent += [record.sentence for record in records if record.sentence]
@@ -155,11 +154,26 @@ def _word(plan: FederationPlan, group: FederatedGroup, done: Mapping[str, Played
 
 
 def _joined(records: Sequence[PlayedRecord], number: int) -> People | None:
-    """The claims of both directions; None where there is none, or where they tell other categories apart."""
-    rows = [(one, rows) for one in records for rows in one.claims if rows.updates == number]
-    if not rows or len({one.categories for one, _ in rows}) > 1:
-        return None
-    return _people([claims for _, claims in rows])
+    """The claims of both directions; None where there is none, or where they are not of one scene (`_unjoined`)."""
+    rows = _rows(records, number)
+    return None if not rows or _unjoined(records, number) else _people([claims for _, claims in rows])
+
+
+def _unjoined(records: Sequence[PlayedRecord], number: int) -> str:
+    """Why claims of these directions are not of the persons of one scene; empty where they are."""
+    rows = _rows(records, number)
+    categories = list(dict.fromkeys(one.categories for one, _ in rows))
+    if len(categories) > 1:
+        return f"the directions tell other categories apart: {' and '.join(map(str, categories))}"
+    # A record knows nothing of the other one: that somebody wrote to it shows only here, and spoils this row alone.
+    twice = [name for name, times in Counter(name for _, one in rows for name in set(one.persons)).items() if times > 1]
+    if twice:
+        return f"{', '.join(sorted(twice)[:3])} is attacked in both directions; a record was written to, start anew"
+    return ""
+
+
+def _rows(records: Sequence[PlayedRecord], number: int) -> list[tuple[PlayedRecord, ClaimRows]]:
+    return [(one, rows) for one in records for rows in one.claims if rows.updates == number]
 
 
 def _people(rows: Sequence[ClaimRows]) -> People:
