@@ -31,7 +31,7 @@ JITTER = 1e-5
 def learned(lessons: Lessons, *, key: Key) -> State:
     """x = m_c + g (k(r, L) a), r = sign(z) sqrt|z| of the estimate z, k(r, l) = exp(-|r - l|^2 / median), c its class.
 
-    a: kernel ridge regression of pictures less their class's mean m_c, on the span of `LANDMARKS` (Nystroem), which are
+    In it a is kernel ridge regression of pictures less their class's mean m_c, on the span of `LANDMARKS` (Nystroem):
     one estimate each of pictures that `key` draws. The root evens out what a few large features would decide alone.
     The mean picture of all that have such features, which has the least squared error, is a blur that resembles any
     plain picture: of strengths and gains g those are taken that find most held-out pictures, by the rule by which a
