@@ -46,7 +46,7 @@ class Scene:
     """attack, ceiling: decoders of estimates and of true features. features: (m, C, d) of pictures (m, C, *shape)."""
 
     attack: DecodedHead
-    ceiling: decoder.Decoder
+    ceiling: Callable[[Tensor, Tensor], Tensor]
     target: ls.Target
     known: Public
     features: Tensor
@@ -104,8 +104,10 @@ def prepared(
     return Scene(learner.taught(learned), ceiling, target, known, features, private, key, training)
 
 
-def of_true_features(learner: ls.HeadImages, target: ls.Target, known: Public, key: ls.Key) -> decoder.Decoder:
-    """The same network, trained as long on as many pictures, and fed what no head blurs."""
+def of_true_features(
+    learner: ls.HeadImages, target: ls.Target, known: Public, key: ls.Key
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The same decoder, trained as long on as many pictures, and fed what no head blurs."""
     pictures, labels = enlarged(learner.pool, learner.pictures, key.child("copies").generator())
     lessons = decoder.Lessons(
         reading.features_of(target, known.layer, pictures),
@@ -117,7 +119,8 @@ def of_true_features(learner: ls.HeadImages, target: ls.Target, known: Public, k
         int(torch.bincount(labels).min()),
         torch.arange(len(labels)) % len(learner.pool),
     )
-    return decoder.taught(lessons, key=key, clock=Budget().start(), watch=unwatched, steps=learner.steps)
+    state = learner.decoder_of(lessons, key=key, clock=Budget().start(), watch=unwatched)
+    return lambda features, classes: learner.decoded(state, (0.0, 1.0), features, classes, target)
 
 
 Way = Callable[[Tensor, Tensor, int], Tensor]

@@ -109,6 +109,7 @@ def test_every_field_speaks(row: Row) -> None:
             "bfloat16": True,
             "pictures": 4000,
             "closed": False,
+            "local": True,
         },
     )
     half = others["pool"].batch
