@@ -118,6 +118,11 @@ def test_a_head_file_becomes_pictures_nearer_than_what_the_public_shows():
         for kind in ("claim", "neighbor", "mean")
     }
     assert far["claim"] < 0.7 * far["neighbor"]
+    # By public pictures of near features; so few of each class are not sharpened.
+    assert said("head.safetensors", "--local")["outcome"] == "claimed"
+    local = sum(float((picture(f"claim-{one + 1}.png") - truth[one]).square().mean()) for one in range(10))
+    assert local < 0.7 * far["neighbor"]
+    assert local != far["claim"]
     assert far["claim"] < 0.7 * far["mean"]
     page = Path(found["report"]).read_text(encoding="utf-8")
     assert "digit 3" in page

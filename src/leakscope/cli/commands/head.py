@@ -248,7 +248,7 @@ def _attempted(
     classes = len(seen.head.weight)
     release = Weights({f"{HEAD}.weight": seen.head.weight, f"{HEAD}.bias": seen.head.bias})
     observed = Observation(seen.target, release, mechanism, (BatchSize(order.each * classes),))
-    learner = HeadImages(seen.pool, each=order.each, steps=order.steps)
+    learner = HeadImages(seen.pool, each=order.each, steps=order.steps, local=order.local)
     if seen.head.tuned:
         return _refused(learner, seen), observed, None
     setting = Setting(seen.probe, seen.target.domain, classes, mechanism)

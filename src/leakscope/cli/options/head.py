@@ -44,6 +44,13 @@ def head(  # noqa: PLR0913, one argument for each option
     steps: Annotated[
         int, typer.Option(min=1, help="Of the decoder's training; fewer are quicker, and blurred.")
     ] = 5000,
+    local: Annotated[
+        bool,
+        typer.Option(
+            "--local",
+            help="Decode by public pictures of near features and not by a network: for photographs. No steps.",
+        ),
+    ] = False,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the claim goes to.")] = Path("claim.safetensors"),
     report: Annotated[Path, typer.Option(metavar="FOLDER", help="Where page and pictures go to.")] = Path("head"),
     seed: update.Seed = 0,
@@ -59,7 +66,7 @@ def head(  # noqa: PLR0913, one argument for each option
     with orderly():
         model = asked.Model(backbone, state, 0, allow_pickle)
         order = Released(
-            file, model, public, domain, backbone_classes, training, each, steps, out, report, seed, as_json
+            file, model, public, domain, backbone_classes, training, each, steps, out, report, seed, as_json, local
         )
         order.check()
         from leakscope.cli.commands import head as attacking

@@ -24,7 +24,7 @@ class Released:
     """A head file and what is public beside it. classes: of the backbone's own task, None where it says them itself.
 
     training: an expression, None to fit rates and first weights of SGD to the head. each: examples of each class.
-    steps: of the decoder's training.
+    steps: of the decoder's training. local: whether it decodes by public pictures of near features instead.
     """
 
     head: Path
@@ -39,6 +39,7 @@ class Released:
     report: Path
     seed: int = 0
     as_json: bool = False
+    local: bool = False
 
     def check(self) -> None:
         """Raises `BadInput` for whatever cannot be, as far as that shows before anything is run."""
