@@ -1,7 +1,7 @@
 """Photographs from released heads: CIFAR-10 on a backbone of ImageNet (a part of `released_heads.py`, which says how).
 
 The folder has `cifar10-train-2000-per-class.tar.gz`, or the `train/CLASS/*.jpg` that it unpacks to; of its 2 000
-pictures of each class 200 are private, the others public (earlier 100 and 1 100: the question was the same, and the
+pictures of each class 400 are private, the others public (earlier 100 and 1 100: the question was the same, and the
 interval of a thousand pictures too wide for an answer). The backbone is the packaged EfficientNet-Lite0 on
 pictures of 64 x 64, its 1280 features scaled to a mean norm of 10; heads are of one picture of each class (48 steps,
 decay 1e-4, init_std 0.0002, as published). What counts as found, and what stands beside it, says `head_scene.py`.
@@ -31,7 +31,7 @@ from leakscope.targets.looking.dense_ends import DenseLayer
 
 TRAINING = ls.HeadTraining(48, 0.01, 0.0002, optimizer=ls.ClientSGD(weight_decay=1e-4))
 DOMAIN, SIZE, ARCHIVE = ls.Images(3, 32, 32), 64, "cifar10-train-2000-per-class.tar.gz"
-HEADS, EACH, POOL, NULLS = 1800, 200, 1800, 400
+HEADS, EACH, POOL, NULLS = 1600, 400, 1600, 400
 """Public heads behind the decoder, so that it sees each picture once, private and public pictures of each class, heads
 of the control."""
 QUICK_HEADS, QUICK_EACH, QUICK_POOL, QUICK_NULLS = 200, 5, 40, 50

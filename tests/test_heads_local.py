@@ -1,10 +1,9 @@
-"""The decoder by near public pictures: the regression that it is, what it is chosen by, and what it refuses."""
+"""The decoder by near public pictures: the regression that it is, what is enlarged, and what it refuses."""
 
 from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
 from sklearn.kernel_ridge import KernelRidge
@@ -40,63 +39,72 @@ def test_it_is_kernel_ridge_regression_of_roots_within_classes():
     state = local_decoder.learned(of, key=KEY)
     means = torch.stack([of.pictures.flatten(1)[of.classes == c].mean(0) for c in range(3)])[of.classes]
     roots = (of.estimates.sign() * of.estimates.abs().sqrt()).double().numpy()
-    fit = KernelRidge(alpha=state["strength"], kernel="rbf", gamma=1 / state["scale"])
+    fit = KernelRidge(alpha=local_decoder.STRENGTH, kernel="rbf", gamma=1 / state["scale"])
     fit.fit(roots, (of.pictures.flatten(1) - means).double().numpy())
     new = torch.randn(20, 6, generator=ls.Key(9).generator())
     asked = (new.sign() * new.abs().sqrt()).double().numpy()
-    wanted = means[:1] + state["gain"] * torch.from_numpy(fit.predict(asked)).float()
+    wanted = means[:1] + torch.from_numpy(fit.predict(asked)).float()
     found = shown(state, of, new, torch.zeros(20, dtype=torch.int64)).flatten(1)
     # the landmarks' kernel has JITTER on its diagonal
     assert torch.allclose(found, wanted, atol=2e-3)
 
 
-def test_what_is_chosen_finds_as_many_new_pictures_as_anything_that_was_tried(monkeypatch):
-    """Few strengths and gains, each alone, asked of pictures that none has seen."""
+def test_directions_are_enlarged_by_what_is_explained_of_each(monkeypatch):
+    """Of four directions all, a quarter, a hundredth and nothing: e^-1/4 is 1, sqrt 2, and sqrt 10 for the last two."""
+    # each direction's own share: four are too few to go along their ranks
+    monkeypatch.setattr(local_decoder, "NEAR", 1.0)
+    stream = ls.Key(2).generator()
+    turn = torch.linalg.qr(torch.randn(6, 6, generator=stream)).Q
+    axes, known = turn[:, :4], torch.tensor([1.0, 0.25, 0.01, 0.0])
+    true = torch.randn(4000, 4, generator=stream) * torch.tensor([8.0, 4.0, 2.0, 1.0])
+    made = known * true + (known * (1 - known)).sqrt() * true.std(0) * torch.randn(4000, 4, generator=stream)
+    dual = torch.randn(5, 6, generator=stream)
+    found = local_decoder._sharpened(dual, axes, made @ axes.T, true @ axes.T)
+    across = 10**0.5
+    wanted = (dual @ axes) * torch.tensor([1.0, 2**0.5, across, across]) @ axes.T
+    wanted += across * (dual @ turn[:, 4:]) @ turn[:, 4:].T
+    assert torch.allclose(found, wanted, rtol=0.1, atol=0.1)
+
+
+def test_sharpened_pictures_differ_as_pictures_do(monkeypatch):
+    """Of pictures that none has seen: their spread is nearer to the true one than a mean picture's, at some error."""
     whole = lessons(1800)
     old, new = slice(0, 900), slice(900, None)
     of = dataclasses.replace(whole, estimates=whole.estimates[old], classes=whole.classes[old],
                              pictures=whole.pictures[old], which=torch.arange(900))  # fmt: skip
 
-    def found():
+    def spread_and_error():
         state = local_decoder.learned(of, key=KEY)
         made = shown(state, of, whole.estimates[new], whole.classes[new]).flatten(1)
-        return state, local_decoder.told_apart(made, whole.pictures[new].flatten(1), whole.classes[new])
+        return float(made.std(0).mean()), float((made - whole.pictures[new].flatten(1)).square().mean())
 
-    # 30 held out of each class: 870 pairs
-    monkeypatch.setattr(local_decoder, "PAIRS", 800)
-    monkeypatch.setattr(local_decoder, "STRENGTHS", (300.0, 0.1))
-    monkeypatch.setattr(local_decoder, "GAINS", (1.0, 2.0))
-    chosen, best = found()
-    alone = {}
-    for strength in (300.0, 0.1):
-        for gain in (1.0, 2.0):
-            monkeypatch.setattr(local_decoder, "STRENGTHS", (strength,))
-            monkeypatch.setattr(local_decoder, "GAINS", (gain,))
-            alone[strength, gain] = found()[1]
-    assert best == alone[chosen["strength"], chosen["gain"]]
-    assert best >= max(alone.values()) - 0.05
-    assert max(alone.values()) > min(alone.values()) + 0.1, "the choice has to matter"
+    blurred, least = spread_and_error()
+    monkeypatch.setattr(local_decoder, "FEWEST", 50)
+    sharp, error = spread_and_error()
+    true = float(whole.pictures.flatten(1).std(0).mean())
+    assert blurred < sharp
+    assert abs(sharp - true) < 0.75 * (true - blurred)
+    assert least < error < float(whole.pictures.flatten(1).var(0).mean())
 
 
-def test_too_few_pictures_to_tell_apart_leave_the_least_squared_error_unsharpened():
-    assert local_decoder.learned(lessons(), key=KEY)["gain"] == 1.0
-    alone = dataclasses.replace(lessons(), which=torch.ones(90, dtype=torch.int64))
-    state = local_decoder.learned(alone, key=KEY)
-    assert (state["strength"], state["gain"]) == (1.0, 1.0), "one picture: nothing is held out"
+def test_main_directions_are_those_of_the_whole_decomposition(monkeypatch):
+    monkeypatch.setattr(local_decoder, "DIRECTIONS", 3)
+    stream = ls.Key(4).generator()
+    around = torch.randn(200, 12, generator=stream) * torch.tensor([9.0, 6, 4, *[0.1] * 9])
+    found = local_decoder._directions(around, KEY)
+    _, _, axes = torch.linalg.svd(around, full_matrices=False)
+    assert torch.allclose((found.T @ axes[:3].T).abs(), torch.eye(3), atol=1e-3)
+    assert torch.equal(found, local_decoder._directions(around, KEY))
 
 
-def test_pictures_told_apart_are_counted_as_by_hand():
-    stream = ls.Key(2).generator()
-    true = torch.rand(40, 5, generator=stream)
-    made, classes = true + 0.3 * torch.randn(40, 5, generator=stream), torch.arange(40) % 2
-    shares = []
-    for one in (0, 1):
-        t, m = true[classes == one].numpy(), made[classes == one].numpy()
-        errors = ((t[:, None] - m[None]) ** 2).sum(2)
-        bound = np.sort(errors[~np.eye(20, dtype=bool)])[3]  # the fourth of 380
-        shares.append((errors.diagonal() < bound).mean())
-    assert local_decoder.told_apart(made, true, classes) == pytest.approx(np.mean(shares))
-    assert local_decoder.told_apart(true[:1].expand(40, -1), true, classes) == 0.0
+def test_too_few_pictures_to_hold_out_are_not_sharpened(monkeypatch):
+    of = lessons()
+    plain = local_decoder.learned(of, key=KEY)["dual"]
+    # nothing is held out of one picture, and all of it is learned
+    alone = dataclasses.replace(of, which=torch.ones(90, dtype=torch.int64))
+    assert bool(torch.isfinite(local_decoder.learned(alone, key=KEY)["dual"]).all())
+    monkeypatch.setattr(local_decoder, "FEWEST", 5)
+    assert float(local_decoder.learned(of, key=KEY)["dual"].norm()) > float(plain.norm())
 
 
 def test_a_key_draws_the_landmarks_alone_and_copies_of_a_picture_count_once(monkeypatch):
