@@ -503,6 +503,45 @@ def test_sentences_that_have_nothing_to_do_with_it_are_beyond_luck_as_seldom_as_
     assert large <= 6
 
 
+@pytest.mark.parametrize("trials", [3, 4, 12])
+def test_all_letters_in_a_wrong_order_clear_nothing(trials):
+    """Of a model that spells, a piece is a letter: no two neighbors stay together."""
+    drawn = np.random.default_rng(83000 + trials)
+    truths = sentences(trials, 3)
+    scrambled = ["".join(drawn.permutation(list(one))) for one in truths]
+    errors = drawn.uniform(0.78, 0.82, trials)
+    right, blind = spoken(truths, truths, [0.0] * trials), spoken(sentences(trials, 4), truths, [0.8] * trials)
+    found, sentence = word(spoken(scrambled, truths, errors), right, blind)
+    assert found is Word.INCONCLUSIVE, sentence
+    assert "in another order what is claimed is" in sentence
+
+
+SAID = ["the", "a", "of", "to", "and", "in", "is", "was", "he", "for", "it", "with", "as", "his", "on", "be", "at"]
+
+
+def test_lengths_that_are_told_are_no_words():
+    """One sentence for all, cut to the true length: a long claim is nearer to every truth, and a long truth to every
+    claim, which by itself was beyond luck in half of such audits."""
+    held = 0
+    for seed in range(30):
+        drawn = np.random.default_rng(83100 + seed)
+        truths = [" ".join(drawn.choice(SAID, int(drawn.choice([2, 4, 8, 16])))) for _ in range(32)]
+        records = spoken([("and the " * 60)[: len(one)] for one in truths], truths, [0.8] * 32)
+        held += bool(reordering(records, evidence("character-error-rate", records, records), 3.0))
+    assert held <= 3, "one in a hundred, and four of thirty have a probability of 0.0003 by chance"
+
+
+@pytest.mark.parametrize("trials", [3, 5])
+def test_few_sentences_without_a_leak_are_seldom_alike_by_luck(trials):
+    held = 0
+    for seed in range(100):
+        drawn = np.random.default_rng(83200 + seed)
+        truths, claims = ([" ".join(drawn.choice(SAID, 5)) for _ in range(trials)] for _ in range(2))
+        records = spoken(claims, truths, [0.8] * trials)
+        held += bool(reordering(records, evidence("character-error-rate", records, records), 3.0))
+    assert held <= 12
+
+
 def test_of_labels_no_order_is_asked():
     truths = sentences(8, 1)
     records = spoken(truths, truths, [0.0] * 8)

@@ -9,6 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 import leakscope as ls
+from leakscope.core.effort import Progress
 
 
 def client(net: nn.Module, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -102,3 +103,18 @@ def test_few_classes_are_refused_by_number(digits: tuple[Tensor, Tensor]) -> Non
     target = ls.Target(net(10), ls.Images(1, 8, 8), 10)
     seen = ls.observe(target, ls.Batch(images[:5], labels[:5] % 10), ls.FedSGD(), key=ls.Key(0))
     assert "10 classes are too few to tell 5 samples apart" in ls.FeatureInversion().refusal(seen).sentence
+
+
+def test_an_interruption_at_its_end_leaves_what_the_search_found(digits: tuple[Tensor, Tensor]) -> None:
+    victim = net(40)
+    target = ls.Target(victim, ls.Images(1, 8, 8), 40)
+    seen = ls.Observation(target, ls.Gradient(client(victim, digits[0][:3], digits[1][[0, 1, 3]])), ls.FedSGD())
+
+    def stop(sign: Progress) -> None:
+        if sign.note == "Gauss-Newton":
+            raise KeyboardInterrupt
+
+    attempt = ls.FeatureInversion(steps=100).run(seen, key=ls.Key(83020), watch=stop)
+    assert attempt.outcome is ls.Outcome.INTERRUPTED
+    assert isinstance(attempt.claim, ls.Inputs)
+    assert float(decibels(attempt.claim, digits[0][:3]).min()) > 15

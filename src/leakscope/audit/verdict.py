@@ -43,7 +43,7 @@ that it was told is inconclusive, and has no say in the finding.
    than a guess, or not claimed, counts as a guess (`evidence.Evidence.best`). This is the power. The sentence says how
    many trials that would take where it is not;
 5. claimed labels and persons do not tell the true ones under other names (`renamed`), nor claimed transcripts
-   the words in another order (`reordered`).
+   the words or the letters in another order (`reordered`).
 
 **inconclusive** otherwise: the sentence says which of these failed. So a refusal, a divergence, a crash, a control that
 does not work, few trials or a wide interval never become an all-clear.

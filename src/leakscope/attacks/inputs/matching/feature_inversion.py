@@ -105,9 +105,13 @@ class FeatureInversion(AbstractAttack[Revealing, Inputs]):
         if found.point is None:
             cost = Cost(evaluations=found.evaluations)
             return Attempt(repr(self), Outcome.DIVERGED, "the best candidate is not finite", cost=cost)
-        images, spent = found.point["inputs"].detach(), 0
-        if found.stop is not Stop.INTERRUPTED:
-            images, spent = inverting.settled(images, clock=clock, spent=found.evaluations, watch=watch)
+        images, spent, interrupted = found.point["inputs"].detach(), 0, found.stop is Stop.INTERRUPTED
+        if not interrupted:
+            try:
+                images, spent = inverting.settled(images, clock=clock, spent=found.evaluations, watch=watch)
+            except KeyboardInterrupt:
+                # As in the search itself: what was found so far is claimed.
+                interrupted = True
         cost = Cost(evaluations=found.evaluations + spent)
         with torch.no_grad():
             off = inverting.apart(images)
@@ -116,14 +120,14 @@ class FeatureInversion(AbstractAttack[Revealing, Inputs]):
             "their features to "
             f"{float(off.median().sqrt()):.0e} (median, at worst {float(off.max().sqrt()):.0e})"
         )
-        if not bool((off < NEAR).any()) and found.stop is not Stop.INTERRUPTED:
+        if not bool((off < NEAR).any()) and not interrupted:
             return Attempt(repr(self), Outcome.DIVERGED, sentence, cost=cost, trace=found.trace)
         # Equal samples are one row and one image; where rows are missing, shares speak of those too.
         whole = len(apart.rows) == read.space.rank
         times = torch.tensor(apart.times if whole else [1] * len(apart.rows))
         labels = torch.repeat_interleave(torch.tensor([one.label for one in apart.rows]), times)
         claim = Inputs(torch.repeat_interleave(images.cpu(), times, dim=0), labels)
-        outcome = Outcome.INTERRUPTED if found.stop is Stop.INTERRUPTED else Outcome.CLAIMED
+        outcome = Outcome.INTERRUPTED if interrupted else Outcome.CLAIMED
         return Attempt(repr(self), outcome, sentence, claim, cost=cost, trace=found.trace)
 
 
