@@ -57,9 +57,9 @@ class HeadImages(AbstractLearner[Inputs]):
     moved copies, `PICTURES` where it is None; the backbone is run on each. All >= 1, or `BadInput` is raised.
     closed: whether heads are inverted where their training has a closed form. Without it a regression on public heads
     reads all, which is what noise and Adam leave (`remaining`).
-    local: whether D is a kernel regression instead of a network (`local_decoder`), whose directions of
-    pictures are enlarged as held-out public ones allow: for wide backbones and few pictures, photographs. It finds more, and its squared error is
-    larger than a blur's. `steps` are not taken then.
+    local: whether D is a kernel regression instead of a network (`local_decoder`), whose directions of pictures are
+    enlarged as held-out public ones allow: for wide backbones and few pictures, photographs. It finds more, and its
+    squared error is larger than a blur's. `steps` are not taken then.
     """
 
     pool: Pool

@@ -18,6 +18,8 @@ STEPS, PRODUCTS = 10, 60
 condition numbers near 50, and 60 leave a thousandth of what a step is to remove."""
 SHORTER, SHORTENED = 1 / 3, 5
 """By how much a step that leads up is cut, and how often: behind a kink of a rectifier the linear model is wrong."""
+RESERVED = 2 + SHORTENED
+"""Evaluations that have to be left for two products, a slope and the looks, one less: a budget is not overspent."""
 WORTH = 0.5
 """A further step is worth its while where the last one has at least halved the squared residual of some input."""
 SOLVED = 1e-10
@@ -56,7 +58,7 @@ def gauss_newton(
     low, high = (torch.as_tensor(limit).to(inputs) for limit in limits)
     inputs, began = inputs.detach(), spent
     for step in range(steps):
-        if clock.exhausted(spent):
+        if clock.exhausted(spent + RESERVED):
             break
         tangent = _tangent(residuals, inputs)
         if tangent is None:
@@ -119,7 +121,7 @@ def _solved(
     direction, size = downward, _squares(downward)
     begun, taken = size, 0
     for _ in range(PRODUCTS):
-        if clock.exhausted(spent + taken) or not bool((size > SOLVED * begun).any()):
+        if clock.exhausted(spent + taken + RESERVED) or not bool((size > SOLVED * begun).any()):
             break
         ahead = along(direction)
         # Inputs that are solved take no more steps: 0 / 0 below, and rounding above it.
