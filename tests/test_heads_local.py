@@ -67,7 +67,7 @@ def test_directions_are_enlarged_by_what_is_explained_of_each(monkeypatch):
 
 
 def test_sharpened_pictures_differ_as_pictures_do(monkeypatch):
-    """Of pictures that none has seen: their spread is nearer to the true one than a mean picture's, at some error."""
+    """Of pictures that none has seen: their spread is nearer to the true one, at hardly more error."""
     whole = lessons(1800)
     old, new = slice(0, 900), slice(900, None)
     of = dataclasses.replace(whole, estimates=whole.estimates[old], classes=whole.classes[old],
@@ -84,7 +84,8 @@ def test_sharpened_pictures_differ_as_pictures_do(monkeypatch):
     true = float(whole.pictures.flatten(1).std(0).mean())
     assert blurred < sharp
     assert abs(sharp - true) < true - blurred
-    assert least < error < float(whole.pictures.flatten(1).var(0).mean())
+    # what is explained in part may even gain by it
+    assert error < 1.5 * least < float(whole.pictures.flatten(1).var(0).mean())
 
 
 def test_main_directions_are_those_of_the_whole_decomposition(monkeypatch):
