@@ -42,7 +42,7 @@ JITTER = 1e-5
 def learned(lessons: Lessons, *, key: Key) -> State:
     """x = m_c + S (k(r, L) a), r = sign(z) sqrt|z| of the estimate z, k(r, l) = exp(-|r - l|^2 / median), c its class.
 
-    The kernel ridge regression is that of pictures less their class's mean m_c, on the span of `LANDMARKS` (Nystroem), which are
+    The kernel ridge regression is that of pictures less their class's mean m_c, on the span of `LANDMARKS` (Nystroem),
     one estimate each of pictures that `key` draws. The root evens out what a few large features would decide alone.
     S: the mean picture of all that have such features is a blur that resembles any plain picture, and is found least.
     So the main directions of pictures are enlarged by the less, the more is explained of each of them, as pictures show
