@@ -49,6 +49,22 @@ def test_it_is_kernel_ridge_regression_of_roots_within_classes():
     assert torch.allclose(found, wanted, atol=2e-3)
 
 
+@pytest.mark.parametrize("spread", [1.0, 1e-3])
+def test_estimates_that_are_nearly_the_same_are_learned_from(spread):
+    """Of two features, or where noise leaves the class's mean: in float32 the landmarks' kernel had no root."""
+    of = lessons(400, wide=2)
+    means = torch.tensor([[3.0, 5.0], [8.0, 2.0], [6.0, 9.0]])[of.classes]
+    of = dataclasses.replace(of, estimates=means + spread * of.estimates.abs(), low=-50.0, high=50.0)
+    state = local_decoder.learned(of, key=KEY)
+    roots = of.estimates.sqrt().double().numpy()
+    fit = KernelRidge(alpha=local_decoder.STRENGTH, kernel="rbf", gamma=1 / state["scale"])
+    mean = torch.stack([of.pictures.flatten(1)[of.classes == c].mean(0) for c in range(3)])[of.classes]
+    fit.fit(roots, (of.pictures.flatten(1) - mean).double().numpy())
+    wanted = mean + torch.from_numpy(fit.predict(roots)).float()
+    found = shown(state, of, of.estimates, of.classes).flatten(1)
+    assert torch.allclose(found, wanted, atol=2e-3)
+
+
 def test_directions_are_enlarged_by_what_is_explained_of_each(monkeypatch):
     """Of four directions all, a quarter, a hundredth and nothing: e^-1/4 is 1, sqrt 2, and sqrt 10 for the last two."""
     # each direction's own share: four are too few to go along their ranks

@@ -36,7 +36,7 @@ NEAR = 1.25
 FEWEST = 300
 """Pictures that have to be held out for a share to be read off them; with fewer nothing is sharpened."""
 JITTER = 1e-5
-"""On the diagonal of the landmarks' kernel, which float32 leaves singular."""
+"""On the diagonal of the landmarks' kernel, which estimates that are nearly the same leave singular."""
 
 
 def learned(lessons: Lessons, *, key: Key) -> State:
@@ -62,7 +62,7 @@ def learned(lessons: Lessons, *, key: Key) -> State:
     near = _squared(landmarks[:1000], landmarks[:1000])
     scale = near[~torch.eye(len(near), dtype=torch.bool)].median() if len(near) > 1 else near.new_ones(())
     scale = torch.where(scale > 0, scale, 1.0)
-    own = torch.exp(-_squared(landmarks, landmarks) / scale).double()
+    own = torch.exp(-_squared(landmarks, landmarks) / scale)
     own.diagonal().add_(JITTER)
     span = torch.linalg.cholesky(own).float()
     held = which[order] % HELD == 0
@@ -127,7 +127,8 @@ def decoded(
 ) -> Tensor:
     """(n, *shape): the pictures that what was `learned` makes of estimates (n, d) of (n,) classes, in [low, high]."""
     roots, (low, high) = rooted(estimates), limits
-    kernels = [torch.exp(-_squared(part, state["landmarks"]) / state["scale"]) for part in roots.split(PART)]
+    landmarks, scale = state["landmarks"], float(state["scale"])
+    kernels = [torch.exp(-_squared(part, landmarks) / scale).float() for part in roots.split(PART)]
     found: Tensor = state["means"][classes] + torch.cat(kernels) @ state["dual"]
     return found.clamp(low, high).reshape(-1, *shape)
 
@@ -146,14 +147,19 @@ def _first(which: Tensor) -> Tensor:
 
 
 def _squared(one: Tensor, other: Tensor) -> Tensor:
-    products = one @ other.T
-    distances: Tensor = one.square().sum(1, keepdim=True) + other.square().sum(1) - 2 * products
-    return distances.clamp_min(0)
+    """(n, L) float64: squared distances.
+
+    In float32 they are wrong by 1e-6, a tenth of `JITTER`, and of thousands of landmarks the least eigenvalue by more:
+    the kernel had no root where features are few, or where noise leaves of an estimate little but its class's mean.
+    """
+    one, other = one.double(), other.double()
+    distances: Tensor = one.square().sum(1, keepdim=True) + other.square().sum(1) - 2 * one @ other.T
+    return distances.clamp_min_(0)
 
 
 def _spanned(roots: Tensor, landmarks: Tensor, span: Tensor, scale: Tensor) -> Tensor:
     """(n, L): features whose products are the kernel's, within the landmarks' span."""
-    kernel = torch.exp(-_squared(roots, landmarks) / scale)
+    kernel = torch.exp(-_squared(roots, landmarks) / scale).float()
     spanned: Tensor = torch.linalg.solve_triangular(span, kernel.T, upper=False).T
     return spanned
 
