@@ -32,6 +32,22 @@ def whole():
 def bare():
     return nn.Flatten()
 
+def narrow():
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 2), nn.ReLU())
+
+def scaled(by):
+    net = body()
+    net[1].weight.data.mul_(by)
+    net[1].bias.data.mul_(by)
+    return net
+
+def huge():
+    return scaled(1e30)
+
+def tiny():
+    return scaled(1e-25)
+
 class Fails(nn.Linear):
     def forward(self, given):
         raise KeyError("inside")
@@ -143,6 +159,22 @@ def test_the_whole_model_may_be_in_the_file_and_the_backbone_may_have_a_layer_of
     other = said("head.npz", *declared)
     assert one["outcome"] == other["outcome"] == "claimed"
     assert one["notes"] == other["notes"] == []
+
+
+def test_a_head_of_fewer_features_than_it_is_compared_along_is_attacked():
+    """Its axes were split into three bands, of which there are two."""
+    weight = 0.05 * torch.randn(10, 2, generator=torch.Generator().manual_seed(84000))
+    save_file({"weight": weight, "bias": torch.zeros(10)}, "narrow.safetensors")
+    assert said("narrow.safetensors", "--backbone", "bodies_of_heads:narrow", "--local")["outcome"] == "claimed"
+
+
+@pytest.mark.parametrize(("one", "why"), [("huge", "as large as"), ("tiny", "differ by")])
+def test_a_backbone_whose_features_leave_the_numbers_is_refused(one, why):
+    """As files read in the wrong units make them: the fit to the head ended in a traceback, or in rates of infinity."""
+    save_file(dict(trained().state_dict()), "head.safetensors")
+    found = said("head.safetensors", "--backbone", f"bodies_of_heads:{one}")
+    assert found["outcome"] == "refused"
+    assert why in found["sentence"]
 
 
 def test_a_backbone_that_was_trained_along_is_refused():

@@ -92,7 +92,8 @@ def _numbers(
     bands = ("the least", "the middle", "the largest")
     found = {
         f"what the weights hold along the third of axes with {name} variance": part.mean((1, 2)).log()
-        for name, part in zip(bands, ratio[:, :-1].chunk(3, 2), strict=True)
+        for name, part in zip(bands, ratio[:, :-1].tensor_split(3, 2), strict=True)
+        if part.shape[2]  # of one or two features there are fewer axes than bands
     }
     # of A the rows sum to 0, so that the last right singular vector is the sum over classes
     found["the sum of the weights over classes"] = ratio[:, -1].mean(1).log()
