@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 import leakscope as ls
+from leakscope.attacks.parts.search.state_file import StateFile
 from leakscope.core.effort import Progress
 
 
@@ -118,3 +121,43 @@ def test_an_interruption_at_its_end_leaves_what_the_search_found(digits: tuple[T
     assert attempt.outcome is ls.Outcome.INTERRUPTED
     assert isinstance(attempt.claim, ls.Inputs)
     assert float(decibels(attempt.claim, digits[0][:3]).min()) > 15
+
+
+@pytest.mark.parametrize("layer", [0, 3])
+def test_weights_that_are_not_finite_are_what_is_named(digits: tuple[Tensor, Tensor], layer: int) -> None:
+    """Not the architecture, which ends in a dense layer as before: NaN equals nothing."""
+    whole, broken = net(40), net(40)
+    with torch.no_grad():
+        broken[layer].bias[0] = torch.nan
+    sent = ls.Gradient(client(whole, digits[0][:3], digits[1][[0, 1, 3]]))
+    refusal = ls.FeatureInversion().refusal(
+        ls.Observation(ls.Target(broken, ls.Images(1, 8, 8), 40), sent, ls.FedSGD())
+    )
+    assert refusal is not None
+    assert "not finite; look for NaN and infinity in its weights" in refusal.sentence
+
+
+class Killed(BaseException):
+    """A process that ends at once."""
+
+
+@pytest.mark.parametrize("part", ["", "Gauss-Newton"])
+def test_a_killed_run_goes_on_to_the_same_claim(digits: tuple[Tensor, Tensor], part: str, tmp_path: Path) -> None:
+    victim = net(40)
+    target = ls.Target(victim, ls.Images(1, 8, 8), 40)
+    seen = ls.Observation(target, ls.Gradient(client(victim, digits[0][:3], digits[1][[0, 1, 3]])), ls.FedSGD())
+    attack, signs = ls.FeatureInversion(steps=30), list[Progress]()
+
+    def kill(sign: Progress) -> None:
+        signs.append(sign)
+        if sign.note == "Gauss-Newton" if part else len(signs) == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        attack.run(seen, key=ls.Key(85001), watch=kill, checkpoint=StateFile(tmp_path / "state", every=0))
+    assert (tmp_path / "state").exists()
+    resumed = attack.run(seen, key=ls.Key(85001), checkpoint=StateFile(tmp_path / "state", every=0))
+    plain = attack.run(seen, key=ls.Key(85001))
+    assert torch.equal(resumed.claim.values, plain.claim.values)
+    assert resumed.claim.labels.tolist() == plain.claim.labels.tolist()
+    assert resumed.cost.evaluations == plain.cost.evaluations

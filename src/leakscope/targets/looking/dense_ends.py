@@ -151,6 +151,9 @@ def _output_call(target: Target) -> tuple[Call, Tensor]:
             continue
         if torch.equal(call.returned, outputs) or _logarithms(target, call.returned, outputs):
             return call, inputs
+    if not bool(outputs.isfinite().all()):
+        # NaN equals nothing, itself included: of a diverged checkpoint it is the weights that are to be looked at.
+        raise NoSuchLayer(f"the outputs of {target.name} are not finite; look for NaN and infinity in its weights")
     raise NoSuchLayer(f"{target.name} does not end in a dense layer (torch.nn.Linear) that gives the logits")
 
 
