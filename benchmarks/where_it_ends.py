@@ -1,6 +1,6 @@
 """Where the last layer stops giving a batch away: nets, classes, batch sizes, training, and what is done to the update.
 
-    python benchmarks/where_it_ends.py [--quick] [--seed 0] [--part labels|images|mechanisms] [--net NAME]
+    python benchmarks/where_it_ends.py [--quick] [--seed 0] [--part labels|images|mechanisms] [--net NAME] [--seconds S]
 
 Measures, and expects little: a line for each setting, the figures of `docs/studies/last-layer.md`. Photographs of
 32 x 32 with random labels, nothing told. "labels": are the labels of the whole batch right, how many true features are
@@ -171,10 +171,10 @@ def psnr(attempt: ls.Attempt[Any], one: Case) -> str:
     return f"{ls.score(attempt.claim, one.batch, domain=one.target.domain)['psnr'].value:5.1f} dB"
 
 
-def beside(one: Case, seed: int) -> str:
+def beside(one: Case, chosen: argparse.Namespace) -> str:
     """`FeatureInversion`, then `inverting_gradients` for as many CPU seconds, at least ten."""
-    began = time.process_time()
-    own = ls.FeatureInversion().run(one.seen, key=ls.Key(seed), budget=ls.Budget(seconds=5 * SECONDS))
+    began, seed = time.process_time(), chosen.seed
+    own = ls.FeatureInversion().run(one.seen, key=ls.Key(seed), budget=ls.Budget(seconds=chosen.seconds))
     seconds = max(10.0, time.process_time() - began)
     other = ls.inverting_gradients(steps=100_000).run(one.seen, key=ls.Key(seed), budget=ls.Budget(seconds=seconds))
     return f"{seconds:6.1f} s  one by one {psnr(own, one):24} inverting_gradients {psnr(other, one)}"
@@ -186,9 +186,7 @@ def images(chosen: argparse.Namespace) -> Iterator[bool]:
         for taught in (False, True):
             for count in (1,) if chosen.quick else (1, 8, 32):
                 one = case(name, 100, count, taught, chosen.seed, ls.FedSGD(), tell=True)
-                print(
-                    f"{name:18} {'trained' if taught else 'fresh':8} {count:4}  {beside(one, chosen.seed)}", flush=True
-                )
+                print(f"{name:18} {'trained' if taught else 'fresh':8} {count:4}  {beside(one, chosen)}", flush=True)
                 yield True
 
 
@@ -201,7 +199,7 @@ def mechanisms(chosen: argparse.Namespace) -> Iterator[bool]:
         ls.FedAvg(steps=2, lr=0.01), ls.FedAvg(steps=8, lr=0.01),
     )[: 2 if chosen.quick else None]:  # fmt: skip
         one = case("ConvNet(16)", 100, 8, False, chosen.seed, mechanism, tell=True)
-        print(f"{mechanism!r:44} {beside(one, chosen.seed)}", flush=True)
+        print(f"{mechanism!r:44} {beside(one, chosen)}", flush=True)
         yield True
 
 
@@ -210,6 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="under a minute")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=300.0, help="CPU seconds that a search for images may take")
     parser.add_argument("--part", choices=("labels", "images", "mechanisms"), action="append")
     parser.add_argument("--net", choices=NETS, action="append")
     chosen = parser.parse_args()
