@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import leakscope as ls
+from leakscope.attacks.inputs.layer_by_layer.descent import Down, Ends, Sample
 from leakscope.attacks.inputs.layer_by_layer.one_layer import awake, fed, remasked
-from leakscope.attacks.inputs.layer_by_layer.revealed_features import Down, Ends, Sample
 from leakscope.audit.engines.inline import Inline
 from leakscope.audit.one_claim import judged
 from leakscope.audit.plan import Plan, Scene

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import leakscope as ls
+from leakscope.attacks.inputs.layer_by_layer.descent import CAUTION, Down, Ends, Reached, Sample
 from leakscope.attacks.inputs.layer_by_layer.one_layer import Fed, fed
-from leakscope.attacks.inputs.layer_by_layer.revealed_features import CAUTION, Down, Ends, Reached, Sample
 
 COUNT = 3
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from leakscope.attacks import citations
 from leakscope.attacks.attack import AbstractAttack, Ready
+from leakscope.attacks.inputs.layer_by_layer.descent import Ends, descend
 from leakscope.attacks.labels.revealed import RevealedLabels, Revealing, inseparable, samples_apart
 from leakscope.attacks.labels.rows.known_rows import known_rows
 from leakscope.attacks.labels.rows.row_space import RowSpace
@@ -32,8 +33,10 @@ from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import Target
 from leakscope.domains.text import Text
+from leakscope.mechanisms.running import as_run
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import output_layer
+from leakscope.targets.looking.dense_tail import dense_tail
 from leakscope.targets.looking.tape import listening
 
 FIRST, LAST = 1e-1, 1e-5
@@ -50,6 +53,9 @@ CAUTION = 30.0
 than their own residuals say. Images of such pairs came back at 42 dB and more, where 3 left them at 19."""
 SEARCHED = 0.8
 """Share of a budget for the search by first order; the rest is for its end."""
+DEEP = 1e-3
+"""Relative error, cautiously, up to which a deeper layer's inputs are taken: a search that ends without a prior copies
+what is wrong of them into the image."""
 NEAR = 0.1
 """Relative squared distance of features beyond which nothing was found."""
 
@@ -63,17 +69,23 @@ class FeatureInversion(AbstractAttack[Revealing, Inputs]):
     than its features ask for: where they fix it they fix it to rounding (digits: 56 dB by Adam alone, 108 after).
 
     h_s, what the output layer was fed for sample s, is taken from its gradient without a search (`RevealedLabels`,
-    first grade): the batch comes apart before any image is looked for, and no gradient of a gradient is needed.
+    first grade): the batch comes apart before any image is looked for, and no gradient of a gradient is needed. Where
+    dense layers lie below it, phi and h_s are of the deepest one that `RevealedFeatures` reaches: a layer throws away
+    what the next one cannot bring back, and dropout between them does not matter then.
+    layers: how many dense layers down, 1 for the output layer alone; None for as far as it goes.
     Refuses where samples do not come apart: local steps, defenses that destroy rows, no more classes than twice the
     samples. Where phi throws away what pictures differ in (a few pooled numbers), a claim has the features and not the
     picture. Nothing is proved of the images; labels are those of the rows.
-    steps: of Adam. Raises `BadInput` on steps < 1.
+    steps: of Adam. Raises `BadInput` on steps < 1 and on layers < 1.
     """
 
     steps: int = 1600
+    layers: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", count("steps", self.steps, low=1))
+        if self.layers is not None:
+            object.__setattr__(self, "layers", count("layers", self.layers, low=1))
 
     @property
     def citation(self) -> str:
@@ -100,7 +112,8 @@ class FeatureInversion(AbstractAttack[Revealing, Inputs]):
         assert isinstance(read.space, RowSpace)
         like = next(iter(seen.target.parameters().values()))
         features = torch.from_numpy(np.stack([one.features for one in apart.rows]) @ read.space.left.T).to(like)
-        inverting = Inverting(seen.target, features, self.steps, vague(seen, read, apart.rows))
+        deep = None if self.layers == 1 else deeper(seen, read, apart, self.layers)
+        inverting = Inverting(seen.target, features, self.steps, vague(seen, read, apart.rows), deep)
         found = inverting.run(key=key.child("images"), clock=clock, watch=watch)
         if found.point is None:
             cost = Cost(evaluations=found.evaluations)
@@ -117,7 +130,7 @@ class FeatureInversion(AbstractAttack[Revealing, Inputs]):
             off = inverting.apart(images)
         sentence = (
             f"{len(apart.rows)} of {read.space.rank} samples came apart at the output layer; the images found have "
-            "their features to "
+            f"their features{inverting.place} to "
             f"{float(off.median().sqrt()):.0e} (median, at worst {float(off.max().sqrt()):.0e})"
         )
         if not bool((off < NEAR).any()) and not interrupted:
@@ -133,14 +146,24 @@ class FeatureInversion(AbstractAttack[Revealing, Inputs]):
 
 @final
 class Inverting:
-    """The search for inputs with given `features` (N, d) at the output layer of `target`."""
+    """The search for inputs with given `features` (N, d) at the output layer of `target`, or deeper where given."""
 
-    def __init__(self, target: Target, features: Tensor, steps: int, vague: Vague | None = None) -> None:
-        self.target, self.features, self.steps, self.vague = target, features, steps, vague
+    def __init__(
+        self, target: Target, features: Tensor, steps: int, vague: Vague | None = None, deep: Deep | None = None
+    ) -> None:
+        self.target, self.features, self.steps, self.vague, self.deep = target, features, steps, vague, deep
         self.layer = output_layer(target).name
         # Held: only inputs are searched.
         self.parameters = {name: value.detach() for name, value in target.parameters().items()}
         self.size = features.square().sum(1).clamp(min=torch.finfo(features.dtype).tiny)
+
+    @property
+    def place(self) -> str:
+        """Where the features are of another layer than the output, in words."""
+        if self.deep is None:
+            return ""
+        few = "" if bool(self.deep.known.all()) else f" (of {int(self.deep.known.sum())} of them)"
+        return f" at {self.deep.layer}{few}"
 
     def run(self, *, key: Key, clock: Clock, watch: Watch = unwatched) -> Found:
         """The best images, all in one batch; each image's loss depends on itself alone."""
@@ -195,12 +218,29 @@ class Inverting:
         Directions in which h_s is known to s of its size weigh e^2 / (s^2 + e^2), e = 10^sure. Without `sure` the
         end of the search.
         """
-        heard: list[Tensor] = []
+        heard, below = list[Tensor](), list[Tensor]()
+        listeners = {self.layer: heard.append}
+        if self.deep is not None:
+            listeners[self.deep.layer] = below.append
         # Of a layer that is called again and again, the last call gives the output.
-        with listening(self.target.module, {self.layer: heard.append}):
+        with listening(self.target.module, listeners):
             # A copy: what counts a step's work hangs on to what a module is given, which may not be a leaf.
             self.target.outputs(self.parameters, inputs.clone())
-        off = (heard[-1].flatten(1) - self.features) / self.size.sqrt().unsqueeze(1)
+        above = self._above(heard[-1], sure)
+        if self.deep is None:
+            return above
+        deep = self.deep.off(below[-1])
+        # What dropout leaves of the layers above is another part each time, so it may not even be added as zero
+        # times something: each sample is held to one layer.
+        known = self.deep.known.unsqueeze(1)
+        deep = torch.where(known, deep, torch.zeros_like(deep))
+        if bool(known.all()):
+            return deep
+        return torch.cat([torch.where(known, torch.zeros_like(above), above), deep], 1)
+
+    def _above(self, fed: Tensor, sure: Tensor | None) -> Tensor:
+        """(N, m) of the output layer, weighed by how well its rows are known."""
+        off = (fed.flatten(1) - self.features) / self.size.sqrt().unsqueeze(1)
         if self.vague is None:
             return off
         along = off @ self.vague.left
@@ -208,6 +248,37 @@ class Inverting:
         least = SUREST**2 if sure is None else 100**sure
         # Apart from what lies inside, and not by a difference of squares: e^2 is below float32's rounding of them.
         return torch.cat([off - along @ self.vague.left.T, inside * (least / (self.vague.squares + least)) ** 0.5], 1)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Deep:
+    """What a dense layer below the output was fed. values: (N, d). known: (N,) whose values are known well enough."""
+
+    layer: str
+    values: Tensor
+    known: Tensor
+
+    def off(self, fed: Tensor) -> Tensor:
+        """(N, d), how far what the layer is fed is from them, relative to their length."""
+        least = torch.finfo(self.values.dtype).tiny
+        return (fed.flatten(1) - self.values) / torch.linalg.vector_norm(self.values, dim=1, keepdim=True).clamp(least)
+
+
+def deeper(seen: Observation, read: Revealing, apart: Apart, layers: int | None) -> Deep | None:
+    """The deepest dense layer that is reached from the rows of all samples; None where that is the output layer."""
+    assert isinstance(read.space, RowSpace)
+    if len(apart.rows) < read.space.rank:
+        return None
+    ends = Ends(read.output, read.space, dense_tail(as_run(seen.mechanism, seen.target)))
+    reached = descend(seen, ends, known_rows(seen.target, read.output, read.space), apart, layers)
+    if reached is None or reached.depth == 1:
+        return None
+    known = reached.residuals <= DEEP
+    if not known.any():
+        return None
+    like = next(iter(seen.target.parameters().values()))
+    return Deep(reached.layer, torch.from_numpy(reached.values).to(like), torch.from_numpy(known).to(like.device))
 
 
 @final
