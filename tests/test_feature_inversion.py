@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 import leakscope as ls
+from leakscope.attacks.inputs.matching import feature_inversion
 from leakscope.attacks.parts.search.state_file import StateFile
 from leakscope.core.effort import Progress
 
@@ -161,3 +164,68 @@ def test_a_killed_run_goes_on_to_the_same_claim(digits: tuple[Tensor, Tensor], p
     assert torch.equal(resumed.claim.values, plain.claim.values)
     assert resumed.claim.labels.tolist() == plain.claim.labels.tolist()
     assert resumed.cost.evaluations == plain.cost.evaluations
+
+
+def deep_net(drop: float) -> nn.Sequential:
+    """A convolution, and dense layers with dropout on its map, narrower than the image."""
+    with ls.Key(0).isolated():
+        torch.manual_seed(3)
+        made = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(),
+            nn.Linear(512, 48), nn.ReLU(), nn.Dropout(drop), nn.Linear(48, 40),
+        )  # fmt: skip
+        for place in (0, 3, 6):
+            nn.init.kaiming_normal_(made[place].weight)
+        return made.train()
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.5])
+def test_images_are_searched_by_what_the_deepest_dense_layer_was_fed(
+    digits: tuple[Tensor, Tensor], drop: float
+) -> None:
+    """48 numbers do not hold 64 pixels, and dropout leaves another part of them each time; the map holds all."""
+    victim = deep_net(drop)
+    target = ls.Target(victim, ls.Images(1, 8, 8), 40, training=True)
+    torch.manual_seed(5)
+    seen = ls.Observation(target, ls.Gradient(client(victim, *digits)), ls.FedSGD())
+    above = ls.FeatureInversion(steps=400, layers=1).run(seen, key=ls.Key(0))
+    below = ls.FeatureInversion(steps=400).run(seen, key=ls.Key(0))
+    assert isinstance(below.claim, ls.Inputs), below.sentence
+    assert "features at 3 to" in below.sentence
+    assert sorted(below.claim.labels.tolist()) == sorted(digits[1].tolist())
+    assert float(decibels(below.claim, digits[0]).min()) > 40, decibels(below.claim, digits[0])
+    if drop:
+        assert above.claim is None
+        assert above.outcome is ls.Outcome.DIVERGED
+    else:
+        assert float(decibels(above.claim, digits[0]).mean()) < 30, decibels(above.claim, digits[0])
+
+
+def test_samples_whose_inputs_below_are_not_known_are_searched_by_the_output_layer(
+    digits: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = deep_net(0.0)
+    target = ls.Target(victim, ls.Images(1, 8, 8), 40)
+    seen = ls.Observation(target, ls.Gradient(client(victim, *digits)), ls.FedSGD())
+    whole = feature_inversion.descend
+
+    def spoiled(*given: Any) -> Any:
+        """Three of the samples with the inputs of nobody, as the descent itself says."""
+        found = whole(*given)
+        values, residuals = found.values.copy(), found.residuals.copy()
+        values[:3], residuals[:3] = 1.0, float("inf")
+        return dataclasses.replace(found, values=values, residuals=residuals)
+
+    monkeypatch.setattr(feature_inversion, "descend", spoiled)
+    attempt = ls.FeatureInversion(steps=400).run(seen, key=ls.Key(0))
+    assert "at 3 (of 5 of them)" in attempt.sentence
+    sizes = decibels(attempt.claim, digits[0]).sort().values
+    assert float(sizes[3:].min()) > 40, sizes
+    # By 48 numbers: no picture of noise, and none that is exact.
+    alone = decibels(ls.FeatureInversion(steps=400, layers=1).run(seen, key=ls.Key(0)).claim, digits[0])
+    assert float(sizes[:3].min()) > float(alone.min()) - 3, (sizes, alone)
+
+
+def test_layers_are_counted() -> None:
+    with pytest.raises(ls.BadInput, match="layers"):
+        ls.FeatureInversion(layers=0)

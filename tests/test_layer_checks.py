@@ -97,7 +97,7 @@ def test_what_speaks_against_a_sample_is_in_its_residual(truth: Truth) -> None:
     assert (unsound.residuals > 1e-3).all()
 
 
-MODULE = "leakscope.attacks.inputs.layer_by_layer.revealed_features"
+MODULE = "leakscope.attacks.inputs.layer_by_layer.descent"
 
 
 def reached(truth: Truth, *, above: list[Fed] | None = None, mask: np.ndarray | None = None) -> Reached | None:

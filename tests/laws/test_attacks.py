@@ -41,8 +41,11 @@ def net(row: Row) -> ls.Target:
         return ls.TextDecoder(dim=32, heads=2).build(ls.Text(30, 6), 2, key=ls.Key(0))
     if Trait.PATCHES in row.traits:
         return ls.ViT(patch=2, dim=32, depth=1, heads=2).build(_domain(), 4, key=ls.Key(0))
-    if row.name == "FeatureInversion":  # fewer features than pixels leave open what the picture is
-        return ls.MLP((256,)).build(_domain(), 4, key=ls.Key(0))
+    if row.name == "FeatureInversion":
+        # Fewer features than pixels leave open what the picture is, and without a convolution nothing is searched.
+        with ls.Key(0).isolated():
+            seen = [nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 4)]
+            return ls.Target(nn.Sequential(*seen), _domain(), 4)
     with ls.Key(0).isolated():
         middle: list[nn.Module] = [nn.Linear(64, 32), nn.ReLU()]
         if Trait.NEEDS_BATCH_NORM in row.traits:

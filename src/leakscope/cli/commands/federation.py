@@ -21,7 +21,7 @@ from leakscope.core.effort import Progress
 from leakscope.core.errors import LeakscopeError
 from leakscope.ledger.files import write_atomically
 from leakscope.ledger.folders import private_folder
-from leakscope.ledger.played import Part, PlayedRow
+from leakscope.ledger.played import Part, PlayedRow, PlayedSummary
 from leakscope.report.page_federation import write_federation_page
 
 PAUSE = 20.0
@@ -30,6 +30,12 @@ PAUSE = 20.0
 
 def federation(written: WrittenFederations, folder: Path, *, as_json: bool) -> Exit:
     """Run the plan, write the page, say what was found."""
+    summary, whole = conduct(written, folder, as_json=as_json, again="--resume")
+    return ending.code(summary.word) if whole else Exit.INCOMPLETE
+
+
+def conduct(written: WrittenFederations, folder: Path, *, as_json: bool, again: str = "") -> tuple[PlayedSummary, bool]:
+    """The summary, and whether all is done. again: the option with which the command goes on, where it needs one."""
     plan = built(written)
     # before anything is written: a folder of another plan stays what it is
     fit.check(plan, written.sheet.bad)
@@ -44,11 +50,10 @@ def federation(written: WrittenFederations, folder: Path, *, as_json: bool) -> E
     else:
         _show(found, page)
     if not found.whole:
-        again = shlex.join(["leakscope", *sys.argv[1:], *(["--resume"] if "--resume" not in sys.argv else [])])
+        words = ["leakscope", *sys.argv[1:], *([again] if again and again not in sys.argv else [])]
         left = found.summary.planned - found.summary.finished
-        console.say(f"stopped; {left} of {found.summary.planned} cells are left. Go on with: {again}")
-        return Exit.INCOMPLETE
-    return ending.code(found.summary.word)
+        console.say(f"stopped; {left} of {found.summary.planned} cells are left. Go on with: {shlex.join(words)}")
+    return found.summary, found.whole
 
 
 def _begun(file: Path) -> FederationPlan | None:

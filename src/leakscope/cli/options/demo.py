@@ -16,8 +16,8 @@ class Subject(enum.StrEnum):
 
     @property
     def plan(self) -> str:
-        """Its file in `cli/plans`; empty for a federation, which is played and not planned."""
-        return {Subject.IMAGES: "demo.toml", Subject.SPEECH: "speech.toml", Subject.EMOTION: ""}[self]
+        """Its file in `cli/plans`."""
+        return {Subject.IMAGES: "demo.toml", Subject.SPEECH: "speech.toml", Subject.EMOTION: "emotion.toml"}[self]
 
     @property
     def folder(self) -> str:

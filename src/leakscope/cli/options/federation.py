@@ -33,15 +33,21 @@ def federation(
     with orderly():
         written = reading.read(plan)
         folder = out or Path("runs") / plan.stem
-        begun = (folder / PLAN_OF).is_file()
-        if folder.exists() and not folder.is_dir():
-            raise BadInput(f"{folder} is a file; choose another folder")
+        begun = room(folder)
         if resume and not begun:
             raise BadInput(f"nothing to resume in {folder}: no federation has begun there; leave --resume out")
         if begun and not resume:
             raise BadInput(f"{folder} holds a run already; go on with --resume or choose another folder")
-        if not begun and folder.is_dir() and any(folder.iterdir()):
-            raise BadInput(f"{folder} is not empty and holds no run of federations; choose another folder")
         from leakscope.cli.commands import federation as running
 
         raise typer.Exit(running.federation(written, folder, as_json=as_json))
+
+
+def room(folder: Path) -> bool:
+    """Whether a run has begun there. Raises `BadInput` where something else is."""
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder} is a file; choose another folder")
+    begun = (folder / PLAN_OF).is_file()
+    if not begun and folder.is_dir() and any(folder.iterdir()):
+        raise BadInput(f"{folder} is not empty and holds no run of federations; choose another folder")
+    return begun
