@@ -215,6 +215,23 @@ def test_several_images_are_searched_one_by_one_and_few_are_not() -> None:
     assert not any(step.startswith("FeatureInversion") for step in short.steps)
 
 
+def test_behind_dropout_the_deepest_dense_layer_says_what_matching_cannot() -> None:
+    """The output layer is fed 48 numbers for 64 pixels, half of them dropped; no dropout is below."""
+    digits = ls.Digits(size=8)
+    with ls.Key(0).isolated():
+        torch.manual_seed(3)
+        net = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(),
+            nn.Linear(512, 48), nn.ReLU(), nn.Dropout(0.5), nn.Linear(48, 40),
+        )  # fmt: skip
+    target = ls.Target(net.train(), digits.domain, 40, training=True)
+    batch = ls.Batch(digits.draw(4, key=ls.Key(7)).reveal().inputs, torch.tensor([3, 17, 29, 39]))
+    seen = ls.observe(target, batch, ls.FedSGD(), key=ls.Key(0), tell=[ls.BatchSize(4)])
+    attempt = ls.Auto(evaluations=600).run(seen, key=ls.Key(1))
+    assert attempt.steps[-1] == "handed on: FeatureInversion"
+    assert ls.score(attempt.claim, batch, domain=digits.domain)["psnr"].value > 25
+
+
 def test_labels_are_read_once_for_all_searches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Taking a batch apart costs more than a leg of a search, and the answer is the same each time."""
     digits = ls.Digits(size=8)

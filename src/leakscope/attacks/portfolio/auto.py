@@ -19,7 +19,7 @@ from leakscope.attacks.inputs.frames.exact.windowed_frames import WindowedFrames
 from leakscope.attacks.inputs.frames.long.long_frames import LongFrames
 from leakscope.attacks.inputs.frames.probable.frame_likelihood import FrameLikelihood
 from leakscope.attacks.inputs.layered.recursive import Recursive
-from leakscope.attacks.inputs.matching.feature_inversion import FeatureInversion
+from leakscope.attacks.inputs.matching.feature_inversion import FeatureInversion, masked, worthwhile
 from leakscope.attacks.inputs.matching.image_recipes import idlg, inverting_gradients
 from leakscope.attacks.inputs.matching.stages import FITS, Stage, overall_noise, stages
 from leakscope.attacks.inputs.patches.first_attention import FirstAttention
@@ -35,7 +35,7 @@ from leakscope.core.attempt import Attempt, Cost, Outcome
 from leakscope.core.batch import Batch
 from leakscope.core.claim import Inputs
 from leakscope.core.effort import Budget, Clock, Watch
-from leakscope.core.errors import BadInput, NoSuchLayer, UnusableMechanism
+from leakscope.core.errors import BadInput, UnusableMechanism
 from leakscope.core.facts import BatchSize, Fact
 from leakscope.core.observation import Observation
 from leakscope.core.overriding import acts_as
@@ -47,7 +47,6 @@ from leakscope.mechanisms.protocols.passes import quiet
 from leakscope.mechanisms.reading import signs
 from leakscope.numerics import trees
 from leakscope.numerics.rng import Key
-from leakscope.targets.looking.dense_ends import output_layer
 
 EXACT: tuple[Attack[Inputs], ...] = (
     *(LinearLayer(), LowRank(), FirstAttention()),
@@ -57,10 +56,9 @@ EXACT: tuple[Attack[Inputs], ...] = (
 NEARLY: tuple[Attack[Inputs], ...] = (FrameLikelihood(),)
 """What estimates in closed form where noise defeats the exact ones."""
 ONE_BY_ONE = FeatureInversion()
-SEVERAL = 4
-"""Samples from which images are searched one by one from their features; of fewer, gradient matching finds more."""
-PARTLY = 0.3
-"""Share of the budget for it: where it ends well it needs few steps, and a search that matches needs the rest."""
+PARTLY, MOSTLY = 0.3, 0.7
+"""Share of the budget for it: where it ends well it needs few steps, and a search that matches needs the rest. More
+behind dropout, where matching finds next to nothing."""
 SOLVED = 1e-13
 """Relative squared misfit below which nothing is left to be explained: rounding of float32."""
 SOLVING = 1e-4
@@ -80,7 +78,8 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
     1. `LinearLayer`, `LowRank`, `FirstAttention`, `WindowedFrames`, `LongFrames`, `Recursive`: the first claim that
        its own certificate proves, for as many inputs as there are, is handed on.
        Of four samples and more, `FeatureInversion` is tried beside them with three tenths of the budget, where the
-       output layer is fed at least as many numbers as an input has (fewer leave out what pictures differ in).
+       deepest dense layer is fed half as many numbers as an input has (fewer leave out what pictures differ in);
+       behind dropout between dense layers its claim is handed on, for no search can replay what was dropped.
     2. Labels, once for all searches: those that were told, else `LabelCounts`.
     3. Searches. Without declared noise: L-BFGS on the squared distance, which solves small smooth nets to the last
        digit, and else signed Adam on the cosine, which bears kinks, batches and lost scales, with less and less total
@@ -125,7 +124,7 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
         if isinstance(seen.target.domain, Text):
             return Refusal("tokens are not searched for; EmbeddingSpan and EmbeddingRows solve for them")
         # One by one needs the features that the output layer's rows give, which noise closes as well.
-        attacks = (*EXACT, *NEARLY, *((ONE_BY_ONE,) if _one_by_one(seen) else ())) if self.exact else NEARLY
+        attacks = (*EXACT, *NEARLY, *((ONE_BY_ONE,) if worthwhile(seen) else ())) if self.exact else NEARLY
         solving = tuple(Part(attack, attack.ready(seen)) for attack in attacks)
         if any(isinstance(part.ready, Ready) for part in solving):
             return solving
@@ -152,15 +151,21 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
             attack = part.attack
             # Each may use all that is left: an exact attack ends by itself.
             budget = _left(clock, 1.0, spent=spent)
+            dropped = attack is ONE_BY_ONE and masked(seen)
             if attack is ONE_BY_ONE:
                 # A search like those below, which may not take what they need.
-                budget = _left(clock, PARTLY, evaluations=max(round(PARTLY * self.evaluations), 1), spent=spent)
+                share = MOSTLY if dropped else PARTLY
+                budget = _left(clock, share, evaluations=max(round(share * self.evaluations), 1), spent=spent)
             attempt = several.run(attack, part.ready, key=key.child(_name(attack)), budget=budget)
             spent += attempt.cost.evaluations
             told.append(f"{_name(attack)}: {attempt.outcome.value}, {attempt.sentence}")
             if _proves_all(attempt, seen) or attempt.outcome is Outcome.INTERRUPTED:
                 named = _labeled(attempt, seen, key.child("labels"))
                 return self._handed(named, told, _name(attack), spent)
+            if dropped and _claimed(attempt) == seen.told(BatchSize).count:
+                # Nobody can replay what was dropped, so the true images explain less of the gradient than wrong ones
+                # that were searched for to explain it (digits: .5 of it is left, and .24 of what is 12 dB off).
+                return self._handed(attempt, told, _name(attack), spent)
             # Not proved, or proved for fewer inputs than there are: a start for the searches, a candidate later.
             if attempt.claim is not None:
                 partial.append(attempt)
@@ -252,18 +257,6 @@ class Part:
 
     attack: Attack[Inputs]
     ready: Ready[Inputs] | Refusal
-
-
-def _one_by_one(seen: Observation) -> bool:
-    """Whether the batch has several images, and the output layer is fed as many numbers as each of them has."""
-    if not seen.knows(BatchSize) or seen.told(BatchSize).count < SEVERAL:
-        return False
-    try:
-        layer = output_layer(seen.target)
-    except NoSuchLayer:
-        return False
-    fed = seen.target.parameters()[layer.weight].shape[1] if layer.weight else 0
-    return fed >= math.prod(seen.target.domain.shape)
 
 
 def _labeled(attempt: Attempt[Inputs], seen: Observation, key: Key) -> Attempt[Inputs]:

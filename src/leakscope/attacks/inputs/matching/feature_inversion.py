@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
@@ -29,6 +30,8 @@ from leakscope.core.attempt import Attempt, Cost, Outcome
 from leakscope.core.claim import Inputs
 from leakscope.core.domain import rangeless
 from leakscope.core.effort import Budget, Clock, Watch, unwatched
+from leakscope.core.errors import NoSuchLayer
+from leakscope.core.facts import BatchSize
 from leakscope.core.observation import Observation
 from leakscope.core.refusal import Refusal
 from leakscope.core.target import Target
@@ -36,7 +39,7 @@ from leakscope.domains.text import Text
 from leakscope.mechanisms.running import as_run
 from leakscope.numerics.rng import Key
 from leakscope.targets.looking.dense_ends import output_layer
-from leakscope.targets.looking.dense_tail import dense_tail
+from leakscope.targets.looking.dense_tail import TailLayer, dense_tail
 from leakscope.targets.looking.tape import listening
 
 FIRST, LAST = 1e-1, 1e-5
@@ -56,6 +59,11 @@ SEARCHED = 0.8
 DEEP = 1e-3
 """Relative error, cautiously, up to which a deeper layer's inputs are taken: a search that ends without a prior copies
 what is wrong of them into the image."""
+SEVERAL = 4
+"""Samples from which images are searched one by one from their features; of fewer, gradient matching finds more."""
+ENOUGH = 0.5
+"""Numbers that the deepest dense layer is fed, for each of an image's. Two thirds: 29 and 33 dB on photographs, where
+the quarter that the layers above kept of them left 17."""
 NEAR = 0.1
 """Relative squared distance of features beyond which nothing was found."""
 
@@ -250,6 +258,29 @@ class Inverting:
         return torch.cat([off - along @ self.vague.left.T, inside * (least / (self.vague.squares + least)) ** 0.5], 1)
 
 
+def worthwhile(seen: Observation) -> bool:
+    """Whether the batch has several images, and dense layers are fed enough numbers to say what each looks like."""
+    if not seen.knows(BatchSize) or seen.told(BatchSize).count < SEVERAL:
+        return False
+    deepest = _tail(seen)[-1:]
+    if not deepest:
+        return False
+    return seen.target.parameters()[deepest[0].weight].shape[1] >= ENOUGH * math.prod(seen.target.domain.shape)
+
+
+def masked(seen: Observation) -> bool:
+    """Whether units between the dense layers were dropped, by masks that only a way down through them tells."""
+    return any(layer.keep < 1 for layer in _tail(seen))
+
+
+def _tail(seen: Observation) -> tuple[TailLayer, ...]:
+    """The dense layers at the model's end, the output layer first; none of a model without."""
+    try:
+        return dense_tail(as_run(seen.mechanism, seen.target))
+    except NoSuchLayer:
+        return ()
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Deep:
@@ -261,8 +292,8 @@ class Deep:
 
     def off(self, fed: Tensor) -> Tensor:
         """(N, d), how far what the layer is fed is from them, relative to their length."""
-        least = torch.finfo(self.values.dtype).tiny
-        return (fed.flatten(1) - self.values) / torch.linalg.vector_norm(self.values, dim=1, keepdim=True).clamp(least)
+        size = self.values.square().sum(1, keepdim=True).sqrt().clamp(min=torch.finfo(self.values.dtype).tiny)
+        return (fed.flatten(1) - self.values) / size
 
 
 def deeper(seen: Observation, read: Revealing, apart: Apart, layers: int | None) -> Deep | None:
