@@ -19,6 +19,7 @@ from leakscope.attacks.attributes.decide import Logistic
 from leakscope.attacks.attributes.signals import ClassInputs
 from leakscope.attacks.preparing import Setting
 from leakscope.audit import federated
+from leakscope.audit.federations import fit
 from leakscope.audit.federations import plan as planned
 from leakscope.audit.federations import run as running
 from leakscope.audit.federations.asked import People, crossed, halves
@@ -392,8 +393,22 @@ def test_a_cell_that_cannot_be_attacked_is_never_cleared(corpus, tmp_path):
     assert found.whole
     assert found.summary.word is Word.INCONCLUSIVE
     assert "is in the update" in found.summary.rows[0].sentence
-    with pytest.raises(BadInput, match="delta < 1 / 12"):
-        run(plan(corpus, federations=(NOISY,), delta=0.5), tmp_path / "other", tell=quiet)
+
+
+@pytest.mark.parametrize(("attribute", "clients"), [("sex", 12), ("emotion", 48), ("speaker", 24)])
+def test_a_delta_that_promises_nothing_is_said_before_anything_is_played(corpus, tmp_path, attribute, clients):
+    """The noise comes behind the federation without it, which may take hours."""
+    for delta, refused in ((1 / clients, True), (0.99 / clients, False)):
+        some = plan(corpus, attributes=(attribute,), delta=delta)
+        told = []
+        if refused:
+            with pytest.raises(BadPlan, match=f"delta < 1 / {clients}"):
+                run(some, tmp_path, tell=told.append)
+            assert not told
+        else:
+            fit.check(some)
+    asked = {len(cell.people.asked(attribute, key=ls.Key(0)).private) for cell in some.cells()[:1]}
+    assert asked == {clients}, "as many as are played"
 
 
 @pytest.mark.parametrize(
