@@ -187,6 +187,30 @@ def test_what_is_missing_is_named(tmp_path: Path, write: Writer, gone: str, said
         corpus.recordings()
 
 
+@pytest.mark.parametrize("write", CORPORA)
+def test_a_link_to_nothing_is_missed_when_it_is_read(tmp_path: Path, write: Writer) -> None:
+    """Left out unsaid, it would make the corpus another one."""
+    corpus = write(tmp_path / "here")
+    known = corpus.recordings()
+    path = Path(known[-1].path)
+    path.unlink()
+    path.symlink_to(tmp_path / "not fetched")
+    # Under another name: what was listed is not listed again.
+    (tmp_path / "here").rename(tmp_path / "there")
+    again = type(corpus)(str(tmp_path / "there"))  # type: ignore[call-arg]
+    assert [one.name for one in again.recordings()] == [one.name for one in known]
+    with pytest.raises(BadInput, match=rf"no sound file .*{known[-1].name}"):
+        again.sound(len(known) - 1)
+
+
+def test_a_table_that_is_none_is_named(tmp_path: Path) -> None:
+    corpus = crema(tmp_path)
+    table = tmp_path / "VideoDemographics.csv"
+    table.write_text(f"{table.read_text()}{'1' * 200_000},30,Male\n")
+    with pytest.raises(BadInput, match=r"VideoDemographics.csv is no table"):
+        corpus.recordings()
+
+
 def test_what_is_skipped_is_neither_read_nor_missed(tmp_path: Path) -> None:
     ravdess(tmp_path)
     lost = tmp_path / "Actor_02/03-01-05-01-02-01-02.wav"

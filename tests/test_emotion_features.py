@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 
@@ -217,10 +218,15 @@ def test_features_of_other_programs_are_read(tmp_path: Path) -> None:
     assert source.load().inputs.shape == (4, 3), "boredom is none of the four emotions"
 
     path = tmp_path / "apc/08b03Wb.npy"
-    whole = path.read_bytes()
+    whole, archive = path.read_bytes(), io.BytesIO()
+    np.savez(archive, rows[0])
     for content, said in (
         (whole[:-1], "is no array that can be read"),
         (b"", "is no array that can be read"),
+        (archive.getvalue(), "is no array that can be read"),
+        (b"PK\x03\x04" + bytes(100), "is no array that can be read"),
+        (b"\x93NUMPY\x01\x00\x10\x00{'descr':  '<f8'\n", "is no array that can be read"),
+        (b"\x93NUMPY\x02\x00\x28\x23\x00\x00" + b"-" * 8999 + b"\n", "is no array that can be read"),
         (None, "no file 08b03Wb.npy below"),
         (np.array([1.0, np.nan, 0.0]), "holds numbers that are not finite"),
         (np.array([1.0, 1e300, 0.0]), r"08b03Wb\.npy holds numbers that are not finite in float32"),

@@ -19,10 +19,11 @@ from leakscope.attacks.attributes.decide import Logistic
 from leakscope.attacks.attributes.signals import ClassInputs
 from leakscope.attacks.preparing import Setting
 from leakscope.audit import federated
+from leakscope.audit.federations import fit
 from leakscope.audit.federations import plan as planned
 from leakscope.audit.federations import run as running
 from leakscope.audit.federations.asked import People, crossed, halves
-from leakscope.audit.federations.findings import together
+from leakscope.audit.federations.findings import summarized, together
 from leakscope.audit.federations.plan import (
     ALL,
     FederatedScene,
@@ -42,7 +43,7 @@ from leakscope.cli.text.sheet import Sheet
 from leakscope.core.annotation import Annotation
 from leakscope.core.effort import Budget
 from leakscope.core.errors import BadInput, BadPlan, UnknownName
-from leakscope.ledger.played import Part, PlayedRecord
+from leakscope.ledger.played import ClaimRows, Part, PlayedRecord
 from leakscope.ledger.record import Word
 from leakscope.mechanisms.federated.stores import RoundsInMemory
 from leakscope.numerics.rng import Key
@@ -245,6 +246,47 @@ def test_a_cell_says_what_the_federation_by_itself_says(corpus, finished):
         assert (name.split()[0], int(person) % 2) == (person, truth)
 
 
+def judged_as(cells, right, **changes):
+    """By the cell: 200 persons of each, alternating, of whom the first `right` of ten are named right."""
+    made = {}
+    for side, cell in enumerate(cells):
+        truth = np.arange(200) % 2
+        named = np.where(np.arange(200) // 2 % 10 < right, truth, 1 - truth)
+        rows = ClaimRows(
+            updates=ALL,
+            truth=tuple(truth.tolist()),
+            scores=tuple(tuple(row) for row in np.log(0.8 * np.eye(2)[named] + 0.1).tolist()),
+            persons=tuple(f"{side} {at}" for at in range(200)),
+        )
+        whole = {"categories": ("f", "m"), "claims": (rows,), "clients": 12, **changes}
+        made[cell.spec.identity] = PlayedRecord(spec=cell.spec, **whole)
+    return made
+
+
+def test_what_is_missing_of_a_row_is_called_by_its_name(corpus):
+    """A direction, or the federation without its noise, is no person of whom nothing was claimed."""
+    some = plan(corpus, federations=(NOISY,), shuffled=False, updates=())
+    group = next(one for one in some.groups() if one.part is Part.AUDITED)
+    told = judged_as(group.cells, 5) | judged_as(group.control, 10)
+    quiet_ones = judged_as(group.noiseless, 10)
+    refused = judged_as(group.noiseless, 10, claims=(), sentence="too few of each")
+
+    def row(done):
+        found = summarized(some, done).rows[0]
+        return found.word, found.sentence
+
+    assert row(told | quiet_ones)[0] is Word.NO_LEAK_FOUND
+    for done, said in (
+        (told, "the federation without its noise was not attacked yet"),
+        (told | refused, "the federation without its noise was attacked without a claim (too few of each)"),
+        (dict([*told.items()][1:]) | quiet_ones, "a direction was not attacked yet"),
+    ):
+        word, sentence = row(done)
+        assert word is Word.INCONCLUSIVE
+        assert sentence.endswith(f"; but {said}")
+        assert "more persons" not in sentence
+
+
 def test_what_is_done_is_not_run_again(corpus, finished, tmp_path, monkeypatch):
     """Stopped in the third cell and gone on with: the same rows, and nothing is attacked twice."""
     whole, count = finished[1].summary, 0
@@ -392,8 +434,22 @@ def test_a_cell_that_cannot_be_attacked_is_never_cleared(corpus, tmp_path):
     assert found.whole
     assert found.summary.word is Word.INCONCLUSIVE
     assert "is in the update" in found.summary.rows[0].sentence
-    with pytest.raises(BadInput, match="delta < 1 / 12"):
-        run(plan(corpus, federations=(NOISY,), delta=0.5), tmp_path / "other", tell=quiet)
+
+
+@pytest.mark.parametrize(("attribute", "clients"), [("sex", 12), ("emotion", 48), ("speaker", 24)])
+def test_a_delta_that_promises_nothing_is_said_before_anything_is_played(corpus, tmp_path, attribute, clients):
+    """The noise comes behind the federation without it, which may take hours."""
+    for delta, refused in ((1 / clients, True), (0.99 / clients, False)):
+        some = plan(corpus, attributes=(attribute,), delta=delta)
+        told = []
+        if refused:
+            with pytest.raises(BadPlan, match=f"delta < 1 / {clients}"):
+                run(some, tmp_path, tell=told.append)
+            assert not told
+        else:
+            fit.check(some)
+    asked = {len(cell.people.asked(attribute, key=ls.Key(0)).private) for cell in some.cells()[:1]}
+    assert asked == {clients}, "as many as are played"
 
 
 @pytest.mark.parametrize(
@@ -584,7 +640,7 @@ def test_every_plan_that_is_there_can_be_read(file):
 
 def test_records_survive_their_file():
     """Infinite scores too: who has no lessons is ruled out."""
-    from leakscope.ledger.played import ClaimRows, PlayedSpec
+    from leakscope.ledger.played import PlayedSpec
 
     spec = PlayedSpec(
         public="a", private="b", target="t", federation="f", attack="x", attribute="sex", each=1, hold_out=0.2,

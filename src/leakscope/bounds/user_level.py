@@ -89,9 +89,11 @@ def updates_epsilon(federation: Federation, *, clients: int, delta: float, round
     return epsilon(sent.event(rounds=turns), delta=delta)
 
 
-def _multiplier(federation: Federation, clients: int, delta: float) -> float:
-    """z; 0 where nothing is promised. Raises `BadInput` on what makes no promise at all."""
-    instance("federation", federation, Federation, "give Federation(..., privacy=UserLevel(...))")
+def promising(delta: float, *, clients: int) -> None:
+    """Raises `BadInput` unless 0 < delta < 1 / clients: any other promises nothing to one of them.
+
+    >>> promising(1e-3, clients=100)
+    """
     clients = count("clients", clients)
     number("delta", delta, low=0, high=1, low_open=True, high_open=True)
     if not delta < 1 / clients:
@@ -99,6 +101,12 @@ def _multiplier(federation: Federation, clients: int, delta: float) -> float:
             f"expected delta < 1 / {clients}, got {delta}: with that probability anything may be revealed, of one of "
             f"{clients} clients for sure; take {0.1 / clients:.1g}"
         )
+
+
+def _multiplier(federation: Federation, clients: int, delta: float) -> float:
+    """z; 0 where nothing is promised. Raises `BadInput` on what makes no promise at all."""
+    instance("federation", federation, Federation, "give Federation(..., privacy=UserLevel(...))")
+    promising(delta, clients=clients)
     local = protocol_of(federation.step)
     if federation.privacy is None and isinstance(local, BatchClipped):
         raise BadInput(f"no epsilon is computed of BatchClipped: {BOUNDS_NOTHING}")

@@ -82,6 +82,11 @@ class People:
             attribute, Pool(batch, annotations), self._held(people, key), owner, None if attribute == EMOTION else owner
         )
 
+    def clients(self, attribute: str) -> int:
+        """How many are private, without a feature being computed. Raises as the source's `recordings`."""
+        said = {(one.speaker, one.emotion if attribute == EMOTION else None) for one in self.private.recordings()}
+        return len(said) * (1 if attribute in (EMOTION, SPEAKER) else self.each)
+
     def _speaker(self, key: Key) -> Asked:
         if self.shuffled:
             raise BadInput("names that are shuffled over speakers are names all the same; shuffle another attribute")

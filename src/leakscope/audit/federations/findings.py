@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from leakscope.audit import by_person
-from leakscope.audit.federations.plan import ALL, FederatedGroup, FederationPlan
+from leakscope.audit.federations.plan import ALL, FederatedCell, FederatedGroup, FederationPlan
 from leakscope.audit.measures import LUCK
 from leakscope.bounds.user_level import models_epsilon, updates_epsilon
 from leakscope.core.errors import BadInput
@@ -134,23 +134,31 @@ def _word(plan: FederationPlan, group: FederatedGroup, done: Mapping[str, Played
         why = _unjoined(records, ALL) or next((one.sentence for one in records if one.sentence), "not run yet")
         return Word.INCONCLUSIVE, f"nothing was claimed: {why}"
     silent = [one for record in records for one in record.silent]
-    silent += [record.sentence for record in records if record.sentence]
-    if len(records) < len(group.cells):
-        silent.append("a direction was not run yet")
     controls = [done[cell.spec.identity] for cell in group.control if cell.spec.identity in done]
     control = _joined(controls, ALL)
     quiet = [done[cell.spec.identity] for cell in group.noiseless if cell.spec.identity in done]
     noiseless = _joined(quiet, ALL)
-    if group.noiseless and (noiseless is None or len(quiet) < len(group.noiseless)):
-        silent.append("the federation without its noise was not attacked yet")
     try:
         found = by_person.judged(people, control, smallest=plan.smallest, key=key, silent=silent, noiseless=noiseless)
     except BadInput as error:
         return Word.INCONCLUSIVE, str(error)
+    lacking = _lacking(records, group.cells, "a direction")
+    if group.noiseless and (noiseless is None or len(quiet) < len(group.noiseless)):
+        what = "the federation without its noise"
+        lacking = lacking or _lacking(quiet, group.noiseless, what) or f"{what} has no claims of one scene"
     # Of the federation's own clip and noise it is known; of a step of somebody else's it may not be.
-    if found.word is Word.NO_LEAK_FOUND and (why := unsilenced(group.cells[0].federation.step)):
+    why = lacking or unsilenced(group.cells[0].federation.step)
+    if found.word is Word.NO_LEAK_FOUND and why:
         return Word.INCONCLUSIVE, f"{found.sentence}; but {why}"
     return found.word, found.sentence
+
+
+def _lacking(records: Sequence[PlayedRecord], cells: Sequence[FederatedCell], what: str) -> str:
+    """Why there is not all of it: it is no person of whom nothing was claimed. Empty where all is there."""
+    if len(records) < len(cells):
+        return f"{what} was not attacked yet"
+    failed = next((one.sentence for one in records if one.sentence), "")
+    return f"{what} was attacked without a claim ({failed})" if failed else ""
 
 
 def _joined(records: Sequence[PlayedRecord], number: int) -> People | None:

@@ -10,7 +10,9 @@ from pathlib import Path
 from leakscope.attacks.attributes.signals import dense_layers, layer_of
 from leakscope.audit.federations.asked import EMOTION, SPEAKER
 from leakscope.audit.federations.plan import FederatedScene, FederationPlan, Shadows
+from leakscope.bounds.user_level import promising
 from leakscope.core.errors import BadPlan, LeakscopeError, NoSuchLayer, UnknownName
+from leakscope.mechanisms.compose import accounting
 from leakscope.mechanisms.running import unfit
 from leakscope.numerics.rng import Key
 
@@ -24,7 +26,8 @@ def _bad(place: str, why: str) -> BadPlan:
 
 
 def check(plan: FederationPlan, bad: Bad = _bad) -> None:
-    """Raises `BadPlan` where an attribute, a model, a signal, a protocol or a division of speakers fits no scene.
+    """Raises `BadPlan` where an attribute, a model, a signal, a protocol or a division of speakers fits no scene, and
+    where delta promises nothing in one of them.
 
     What fits some scenes is a reason of the others' rows. Folders of recordings are listed, sound is not read.
     """
@@ -33,6 +36,7 @@ def check(plan: FederationPlan, bad: Bad = _bad) -> None:
         _divisible(scene, f"scene[{place}]", bad, halved=halved)
     for attribute in plan.attributes:
         _known(plan, attribute, bad)
+    _promised(plan, bad)
     _somewhere(_built(plan, scene, f"scene[{place}].", bad) for place, scene in enumerate(plan.scenes))
 
 
@@ -79,6 +83,18 @@ def _known(plan: FederationPlan, attribute: str, bad: Bad) -> None:
     if not any(attribute in one for one in told):
         why = str(UnknownName("attribute of the speakers", attribute, {EMOTION, SPEAKER}.union(*told)))
         raise bad("attributes", why)
+
+
+def _promised(plan: FederationPlan, bad: Bad) -> None:
+    """Only after hours may a plan come to its noise, and a delta that promises nothing ends all of it."""
+    for cell in plan.cells():
+        if cell.federation.privacy is None:
+            continue
+        accounting()
+        try:
+            promising(plan.delta, clients=cell.people.clients(cell.attribute))
+        except LeakscopeError as error:
+            raise bad("delta", str(error)) from None
 
 
 def _built(plan: FederationPlan, scene: FederatedScene, place: str, bad: Bad) -> Callable[[], None]:

@@ -170,7 +170,7 @@ def _attacked(plan: FederationPlan, cell: FederatedCell, world: _World, folder: 
     except LeakscopeError as error:
         # too few recordings for this question may be enough for another
         return PlayedRecord(spec=cell.spec, sentence=str(error), seconds=time.perf_counter() - began, failed=True)
-    # a delta that promises nothing spoils all rows: said at once, and not after an hour
+    # what promises nothing spoils all rows, and is no reason of this one
     epsilons(cell.federation, clients=len(asked.private), delta=plan.delta)
     told = asked.private.annotation(cell.attribute)
     made: dict[str, Any] = {"spec": cell.spec, "categories": told.categories, "clients": len(asked.private)}

@@ -158,8 +158,9 @@ class Combined(AbstractCorpus):
 def files_below(folder: Path, skip: Iterable[str], what: str) -> list[Path]:
     """The recordings below `folder` in the order of their paths, without those whose stem is in `skip`.
 
-    Hidden files are not looked at. Raises `BadInput` where there is no folder, no recording in it, or one is there
-    twice.
+    Hidden files are not looked at. A link to nothing is a recording, which is missed when it is read: so tools for
+    large data leave what they have not fetched. Raises `BadInput` where there is no folder, no recording in it, or one
+    is there twice.
     """
     if not folder.is_dir():
         raise BadInput(f"no folder {folder}; give that of {what}")
@@ -167,7 +168,7 @@ def files_below(folder: Path, skip: Iterable[str], what: str) -> list[Path]:
     found = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
     )
     if not found:
         raise BadInput(f"no {' or '.join(SUFFIXES)} files below {folder}; give the unpacked folder of {what}")

@@ -91,7 +91,10 @@ def _column(path: Path, key: str, value: str) -> dict[str, str]:
     if not path.is_file():
         raise BadInput(f"no table {path}; it is in the published corpus beside AudioWAV")
     rows = csv.DictReader(file_limits.text_of(path, "a table").splitlines())
-    lacking = [name for name in (key, value) if name not in (rows.fieldnames or ())]
-    if lacking:
-        raise BadInput(f"{path} lacks the column {lacking[0]}; expected {key} and {value} in its first line")
-    return {(row[key] or "").strip(): (row[value] or "").strip() for row in rows}
+    try:
+        lacking = [name for name in (key, value) if name not in (rows.fieldnames or ())]
+        if lacking:
+            raise BadInput(f"{path} lacks the column {lacking[0]}; expected {key} and {value} in its first line")
+        return {(row[key] or "").strip(): (row[value] or "").strip() for row in rows}
+    except csv.Error as error:
+        raise BadInput(f"{path} is no table ({error}); get it again") from None

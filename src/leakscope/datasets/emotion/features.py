@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tokenize
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +16,14 @@ from torch import Tensor
 
 from leakscope.core import file_limits
 from leakscope.core.arguments import count
-from leakscope.core.errors import BadInput
+from leakscope.core.errors import BadInput, first_line
 from leakscope.datasets.emotion.corpus import AbstractCorpus
+
+UNREADABLE = (
+    OSError, EOFError, ValueError, TypeError, LookupError, OverflowError, MemoryError, RecursionError, SyntaxError,
+    tokenize.TokenError,
+)  # fmt: skip
+"""What numpy raises on bytes that are no array: a header is Python's literals, which it has Python parse."""
 
 
 class AbstractFeatures(ABC):
@@ -75,10 +82,12 @@ def _vector(files: dict[str, Path], folder: Path, name: str, size: int) -> Tenso
     if path is None:
         raise BadInput(f"no file {name}.npy below {folder}; compute the features of all recordings")
     try:
-        # Mapped, so that a header cannot promise more than the file holds.
-        held = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        why = file_limits.shortened(str(error), 200)
+        # Mapped, so that a header cannot promise more than the file holds; objects cannot be. By this and not by
+        # `np.load`, which opens an archive under this name as one. What overflows is a ValueError besides.
+        with np.errstate(over="ignore"):
+            held = np.lib.format.open_memmap(path, mode="r")
+    except UNREADABLE as error:
+        why = file_limits.shortened(first_line(error), 200)
         raise BadInput(f"{path} is no array that can be read ({why}); write it with numpy.save") from None
     if held.ndim not in (1, 2) or held.shape[-1] != size or held.shape[0] == 0 or held.dtype.kind not in "fiu":
         raise BadInput(
