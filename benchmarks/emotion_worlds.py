@@ -36,8 +36,9 @@ from leakscope.scoring import persons
 from leakscope.scoring.persons import People
 
 Line = tuple[str, bool]
-SURE = 0.98
-"""How often the upper end of a world without a leak shall lie below the smallest gain of interest."""
+SURE = 0.99
+"""How often the upper end of a world without a leak shall lie below the smallest gain of interest. And how often the
+lower end, as an attack may be read turned round, above as much below chance."""
 BELOW = 0.005
 """So much less than the attack gains with the true sexes is the largest gain that it can exclude."""
 EPSILONS = (math.inf, 100.0, 25.0, 5.0, 1.0)

@@ -414,3 +414,31 @@ def test_what_is_refused_is_not_compared():
     _, _, seen = next(observed(speakers(2), rounds))
     with pytest.raises(BadInput, match="cannot be compared"):
         likeness(attack, seen, seen)
+
+
+@pytest.mark.parametrize("right", [0.3, 0.7])
+def test_who_is_wrong_of_most_tells_as_much_as_who_is_right_of_them(right: float) -> None:
+    """True gain and smallest gain of interest are both .2: cleared in 14 of 30 worlds when only one was asked for."""
+    control, words = People(np.arange(40) % 2, np.eye(2)[np.arange(40) % 2]), []
+    for world in range(20):
+        random = np.random.default_rng((87003, world))
+        truth = np.arange(40) % 2
+        sign = np.where(random.random(40) < right, 1, -1) * (2 * truth - 1)
+        toward = sign * np.abs(random.normal(1, 0.3, 40))
+        found = judged(People(truth, np.stack([-toward, toward], 1)), control, smallest=0.2, key=Key(world))
+        words.append(found.word)
+    assert words.count(Word.NO_LEAK_FOUND) <= 1, words
+
+
+def test_each_reason_of_the_turned_attack_stands_alone() -> None:
+    """Wrong of a few more than half: by its word, and by the order it puts persons in."""
+    truth, control = np.arange(200) % 2, People(np.arange(200) % 2, np.eye(2)[np.arange(200) % 2])
+    hits = np.where(np.arange(200) % 20 < 9, 1, -1)
+    named = judged(
+        People(truth, np.stack([-hits, hits], 1) * (2 * truth - 1)[:, None]), control, smallest=0.1, key=Key(0)
+    )
+    assert "turned round, a gain of 0.1 is not excluded" in named.sentence
+    # All are called alike, the first category a little more so.
+    above = People(truth, np.stack([np.zeros(200), 5 + 0.1 * np.sin(7.0 * np.arange(200)) - 0.012 * truth], 1))
+    ordered = judged(above, control, smallest=0.1, key=Key(0))
+    assert "turned round, a gain of 0.1 by another threshold is not excluded" in ordered.sentence

@@ -6,7 +6,8 @@ who calls everybody a woman, and women more so than men, has told them apart for
 the attribute shuffled over the persons gives so much in at most 1 % of cases (`measures.LUCK`), for one of the two at
 half of that. It is **no leak found at this power** where it does not, the same attack leaks by the same rule on the
 control and gains more there than the smallest gain of interest, and the upper ends of both 95 % intervals exclude such
-a gain (half of it of three categories and more for AUC, a mean over them); nor is the attack wrong so often, or right
+a gain (half of it of three categories and more for AUC, a mean over them), of two categories also for the attack turned
+round; nor is the attack wrong so often, or right
 or wrong of the persons of one half, that luck gives as much in at most 1 % of cases. Else it is **inconclusive**, and
 the sentence says why.
 """
@@ -148,6 +149,22 @@ def _doubt(audited: People, found: Interval, control: People | None, chance: flo
     ranked, share = order(audited), 1 if audited.scores.shape[1] == 2 else 2
     if not share * (ranked.high - 0.5) < smallest:
         return f"with another threshold a gain of {smallest:g} is not excluded (AUC up to {ranked.high:.3f})"
+    return _turned(audited, found, chance, smallest) if audited.scores.shape[1] == 2 else ""
+
+
+def _turned(audited: People, found: Interval, chance: float, smallest: float) -> str:
+    """Why the attack turned round, as nobody but its reader has to decide, may gain as much; empty where it may not.
+
+    Of two categories there is one other way to read it, and what is excluded has to hold of both (as in `renamed`): who
+    is wrong of 70 % tells as much as who is right of them, and luck alone (`_telling`) doubts that too seldom.
+    """
+    other = People(audited.truth, audited.scores[:, ::-1], audited.persons, audited.sides)
+    if not chance - found.low < smallest:
+        return f"turned round, a gain of {smallest:g} is not excluded, which more persons would do"
+    if not (ranked := order(other)).high - 0.5 < smallest:
+        return (
+            f"turned round, a gain of {smallest:g} by another threshold is not excluded (AUC up to {ranked.high:.3f})"
+        )
     return ""
 
 
