@@ -55,7 +55,11 @@ def test_the_prior_is_that_of_counting_by_hand():
 
 @pytest.mark.parametrize(
     ("labels", "said"),
-    [([0, 0, 1, 1, 1, 1], "examples of each"), ([0, 1, 2, 3, 0, 1], "no others"), ([0, 1, 2, 0], "examples of each")],
+    [
+        ([0, 0, 1, 1, 1, 1], "examples of each"),
+        ([0, 1, 2, 3, 0, 1], "no others"),
+        ([0, 1, 2, 0], "4 examples, expected at least 5"),
+    ],
 )
 def test_a_pool_that_lacks_a_class_has_others_or_is_tiny_is_no_prior(labels, said):
     with pytest.raises(ls.BadInput, match=said):
