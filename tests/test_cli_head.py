@@ -274,6 +274,7 @@ def test_weights_that_no_training_leaves_are_said(changed, why):
         ),
         (("--domain", "3x8x8"), "cannot be run on 2 pictures of 3x8x8"),
         (("--training", "HeadTraining(32, 1e300, init_std=0.1)"), "at a rate of 1e+300"),
+        (("--training", "HeadTraining(32, 0.01, init_std=1e30)"), "first weights were 1e+30 large; give at most 1e+12"),
         (("--each", "1000000000000000"), "this machine has"),
         (("--each", "1000"), "need as many public pictures of each class, and the smallest has"),
         (("--out", "fit.safetensors"), "is a file that is read"),

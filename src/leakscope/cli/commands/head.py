@@ -215,6 +215,11 @@ def _declared(order: Released, seen: Seen) -> tuple[AbstractMechanism, tuple[str
             f"--training {order.training}: no training ends well at a rate of {max(known.training.rates):.3g}; give "
             f"at most {LARGEST:g}"
         )
+    if not (known.training.init_std or 0.0) <= LARGEST:
+        raise BadInput(
+            f"--training {order.training}: nothing is read of a head whose first weights were "
+            f"{known.training.init_std:g} large; give at most {LARGEST:g}"
+        )
     if order.training is None:
         training = fitted(seen.head.weight, known.prior.mean_of(order.each), known.training)
         known = dataclasses.replace(known, training=training)
