@@ -203,6 +203,21 @@ def test_a_head_that_the_declared_training_does_not_make_is_attacked_with_the_re
     assert any(why in one and "attacked all the same" in one for one in found["notes"]), found["notes"]
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [lambda w: torch.randn(w.shape, generator=torch.Generator().manual_seed(0)) / 500, lambda w: w.roll(1, 0)],
+    ids=["not trained", "rows in another order"],
+)
+@pytest.mark.parametrize("training", [(), ("--training", "HeadTraining(32, 1e-6, init_std=0.01)")])
+def test_a_head_that_holds_nothing_of_its_examples_is_claimed_as_such(changed, training):
+    head = trained()
+    save_file({"weight": changed(head.weight.detach()), "bias": torch.zeros(10)}, "empty.safetensors")
+    found = said("empty.safetensors", *training)
+    assert found["outcome"] == "claimed"
+    assert any("holds 0.0 %" in one and "another order" in one for one in found["notes"]), found["notes"]
+    assert "holds 0.0 %" in " ".join(Path(found["report"]).read_text(encoding="utf-8").split())
+
+
 def test_a_head_of_adam_is_read_where_adam_is_declared():
     save_file(dict(trained(torch.optim.Adam).state_dict()), "adam.safetensors")
     found = said("adam.safetensors", "--training", "HeadTraining(32, 0.1, init_std=0.002, optimizer=Adam())")
@@ -259,6 +274,7 @@ def test_weights_that_no_training_leaves_are_said(changed, why):
         ),
         (("--domain", "3x8x8"), "cannot be run on 2 pictures of 3x8x8"),
         (("--training", "HeadTraining(32, 1e300, init_std=0.1)"), "at a rate of 1e+300"),
+        (("--training", "HeadTraining(32, 0.01, init_std=1e30)"), "first weights were 1e+30 large; give at most 1e+12"),
         (("--each", "1000000000000000"), "this machine has"),
         (("--each", "1000"), "need as many public pictures of each class, and the smallest has"),
         (("--out", "fit.safetensors"), "is a file that is read"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import leakscope as ls
 from leakscope.attacks.inputs.heads import inversion
-from leakscope.attacks.inputs.heads.inversion import explained, fitted, floored, invert
+from leakscope.attacks.inputs.heads.inversion import explained, fitted, floored, held, invert
 from leakscope.attacks.inputs.heads.prior import FeaturePrior
 from leakscope.mechanisms.heads.together import coefficients, first, train
 
@@ -55,7 +55,11 @@ def test_the_prior_is_that_of_counting_by_hand():
 
 @pytest.mark.parametrize(
     ("labels", "said"),
-    [([0, 0, 1, 1, 1, 1], "examples of each"), ([0, 1, 2, 3, 0, 1], "no others"), ([0, 1, 2, 0], "examples of each")],
+    [
+        ([0, 0, 1, 1, 1, 1], "examples of each"),
+        ([0, 1, 2, 3, 0, 1], "no others"),
+        ([0, 1, 2, 0], "4 examples, expected at least 5"),
+    ],
 )
 def test_a_pool_that_lacks_a_class_has_others_or_is_tiny_is_no_prior(labels, said):
     with pytest.raises(ls.BadInput, match=said):
@@ -161,6 +165,15 @@ def test_rates_and_first_weights_are_read_off_a_head(seed):
     assert 0.7 < got.lr / TRAINING.lr < 1.4
     assert 0.7 < got.init_std / TRAINING.init_std < 1.4
     assert (got.steps, got.optimizer) == (wrong.steps, wrong.optimizer)
+
+
+@pytest.mark.parametrize(("std", "near"), [(0.002, 0.08), (0.1, 0.08), (2.0, 0.03)])
+def test_the_share_that_is_held_is_about_what_is_found(std, near):
+    true, at, training = drawn(MANY, 5), prior(), dataclasses.replace(TRAINING, init_std=std)
+    weights = released(true, training)
+    said = [held(one, at, training) for one in weights]
+    assert sum(said) / MANY == pytest.approx(share(invert(weights, at, training, floor=False), true, at), abs=near)
+    assert held(torch.zeros_like(weights[0]), at, dataclasses.replace(training, lr=1e-9)) == pytest.approx(0, abs=1e-3)
 
 
 def test_a_direction_of_either_sign_is_the_same_floor():

@@ -95,6 +95,13 @@ def test_one_sampled_step_is_the_mixture(multiplier: float, q: float, rate: floa
     assert found <= trade_off(event).power(rate) + 1e-4
 
 
+@pytest.mark.parametrize("question", [Question.EITHER, PRESENT])
+def test_rare_samples_that_lose_much_take_seconds(question: Question) -> None:
+    """Epsilon is 0 at a delta above q, and a step loses up to 1700: cells as fine as that epsilon are forty million."""
+    event, exact = heads(0.02, 1, 1e-6), (1 - 1e-6) * 0.01 + 1e-6
+    assert exact <= trade_off(event, question=question).power(0.01) <= exact + 1e-6
+
+
 def test_laplace_noise_asked_for_presence() -> None:
     eps = 1.25
     curve = trade_off(LaplaceDpEvent(1 / eps), question=PRESENT)

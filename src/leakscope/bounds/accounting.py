@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from leakscope.core.arguments import count
 from leakscope.core.errors import BadInput, optional
+from leakscope.mechanisms.compose import accounting
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -28,6 +29,9 @@ COARSE = 5e-4
 """That grid: probabilities are then within 1e-5 of one step and 2e-4 of a hundred, in a fifth of the time."""
 GRID = 1e-4
 """Width of a cell of the privacy loss grid, as a fraction of a first estimate of epsilon."""
+CELLS = 2**17
+"""About as many cells at most for the losses of one step, a second or two: of rare samples epsilon may be next to
+nothing at a delta while one of them loses thousands, whose cells at a width of that epsilon would take hours."""
 
 
 @final
@@ -120,7 +124,7 @@ def _accountants(event: DpEvent, delta: float, *, grid: float = GRID) -> dict[Ac
         found[Accountant.RDP] = _after(rdp, event)
     first = _epsilon(found[Accountant.RDP], delta) if found else math.inf
     # Relative to epsilon: on a fixed grid little noise would need billions of cells. Absolute where Renyi says nothing.
-    width = grid * first if 0 < first < math.inf else 1e-4
+    width = max(grid * first if 0 < first < math.inf else 1e-4, widest(event))
     # Its default rounds losses up, so that what the grid adds is never on the wrong side.
     pld = loss.PLDAccountant(value_discretization_interval=width)
     if pld.supports(event):
@@ -130,6 +134,21 @@ def _accountants(event: DpEvent, delta: float, *, grid: float = GRID) -> dict[Ac
             f"neither accountant of dp-accounting knows {event!r}; give the mechanism an event that it knows"
         )
     return found
+
+
+def widest(event: DpEvent) -> float:
+    """The width of a grid at which `CELLS` hold what one step of the event loses; 0 where no noise is known of it."""
+    dp = accounting()
+    if isinstance(event, dp.ComposedDpEvent):
+        return max(map(widest, event.events), default=0.0)
+    if isinstance(event, dp.SelfComposedDpEvent | dp.PoissonSampledDpEvent):
+        return widest(event.event)
+    noise = getattr(event, "noise_multiplier", 0.0)
+    if not noise > 0:
+        return 0.0
+    # (2 x - 1) / (2 s^2) at ten deviations, beyond which exp(-50) is left, where the grid of dp-accounting ends
+    most = 1 / noise if isinstance(event, dp.LaplaceDpEvent) else 0.5 / noise / noise + 10 / noise
+    return most / CELLS if math.isfinite(most) else 0.0
 
 
 def _package(name: str) -> Any:
@@ -161,7 +180,7 @@ def quietly() -> Iterator[None]:
 def _epsilon(accountant: Any, delta: float) -> float:
     """The accountant's epsilon; infinite, which is an upper bound too, where its numbers overflow (absurd noise)."""
     try:
-        with np.errstate(all="ignore"):
+        with quietly():
             return math.inf if accountant is None else float(accountant.get_epsilon(delta))
     except OverflowError:
         return math.inf
@@ -172,7 +191,7 @@ def _lost(accountant: Any, places: NDArray[np.float64]) -> NDArray[np.float64]:
     if accountant is None:
         return np.ones_like(places)
     try:
-        with np.errstate(all="ignore"):
+        with quietly():
             if isinstance(accountant, _package("pld").PLDAccountant):
                 # one number instead of an array where nothing is private
                 return np.ones_like(places) * np.asarray(accountant.get_delta(places), dtype=np.float64)

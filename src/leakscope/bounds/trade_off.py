@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from leakscope.bounds.accounting import COARSE, SCALE, deltas, epsilon
+from leakscope.bounds.accounting import COARSE, SCALE, deltas, epsilon, widest
 from leakscope.core.arguments import instance, number
 from leakscope.core.errors import BadInput, optional
 
@@ -114,7 +114,7 @@ def _one_way(event: DpEvent, question: Question) -> Array:
         return np.ones_like(PLACES)
     # As in `accounting` relative to epsilon, so that little noise needs no more cells than much; and not below, where
     # samples are rare and one of them still loses much: the losses of a step would lie on millions of cells.
-    width, whole = COARSE * max(first, LEAST), None
+    width, whole = max(COARSE * max(first, LEAST), widest(event)), None
     try:
         for loss, times in _losses(event, 1, question):
             step = _step(loss, width).self_compose(times)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from leakscope.attacks.inputs.heads.beside import Beside, beside
 from leakscope.attacks.inputs.heads.head_images import DecodedHead, HeadImages
-from leakscope.attacks.inputs.heads.inversion import fitted
+from leakscope.attacks.inputs.heads.inversion import fitted, held
 from leakscope.attacks.inputs.heads.plausible import Oddity, oddities
 from leakscope.attacks.inputs.heads.reading import Public, features_of, public, unclosed
 from leakscope.attacks.preparing import Setting
@@ -52,6 +52,8 @@ from leakscope.targets.recipes.trained import Trained
 
 SOUGHT = HeadTraining(32, 0.01, 0.01)
 """A usual course of SGD, whose rates and first weights are fitted where none was declared; its 32 steps stay."""
+LITTLE = 0.05
+"""Share of what distinguishes an example from its class, below which it is said that a head does not hold it."""
 
 
 @final
@@ -213,6 +215,11 @@ def _declared(order: Released, seen: Seen) -> tuple[AbstractMechanism, tuple[str
             f"--training {order.training}: no training ends well at a rate of {max(known.training.rates):.3g}; give "
             f"at most {LARGEST:g}"
         )
+    if not (known.training.init_std or 0.0) <= LARGEST:
+        raise BadInput(
+            f"--training {order.training}: nothing is read of a head whose first weights were "
+            f"{known.training.init_std:g} large; give at most {LARGEST:g}"
+        )
     if order.training is None:
         training = fitted(seen.head.weight, known.prior.mean_of(order.each), known.training)
         known = dataclasses.replace(known, training=training)
@@ -221,10 +228,17 @@ def _declared(order: Released, seen: Seen) -> tuple[AbstractMechanism, tuple[str
             f"weights of {training.init_std:.3g}"
         )
     such = "such a" if order.training is None else "the declared"
+    share = None if _open(mechanism, known) else held(seen.head.weight, known.prior.mean_of(order.each), known.training)
+    if share is not None and share < LITTLE:
+        notes.append(
+            f"by {such} training the head holds {100 * share:.1f} % of what distinguishes examples from their class: "
+            "the pictures are the public's, as of any head that was hardly trained, has large first weights or was "
+            "trained on other classes; where the folders are in another order than the head's rows, it may hold more"
+        )
     notes += [
         f"this is no head that {such} training makes on this backbone: {one} what it is in heads that are; attacked "
-        "all the same, but momentum, Adam, another or a fine-tuned backbone, other first biases or other rates may be "
-        "behind it, and then the pictures are the public's"
+        "all the same, but momentum, Adam, another or a fine-tuned backbone, other first biases, other rates or "
+        "another order of classes may be behind it, and then the pictures are the public's"
         for one in _odd(order, seen, mechanism, known)[:3]
     ]
     if order.each > 1:
@@ -234,11 +248,16 @@ def _declared(order: Released, seen: Seen) -> tuple[AbstractMechanism, tuple[str
 
 def _odd(order: Released, seen: Seen, mechanism: AbstractMechanism, known: Public) -> tuple[Oddity, ...]:
     """None of trainings without closed form, whose numbers are not known."""
-    if known.training.init_std is None or unclosed(mechanism) is not None:
+    if _open(mechanism, known):
         return ()
     key, head = Key(order.seed).child("plausible"), seen.head
     with console.watching("trains heads to compare with") as watch:
         return oddities(head.weight, head.bias, known.prior, known.training, order.each, key=key, watch=watch)
+
+
+def _open(mechanism: AbstractMechanism, known: Public) -> bool:
+    """Whether what such a training leaves of its examples is in no closed form, or of no secret first weights."""
+    return known.training.init_std is None or unclosed(mechanism) is not None
 
 
 def _attempted(

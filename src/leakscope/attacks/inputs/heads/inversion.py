@@ -123,6 +123,17 @@ def explained(
     return Explained(rest, sizes.square().unsqueeze(2) * prior.variances + noise**2, left, sizes, noise)
 
 
+def held(weights: Tensor, prior: FeaturePrior, training: HeadTraining) -> float:
+    """The share of the variance within classes that a head's weights (C, d) hold by this training, from 0 to 1.
+
+    1 - E|X - x^|^2 / E|X - M|^2 of the posterior, with the kernel that the prior expects. Where training saturates it
+    is too large, since errors of the coefficients are not in it. Where it is next to nothing, x^ is the class mean.
+    """
+    features, beside = prior.means.unsqueeze(0), prior.variances.sum().expand(1, len(prior.means))
+    fit = explained(weights.unsqueeze(0), features, beside, prior, training, _nothing(prior, len(weights)))
+    return max(0.0, 1 - float(fit.features(prior)[1].sum() / beside.sum()))
+
+
 def _nothing(prior: FeaturePrior, outputs: int) -> tuple[Tensor, Tensor]:
     """The mean of secret first weights."""
     return prior.means.new_zeros(outputs, prior.means.shape[1]), prior.means.new_zeros(outputs)

@@ -38,10 +38,15 @@ class FeaturePrior:
         more examples than classes, and features are numbers that float32 can calculate with.
         """
         counts = torch.bincount(labels, minlength=classes)
-        if len(counts) > classes or int(counts.min()) < 1 or len(features) < classes + 2:
+        if len(counts) > classes or int(counts.min()) < 1:
             raise BadInput(
                 f"the pool has {counts.tolist()} examples of its classes, and the head tells {classes} apart; give a "
                 "pool with examples of each and no others"
+            )
+        if len(features) < classes + 2:
+            raise BadInput(
+                f"the pool has {len(features)} examples, expected at least {classes + 2} to see how those of a class "
+                "differ; give more of each class"
             )
         size = float(features.abs().max())
         if not size <= BIGGEST:
