@@ -258,3 +258,16 @@ def test_labels_of_earlier_rounds_are_not_those_of_this_one(protocol: ls.FedSGD 
         seen = ls.Observation(ls.Target(net, DOMAIN, 60), release, protocol, (ls.BatchSize(8),))
         wrong += proved(ls.RevealedLabels(weights=weights).run(seen, key=ls.Key(0))) - Counter(labels.tolist())
     assert not wrong
+
+
+@pytest.mark.parametrize("attack", [ls.RevealedLabels(), ls.RevealedFeatures()], ids=repr)
+def test_rows_that_no_budget_was_left_for_are_not_said_to_be_too_alike(attack: ls.Attack[ls.Claim]) -> None:
+    with ls.Key(0).isolated():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 60, bias=False))
+        update = sent(net, torch.rand(3, 1, 4, 4), torch.tensor([1, 5, 5]))
+    seen = ls.Observation(ls.Target(net, DOMAIN, 60), ls.Gradient(update), ls.FedSGD(), (ls.BatchSize(3),))
+    sentence = attack.run(seen, key=ls.Key(0), budget=ls.Budget(evaluations=1)).sentence
+    assert "of 3" in sentence
+    assert "the budget is spent" in sentence
+    assert "nearly equal" not in sentence

@@ -26,7 +26,7 @@ from leakscope.attacks.labels.rows.signed import (
     proved_counts,
     signed,
 )
-from leakscope.attacks.labels.rows.taken_apart import ONE, RATIO, UNEVEN, Apart, take_apart
+from leakscope.attacks.labels.rows.taken_apart import ONE, RATIO, SPENT, UNEVEN, Apart, take_apart
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
 from leakscope.attacks.parts.reading.proof import bent, miscounted, strange, undeclared
 from leakscope.core.attempt import Attempt, Certificate, Outcome
@@ -266,7 +266,7 @@ def samples_apart(
     assert isinstance(read.space, RowSpace)
     apart = _apart(seen, read, read.space, key, stop)
     if len(apart.rows) != read.space.rank and (whole or not apart.rows):
-        return f"{len(apart.rows)} of {read.space.rank} rows were found"
+        return f"{len(apart.rows)} of {read.space.rank} rows were found{SPENT if stop() else ''}"
     if apart.open and whole:
         return f"{UNEVEN}, and no number of samples was told"
     if not _unique(read.space, apart):
