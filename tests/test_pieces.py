@@ -140,3 +140,10 @@ def test_a_verdict_is_read_from_bags(errors: tuple[float, ...], word: Word) -> N
     found = judge(Trials(audited, control, blind))
     assert found.word is word, found.sentence
     assert "piece-error" in found.sentence
+
+
+@pytest.mark.parametrize(("many", "counted"), [(0, 0), (1, 0), (2, 1), (4, 1), (6, 1)])
+def test_few_pieces_of_many_are_no_claim_of_the_bag(many: int, counted: int) -> None:
+    """Four were said: who names the one that noise leaves sure excludes nothing of the others."""
+    claim = ls.Pieces(tuple((letter,) for letter in range(many)))
+    assert scored(claim).claimed == counted

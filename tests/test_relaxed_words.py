@@ -285,3 +285,11 @@ def test_numbers_beyond_single_precision_diverge() -> None:
     attempt = dataclasses.replace(QUICK, length=2).run(ls.Observation(seen.target, huge, seen.mechanism), key=ls.Key(0))
     assert attempt.outcome is ls.Outcome.DIVERGED
     assert attempt.claim is None
+
+
+@pytest.mark.parametrize("most", [1, 8, 15, 60, 100])
+def test_a_budget_is_overspent_by_no_more_than_the_first_step(most: int) -> None:
+    """A step takes one evaluation for each restart."""
+    attempt = QUICK.run(observed(0, NOISY), key=ls.Key(0), budget=ls.Budget(evaluations=most))
+    assert attempt.claim is not None
+    assert attempt.cost.evaluations <= max(most, QUICK.restarts)

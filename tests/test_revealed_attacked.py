@@ -232,3 +232,42 @@ def test_a_penalty_that_nobody_declared_proves_no_class_that_is_not_there(penalt
             continue
         attempt = ls.RevealedLabels().run(seen, key=ls.Key(0))
         assert set(proved(attempt)) <= {0, 1, 2}, attempt.sentence
+
+
+@pytest.mark.parametrize("protocol", [ls.FedSGD(), ls.FedAvg(1, 0.1), ls.FedAvg(2, 0.1)], ids=repr)
+@pytest.mark.parametrize("weights", [True, False])
+def test_labels_of_earlier_rounds_are_not_those_of_this_one(protocol: ls.FedSGD | ls.FedAvg, weights: bool) -> None:
+    """A client whose optimizer goes on from round to round sends what it owes to earlier batches once more."""
+    wrong, steps = Counter[int](), getattr(protocol, "steps", 1)
+    for seed in range(4):
+        with ls.Key(seed).isolated():
+            torch.manual_seed(seed)
+            net = nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 60))
+            optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+            rounds = [(torch.rand(8, 1, 4, 4), torch.randint(0, 5, (8,))) for _ in range(4)]
+        for place, (inputs, labels) in enumerate(rounds):
+            before = copy.deepcopy(net.state_dict())
+            for _ in range(steps if place == 3 else 1):
+                optimizer.zero_grad()
+                F.cross_entropy(net(inputs), labels).backward()
+                optimizer.step()
+        moved = {name: value.detach() - before[name] for name, value in net.named_parameters()}
+        net.load_state_dict(before)
+        by_hand = ls.Gradient({name: -10 * value for name, value in moved.items()})
+        release = by_hand if isinstance(protocol, ls.FedSGD) else ls.Delta(moved)
+        seen = ls.Observation(ls.Target(net, DOMAIN, 60), release, protocol, (ls.BatchSize(8),))
+        wrong += proved(ls.RevealedLabels(weights=weights).run(seen, key=ls.Key(0))) - Counter(labels.tolist())
+    assert not wrong
+
+
+@pytest.mark.parametrize("attack", [ls.RevealedLabels(), ls.RevealedFeatures()], ids=repr)
+def test_rows_that_no_budget_was_left_for_are_not_said_to_be_too_alike(attack: ls.Attack[ls.Claim]) -> None:
+    with ls.Key(0).isolated():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 60, bias=False))
+        update = sent(net, torch.rand(3, 1, 4, 4), torch.tensor([1, 5, 5]))
+    seen = ls.Observation(ls.Target(net, DOMAIN, 60), ls.Gradient(update), ls.FedSGD(), (ls.BatchSize(3),))
+    sentence = attack.run(seen, key=ls.Key(0), budget=ls.Budget(evaluations=1)).sentence
+    assert "of 3" in sentence
+    assert "the budget is spent" in sentence
+    assert "nearly equal" not in sentence

@@ -173,3 +173,12 @@ def test_what_a_report_shows_is_paired_as_it_was_scored() -> None:
     assert pair.claimed[1] is not None
     assert torch.equal(pair.claimed[1], pair.original[1])
     assert [len(one) for one in pair.original] == [5, 3]
+
+
+@pytest.mark.parametrize(("said", "counted"), [("", 0), ("s", 0), ("it ", 0), ("tia s", 1), ("nothing of that", 1)])
+def test_a_word_of_a_sentence_is_no_claim_of_it(said: str, counted: int) -> None:
+    """Who claims less than half of what was said excludes no more than who claims nothing."""
+    true = ENGLISH.encode("it was so")
+    batch = ls.Batch(torch.zeros(1, 9, 26), torch.tensor([true]), torch.tensor([9]), torch.tensor([len(true)]))
+    claim = ls.Transcripts((tuple(ENGLISH.encode(said)),))
+    assert ls.score(claim, batch, domain=ls.Frames(26))["character-error-rate"].claimed == counted

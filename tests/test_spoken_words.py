@@ -104,6 +104,12 @@ def test_the_declared_loss_by_hand_is_proved() -> None:
         assert one.claim.labels == SENTENCES[place : place + 1]
 
 
+def test_sentences_that_no_budget_was_left_for_are_not_said_to_be_too_alike() -> None:
+    attempt = attempted(ls.observe(target(30), utterances(0, 1), ls.FedSGD(), key=ls.Key(0)), budget=ls.Budget(None, 1))
+    assert attempt.claim is None
+    assert attempt.sentence == "the budget is spent"
+
+
 LIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "a sum": lambda each, logits: each.sum(),
     "reversed": lambda each, logits: -each.mean(),

@@ -279,6 +279,8 @@ def _unable(trials: Trials, control: Records, found: Evidence, who: str) -> str:
 def _silent(found: Evidence) -> str:
     """Why a group says nothing about what its attack did not claim; empty where it claims enough to be judged."""
     none, what = sum(share == 0 for share in found.claims), kind(found.metric)
+    if found.metric in (CharacterErrorRate.name, PieceError.name):
+        what += " of half the true number" if found.metric == PieceError.name else " of half the true length"
     if none:
         return (
             f"in {none} of {len(found.claims)} trials the attack claims no {what}: what is not claimed scores as a "

@@ -17,8 +17,16 @@ from leakscope.attacks.labels.rows.behind_noise import LEVEL, Fallen, fallen
 from leakscope.attacks.labels.rows.excluded import Excluded, excluded
 from leakscope.attacks.labels.rows.known_rows import known_rows, told_rows
 from leakscope.attacks.labels.rows.row_space import FULLEST, RowSpace, row_space
-from leakscope.attacks.labels.rows.signed import SMOOTHED, Signed, proved_counts, signed
-from leakscope.attacks.labels.rows.taken_apart import ONE, RATIO, UNEVEN, Apart, take_apart
+from leakscope.attacks.labels.rows.signed import (
+    SIGNED,
+    SIGNED_BENT,
+    SMOOTHED,
+    Signed,
+    overdrawn,
+    proved_counts,
+    signed,
+)
+from leakscope.attacks.labels.rows.taken_apart import ONE, RATIO, SPENT, UNEVEN, Apart, take_apart
 from leakscope.attacks.parts.reading.output_gradient import OutputGradient, read_output
 from leakscope.attacks.parts.reading.proof import bent, miscounted, strange, undeclared
 from leakscope.core.attempt import Attempt, Certificate, Outcome
@@ -60,15 +68,6 @@ REPEATED = (
 """What nothing contradicts where the batch size is not told."""
 UNSEEN = "behind a clip, samples that leave no error are not among them"
 """What no share tells where only the gradient's direction was sent and the batch size is not told."""
-SIGNED = (
-    "rounding over the depth of the negative entry that only a label of this class can make, given the declared loss "
-    "and no larger penalty on the weights than a hundredth, over local steps with momentum of no more than 0.9"
-)
-SIGNED_BENT = (
-    "rounding over the depth of the negative entry that only a label of this class can make, given the declared loss "
-    "without a penalty on the weights"
-)
-"""Behind a defense that changed entries one by one nothing says how much of them a penalty could be."""
 UNBALANCED = 1e-5
 """Relative sum of the classes' rows of dL/dW beyond rounding of float32: something was added to the cross entropy's."""
 
@@ -267,7 +266,7 @@ def samples_apart(
     assert isinstance(read.space, RowSpace)
     apart = _apart(seen, read, read.space, key, stop)
     if len(apart.rows) != read.space.rank and (whole or not apart.rows):
-        return f"{len(apart.rows)} of {read.space.rank} rows were found"
+        return f"{len(apart.rows)} of {read.space.rank} rows were found{SPENT if stop() else ''}"
     if apart.open and whole:
         return f"{UNEVEN}, and no number of samples was told"
     if not _unique(read.space, apart):
@@ -378,7 +377,7 @@ def _unsigned(seen: Observation, read: Revealing, told: int | None) -> str | Non
     # Of an update that was turned around the positive entries are those of labels, of at most as many classes.
     if read.signs.upright <= told:
         return f"{read.signs.upright} classes have a positive entry, and the signs of {told} examples could be reversed"
-    return _added(seen, read, told)
+    return overdrawn(seen, read.output) or _added(seen, read, told)
 
 
 def _added(seen: Observation, read: Revealing, told: int) -> str | None:

@@ -116,6 +116,10 @@ class SaidPieces(AbstractKind[Pieces, PieceTruth, PieceError]):
         error = metric.item(frozenset(at.claim.pieces), at.truth.said)
         return Judged((error,), int(error == metric.perfect))
 
+    def claimed(self, at: Comparison[Pieces, PieceTruth]) -> int:
+        """The bag, where it holds half as many pieces as were said: the few that are sure say nothing of the others."""
+        return int(len(at.claim) > 0 and 2 * len(at.claim) >= len(at.truth.said))
+
     def shown(self, claim: Pieces, case: Case) -> Shown:
         """Both bags, piece by piece; a space within a piece is written as an underscore."""
         true, claimed = (_listed(one) for one in (sorted(self.truth(claim, case).said), claim.pieces))

@@ -171,8 +171,10 @@ class PrivateTranscripts(AbstractKind[Transcripts, tuple[Said, ...], AbstractTra
         return tuple(one in truth for one in claim.labels)
 
     def claimed(self, at: Comparison[Transcripts, tuple[Said, ...]]) -> int:
-        """Those with a character."""
-        return sum(len(at.claim.labels[partner]) > 0 for partner in at.pairing.known()[1])
+        """Those with a character, and half as many as were said: a word of each sentence is an abstention."""
+        pairs = zip(*at.pairing.known(), strict=True)
+        lengths = ((len(at.claim.labels[partner]), len(at.truth[place])) for place, partner in pairs)
+        return sum(said > 0 and 2 * said >= true for said, true in lengths)
 
     def shown(self, claim: Transcripts, case: Case) -> Shown:
         """The claimed text for each private one, empty where nothing was claimed."""

@@ -15,7 +15,7 @@ from leakscope.attacks.attack import AbstractAttack
 from leakscope.attacks.inputs.layer_by_layer.descent import CAUTION, Ends, Reached, descend
 from leakscope.attacks.labels.rows.known_rows import KnownRows, known_rows, spread, told_rows
 from leakscope.attacks.labels.rows.row_space import row_space
-from leakscope.attacks.labels.rows.taken_apart import UNEVEN, Apart, take_apart
+from leakscope.attacks.labels.rows.taken_apart import SPENT, UNEVEN, Apart, take_apart
 from leakscope.attacks.parts.reading.output_gradient import read_output
 from leakscope.attacks.parts.reading.proof import MEAN, bent, miscounted, strange
 from leakscope.attacks.parts.reading.unseen import OPEN, unseen
@@ -127,7 +127,7 @@ class RevealedFeatures(AbstractAttack[Ends, Features]):
         bias = None if read.output.bias is None else read.output.bias.cpu().numpy()
         apart = take_apart(known, bias, key.child("rows").numpy(), stop=stop, told=told_rows(seen))
         if len(apart.rows) < read.space.rank:
-            return self._some(read, known, apart)
+            return self._some(read, known, apart, spent=stop())
         reached = descend(seen, read, known, apart, self.layers)
         if reached is None:
             return self._some(read, known, apart)
@@ -172,12 +172,13 @@ class RevealedFeatures(AbstractAttack[Ends, Features]):
             )
         return Attempt(repr(self), Outcome.CLAIMED, sentence, Features(name, values, labels, sure), certificate)
 
-    def _some(self, read: Ends, known: KnownRows, apart: Apart) -> Attempt[Features]:
+    def _some(self, read: Ends, known: KnownRows, apart: Apart, *, spent: bool = False) -> Attempt[Features]:
         """The rows that were found, where they are not all: each one's own features, as exact as they are known."""
         good = [one for one in apart.rows if CAUTION * spread(known, one.features, one.label, one.misfit) <= SPREAD]
-        found = f"{len(apart.rows)} of {read.space.rank} samples came apart"
+        found = f"{len(apart.rows)} of {read.space.rank} samples came apart{SPENT if spent else ''}"
         if not good:
-            sentence = f"{found}, none of them to a thousandth: others are too nearly equal, or too sure"
+            why = "" if spent else ": others are too nearly equal, or too sure"
+            sentence = f"{found}, none of them to a thousandth{why}"
             return Attempt(repr(self), Outcome.DIVERGED, sentence)
         values = torch.from_numpy(np.array([read.space.left @ one.features for one in good]))
         labels = torch.tensor([one.label for one in good])

@@ -33,6 +33,19 @@ HIGHER = 3.0
 """How many times higher than those of noise the features of a sample may be."""
 ULPS = 4.0
 """Roundings of the weights by which the difference of two sets of weights may be off."""
+OWED = 1.01
+"""Largest sum of the negative entries of dL/db that is one label for each example, up to rounding in half precision."""
+SIGNED = (
+    "rounding over the depth of the negative entry that only a label of this class can make, given the declared loss "
+    "and no larger penalty on the weights than a hundredth, over local steps with momentum of no more than 0.9, and a "
+    "client that adds nothing of earlier rounds (momentum that it kept, what it had left out)"
+)
+SIGNED_BENT = (
+    "rounding over the depth of the negative entry that only a label of this class can make, given the declared loss "
+    "without a penalty on the weights, and a client that adds nothing of earlier rounds (momentum that it kept, what "
+    "it had left out)"
+)
+"""Behind a defense that changed entries one by one nothing says how much of them a penalty could be."""
 
 
 @final
@@ -95,6 +108,24 @@ def signed(seen: Observation, output: OutputGradient) -> Signed | None:
         firm = np.maximum(firm, _deepest(rows - pulled + smoothed, size) - slack)
         upright = max(upright, int((_deepest(-rows, size) > slack).sum()))
     return Signed(depth, rounding, firm, upright, " and ".join(read for _, _, read in found))
+
+
+def overdrawn(seen: Observation, output: OutputGradient) -> str | None:
+    """Why the negative entries are more than the labels of one batch make; None where nothing says so.
+
+    sum_c max(0, mean_s (y_sc - p_sc)) <= mean_s sum_c y_sc = 1, of one gradient and of a mean of several. Momentum that
+    a client kept from earlier rounds adds their labels, up to nine times as many, and what was left out of an update
+    and is sent with the next one adds those of that.
+    """
+    if output.bias is None or clipped(seen) is not Answer.NO or keeps_ratios(seen.mechanism) is not Answer.YES:
+        return None
+    owed = float((-output.bias).clamp(min=0).sum())
+    if owed <= OWED:
+        return None
+    return (
+        f"the negative entries of dL/db sum to {owed:.3g}, and those of a mean over examples to one at most: it is no "
+        "mean, or labels of earlier rounds are in it"
+    )
 
 
 def proved_counts(bias: Array, samples: int) -> NDArray[np.int64]:

@@ -37,6 +37,8 @@ VAGUE = 0.1
 ALONE = 0.1
 """How far from one the samples of a row may be that stands for one: of two equal samples beside a third, two rows would
 stand for 4/3 and 2/3, of four beside three for 8/7 and 6/7."""
+SPENT = ", and the budget is spent"
+"""What follows where not all rows were found because the search was stopped: nothing speaks against the others."""
 UNEVEN = "of samples of one class that are nearly equal to the output layer one may be there more often than another"
 """What is said of rows whose numbers of samples are open."""
 FAR = 2.0

@@ -165,8 +165,10 @@ class SpokenWords(AbstractAttack[Heard | Bag | Weak, Transcripts | Pieces]):
         said = [one for one in found if one.outputs]
         stuck = [one.stuck for one in found if one.stuck]
         if not said:
-            why = stuck[0] if stuck else "the first pieces of several sentences were not told apart"
-            if self.matching is None or following.several > 1 or clock.exhausted(steps):
+            spent = clock.exhausted(steps)
+            lost = "the budget is spent" if spent else "the first pieces of several sentences were not told apart"
+            why = stuck[0] if stuck else lost
+            if self.matching is None or following.several > 1 or spent:
                 return Attempt(repr(self), Outcome.DIVERGED, why)
             within = self.matching.within(seen, key=key.child("matching"), clock=clock, watch=watch)
             return self._matched(why, within)

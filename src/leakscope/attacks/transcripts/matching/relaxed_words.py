@@ -213,7 +213,8 @@ class RelaxedWords(AbstractAttack[Legible, Transcripts | Pieces]):
                 finally:
                     # Also of a search that was interrupted.
                     kept.found.append(search.best())
-                if clock.exhausted(kept.evaluations):
+                # One less than a step of all restarts takes: a budget is not overspent by the next length.
+                if clock.exhausted(kept.evaluations + self.restarts - 1):
                     break
         except KeyboardInterrupt:
             outcome = Outcome.INTERRUPTED
@@ -340,7 +341,7 @@ class _Search:
         adam = torch.optim.Adam([self.free, self.scores], lr=attack.lr)
         latest: deque[tuple[int, ...]] = deque(maxlen=attack.unchanged)
         for step in range(attack.steps):
-            if step and clock.exhausted(kept.evaluations):
+            if step and clock.exhausted(kept.evaluations + len(self.each) - 1):
                 return
             if self._halved(step):
                 # From rest: moments of Adam are forgotten in some steps anyway.
