@@ -442,3 +442,19 @@ def test_each_reason_of_the_turned_attack_stands_alone() -> None:
     above = People(truth, np.stack([np.zeros(200), 5 + 0.1 * np.sin(7.0 * np.arange(200)) - 0.012 * truth], 1))
     ordered = judged(above, control, smallest=0.1, key=Key(0))
     assert "turned round, a gain of 0.1 by another threshold is not excluded" in ordered.sentence
+
+
+def test_categories_under_other_names_are_no_all_clear() -> None:
+    """One is named right and the other three in a ring: UAR and AUC of chance, and everybody is told apart."""
+    truth = np.arange(240) % 4
+    ring = np.array([0, 2, 3, 1])[truth]
+    control = People(truth, np.eye(4)[truth])
+    found = judged(People(truth, np.eye(4)[ring]), control, smallest=0.4, key=Key(0))
+    assert found.word is Word.INCONCLUSIVE
+    assert "with another name for each category 100% of the persons are right" in found.sentence
+    random = np.random.default_rng(5)
+    words = [
+        judged(People(truth, random.normal(size=(240, 4))), control, smallest=0.4, key=Key(world)).word
+        for world in range(10)
+    ]
+    assert words.count(Word.NO_LEAK_FOUND) >= 9

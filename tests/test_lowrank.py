@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import types
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import leakscope as ls
+from leakscope.attacks.inputs.dense import lowrank
 from leakscope.attacks.inputs.dense.mixtures import twins
 from leakscope.attacks.inputs.dense.silent_errors import Judged, Resting
 from leakscope.numerics.lowrank import factor
@@ -303,6 +305,16 @@ def test_batches_that_can_be_taken_apart_are_not_refused(widths: tuple[int, ...]
     target = ls.MLP(widths).build(domain, classes, key=ls.Key(0))
     seen = ls.observe(target, normal(count, domain, classes), ls.FedSGD(), key=ls.Key(1))
     assert ls.LowRank().refusal(seen) is None
+
+
+def test_neighbors_that_hide_half_of_what_they_might_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty recordings at the weights of a federation after 40 rounds were refused so; all came back when tried."""
+    seen = ls.observe(NET, normal(4, SMALL, 10), ls.FedSGD(), key=ls.Key(1))
+    ready = ls.LowRank().ready(seen).read
+    twenty = types.SimpleNamespace(rank=20)
+    monkeypatch.setattr(lowrank, "twins", lambda *_: 4.5 / 19)
+    assert lowrank._crowded(seen, twenty, 20 * 5.9, ready.resting) == ""
+    assert "about 4.8 units at rest for each" in lowrank._crowded(seen, twenty, 20 * 4.7, ready.resting)
 
 
 def test_neighbors_are_examples_of_one_class_and_only_behind_a_single_layer() -> None:

@@ -7,7 +7,7 @@ the attribute shuffled over the persons gives so much in at most 1 % of cases (`
 half of that. It is **no leak found at this power** where it does not, the same attack leaks by the same rule on the
 control and gains more there than the smallest gain of interest, and the upper ends of both 95 % intervals exclude such
 a gain (half of it of three categories and more for AUC, a mean over them), of two categories also for the attack turned
-round; nor is the attack wrong so often, or right
+round, and of more no other names for them tell them apart; nor is the attack wrong so often, or right
 or wrong of the persons of one half, that luck gives as much in at most 1 % of cases. Else it is **inconclusive**, and
 the sentence says why.
 """
@@ -21,6 +21,7 @@ from typing import final
 import numpy as np
 
 from leakscope.audit.measures import LUCK
+from leakscope.audit.renamed import renamed
 from leakscope.core.arguments import number
 from leakscope.core.errors import BadInput
 from leakscope.ledger.record import Word
@@ -149,7 +150,7 @@ def _doubt(audited: People, found: Interval, control: People | None, chance: flo
     ranked, share = order(audited), 1 if audited.scores.shape[1] == 2 else 2
     if not share * (ranked.high - 0.5) < smallest:
         return f"with another threshold a gain of {smallest:g} is not excluded (AUC up to {ranked.high:.3f})"
-    return _turned(audited, found, chance, smallest) if audited.scores.shape[1] == 2 else ""
+    return _turned(audited, found, chance, smallest) if audited.scores.shape[1] == 2 else _renamed(audited)
 
 
 def _turned(audited: People, found: Interval, chance: float, smallest: float) -> str:
@@ -166,6 +167,21 @@ def _turned(audited: People, found: Interval, chance: float, smallest: float) ->
             f"turned round, a gain of {smallest:g} by another threshold is not excluded (AUC up to {ranked.high:.3f})"
         )
     return ""
+
+
+def _renamed(audited: People) -> str:
+    """Why categories tell the attribute under other names, of three and more; empty where they do not.
+
+    Who always calls B C, C D and D B has a UAR and an AUC of chance, and tells nearly everybody apart. There are too
+    many maps for the limit of each to be excluded: the luck of the best one tells.
+    """
+    trials = [
+        ([said], [true]) for said, true in zip(audited.scores.argmax(1).tolist(), audited.truth.tolist(), strict=True)
+    ]
+    share, by_luck = renamed(trials)
+    if by_luck > LUCK:
+        return ""
+    return f"with another name for each category {share:.0%} of the persons are right, by luck {by_luck:.2g}"
 
 
 def _unable(control: People, where: str, chance: float, smallest: float, key: Key) -> str:
