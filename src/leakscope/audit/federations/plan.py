@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -19,6 +20,7 @@ from leakscope.datasets.emotion.emotion_features import EmotionFeatures
 from leakscope.ledger.played import Part, PlayedSpec
 from leakscope.mechanisms.compose import AbstractProtocol, Defended
 from leakscope.mechanisms.federated.federation import MOST_ROUNDS, Federation
+from leakscope.mechanisms.federated.user_level import UserLevel
 from leakscope.targets.recipes.architecture import AbstractArchitecture
 
 CONTROLS = (Part.UNDEFENDED, Part.NOISELESS)
@@ -199,7 +201,7 @@ class FederationPlan:
 
     def name(self, thing: object) -> str:
         """What a person calls a target or a federation."""
-        return dict(self.names).get(repr(thing), repr(thing))
+        return dict(self.names).get(repr(thing)) or (written(thing) if isinstance(thing, Federation) else repr(thing))
 
     def groups(self) -> tuple[FederatedGroup, ...]:
         """The rows in the plan's order, controls behind what they are of; a control of several rows comes once."""
@@ -291,3 +293,21 @@ def world_of(cell: FederatedCell) -> str:
     # shuffled people differ in what is known of them, which a store compares
     kind = cell.attribute if cell.attribute in (EMOTION, SPEAKER) or cell.people.shuffled else "speakers"
     return repr((cell.people, cell.target, cell.federation, kind, cell.seed))
+
+
+def written(federation: Federation) -> str:
+    """A federation that nobody has written, such as a control, as one would write it: without what goes without saying.
+
+    >>> from leakscope.mechanisms.protocols.fedsgd import FedSGD
+    >>> written(Federation(FedSGD(), rounds=40, weighted=False, privacy=UserLevel(0.5, 0.0), evaluate_every=40))
+    'Federation(FedSGD(), rounds=40, weighted=False, privacy=UserLevel(0.5, 0.0))'
+    """
+    parts = [repr(federation.step)]
+    for one in dataclasses.fields(federation)[1:]:
+        value = getattr(federation, one.name)
+        # What is looked at on the way changes nothing of what is sent.
+        if value != one.default and one.name != "evaluate_every":
+            private = isinstance(value, UserLevel) and value == UserLevel(value.clip, value.noise_multiplier)
+            said = f"UserLevel({value.clip}, {value.noise_multiplier})" if private else repr(value)
+            parts.append(f"{one.name}={said}")
+    return f"Federation({', '.join(parts)})"
