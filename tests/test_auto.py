@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from torch import nn
 
 import leakscope as ls
+from leakscope.attacks.inputs.dense import lowrank
 from leakscope.attacks.parts.search.state_file import StateFile
 from leakscope.attacks.portfolio.auto import SOLVING
 from leakscope.core.effort import State
@@ -230,6 +233,28 @@ def test_behind_dropout_the_deepest_dense_layer_says_what_matching_cannot() -> N
     attempt = ls.Auto(evaluations=600).run(seen, key=ls.Key(1))
     assert attempt.steps[-1] == "handed on: FeatureInversion"
     assert ls.score(attempt.claim, batch, domain=digits.domain)["psnr"].value > 25
+
+
+def test_an_exact_attack_that_tries_in_vain_leaves_time_for_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of six digits at 48 units and two classes LowRank looked for the last two for a minute."""
+
+    def vainly(_problem: Any, _rng: Any, *, stop: Callable[[int, int], bool]) -> list[Any]:
+        while not stop(1, 1):
+            time.sleep(0.01)
+        return []
+
+    monkeypatch.setattr(lowrank, "sparse_directions", vainly)
+    with ls.Key(0).isolated():
+        torch.manual_seed(92543)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 2))
+    victim = ls.Digits(size=8).draw(6, key=ls.Key(92543)).reveal()
+    victim = ls.Batch(victim.inputs, victim.labels % 2)
+    tell = [ls.BatchSize(6)]
+    looked = ls.observe(ls.Target(net, ls.Images(1, 8, 8), 2), victim, ls.FedSGD(), key=ls.Key(0), tell=tell)
+    attempt = ls.Auto().run(looked, key=ls.Key(92543), budget=ls.Budget(seconds=5))
+    assert any("LowRank: diverged" in step for step in attempt.steps), attempt.steps
+    assert attempt.claim is not None
+    assert len(attempt.claim) == 6, attempt.steps
 
 
 def test_labels_are_read_once_for_all_searches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,7 +111,7 @@ def test_few_classes_are_refused_by_number(digits: tuple[Tensor, Tensor]) -> Non
     assert "10 classes are too few to tell 5 samples apart" in ls.FeatureInversion().refusal(seen).sentence
 
 
-def test_an_interruption_at_its_end_leaves_what_the_search_found(digits: tuple[Tensor, Tensor]) -> None:
+def test_an_interruption_at_its_end_keeps_the_steps_before_it(digits: tuple[Tensor, Tensor]) -> None:
     victim = net(40)
     target = ls.Target(victim, ls.Images(1, 8, 8), 40)
     seen = ls.Observation(target, ls.Gradient(client(victim, digits[0][:3], digits[1][[0, 1, 3]])), ls.FedSGD())
@@ -123,7 +123,9 @@ def test_an_interruption_at_its_end_leaves_what_the_search_found(digits: tuple[T
     attempt = ls.FeatureInversion(steps=100).run(seen, key=ls.Key(83020), watch=stop)
     assert attempt.outcome is ls.Outcome.INTERRUPTED
     assert isinstance(attempt.claim, ls.Inputs)
-    assert float(decibels(attempt.claim, digits[0][:3]).min()) > 15
+    # What the search by first order left: 33 dB at worst.
+    assert float(decibels(attempt.claim, digits[0][:3]).min()) > 60
+    assert attempt.cost.evaluations > 100
 
 
 @pytest.mark.parametrize("layer", [0, 3])

@@ -59,6 +59,9 @@ ONE_BY_ONE = FeatureInversion()
 PARTLY, MOSTLY = 0.3, 0.7
 """Share of the budget for it: where it ends well it needs few steps, and a search that matches needs the rest. More
 behind dropout, where matching finds next to nothing."""
+TRIED = 0.5
+"""Share of the seconds for `LowRank`, which ends in moments where it ends well. In vain it went on until all was spent
+(6 digits, 48 units: a minute), and what another attack had proved of a part was all that was handed on."""
 SOLVED = 1e-13
 """Relative squared misfit below which nothing is left to be explained: rounding of float32."""
 SOLVING = 1e-4
@@ -149,8 +152,11 @@ class Auto(AbstractAttack[tuple["Part", ...], Inputs]):
         spent = 0
         for part in read:
             attack = part.attack
-            # Each may use all that is left: an exact attack ends by itself.
+            # Each may use all that is left: an exact attack ends by itself, but for `LowRank` in vain.
             budget = _left(clock, 1.0, spent=spent)
+            if isinstance(attack, LowRank) and budget.seconds is not None:
+                # Its rounds are no evaluations, of which it takes nothing away.
+                budget = dataclasses.replace(budget, seconds=TRIED * budget.seconds)
             dropped = attack is ONE_BY_ONE and masked(seen)
             if attack is ONE_BY_ONE:
                 # A search like those below, which may not take what they need.

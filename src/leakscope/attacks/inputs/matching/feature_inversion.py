@@ -128,11 +128,8 @@ class FeatureInversion(AbstractAttack[Revealing, Inputs]):
             return Attempt(repr(self), Outcome.DIVERGED, "the best candidate is not finite", cost=cost)
         images, spent, interrupted = found.point["inputs"].detach(), 0, found.stop is Stop.INTERRUPTED
         if not interrupted:
-            try:
-                images, spent = inverting.settled(images, clock=clock, spent=found.evaluations, watch=watch)
-            except KeyboardInterrupt:
-                # As in the search itself: what was found so far is claimed.
-                interrupted = True
+            # As in the search itself, what was found until an interruption is claimed.
+            images, spent, interrupted = inverting.settled(images, clock=clock, spent=found.evaluations, watch=watch)
         cost = Cost(evaluations=found.evaluations + spent)
         with torch.no_grad():
             off = inverting.apart(images)
@@ -211,8 +208,10 @@ class Inverting:
         search = Adam(lr=RATE * float(width.max()), steps=self.steps, decay=(0.8,))
         return search.run(problem, starts, clock=clock, watch=watch)
 
-    def settled(self, images: Tensor, *, clock: Clock, spent: int, watch: Watch = unwatched) -> tuple[Tensor, int]:
-        """The images after what Gauss-Newton steps add without the prior, and evaluations that they took."""
+    def settled(
+        self, images: Tensor, *, clock: Clock, spent: int, watch: Watch = unwatched
+    ) -> tuple[Tensor, int, bool]:
+        """The images after what Gauss-Newton steps add without the prior, as `gauss_newton` returns them."""
         limits = self.target.domain.bounds(images)
         return gauss_newton(self.off, images, limits, clock=clock, spent=spent, watch=watch)
 

@@ -35,8 +35,9 @@ def gauss_newton(
     spent: int = 0,
     watch: Watch = unwatched,
     steps: int = STEPS,
-) -> tuple[Tensor, int]:
-    """Inputs (N, *shape) in [low, high] with sums of squared residuals no larger than before, and evaluations spent.
+) -> tuple[Tensor, int, bool]:
+    """Inputs (N, *shape) in [low, high] with sums of squared residuals no larger than before, evaluations spent, and
+    whether a KeyboardInterrupt ended it, after which the inputs are those of the last whole step.
 
     A step p_i is what conjugate gradients make of min |J_i p + r_i|^2 over the entries that are free: not at a bound
     that the slope J_i^T r_i would push them through (Bertsekas 1982, projected Newton, doi:10.1137/0320018). From p = 0
@@ -50,32 +51,35 @@ def gauss_newton(
     >>> wanted, limits = torch.tensor([[0.2, 0.7]]), (torch.zeros(1), torch.ones(1))
     >>> mixing = torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 0.5]])
     >>> left = lambda inputs: (inputs - wanted) @ mixing.T
-    >>> found, _ = gauss_newton(left, torch.full((1, 2), 0.5), limits, clock=Budget().start())
+    >>> found, _, _ = gauss_newton(left, torch.full((1, 2), 0.5), limits, clock=Budget().start())
     >>> bool(torch.allclose(found, wanted, atol=1e-6))
     True
     """
     steps = count("steps", steps, low=1)
     low, high = (torch.as_tensor(limit).to(inputs) for limit in limits)
     inputs, began = inputs.detach(), spent
-    for step in range(steps):
-        if clock.exhausted(spent + RESERVED):
-            break
-        tangent = _tangent(residuals, inputs)
-        if tangent is None:
-            break
-        left, along, back = tangent
-        slope = back(left)
-        free = ~(((inputs <= low) & (slope > 0)) | ((inputs >= high) & (slope < 0)))
-        move, products = _solved(left, slope, (along, back, free), clock, spent)
-        spent += products + 1
-        sums = left.square().sum(1)
-        inputs, after, looks = _shortened(residuals, inputs, move, (low, high), sums)
-        spent += looks
-        watch(Progress((step + 1) / steps, float(after.mean()), "Gauss-Newton", spent))
-        # Not all of them: in a batch one input may go on while others have arrived.
-        if not bool((after < WORTH * sums).any()):
-            break
-    return inputs, spent - began
+    try:
+        for step in range(steps):
+            if clock.exhausted(spent + RESERVED):
+                break
+            tangent = _tangent(residuals, inputs)
+            if tangent is None:
+                break
+            left, along, back = tangent
+            slope = back(left)
+            free = ~(((inputs <= low) & (slope > 0)) | ((inputs >= high) & (slope < 0)))
+            move, products = _solved(left, slope, (along, back, free), clock, spent)
+            spent += products + 1
+            sums = left.square().sum(1)
+            inputs, after, looks = _shortened(residuals, inputs, move, (low, high), sums)
+            spent += looks
+            watch(Progress((step + 1) / steps, float(after.mean()), "Gauss-Newton", spent))
+            # Not all of them: in a batch one input may go on while others have arrived.
+            if not bool((after < WORTH * sums).any()):
+                break
+    except KeyboardInterrupt:
+        return inputs, spent - began, True
+    return inputs, spent - began, False
 
 
 def _tangent(residuals: Residuals, inputs: Tensor) -> tuple[Tensor, Residuals, Residuals] | None:
