@@ -116,7 +116,7 @@ def demo(
 
     With `speech`, what one gradient of a speech recognizer reveals, in about a minute; needs the extra `speech`.
     With `emotion`, what a federation of speakers reveals of their sex, plain and with user-level privacy, in one
-    process and a minute and a half; needs the extra `emotion`.
+    process and two minutes; needs the extra `emotion`.
     Goes on where an earlier demo was stopped. Exits with 0 when it ran to its end, whatever it found.
     """
     with _orderly():
