@@ -286,3 +286,11 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
     ]
     # 16 rounds more are 23 MB on the disk; the peak itself moves by a few
     assert peaks[1] - peaks[0] < 10_000
+
+
+def test_a_file_in_the_place_of_the_folder_is_named_at_once(tmp_path: Path) -> None:
+    taken = tmp_path / "rounds"
+    taken.write_text("notes of somebody")
+    with pytest.raises(ls.BadInput, match="rounds is a file; rounds are kept in a folder"):
+        ls.RoundFiles(taken)
+    assert taken.read_text() == "notes of somebody"

@@ -48,6 +48,8 @@ class RoundFiles(AbstractStore):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", Path(self.folder))
+        if self.folder.exists() and not self.folder.is_dir():
+            raise BadInput(f"{self.folder} is a file; rounds are kept in a folder, so give another path")
 
     def begin(self, cast: Cast) -> tuple[int, Named] | None:
         """The last round up to which none is missing or cut short. Raises `BadInput` in another's folder."""
