@@ -123,15 +123,13 @@ class Told:
     def limit(self, what: str, *, silent: bool = False, least: float = 0.0) -> Line:
         """A line: of how many rounds all vectors came back, and why of the others none did. silent: none may.
 
-        least: the share of rounds that is expected, and that so few may not exclude: one of 16 that misses by a hair is
-        no evidence against 99 % (it happens to every seventh line of those that hold it), two are.
+        least: the share of rounds that is expected.
         """
-        wanted = "none wrong" + (" and a sentence each" if silent else "")
-        wanted += f", {least:.0%} in the interval" if least else ""
+        wanted = "none wrong" + (" and a sentence each" if silent else "") + (f", {least:.0%}" if least else "")
         line = f"limit: {what}: all vectors in {self.share()}, {self.proofs()}; expected {wanted}"
         good = (
             self.wrong == 0
-            and (not least or intervals.binomial(self.right / self.rounds, float(self.rounds)).high >= least)
+            and self.right >= least * self.rounds
             and (not silent or sum(self.why.values()) == self.rounds)
         )
         return line + _reasons(self), good
